@@ -1,0 +1,75 @@
+"""What every job does: read the command line, connect to Ray, run, and put errors in one line."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+
+import ray
+import tyro
+
+from raylabel import recipes
+from raylabel.artifact import Root
+from raylabel.errors import InputError
+from raylabel.pipeline import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A recipe and where its results go."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    root: str = "runs"
+    """Folder of all results, local or s3://, gs://: what stands there already is not done again."""
+
+
+def run_recipe(story: Callable[[Root, Recipe], Any], description: str) -> Any:
+    """Reads `[RECIPE] [--data DIR] [--root DIR] [--field value ...]`, connects and runs the story.
+
+    An InputError is printed on one line and ends the process with status 2.
+    """
+    try:
+        options = _options(description)
+        root = Root.open(options.root)
+        _connect()
+        return story(root, options.recipe)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _options(description: str) -> Options:
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("recipe", nargs="?", default="digits")
+    first.add_argument("--data", default="")
+    argv = sys.argv[1:]
+    if argv and argv[0].startswith("-"):
+        argv = ["digits", *argv]
+    known, rest = first.parse_known_args(argv)
+    recipe = recipes.make(recipes.find(known.recipe), known.data)
+    names = "\n".join(f"  {name:24} {_first_line(function)}" for name, function in recipes.NAMED.items())
+    text = f"{description}\nRecipes:\n{names}\n\nFields of '{known.recipe}':"
+    default = Options(recipe=recipe)
+    return tyro.cli(Options, args=rest, default=default, description=text, config=(tyro.conf.AvoidSubcommands,))
+
+
+def _first_line(function: Callable[..., Recipe]) -> str:
+    return (function.__doc__ or "").strip().partition("\n")[0]
+
+
+def _connect() -> None:
+    """The cluster that RAY_ADDRESS or `ray job submit` names; else a Ray of its own on this machine."""
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+    else:
+        # At least two CPUs in Ray's books: one for a model, one for those who read and decode for it.
+        ray.init(address="local", num_cpus=max(2, os.cpu_count() or 1), include_dashboard=False, **quiet)
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,237 @@
+"""Every result is a folder `<name>-<digest>` that is complete once its manifest stands, and never changes after that.
+
+The digest hashes what changes the bytes (settings, inputs' digests) and nothing that doesn't (workers, paths). The
+manifest (files, rows, bytes, sha256) is written last, in one atomic step; readers read only what it lists. The idea of
+naming a step's output by the hash of its settings and inputs is that of marin's StepSpec and, before it, of Nix.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from raylabel.errors import InputError
+
+MANIFEST = "manifest.json"
+RECIPE = "recipe.json"
+NOT_IDENTITY = {"identity": False}  # metadata of a config field that steers the work but changes no byte of the result
+
+
+@lru_cache(maxsize=64)
+def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The file system and the path in it of a local path or an `s3://`, `gs://` URI."""
+    if "://" in uri:
+        try:
+            return pafs.FileSystem.from_uri(uri)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"cannot open '{uri}': {error}; give a local path or an s3:// or gs:// URI") from error
+    return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+
+
+def write_file(uri: str, data: bytes | memoryview) -> None:
+    """Writes a whole file in one atomic step: rename on a local disk, a single put on an object store."""
+    fs, path = filesystem(uri)
+    if not isinstance(fs, pafs.LocalFileSystem):
+        with fs.open_output_stream(path) as out:  # an object appears when its upload completes, or not at all
+            out.write(data)
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
+
+
+def read_file(uri: str) -> bytes:
+    """The bytes of a file; FileNotFoundError if there is none."""
+    fs, path = filesystem(uri)
+    with fs.open_input_file(path) as file:
+        return file.read()
+
+
+def list_files(uri: str) -> list[str]:
+    """The names, relative to `uri` and sorted, of all files below it; empty if there is no such folder."""
+    fs, path = filesystem(uri)
+    found = fs.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
+    prefix = len(path.rstrip("/")) + 1
+    return sorted(info.path[prefix:] for info in found if info.is_file)
+
+
+@dataclass(frozen=True)
+class File:
+    """One line of a manifest."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def write_table(folder: str, name: str, *groups: pa.Table) -> File:
+    """Writes tables of one schema as one parquet file, a row group each, atomically; equal tables give equal bytes."""
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, groups[0].schema, compression="zstd") as writer:
+        for group in groups:
+            # One chunk per column, so that how a table was put together does not show in the file.
+            writer.write_table(group.combine_chunks(), row_group_size=max(1, group.num_rows))
+    return _put(folder, name, sink.getbuffer(), sum(g.num_rows for g in groups))
+
+
+def write_bytes(folder: str, name: str, data: bytes) -> File:
+    """Writes a file that is no table, atomically; its manifest line says 0 rows."""
+    return _put(folder, name, data, 0)
+
+
+def _put(folder: str, name: str, data: bytes | memoryview, rows: int) -> File:
+    write_file(f"{folder}/{name}", data)
+    return File(name, rows, len(data), hashlib.sha256(data).hexdigest())
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A complete result. `uri` is its folder; `name`, `digest` and everything in `manifest` never change."""
+
+    uri: str
+    name: str
+    digest: str
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        return json.loads(read_file(f"{self.uri}/{MANIFEST}"))
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the build found out: counts, seconds, anything that is not part of the identity."""
+        return self.manifest["info"]
+
+    def files(self, prefix: str = "") -> list[File]:
+        """The listed files whose name starts with `prefix`, in name order."""
+        return [File(**f) for f in self.manifest["files"] if f["name"].startswith(prefix)]
+
+    def read(self, name: str) -> bytes:
+        return read_file(f"{self.uri}/{name}")
+
+    def table(self, prefix: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+        """All listed parquet files that start with `prefix`, as one table. For small tables: it is held in memory."""
+        fs, path = filesystem(self.uri)
+        tables = [pq.read_table(f"{path}/{f.name}", columns=columns, filesystem=fs) for f in self.files(prefix)]
+        if columns is not None:
+            schema = pa.schema([schema.field(c) for c in columns])
+        return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A result that is being built, in its final folder: files may stand there already from a run that was stopped."""
+
+    uri: str
+
+    def scratch(self, name: str) -> str:
+        """A folder for what is needed only while building; deleted before the manifest is written."""
+        return f"{self.uri}/scratch/{name}"
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build returns: the files that make the artifact, and what it found out."""
+
+    files: list[File]
+    info: Mapping[str, Any]
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+    """12 hex digits that name this identity; equal for equal JSON, whatever the order of keys."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def identity_of(config: Any) -> Any:
+    """A config dataclass as plain JSON, without the fields marked `metadata=NOT_IDENTITY`, which change no byte."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        kept = [f for f in dataclasses.fields(config) if f.metadata.get("identity", True)]
+        return {f.name: identity_of(getattr(config, f.name)) for f in kept}
+    if isinstance(config, (list, tuple)):
+        return [identity_of(x) for x in config]
+    return config
+
+
+@dataclass(frozen=True)
+class Root:
+    """The folder that holds all artifacts of a project; several runs share what they have in common."""
+
+    uri: str
+
+    @classmethod
+    def open(cls, uri: str) -> Self:
+        """The root at `uri`, made if need be. InputError if nothing can be written there."""
+        fs, path = filesystem(uri)
+        full = path if isinstance(fs, pafs.LocalFileSystem) else uri.rstrip("/")
+        probe = f"{full}/.probe-{uuid.uuid4().hex}"
+        try:
+            fs.create_dir(path, recursive=True)
+            write_file(probe, b"")
+            fs.delete_file(filesystem(probe)[1])
+        except OSError as error:
+            raise InputError(f"cannot write to root '{uri}': {error}; give another --root") from error
+        return cls(full)
+
+    def find(self, name: str, identity: Mapping[str, Any]) -> Artifact | None:
+        """The artifact, if it is complete."""
+        artifact = Artifact(f"{self.uri}/{name}-{digest(identity)}", name, digest(identity))
+        try:
+            artifact.manifest  # noqa: B018  (cached; its absence is the answer)
+        except FileNotFoundError:
+            return None
+        return artifact
+
+    def named(self, name: str) -> list[Artifact]:
+        """Every complete artifact of that name, in digest order."""
+        fs, path = filesystem(self.uri)
+        found = []
+        for info in fs.get_file_info(pafs.FileSelector(path)):
+            stem, _, tail = os.path.basename(info.path).rpartition("-")
+            if stem == name and fs.get_file_info(f"{info.path}/{MANIFEST}").is_file:
+                found.append(Artifact(f"{self.uri}/{stem}-{tail}", name, tail))
+        return sorted(found, key=lambda a: a.digest)
+
+    def make(self, name: str, identity: Mapping[str, Any], build: Callable[[Draft], Built]) -> Artifact:
+        """The artifact of that identity, built if it is not there yet.
+
+        `build` writes its files into the draft's folder, each atomically, and may find files of a run that was stopped.
+        Its info gains `seconds`, the wall time of the build that completed.
+        """
+        if done := self.find(name, identity):
+            return done
+        draft = Draft(f"{self.uri}/{name}-{digest(identity)}")
+        recipe = {"name": name, "identity": dict(identity)}
+        write_file(f"{draft.uri}/{RECIPE}", json.dumps(recipe, indent=2, ensure_ascii=False).encode())
+        start = time.monotonic()
+        built = build(draft)
+        info = {"seconds": round(time.monotonic() - start, 3), **built.info}
+        fs, path = filesystem(draft.uri)
+        if fs.get_file_info(f"{path}/scratch").type != pafs.FileType.NotFound:
+            fs.delete_dir(f"{path}/scratch")
+        files = [dataclasses.asdict(f) for f in sorted(built.files, key=lambda f: f.name)]
+        manifest = {"name": name, "digest": digest(identity), "files": files, "info": info}
+        write_file(f"{draft.uri}/{MANIFEST}", json.dumps(manifest, indent=2, ensure_ascii=False).encode())
+        artifact = self.find(name, identity)
+        assert artifact is not None
+        return artifact

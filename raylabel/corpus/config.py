@@ -1,0 +1,96 @@
+"""What a corpus is, and how its places are named."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import pyarrow.fs as pafs
+
+from raylabel.artifact import filesystem
+from raylabel.errors import InputError
+
+Format = Literal["parquet", "webdataset", "files"]
+
+IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Encoded media at rest, in one of three forms.
+
+    - parquet: a column of encoded bytes (binary, large_binary, or Hugging Face's struct<bytes, path>).
+    - webdataset: plain tars; a sample is the run of members with the same name up to the first dot of the basename.
+    - files: loose images, found in a folder or named in a text list.
+    """
+
+    uri: tuple[str, ...]
+    """Where it is: local paths or s3://, gs:// URIs. Each is a *.parquet or *.tar file, a folder (searched recursively;
+    names that start with a dot are left out), a pattern of them with * ? [ ] (a ** is a *), or a *.txt list of images:
+    one path per line, relative to the list's folder, then optionally a TAB and the label."""
+
+    format: Literal["auto", "parquet", "webdataset", "files"] = "auto"
+    """The form; auto goes by the extension, and for a folder by what it contains."""
+
+    media: str | None = None
+    """What holds the encoded bytes: the parquet column (default 'image'), or the tar members' extension without its
+    leading dot (default: any image extension)."""
+
+    label: str | None = None
+    """What holds the label: the parquet column (default 'label'), or the tar members' extension (default 'cls').
+    The label of a loose file is its folder's name, that of a listed file stands in the list."""
+
+    classes: str | None = None
+    """A text file with one class name a line; integer labels are zero-based line numbers of it."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.uri, tuple) or not self.uri or not all(isinstance(u, str) and u for u in self.uri):
+            raise InputError(f"Corpus.uri is {self.uri!r}: give a tuple of one or more paths or URIs")
+        if self.format not in ("auto", *get_args(Format)):
+            raise InputError(f"Corpus.format is {self.format!r}: give auto, parquet, webdataset or files")
+        for field in ("media", "label", "classes"):
+            if getattr(self, field) == "":
+                raise InputError(f"Corpus.{field} is empty: give a name or leave it out")
+        if self.format == "files" and (self.media or self.label):
+            raise InputError("Corpus.media and Corpus.label name nothing in loose files: leave them out")
+
+    @property
+    def media_column(self) -> str:
+        return self.media or "image"
+
+    @property
+    def label_column(self) -> str:
+        return self.label or "label"
+
+    @property
+    def label_extension(self) -> str:
+        return self.label or "cls"
+
+
+def locate(uri: str) -> tuple[pafs.FileSystem, str, str]:
+    """(file system, path in it, prefix): prefix + path is the URI again, absolute if it is local.
+
+    Unlike a URI proper, what follows the bucket is taken as it stands: keys hold blanks, '#' and '%' as files do.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return *filesystem(uri), ""
+    bucket, _, key = rest.partition("/")
+    fs, root = filesystem(f"{scheme}://{bucket}/")
+    root = root.rstrip("/")
+    return fs, f"{root}/{key}".rstrip("/"), f"{scheme}://{bucket}".removesuffix(root)
+
+
+def is_image(name: str) -> bool:
+    """Whether the name ends in an image extension, in any case."""
+    return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+
+
+def read_lines(uri: str) -> list[str]:
+    """The lines of a UTF-8 text file, with blank lines at its end left out. InputError if it cannot be read."""
+    fs, path, _ = locate(uri)
+    try:
+        with fs.open_input_file(path) as file:
+            text = file.read().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read '{uri}' as a UTF-8 text file: {error}") from error
+    # Not splitlines(): a form feed or U+2028 may stand in a file's name.
+    return [line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n")] if text.strip() else []

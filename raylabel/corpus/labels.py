@@ -1,0 +1,105 @@
+"""The labels of a labeled corpus, and the classes they name."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raylabel.corpus.config import Corpus, locate, read_lines
+from raylabel.corpus.index import THREADS, file_path, file_root
+from raylabel.corpus.read import changed, check_label_column, file_label, label_text, tar_label
+from raylabel.corpus.tar import TarReader
+from raylabel.errors import InputError
+from raylabel.schema import make_key, split_key
+
+LABELS = pa.schema([pa.field("key", pa.int64(), nullable=False), pa.field("label", pa.string(), nullable=False)])
+
+
+def read_labels(corpus: Corpus, shards: pa.Table) -> pa.Table:
+    """(key int64, label string) of every row of SHARDS, in key order, without reading the media.
+
+    InputError if the label column is missing or a row has no label, naming it.
+    """
+    rows = shards.to_pylist()
+    with ThreadPoolExecutor(THREADS) as pool:
+        read = list(pool.map(lambda shard: _read_labels(corpus, shard), rows))
+    keys = [make_key(shard["shard"], 0) + np.arange(shard["rows"], dtype=np.int64) for shard in rows]
+    labels = pa.chunked_array([pa.array(texts, pa.string()) for texts in read], pa.string())
+    return pa.table([pa.array(np.concatenate([*keys, np.empty(0, np.int64)])), labels], schema=LABELS)
+
+
+def _read_labels(corpus: Corpus, shard: dict[str, Any]) -> list[str | None]:
+    uri = shard["uri"]
+    where: list[str] = []
+    try:
+        if shard["format"] == "parquet":
+            fs, path, _ = locate(uri)
+            with fs.open_input_file(path) as source, pq.ParquetFile(source) as file:
+                check_label_column(corpus, shard, file.schema_arrow.names)
+                labels = label_text(shard, file.read([corpus.label_column]).column(0))
+        elif shard["format"] == "webdataset":
+            with TarReader(uri) as tar:
+                read = [(sample.name, tar_label(corpus, tar, sample)) for sample in tar.samples()]
+            where, labels = [f"{uri}#{name}" for name, _ in read], [label for _, label in read]
+        else:
+            _, root, prefix = locate(file_root(uri))
+            paths = [file_path(root, uri, line) for line in shard["paths"]]
+            where = [prefix + path for path in paths]
+            labels = [file_label(path, uri, line) for path, line in zip(paths, shard["paths"], strict=True)]
+    except OSError as error:
+        raise InputError(f"cannot read the labels of '{uri}': {error}; put it back or index the corpus anew") from error
+    if len(labels) != shard["rows"]:
+        raise changed(shard)
+    if None in labels:
+        row = labels.index(None)
+        place = where[row] if where else f"{uri}#{row}"
+        raise InputError(f"no labels: '{place}' has none; every sample of a labeled set needs one")
+    return labels
+
+
+def class_names(corpus: Corpus, labels: pa.Table) -> tuple[str, ...]:
+    """The C classes, in the order of their indices: the lines of `corpus.classes`, else the labels themselves, sorted
+    (as numbers if all are integers). InputError if the file has no, an empty or a double name, or lacks a label."""
+    if corpus.classes is None:
+        texts = labels["label"].unique().to_pylist()
+        return tuple(sorted(texts, key=int) if all(_is_integer(text) for text in texts) else sorted(texts))
+    names = tuple(line.strip() for line in read_lines(corpus.classes))
+    for i, name in enumerate(names):
+        if not name or name in names[:i]:
+            raise InputError(f"line {i + 1} of '{corpus.classes}' is {name!r}: give every class one name of its own")
+    if not names:
+        raise InputError(f"'{corpus.classes}' is empty: give one class name a line")
+    encode_labels(labels, names, corpus)
+    return names
+
+
+def encode_labels(labels: pa.Table, names: tuple[str, ...], corpus: Corpus) -> np.ndarray:
+    """The class of each label, int32 [N] in [0, C): the name it equals or, with `corpus.classes`, its number.
+
+    InputError naming the label and its place if it is neither, or if it is both and they differ.
+    """
+    encoded = labels["label"].combine_chunks().dictionary_encode()
+    classes = np.empty(len(encoded.dictionary), np.int32)
+    by_name = {name: c for c, name in enumerate(names)}
+    for code, text in enumerate(encoded.dictionary.to_pylist()):
+        found = {by_name[text]} if text in by_name else set()
+        if corpus.classes is not None and _is_integer(text) and 0 <= int(text) < len(names):
+            found.add(int(text))
+        if len(found) != 1:
+            shard, row = split_key(labels["key"][encoded.indices.index(code).as_py()].as_py())
+            what = f"is unknown: the {len(names)} classes are {_some(names)}"
+            if found:
+                what = f"names class {by_name[text]} and is the number of another: give names, or leave classes out"
+            raise InputError(f"label {text!r} of row {row} of shard {shard} of {', '.join(corpus.uri)} {what}")
+        classes[code] = found.pop()
+    return classes[encoded.indices.to_numpy()]
+
+
+def _is_integer(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:10]) + (" …" if len(names) > 10 else "")

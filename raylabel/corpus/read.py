@@ -1,0 +1,228 @@
+"""Samples of a corpus: the rows of one unit in order, or a few rows anywhere."""
+
+import os
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby, islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from raylabel.corpus.config import Corpus, locate
+from raylabel.corpus.index import THREADS, Unit, file_path, file_root
+from raylabel.corpus.tar import Member, TarReader, TarSample
+from raylabel.errors import InputError
+from raylabel.schema import make_key, split_key
+
+BATCH = 128  # rows decoded at once from parquet; more are no quicker and take more memory
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of a corpus. Either `media` is there, or `error` says why not."""
+
+    key: int
+    """shard << 32 | row."""
+
+    uri: str
+    """Where a person finds it: `file.parquet#row`, `x.tar#member`, `folder/a.jpg`."""
+
+    media: bytes | None
+    """The encoded bytes, as they stand in the corpus; never empty."""
+
+    label: str | None
+    """The label as text (an integer in decimal); None if it has none or labels were not asked for."""
+
+    error: str | None
+    """missing (a null, no such file, no media member), empty (zero bytes) or unreadable; None if media is there."""
+
+
+def read_unit(corpus: Corpus, shard: Mapping[str, Any], unit: Unit, labels: bool = False) -> Iterator[Sample]:
+    """The unit's `unit.rows` Samples, in row order; `shard` is its row of SHARDS.
+
+    Opens the shard anew, so that it works in any process, and holds at most the unit's encoded bytes. A row that
+    cannot be read is a Sample with an `error`. InputError if the shard is gone or has fewer rows than it was indexed
+    with (see `verify` for any other change). An object store's failure other than a missing object is raised as
+    OSError: it may pass, and must not go down as a bad sample.
+    """
+    read = {"parquet": _read_parquet, "webdataset": _read_tar, "files": _read_files}[shard["format"]]
+    left = unit.rows
+    try:
+        for sample in read(corpus, shard, unit, labels):
+            yield sample
+            left -= 1
+    except FileNotFoundError as error:
+        uri = shard["uri"]
+        raise InputError(f"'{uri}' vanished since it was indexed: put it back or index the corpus anew") from error
+    if left:
+        raise changed(shard)
+
+
+def read_keys(corpus: Corpus, shards: pa.Table, keys: Sequence[int]) -> dict[int, Sample]:
+    """The Samples of a few keys, in key order, without labels. InputError if a key is of no row."""
+    found: dict[int, Sample] = {}
+    for number, group in groupby(sorted(set(keys)), key=lambda key: split_key(key)[0]):
+        rows = [split_key(key)[1] for key in group]
+        place = shards["shard"].index(pa.scalar(number, pa.int32())).as_py()
+        shard = shards.slice(place, 1).to_pylist()[0] if place >= 0 else None
+        if shard is None or rows[-1] >= shard["rows"]:
+            raise InputError(f"no sample has key {make_key(number, rows[-1])}: the keys are of another corpus")
+        for _, run in groupby(enumerate(rows), key=lambda pair: pair[1] - pair[0]):  # consecutive rows differ alike
+            first = [row for _, row in run]
+            for sample in read_unit(corpus, shard, Unit(number, first[0], len(first))):
+                found[sample.key] = sample
+    return found
+
+
+def changed(shard: Mapping[str, Any]) -> InputError:
+    what = f"it had {shard['rows']} rows and has another number"
+    return InputError(f"'{shard['uri']}' changed since it was indexed: {what}; index the corpus anew")
+
+
+def _sample(key: int, uri: str, media: bytes | None, label: str | None, error: str = "missing") -> Sample:
+    """A Sample; `error` is why, if there is no media."""
+    if media:
+        return Sample(key, uri, media, label, None)
+    return Sample(key, uri, None, label, error if media is None else "empty")
+
+
+def label_text(shard: Mapping[str, Any], column: pa.ChunkedArray | pa.Array) -> list[str | None]:
+    """The labels of a column of integers or strings, as text. InputError if it is of another type."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        where = f"the label column of '{shard['uri']}'"
+        raise InputError(f"no labels: {where} is {column.type}, expected integers or strings")
+    return column.cast(pa.string()).to_pylist()
+
+
+def check_label_column(corpus: Corpus, shard: Mapping[str, Any], names: Sequence[str]) -> None:
+    if corpus.label_column not in names:
+        raise InputError(
+            f"no labels: no column '{corpus.label_column}' in '{shard['uri']}', it has {', '.join(names)}; "
+            "set label to one of them"
+        )
+
+
+def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], unit: Unit, labels: bool) -> Iterator[Sample]:
+    fs, path, _ = locate(shard["uri"])
+    local = isinstance(fs, pafs.LocalFileSystem)
+    columns = [corpus.media_column] + ([corpus.label_column] if labels else [])
+    row, end = unit.first, unit.first + unit.rows
+
+    def sample(row: int, media: bytes | None, label: str | None = None, error: str = "missing") -> Sample:
+        return _sample(make_key(unit.shard, row), f"{shard['uri']}#{row}", media, label, error)
+
+    # A column chunk may be gigabytes: without pre_buffer and through a buffer, its pages are read as they are needed.
+    options = {"pre_buffer": False, "buffer_size": 1 << (20 if local else 23)}
+    with fs.open_input_file(path) as source, pq.ParquetFile(source, **options) as file:
+        if file.metadata.num_rows < end:
+            raise changed(shard)
+        if labels:
+            check_label_column(corpus, shard, file.schema_arrow.names)
+        groups, start, before = [], 0, 0
+        for group in range(file.num_row_groups):
+            after = before + file.metadata.row_group(group).num_rows
+            if before < end and after > unit.first:
+                start = start if groups else before
+                groups.append(group)
+            before = after
+        try:
+            for batch in file.iter_batches(BATCH, row_groups=groups, columns=columns, use_threads=False):
+                part = batch.slice(max(0, row - start), max(0, end - max(row, start)))
+                start += batch.num_rows
+                media = part.column(corpus.media_column)
+                if pa.types.is_struct(media.type):
+                    media = media.flatten()[media.type.get_field_index("bytes")]  # null where the struct is
+                texts = label_text(shard, part.column(corpus.label_column)) if labels else [None] * len(part)
+                for data, label in zip(media.to_pylist(), texts, strict=True):
+                    yield sample(row, data, label)
+                    row += 1
+                if row == end:
+                    return
+        except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, OSError) and not local:
+                raise
+        for lost in range(row, end):  # a broken page: nothing behind it in the unit can be found
+            yield sample(lost, None, error="unreadable")
+
+
+@lru_cache(maxsize=64)
+def _starts(fingerprint: str) -> dict[int, int]:
+    """{row: byte} where units of a tar begin, as far as this process has read it.
+
+    A tar has no index; without this each unit would walk it from its first header.
+    """
+    return {0: 0}
+
+
+def _read_tar(corpus: Corpus, shard: Mapping[str, Any], unit: Unit, labels: bool) -> Iterator[Sample]:
+    starts = _starts(shard["fingerprint"])
+    known = max(row for row in list(starts) if row <= unit.first)  # a list: another thread may add to it
+    with TarReader(shard["uri"]) as tar:
+        samples = islice(tar.samples(starts[known]), unit.first - known, None)
+        for row, found in enumerate(islice(samples, unit.rows), unit.first):
+            if row == unit.first:
+                starts[row] = found.offset
+            member = found.media(corpus)
+            yield _sample(
+                make_key(unit.shard, row),
+                f"{shard['uri']}#{member.name if member else found.name}",
+                tar.read_member(member) if member else None,
+                tar_label(corpus, tar, found) if labels else None,
+            )
+        if (following := next(samples, None)) is not None:
+            starts[unit.first + unit.rows] = following.offset
+
+
+def tar_label(corpus: Corpus, tar: TarReader, sample: TarSample) -> str | None:
+    """The stripped text of the sample's label member. InputError if it is not UTF-8."""
+    member: Member | None = sample.members.get(corpus.label_extension)
+    if member is None:
+        return None
+    try:
+        return tar.read_member(member).decode().strip() or None
+    except UnicodeDecodeError as error:
+        raise InputError(f"the label '{tar.uri}#{member.name}' is no UTF-8 text: {error}") from error
+
+
+def file_label(path: str, uri: str, line: str) -> str | None:
+    """The name of the file's folder; for a listed file, what stands behind the TAB."""
+    if uri.endswith("/"):
+        return posixpath.basename(posixpath.dirname(path)) or None
+    return line.partition("\t")[2] or None
+
+
+def _read_files(corpus: Corpus, shard: Mapping[str, Any], unit: Unit, labels: bool) -> Iterator[Sample]:
+    uri = shard["uri"]
+    fs, root, prefix = locate(file_root(uri))
+    lines = shard["paths"][unit.first : unit.first + unit.rows]
+    paths = [file_path(root, uri, line) for line in lines]
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        read = pool.map(lambda path: _read_file(fs, path), paths)
+        for row, (line, path, (media, error)) in enumerate(zip(lines, paths, read, strict=True), unit.first):
+            label = file_label(path, uri, line) if labels else None
+            yield _sample(make_key(unit.shard, row), prefix + path, media, label, error)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read_file(fs: pafs.FileSystem, path: str) -> tuple[bytes | None, str]:
+    """(bytes, '') or (None, why)."""
+    local = isinstance(fs, pafs.LocalFileSystem)
+    if local and os.path.exists(path) and not os.path.isfile(path):
+        return None, "unreadable"  # to open a pipe would wait for ever
+    try:
+        with fs.open_input_file(path) as file:
+            return file.read(), ""
+    except FileNotFoundError:
+        return None, "missing"
+    except OSError:
+        if not local:
+            raise
+        return None, "unreadable"

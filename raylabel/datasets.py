@@ -1,0 +1,59 @@
+"""Real data that comes with the dependencies: a corpus anyone can run, without a download."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from raylabel.artifact import Artifact, Built, Draft, Root, write_table
+from raylabel.corpus import Corpus
+from raylabel.errors import InputError
+
+SCHEME = "embedded://"
+DIGITS_LABELED, DIGITS_TEST = 5, 50  # a class
+
+
+def resolve(root: Root, corpus: Corpus) -> Corpus:
+    """The corpus itself, or, for a uri such as `embedded://digits/test`, one of files made from the embedded data."""
+    if not any(uri.startswith(SCHEME) for uri in corpus.uri):
+        return corpus
+    (uri,) = corpus.uri
+    name, _, part = uri.removeprefix(SCHEME).partition("/")
+    if name != "digits" or part not in ("labeled", "unlabeled", "test"):
+        raise InputError(f"no embedded data '{uri}': there is {SCHEME}digits/labeled, /unlabeled and /test")
+    return replace(corpus, uri=(f"{digits(root).uri}/{part}.parquet",))
+
+
+def digits(root: Root) -> Artifact:
+    """scikit-learn's 1,797 handwritten digits (8x8, grey; Alpaydin and Kaynak 1998) as PNG in three parquet files.
+
+    labeled: 5 a class; test: 50 a class; unlabeled: the rest, without labels. Split at random, seed 0.
+    """
+
+    def build(draft: Draft) -> Built:
+        from sklearn.datasets import load_digits
+
+        images, labels = load_digits(return_X_y=True)
+        media = [_png(np.round(image.reshape(8, 8) * (255 / 16)).astype(np.uint8)) for image in images]
+        order = np.random.default_rng(0).permutation(len(labels))
+        by_class = [order[labels[order] == c] for c in range(10)]
+        labeled = np.concatenate([some[:DIGITS_LABELED] for some in by_class])
+        test = np.concatenate([some[DIGITS_LABELED : DIGITS_LABELED + DIGITS_TEST] for some in by_class])
+        unlabeled = np.setdiff1d(order, np.concatenate([labeled, test]))
+        files = []
+        for name, rows in (("labeled", labeled), ("unlabeled", unlabeled), ("test", test)):
+            columns = {"image": pa.array([media[i] for i in rows], pa.binary())}
+            if name != "unlabeled":
+                columns["label"] = pa.array(labels[rows], pa.int32())
+            files.append(write_table(draft.uri, f"{name}.parquet", pa.table(columns)))
+        return Built(files, {"images": len(labels)})
+
+    return root.make("digits", {"labeled": DIGITS_LABELED, "test": DIGITS_TEST, "seed": 0}, build)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()

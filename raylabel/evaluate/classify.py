@@ -1,0 +1,93 @@
+"""SCORES of a labeled set + its true labels → METRICS: top-1 and top-5 with n and a 95% interval."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+
+from raylabel.artifact import Artifact, Built, Draft, Root, write_table
+from raylabel.report.summary import Accuracy, Gain
+from raylabel.schema import METRICS, PICKS, SCORES, check
+
+Z = 1.959963984540054  # the normal quantile of a two-sided 95% interval
+TOP = 5
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """95% score interval of a proportion (Wilson 1927): right for few samples and near 0 and 1 too."""
+    p, z2 = successes / n, Z * Z
+    centre, half = p + z2 / (2 * n), Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    low, high = (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
+    return min(max(0.0, low), p), max(min(1.0, high), p)
+
+
+def paired_gain(a: np.ndarray, b: np.ndarray) -> Gain:
+    """Accuracy of a minus that of b, bool [N] each, with the adjusted 95% Wald interval of Bonett and Price (2012).
+
+    Paired, since both models saw the same samples: what both get right, or both wrong, says nothing of the difference.
+    The interval is that of drawing test samples; another seed of training would move the difference too.
+    """
+    n, wins, losses = len(a), int((a & ~b).sum()), int((b & ~a).sum())
+    p12, p21 = (wins + 1) / (n + 2), (losses + 1) / (n + 2)
+    centre, half = p12 - p21, Z * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / (n + 2))
+    return Gain(value=(wins - losses) / n, low=max(-1.0, centre - half), high=min(1.0, centre + half), n=n)
+
+
+def hits(scores: Artifact, truth: Artifact) -> tuple[np.ndarray, np.ndarray]:
+    """(top-1, top-5) hits, bool [N], in the order of the test set's keys, each sample once.
+
+    A test sample that could not be read is a miss: leaving it out would flatter.
+    """
+    labels = truth.table("picks", PICKS, ["key", "label"])
+    key, label = labels.column("key").to_numpy(), labels.column("label").to_numpy()
+    order = np.argsort(key, kind="stable")
+    key, label = key[order], label[order]
+    scored = scores.table("scores-", SCORES, ["key", "classes"])
+    at = np.searchsorted(key, scored.column("key").to_numpy())
+    if len(np.unique(at)) != len(at) or not np.array_equal(key[at], scored.column("key").to_numpy()):
+        raise AssertionError(f"{scores.name} does not hold the samples of {truth.name}, each at most once")
+    p = scores.info["p"]
+    classes = scored.column("classes").combine_chunks().flatten().to_numpy().reshape(-1, p)  # pyright: ignore
+    right = classes == label[at][:, None]
+    top1, top5 = np.zeros(len(key), bool), np.zeros(len(key), bool)
+    top1[at], top5[at] = right[:, 0], right[:, :TOP].any(axis=1)
+    return top1, top5
+
+
+def accuracy(name: str, top1: np.ndarray, top5: np.ndarray, classes: int) -> Accuracy:
+    """The two shares with their intervals; no top-5 where it says nothing."""
+    n = len(top1)
+    first, fifth = int(top1.sum()), int(top5.sum())
+    low, high = wilson(first, n)
+    one = Accuracy(model=name, top1=first / n, top1_low=low, top1_high=high, n=n)
+    if classes <= TOP:
+        return one
+    low, high = wilson(fifth, n)
+    return Accuracy(
+        model=name,
+        top1=one.top1,
+        top1_low=one.top1_low,
+        top1_high=one.top1_high,
+        top5=fifth / n,
+        top5_low=low,
+        top5_high=high,
+        n=n,
+    )
+
+
+def metrics(root: Root, run: str, dataset: tuple[str, ...], accuracies: list[Accuracy], gain: Gain) -> Artifact:
+    """METRICS of a run: each model's figures on the test set, and the gain."""
+    rows, where = [], ", ".join(dataset)
+    for one in accuracies:
+        for metric in ("top1", "top1_low", "top1_high", "top5", "top5_low", "top5_high"):
+            if (value := getattr(one, metric)) is not None:
+                rows.append((f"{run}/{one.model}", where, "test", metric, value, one.n))
+    for metric in ("value", "low", "high"):
+        rows.append((run, where, "test", f"gain_{metric}", getattr(gain, metric), gain.n))
+
+    def build(draft: Draft) -> Built:
+        columns = [pa.array(c, f.type) for c, f in zip(zip(*rows, strict=True), METRICS, strict=True)]
+        table = check(pa.Table.from_arrays(columns, schema=METRICS), METRICS, "metrics")
+        return Built([write_table(draft.uri, "metrics.parquet", table)], {"rows": len(rows)})
+
+    return root.make("metrics", {"rows": [list(row) for row in rows]}, build)

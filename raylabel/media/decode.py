@@ -1,0 +1,229 @@
+"""Encoded images to correct RGB pixels: the one place where the bytes of an image are parsed.
+
+Every input either gives an upright RGB picture or raises `Reject` with a reason; nothing else is to be expected of a
+corpus from the wild. What a parser may do beyond that (crash, hang, eat memory) is the sandbox's business.
+"""
+
+import io
+import warnings
+from typing import Literal
+
+import numpy as np
+
+# Imported for their registration: Pillow loads these parsers only when first met, too late for a sandboxed child, which
+# by then may open no files. The last two belong to JPEG (several frames) and TIFF (CIELAB).
+from PIL import (
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageCms,  # noqa: F401
+    JpegImagePlugin,  # noqa: F401
+    MpoImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
+
+# Pixels of one picture, read in its header before anything is decoded. At the limit the peak was 0.6 GB for PNG and
+# TIFF, 0.95 GB for WebP (measured, Pillow 13): within 1 GB for any one picture.
+MAX_PIXELS = 50_000_000
+
+DETAIL_CHARACTERS = 200
+
+Reason = Literal[
+    "missing",  # the file was gone when it was to be read (raised by the corpus reader)
+    "empty",  # no bytes
+    "unrecognized",  # begins like no format known here
+    "format_not_allowed",  # a known format that is not decoded here
+    "truncated",  # ends too early; told apart from `corrupt` as far as the parser tells
+    "corrupt",  # the parser gave up
+    "too_many_pixels",  # over MAX_PIXELS by its own header
+    "mode_not_supported",  # pixels without an agreed meaning in 8 bits: floats, integers beyond 16 bits
+]
+
+
+class Reject(Exception):
+    """A sample that cannot be used: `reason` for counting, `detail` for the person who looks into it.
+
+    `detail` is at most DETAIL_CHARACTERS printable characters, whatever text it was made from, and the same in every
+    run for the same bytes.
+    """
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        detail = "".join(c if c.isprintable() else " " for c in detail)[:DETAIL_CHARACTERS]
+        super().__init__(reason, detail)  # both in args, so that it survives pickling
+        self.reason: Reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+# What corpora of photographs hold, and every Pillow reads alike, so that a sample is never readable on one machine of a
+# cluster only. AVIF is left out for that reason (only some builds of Pillow have it, and dav1d takes its memory and
+# threads where Pillow cannot count them); EPS, SVG and PDF are programs, not pictures; ICO is an icon.
+_ALLOWED = (
+    (b"\xff\xd8\xff", "JPEG"),  # MPO too: a JPEG with further frames behind the first
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),  # BigTIFF
+    (b"MM\0+", "TIFF"),
+)
+# Known by name only to tell "not decoded here" from "no picture at all".
+_NOT_ALLOWED = (
+    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\1\0", "ICO"),
+    (b"8BPS", "Photoshop"),
+    (b"%PDF", "PDF"),
+    (b"%!PS", "PostScript"),
+    (b"\xc5\xd0\xd3\xc6", "PostScript"),
+    (b"<svg", "SVG"),
+    (b"P3", "PNM"),
+    (b"P5", "PNM"),
+    (b"P6", "PNM"),
+)
+
+
+def _format(data: bytes) -> str:
+    """Pillow's name of the format, by the first bytes alone: a file's name and its headers say nothing certain."""
+    if not data:
+        raise Reject("empty")
+    for magic, name in _ALLOWED:
+        if data.startswith(magic):
+            return name
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WEBP"
+    for magic, name in _NOT_ALLOWED:
+        if data.startswith(magic):
+            raise Reject("format_not_allowed", name)
+    if data[4:8] == b"ftyp":
+        raise Reject("format_not_allowed", f"ISO media (AVIF, HEIF or MP4), brand {data[8:12]!r}")
+    raise Reject("unrecognized", f"begins with {data[:16]!r}")
+
+
+def _check_pixels(size: tuple[int, int]) -> None:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise Reject("too_many_pixels", f"{size[0]} x {size[1]}, limit {MAX_PIXELS}")
+
+
+def _check_webp(data: bytes) -> None:
+    """Checks what Pillow would see too late: libwebp takes memory for the whole canvas when the file is opened.
+
+    Layouts: RFC 9649 §2.5 to 2.7 (simple, lossless, extended); each chunk's data begin at byte 20.
+    """
+    if 8 + int.from_bytes(data[4:8], "little") > len(data):
+        raise Reject("truncated", "shorter than its RIFF header says")
+    kind = data[12:16]
+    if kind == b"VP8 ":
+        width, height = (int.from_bytes(data[i : i + 2], "little") & 0x3FFF for i in (26, 28))
+    elif kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    else:  # VP8X; if it is anything else, Pillow says so
+        width, height = (int.from_bytes(data[i : i + 3], "little") + 1 for i in (24, 27))
+    _check_pixels((width, height))
+
+
+# The values of the EXIF orientation tag other than 1 (upright), and what undoes them.
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Where Pillow keeps EXIF, or XMP with the same tag. Parsing is skipped without one; TIFF is turned when it is loaded.
+_METADATA = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
+
+
+def _transpose_to_upright(image: Image.Image) -> Image.Transpose | None:
+    """What turns a loaded picture upright. Broken EXIF counts as none, as in browsers: the pixels are still good."""
+    if _METADATA.isdisjoint(image.info):
+        return None
+    try:
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        return None
+
+
+def _grey_16_to_8(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits (modes I;16, I) scaled to 8: round(v / 257). Pillow's own conversion clips at 255."""
+    values = np.asarray(image)
+    if values.dtype.itemsize > 2 and (values.min() < 0 or values.max() > 65535):
+        raise Reject("mode_not_supported", f"grey values from {values.min()} to {values.max()}, not 16 bits")
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    white = 4095 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 65535  # Pillow does not widen 12 bits
+    scaled = ((np.arange(65536) * 255 + white // 2) // white).clip(0, 255).astype(np.uint8)
+    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is 0; Pillow inverts only 8 bits and fewer
+        scaled = 255 - scaled
+    if "transparency" in image.info:  # PNG: this one value is transparent, and shown on white
+        scaled[image.info["transparency"]] = 255
+    return Image.fromarray(scaled[values])
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """A loaded picture in mode RGB; the picture itself where it is that already, since a copy costs a tenth."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "F":
+        raise Reject("mode_not_supported", "floating-point pixels have no agreed white")
+    if image.mode.startswith("I"):
+        image = _grey_16_to_8(image)
+    elif image.has_transparency_data:
+        if image.mode == "La":
+            image = image.convert("LA")  # the one way Pillow has out of premultiplied grey
+        rgba = image.convert("RGBA")
+        # On white, as pages show such pictures and as their makers saw them; merely dropping alpha would lay bare
+        # whatever lies under the transparent pixels.
+        rgb = Image.new("RGB", rgba.size, "white")
+        rgb.paste(rgba, mask=rgba)
+        return rgb
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise Reject("mode_not_supported", f"mode {image.mode}: {error}") from error
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """The picture in mode RGB, upright (EXIF orientation applied), the first frame of an animation.
+
+    Accepts JPEG (also MPO, CMYK, YCCK), PNG, WebP, GIF, BMP and TIFF, told by their first bytes. Transparency is
+    composited over white; 16-bit grey is scaled to 8 bits by rounding, 16-bit colour by its upper byte (Pillow's way,
+    at most 1 off). ICC profiles are not applied, as in torchvision.
+
+    Raises Reject for every other input; only MemoryError and KeyboardInterrupt may pass besides. Not for several
+    threads at once: the parsers' warnings are silenced, which is a setting of the whole process until it is undone.
+    """
+    name = _format(data)
+    try:
+        # Warnings are silenced also because a caller who makes them errors must not get other pictures.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if name == "WEBP":
+                _check_webp(data)
+            image = Image.open(io.BytesIO(data), formats=(name,))
+            _check_pixels(image.size)
+            image.load()
+            transpose = _transpose_to_upright(image)
+            image = _to_rgb(image)
+            return image if transpose is None else image.transpose(transpose)
+    except (Reject, MemoryError):
+        raise
+    except UnidentifiedImageError as error:  # its text holds an address, other in every run
+        raise Reject("corrupt", f"cannot be opened as {name}") from error
+    except Image.DecompressionBombError as error:  # Pillow's own limit, where it looks before we can
+        raise Reject("too_many_pixels", str(error)) from error
+    except Exception as error:
+        truncated = isinstance(error, EOFError) or "truncated" in str(error).lower()
+        raise Reject("truncated" if truncated else "corrupt", f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,189 @@
+"""Views: the uint8 pixels of an RGB picture that a model sees, at evaluation and in training.
+
+Pixels stay uint8 [H, W, 3] until they are on the model's device: a quarter of the bytes of float32 to move.
+Letters: B batch, H W pixels (here both are `View.size`).
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from PIL import Image
+
+from raylabel.errors import InputError
+
+if TYPE_CHECKING:
+    import torch  # at run time only `normalise` needs it; decode workers start without
+
+# The random crop's aspect ratio w/h and number of tries: torchvision's RandomResizedCrop, after Szegedy et al. 2015.
+_MIN_RATIO, _MAX_RATIO = 3 / 4, 4 / 3
+_TRIES = 10
+
+# Beyond this ratio of the sides only the crop is computed, not the whole resized picture: a 1 x 30,000 strip would be
+# 2 gigapixels with its short side at 256.
+_MAX_ASPECT = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """How a picture becomes a model's input. The defaults are ImageNet's."""
+
+    size: int = 224
+    """Side of the square input, pixels."""
+
+    resize: int = 256
+    """Short side before the centre crop at evaluation, pixels; `size` for small pictures, which are not cropped."""
+
+    crop: Literal["random_resized", "padded"] = "random_resized"
+    """Training crop. 'random_resized': a random part of the area, resized (Inception crop, Szegedy et al. 2015).
+    'padded': short side resized to `size`, zeros on all sides, a random `size` square (He et al. 2016, §4.2)."""
+
+    min_scale: float = 0.08
+    """'random_resized': smallest part of the picture's area that is cropped, in (0, 1]; the largest is all of it."""
+
+    padding: int = 4
+    """'padded': zeros on each side, pixels, fewer than `size`."""
+
+    flip: bool = True
+    """Mirror left and right in half of the training views; off where it changes the class (digits, text)."""
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Of red, green, blue over the training set, in units of 0 to 1; the default is ImageNet's."""
+
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Standard deviation, likewise."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("size", 1), ("resize", self.size), ("padding", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                what = "`size`, a whole number of pixels" if name == "resize" else f"{least}, a whole number of pixels"
+                raise InputError(f"View.{name} is {value!r}; give at least {what}")
+        if self.crop == "padded" and self.padding >= self.size:
+            raise InputError(f"View.padding is {self.padding}; give less than `size`, {self.size}")
+        if self.crop not in ("random_resized", "padded"):
+            raise InputError(f"View.crop is {self.crop!r}; give 'random_resized' or 'padded'")
+        if not 0 < self.min_scale <= 1:
+            raise InputError(f"View.min_scale is {self.min_scale!r}; give a part of the area, over 0 and at most 1")
+        if type(self.flip) is not bool:
+            raise InputError(f"View.flip is {self.flip!r}; give True or False")
+        for name, least in (("mean", 0.0), ("std", 1e-6)):
+            value = getattr(self, name)
+            if not (type(value) is tuple and len(value) == 3 and all(least <= x <= 1 for x in value)):
+                raise InputError(f"View.{name} is {value!r}; give a tuple of 3 numbers from {least:g} to 1")
+
+
+def _short_side(image: Image.Image, side: int) -> tuple[int, int]:
+    """(width, height) of the picture with its short side at `side`; the long side is rounded down, as torchvision."""
+    width, height = image.size
+    if width <= height:
+        return side, side * height // width
+    return side * width // height, side
+
+
+def _resize_crop(image: Image.Image, to: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
+    """`box` (left, top, right, bottom) of the picture resized to `to` (width, height).
+
+    Resizing only the box (`resize(box=)`) is 1.7 times as fast, but not the same: Pillow chooses the order of its two
+    passes, each of which rounds, by the size of the output. 0 to 27 % of the values come out 1 off. So that is kept for
+    pictures whose resized whole would be huge.
+    """
+    if max(to) <= _MAX_ASPECT * min(to):
+        resized = image if to == image.size else image.resize(to, Image.Resampling.BILINEAR)
+        return resized if box == (0, 0, *to) else resized.crop(box)
+    origin, inner = [], []  # what the filter touches, and the box in it: Pillow takes boxes in float32
+    for axis in (0, 1):
+        side = image.size[axis]
+        step = side / to[axis]
+        low, high = box[axis] * step, min(box[axis + 2] * step, side)
+        reach = math.ceil(max(step, 1)) + 1
+        start = max(0, math.floor(low) - reach)
+        origin.append((start, min(side, math.ceil(high) + reach)))
+        inner.append((low - start, high - start))
+    (left, right), (top, bottom) = origin
+    part = image.crop((left, top, right, bottom))
+    size = (box[2] - box[0], box[3] - box[1])
+    return part.resize(size, Image.Resampling.BILINEAR, box=(inner[0][0], inner[1][0], inner[0][1], inner[1][1]))
+
+
+def eval_view(image: Image.Image, view: View) -> np.ndarray:
+    """The centre of the picture, uint8 [H, W, 3]; short side resized to `view.resize`, then the `view.size` square.
+
+    `image` is in mode RGB, of any size from 1 x 1. The pixels are torchvision's Resize and CenterCrop of a PIL image.
+    The array may be read-only, a look into Pillow's memory.
+    """
+    to = _short_side(image, view.resize)
+    left, top = (round((n - view.size) / 2) for n in to)
+    return np.asarray(_resize_crop(image, to, (left, top, left + view.size, top + view.size)))
+
+
+def train_view(image: Image.Image, view: View, rng: np.random.Generator) -> np.ndarray:
+    """A random view of the picture, uint8 [H, W, 3]: a pure function of (image, view, state of rng).
+
+    Takes from `rng` a number of values that depends on `view.crop` alone, so the next picture's view does not depend on
+    this one's size. `image` is in mode RGB, of any size from 1 x 1. The array may be read-only or a reversed view.
+    """
+    if view.crop == "padded":
+        return _padded_crop(image, view, rng.random(3).tolist())
+    draws = rng.random(2 * _TRIES + 3).tolist()
+    box = _random_box(image.size, view.min_scale, draws)
+    size = (view.size, view.size)
+    pixels = np.asarray(image.crop(box).resize(size, Image.Resampling.BILINEAR))
+    return pixels[:, ::-1] if view.flip and draws[-1] < 0.5 else pixels
+
+
+def _random_box(size: tuple[int, int], min_scale: float, draws: list[float]) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the Inception crop. `draws`: (area, ratio) of each try, then x, y; all in [0, 1).
+
+    The area is uniform, the logarithm of the ratio too; if no try fits, the largest centre box of a fitting ratio.
+    """
+    width, height = size
+    for i in range(_TRIES):
+        area = width * height * (min_scale + (1 - min_scale) * draws[2 * i])
+        ratio = _MIN_RATIO * (_MAX_RATIO / _MIN_RATIO) ** draws[2 * i + 1]
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(draws[2 * _TRIES] * (width - w + 1)), int(draws[2 * _TRIES + 1] * (height - h + 1))
+            return left, top, left + w, top + h
+    w, h = min(width, round(height * _MAX_RATIO)), min(height, round(width / _MIN_RATIO))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def _padded_crop(image: Image.Image, view: View, draws: list[float]) -> np.ndarray:
+    """The random square of the padded picture. `draws`: x, y, flip. The padding is never built, nor what is cut off."""
+    size, pad = view.size, view.padding
+    to = _short_side(image, size)
+    # The square's place in the resized picture, whose corner is (0, 0); it may reach over each edge by the padding.
+    x, y = (int(draw * (n + 2 * pad - size + 1)) - pad for draw, n in zip(draws, to, strict=False))
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + size, to[0]), min(y + size, to[1])
+    if to == image.size:  # small pictures, the common case: slicing the array is cheaper than Pillow's crop
+        inside = np.asarray(image)[top:bottom, left:right]
+    else:
+        inside = np.asarray(_resize_crop(image, to, (left, top, right, bottom)))
+    pixels = np.zeros((size, size, 3), np.uint8)
+    target = pixels[:, ::-1] if view.flip and draws[2] < 0.5 else pixels
+    target[top - y : bottom - y, left - x : right - x] = inside
+    return pixels
+
+
+def normalise(pixels: "torch.Tensor", view: View) -> "torch.Tensor":
+    """(pixels / 255 − mean) / std: uint8 [B, H, W, 3] to float32 [B, 3, H, W] in channels_last, on the same device."""
+    import torch
+
+    mean, std = _constants(view.mean, view.std, pixels.device)
+    out = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
+    return out.div_(255).sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=16)
+def _constants(
+    mean: tuple[float, float, float], std: tuple[float, float, float], device: "torch.device"
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Mean and std as [3, 1, 1] on the device; kept, because each copy to it would wait for all work queued there."""
+    import torch
+
+    m, s = (torch.tensor(x, dtype=torch.float32, device=device).view(3, 1, 1) for x in (mean, std))
+    return m, s

@@ -1,0 +1,100 @@
+"""A network by name: torchvision's image classifiers, the rest of the ResNeXt-101 32xCd family, small residual nets.
+
+Letters: B batch, C classes, H W pixels.
+"""
+
+import difflib
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, get_args
+
+import torchvision
+from torch import nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from raylabel.errors import InputError
+from raylabel.models.small import SmallResNet
+
+Stem = Literal["imagenet", "small"]
+
+# Yalniz et al. 2019 and Mahajan et al. 2018 (WSL): 32 groups of d channels in the first stage, 3-4-23-3 blocks. 32x8d
+# is torchvision's own.
+_RESNEXT101 = {f"resnext101_32x{d}d": d for d in (4, 16, 32, 48)}
+
+_SMALL = re.compile(r"resnet(\d+)x([1-9]\d*)")
+
+# Both have a second and third classifier for training, which we leave out. torchvision's weights of both were trained
+# on images scaled to [-1, 1]; with transform_input they take images normalised as for every other network.
+_INCEPTION = {"aux_logits": False, "transform_input": True, "init_weights": True}
+_EXTRA: dict[str, dict[str, Any]] = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Which network. `check` says whether it exists; weights are no part of it."""
+
+    arch: str = "resnet50"
+    """A torchvision classifier ('resnet18', 'vit_b_16', ...), resnext101_32x4d, _32x8d, _32x16d, _32x32d or _32x48d, or
+    resnet{6n+2}x{w}, the net of He et al. 2016 §4.2 for small images at w times its width ('resnet8x1', 'resnet20x4').
+    """
+
+    stem: Stem = "imagenet"
+    """'small': the first convolution of a ResNet or ResNeXt is 3x3 with stride 1 and no max-pool follows, for images of
+    about 32 pixels. resnet{6n+2}x{w} begins that way by itself.
+    """
+
+    def __post_init__(self):
+        if not isinstance(self.arch, str) or not self.arch:
+            raise InputError(f"arch is {self.arch!r}, expected the name of a network such as 'resnet50'")
+        if self.stem not in get_args(Stem):
+            raise InputError(f"stem is {self.stem!r}, expected one of {', '.join(map(repr, get_args(Stem)))}")
+
+
+def check(model: Model) -> None:
+    """InputError if there is no such network, naming the closest; builds nothing, so call it before long work."""
+    arch = model.arch
+    if small := _SMALL.fullmatch(arch):
+        depth = int(small[1])
+        if depth < 8 or depth % 6 != 2:
+            lower = max(8, depth - (depth - 2) % 6)
+            raise InputError(
+                f"arch is '{arch}', but the depth of resnet{{6n+2}}x{{w}} is 8, 14, 20, ...; "
+                f"the closest are resnet{lower}x{small[2]} and resnet{lower + 6}x{small[2]}"
+            )
+    elif arch not in _names():
+        close = difflib.get_close_matches(arch, [*_names(), "resnet8x1", "resnet20x1", "resnet56x1"], n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "see torchvision.models.list_models()"
+        raise InputError(f"arch is {arch!r}, which is no network known here; {hint}")
+    if model.stem == "small" and (small or not re.match(r"(wide_)?resne(x)?t\d", arch)):
+        raise InputError(f"stem is 'small', which only ResNet and ResNeXt have, not '{arch}'; leave it at 'imagenet'")
+
+
+def build(model: Model, classes: int) -> nn.Module:
+    """A fresh network that maps float images [B, 3, H, W] to logits [B, C], with C = `classes`.
+
+    Its weights are drawn from torch's global generator and from nothing else, so `torch.manual_seed` before the call
+    determines them. Nothing is downloaded. InputError if there is no such network.
+    """
+    check(model)
+    if classes < 1:
+        raise InputError(f"classes is {classes}, expected at least 1")
+    if small := _SMALL.fullmatch(model.arch):
+        return SmallResNet(int(small[1]), int(small[2]), classes)
+    if model.arch in _RESNEXT101:
+        width = _RESNEXT101[model.arch]
+        network = ResNet(Bottleneck, [3, 4, 23, 3], num_classes=classes, groups=32, width_per_group=width)
+    else:
+        extra = _EXTRA.get(model.arch, {})
+        network = torchvision.models.get_model(model.arch, weights=None, num_classes=classes, **extra)
+    if model.stem == "small":
+        assert isinstance(network, ResNet)
+        network.conv1 = nn.Conv2d(3, network.conv1.out_channels, kernel_size=3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+        network.maxpool = nn.Identity()  # type: ignore[assignment]
+    return network
+
+
+@cache
+def _names() -> frozenset[str]:
+    return frozenset([*torchvision.models.list_models(module=torchvision.models), *_RESNEXT101])

@@ -1,0 +1,41 @@
+"""A trained network as an artifact: `model.safetensors`, and in its info what to build around it."""
+
+from torch import nn
+
+from raylabel.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
+from raylabel.models.build import Model, build
+from raylabel.models.weights import checkpoint_digest, load_checkpoint, load_weights, save_weights, torchvision_weights
+
+WEIGHTS = "model.safetensors"
+
+
+def describe(model: Model, classes: int) -> dict:
+    """What the info of a model artifact says of its network."""
+    return {"model": {"arch": model.arch, "stem": model.stem}, "classes": classes}
+
+
+def load_model(artifact: Artifact) -> nn.Module:
+    """The network with its weights, on the CPU, in training mode; logits float32 [B, C] from images [B, 3, H, W]."""
+    module = build(Model(**artifact.info["model"]), artifact.info["classes"])
+    load_weights(module, artifact.read(WEIGHTS), artifact.uri)
+    return module
+
+
+def import_model(root: Root, name: str, model: Model, classes: int, *, checkpoint: str, weights: str) -> Artifact:
+    """A network that a person gives: a checkpoint file (safetensors or a state dict), or a torchvision weight name.
+
+    InputError if it does not fit the architecture and the number of classes.
+    """
+
+    def build_file(draft: Draft) -> Built:
+        if checkpoint:
+            module = build(model, classes)
+            load_checkpoint(module, checkpoint, model, classes)
+        else:
+            _, state = torchvision_weights(weights)
+            module = build(model, classes)
+            module.load_state_dict(state)
+        return Built([write_bytes(draft.uri, WEIGHTS, save_weights(module))], describe(model, classes))
+
+    source = checkpoint_digest(checkpoint) if checkpoint else weights
+    return root.make(name, {"model": identity_of(model), "classes": classes, "source": source}, build_file)

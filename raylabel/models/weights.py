@@ -1,0 +1,196 @@
+"""Weights in and out of files, without ever running code that a file carries.
+
+Our own files are safetensors. A checkpoint that a person gives may also be a state dict saved by torch; it is read with
+`weights_only`, which knows tensors and plain containers and refuses everything else.
+"""
+
+import difflib
+import hashlib
+import io
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from http.client import HTTPException
+from typing import Any
+
+import safetensors.torch
+import torch
+import torchvision
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from raylabel import artifact
+from raylabel.errors import InputError
+from raylabel.models.build import Model
+
+# torchvision's DenseNet files are older than its DenseNet and say 'norm.1' where it says 'norm1'; the pattern is that
+# of torchvision.models.densenet._load_state_dict.
+_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$")
+_AUX = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}  # what `build` leaves out
+
+
+def save_weights(module: nn.Module) -> bytes:
+    """All parameters and buffers as safetensors; equal weights give equal bytes, whatever their device or layout."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    return safetensors.torch.save(state)
+
+
+def load_weights(module: nn.Module, data: bytes, where: str) -> None:
+    """Puts the weights of `save_weights` into `module`; `where` names them in the InputError if they do not fit."""
+    try:
+        state = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise InputError(f"weights {where} are no whole safetensors file: {_line(error)}; make them again") from error
+    if misfits := _misfits(module, state):
+        raise InputError(f"weights {where} do not fit the network: {_first(misfits)}; give the one they are of")
+    module.load_state_dict(state)
+
+
+def read_checkpoint(uri: str) -> dict[str, Tensor]:
+    """The tensors, by name and on the CPU, of a checkpoint: *.safetensors, or a state dict saved by torch.
+
+    A state dict may lie under 'state_dict', 'model' or 'model_state_dict', and 'module.' and '_orig_mod.', which DDP
+    and torch.compile put before every name, are taken off. InputError if it is not there, is anything else, or needs
+    code to be run.
+    """
+    data = _read(uri)
+    if uri.endswith(".safetensors"):
+        try:
+            content = safetensors.torch.load(data)
+        except SafetensorError as error:
+            raise InputError(
+                f"checkpoint '{uri}' is no whole safetensors file ({_line(error)}); save it anew"
+            ) from error
+    else:
+        content = _unpickle(uri, data)
+    while isinstance(content, Mapping):
+        inner = (content.get(name) for name in ("state_dict", "model", "model_state_dict"))
+        nested = next((value for value in inner if isinstance(value, Mapping)), None)
+        if nested is None:
+            break
+        content = nested
+    if not isinstance(content, Mapping) or not content:
+        raise InputError(f"checkpoint '{uri}' holds no tensors but a {type(content).__name__}; expected a state dict")
+    state = {}
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            kind = type(tensor).__name__
+            raise InputError(f"checkpoint '{uri}' is no state dict: {name!r} is a {kind}, expected a tensor")
+        state[name] = tensor.detach()
+    while prefix := next((p for p in ("module.", "_orig_mod.") if all(n.startswith(p) for n in state)), None):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+def load_checkpoint(module: nn.Module, uri: str, model: Model, classes: int) -> None:
+    """Puts the checkpoint at `uri` into `module`, which is `build(model, classes)`.
+
+    InputError, with `module` unchanged, if a tensor is missing, is one too many, or has another shape.
+    """
+    state = _current_names(read_checkpoint(uri), model.arch)
+    if misfits := _misfits(module, state):
+        stem = "" if model.stem == "imagenet" else f" (stem '{model.stem}')"
+        raise InputError(
+            f"checkpoint '{uri}' does not fit {model.arch}{stem} with {classes} classes: {_first(misfits)}; "
+            "give the arch, stem and classes it was trained with, or another checkpoint"
+        )
+    # A plain dict carries no version, so batch norms of before torch 0.4.1 may lack num_batches_tracked.
+    module.load_state_dict(state)
+
+
+def torchvision_weights(name: str) -> tuple[Model, dict[str, Tensor]]:
+    """The network of 1,000 ImageNet classes, and its state, of a torchvision weight such as
+    'ResNet50_Weights.IMAGENET1K_V2'; downloaded into torch's cache (TORCH_HOME) if it is not there.
+
+    Every classifier's weights, but no 'DEFAULT', which names other weights in every release of torchvision. InputError
+    if there are none of that name or they cannot be downloaded.
+    """
+    arch, weight = _torchvision_weight(name)
+    try:
+        # weights_only: torch.hub alone would unpickle what it downloaded.
+        state = weight.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, HTTPException, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"cannot get torchvision weights '{name}' from {weight.url}: {_line(error)}; give a checkpoint file instead"
+        ) from error
+    return Model(arch=arch), _current_names(state, arch)
+
+
+def checkpoint_digest(uri: str) -> str:
+    """sha256, in hex, of the file: the identity of weights that a person gives. InputError if it cannot be read."""
+    return hashlib.sha256(_read(uri)).hexdigest()
+
+
+def _read(uri: str) -> bytes:
+    try:
+        return artifact.read_file(uri)
+    except OSError as error:
+        raise InputError(f"cannot read checkpoint '{uri}': {_line(error)}; give the path of a file") from error
+
+
+def _unpickle(uri: str, data: bytes) -> Any:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # hints about the file's form; the errors below say it better
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"checkpoint '{uri}' cannot be read without running code it may carry: refused; "
+            "convert it to .safetensors where you trust it"
+        ) from error
+    except Exception as error:  # a damaged file fails in many ways, and torch's advice on some is to run its code
+        raise InputError(
+            f"checkpoint '{uri}' is no whole state dict of torch.save; save it anew, or as .safetensors"
+        ) from error
+
+
+def _misfits(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """How `state` differs from what `module` holds, in the module's order, one phrase each."""
+    misfits = []
+    wanted = module.state_dict()
+    for name, tensor in wanted.items():
+        if name not in state:
+            if not name.endswith("num_batches_tracked"):
+                misfits.append(f"{name!r} is missing")
+        elif state[name].shape != tensor.shape:
+            misfits.append(f"{name!r} is {list(state[name].shape)}, expected {list(tensor.shape)}")
+    return misfits + [f"{name!r} is not in the network" for name in state if name not in wanted]
+
+
+def _first(misfits: list[str]) -> str:
+    more = f"; and {len(misfits) - 3} more" if len(misfits) > 3 else ""
+    return "; ".join(misfits[:3]) + more
+
+
+def _current_names(state: Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
+    """torchvision's own files, with the names that `build` gives."""
+    if arch.startswith("densenet"):
+        return {_DENSENET.sub(r"\1\2", name): tensor for name, tensor in state.items()}
+    return {name: tensor for name, tensor in state.items() if not name.startswith(_AUX.get(arch, ()))}
+
+
+@cache
+def _torchvision_table() -> dict[str, tuple[str, Any]]:
+    table = {}
+    for arch in torchvision.models.list_models(module=torchvision.models):
+        for weight in torchvision.models.get_model_weights(arch):  # aliases such as DEFAULT are not iterated
+            # Vision transformers of larger images have more position embeddings than `build` makes, for 224 pixels.
+            if arch.startswith("vit_") and weight.meta["min_size"] > (224, 224):
+                continue
+            table[str(weight)] = (arch, weight)
+    return table
+
+
+def _torchvision_weight(name: str) -> tuple[str, Any]:
+    table = _torchvision_table()
+    if name not in table:
+        close = difflib.get_close_matches(name, table, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "expected such as 'ResNet50_Weights.IMAGENET1K_V2'"
+        raise InputError(f"{name!r} is no torchvision weight of an image classifier; {hint}")
+    return table[name]
+
+
+def _line(error: BaseException) -> str:
+    """The error's text as one line: torch's run over many."""
+    return " ".join(str(error).split()) or type(error).__name__

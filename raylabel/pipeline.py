@@ -1,0 +1,187 @@
+"""The story: labeled set → teacher → SCORES of the corpus → PICKS → student, and whether it was worth it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from raylabel import datasets
+from raylabel.artifact import NOT_IDENTITY, Artifact, Root, identity_of
+from raylabel.corpus import Corpus, index_corpus
+from raylabel.errors import InputError
+from raylabel.evaluate.classify import TOP, accuracy, hits, metrics, paired_gain
+from raylabel.evaluate.precision import Truth, pick_precision
+from raylabel.examples import Materialize, materialize
+from raylabel.labels.teacher import Label, label
+from raylabel.labels.truth import truth
+from raylabel.media.views import View
+from raylabel.models import Model, check, import_model
+from raylabel.report.run import Run, write_run
+from raylabel.report.summary import Summary
+from raylabel.resources import Resources
+from raylabel.selection import Select, find_duplicates, select
+from raylabel.train import Train, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """The model that labels the corpus: trained here, or given. Exactly one of train, checkpoint and weights."""
+
+    model: Model
+    """Its architecture."""
+    train: Train | None = None
+    """How to train it on the labeled set."""
+    checkpoint: str = ""
+    """A trained one: a .safetensors file or a PyTorch state dict."""
+    weights: str = ""
+    """A trained one by torchvision's name, such as ResNet50_Weights.IMAGENET1K_V2."""
+
+    def __post_init__(self):
+        if sum((self.train is not None, bool(self.checkpoint), bool(self.weights))) != 1:
+            raise InputError("teacher: give exactly one of teacher.train, teacher.checkpoint and teacher.weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A complete run. A recipe is a function that returns one; a variant changes two fields with dataclasses.replace."""
+
+    name: str
+    """What the run is called in the report."""
+    labeled: Corpus
+    """The labeled training set."""
+    unlabeled: Corpus
+    """The corpus that the teacher labels."""
+    test: Corpus
+    """The labeled test set; nothing is tuned on it."""
+    truth: Truth | None = None
+    """True labels of the corpus, where somebody has them: only to measure the precision of the picks."""
+    view: View
+    """What the models see of an image."""
+    teacher: Teacher
+    """Who labels."""
+    label: Label = Label()
+    """How the corpus is scored."""
+    select: Select = Select()
+    """Which samples are kept."""
+    materialize: Materialize = Materialize()
+    """What training reads."""
+    student: Model
+    """Architecture of the student, and of its control."""
+    pretrain: Train
+    """The student on the picks, from random weights."""
+    finetune: Train
+    """The student on the labeled set, all layers."""
+    seed: int = 0
+    """Of every random choice: weights, order, crops."""
+    resources: Resources = field(default=Resources(), metadata=NOT_IDENTITY)
+    """What the work may use; changes no result's identity."""
+
+    @property
+    def control(self) -> Train:
+        """Pre-training's recipe on the labeled set alone, for as many images as pre-training and fine-tuning have."""
+        return replace(self.pretrain, images=self.pretrain.images + self.finetune.images)
+
+
+def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
+    """Runs the recipe (Yalniz et al. 2019 §3); the artifact holds summary.json and report.html, the same numbers.
+
+    Whatever stands in the root already is used as it is. InputError for input that a person can mend.
+    """
+    check(recipe.teacher.model)
+    check(recipe.student)
+    corpora = {n: datasets.resolve(root, getattr(recipe, n)) for n in ("labeled", "unlabeled", "test")}
+    shards = {n: index_corpus(root, n, corpus) for n, corpus in corpora.items()}
+    limit = recipe.label.reject_limit
+
+    # The clean labels, and what they are called.
+    labels = truth(root, shards["labeled"], corpora["labeled"])
+    classes = tuple(labels.info["classes"])
+    test_labels = truth(root, shards["test"], corpora["test"], classes)
+    recipe.select.check_against(len(classes), min(recipe.label.p, len(classes)))
+    lesson = materialize(
+        root, "labeled", labels, shards["labeled"], corpora["labeled"], recipe.materialize, limit
+    )
+
+    def fit(name: str, model: Model, examples: Artifact, config: Train, init: Artifact | None = None) -> Artifact:
+        return train(
+            root,
+            name,
+            model=model,
+            classes=len(classes),
+            examples=examples,
+            config=config,
+            view=recipe.view,
+            seed=recipe.seed,
+            resources=recipe.resources,
+            init=init,
+        )
+
+    # 1. The teacher.
+    teacher = _teacher(root, recipe, len(classes), lambda t: fit("teacher", recipe.teacher.model, lesson, t))
+
+    # 2. It labels the corpus, once; the best K of every class become a training set.
+    scores = label(
+        root, teacher, shards["unlabeled"], corpora["unlabeled"], recipe.view, recipe.label, recipe.resources
+    )
+    duplicates = find_duplicates(root, scores)
+    picks = select(root, scores, duplicates, recipe.select, classes)
+    pseudo = materialize(
+        root, "picked", picks, shards["unlabeled"], corpora["unlabeled"], recipe.materialize, limit
+    )
+
+    # 3. The student learns from the picks alone. 4. It is fine-tuned on the clean labels alone.
+    pretrained = fit("pretrained", recipe.student, pseudo, recipe.pretrain)
+    student = fit("student", recipe.student, lesson, recipe.finetune, init=pretrained)
+
+    # Was it worth it? The same architecture, the same recipe, the same number of images, without the corpus.
+    control = fit("control", recipe.student, lesson, recipe.control)
+
+    models = {
+        "teacher": teacher,
+        "control": control,
+        "student (pretrained)": pretrained,
+        "student (fine-tuned)": student,
+    }
+    config = replace(recipe.label, p=TOP)
+    tests = {
+        name: label(root, model, shards["test"], corpora["test"], recipe.view, config, recipe.resources)
+        for name, model in models.items()
+    }
+    right = {name: hits(tested, test_labels) for name, tested in tests.items()}
+    accuracies = [accuracy(name, *found, len(classes)) for name, found in right.items()]
+    gain = paired_gain(right["student (fine-tuned)"][0], right["control"][0])
+    run = Run(
+        name=recipe.name,
+        settings=identity_of(recipe),
+        classes=classes,
+        corpus=corpora["unlabeled"],
+        shards=shards["unlabeled"],
+        scores=scores,
+        duplicates=duplicates,
+        picks=picks,
+        stages={
+            "teacher": (teacher,),
+            "label": (scores,),
+            "select": (duplicates, picks),
+            "materialize": (lesson, pseudo),
+            "pretrain": (pretrained,),
+            "finetune": (student,),
+            "control": (control,),
+            "evaluate": tuple(tests.values()),
+        },
+        curves={"teacher": teacher, "control": control, "pretrain": pretrained, "finetune": student}
+        if recipe.teacher.train
+        else {"control": control, "pretrain": pretrained, "finetune": student},
+        accuracies=accuracies,
+        gain=gain,
+        precision=pick_precision(picks, shards["unlabeled"], recipe.truth),
+        more=(*shards.values(), labels, test_labels, metrics(root, recipe.name, recipe.test.uri, accuracies, gain)),
+    )
+    return write_run(root, run)
+
+
+def _teacher(root: Root, recipe: Recipe, classes: int, fit: Callable[[Train], Artifact]) -> Artifact:
+    given = recipe.teacher
+    if given.train is not None:
+        return fit(given.train)
+    return import_model(
+        root, "teacher", given.model, classes, checkpoint=given.checkpoint, weights=given.weights
+    )

@@ -1,0 +1,142 @@
+"""Named recipes. Each docstring gives the command, the hardware, the time and the result, or "not yet run"."""
+
+import importlib.util
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+from raylabel.corpus import Corpus
+from raylabel.errors import InputError
+from raylabel.evaluate.precision import Truth
+from raylabel.examples import Materialize
+from raylabel.labels.teacher import Label
+from raylabel.media.views import View
+from raylabel.models import Model
+from raylabel.pipeline import Recipe, Teacher
+from raylabel.resources import Resources
+from raylabel.schedule import Schedule, scaled_lr
+from raylabel.selection import Select
+from raylabel.train import Train
+
+IMAGENET = 1_281_167  # training images of ImageNet-1k
+
+
+def digits() -> Recipe:
+    """scikit-learn's 8x8 handwritten digits, embedded: the whole loop on a laptop.
+
+    `python jobs/semi_supervised.py digits`
+    """
+    small = Train(images=20_000, batch=64, schedule=Schedule(lr=0.05, warmup=0.05), weight_decay=5e-4)
+    return Recipe(
+        name="digits",
+        labeled=Corpus(uri=("embedded://digits/labeled",)),
+        unlabeled=Corpus(uri=("embedded://digits/unlabeled",)),
+        test=Corpus(uri=("embedded://digits/test",)),
+        view=View(size=8, resize=8, crop="padded", padding=1, flip=False, mean=(0.3,) * 3, std=(0.37,) * 3),
+        teacher=Teacher(model=Model(arch="resnet8x2"), train=small),
+        select=Select(k=100, p=2),
+        materialize=Materialize(lanes=8),
+        student=Model(arch="resnet8x1"),
+        pretrain=replace(small, images=40_000),
+        finetune=replace(small, images=4_000, schedule=Schedule(lr=0.005, warmup=0, drops=3, factor=0.1)),
+        resources=Resources(workers=1),  # a batch of 64 tiny images is work for one core
+    )
+
+
+def cifar10(data: str) -> Recipe:
+    """CIFAR-10 with 4,000 labels and 46,000 unlabeled images; `data` holds labeled-4k.parquet and its companions.
+
+    `python jobs/semi_supervised.py cifar10 --data DIR`
+    """
+    lr = scaled_lr(128, base=0.2)
+    train = Train(images=300_000, batch=128, schedule=Schedule(lr=lr, warmup=0.05), weight_decay=5e-4)
+    classes = f"{data}/classes.txt"
+    return Recipe(
+        name="cifar10",
+        labeled=Corpus(uri=(f"{data}/labeled-4k.parquet",), classes=classes),
+        unlabeled=Corpus(uri=(f"{data}/unlabeled-*.parquet",)),
+        test=Corpus(uri=(f"{data}/test.parquet",), classes=classes),
+        truth=Truth(uri=f"{data}/unlabeled-truth.parquet"),
+        view=View(
+            size=32,
+            resize=32,
+            crop="padded",
+            padding=4,
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.2470, 0.2435, 0.2616),
+        ),
+        teacher=Teacher(model=Model(arch="resnet14x4"), train=train),
+        select=Select(k=4_000, p=2),
+        student=Model(arch="resnet8x2"),
+        pretrain=replace(train, images=1_000_000),
+        finetune=replace(train, images=120_000, schedule=Schedule(lr=lr / 40, warmup=0, drops=3, factor=0.1)),
+    )
+
+
+def imagenet_yfcc_resnet50(data: str) -> Recipe:
+    """The paper's run (Yalniz et al. 2019, table 2: 79.1 top-1, supervised 76.4): not yet run.
+
+    `python jobs/semi_supervised.py imagenet-yfcc-resnet50 --data DIR --teacher.checkpoint FILE`, on 64 GPUs with 24
+    images each. `data` holds the folders imagenet-train, imagenet-val (a folder a class) and yfcc100m (WebDataset
+    tars, test images and near copies of them removed); the checkpoint is a ResNeXt-101 32x48d with 1,000 classes.
+    Hyperparameters of the paper's §4 and of the release; momentum (0.9) and the length of the warm-up are our reading.
+    """
+    batch = 64 * 24
+    pretrain = Train(
+        images=1_000_000_000,
+        batch=batch,
+        schedule=Schedule(lr=scaled_lr(batch), warmup_lr=0.1, warmup=0.01, drops=13, factor=0.5),
+        weight_decay=1e-4,
+    )
+    schedule = Schedule(lr=scaled_lr(batch, base=0.00025), warmup=0, drops=3, factor=0.1)
+    return Recipe(
+        name="imagenet-yfcc-resnet50",
+        labeled=Corpus(uri=(f"{data}/imagenet-train",)),
+        unlabeled=Corpus(uri=(f"{data}/yfcc100m",)),
+        test=Corpus(uri=(f"{data}/imagenet-val",)),
+        view=View(),
+        teacher=Teacher(model=Model(arch="resnext101_32x48d"), checkpoint=f"{data}/resnext101_32x48d.safetensors"),
+        label=Label(p=10),
+        select=Select(k=16_000, p=10),
+        student=Model(arch="resnet50"),
+        pretrain=pretrain,
+        finetune=replace(pretrain, images=30 * IMAGENET, schedule=schedule),
+        resources=Resources(workers=64),
+    )
+
+
+NAMED: dict[str, Callable[..., Recipe]] = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "imagenet-yfcc-resnet50": imagenet_yfcc_resnet50,
+}
+
+
+def find(name: str) -> Callable[..., Recipe]:
+    """A built-in recipe by its name, or a user's own as `path/to/file.py:function`. InputError if there is none."""
+    if name in NAMED:
+        return NAMED[name]
+    path, colon, function = name.rpartition(":")
+    if not colon:
+        known = ", ".join(NAMED)
+        raise InputError(f"no recipe '{name}': there are {known}, or give your own as path/to/file.py:function")
+    if not os.path.isfile(path):
+        raise InputError(f"no file '{path}' for recipe '{name}'")
+    spec = importlib.util.spec_from_file_location(os.path.splitext(os.path.basename(path))[0], path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(found := getattr(module, function, None)):
+        raise InputError(f"no function '{function}' in '{path}'")
+    return found
+
+
+def make(function: Callable[..., Recipe], data: str) -> Recipe:
+    """The recipe, given the folder of its data if it takes one. InputError if the folder is missing or unasked for."""
+    takes = "data" in inspect.signature(function).parameters
+    if takes and not data:
+        raise InputError(f"recipe '{function.__name__}' needs the folder of its data: give --data DIR")
+    if data and not takes:
+        raise InputError(f"recipe '{function.__name__}' takes no --data: its data is named in the recipe")
+    return function(data) if takes else function()

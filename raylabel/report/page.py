@@ -1,0 +1,300 @@
+"""One self-contained HTML page about a run: no script, no external resource, every number from its Summary.
+
+The page is made of text that others wrote (class names, reject reasons, paths), so all of it is escaped, control
+characters are stripped, and the page forbids itself to load or run anything (Content-Security-Policy).
+"""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from PIL import Image
+
+from raylabel.report.summary import Summary, printable
+
+MODELS = ("teacher", "control", "pretrain", "finetune")
+"""The curves of a run in the order of the story; each keeps its colour from page to page."""
+SERIES = 6
+"""Colours in the page's style; further curves repeat them dashed."""
+NAMED_CLASSES = 60
+"""Up to this many classes each has its bar; beyond it they are one sorted line."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Training so far, as logged."""
+
+    images: int
+    """Images processed (forward and backward) since this model's training began."""
+    loss: float
+    """Mean training loss since the last point, nats."""
+    accuracy: float
+    """Share of training images whose best class was their label since the last point, 0 to 1."""
+    lr: float
+    """Learning rate of the last step."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One pick, to be looked at."""
+
+    rank: int
+    """Its rank in its class, from 1."""
+    score: float
+    """What its class ranked it by: log-odds or logit of the class."""
+    probability: float | None
+    """The log-odds as a probability, sigmoid(score); None for a logit, which alone has none."""
+    key: int
+    """Finds the sample again."""
+    jpeg: bytes
+    """From `thumbnail`: small, and without the metadata of the file it was made of."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Picks of one class at ranks 1, 2, 5, 10, ..., K, as in Figure 2 of Yalniz et al. 2019 (arXiv 1905.00546)."""
+
+    label: str
+    """Class name."""
+    pictures: Sequence[Picture]
+    """By rank."""
+
+
+def thumbnail(image: Image.Image, side: int = 112) -> bytes:
+    """JPEG of at most `side` x `side` pixels, without EXIF, comment, or colour profile.
+
+    Smaller pictures grow by a whole factor, so that the pixels of an 8x8 digit stay square. The pixels are taken as
+    they stand: an EXIF orientation that the caller did not apply is not applied here. Transparency turns white.
+    """
+    pixels = image.convert("RGBA")
+    # A new image has no `info`, where Pillow keeps comments and profiles that it would write again.
+    clean = Image.new("RGB", pixels.size, "white")
+    clean.paste(pixels, mask=pixels.getchannel("A"))
+    factor = side // max(clean.size)
+    if factor > 1:
+        clean = clean.resize((clean.width * factor, clean.height * factor), Image.Resampling.NEAREST)
+    else:
+        clean.thumbnail((side, side), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    clean.save(out, "JPEG", quality=85, subsampling=0)  # full colour resolution: 8x8 squares would bleed otherwise
+    return out.getvalue()
+
+
+def write_page(summary: Summary, curves: Mapping[str, Sequence[Point]], strips: Sequence[Strip]) -> str:
+    """The page as HTML text; the same arguments give the same text.
+
+    Each number carries its place in summary.json as `data-key` (names and indices joined by dots, escaped as in JSON)
+    and its exact JSON as `data-value`.
+    """
+    # Through JSON and back, so that the page shows what summary.json holds (and neither can hold a NaN).
+    data = json.loads(json.dumps(summary.to_dict(), allow_nan=False))
+    picks, gain, counts = data["picks"]["per_class"], data["gain"], data["counts"]
+    accuracies, by_picks = data["accuracies"], sorted(range(len(picks)), key=lambda i: (picks[i], i))
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda x: printable(x) if type(x) is str else x,  # not Markup: that is ours
+    )
+    template = environment.from_string(resources.files("raylabel.report").joinpath("page.html.j2").read_text("utf-8"))
+    return template.render(
+        data=data,
+        show=_Shown(data),
+        json=json.dumps,
+        headline=summary.gain.headline,
+        detail=summary.gain.detail,
+        outcome="gain" if gain["low"] > 0 else "loss" if gain["high"] < 0 else "none",
+        gain_axis=_linear(min(100 * gain["low"], 0), max(100 * gain["high"], 0), lambda x: f"{x:+g}" if x else "0"),
+        accuracy_axis=_linear(
+            100 * min((a["top1_low"] for a in accuracies), default=0),
+            100 * max((a["top1_high"] for a in accuracies), default=1),
+            "{:g}%".format,
+        ),
+        with_top5=any(a["top5"] is not None for a in accuracies),
+        shares=[(name, counts[name]) for name in ("scored", "rejected", "duplicates")],
+        named_classes=NAMED_CLASSES,
+        fewest=by_picks[:10],
+        sorted_picks=_sorted_line([picks[i] for i in reversed(by_picks)]),
+        series=[(name, _style(name, i)) for i, name in enumerate(_in_story_order(curves))],
+        charts=_charts(curves),
+        strips=strips,
+        data_uri=lambda jpeg: "data:image/jpeg;base64," + base64.b64encode(jpeg).decode(),
+        probability=_probability,
+        settings=list(_leaves(data["settings"], ("settings",))),
+    )
+
+
+class _Shown:
+    """Writes the value at a path of the summary, with the path and the exact value as attributes."""
+
+    FORMS = {
+        "count": lambda x: f"{x:,}",
+        "number": lambda x: f"{x:,.1f}".removesuffix(".0"),
+        "percent": lambda x: f"{100 * x:.1f}%",
+        "bare percent": lambda x: f"{100 * x:.1f}",
+        "points": lambda x: f"{100 * x:+.1f}",
+        "plain": lambda x: x if isinstance(x, str) else json.dumps(x),
+    }
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+
+    def __call__(self, *path: str | int, form: str = "count", text: str | None = None) -> Markup:
+        value = self._data
+        for part in path:
+            value = value[part]
+        if text is None:
+            text = "–" if value is None and form != "plain" else self.FORMS[form](value)
+        # json.dumps escapes all but ASCII, so control characters of a name stay exact in it and inert.
+        key = ".".join(json.dumps(str(part))[1:-1] for part in path)
+        return Markup('<span data-key="{}" data-value="{}">{}</span>').format(key, json.dumps(value), printable(text))
+
+
+def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if not inner or not value:
+        yield path
+    for key, child in inner:
+        yield from _leaves(child, (*path, key))
+
+
+def _probability(p: float) -> str:
+    # Four digits are what the eye compares; what lies beyond them, the log-odds beside it tell apart.
+    return "> 0.9999" if p > 0.99995 else "< 0.0001" if p < 0.00005 else f"{p:.4f}"
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Where values stand on a line from 0 to 1, and the ticks on it."""
+
+    low: float
+    high: float
+    log: bool
+    ticks: list[tuple[float, str]]
+
+    def at(self, value: float) -> float:
+        if self.log:
+            value = math.log10(max(value, 10**self.low))
+        return min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
+
+
+def _linear(low: float, high: float, form: Callable[[float], str]) -> _Axis:
+    """An axis that starts and ends on multiples of 1, 2 or 5 times a power of ten and covers low to high."""
+    span = (high - low) or abs(high) or 1.0
+    step = 10 ** math.floor(math.log10(span / 4))
+    step *= next(m for m in (1, 2, 5, 10) if m * step >= span / 4 * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    last = max(last, first + 1)
+    values = [i * step for i in range(first, last + 1)]
+    ticks = [(i / (last - first), form(round(v, 12))) for i, v in enumerate(values)]
+    return _Axis(values[0], values[-1], False, ticks)
+
+
+def _log(low: float, high: float) -> _Axis:
+    """A logarithmic axis of `low` (> 0) to `high`; ticks at powers of ten, at 2 and 5 times them if those are few."""
+    first, last = math.log10(low), math.log10(high)
+    last = max(last, first + 0.1)
+    decades = range(math.floor(first), math.ceil(last) + 1)
+    marks = [10.0**d for d in decades]
+    if last - first < 2.5:
+        marks = [m * 10.0**d for d in decades for m in (1, 2, 5)]
+    elif len(marks) > 6:
+        marks = marks[:: math.ceil(len(marks) / 6)]
+    inside = [(math.log10(m), _short(m)) for m in marks if first - 1e-9 <= math.log10(m) <= last + 1e-9]
+    return _Axis(first, last, True, [((x - first) / (last - first), text) for x, text in inside])
+
+
+def _short(value: float) -> str:
+    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{value / unit:g}{letter}"
+    return f"{value:g}"
+
+
+def _in_story_order(curves: Mapping[str, Sequence[Point]]) -> list[str]:
+    return sorted(curves, key=lambda name: (MODELS.index(name) if name in MODELS else len(MODELS), name))
+
+
+def _style(name: str, position: int) -> str:
+    index = MODELS.index(name) if name in MODELS else position
+    return f"s{index % SERIES}" + (" dashed" if index >= SERIES else "")
+
+
+@dataclass(frozen=True)
+class _Chart:
+    """One panel: pixel coordinates for the template to draw, in a view of WIDTH x HEIGHT."""
+
+    WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 250, 46, 14, 10, 40
+    title: str
+    x_title: str
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    lines: list[tuple[str, str, str]]  # name, style, SVG path
+    dots: list[tuple[str, str, float, float]]  # name, style, x, y
+    notes: list[str]
+
+
+def _charts(curves: Mapping[str, Sequence[Point]]) -> list[_Chart]:
+    if not any(curves.values()):
+        return []
+    ends = [max(p.images for p in points) for points in curves.values() if points]
+    # Pretraining may process 30 times the images of fine-tuning, whose curve a linear axis would press into a stroke.
+    log_x = min(ends) > 0 and max(ends) / min(ends) > 4
+    starts = [p.images for points in curves.values() for p in points if p.images > 0]
+    x_axis = _log(min(starts), max(ends)) if log_x else _linear(0, max(ends), _short)
+    panels = [("training loss", "loss"), ("training accuracy", "accuracy"), ("learning rate", "lr")]
+    return [_chart(title, field, curves, x_axis) for title, field in panels]
+
+
+def _chart(title: str, field: str, curves: Mapping[str, Sequence[Point]], x_axis: _Axis) -> _Chart:
+    values = [v for points in curves.values() for p in points if math.isfinite(v := getattr(p, field))]
+    if field == "lr" and (above_zero := [v for v in values if v > 0]):
+        y_axis = _log(min(above_zero), max(above_zero))
+    elif field == "accuracy":
+        y_axis = _Axis(0, 1, False, [(i / 4, f"{25 * i}%") for i in range(5)])
+    else:
+        y_axis = _linear(min([0.0, *values]), max([0.0, *values]), _short)
+    wide, high = _Chart.WIDTH - _Chart.LEFT - _Chart.RIGHT, _Chart.HEIGHT - _Chart.TOP - _Chart.BOTTOM
+    lines, dots, notes = [], [], []
+    for position, name in enumerate(_in_story_order(curves)):
+        # One mean per pixel column: a million steps draw as fast as a hundred.
+        columns: dict[int, list[float]] = {}
+        for point in curves[name]:
+            columns.setdefault(round(x_axis.at(point.images) * wide), []).append(getattr(point, field))
+        path, pen_down = [], False
+        for x, column in sorted(columns.items()):
+            mean = sum(column) / len(column)
+            if math.isfinite(mean):
+                y = _Chart.TOP + high * (1 - y_axis.at(mean))
+                path.append(f"{'L' if pen_down else 'M'}{_Chart.LEFT + x} {y:.1f}")
+                if len(columns) == 1:
+                    dots.append((name, _style(name, position), _Chart.LEFT + x, round(y, 1)))
+            pen_down = math.isfinite(mean)
+        lines.append((name, _style(name, position), "".join(path)))
+        if lost := [p.images for p in curves[name] if not math.isfinite(getattr(p, field))]:
+            notes.append(f"{name}: {title} not finite at {min(lost):,} images")
+    return _Chart(
+        title,
+        "images processed" + (", logarithmic" if x_axis.log else ""),
+        [(round(_Chart.LEFT + at * wide, 1), text) for at, text in x_axis.ticks],
+        [(round(_Chart.TOP + high * (1 - at), 1), text) for at, text in y_axis.ticks],
+        lines,
+        dots,
+        notes,
+    )
+
+
+def _sorted_line(picks: list[int], wide: int = 600, high: int = 100) -> str:
+    """SVG path of the area under `picks`, largest first, in a view of wide x high."""
+    if not picks or not picks[0]:
+        return ""
+    columns = [picks[x * len(picks) // wide] for x in range(wide)]
+    return f"M0 {high}" + "".join(f"L{x} {high * (1 - n / picks[0]):.1f}" for x, n in enumerate(columns)) + f"V{high}Z"

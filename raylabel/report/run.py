@@ -1,0 +1,133 @@
+"""The artifacts of a run → the artifact `run`: summary.json and report.html, from the same numbers."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from raylabel.artifact import Artifact, Built, Draft, Root, write_bytes
+from raylabel.corpus import Corpus, read_keys
+from raylabel.media.decode import decode_image
+from raylabel.report.page import Picture, Point, Strip, thumbnail, write_page
+from raylabel.report.summary import Accuracy, Counts, Gain, Picks, Reject, Stage, Summary
+from raylabel.schema import PICKS, SHARDS
+from raylabel.train import CURVE
+
+SUMMARY, PAGE = "summary.json", "report.html"
+STRIPS = 10  # classes whose pictures are shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run made, ready to be told. Stages are in the order of the story."""
+
+    name: str
+    settings: dict[str, Any]
+    """The recipe as plain JSON."""
+    classes: tuple[str, ...]
+    corpus: Corpus
+    """The unlabeled one."""
+    shards: Artifact
+    """Its SHARDS."""
+    scores: Artifact
+    duplicates: Artifact
+    picks: Artifact
+    stages: Mapping[str, tuple[Artifact, ...]]
+    """Stage name → the artifacts that it made."""
+    curves: Mapping[str, Artifact]
+    """Trained networks by the name of their curve."""
+    accuracies: list[Accuracy]
+    gain: Gain
+    precision: tuple[float, int] | None = None
+    more: tuple[Artifact, ...] = field(default=())
+    """Artifacts that belong to the run and to no stage."""
+
+
+def write_run(root: Root, run: Run) -> tuple[Artifact, Summary]:
+    """The artifact of the run, and its numbers."""
+    summary = summarise(run)
+    identity = {"settings": run.settings, "artifacts": summary.artifacts}
+
+    def build(draft: Draft) -> Built:
+        curves = {name: [Point(**p) for p in json.loads(a.read(CURVE))] for name, a in run.curves.items()}
+        page = write_page(summary, curves, _strips(run))
+        text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False)
+        files = [write_bytes(draft.uri, SUMMARY, text.encode()), write_bytes(draft.uri, PAGE, page.encode())]
+        return Built(files, {})
+
+    return root.make(f"run-{run.name}", identity, build), summary
+
+
+def summarise(run: Run) -> Summary:
+    """The numbers of the run, from the manifests of its artifacts."""
+    scores, picks, copies = run.scores.info, run.picks.info, run.duplicates.info["duplicates"]
+    per_class = picks["per_class"]
+    artifacts = [a for some in run.stages.values() for a in some] + list(run.more)
+    return Summary(
+        run=run.name,
+        classes=list(run.classes),
+        counts=Counts(
+            samples=scores["samples"],
+            scored=scores["scored"] - copies,
+            rejected=scores["rejected"],
+            duplicates=copies,
+        ),
+        rejects=[Reject(reason=reason, count=count) for reason, count in scores["reasons"].items()],
+        accuracies=run.accuracies,
+        gain=run.gain,
+        picks=Picks(
+            total=picks["picks"],
+            samples=picks["samples"],
+            k=picks["k"],
+            p=picks["p"],
+            rank=picks["rank"],
+            per_class=per_class,
+            min=min(per_class),
+            median=float(np.median(per_class)),
+            max=max(per_class),
+        ),
+        precision=run.precision[0] if run.precision else None,
+        precision_n=run.precision[1] if run.precision else None,
+        stages=[_stage(name, some) for name, some in run.stages.items()],
+        hardware=scores["hardware"],
+        settings=run.settings,
+        artifacts={f"{a.name}-{a.digest}": a.uri.rpartition("/")[2] for a in artifacts},
+    )
+
+
+def _stage(name: str, artifacts: tuple[Artifact, ...]) -> Stage:
+    """What its builds took; `images` are those of the build that completed, as are its seconds."""
+    seconds = sum(a.info["seconds"] for a in artifacts)
+    images = sum(a.info.get("images", 0) for a in artifacts)
+    rate = images / seconds if images and seconds else None
+    return Stage(name=name, seconds=seconds, images=images or None, images_per_second=rate)
+
+
+def _strips(run: Run) -> list[Strip]:
+    """The real pictures at ranks 1, 2, 5, 10, ... of classes spread over all."""
+    table = run.picks.table("picks", PICKS)
+    label, rank, score, key = (table.column(name).to_numpy() for name in ("label", "rank", "score", "key"))
+    shown = np.unique(np.linspace(0, len(run.classes) - 1, min(STRIPS, len(run.classes))).round().astype(int))
+    wanted = np.concatenate([np.flatnonzero((label == c) & _shown_ranks(rank, label == c)) for c in shown])
+    samples = read_keys(run.corpus, run.shards.table("shards", SHARDS), key[wanted].tolist())
+    logits = run.picks.info["rank"] == "logits"
+    pictures: dict[int, list[Picture]] = {int(c): [] for c in shown}
+    for i in wanted:
+        media = samples[int(key[i])].media
+        if media is not None:
+            value = float(score[i])
+            probability = None if logits else 1 / (1 + math.exp(-max(-700.0, value)))
+            jpeg = thumbnail(decode_image(media))
+            picture = Picture(rank=int(rank[i]), score=value, probability=probability, key=int(key[i]), jpeg=jpeg)
+            pictures[int(label[i])].append(picture)
+    return [Strip(label=run.classes[c], pictures=some) for c, some in pictures.items()]
+
+
+def _shown_ranks(rank: np.ndarray, mine: np.ndarray) -> np.ndarray:
+    """bool [picks]: ranks 1, 2, 5, 10, 20, ... and the last of this class."""
+    last = int(rank[mine].max())
+    ladder = {m * 10**e for e in range(len(str(last))) for m in (1, 2, 5)} | {last}
+    return np.isin(rank, [r for r in ladder if r <= last])

@@ -1,0 +1,107 @@
+"""The tables, declared once and checked at every border.
+
+Letters: N samples, B batch, C classes, P classes kept per sample, K samples kept per class, H W pixels.
+"""
+
+import pyarrow as pa
+
+from raylabel.errors import InputError
+
+DIGEST_BYTES = 16
+
+# The corpus: parquet files, WebDataset tars, or runs of about 1,024 loose files. `paths` is empty but for loose files.
+SHARDS = pa.schema(
+    [
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("format", pa.string(), nullable=False),  # parquet | webdataset | files
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("fingerprint", pa.string(), nullable=False),
+        pa.field("paths", pa.list_(pa.string()), nullable=False),
+    ]
+)
+
+# One row per readable sample, in key order within a file; the three lists have P entries, best class first.
+SCORES = pa.schema(
+    [
+        pa.field("key", pa.int64(), nullable=False),
+        pa.field("digest", pa.binary(DIGEST_BYTES), nullable=False),  # BLAKE2b-128 of the encoded bytes
+        pa.field("classes", pa.list_(pa.int32()), nullable=False),
+        pa.field("log_odds", pa.list_(pa.float32()), nullable=False),
+        pa.field("logits", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+
+# Every sample that was not scored, and why.
+REJECTS = pa.schema(
+    [
+        pa.field("key", pa.int64(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),  # read | decode | score
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+    ]
+)
+
+# Samples whose bytes stand in the corpus already: `original` is the smallest key with the same digest.
+DUPLICATES = pa.schema(
+    [
+        pa.field("key", pa.int64(), nullable=False),
+        pa.field("original", pa.int64(), nullable=False),
+    ]
+)
+
+# The selected multiset, ordered by (label, rank); ranks start at 1. A sample may stand under several labels.
+PICKS = pa.schema(
+    [
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("key", pa.int64(), nullable=False),
+    ]
+)
+
+# Training shards: a sample's encoded bytes once, with all its labels; the reader replicates it, once per label.
+EXAMPLES = pa.schema(
+    [
+        pa.field("key", pa.int64(), nullable=False),
+        pa.field("media", pa.large_binary(), nullable=False),
+        pa.field("labels", pa.list_(pa.int32()), nullable=False),
+    ]
+)
+
+# One row per number that is reported.
+METRICS = pa.schema(
+    [
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("n", pa.int64(), nullable=False),
+    ]
+)
+
+
+def make_key(shard: int, row: int) -> int:
+    """The sample's name: unique, 8 bytes, finds the sample again, and breaks every tie."""
+    return shard << 32 | row
+
+
+def split_key(key: int) -> tuple[int, int]:
+    """(shard, row) of a key."""
+    return key >> 32, key & 0xFFFFFFFF
+
+
+def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
+    """The table itself, if its columns are exactly the schema's; InputError naming the column and the place if not."""
+    if table.schema.names != schema.names:
+        raise InputError(f"{where}: columns are {table.schema.names}, expected {schema.names}")
+    for field in schema:
+        found = table.schema.field(field.name)
+        if found.type != field.type:
+            raise InputError(f"{where}: column '{field.name}' is {found.type}, expected {field.type}")
+        if not field.nullable and table.column(field.name).null_count:
+            raise InputError(f"{where}: column '{field.name}' has nulls")
+    return table

@@ -1,0 +1,106 @@
+"""Log-odds against 60-digit decimals, and their order against softmax's."""
+
+from decimal import Decimal, localcontext
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raylabel.labels.log_odds import log_odds, top_classes
+
+
+def exact(row: list[float]) -> list[Decimal]:
+    with localcontext(prec=60):
+        terms = [Decimal(x).exp() for x in row]
+        return [Decimal(x) - sum(terms[:c] + terms[c + 1 :], Decimal(0)).ln() for c, x in enumerate(row)]
+
+
+def float32(value: Decimal) -> np.float32:
+    return np.float32(float(value))
+
+
+logit = st.floats(-80, 80, width=32) | st.sampled_from([-80.0, -1.0, -0.0, 0.0, 1.0, 80.0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 12).flatmap(lambda c: st.lists(st.lists(logit, min_size=c, max_size=c), min_size=1, max_size=4)))
+def test_equals_the_exact_value_rounded_once(rows):
+    found = log_odds(torch.tensor(rows)).numpy()
+    assert found.dtype == np.float32
+    for row, values in zip(rows, found, strict=True):
+        # A double holds 1e-16 of the largest term; a value near 0 has no better absolute error than that.
+        np.testing.assert_allclose(values, [float32(v) for v in exact(row)], rtol=1.2e-7, atol=3e-14)
+
+
+def test_two_classes_are_the_exact_difference():
+    x = torch.tensor([[30.0, 29.0], [80.0, -80.0], [1e-30, 0.0], [-0.0, 0.0], [5.0, 5.0]])
+    difference = x[:, 0] - x[:, 1]
+    assert torch.equal(log_odds(x), torch.stack([difference, -difference], 1))
+
+
+@pytest.mark.parametrize("classes", [3, 1000, 10_000])
+def test_the_dominant_class_keeps_its_resolution(classes):
+    # p of class 0 is within 1e-20 of 1: sum minus own term would be 0, its logarithm -inf.
+    x = torch.zeros(4, classes)
+    x[:, 0] = torch.tensor([50.0, 60.0, 70.0, 80.0])
+    wanted = x[:, 0].double() - np.log(classes - 1)
+    torch.testing.assert_close(log_odds(x)[:, 0], wanted.float(), rtol=1e-7, atol=0)
+
+
+def test_orders_samples_as_softmax_where_float32_softmax_ties():
+    g = torch.Generator().manual_seed(0)
+    x = (torch.rand(4000, 20, generator=g) * 160 - 80).float()
+    odds = log_odds(x)
+    wide = x.numpy().astype(np.longdouble)
+    wide = np.exp(wide - wide.max(1, keepdims=True))
+    wide /= wide.sum(1, keepdims=True)
+    for c in range(20):
+        # Where float32 odds tie, softmax may differ; beyond 1 - 1e-19 the wide softmax itself is only rounding.
+        order = np.lexsort((wide[:, c], odds[:, c].numpy()))
+        assert np.diff(wide[order, c]).min() >= -4 * np.finfo(np.longdouble).eps
+    # and it tells apart what float32 softmax does not
+    first = x.argmax(1, keepdim=True)
+    assert len(x.softmax(1).gather(1, first).unique()) < 0.8 * len(x)
+    assert len(odds.gather(1, first).unique()) > 0.99 * len(x)
+
+
+def test_classes_that_tie_have_the_same_bits():
+    g = torch.Generator().manual_seed(1)
+    x = torch.randint(-3, 4, (500, 30), generator=g).float() * 7.3
+    odds, (classes, values, logits) = log_odds(x), top_classes(x, 30)
+    for row, value in zip(x, odds, strict=True):
+        for level in row.unique():
+            assert len(value[row == level].unique()) == 1
+    assert (values.diff(dim=1) <= 0).all() and (logits.diff(dim=1) <= 0).all()
+    assert torch.equal(odds.gather(1, classes.long()), values)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 9).flatmap(lambda c: st.tuples(st.lists(logit, min_size=c, max_size=c), st.integers(1, c))))
+def test_top_classes_are_in_the_total_order(case):
+    row, p = case
+    classes, values, logits = top_classes(torch.tensor([row]), p)
+    wanted = sorted(range(len(row)), key=lambda c: (-row[c], c))[:p]
+    assert classes.tolist() == [wanted]
+    assert (classes.dtype, values.dtype, logits.dtype) == (torch.int32, torch.float32, torch.float32)
+    assert logits.tolist() == [[row[c] for c in wanted]]
+    assert not logits[logits == 0].signbit().any()  # one zero
+    assert torch.equal(values, log_odds(torch.tensor([row]))[:, wanted])
+
+
+def test_top_classes_equal_the_sort_of_wide_rows_with_ties():
+    g = torch.Generator().manual_seed(2)
+    x = torch.randint(0, 50, (8, 10_000), generator=g).float()
+    classes, _, _ = top_classes(x.bfloat16(), 200)
+    wanted = np.argsort(-x.numpy(), axis=1, kind="stable")[:, :200]
+    assert np.array_equal(classes.numpy(), wanted)
+
+
+def test_refuses_what_has_no_odds():
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        log_odds(torch.zeros(3, 1))
+    for p in (0, 4):
+        with pytest.raises(ValueError, match=f"cannot keep {p} of 3"):
+            top_classes(torch.zeros(2, 3), p)

@@ -1,0 +1,342 @@
+"""The page shows the summary's numbers and no others, holds hostile text inert, and opens in a browser."""
+
+import base64
+import dataclasses
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from raylabel.report.page import NAMED_CLASSES, Picture, Point, Strip, thumbnail, write_page
+from raylabel.report.summary import Accuracy, Counts, Gain, Picks, Reject, Stage, Summary
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</style><img src=x onerror=alert(1)>",
+    "\"><img src='x' onerror=alert(1)>",
+    "' onmouseover='alert(1)",
+    "</title></textarea><svg/onload=alert(1)>",
+    "{{ 7 * 7 }}{% raw %}",
+    "<!-- ]]> &lt;script&gt; &#x3c;",
+    "\u202eevil\u2066",
+    "\x1b[31mred\x00\n\u2028",
+    "lone \udcff surrogate",
+    "=HYPERLINK(\"javascript:alert(1)\")",
+]
+COLOURS = [(255, 0, 255), (0, 255, 0), (255, 255, 0), (0, 0, 255), (255, 0, 0), (0, 255, 255)]
+
+
+def make(names: list[str], text: str = "plain") -> Summary:
+    """A summary of those classes; `text` stands wherever somebody else's text may stand."""
+    rng = np.random.default_rng(0)
+    per_class = [int(n) for n in rng.integers(1, 50, len(names))]
+    accuracies = [
+        Accuracy(
+            model=model, top1=top1, top1_low=top1 - 0.011, top1_high=top1 + 0.0123, n=5000,
+            top5=None if len(names) < 6 else 0.98, top5_low=None if len(names) < 6 else 0.97,
+            top5_high=None if len(names) < 6 else 0.99,
+        )
+        for model, top1 in [("teacher", 0.8123456789), ("control", 0.771), (text, 0.75), ("student (fine-tuned)", 0.79)]
+    ]  # fmt: skip
+    return Summary(
+        run=text,
+        classes=names,
+        counts=Counts(samples=1234567, scored=1230000, rejected=4000, duplicates=567, ranked=1229999),
+        rejects=[Reject(reason="truncated", count=3999), Reject(reason=text, count=1)],
+        accuracies=accuracies,
+        gain=Gain(value=0.019, low=0.0101, high=0.0279, n=5000),
+        picks=Picks(
+            total=sum(per_class), samples=max(per_class), k=50, p=3, rank="log_odds", per_class=per_class,
+            min=min(per_class), median=float(np.median(per_class)), max=max(per_class),
+        ),
+        precision=0.9312,
+        precision_n=1000,
+        stages=[
+            Stage(name="index", seconds=1.25),
+            Stage(name=text, seconds=7200.5, images=10**9, images_per_second=1e5 / 3),
+        ],
+        hardware=text,
+        settings={"seed": 0, text: text, "teacher": {"lr": 1e-05, "arch": None, "flags": [True, {}]}, "a.b": []},
+        artifacts={"scores": "scores-0123456789ab", text: text},
+    )  # fmt: skip
+
+
+def make_curves(names: tuple[str, ...] = ("finetune", "teacher", "pretrain", "control")) -> dict[str, list[Point]]:
+    return {
+        name: [
+            Point(images=i * 64 * (j + 1) ** 2, loss=2.3 / i, accuracy=1 - 0.9 / i, lr=0.1 / i) for i in range(1, 1000)
+        ]
+        for j, name in enumerate(names)
+    }
+
+
+def make_strips(label: str) -> list[Strip]:
+    pictures = [
+        Picture(rank=10**i, score=12.0 - 4 * i, probability=1 / (1 + math.exp(4 * i - 12)), key=i << 32,
+                jpeg=thumbnail(Image.new("RGB", (8, 8), colour)))
+        for i, colour in enumerate(COLOURS)
+    ]  # fmt: skip
+    return [Strip(label=label, pictures=pictures)]
+
+
+class Parsed(HTMLParser):
+    """What a parser that knows nothing of the template finds: elements, attribute names, and the numbers."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: Counter[tuple[str, tuple[str, ...]]] = Counter()
+        self.numbers: list[tuple[str, str]] = []
+        self.addresses: list[str] = []
+        self.texts: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements[tag, tuple(sorted(name for name, _ in attrs))] += 1
+        found = {name: value or "" for name, value in attrs}
+        if "data-key" in found:
+            self.numbers.append((found["data-key"], found["data-value"]))
+        self.addresses += [found[name] for name in ("src", "href", "srcset", "action", "xlink:href") if name in found]
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def leaves(value: Any, key: str = "") -> dict[str, Any]:
+    """Each number and text of a JSON value, under its dotted key."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if inner is None or not value:
+        return {key: value}
+    return {k: v for name, child in inner for k, v in leaves(child, f"{key}.{name}" if key else str(name)).items()}
+
+
+@pytest.mark.parametrize("classes", [2, 10, NAMED_CLASSES + 1])
+def test_every_value_of_the_json_stands_on_the_page_exactly(classes: int) -> None:
+    summary = make([f"class {i}" for i in range(classes)])
+    expected = leaves(json.loads(json.dumps(summary.to_dict())))
+    found = Parsed(write_page(summary, make_curves(), make_strips("class 0"))).numbers
+    for key, value in found:
+        assert json.loads(value) == expected[key], key
+    missing = expected.keys() - {key for key, _ in found}
+    assert {key for key in missing if not re.match(r"accuracies\.\d\.top5", key)} == set()
+    assert bool(missing) == (classes < 6)  # without a top-5 there is no column of it
+
+
+def test_the_text_beside_a_value_is_that_value() -> None:
+    page = write_page(make(["a", "b"]), {}, [])
+    shown = dict(re.findall(r'data-key="([^"]+)" data-value="[^"]*">([^<]*)<', page))
+    assert shown["accuracies.0.top1"] == "81.2%"
+    assert shown["accuracies.0.top1_low"] == "80.1"
+    assert shown["gain.low"] == "+1.0"
+    assert shown["counts.samples"] == "1,234,567"
+    assert shown["stages.1.images_per_second"] == "33,333.3"
+    assert shown["stages.0.images"] == "–"
+    assert shown["settings.teacher.lr"] == "1e-05"
+    assert shown["settings.teacher.flags.0"] == "true"
+
+
+def test_the_same_run_gives_the_same_page_and_nan_gives_none() -> None:
+    summary = make(["a", "b"])
+    assert write_page(summary, make_curves(), []) == write_page(summary, make_curves(), [])
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_page(dataclasses.replace(summary, precision=float("nan")), {}, [])
+
+
+def page_of(text: str, classes: int = 3) -> str:
+    curves = make_curves((text, "teacher"))
+    return write_page(make([text] + [f"c{i}" for i in range(1, classes)], text), curves, make_strips(text))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("classes", [3, NAMED_CLASSES + 1])
+def test_hostile_text_adds_no_element_and_no_attribute(text: str, classes: int) -> None:
+    page = page_of(text, classes)
+    page.encode()  # a lone surrogate would fail here
+    parsed = Parsed(page)
+    assert parsed.elements == Parsed(page_of("plain", classes)).elements
+    assert all(address.startswith("data:image/jpeg;base64,") for address in parsed.addresses)
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page)
+    if text.isascii() and text.isprintable():  # and it can be read, as it is
+        assert text in parsed.texts
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.text(st.sampled_from("<>\"'&/=;-!]{}%\\ \n\x00a\u202e\u2028\udc80") | st.characters(), min_size=1))
+def test_any_text_adds_no_element_and_no_attribute(text: str) -> None:
+    assert Parsed(page_of(text)).elements == PLAIN_ELEMENTS
+
+
+PLAIN_ELEMENTS = Parsed(page_of("plain")).elements
+
+
+def test_the_page_forbids_itself_scripts_and_addresses() -> None:
+    page = page_of("plain")
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in page
+    assert page.index("Content-Security-Policy") < page.index("<style>")
+    assert not re.search(r"<script|javascript:|https?:|url\(|@import", page)
+
+
+def svg_paths(page: str) -> list[str]:
+    """The curves of the charts, of which each SVG is well-formed XML."""
+    found = []
+    for svg in re.findall(r"<svg.*?</svg>", page, re.S):
+        found += [p.attrib["d"] for p in ElementTree.fromstring(svg).iter("path") if p.attrib.get("class") == "curve"]
+    return [d for d in found if d != "M1 4H25"]  # those of the legend
+
+
+@pytest.mark.parametrize(
+    "curves",
+    [
+        {},
+        {"teacher": []},
+        {"teacher": [Point(images=0, loss=0.0, accuracy=0.0, lr=0.0)]},
+        {"teacher": [Point(images=64, loss=2.0, accuracy=0.5, lr=0.1)], "pretrain": []},
+        {"t": [Point(images=64, loss=-1e9, accuracy=1.0, lr=1e-9), Point(images=10**12, loss=1e9, accuracy=0, lr=1)]},
+        make_curves(("pretrain",)),
+        make_curves(tuple(f"model {i}" for i in range(15))),
+    ],
+)  # fmt: skip
+def test_curves_of_any_number_and_range_stay_inside_the_chart(curves: dict[str, list[Point]]) -> None:
+    page = write_page(make(["a", "b"]), curves, [])
+    assert len(svg_paths(page)) == (3 * len(curves) if any(curves.values()) else 0)
+    for path in svg_paths(page):
+        assert re.fullmatch(r"(M[\d.]+ [\d.]+(L[\d.]+ [\d.]+)*)?", path)
+        for x, y in re.findall(r"([\d.]+) ([\d.]+)", path):
+            assert 0 <= float(x) <= 440 and 0 <= float(y) <= 250
+    ticks = re.findall(r'text-anchor="middle">', page)
+    assert not curves or not any(curves.values()) or len(ticks) >= 3 * 2
+
+
+def test_a_curve_is_drawn_where_its_points_are() -> None:
+    points = [Point(images=i * 100, loss=i / 10, accuracy=i / 10, lr=10.0**-i) for i in range(11)]
+    loss, accuracy, lr = (
+        np.array([[float(v) for v in pair.split()] for pair in path[1:].split("L")])
+        for path in svg_paths(write_page(make(["a", "b"]), {"teacher": points}, []))
+    )
+    for line, slope in ((loss, -20), (accuracy, -20), (lr, 20)):  # 200 px high; y grows downwards; lr is logarithmic
+        np.testing.assert_allclose(line[:, 0], 46 + 38 * np.arange(11))
+        np.testing.assert_allclose(np.diff(line[:, 1]), slope, atol=0.11)
+
+
+def test_a_loss_that_is_not_finite_breaks_the_line_and_is_named() -> None:
+    points = [Point(images=i * 100, loss=2.0, accuracy=0.5, lr=0.1) for i in range(1, 11)]
+    points[4] = dataclasses.replace(points[4], loss=float("nan"))
+    points[9] = dataclasses.replace(points[9], loss=float("inf"))
+    page = write_page(make(["a", "b"]), {"teacher": points}, [])
+    assert svg_paths(page)[0].count("M") == 2
+    assert "teacher: training loss not finite at 500 images" in page
+    assert not re.search(r"\b(nan|inf)\b", page)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((8, 8), (112, 112)),
+        ((32, 32), (96, 96)),
+        ((5, 8), (70, 112)),
+        ((100, 60), (100, 60)),
+        ((112, 112), (112, 112)),
+        ((500, 250), (112, 56)),
+        ((3000, 1), (112, 1)),
+    ],
+)
+def test_thumbnails_grow_by_factors_and_shrink_to_the_side(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    small = Image.open(io.BytesIO(thumbnail(image)))
+    assert (small.format, small.size) == ("JPEG", expected)
+
+
+def test_a_small_picture_keeps_its_pixels_square() -> None:
+    digit = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    shown = np.asarray(Image.open(io.BytesIO(thumbnail(Image.fromarray(digit)))).convert("L")).astype(int)
+    assert np.abs(shown - np.kron(digit, np.ones((14, 14)))).mean() < 8  # JPEG at quality 85; a smooth enlargement is off by 30
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])
+def test_thumbnails_take_every_mode(mode: str) -> None:
+    image = Image.linear_gradient("L").resize((16, 16))
+    if mode == "I;16":
+        image = Image.fromarray(np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16))
+    elif mode == "PA":
+        image = image.convert("LA").convert("PA")
+    else:
+        image = image.convert(mode)
+    shown = np.asarray(Image.open(io.BytesIO(thumbnail(image))).convert("L"))
+    assert shown.max() > 200 and shown.min() < 55  # not clipped, not blank
+
+
+def test_transparency_turns_white() -> None:
+    shown = Image.open(io.BytesIO(thumbnail(Image.new("RGBA", (8, 8), (0, 0, 0, 0)))))
+    assert shown.getextrema() == ((255, 255),) * 3
+
+
+def test_thumbnails_carry_nothing_of_the_file_they_were_made_of() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "CANARY exif"
+    exif.get_ifd(0x8825)[29] = "CANARY gps"
+    file = io.BytesIO()
+    Image.new("RGB", (300, 200)).save(file, "JPEG", exif=exif, comment=b"CANARY comment", icc_profile=b"CANARY icc")
+    assert file.getvalue().count(b"CANARY") == 4
+    again = thumbnail(Image.open(file))
+    assert b"CANARY" not in again and b"Exif" not in again
+    assert not Image.open(io.BytesIO(again)).getexif()
+
+
+def test_strips_show_rank_log_odds_and_probability() -> None:
+    page = write_page(make(["a", "b"]), {}, make_strips("a"))
+    captions = re.findall(r"<figcaption><strong>([\d,]+)</strong><br>([^<]+)<br>p ([^<]+)</figcaption>", page)
+    assert captions == [
+        ("1", "+12.00", "&gt; 0.9999"),
+        ("10", "+8.00", "0.9997"),
+        ("100", "+4.00", "0.9820"),
+        ("1,000", "+0.00", "0.5000"),
+        ("10,000", "-4.00", "0.0180"),
+        ("100,000", "-8.00", "0.0003"),
+    ]
+    assert "log-odds of the class, also as a probability" in page
+    sources = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    assert [base64.b64decode(s) for s in sources] == [p.jpeg for p in make_strips("a")[0].pictures]
+
+
+def test_a_ranking_by_logits_shows_logits_alone() -> None:
+    summary = make(["a", "b"])
+    summary = dataclasses.replace(summary, picks=dataclasses.replace(summary.picks, rank="logits"))
+    pictures = [dataclasses.replace(p, probability=None) for p in make_strips("a")[0].pictures]
+    page = write_page(summary, {}, [Strip(label="a", pictures=pictures)])
+    assert re.findall(r"<figcaption><strong>1</strong><br>(.*?)</figcaption>", page) == ["+12.00"]
+    assert "logit of the class" in page and "probability" not in page
+
+
+def test_the_page_opens_in_a_browser_with_every_picture(tmp_path: Path) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on this machine: it opens the page")
+    page, shot = tmp_path / "report.html", tmp_path / "page.png"
+    page.write_text(write_page(make(HOSTILE, HOSTILE[1]), make_curves(), make_strips(HOSTILE[0])), "utf-8")
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --hide-scrollbars"
+    flags += " --disable-component-update --disable-sync --disable-dev-shm-usage --enable-logging=stderr --v=0"
+    command = [chromium, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1280,4000"]
+    done = subprocess.run(
+        [*command, f"--screenshot={shot}", page.as_uri()], capture_output=True, text=True, timeout=90, check=True
+    )
+    # What the page's policy refuses, and every script error, is a line with CONSOLE in it.
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
+    for colour in COLOURS:  # no other part of the page has them: a picture that did not load leaves its colour out
+        near = (np.abs(pixels - np.array(colour)) <= 6).all(axis=2).sum()
+        assert near > 80 * 80, f"the picture of colour {colour} is not on the page"

@@ -1,0 +1,194 @@
+"""The terminal says what the summary holds, cannot be steered by names, and counts time by the clock it is given."""
+
+import dataclasses
+import io
+import re
+import threading
+
+import pytest
+from rich.console import Console
+
+from raylabel.report.summary import Accuracy, Counts, Gain, Picks, Reject, Stage, Summary, printable
+from raylabel.report.terminal import Progress, print_summary
+
+HOSTILE = "\x1b[31mred\x1b]0;title\x07\r\n[bold]x[/bold] \u202egpj.exe \x9b2J \udcff 猫"
+
+
+def small(name: str = "cat") -> Summary:
+    return Summary(
+        run=name,
+        classes=[name, "dog"],
+        counts=Counts(samples=1200, scored=1150, rejected=30, duplicates=20, ranked=1140),
+        rejects=[Reject(reason="truncated", count=28), Reject(reason=name, count=2)],
+        accuracies=[Accuracy(model="teacher", top1=0.5, top1_low=0.4, top1_high=0.6, n=96)],
+        gain=Gain(value=0.034, low=0.026, high=0.042, n=96),
+        picks=Picks(
+            total=30, samples=29, k=20, p=2, rank="log_odds", per_class=[10, 20], min=10, median=15.0, max=20
+        ),
+        precision=0.9,
+        precision_n=30,
+        stages=[Stage(name="label", seconds=2.0, images=1200, images_per_second=600.0), Stage(name=name, seconds=1.0)],
+        hardware=name,
+        settings={},
+        artifacts={},
+    )
+
+
+def console(terminal: bool = False, encoding: str = "utf-8", width: int = 200) -> tuple[Console, io.TextIOWrapper]:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    return Console(file=stream, force_terminal=terminal, width=width), stream
+
+
+def text_of(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    assert isinstance(stream.buffer, io.BytesIO)
+    return stream.buffer.getvalue().decode(stream.encoding)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "verdict"),
+    [
+        (0.034, 0.026, 0.042, "+3.4 points (95% interval +2.6 to +4.2)"),
+        (0.003, -0.005, 0.011, "no measurable gain (+0.3 points, 95% interval -0.5 to +1.1)"),
+        (0.005, 0.0, 0.01, "no measurable gain (+0.5 points, 95% interval +0.0 to +1.0)"),
+        (-0.003, -0.011, 0.005, "no measurable gain (-0.3 points, 95% interval -1.1 to +0.5)"),
+        (-0.021, -0.03, -0.012, "measurable loss: -2.1 points (95% interval -3.0 to -1.2)"),
+    ],
+)
+def test_the_verdict_claims_a_gain_only_where_the_interval_leaves_zero_out(
+    value: float, low: float, high: float, verdict: str
+) -> None:
+    gain = Gain(value=value, low=low, high=high, n=10)
+    assert gain.verdict == verdict
+    assert dataclasses.replace(small(), gain=gain).to_dict()["gain"]["verdict"] == verdict
+
+
+def test_numbers_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"10 in, but 5 scored \+ 3 rejected \+ 1 duplicates = 9"):
+        Counts(samples=10, scored=5, rejected=3, duplicates=1, ranked=5)
+    summary = small()
+    with pytest.raises(ValueError, match="sum to 2, but 30 samples were rejected"):
+        dataclasses.replace(summary, rejects=summary.rejects[1:])
+    with pytest.raises(ValueError, match="picks of 2 classes, but there are 3"):
+        dataclasses.replace(summary, classes=["a", "b", "c"])
+    with pytest.raises(ValueError, match="sum to 30, but there are 31 picks"):
+        dataclasses.replace(summary, picks=dataclasses.replace(summary.picks, total=31))
+    with pytest.raises(ValueError, match="top-1 of teacher: 0.7 is not within its interval 0.4 to 0.6"):
+        dataclasses.replace(summary.accuracies[0], top1=0.7)
+    with pytest.raises(ValueError, match="together or not at all"):
+        dataclasses.replace(summary.accuracies[0], top5=0.7)
+    with pytest.raises(ValueError, match="gain"):
+        Gain(value=0.1, low=0.2, high=0.3, n=5)
+
+
+def test_printable_keeps_every_script_and_drops_what_steers() -> None:
+    assert printable("naïve 猫 قط חתול 👩‍🔬") == "naïve 猫 قط חתול 👩‍🔬"  # the zero-width joiner of the emoji too
+    assert printable(HOSTILE) == "[31mred]0;title  [bold]x[/bold] gpj.exe 2J  猫"
+
+
+def test_the_table_is_plain_text_of_at_most_100_columns_with_all_the_figures() -> None:
+    where, stream = console()
+    reasons = [Reject(reason=f"a reason that is number {i}", count=3) for i in range(10)]
+    print_summary(dataclasses.replace(small(), rejects=reasons), "/runs/run-0123", where)
+    text = text_of(stream)
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= 100
+    for expected in (
+        "teacher 50.0% 40.0 to 60.0 96",
+        "+3.4 points (95% interval +2.6 to +4.2)",
+        "1,200 in = 1,150 scored + 30 rejected + 20 duplicates",
+        "a reason that is number 9 3",
+        "min 10 (cat), median 15, max 20 (dog)",
+        "true label: 90.0% of 30",
+        "label 2.0 1,200 600.0",
+        "/runs/run-0123/report.html",
+        "/runs/run-0123/summary.json",
+    ):
+        assert expected in re.sub(" +", " ", text)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_hostile_names_reach_the_terminal_as_inert_text(terminal: bool, encoding: str) -> None:
+    where, stream = console(terminal, encoding)
+    print_summary(small(HOSTILE), "/runs/" + "long" * 60, where)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text_of(stream)) if terminal else text_of(stream)  # rich's own colours
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
+    assert "[bold]x[/bold]" in text  # markup of rich is text too
+    assert "long" * 60 + "/report.html\n" in text  # one line: it can be copied
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_without_a_terminal_a_plain_line_comes_at_most_every_five_seconds() -> None:
+    clock, (where, stream) = Clock(), console()
+    with Progress("label\x1b[2J", 1000, console=where, clock=clock) as progress:
+        for second in range(1, 21):
+            clock.now = float(second)
+            progress.update(second * 50, rejects=second // 10, note="unit\n7")
+        before_end = len(text_of(stream).splitlines())
+    lines = text_of(stream).splitlines()
+    assert (before_end, len(lines)) == (5, 6)  # at 0, 5, 10, 15, 20 seconds, and the end
+    assert lines[0] == "label[2J: 0 of 1,000 images"
+    assert lines[1] == "label[2J: 250 of 1,000 images, 50/s, 15 s left, unit 7"
+    assert lines[2] == "label[2J: 500 of 1,000 images, 50/s, 10 s left, 1 rejected, unit 7"
+    assert lines[-1] == "label[2J: 1,000 of 1,000 images, 50/s, in 20 s, 2 rejected, unit 7"
+
+
+def test_the_rate_forgets_what_is_older_than_its_window_and_what_an_earlier_run_did() -> None:
+    clock, (where, stream) = Clock(), console()
+    with Progress("train", 2_000_000, unit="steps", done=1_000_000, console=where, clock=clock) as progress:
+        for second in range(1, 121):
+            clock.now = float(second)
+            progress.update(1_000_000 + (second * 1000 if second <= 60 else 60_000 + (second - 60) * 10))
+    lines = text_of(stream).splitlines()
+    assert lines[1].startswith("train: 1,005,000 of 2,000,000 steps, 1,000/s, 16 min 35 s left")
+    assert ", 10/s, 26 h 05 min left" in lines[-2]
+    assert lines[-1].endswith(", 505/s, in 2 min 00 s")  # the whole of this run: 60,600 steps in 120 s
+
+
+def test_an_error_ends_the_line_as_stopped_and_passes_on() -> None:
+    clock, (where, stream) = Clock(), console()
+    with pytest.raises(KeyError), Progress("label", 0, console=where, clock=clock):
+        clock.now = 3.0
+        raise KeyError
+    assert text_of(stream).splitlines()[-1] == "label: 0 of 0 images, 0/s, stopped after 3 s"
+
+
+def test_on_a_terminal_one_live_line_stays_when_done() -> None:
+    clock, (where, stream) = Clock(), console(terminal=True)
+    with Progress("label", 1000, console=where, clock=clock) as progress:
+        clock.now = 4.0
+        progress.update(400, rejects=3, note="[red]unit 7[/red]")
+        progress._bar.refresh()
+        clock.now = 10.0
+        progress.update(1000, rejects=3)
+    text = text_of(stream)
+    assert "\x1b[" in text
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    assert "400 of 1,000 images, 100/s, 6 s left, 3 rejected, [red]unit 7[/red]" in plain
+    assert plain.rstrip().splitlines()[-1].endswith("1,000 of 1,000 images, 100/s, in 10 s, 3 rejected")
+
+
+def test_updates_from_many_threads_neither_fail_nor_tear_a_line() -> None:
+    clock, (where, stream) = Clock(), console()
+    with Progress("label", 8000, console=where, clock=clock) as progress:
+
+        def work() -> None:
+            for done in range(1000):
+                clock.now += 1.0  # every update is due for a line now and then
+                progress.update(done)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    lines = text_of(stream).splitlines()
+    assert len(lines) > 100
+    assert all(re.fullmatch(r"label: [\d,]+ of 8,000 images(, .*)?", line) for line in lines)
