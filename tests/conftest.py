@@ -1,8 +1,15 @@
 """What every test may use."""
 
+import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
+os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +19,22 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside this checkout: it holds the real images of this test")
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """One local Ray for all tests that need one."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=500_000_000,
+    )
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    yield
+    ray.shutdown()

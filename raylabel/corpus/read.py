@@ -152,7 +152,7 @@ def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], unit: Unit, labels: 
 
 
 @lru_cache(maxsize=64)
-def _starts(fingerprint: str) -> dict[int, int]:
+def _starts(uri: str, fingerprint: str) -> dict[int, int]:
     """{row: byte} where units of a tar begin, as far as this process has read it.
 
     A tar has no index; without this each unit would walk it from its first header.
@@ -161,7 +161,7 @@ def _starts(fingerprint: str) -> dict[int, int]:
 
 
 def _read_tar(corpus: Corpus, shard: Mapping[str, Any], unit: Unit, labels: bool) -> Iterator[Sample]:
-    starts = _starts(shard["fingerprint"])
+    starts = _starts(shard["uri"], shard["fingerprint"])
     known = max(row for row in list(starts) if row <= unit.first)  # a list: another thread may add to it
     with TarReader(shard["uri"]) as tar:
         samples = islice(tar.samples(starts[known]), unit.first - known, None)

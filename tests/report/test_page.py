@@ -34,7 +34,7 @@ HOSTILE = [
     "\u202eevil\u2066",
     "\x1b[31mred\x00\n\u2028",
     "lone \udcff surrogate",
-    "=HYPERLINK(\"javascript:alert(1)\")",
+    '=HYPERLINK("javascript:alert(1)")',
 ]
 COLOURS = [(255, 0, 255), (0, 255, 0), (255, 255, 0), (0, 0, 255), (255, 0, 0), (0, 255, 255)]
 
@@ -264,7 +264,8 @@ def test_thumbnails_grow_by_factors_and_shrink_to_the_side(size: tuple[int, int]
 def test_a_small_picture_keeps_its_pixels_square() -> None:
     digit = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
     shown = np.asarray(Image.open(io.BytesIO(thumbnail(Image.fromarray(digit)))).convert("L")).astype(int)
-    assert np.abs(shown - np.kron(digit, np.ones((14, 14)))).mean() < 8  # JPEG at quality 85; a smooth enlargement is off by 30
+    # JPEG at quality 85 is off by about 1; a bicubic enlargement by 23.
+    assert np.abs(shown - np.kron(digit, np.ones((14, 14)))).mean() < 4
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])

@@ -22,9 +22,7 @@ def small(name: str = "cat") -> Summary:
         rejects=[Reject(reason="truncated", count=28), Reject(reason=name, count=2)],
         accuracies=[Accuracy(model="teacher", top1=0.5, top1_low=0.4, top1_high=0.6, n=96)],
         gain=Gain(value=0.034, low=0.026, high=0.042, n=96),
-        picks=Picks(
-            total=30, samples=29, k=20, p=2, rank="log_odds", per_class=[10, 20], min=10, median=15.0, max=20
-        ),
+        picks=Picks(total=30, samples=29, k=20, p=2, rank="log_odds", per_class=[10, 20], min=10, median=15.0, max=20),
         precision=0.9,
         precision_n=30,
         stages=[Stage(name="label", seconds=2.0, images=1200, images_per_second=600.0), Stage(name=name, seconds=1.0)],

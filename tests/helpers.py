@@ -1,0 +1,55 @@
+"""Small corpora and models that several tests build on."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from raylabel.artifact import Artifact, Built, Root, write_bytes
+from raylabel.media.views import View
+from raylabel.models import WEIGHTS, Model, build, describe, save_weights
+
+DIGITS_VIEW = View(size=8, resize=8, crop="padded", padding=1, flip=False, mean=(0.3,) * 3, std=(0.37,) * 3)
+
+
+def digit_images() -> tuple[list[bytes], np.ndarray]:
+    """scikit-learn's 1,797 digits as PNG, and their labels."""
+    pixels, labels = load_digits(return_X_y=True)
+    return [png(np.round(p.reshape(8, 8) * 15.9375).astype(np.uint8)) for p in pixels], labels
+
+
+def png(pixels: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def write_parquet(path: Path, media: list[bytes | None], labels=None, row_group_size: int = 500) -> Path:
+    columns: dict = {"image": pa.array(media, pa.binary())}
+    if labels is not None:
+        columns["label"] = pa.array(labels, pa.int32())
+    pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
+    return path
+
+
+def random_model(root: Root, arch: str = "resnet8x1", classes: int = 10, seed: int = 0) -> Artifact:
+    """An untrained network: as good a teacher as any where only the machinery is tested."""
+    model = Model(arch=arch)
+    torch.manual_seed(seed)
+    weights = save_weights(build(model, classes))
+
+    def write(draft) -> Built:
+        return Built([write_bytes(draft.uri, WEIGHTS, weights)], describe(model, classes))
+
+    return root.make("teacher", {"weights": hashlib.sha256(weights).hexdigest()}, write)
+
+
+def contents(artifact: Artifact) -> dict[str, str]:
+    """File name → sha256 of the listed files as they are on the disk now."""
+    return {f.name: hashlib.sha256(artifact.read(f.name)).hexdigest() for f in artifact.files()}
