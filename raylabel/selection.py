@@ -12,6 +12,7 @@ class.
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -374,13 +375,16 @@ def _part(index: int, groups: list[list[str]]) -> str:
 
 def _run(task: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> list[T]:
     """The results of `task` on each tuple of arguments, in order, run by Ray; an InputError as itself."""
-    remote = ray.remote(num_cpus=1, max_retries=3)(task)
-    running = [remote.remote(*a) for a in arguments]
     try:
-        return ray.get(running)
-    except BaseException as error:
-        for ref in running:  # nobody waits for the others any more
-            ray.cancel(ref)
-        if isinstance(error, RayTaskError) and isinstance(error.cause, InputError):
+        return ray.get([_remote(task).remote(*a) for a in arguments])
+    except RayTaskError as error:
+        # The other tasks run to their end, which does no harm. No ray.cancel: where it meets the reply of a task that
+        # is just done, Ray 2.60 aborts the driver (task_manager.cc, "Tried to complete task that was not pending").
+        if isinstance(error.cause, InputError):
             raise error.cause from None
         raise
+
+
+@cache
+def _remote(task: Callable[..., Any]) -> Any:
+    return ray.remote(num_cpus=1, max_retries=3)(task)  # once per function: Ray exports each one it is given

@@ -5,6 +5,7 @@ corpus from the wild. What a parser may do beyond that (crash, hang, eat memory)
 """
 
 import io
+import threading
 import warnings
 from typing import Literal
 
@@ -195,6 +196,34 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise Reject("mode_not_supported", f"mode {image.mode}: {error}") from error
 
 
+class _Silence:
+    """Silences the parsers' warnings while any thread decodes: filters are a setting of the whole process.
+
+    Also because a caller who makes warnings errors must not get other pictures.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._caught = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._caught.__exit__()
+
+
+_silence = _Silence()
+
+
 def decode_image(data: bytes) -> Image.Image:
     """The picture in mode RGB, upright (EXIF orientation applied), the first frame of an animation.
 
@@ -202,14 +231,11 @@ def decode_image(data: bytes) -> Image.Image:
     composited over white; 16-bit grey is scaled to 8 bits by rounding, 16-bit colour by its upper byte (Pillow's way,
     at most 1 off). ICC profiles are not applied, as in torchvision.
 
-    Raises Reject for every other input; only MemoryError and KeyboardInterrupt may pass besides. Not for several
-    threads at once: the parsers' warnings are silenced, which is a setting of the whole process until it is undone.
+    Raises Reject for every other input; only MemoryError and KeyboardInterrupt may pass besides.
     """
     name = _format(data)
     try:
-        # Warnings are silenced also because a caller who makes them errors must not get other pictures.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _silence:
             if name == "WEBP":
                 _check_webp(data)
             image = Image.open(io.BytesIO(data), formats=(name,))

@@ -43,8 +43,6 @@ class Counts:
     """Samples with a row in REJECTS."""
     duplicates: int
     """Samples with a row in SCORES that are a byte-identical copy of a sample with a smaller key."""
-    ranked: int
-    """Scored samples that selection ranked: those on the candidate list of at least one class."""
 
     def __post_init__(self) -> None:
         if self.samples != self.scored + self.rejected + self.duplicates:

@@ -39,7 +39,7 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
     counts = summary.counts
     say(
         f"samples: {counts.samples:,} in = {counts.scored:,} scored + {counts.rejected:,} rejected + "
-        f"{counts.duplicates:,} duplicates; {counts.ranked:,} ranked"
+        f"{counts.duplicates:,} duplicates"
     )
     if summary.rejects:
         say("rejected: " + ", ".join(f"{r.reason} {r.count:,}" for r in summary.rejects))

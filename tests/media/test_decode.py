@@ -7,6 +7,7 @@ import struct
 import warnings
 import zlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -485,3 +486,11 @@ def test_odd_images(shared):
         ("no", "corrupt"): 11,
         ("no", "too_many_pixels"): 2,
     }
+
+
+def test_threads_decode_side_by_side_and_leave_the_warning_filters_as_they_were():
+    before, data = list(warnings.filters), encode(Image.new("RGB", (4, 4), (1, 2, 3)), "PNG")
+    with ThreadPoolExecutor(8) as pool:
+        pictures = list(pool.map(decode_image, [data] * 400))
+    assert {picture.getpixel((0, 0)) for picture in pictures} == {(1, 2, 3)}
+    assert warnings.filters == before

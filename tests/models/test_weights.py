@@ -227,6 +227,12 @@ def test_another_network_is_named_in_one_line(tmp_path: Path):
     assert str(caught.value).count("not in the network") == 3
     assert same(module, before)
 
+    both = {"old": torch.zeros(1), **network(1, classes=9).state_dict()}
+    with pytest.raises(
+        InputError, match=r"'fc.weight' is \[9, 64\].*'fc.bias' is \[9\].*'old' is not in the network; give"
+    ):
+        load_checkpoint(module, saved(tmp_path / "both.pt", both), SMALL, 10)
+
     path = saved(tmp_path / "shallow.pt", network(1).state_dict())
     with pytest.raises(InputError, match="'layer1.1.conv1.weight' is missing; "):
         load_checkpoint(network(1, Model(arch="resnet14x1")), path, Model(arch="resnet14x1"), 10)
