@@ -41,7 +41,7 @@ class Teacher:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A complete run. A recipe is a function that returns one; a variant changes two fields with dataclasses.replace."""
+    """A complete run. A recipe is a function that returns one; a variant changes two fields of another's."""
 
     name: str
     """What the run is called in the report."""

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from raylabel.artifact import Artifact, Built, Root, write_bytes
+from raylabel.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.media.views import View
 from raylabel.models import WEIGHTS, Model, build, describe, save_weights
 
@@ -40,11 +40,23 @@ def write_parquet(path: Path, media: list[bytes | None], labels=None, row_group_
 
 def random_model(root: Root, arch: str = "resnet8x1", classes: int = 10, seed: int = 0) -> Artifact:
     """An untrained network: as good a teacher as any where only the machinery is tested."""
-    model = Model(arch=arch)
     torch.manual_seed(seed)
-    weights = save_weights(build(model, classes))
+    return _as_artifact(root, Model(arch=arch), classes, build(Model(arch=arch), classes))
 
-    def write(draft) -> Built:
+
+def broken_model(root: Root) -> Artifact:
+    """A network whose every logit is not a number."""
+    module = build(Model(arch="resnet8x1"), 10)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(float("nan"))
+    return _as_artifact(root, Model(arch="resnet8x1"), 10, module)
+
+
+def _as_artifact(root: Root, model: Model, classes: int, module: torch.nn.Module) -> Artifact:
+    weights = save_weights(module)
+
+    def write(draft: Draft) -> Built:
         return Built([write_bytes(draft.uri, WEIGHTS, weights)], describe(model, classes))
 
     return root.make("teacher", {"weights": hashlib.sha256(weights).hexdigest()}, write)
@@ -53,3 +65,4 @@ def random_model(root: Root, arch: str = "resnet8x1", classes: int = 10, seed: i
 def contents(artifact: Artifact) -> dict[str, str]:
     """File name → sha256 of the listed files as they are on the disk now."""
     return {f.name: hashlib.sha256(artifact.read(f.name)).hexdigest() for f in artifact.files()}
+

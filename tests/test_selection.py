@@ -1,6 +1,5 @@
 """Selection against plain Python: sort everything, take the first K."""
 
-import os
 from collections import defaultdict
 from unittest import mock
 
@@ -15,16 +14,6 @@ from raylabel.artifact import Artifact, Built, File, Root, write_table
 from raylabel.errors import InputError
 from raylabel.schema import DUPLICATES, PICKS, SCORES, check
 from raylabel.selection import Select, TopK, find_duplicates, select, sort_order
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-import ray  # noqa: E402
-
-
-@pytest.fixture(scope="session")
-def ray_local():
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
-    yield
-    ray.shutdown()
 
 
 def best(rows, k):

@@ -40,6 +40,6 @@ def _guard(root: Root, name: str, shards: pa.Table) -> None:
             place = (row["uri"], *row["paths"][:1])
             if now.get(place, row["fingerprint"]) != row["fingerprint"]:
                 raise InputError(
-                    f"shard '{row['uri']}' changed since it was indexed: restore it; or, if the change is meant, delete "
-                    f"{earlier.uri} and run again"
+                    f"shard '{row['uri']}' changed since it was indexed: restore it, or, if the change is meant, "
+                    f"delete {earlier.uri} and run again"
                 )

@@ -215,6 +215,10 @@ def _run(
     work = [unit for part in todo for unit in part.units]
     decode = functools.partial(_decode_units, ray.put(work), ray.put(shards), corpus, view, config.batch)
     gpus = 1 if cluster.gpus else 0
+    batches = sum(-(-unit.rows // config.batch) for unit in work)
+    pool = ray.data.ActorPoolStrategy(
+        size=min(cluster.teachers(resources), batches), max_tasks_in_flight_per_actor=2
+    )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -233,7 +237,7 @@ def _run(
             batch_format="pyarrow",
             num_cpus=1,
             num_gpus=gpus,
-            compute=ray.data.ActorPoolStrategy(size=cluster.teachers(resources), max_tasks_in_flight_per_actor=2),
+            compute=pool,
         )
     )
     writing: list[ray.ObjectRef] = []

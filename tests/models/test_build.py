@@ -1,5 +1,6 @@
 import random
 import re
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,6 +16,15 @@ from raylabel.models import Model, build, check
 
 TORCHVISION = torchvision.models.list_models(module=torchvision.models)
 RESNETS = {n for n in TORCHVISION if torchvision.models.get_model_builder(n).__module__ == "torchvision.models.resnet"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small convolutions on the threads of a busy machine mostly wait: 3.9 s for a GoogLeNet, 0.02 s on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def parameters(network: nn.Module) -> int:

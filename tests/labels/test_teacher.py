@@ -1,0 +1,151 @@
+"""label → SCORES against the bare model, and the promise that neither actors nor crashes show in the bytes."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import DIGITS_VIEW, broken_model, contents, digit_images, random_model, write_parquet
+
+from raylabel.artifact import Artifact, Root
+from raylabel.corpus import Corpus, index_corpus
+from raylabel.errors import InputError
+from raylabel.labels import teacher
+from raylabel.labels.teacher import Label, label
+from raylabel.media.decode import decode_image
+from raylabel.media.views import eval_view, normalise
+from raylabel.models import load_model
+from raylabel.resources import Resources
+from raylabel.schema import REJECTS, SCORES
+from raylabel.selection import Select, find_duplicates, select
+
+CLASSES = tuple("0123456789")
+
+
+def run(root: Root, corpus: Corpus, config: Label, actors: int = 1) -> Artifact:
+    shards = index_corpus(root, "unlabeled", corpus)
+    return label(root, random_model(root), shards, corpus, DIGITS_VIEW, config, Resources(teachers=actors))
+
+
+def test_scores_are_those_of_the_bare_model_and_every_sample_is_accounted_for(ray_local, tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher, "UNIT", 70)
+    monkeypatch.setattr(teacher, "PART", 2)
+    media, _ = digit_images()
+    some: list[bytes | None] = list(media[:300])
+    some[3], some[77], some[299] = b"no picture", b"", None
+    corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", some, row_group_size=90)),))
+    root = Root.open(str(tmp_path / "root"))
+    scores = run(root, corpus, Label(batch=32, p=3, precision="fp32"))
+    assert len(scores.files("scores-")) == 3  # 5 units of 70 rows, two to a part
+
+    table = scores.table("scores-", SCORES)
+    good = [row for row in range(300) if row not in (3, 77, 299)]
+    assert table.column("key").to_pylist() == good
+    assert table.column("digest").to_pylist() == [hashlib.blake2b(some[r] or b"", digest_size=16).digest() for r in good]
+    pixels = torch.from_numpy(np.stack([eval_view(decode_image(some[row] or b""), DIGITS_VIEW) for row in good]))
+    module = load_model(random_model(root)).eval()
+    with torch.inference_mode():
+        logits = module(normalise(pixels, DIGITS_VIEW)).double().numpy()
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :3]
+    assert (np.array(table.column("classes").to_pylist()) == order).mean() > 0.99  # but for near ties
+    odds = np.array([[row[c] - np.log(np.exp(np.delete(row, c)).sum()) for c in range(10)] for row in logits])
+    found = np.array(table.column("log_odds").to_pylist())
+    np.testing.assert_allclose(found, -np.sort(-odds, axis=1)[:, :3], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(table.column("logits").to_pylist(), -np.sort(-logits, axis=1)[:, :3], atol=1e-4)
+
+    rejects = scores.table("rejects-", REJECTS).to_pylist()
+    assert [(r["key"], r["stage"], r["reason"]) for r in rejects] == [
+        (3, "decode", "unrecognized"),
+        (77, "read", "empty"),
+        (299, "read", "missing"),
+    ]
+    assert rejects[0]["uri"].endswith("a.parquet#3")
+    assert (scores.info["samples"], scores.info["scored"], scores.info["rejected"]) == (300, 297, 3)
+
+
+def test_bytes_do_not_depend_on_the_number_of_actors(ray_local, tmp_path):
+    media, _ = digit_images()
+    corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", [*media, *media[:50]])),))
+    made = []
+    for actors in (1, 3):
+        root = Root.open(str(tmp_path / f"root{actors}"))
+        scores = run(root, corpus, Label(batch=64), actors)
+        duplicates = find_duplicates(root, scores)
+        picks = select(root, scores, duplicates, Select(k=50, p=10), CLASSES)
+        made.append((scores.digest, picks.digest, contents(scores), contents(duplicates), contents(picks)))
+        assert duplicates.info["duplicates"] == 50
+    assert made[0] == made[1]
+
+
+def test_not_finite_scores_are_rejects(ray_local, tmp_path):
+    media, _ = digit_images()
+    corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", list(media[:40]))),))
+    root = Root.open(str(tmp_path / "root"))
+    shards = index_corpus(root, "unlabeled", corpus)
+    with pytest.raises(InputError, match="40 of 40 samples could not be read.*not_finite 40"):
+        label(root, broken_model(root), shards, corpus, DIGITS_VIEW, Label(batch=8, reject_limit=1.0), Resources())
+
+
+def test_too_many_rejects_stop_the_run_with_the_reasons(ray_local, tmp_path):
+    media, _ = digit_images()
+    some = [b"no picture" if row % 10 == 0 else one for row, one in enumerate(media[:200])]
+    corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", some)),))
+    root = Root.open(str(tmp_path / "root"))
+    with pytest.raises(InputError, match=r"20 of 200 samples.*limit of 5%.*unrecognized 20.*reject-limit"):
+        run(root, corpus, Label(batch=32))
+    assert root.named("scores") == []
+    # The limit changes no byte: with a higher one the same work is taken up where it stands.
+    assert run(root, corpus, Label(batch=32, reject_limit=0.2)).info["rejected"] == 20
+
+
+SCRIPT = """
+import sys
+import logging, ray
+from raylabel.artifact import Root
+from raylabel.corpus import Corpus
+from raylabel.labels import teacher
+from raylabel.labels.teacher import Label
+sys.path.insert(0, {tests!r})
+from test_teacher import run
+teacher.UNIT, teacher.PART = 256, 2
+ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+run(Root.open({root!r}), Corpus(uri=({corpus!r},)), Label(batch=64))
+"""
+
+
+def test_a_killed_driver_costs_no_committed_part_and_no_byte(tmp_path):
+    media, _ = digit_images()
+    corpus = str(write_parquet(tmp_path / "a.parquet", media * 6))
+
+    def start(root: Path) -> subprocess.Popen:
+        script = SCRIPT.format(tests=str(Path(__file__).parent), root=str(root), corpus=corpus)
+        path = f"{Path(__file__).parents[1]}"
+        return subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path})
+
+    clean, killed = tmp_path / "clean", tmp_path / "killed"
+    assert start(clean).wait(200) == 0
+
+    process = start(killed)
+    deadline = time.monotonic() + 200
+    while len(committed := list(killed.glob("scores-*/parts/*.json"))) < 4:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    committed = list(killed.glob("scores-*/parts/*.json"))
+    assert not list(killed.glob("scores-*/manifest.json")), "the run was over before it was killed: no test"
+    stamps = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in committed}
+
+    assert start(killed).wait(200) == 0
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in committed} == stamps  # none scored again
+    (one,), (two,) = (Root.open(str(r)).named("scores") for r in (clean, killed))
+    assert contents(one) == contents(two) and one.digest == two.digest
+    keys = two.table("scores-", SCORES, ["key"]).column("key").to_pylist()
+    assert keys == list(range(len(media) * 6))
+    assert two.info["images"] < two.info["samples"]  # the second start did only the rest
