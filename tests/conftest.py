@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run beside each other and beside Ray's processes
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
 os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"

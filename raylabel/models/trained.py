@@ -3,6 +3,7 @@
 from torch import nn
 
 from raylabel.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
+from raylabel.errors import InputError
 from raylabel.models.build import Model, build
 from raylabel.models.weights import checkpoint_digest, load_checkpoint, load_weights, save_weights, torchvision_weights
 
@@ -32,7 +33,12 @@ def import_model(root: Root, name: str, model: Model, classes: int, *, checkpoin
             module = build(model, classes)
             load_checkpoint(module, checkpoint, model, classes)
         else:
-            _, state = torchvision_weights(weights)
+            known, state = torchvision_weights(weights)
+            if known != model or classes != 1000:
+                raise InputError(
+                    f"weights {weights} are of {known.arch} with 1000 classes, not of {model.arch} with {classes}: give "
+                    "a checkpoint, or train the teacher"
+                )
             module = build(model, classes)
             module.load_state_dict(state)
         return Built([write_bytes(draft.uri, WEIGHTS, save_weights(module))], describe(model, classes))

@@ -1,0 +1,131 @@
+"""The training loop against a plain PyTorch loop, and what a SIGKILL may cost: nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import DIGITS_VIEW, contents, digit_images, write_parquet
+from torch.nn import functional
+
+from raylabel.artifact import Artifact, Root
+from raylabel.corpus import Corpus, index_corpus
+from raylabel.errors import InputError
+from raylabel.examples import Materialize, materialize
+from raylabel.labels.truth import truth
+from raylabel.media.views import normalise
+from raylabel.models import Model, build, load_model
+from raylabel.resources import Resources
+from raylabel.schedule import Schedule, lr_at
+from raylabel.stream import Stream
+from raylabel.train import CURVE, Train, train
+
+MODEL = Model(arch="resnet8x1")
+CONFIG = Train(images=3_200, batch=64, schedule=Schedule(lr=0.05), precision="fp32", checkpoint_every=10)
+
+
+def lesson(root: Root, folder: Path) -> Artifact:
+    media, labels = digit_images()
+    corpus = Corpus(uri=(str(write_parquet(folder / "labeled.parquet", media[:600], labels[:600])),))
+    shards = index_corpus(root, "labeled", corpus)
+    return materialize(root, "labeled", truth(root, shards, corpus), shards, corpus, Materialize(lanes=8), 0.05)
+
+
+def fit(root: Root, examples: Artifact, config: Train = CONFIG, workers: int = 1, init: Artifact | None = None):
+    settings = dict(model=MODEL, classes=10, examples=examples, config=config, view=DIGITS_VIEW, seed=3, init=init)
+    return train(root, "net", **settings, resources=Resources(workers=workers))
+
+
+def plain_loop(examples: Artifact, config: Train, module: torch.nn.Module) -> torch.nn.Module:
+    """What one worker should do, in ten lines of PyTorch."""
+    module = module.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+    optimizer = torch.optim.SGD(module.parameters(), 1, momentum=config.momentum, weight_decay=config.weight_decay)
+    batches = Stream(examples, 3).batches(DIGITS_VIEW, config.batch, 0, config.images, 0, 1)
+    for step, (pixels, labels) in enumerate(batches):
+        optimizer.param_groups[0]["lr"] = lr_at(config.schedule, step * config.batch, config.images)
+        loss = functional.cross_entropy(module(normalise(torch.from_numpy(pixels), DIGITS_VIEW)), torch.tensor(labels))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return module
+
+
+def distance(a: torch.nn.Module, b: torch.nn.Module) -> float:
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return max((x.double() - y.double()).abs().max().item() for x, y in pairs)
+
+
+def test_it_trains_as_a_plain_loop_does_and_curves_say_so(ray_local, tmp_path):
+    root = Root.open(str(tmp_path / "root"))
+    examples = lesson(root, tmp_path)
+    # Few steps at a low rate: rounding differs between one sum and another, and SGD amplifies it.
+    config = Train(images=330, batch=64, schedule=Schedule(lr=0.01), precision="fp32")
+    torch.manual_seed(3)
+    reference = plain_loop(examples, config, build(MODEL, 10))
+    made = fit(root, examples, config)
+    assert distance(load_model(made), reference) < 1e-4
+    again = fit(root, examples, config, init=made)  # starts from the weights of `made`
+    assert distance(load_model(again), plain_loop(examples, config, load_model(made))) < 1e-4
+    curve = json.loads(made.read(CURVE))
+    assert [point["images"] for point in curve] == [64, 128, 192, 256, 320, 330]
+    assert all(np.isfinite(point["loss"]) and 0 <= point["accuracy"] <= 1 for point in curve)
+
+
+def test_two_workers_learn_too_and_the_gradient_is_that_of_the_whole_batch(ray_local, tmp_path):
+    root = Root.open(str(tmp_path / "root"))
+    made = fit(root, lesson(root, tmp_path), workers=2)
+    curve = json.loads(made.read(CURVE))
+    assert made.info["workers"] == 2 and curve[-1]["images"] == CONFIG.images
+    assert curve[-1]["accuracy"] > 0.9 > curve[0]["accuracy"]
+
+
+def test_a_loss_that_is_not_a_number_ends_in_its_error(ray_local, tmp_path):
+    root = Root.open(str(tmp_path / "root"))
+    wild = Train(images=6_400, batch=64, schedule=Schedule(lr=1e30, warmup=0), precision="fp32")
+    with pytest.raises(InputError, match="loss is not a number.*lower the learning rate"):
+        fit(root, lesson(root, tmp_path), wild)
+    assert root.named("net") == []
+
+
+SCRIPT = """
+import logging, sys
+import ray
+from pathlib import Path
+from raylabel.artifact import Root
+from test_train import fit, lesson
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+root = Root.open({root!r})
+fit(root, lesson(root, Path({root!r})))
+"""
+
+
+def test_a_killed_run_ends_with_the_same_bits(tmp_path):
+    def start(root: Path) -> subprocess.Popen:
+        root.mkdir(exist_ok=True)
+        path = str(Path(__file__).parent)
+        return subprocess.Popen(
+            [sys.executable, "-c", SCRIPT.format(root=str(root))], env={**os.environ, "PYTHONPATH": path}
+        )
+
+    clean, killed = tmp_path / "clean", tmp_path / "killed"
+    assert start(clean).wait(200) == 0
+
+    process = start(killed)
+    deadline = time.monotonic() + 200
+    while not list(killed.glob("net-*/scratch/ray_train/run/checkpoint_manager_snapshot.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(killed.glob("net-*/manifest.json")), "the run was over before it was killed: no test"
+
+    assert start(killed).wait(200) == 0
+    (one,), (two,) = (Root.open(str(r)).named("net") for r in (clean, killed))
+    assert contents(one) == contents(two) and one.digest == two.digest
+    assert two.info["images"] < one.info["images"]  # it went on, and did not begin anew
