@@ -57,7 +57,7 @@ def cifar10(data: str) -> Recipe:
     return Recipe(
         name="cifar10",
         labeled=Corpus(uri=(f"{data}/labeled-4k.parquet",), classes=classes),
-        unlabeled=Corpus(uri=(f"{data}/unlabeled-*.parquet",)),
+        unlabeled=Corpus(uri=(f"{data}/unlabeled-[0-9]*.parquet",)),
         test=Corpus(uri=(f"{data}/test.parquet",), classes=classes),
         truth=Truth(uri=f"{data}/unlabeled-truth.parquet"),
         view=View(
