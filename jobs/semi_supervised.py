@@ -1,10 +1,10 @@
 """Semi-supervised learning from a large unlabeled corpus (Yalniz et al. 2019, arXiv 1905.00546).
 
-python jobs/semi_supervised.py                          the embedded example, `digits`
-python jobs/semi_supervised.py cifar10 --data DIR       a built-in recipe
-python jobs/semi_supervised.py my.py:my_recipe          your own: a function that returns a Recipe
-python jobs/semi_supervised.py digits --select.k 50     any field of a recipe can be set
-python jobs/semi_supervised.py digits --help            what each field means
+- python jobs/semi_supervised.py                          the embedded example, `digits`
+- python jobs/semi_supervised.py cifar10 --data DIR       a built-in recipe
+- python jobs/semi_supervised.py my.py:my_recipe          your own: a function that returns a Recipe
+- python jobs/semi_supervised.py digits --select.k 50     any field of a recipe can be set
+- python jobs/semi_supervised.py digits --help            what each field means
 """
 
 from launch import run_recipe

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raylabel.errors import InputError
+from raylabel.errors import InputError, find_input_error
 
 MANIFEST = "manifest.json"
 RECIPE = "recipe.json"
@@ -224,7 +224,12 @@ class Root:
         recipe = {"name": name, "identity": dict(identity)}
         write_file(f"{draft.uri}/{RECIPE}", json.dumps(recipe, indent=2, ensure_ascii=False).encode())
         start = time.monotonic()
-        built = build(draft)
+        try:
+            built = build(draft)
+        except Exception as error:
+            if (found := find_input_error(error)) and found is not error:
+                raise found from error  # what a remote process said, without the wrapping
+            raise
         info = {"seconds": round(time.monotonic() - start, 3), **built.info}
         fs, path = filesystem(draft.uri)
         if fs.get_file_info(f"{path}/scratch").type != pafs.FileType.NotFound:

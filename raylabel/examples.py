@@ -36,6 +36,7 @@ from raylabel.report.terminal import Progress
 from raylabel.schema import EXAMPLES, PICKS, REJECTS, SHARDS, check, split_key
 
 SAMPLES = 4096  # picked samples in a file
+GAP = 1024  # rows without a pick that are cheaper to read over than to open the shard anew behind them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +73,10 @@ def materialize(
         order = np.lexsort((table.column("label").to_numpy(), table.column("key").to_numpy()))
         label, key = table.column("label").to_numpy()[order], table.column("key").to_numpy()[order]
         firsts = np.flatnonzero(np.diff(key, prepend=-1))  # where a new key begins: its labels run to the next one
-        held = tuple(ray.put(x) for x in (label, key, firsts))
-        shard_table = ray.put(shards.table("shards", SHARDS))
+        shared = [ray.put(x) for x in (label, key, firsts, shards.table("shards", SHARDS), corpus, config)]
         done = {r["part"]: r for r in _records(draft)}
         todo = [p for p in range(-(-len(firsts) // SAMPLES)) if p not in done]
-        running = [_write_part.remote(draft.uri, part, *held, shard_table, corpus, config) for part in todo]
+        running = [_write_part.remote(draft.uri, part, *shared) for part in todo]
         with Progress(f"materialize {name}", len(firsts)) as progress:
             while running:
                 ready, running = ray.wait(running)
@@ -123,8 +123,9 @@ def _summarise(records: dict[int, dict[str, Any]], samples: int, reject_limit: f
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def _write_part(folder, part: int, label, key, firsts, shards: pa.Table, corpus: Corpus, config: Materialize):
+def _write_part(folder: str, part: int, *shared: Any) -> dict[str, Any]:
     """Reads the part's samples from the corpus and writes them, lane by lane; its record is the commit."""
+    label, key, firsts, shards, corpus, config = shared
     bounds = np.append(firsts, len(key))
     begin, end = part * SAMPLES, min((part + 1) * SAMPLES, len(firsts))
     labels = {int(key[bounds[i]]): label[bounds[i] : bounds[i + 1]].tolist() for i in range(begin, end)}
@@ -160,12 +161,14 @@ def _table(rows: list[tuple], schema: pa.Schema) -> pa.Table:
 
 
 def _read(corpus: Corpus, shards: pa.Table, keys: list[int]) -> Iterator[Sample]:
-    """The samples of these sorted keys; each shard is opened once and read from its first to its last wanted row."""
-    for number, some in itertools.groupby(keys, key=lambda k: split_key(k)[0]):
-        wanted = set(some)
-        first, last = split_key(min(wanted))[1], split_key(max(wanted))[1]
-        shard = shards.slice(number, 1).to_pylist()[0]
-        for sample in read_unit(corpus, shard, Unit(number, first, last - first + 1)):
+    """The samples of these sorted keys. A gap of more than GAP rows is skipped, a smaller one is read over."""
+    number, shard = -1, {}
+    starts = [i for i, key in enumerate(keys) if i == 0 or key - keys[i - 1] > GAP]
+    for begin, end in itertools.pairwise([*starts, len(keys)]):
+        wanted, (at, first) = set(keys[begin:end]), split_key(keys[begin])
+        if at != number:  # keys of another shard are more than a gap away
+            number, shard = at, shards.slice(at, 1).to_pylist()[0]
+        for sample in read_unit(corpus, shard, Unit(number, first, keys[end - 1] - keys[begin] + 1)):
             if sample.key in wanted:
                 yield sample
 
@@ -173,14 +176,14 @@ def _read(corpus: Corpus, shards: pa.Table, keys: list[int]) -> Iterator[Sample]
 def _encode(sample: Sample, config: Materialize) -> bytes:
     """The bytes to train on; Reject if they are no picture."""
     if sample.media is None:
-        raise Reject("missing" if sample.error is None else sample.error, "")
+        raise Reject(sample.error or "missing")
     image = decode_image(sample.media)
     if not config.short_side or min(image.size) <= config.short_side:
         return sample.media
     scale = config.short_side / min(image.size)
-    size = tuple(max(1, round(side * scale)) for side in image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
     out = io.BytesIO()
-    image.resize(size).save(out, "JPEG", quality=config.quality)
+    image.resize((width, height)).save(out, "JPEG", quality=config.quality)
     return out.getvalue()
 
 

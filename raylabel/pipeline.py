@@ -1,6 +1,5 @@
 """The story: labeled set → teacher → SCORES of the corpus → PICKS → student, and whether it was worth it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from raylabel import datasets
@@ -16,27 +15,33 @@ from raylabel.media.views import View
 from raylabel.models import Model, check, import_model
 from raylabel.report.run import Run, write_run
 from raylabel.report.summary import Summary
-from raylabel.resources import Resources
+from raylabel.resources import Cluster, Resources
 from raylabel.selection import Select, find_duplicates, select
 from raylabel.train import Train, train
 
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """The model that labels the corpus: trained here, or given. Exactly one of train, checkpoint and weights."""
+    """The model that labels the corpus: given as a checkpoint or by a weight name, or else trained here."""
 
     model: Model
     """Its architecture."""
     train: Train | None = None
-    """How to train it on the labeled set."""
+    """How to train it on the labeled set, where neither checkpoint nor weights is given."""
     checkpoint: str = ""
     """A trained one: a .safetensors file or a PyTorch state dict."""
     weights: str = ""
     """A trained one by torchvision's name, such as ResNet50_Weights.IMAGENET1K_V2."""
 
     def __post_init__(self):
-        if sum((self.train is not None, bool(self.checkpoint), bool(self.weights))) != 1:
-            raise InputError("teacher: give exactly one of teacher.train, teacher.checkpoint and teacher.weights")
+        if self.checkpoint and self.weights:
+            raise InputError("teacher: checkpoint and weights are both given: keep one")
+        if not (self.train or self.checkpoint or self.weights):
+            raise InputError("teacher: give teacher.train, teacher.checkpoint or teacher.weights")
+
+    @property
+    def given(self) -> bool:
+        return bool(self.checkpoint or self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +90,7 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
 
     Whatever stands in the root already is used as it is. InputError for input that a person can mend.
     """
-    check(recipe.teacher.model)
-    check(recipe.student)
+    _check(recipe)
     corpora = {n: datasets.resolve(root, getattr(recipe, n)) for n in ("labeled", "unlabeled", "test")}
     shards = {n: index_corpus(root, n, corpus) for n, corpus in corpora.items()}
     limit = recipe.label.reject_limit
@@ -96,11 +100,11 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
     classes = tuple(labels.info["classes"])
     test_labels = truth(root, shards["test"], corpora["test"], classes)
     recipe.select.check_against(len(classes), min(recipe.label.p, len(classes)))
-    lesson = materialize(
-        root, "labeled", labels, shards["labeled"], corpora["labeled"], recipe.materialize, limit
-    )
+    given = _given_teacher(root, recipe.teacher, len(classes))
+    lesson = materialize(root, "labeled", labels, shards["labeled"], corpora["labeled"], recipe.materialize, limit)
 
-    def fit(name: str, model: Model, examples: Artifact, config: Train, init: Artifact | None = None) -> Artifact:
+    def fit(name: str, model: Model, examples: Artifact, config: Train | None, init: Artifact | None = None):
+        assert config is not None
         return train(
             root,
             name,
@@ -115,7 +119,7 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
         )
 
     # 1. The teacher.
-    teacher = _teacher(root, recipe, len(classes), lambda t: fit("teacher", recipe.teacher.model, lesson, t))
+    teacher = given or fit("teacher", recipe.teacher.model, lesson, recipe.teacher.train)
 
     # 2. It labels the corpus, once; the best K of every class become a training set.
     scores = label(
@@ -123,9 +127,7 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
     )
     duplicates = find_duplicates(root, scores)
     picks = select(root, scores, duplicates, recipe.select, classes)
-    pseudo = materialize(
-        root, "picked", picks, shards["unlabeled"], corpora["unlabeled"], recipe.materialize, limit
-    )
+    pseudo = materialize(root, "picked", picks, shards["unlabeled"], corpora["unlabeled"], recipe.materialize, limit)
 
     # 3. The student learns from the picks alone. 4. It is fine-tuned on the clean labels alone.
     pretrained = fit("pretrained", recipe.student, pseudo, recipe.pretrain)
@@ -134,6 +136,7 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
     # Was it worth it? The same architecture, the same recipe, the same number of images, without the corpus.
     control = fit("control", recipe.student, lesson, recipe.control)
 
+    students = {"control": control, "pretrain": pretrained, "finetune": student}
     models = {
         "teacher": teacher,
         "control": control,
@@ -167,9 +170,7 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
             "control": (control,),
             "evaluate": tuple(tests.values()),
         },
-        curves={"teacher": teacher, "control": control, "pretrain": pretrained, "finetune": student}
-        if recipe.teacher.train
-        else {"control": control, "pretrain": pretrained, "finetune": student},
+        curves={**({} if given else {"teacher": teacher}), **students},
         accuracies=accuracies,
         gain=gain,
         precision=pick_precision(picks, shards["unlabeled"], recipe.truth),
@@ -178,10 +179,21 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
     return write_run(root, run)
 
 
-def _teacher(root: Root, recipe: Recipe, classes: int, fit: Callable[[Train], Artifact]) -> Artifact:
-    given = recipe.teacher
-    if given.train is not None:
-        return fit(given.train)
-    return import_model(
-        root, "teacher", given.model, classes, checkpoint=given.checkpoint, weights=given.weights
-    )
+def _check(recipe: Recipe) -> None:
+    """InputError for what can be known before any work."""
+    check(recipe.teacher.model)
+    check(recipe.student)
+    cluster = Cluster.now()
+    cluster.teachers(recipe.resources)
+    for config in (recipe.teacher.train, recipe.pretrain, recipe.finetune):
+        if config and (workers := cluster.workers(recipe.resources, config.batch)) > recipe.materialize.lanes:
+            raise InputError(
+                f"{workers} training workers but {recipe.materialize.lanes} lanes: raise --materialize.lanes, or lower "
+                "--resources.workers"
+            )
+
+
+def _given_teacher(root: Root, teacher: Teacher, classes: int) -> Artifact | None:
+    if not teacher.given:
+        return None
+    return import_model(root, "teacher", teacher.model, classes, checkpoint=teacher.checkpoint, weights=teacher.weights)

@@ -33,7 +33,7 @@ def digits() -> Recipe:
         labeled=Corpus(uri=("embedded://digits/labeled",)),
         unlabeled=Corpus(uri=("embedded://digits/unlabeled",)),
         test=Corpus(uri=("embedded://digits/test",)),
-        view=View(size=8, resize=8, crop="padded", padding=1, flip=False, mean=(0.3,) * 3, std=(0.37,) * 3),
+        view=View(size=8, resize=8, crop="padded", padding=1, flip=False, mean=(0.3, 0.3, 0.3), std=(0.37, 0.37, 0.37)),
         teacher=Teacher(model=Model(arch="resnet8x2"), train=small),
         select=Select(k=100, p=2),
         materialize=Materialize(lanes=8),
@@ -128,7 +128,7 @@ def find(name: str) -> Callable[..., Recipe]:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if not callable(found := getattr(module, function, None)):
+    if not inspect.isfunction(found := getattr(module, function, None)):
         raise InputError(f"no function '{function}' in '{path}'")
     return found
 

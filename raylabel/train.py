@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -107,11 +108,14 @@ def train(
     def build_model(draft: Draft) -> Built:
         workers = cluster.workers(resources, config.batch)
         Stream(examples, seed).check_workers(workers)
-        board = _Board.options(num_cpus=0).remote()
+        board: Any = ray.remote(num_cpus=0)(_Board).remote()
         job = _Job(model, classes, examples, config, precision, view, init, seed, board)
         with Progress(f"train {name}", config.images) as progress, _watch(board, progress):
             result = _fit(job, draft, workers, bool(cluster.gpus))
-            before = ray.get(board.begun.remote())
+            before, stopped = ray.get(board.outcome.remote())
+        if stopped:
+            raise InputError(stopped)
+        assert result.checkpoint is not None
         with result.checkpoint.as_directory() as folder:
             names = (WEIGHTS, CURVE)
             files = [write_bytes(draft.uri, name, _read(os.path.join(folder, name))) for name in names]
@@ -145,12 +149,12 @@ def _fit(job: _Job, draft: Draft, workers: int, gpu: bool):
     return trainer.fit()
 
 
-@ray.remote
 class _Board:
     """Where rank 0 says how far it is, for the driver to show."""
 
     def __init__(self):
         self.first: int | None = None
+        self.error = ""
         self.at = (0, "")
 
     def set(self, images: int, note: str) -> None:
@@ -161,9 +165,12 @@ class _Board:
     def get(self) -> tuple[int, str]:
         return self.at
 
-    def begun(self) -> int:
-        """Images that were processed before this start of the run."""
-        return self.first or 0
+    def stop(self, error: str) -> None:
+        self.error = error
+
+    def outcome(self) -> tuple[int, str]:
+        """Images processed before this start of the run; why it ended early, if by an error that no retry mends."""
+        return self.first or 0, self.error
 
 
 class _watch:
@@ -218,6 +225,7 @@ def _loop(settings: dict[str, Any]) -> None:
     batches = Stream(job.examples, job.seed).batches(
         job.view, config.batch, step * config.batch, config.images, rank, world, threads=_loaders()
     )
+    note, told = "", 0.0
     if rank == 0:
         ray.get(job.board.set.remote(min(step * config.batch, config.images), ""))
     for pixels, labels in batches:
@@ -243,11 +251,15 @@ def _loop(settings: dict[str, Any]) -> None:
             loss, correct, seen = sums.tolist()
             sums.zero_()
             done = min(step * config.batch, config.images)
-            if loss != loss:
-                raise InputError(f"the loss is not a number after {done:,} images: lower the learning rate ({lr:g})")
+            if loss != loss:  # on every rank alike: all end here
+                why = f"the loss is not a number after {done:,} images: lower the learning rate, here {lr:g}"
+                ray.get(job.board.stop.remote(why))
+                return
             curve.append({"images": done, "loss": loss / seen, "accuracy": correct / seen, "lr": lr})
-            if rank == 0:
-                job.board.set.remote(done, f"loss {loss / seen:.3f}, accuracy {correct / seen:.1%}")
+            note = f"loss {loss / seen:.3f}, accuracy {correct / seen:.1%}"
+        if rank == 0 and (step == steps or time.monotonic() > told + 1):
+            job.board.set.remote(min(step * config.batch, config.images), note)
+            told = time.monotonic()
         if step % config.checkpoint_every == 0 or step == steps:
             _save(module, optimizer, step, curve, rank, sums)
 

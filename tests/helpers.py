@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,13 @@ from raylabel.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.media.views import View
 from raylabel.models import WEIGHTS, Model, build, describe, save_weights
 
-DIGITS_VIEW = View(size=8, resize=8, crop="padded", padding=1, flip=False, mean=(0.3,) * 3, std=(0.37,) * 3)
+DIGITS_VIEW = View(size=8, resize=8, crop="padded", padding=1, flip=False, mean=(0.3, 0.3, 0.3), std=(0.37, 0.37, 0.37))
 
 
 def digit_images() -> tuple[list[bytes], np.ndarray]:
     """scikit-learn's 1,797 digits as PNG, and their labels."""
     pixels, labels = load_digits(return_X_y=True)
-    return [png(np.round(p.reshape(8, 8) * 15.9375).astype(np.uint8)) for p in pixels], labels
+    return [png(np.round(p.reshape(8, 8) * 15.9375).astype(np.uint8)) for p in np.asarray(pixels)], np.asarray(labels)
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -30,7 +31,7 @@ def png(pixels: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def write_parquet(path: Path, media: list[bytes | None], labels=None, row_group_size: int = 500) -> Path:
+def write_parquet(path: Path, media: Sequence[bytes | None], labels=None, row_group_size: int = 500) -> Path:
     columns: dict = {"image": pa.array(media, pa.binary())}
     if labels is not None:
         columns["label"] = pa.array(labels, pa.int32())
@@ -65,4 +66,3 @@ def _as_artifact(root: Root, model: Model, classes: int, module: torch.nn.Module
 def contents(artifact: Artifact) -> dict[str, str]:
     """File name → sha256 of the listed files as they are on the disk now."""
     return {f.name: hashlib.sha256(artifact.read(f.name)).hexdigest() for f in artifact.files()}
-

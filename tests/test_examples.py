@@ -18,6 +18,8 @@ from raylabel.media.decode import decode_image
 from raylabel.schema import EXAMPLES, PICKS, REJECTS
 from raylabel.stream import Stream
 
+LANES = Materialize(lanes=4)
+
 
 def picks_of(root: Root, pairs: list[tuple[int, int]]) -> Artifact:
     """PICKS of (label, key) pairs."""
@@ -31,7 +33,7 @@ def picks_of(root: Root, pairs: list[tuple[int, int]]) -> Artifact:
     return root.make("picks", name, lambda d: Built([write_table(d.uri, "picks-00000.parquet", table)], {}))
 
 
-def make(tmp_path, media, pairs, config=Materialize(lanes=4), limit=0.05):
+def make(tmp_path, media, pairs, config=LANES, limit=0.05):
     (tmp_path / "data").mkdir(exist_ok=True)
     for number in range(2):  # two shards: keys of the second begin at 1 << 32
         write_parquet(tmp_path / "data" / f"{number}.parquet", media[number])

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raylabel import selection
+from raylabel import selection, topk
 from raylabel.artifact import Artifact, Built, File, Root, write_table
 from raylabel.errors import InputError
 from raylabel.schema import DUPLICATES, PICKS, SCORES, check
-from raylabel.selection import Select, TopK, find_duplicates, select, sort_order
+from raylabel.selection import Select, find_duplicates, select
+from raylabel.topk import TopK, sort_order
 
 
 def best(rows, k):
@@ -45,7 +46,7 @@ def test_topk_equals_brute_force(data):
     rows = [(label, score, key) for (label, score), key in zip(rows, keys, strict=True)]
     cuts = sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=6)))
     top = TopK(classes, k)
-    with mock.patch.object(selection, "STAGE_ROWS", data.draw(st.integers(0, 20))):
+    with mock.patch.object(topk, "STAGE_ROWS", data.draw(st.integers(0, 20))):
         for start, end in zip([0, *cuts], [*cuts, len(rows)], strict=True):
             part = rows[start:end]
             top.add(
@@ -61,7 +62,7 @@ def test_topk_equals_brute_force(data):
 
 def test_topk_drops_what_is_below_the_threshold_before_it_sorts():
     top = TopK(2, 10)
-    with mock.patch.object(selection, "STAGE_ROWS", 50):
+    with mock.patch.object(topk, "STAGE_ROWS", 50):
         top.add(np.zeros(60, np.int32), np.arange(60, dtype=np.float32), np.arange(60))
         assert sum(map(len, top._key)) == 10
         top.add(np.zeros(60, np.int32), np.full(60, 49.0, np.float32), np.arange(60))

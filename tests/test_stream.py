@@ -105,10 +105,10 @@ def test_batches_are_those_of_the_order_and_the_same_for_any_threads_and_workers
         assert np.array_equal(joined, pixels)
 
 
-def test_an_unreadable_picture_reaches_the_trainer_as_an_error_not_a_hang(tmp_path):
+def test_an_unreadable_picture_reaches_the_trainer_as_an_error_not_a_hang(tmp_path, monkeypatch):
     examples = fake_examples(Root.open(str(tmp_path)), [[[1, 1]]])
     stream = Stream(examples, seed=0)
-    stream._load = lambda *_: [(0, b"no picture", 0), (1, b"nor this", 0)]
+    monkeypatch.setattr(stream, "_load", lambda *_: [(0, b"no picture", 0), (1, b"nor this", 0)])
     with pytest.raises(Exception, match="unrecognized"):
         list(stream.batches(DIGITS_VIEW, 2, 0, 4, 0, 1))
 

@@ -38,8 +38,18 @@ def lesson(root: Root, folder: Path) -> Artifact:
 
 
 def fit(root: Root, examples: Artifact, config: Train = CONFIG, workers: int = 1, init: Artifact | None = None):
-    settings = dict(model=MODEL, classes=10, examples=examples, config=config, view=DIGITS_VIEW, seed=3, init=init)
-    return train(root, "net", **settings, resources=Resources(workers=workers))
+    return train(
+        root,
+        "net",
+        model=MODEL,
+        classes=10,
+        examples=examples,
+        config=config,
+        view=DIGITS_VIEW,
+        seed=3,
+        resources=Resources(workers=workers),
+        init=init,
+    )
 
 
 def plain_loop(examples: Artifact, config: Train, module: torch.nn.Module) -> torch.nn.Module:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, islice
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -20,6 +20,9 @@ from raylabel.errors import InputError
 from raylabel.schema import make_key, split_key
 
 BATCH = 128  # rows decoded at once from parquet; more are no quicker and take more memory
+
+
+Unread = Literal["missing", "empty", "unreadable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Sample:
     label: str | None
     """The label as text (an integer in decimal); None if it has none or labels were not asked for."""
 
-    error: str | None
+    error: Unread | None
     """missing (a null, no such file, no media member), empty (zero bytes) or unreadable; None if media is there."""
 
 
@@ -84,7 +87,7 @@ def changed(shard: Mapping[str, Any]) -> InputError:
     return InputError(f"'{shard['uri']}' changed since it was indexed: {what}; index the corpus anew")
 
 
-def _sample(key: int, uri: str, media: bytes | None, label: str | None, error: str = "missing") -> Sample:
+def _sample(key: int, uri: str, media: bytes | None, label: str | None, error: Unread = "missing") -> Sample:
     """A Sample; `error` is why, if there is no media."""
     if media:
         return Sample(key, uri, media, label, None)
@@ -114,7 +117,7 @@ def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], unit: Unit, labels: 
     columns = [corpus.media_column] + ([corpus.label_column] if labels else [])
     row, end = unit.first, unit.first + unit.rows
 
-    def sample(row: int, media: bytes | None, label: str | None = None, error: str = "missing") -> Sample:
+    def sample(row: int, media: bytes | None, label: str | None = None, error: Unread = "missing") -> Sample:
         return _sample(make_key(unit.shard, row), f"{shard['uri']}#{row}", media, label, error)
 
     # A column chunk may be gigabytes: without pre_buffer and through a buffer, its pages are read as they are needed.
@@ -212,14 +215,14 @@ def _read_files(corpus: Corpus, shard: Mapping[str, Any], unit: Unit, labels: bo
         pool.shutdown(cancel_futures=True)
 
 
-def _read_file(fs: pafs.FileSystem, path: str) -> tuple[bytes | None, str]:
-    """(bytes, '') or (None, why)."""
+def _read_file(fs: pafs.FileSystem, path: str) -> tuple[bytes | None, Unread]:
+    """(bytes or None, why there are none)."""
     local = isinstance(fs, pafs.LocalFileSystem)
     if local and os.path.exists(path) and not os.path.isfile(path):
         return None, "unreadable"  # to open a pipe would wait for ever
     try:
         with fs.open_input_file(path) as file:
-            return file.read(), ""
+            return file.read(), "empty"  # which it is, if there are no bytes
     except FileNotFoundError:
         return None, "missing"
     except OSError:

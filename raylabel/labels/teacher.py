@@ -216,9 +216,7 @@ def _run(
     decode = functools.partial(_decode_units, ray.put(work), ray.put(shards), corpus, view, config.batch)
     gpus = 1 if cluster.gpus else 0
     batches = sum(-(-unit.rows // config.batch) for unit in work)
-    pool = ray.data.ActorPoolStrategy(
-        size=min(cluster.teachers(resources), batches), max_tasks_in_flight_per_actor=2
-    )
+    pool = ray.data.ActorPoolStrategy(size=min(cluster.teachers(resources), batches), max_tasks_in_flight_per_actor=2)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -240,14 +238,14 @@ def _run(
             compute=pool,
         )
     )
-    writing: list[ray.ObjectRef] = []
-    pending: list[ray.ObjectRef] = []
+    writing: list[Any] = []  # references
+    pending: list[Any] = []
     rows, queue = 0, iter(todo)
     part = next(queue, None)
     for bundle in dataset.iter_internal_ref_bundles():
         for entry in bundle.blocks:
             pending.append(entry.ref)
-            rows += entry.metadata.num_rows
+            rows += entry.metadata.num_rows or 0
             if part is not None and rows == part.rows:
                 writing.append(_commit.remote(draft.uri, part.number, rows, *pending))
                 pending, rows, part = [], 0, next(queue, None)
@@ -264,7 +262,8 @@ def _decode_units(work_ref, shards_ref, corpus: Corpus, view: View, batch: int, 
     """Reads and decodes one unit: a row per batch, whose pixels are uint8 [B, H, W, 3], zero where a sample is bad."""
     (index,) = ids.column("id").to_pylist()
     unit = ray.get(work_ref)[index]
-    shard = ray.get(shards_ref).slice(unit.shard, 1).to_pylist()[0]
+    shards: pa.Table = ray.get(shards_ref)  # pyright: ignore[reportAssignmentType]
+    shard = shards.slice(unit.shard, 1).to_pylist()[0]
     samples = read_unit(corpus, shard, unit)
     while chunk := list(itertools.islice(samples, batch)):
         pixels = np.zeros((batch, view.size, view.size, 3), np.uint8)
@@ -312,7 +311,7 @@ class _Teacher:
         torch.set_num_threads(1)  # one single-threaded actor per core beats threads (and sums in one order)
         self.view, self.config, self.precision = view, config, precision
         self.device = torch.device("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu")
-        self.module = load_model(model).to(self.device, memory_format=torch.channels_last).eval()
+        self.module = load_model(model).eval().to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore
         self.p = min(config.p, model.info["classes"])
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:

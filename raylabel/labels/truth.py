@@ -18,11 +18,11 @@ def truth(root: Root, shards: Artifact, corpus: Corpus, classes: tuple[str, ...]
 
     def build(draft: Draft) -> Built:
         labels = read_labels(corpus, shards.table("shards", SHARDS))
-        names = classes or class_names(corpus, labels)
+        names: tuple[str, ...] = classes or class_names(corpus, labels)
         label = encode_labels(labels, names, corpus)
         where, counts = ", ".join(corpus.uri), np.bincount(label, minlength=len(names))
         if len(names) < 2:
-            raise InputError(f"{where}: all samples are of one class, '{names[0]}': give labels of two or more")
+            raise InputError(f"{where}: all samples are of one class, '{''.join(names)}': give labels of two or more")
         if missing := [name for name, count in zip(names, counts, strict=True) if count == 0]:
             shown = ", ".join(f"'{name}'" for name in missing[:5])
             raise InputError(f"{where}: {len(missing)} of {len(names)} classes have no sample ({shown}): add some")

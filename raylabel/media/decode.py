@@ -34,6 +34,7 @@ DETAIL_CHARACTERS = 200
 
 Reason = Literal[
     "missing",  # the file was gone when it was to be read (raised by the corpus reader)
+    "unreadable",  # the storage gave no bytes, or the shard is damaged there (raised by the corpus reader)
     "empty",  # no bytes
     "unrecognized",  # begins like no format known here
     "format_not_allowed",  # a known format that is not decoded here
@@ -218,7 +219,7 @@ class _Silence:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                self._caught.__exit__()
+                self._caught.__exit__(None, None, None)
 
 
 _silence = _Silence()

@@ -36,8 +36,8 @@ def import_model(root: Root, name: str, model: Model, classes: int, *, checkpoin
             known, state = torchvision_weights(weights)
             if known != model or classes != 1000:
                 raise InputError(
-                    f"weights {weights} are of {known.arch} with 1000 classes, not of {model.arch} with {classes}: give "
-                    "a checkpoint, or train the teacher"
+                    f"weights {weights} are of {known.arch} with 1000 classes, not of {model.arch} with {classes}: "
+                    "give a checkpoint, or train the teacher"
                 )
             module = build(model, classes)
             module.load_state_dict(state)

@@ -47,7 +47,8 @@ def test_scores_are_those_of_the_bare_model_and_every_sample_is_accounted_for(ra
     table = scores.table("scores-", SCORES)
     good = [row for row in range(300) if row not in (3, 77, 299)]
     assert table.column("key").to_pylist() == good
-    assert table.column("digest").to_pylist() == [hashlib.blake2b(some[r] or b"", digest_size=16).digest() for r in good]
+    digests = [hashlib.blake2b(some[row] or b"", digest_size=16).digest() for row in good]
+    assert table.column("digest").to_pylist() == digests
     pixels = torch.from_numpy(np.stack([eval_view(decode_image(some[row] or b""), DIGITS_VIEW) for row in good]))
     module = load_model(random_model(root)).eval()
     with torch.inference_mode():
