@@ -1,7 +1,7 @@
 """What went wrong, in words for the person who can mend it."""
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """One line that names the thing at fault and the mend; jobs print it alone and exit with status 2."""
 
 
