@@ -28,15 +28,26 @@ RECIPE = "recipe.json"
 NOT_IDENTITY = {"identity": False}  # metadata of a config field that steers the work but changes no byte of the result
 
 
-@lru_cache(maxsize=64)
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The file system and the path in it of a local path or an `s3://`, `gs://` URI."""
-    if "://" in uri:
-        try:
-            return pafs.FileSystem.from_uri(uri)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"cannot open '{uri}': {error}; give a local path or an s3:// or gs:// URI") from error
-    return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+    """The file system and the path in it of a local path or an `s3://`, `gs://` URI.
+
+    Unlike a URI proper, what follows the bucket is taken as it stands: keys hold blanks, '#' and '%' as files do.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+    bucket, _, key = rest.partition("/")
+    fs, base = _store(f"{scheme}://{bucket}/")
+    return fs, f"{base.rstrip('/')}/{key}".rstrip("/")
+
+
+@lru_cache(maxsize=64)
+def _store(uri: str) -> tuple[pafs.FileSystem, str]:
+    """One client per bucket and process."""
+    try:
+        return pafs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"cannot open '{uri}': {error}; give a local path or an s3:// or gs:// URI") from error
 
 
 def write_file(uri: str, data: bytes | memoryview) -> None:

@@ -1,38 +1,15 @@
 """A corpus in an object store is read as a local one: real requests of Arrow's S3 client to a local S3 server."""
 
-import logging
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
-from moto.server import ThreadedMotoServer
 from test_corpus import FORMS, read_all, rows_of
 
 from raylabel.artifact import filesystem
 from raylabel.corpus import Corpus, class_names, index, read_keys, read_labels, verify
 from raylabel.errors import InputError
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """The URI of an empty bucket."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    filesystem.cache_clear()  # what it holds may be of another endpoint
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/pictures", method="PUT")).close()
-        yield "s3://pictures"
-    filesystem.cache_clear()
-    server.stop()
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -66,17 +66,9 @@ class Corpus:
 
 
 def locate(uri: str) -> tuple[pafs.FileSystem, str, str]:
-    """(file system, path in it, prefix): prefix + path is the URI again, absolute if it is local.
-
-    Unlike a URI proper, what follows the bucket is taken as it stands: keys hold blanks, '#' and '%' as files do.
-    """
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        return *filesystem(uri), ""
-    bucket, _, key = rest.partition("/")
-    fs, root = filesystem(f"{scheme}://{bucket}/")
-    root = root.rstrip("/")
-    return fs, f"{root}/{key}".rstrip("/"), f"{scheme}://{bucket}".removesuffix(root)
+    """(file system, path in it, prefix): prefix + path is the URI again, absolute if it is local."""
+    fs, path = filesystem(uri)
+    return fs, path, uri.rstrip("/").removesuffix(path) if "://" in uri else ""
 
 
 def is_image(name: str) -> bool:

@@ -50,12 +50,12 @@ def pick_precision(picks: Artifact, shards: Artifact, truth: Truth | None) -> tu
     return right / found, found
 
 
-def _columns(uri: str, names: list[str]) -> dict[str, pa.ChunkedArray]:
+def _columns(uri: str, names: list[str]) -> pa.Table:
     fs, path = filesystem(uri)
     try:
-        table = pq.read_table(path, columns=names, filesystem=fs)
+        with pq.ParquetFile(path, filesystem=fs) as file:
+            if missing := [name for name in names if name not in file.schema_arrow.names]:
+                raise InputError(f"truth: '{uri}' has no column '{missing[0]}', only {file.schema_arrow.names}")
+            return file.read(columns=names)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"truth: cannot read '{uri}': {error}") from error
-    if missing := [name for name in names if name not in table.column_names]:
-        raise InputError(f"truth: '{uri}' has no column '{missing[0]}'")
-    return {name: table.column(name) for name in names}

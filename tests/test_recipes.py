@@ -1,0 +1,73 @@
+"""Recipes are complete, and the paper's has the paper's numbers."""
+
+import pytest
+
+from raylabel import recipes
+from raylabel.errors import InputError
+from raylabel.pipeline import Teacher
+from raylabel.resources import Cluster, Resources
+from raylabel.schedule import lr_at
+
+
+def test_the_paper(tmp_path):
+    recipe = recipes.make(recipes.find("imagenet-yfcc-resnet50"), str(tmp_path))
+    assert (recipe.select.k, recipe.select.p, recipe.select.rank) == (16_000, 10, "softmax")
+    assert (recipe.teacher.model.arch, recipe.student.arch) == ("resnext101_32x48d", "resnet50")
+    train = recipe.pretrain
+    assert (train.images, train.batch, train.weight_decay, train.momentum) == (10**9, 1536, 1e-4, 0.9)
+    assert -(-train.images // train.batch) == 651_042
+    assert lr_at(train.schedule, 0, train.images) == pytest.approx(0.1)
+    assert lr_at(train.schedule, train.images // 20, train.images) == pytest.approx(0.6)
+    assert lr_at(train.schedule, train.images - 1, train.images) == pytest.approx(0.6 / 2**13)
+    tuned = recipe.finetune
+    assert tuned.images == 30 * 1_281_167 and tuned.schedule.lr == pytest.approx(0.0015)
+    assert lr_at(tuned.schedule, tuned.images - 1, tuned.images) == pytest.approx(1.5e-6)
+    assert (recipe.view.size, recipe.view.resize, recipe.resources.workers) == (224, 256, 64)
+
+
+@pytest.mark.parametrize("name", recipes.NAMED)
+def test_the_control_has_the_students_images_and_recipe(name, tmp_path):
+    function = recipes.find(name)
+    recipe = recipes.make(function, "" if name == "digits" else str(tmp_path))
+    assert recipe.name == name and name in (function.__doc__ or "")
+    control = recipe.control
+    assert control.images == recipe.pretrain.images + recipe.finetune.images
+    assert (control.schedule, control.batch) == (recipe.pretrain.schedule, recipe.pretrain.batch)
+
+
+def test_a_users_own(tmp_path):
+    path = tmp_path / "my.py"
+    path.write_text("from raylabel.recipes import digits\n\ndef mine():\n    return digits()\n\nother = 3\n")
+    assert recipes.make(recipes.find(f"{path}:mine"), "").name == "digits"
+    for name, message in ((f"{path}:other", "no function 'other'"), (f"{path}x:mine", "no file"), ("x", "no recipe")):
+        with pytest.raises(InputError, match=message):
+            recipes.find(name)
+    with pytest.raises(InputError, match="takes no --data"):
+        recipes.make(recipes.find("digits"), "somewhere")
+
+
+def test_a_teacher_comes_from_one_place():
+    model = recipes.digits().teacher.model
+    for given in ({}, {"checkpoint": "a", "weights": "b"}):
+        with pytest.raises(InputError, match="teacher"):
+            Teacher(model=model, **given)
+
+
+@pytest.mark.parametrize(
+    "cpus, gpus, teachers, workers",
+    [(4, 0, 3, 4), (1, 0, 1, 1), (2, 0, 1, 2), (64, 8, 8, 8)],
+)
+def test_what_is_chosen_leaves_a_cpu_to_read(cpus, gpus, teachers, workers):
+    cluster = Cluster(cpus, gpus)
+    assert cluster.teachers(Resources()) == teachers
+    assert cluster.workers(Resources(), batch=128) == workers
+    assert cluster.teachers(Resources(teachers=1)) == 1
+    for wanted in (Resources(teachers=teachers + 1), Resources(workers=max(gpus, cpus) + 1)):
+        with pytest.raises(InputError, match="has room for"):
+            cluster.teachers(wanted), cluster.workers(wanted, 128)
+
+
+def test_a_small_batch_is_not_cut_into_crumbs():
+    assert Cluster(16, 0).workers(Resources(), batch=64) == 2
+    with pytest.raises(InputError, match="resources.workers is -1"):
+        Resources(workers=-1)
