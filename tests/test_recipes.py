@@ -1,10 +1,14 @@
 """Recipes are complete, and the paper's has the paper's numbers."""
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 
 from raylabel import recipes
 from raylabel.errors import InputError
 from raylabel.pipeline import Teacher
+from raylabel.report.summary import Counts, Gain, Picks, Reject, Stage, Summary
 from raylabel.resources import Cluster, Resources
 from raylabel.schedule import lr_at
 
@@ -48,9 +52,9 @@ def test_a_users_own(tmp_path):
 
 def test_a_teacher_comes_from_one_place():
     model = recipes.digits().teacher.model
-    for given in ({}, {"checkpoint": "a", "weights": "b"}):
+    for checkpoint, weights in (("", ""), ("a", "b")):
         with pytest.raises(InputError, match="teacher"):
-            Teacher(model=model, **given)
+            Teacher(model=model, checkpoint=checkpoint, weights=weights)
 
 
 @pytest.mark.parametrize(
@@ -64,10 +68,22 @@ def test_what_is_chosen_leaves_a_cpu_to_read(cpus, gpus, teachers, workers):
     assert cluster.teachers(Resources(teachers=1)) == 1
     for wanted in (Resources(teachers=teachers + 1), Resources(workers=max(gpus, cpus) + 1)):
         with pytest.raises(InputError, match="has room for"):
-            cluster.teachers(wanted), cluster.workers(wanted, 128)
+            max(cluster.teachers(wanted), cluster.workers(wanted, 128))
 
 
 def test_a_small_batch_is_not_cut_into_crumbs():
     assert Cluster(16, 0).workers(Resources(), batch=64) == 2
     with pytest.raises(InputError, match="resources.workers is -1"):
         Resources(workers=-1)
+
+
+def test_the_readme_names_every_key_of_the_summary_and_every_room():
+    here = Path(recipes.__file__).resolve().parent
+    text = (here.parent / "README.md").read_text()
+    keys = text.partition("## summary.json")[2]
+    for part in (Summary, Counts, Reject, Gain, Picks, Stage):
+        for field in dataclasses.fields(part):
+            assert f"`{field.name}`" in keys, f"{part.__name__}.{field.name}"
+    for path in here.iterdir():
+        if path.suffix == ".py" and path.name != "__init__.py" or (path / "__init__.py").exists():
+            assert f"  {path.name}" in text, f"the README's list of rooms lacks {path.name}"
