@@ -69,7 +69,7 @@ def _connect() -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
     else:
-        # Of its C++ side only what is fatal: it calls each actor pool an error. What fails comes as an exception anyway.
+        # Of its C++ side only what is fatal: it calls each actor pool an error. What fails comes as an exception too.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         # At least two CPUs in Ray's books: one for a model, one for those who read and decode for it.
         ray.init(address="local", num_cpus=max(2, os.cpu_count() or 1), include_dashboard=False, **quiet)

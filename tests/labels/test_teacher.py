@@ -17,7 +17,8 @@ from raylabel.artifact import Artifact, Root
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.errors import InputError
 from raylabel.labels import teacher
-from raylabel.labels.teacher import Label, label
+from raylabel.labels.pool import Label
+from raylabel.labels.teacher import label
 from raylabel.media.decode import decode_image
 from raylabel.media.views import eval_view, normalise
 from raylabel.models import load_model
@@ -111,7 +112,7 @@ import logging, ray
 from raylabel.artifact import Root
 from raylabel.corpus import Corpus
 from raylabel.labels import teacher
-from raylabel.labels.teacher import Label
+from raylabel.labels.pool import Label
 sys.path.insert(0, {tests!r})
 from test_teacher import run
 teacher.UNIT, teacher.PART = 256, 2
