@@ -29,7 +29,7 @@ from raylabel.artifact import (
     write_file,
     write_table,
 )
-from raylabel.corpus import Corpus, Sample, Unit, read_unit
+from raylabel.corpus import Corpus, Sample, Unit, read_unit, verify_packed
 from raylabel.errors import InputError
 from raylabel.media.decode import Reject, decode_image
 from raylabel.report.terminal import Progress
@@ -73,7 +73,8 @@ def materialize(
         order = np.lexsort((table.column("label").to_numpy(), table.column("key").to_numpy()))
         label, key = table.column("label").to_numpy()[order], table.column("key").to_numpy()[order]
         firsts = np.flatnonzero(np.diff(key, prepend=-1))  # where a new key begins: its labels run to the next one
-        shared = [ray.put(x) for x in (label, key, firsts, shards.table("shards", SHARDS), corpus, config)]
+        shard_table = shards.table("shards", SHARDS)
+        shared = [ray.put(x) for x in (label, key, firsts, shard_table, corpus, config)]
         done = {r["part"]: r for r in _records(draft)}
         todo = [p for p in range(-(-len(firsts) // SAMPLES)) if p not in done]
         running = [_write_part.remote(draft.uri, part, *shared) for part in todo]
@@ -83,6 +84,7 @@ def materialize(
                 record = ray.get(ready[0])
                 done[record["part"]] = record
                 progress.update(sum(r["samples"] for r in done.values()), rejects=_rejected(done))
+        verify_packed(shard_table)  # nothing of it changed while it was read
         built = _summarise(done, len(firsts), reject_limit)
         return Built(built.files, {**built.info, "images": sum(done[p]["samples"] for p in todo)})
 

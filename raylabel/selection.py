@@ -23,6 +23,7 @@ import ray
 
 from raylabel.artifact import Artifact, Built, Draft, File, Root, filesystem, identity_of, write_table
 from raylabel.errors import InputError
+from raylabel.report.terminal import Progress
 from raylabel.schema import DUPLICATES, PICKS, SCORES, check
 from raylabel.topk import TopK, sort_order
 
@@ -80,9 +81,11 @@ def find_duplicates(root: Root, scores: Artifact) -> Artifact:
     def build(draft: Draft) -> Built:
         scratch = draft.scratch("buckets")
         groups = _groups(files, -(-rows // BUCKET_ROWS))
-        hashes = _run(_write_hashes, [(scores.uri, g, bits, scratch, _part(i, groups)) for i, g in enumerate(groups)])
-        buckets = [(scratch, hashes, bucket, bits, draft.uri) for bucket in range(1 << bits)]
-        found = _run(_write_duplicates, buckets)
+        maps = [(scores.uri, group, bits, scratch, _part(i, groups)) for i, group in enumerate(groups)]
+        with Progress("find duplicates", rows) as progress:
+            hashes = _run(_write_hashes, maps, lambda share: progress.update(int(share * rows)))
+            buckets = [(scratch, hashes, bucket, bits, draft.uri) for bucket in range(1 << bits)]
+            found = _run(_write_duplicates, buckets)
         return Built(found, {"duplicates": sum(f.rows for f in found)})
 
     return root.make("duplicates", {"scores": scores.digest}, build)
@@ -115,13 +118,14 @@ def select(root: Root, scores: Artifact, duplicates: Artifact, config: Select, c
             (scores.uri, group, kept, duplicates.uri, copies, config, len(classes), scratch, _part(i, groups))
             for i, group in enumerate(groups)
         ]
-        candidates = _run(_write_candidates, maps)
-        slices = [(low, min(low + SLICE, len(classes))) for low in range(0, len(classes), SLICE)]
-        reduces = [
-            (scratch, candidates, low, high, config.k, draft.uri, f"picks-{i:05d}.parquet")
-            for i, (low, high) in enumerate(slices)
-        ]
-        reduced = _run(_write_picks, reduces)
+        with Progress("select", rows) as progress:
+            candidates = _run(_write_candidates, maps, lambda share: progress.update(int(share * rows)))
+            slices = [(low, min(low + SLICE, len(classes))) for low in range(0, len(classes), SLICE)]
+            reduces = [
+                (scratch, candidates, low, high, config.k, draft.uri, f"picks-{i:05d}.parquet")
+                for i, (low, high) in enumerate(slices)
+            ]
+            reduced = _run(_write_picks, reduces)
         picks = [file for file, _ in reduced]
         per_class = [count for _, counts in reduced for count in counts]
         _demand_candidates(classes, per_class, rows, config.p)
@@ -296,11 +300,20 @@ def _part(index: int, groups: list[list[str]]) -> str:
     return f"{index:05d}-of-{len(groups):05d}"
 
 
-def _run(task: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> list[T]:
-    """The results of `task` on each tuple of arguments, in order, run by Ray."""
+def _run(
+    task: Callable[..., T], arguments: Iterable[tuple[Any, ...]], tell: Callable[[float], None] | None = None
+) -> list[T]:
+    """The results of `task` on each tuple of arguments, in order, run by Ray; `tell` hears the share that is done."""
     # Where one fails the others run to their end, which does no harm. No ray.cancel: where it meets the reply of a task
     # that is just done, Ray 2.60 aborts the driver (task_manager.cc, "Tried to complete task that was not pending").
-    return ray.get([_remote(task).remote(*a) for a in arguments])
+    references = [_remote(task).remote(*a) for a in arguments]
+    waiting = references
+    while waiting:
+        ready, waiting = ray.wait(waiting)
+        ray.get(ready)
+        if tell:
+            tell(1 - len(waiting) / len(references))
+    return ray.get(references)
 
 
 @cache

@@ -47,7 +47,7 @@ def pick_precision(picks: Artifact, shards: Artifact, truth: Truth | None) -> tu
             right += label == labels[at]
     if not found:
         raise InputError(f"truth '{truth.uri}': none of the picks' ids is in column '{truth.id}'")
-    return right / found, found
+    return float(right / found), found
 
 
 def _columns(uri: str, names: list[str]) -> pa.Table:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from raylabel.artifact import Artifact, Built, Draft, File, Root, identity_of, list_files, read_file
-from raylabel.corpus import Corpus, units
+from raylabel.corpus import Corpus, units, verify_packed
 from raylabel.errors import InputError
 from raylabel.labels.pool import Job, Label, Part, score
 from raylabel.media.views import View
@@ -77,6 +77,7 @@ def _build(draft: Draft, job: Job, shards: pa.Table, cluster: Cluster) -> Built:
             tally.add(record)
             progress.update(tally.seen, rejects=tally.rejected)
     tally.close()
+    verify_packed(shards)  # nothing of it changed while it was read
     files = [File(**f) for record in committed.values() for f in record["files"]]
     info = {
         "samples": total,

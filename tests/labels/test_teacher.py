@@ -151,3 +151,14 @@ def test_a_killed_driver_costs_no_committed_part_and_no_byte(tmp_path):
     keys = two.table("scores-", SCORES, ["key"]).column("key").to_pylist()
     assert keys == list(range(len(media) * 6))
     assert two.info["images"] < two.info["samples"]  # the second start did only the rest
+
+
+def test_a_shard_that_changes_while_it_is_scored_is_an_error(ray_local, tmp_path):
+    media, _ = digit_images()
+    path = write_parquet(tmp_path / "a.parquet", media[:100])
+    corpus, root = Corpus(uri=(str(path),)), Root.open(str(tmp_path / "root"))
+    shards = index_corpus(root, "unlabeled", corpus)
+    write_parquet(path, media[100:200])  # as many rows, other pictures
+    with pytest.raises(InputError, match=f"'{path}' changed since it was indexed"):
+        label(root, random_model(root), shards, corpus, DIGITS_VIEW, Label(batch=32), Resources(teachers=1))
+    assert root.named("scores") == []
