@@ -83,7 +83,7 @@ class Recipe:
     @property
     def control(self) -> Train:
         """Pre-training's recipe on the labeled set alone, for as many images as pre-training and fine-tuning have."""
-        return replace(self.pretrain, images=self.pretrain.images + self.finetune.images)
+        return replace(self.pretrain, images=self.pretrain.processed + self.finetune.processed)
 
 
 def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:

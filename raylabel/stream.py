@@ -66,12 +66,19 @@ class Stream:
         self.names = [f.name for f in examples.files("examples-")]
         self._fs, self._path = filesystem(examples.uri)
 
-    def check_workers(self, world: int) -> None:
-        """InputError if there are more workers than lanes: one would have nothing to read."""
+    def check_workers(self, world: int, batch: int) -> None:
+        """InputError if a worker would have no lane, or fewer than the two images of a batch that BatchNorm needs."""
         if world > len(self.lanes):
             raise InputError(
                 f"{world} training workers, but {self.examples.name} has {len(self.lanes)} lanes: lower "
                 "--resources.workers, or raise --materialize.lanes (it cannot exceed the number of samples)"
+            )
+        starts = range(0, len(self.lanes) * batch, batch)  # of the batches, until their lanes come round again
+        parts = (sum(1 for _ in self.mine(s, s + batch, rank, world)) for s in starts for rank in range(world))
+        if (least := min(parts)) < 2:
+            raise InputError(
+                f"a batch of {batch} over {world} training workers gives one of them {least} images, and BatchNorm "
+                "needs 2: lower --resources.workers, or raise the batch"
             )
 
     def mine(self, start: int, stop: int, rank: int, world: int) -> Iterator[int]:

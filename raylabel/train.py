@@ -8,7 +8,6 @@ import io
 import json
 import os
 import tempfile
-import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from raylabel.artifact import NOT_IDENTITY, Artifact, Built, Draft, Root, filesy
 from raylabel.errors import InputError
 from raylabel.media.views import View, normalise
 from raylabel.models import WEIGHTS, Model, build, describe, load_model, save_weights
+from raylabel.report.board import make_board, shown
 from raylabel.report.terminal import Progress
 from raylabel.resources import Cluster, Resources
 from raylabel.schedule import Schedule, lr_at
@@ -35,7 +35,7 @@ class Train:
     """How a network is trained. Length is counted in images processed, forward and backward (Yalniz et al. 2019 §3)."""
 
     images: int
-    """Images processed in all; the last batch is cut to end there."""
+    """Images processed in all, rounded up to whole batches."""
     schedule: Schedule
     """Learning rate over the run."""
     batch: int = 256
@@ -59,6 +59,15 @@ class Train:
             raise InputError(f"momentum is {self.momentum}: give a number from 0 to 1, 1 excluded")
         if self.weight_decay < 0:
             raise InputError(f"weight_decay is {self.weight_decay}: give 0 or a positive number")
+
+    @property
+    def steps(self) -> int:
+        return -(-self.images // self.batch)
+
+    @property
+    def processed(self) -> int:
+        """Images processed, in whole batches."""
+        return self.steps * self.batch
 
 
 @dataclass(frozen=True)
@@ -107,12 +116,13 @@ def train(
 
     def build_model(draft: Draft) -> Built:
         workers = cluster.workers(resources, config.batch)
-        Stream(examples, seed).check_workers(workers)
-        board: Any = ray.remote(num_cpus=0)(_Board).remote()
+        Stream(examples, seed).check_workers(workers, config.batch)
+        board = make_board()
         job = _Job(model, classes, examples, config, precision, view, init, seed, board)
-        with Progress(f"train {name}", config.images) as progress, _watch(board, progress):
+        with Progress(f"train {name}", config.processed) as progress, shown(board, progress):
             result = _fit(job, draft, workers, bool(cluster.gpus))
             before, stopped = ray.get(board.outcome.remote())
+        ray.kill(board)
         if stopped:
             raise InputError(stopped)
         assert result.checkpoint is not None
@@ -120,7 +130,7 @@ def train(
             names = (WEIGHTS, CURVE)
             files = [write_bytes(draft.uri, name, _read(os.path.join(folder, name))) for name in names]
         info = {**describe(model, classes), "workers": workers, "hardware": cluster.name}
-        info["images"] = config.images - before  # in the build that took `seconds`
+        info["images"] = config.processed - before  # in the build that took `seconds`
         return Built(files, info)
 
     return root.make(name, identity, build_model)
@@ -149,56 +159,6 @@ def _fit(job: _Job, draft: Draft, workers: int, gpu: bool):
     return trainer.fit()
 
 
-class _Board:
-    """Where rank 0 says how far it is, for the driver to show."""
-
-    def __init__(self):
-        self.first: int | None = None
-        self.error = ""
-        self.at = (0, "")
-
-    def set(self, images: int, note: str) -> None:
-        if self.first is None:
-            self.first = images
-        self.at = (images, note)
-
-    def get(self) -> tuple[int, str]:
-        return self.at
-
-    def stop(self, error: str) -> None:
-        self.error = error
-
-    def outcome(self) -> tuple[int, str]:
-        """Images processed before this start of the run; why it ended early, if by an error that no retry mends."""
-        return self.first or 0, self.error
-
-
-class _watch:
-    """Shows the board on the progress line while the block runs."""
-
-    def __init__(self, board, progress: Progress):
-        self.board, self.progress, self.stop = board, progress, threading.Event()
-        self.thread = threading.Thread(target=self._poll, name="progress", daemon=True)
-
-    def __enter__(self):
-        self.thread.start()
-
-    def __exit__(self, *error):
-        self.stop.set()
-        self.thread.join()
-        if error[0] is None:
-            self._show()
-        ray.kill(self.board)
-
-    def _poll(self) -> None:
-        while not self.stop.wait(0.5):
-            self._show()
-
-    def _show(self) -> None:
-        images, note = ray.get(self.board.get.remote())
-        self.progress.update(images, note=note)
-
-
 def _loop(settings: dict[str, Any]) -> None:
     """What each worker runs."""
     import torch
@@ -220,17 +180,16 @@ def _loop(settings: dict[str, Any]) -> None:
     sums = torch.zeros(3, device=device)  # loss, correct, images since the last point of the curve
     step, curve = _restore(module, optimizer, sums, rank)
     parallel = DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
-    steps = -(-config.images // config.batch)
+    steps, total = config.steps, config.processed
     every = max(1, steps // POINTS)
     batches = Stream(job.examples, job.seed).batches(
-        job.view, config.batch, step * config.batch, config.images, rank, world, threads=_loaders()
+        job.view, config.batch, step * config.batch, total, rank, world, threads=_loaders()
     )
     note, told = "", 0.0
     if rank == 0:
-        ray.get(job.board.set.remote(min(step * config.batch, config.images), ""))
+        ray.get(job.board.set.remote(step * config.batch, ""))
     for pixels, labels in batches:
-        begin = step * config.batch
-        lr = lr_at(config.schedule, begin, config.images)
+        lr = lr_at(config.schedule, step * config.batch, total)
         for group in optimizer.param_groups:
             group["lr"] = lr
         torch.manual_seed(hash((job.seed, step, rank)))  # dropout is a function of the step too
@@ -240,7 +199,7 @@ def _loop(settings: dict[str, Any]) -> None:
             logits = parallel(images)
             losses = functional.cross_entropy(logits, target, reduction="sum")
         # DDP averages over workers, whose parts of the batch may differ by an image: weigh by images, not by workers.
-        (losses * (world / (min(begin + config.batch, config.images) - begin))).backward()
+        (losses * (world / config.batch)).backward()
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():
@@ -250,7 +209,7 @@ def _loop(settings: dict[str, Any]) -> None:
             torch.distributed.all_reduce(sums)
             loss, correct, seen = sums.tolist()
             sums.zero_()
-            done = min(step * config.batch, config.images)
+            done = step * config.batch
             if loss != loss:  # on every rank alike: all end here
                 why = f"the loss is not a number after {done:,} images: lower the learning rate, here {lr:g}"
                 ray.get(job.board.stop.remote(why))
@@ -258,7 +217,7 @@ def _loop(settings: dict[str, Any]) -> None:
             curve.append({"images": done, "loss": loss / seen, "accuracy": correct / seen, "lr": lr})
             note = f"loss {loss / seen:.3f}, accuracy {correct / seen:.1%}"
         if rank == 0 and (step == steps or time.monotonic() > told + 1):
-            job.board.set.remote(min(step * config.batch, config.images), note)
+            job.board.set.remote(step * config.batch, note)
             told = time.monotonic()
         if step % config.checkpoint_every == 0 or step == steps:
             _save(module, optimizer, step, curve, rank, sums)

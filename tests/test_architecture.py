@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raylabel"
 ROWS = [
     {"errors"},
     {"schema", "artifact", "resources", "schedule", "topk"},
-    {"media", "models", "corpus", "report.summary", "report.terminal", "report.page"},
+    {"media", "models", "corpus", "report.summary", "report.terminal", "report.board", "report.page"},
     {"labels", "selection", "examples", "stream"},
     {"train", "evaluate"},
     {"report.run", "datasets"},

@@ -19,7 +19,7 @@ def test_the_paper(tmp_path):
     assert (recipe.teacher.model.arch, recipe.student.arch) == ("resnext101_32x48d", "resnet50")
     train = recipe.pretrain
     assert (train.images, train.batch, train.weight_decay, train.momentum) == (10**9, 1536, 1e-4, 0.9)
-    assert -(-train.images // train.batch) == 651_042
+    assert train.steps == 651_042
     assert lr_at(train.schedule, 0, train.images) == pytest.approx(0.1)
     assert lr_at(train.schedule, train.images // 20, train.images) == pytest.approx(0.6)
     assert lr_at(train.schedule, train.images - 1, train.images) == pytest.approx(0.6 / 2**13)
@@ -35,7 +35,7 @@ def test_the_control_has_the_students_images_and_recipe(name, tmp_path):
     recipe = recipes.make(function, "" if name == "digits" else str(tmp_path))
     assert recipe.name == name and name in (function.__doc__ or "")
     control = recipe.control
-    assert control.images == recipe.pretrain.images + recipe.finetune.images
+    assert control.processed == recipe.pretrain.processed + recipe.finetune.processed
     assert (control.schedule, control.batch) == (recipe.pretrain.schedule, recipe.pretrain.batch)
 
 

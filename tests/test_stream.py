@@ -115,6 +115,8 @@ def test_an_unreadable_picture_reaches_the_trainer_as_an_error_not_a_hang(tmp_pa
 
 def test_more_workers_than_lanes_is_an_input_error(tmp_path):
     stream = Stream(fake_examples(Root.open(str(tmp_path)), [[[1], [1]]]), seed=0)
-    stream.check_workers(2)
+    stream.check_workers(2, batch=4)
     with pytest.raises(InputError, match="3 training workers, but examples-fake has 2 lanes"):
-        stream.check_workers(3)
+        stream.check_workers(3, batch=6)
+    with pytest.raises(InputError, match="a batch of 3 over 2 training workers gives one of them 1 images"):
+        stream.check_workers(2, batch=3)
