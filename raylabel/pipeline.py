@@ -18,6 +18,7 @@ from raylabel.report.run import Run, write_run
 from raylabel.report.summary import Summary
 from raylabel.resources import Cluster, Resources
 from raylabel.selection import Select, find_duplicates, select
+from raylabel.stream import Stream
 from raylabel.train import Train, train
 
 
@@ -103,6 +104,11 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
     recipe.select.check_against(len(classes), min(recipe.label.p, len(classes)))
     given = _given_teacher(root, recipe.teacher, len(classes))
     lesson = materialize(root, "labeled", labels, shards["labeled"], corpora["labeled"], recipe.materialize, limit)
+
+    for config in (recipe.teacher.train, recipe.finetune, recipe.control):  # known now, not after days of pre-training
+        if config:
+            workers = Cluster.now().workers(recipe.resources, config.batch)
+            Stream(lesson, recipe.seed).check_workers(workers, config.batch)
 
     def fit(name: str, model: Model, examples: Artifact, config: Train | None, init: Artifact | None = None):
         assert config is not None
