@@ -69,8 +69,8 @@ def cifar10(data: str) -> Recipe:
         ),
         teacher=Teacher(model=Model(arch="resnet26x2"), train=train),
         select=Select(k=4_000, p=2),
-        student=Model(arch="resnet8x2"),
-        pretrain=replace(train, images=1_000_000, schedule=Schedule(lr=lr)),
+        student=Model(arch="resnet14x1"),
+        pretrain=replace(train, images=1_500_000),
         finetune=replace(train, images=120_000, schedule=Schedule(lr=lr / 40, warmup=0, drops=3, factor=0.1)),
     )
 
