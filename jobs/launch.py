@@ -4,7 +4,8 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -63,6 +64,19 @@ def _first_line(function: Callable[..., Recipe]) -> str:
     return (function.__doc__ or "").strip().partition("\n")[0]
 
 
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Nothing reaches file descriptor 2 while the block runs, from C++ neither."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
 def _connect() -> None:
     """The cluster that RAY_ADDRESS or `ray job submit` names; else a Ray of its own on this machine."""
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -72,6 +86,7 @@ def _connect() -> None:
         # Of its C++ side only what is fatal: it calls each actor pool an error. What fails comes as an exception too.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         # At least two CPUs in Ray's books: one for a model, one for those who read and decode for it.
-        ray.init(address="local", num_cpus=max(2, os.cpu_count() or 1), include_dashboard=False, **quiet)
+        with _without_stderr():  # on which Ray tells that it found that variable; a failure is an exception
+            ray.init(address="local", num_cpus=max(2, os.cpu_count() or 1), include_dashboard=False, **quiet)
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)

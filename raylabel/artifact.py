@@ -13,6 +13,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Self
@@ -166,6 +167,26 @@ class Built:
 
     files: list[File]
     info: Mapping[str, Any]
+
+
+def commit_part(folder: str, number: int, files: list[File], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Commits one part of a build of many: its record, written after its files. Doing it again is harmless."""
+    record = {"part": number, "files": [dataclasses.asdict(f) for f in files], **found}
+    write_file(f"{folder}/parts/{number:06d}.json", json.dumps(record).encode())
+    return record
+
+
+def committed_parts(folder: str) -> dict[int, dict[str, Any]]:
+    """The records of the parts that stand, by number: those of a run that was stopped need not be done again."""
+    names = list_files(f"{folder}/parts")
+    with ThreadPoolExecutor(16) as pool:  # small files: their time is waiting
+        records = pool.map(lambda name: json.loads(read_file(f"{folder}/parts/{name}")), names)
+        return {record["part"]: record for record in records}
+
+
+def files_of(records: Mapping[int, Mapping[str, Any]]) -> list[File]:
+    """The files of committed parts, in part order."""
+    return [File(**f) for number in sorted(records) for f in records[number]["files"]]
 
 
 def digest(identity: Mapping[str, Any]) -> str:

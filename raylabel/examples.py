@@ -5,10 +5,8 @@ each; the training stream (stream.py) takes its items from the lanes in turn, an
 """
 
 import collections
-import dataclasses
 import io
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +19,11 @@ from raylabel.artifact import (
     Artifact,
     Built,
     Draft,
-    File,
     Root,
+    commit_part,
+    committed_parts,
+    files_of,
     identity_of,
-    list_files,
-    read_file,
-    write_file,
     write_table,
 )
 from raylabel.corpus import Corpus, Sample, Unit, read_unit, verify_packed
@@ -75,7 +72,7 @@ def materialize(
         firsts = np.flatnonzero(np.diff(key, prepend=-1))  # where a new key begins: its labels run to the next one
         shard_table = shards.table("shards", SHARDS)
         shared = [ray.put(x) for x in (label, key, firsts, shard_table, corpus, config)]
-        done = {r["part"]: r for r in _records(draft)}
+        done = committed_parts(draft.uri)
         todo = [p for p in range(-(-len(firsts) // SAMPLES)) if p not in done]
         running = [_write_part.remote(draft.uri, part, *shared) for part in todo]
         with Progress(f"materialize {name}", len(firsts)) as progress:
@@ -90,10 +87,6 @@ def materialize(
 
     identity = {"picks": picks.digest, "shards": shards.info["content"], "materialize": identity_of(config)}
     return root.make(f"examples-{name}", identity, build)
-
-
-def _records(draft: Draft) -> Iterator[dict[str, Any]]:
-    return (json.loads(read_file(f"{draft.uri}/parts/{name}")) for name in list_files(f"{draft.uri}/parts"))
 
 
 def _rejected(records: dict[int, dict[str, Any]]) -> int:
@@ -112,7 +105,6 @@ def _summarise(records: dict[int, dict[str, Any]], samples: int, reject_limit: f
             "raise --label.reject-limit"
         )
     ordered = [records[part] for part in sorted(records)]
-    files = [File(**f) for record in ordered for f in record["files"]]
     items = [record["items"] for record in ordered if record["items"]]
     info = {
         "samples": samples - rejected,
@@ -121,7 +113,7 @@ def _summarise(records: dict[int, dict[str, Any]], samples: int, reject_limit: f
         "reasons": dict(reasons),
         "lane_items": items,  # [file][lane]: items of each row group, so that the stream can seek without reading
     }
-    return Built(files, info)
+    return Built(files_of(records), info)
 
 
 @ray.remote(num_cpus=1, max_retries=3)
@@ -146,15 +138,12 @@ def _write_part(folder: str, part: int, *shared: Any) -> dict[str, Any]:
         files.append(write_table(folder, f"examples-{part:06d}.parquet", *(_table(g, EXAMPLES) for g in groups)))
     if rejects:
         files.append(write_table(folder, f"rejects-{part:06d}.parquet", _table(rejects, REJECTS)))
-    record = {
-        "part": part,
+    found = {
         "samples": len(labels),
         "items": [sum(len(row[2]) for row in group) for group in groups],
         "reasons": collections.Counter(row[3] for row in rejects),
-        "files": [dataclasses.asdict(f) for f in files],
     }
-    write_file(f"{folder}/parts/{part:06d}.json", json.dumps(record).encode())
-    return record
+    return commit_part(folder, part, files, found)
 
 
 def _table(rows: list[tuple], schema: pa.Schema) -> pa.Table:

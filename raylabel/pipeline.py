@@ -164,6 +164,7 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
         classes=classes,
         corpus=corpora["unlabeled"],
         shards=shards["unlabeled"],
+        lesson=lesson,
         scores=scores,
         duplicates=duplicates,
         picks=picks,

@@ -1,6 +1,7 @@
 """Recipes are complete, and the paper's has the paper's numbers."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,11 @@ def test_the_readme_names_every_key_of_the_summary_and_every_room():
     for path in here.iterdir():
         if path.suffix == ".py" and path.name != "__init__.py" or (path / "__init__.py").exists():
             assert f"  {path.name}" in text, f"the README's list of rooms lacks {path.name}"
+
+
+def test_the_readmes_recipe_is_one():
+    text = (Path(recipes.__file__).resolve().parents[1] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert names["my_recipe"]().name == "birds"

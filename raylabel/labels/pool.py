@@ -5,11 +5,9 @@ references pass the driver.
 """
 
 import collections
-import dataclasses
 import functools
 import hashlib
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,7 +17,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from raylabel.artifact import NOT_IDENTITY, Artifact, write_file, write_table
+from raylabel.artifact import NOT_IDENTITY, Artifact, commit_part, write_table
 from raylabel.corpus import Corpus, Unit, read_unit
 from raylabel.errors import InputError
 from raylabel.media.decode import Reject, decode_image
@@ -249,6 +247,4 @@ def _commit(folder: str, part: int, rows: int, *blocks: pa.Table) -> dict[str, A
     if rejects.num_rows:
         files.append(write_table(folder, f"rejects-{part:06d}.parquet", rejects))
     reasons = collections.Counter(rejects.column("reason").to_pylist())
-    record = {"part": part, "rows": rows, "reasons": reasons, "files": [dataclasses.asdict(f) for f in files]}
-    write_file(f"{folder}/parts/{part:06d}.json", json.dumps(record).encode())
-    return record
+    return commit_part(folder, part, files, {"rows": rows, "reasons": reasons})

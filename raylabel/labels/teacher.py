@@ -6,13 +6,12 @@ same units on any cluster. So any number of actors, any order and any crash give
 
 import collections
 import itertools
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
-from raylabel.artifact import Artifact, Built, Draft, File, Root, identity_of, list_files, read_file
+from raylabel.artifact import Artifact, Built, Draft, Root, committed_parts, files_of, identity_of
 from raylabel.corpus import Corpus, units, verify_packed
 from raylabel.errors import InputError
 from raylabel.labels.pool import Job, Label, Part, score
@@ -64,7 +63,7 @@ def _parts(shards: pa.Table) -> Iterator[Part]:
 
 
 def _build(draft: Draft, job: Job, shards: pa.Table, cluster: Cluster) -> Built:
-    committed = _committed(draft)
+    committed = committed_parts(draft.uri)
     todo = [part for part in _parts(shards) if part.number not in committed]
     total = sum(shards.column("rows").to_pylist())
     tally = _Tally(total, job.config.reject_limit)
@@ -78,7 +77,6 @@ def _build(draft: Draft, job: Job, shards: pa.Table, cluster: Cluster) -> Built:
             progress.update(tally.seen, rejects=tally.rejected)
     tally.close()
     verify_packed(shards)  # nothing of it changed while it was read
-    files = [File(**f) for record in committed.values() for f in record["files"]]
     info = {
         "samples": total,
         "images": total - before,  # in the build that took `seconds`
@@ -88,13 +86,7 @@ def _build(draft: Draft, job: Job, shards: pa.Table, cluster: Cluster) -> Built:
         "p": job.p,
         "hardware": cluster.name,
     }
-    return Built(files, info)
-
-
-def _committed(draft: Draft) -> dict[int, dict[str, Any]]:
-    """The parts that an earlier run has finished, by number."""
-    records = (json.loads(read_file(f"{draft.uri}/parts/{name}")) for name in list_files(f"{draft.uri}/parts"))
-    return {record["part"]: record for record in records}
+    return Built(files_of(committed), info)
 
 
 class _Tally:

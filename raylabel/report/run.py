@@ -32,6 +32,8 @@ class Run:
     """The unlabeled one."""
     shards: Artifact
     """Its SHARDS."""
+    lesson: Artifact
+    """The labeled EXAMPLES."""
     scores: Artifact
     duplicates: Artifact
     picks: Artifact
@@ -74,6 +76,8 @@ def summarise(run: Run) -> Summary:
             scored=scores["scored"] - copies,
             rejected=scores["rejected"],
             duplicates=copies,
+            labeled=run.lesson.info["samples"],
+            labeled_rejected=run.lesson.info["rejected"],
         ),
         rejects=[Reject(reason=reason, count=count) for reason, count in scores["reasons"].items()],
         accuracies=run.accuracies,

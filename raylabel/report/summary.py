@@ -43,6 +43,10 @@ class Counts:
     """Samples with a row in REJECTS."""
     duplicates: int
     """Samples with a row in SCORES that are a byte-identical copy of a sample with a smaller key."""
+    labeled: int
+    """Labeled samples that were trained on."""
+    labeled_rejected: int
+    """Labeled samples that could not be read: REJECTS of the labeled EXAMPLES."""
 
     def __post_init__(self) -> None:
         if self.samples != self.scored + self.rejected + self.duplicates:

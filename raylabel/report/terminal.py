@@ -41,6 +41,8 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
         f"samples: {counts.samples:,} in = {counts.scored:,} scored + {counts.rejected:,} rejected + "
         f"{counts.duplicates:,} duplicates"
     )
+    if counts.labeled_rejected:
+        say(f"labeled: {counts.labeled:,} samples trained on, {counts.labeled_rejected:,} rejected")
     if summary.rejects:
         say("rejected: " + ", ".join(f"{r.reason} {r.count:,}" for r in summary.rejects))
     picks = summary.picks

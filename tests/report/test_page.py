@@ -54,7 +54,7 @@ def make(names: list[str], text: str = "plain") -> Summary:
     return Summary(
         run=text,
         classes=names,
-        counts=Counts(samples=1234567, scored=1230000, rejected=4000, duplicates=567),
+        counts=Counts(samples=1234567, scored=1230000, rejected=4000, duplicates=567, labeled=4321, labeled_rejected=9),
         rejects=[Reject(reason="truncated", count=3999), Reject(reason=text, count=1)],
         accuracies=accuracies,
         gain=Gain(value=0.019, low=0.0101, high=0.0279, n=5000),

@@ -18,7 +18,7 @@ def small(name: str = "cat") -> Summary:
     return Summary(
         run=name,
         classes=[name, "dog"],
-        counts=Counts(samples=1200, scored=1150, rejected=30, duplicates=20),
+        counts=Counts(samples=1200, scored=1150, rejected=30, duplicates=20, labeled=50, labeled_rejected=2),
         rejects=[Reject(reason="truncated", count=28), Reject(reason=name, count=2)],
         accuracies=[Accuracy(model="teacher", top1=0.5, top1_low=0.4, top1_high=0.6, n=96)],
         gain=Gain(value=0.034, low=0.026, high=0.042, n=96),
@@ -63,7 +63,7 @@ def test_the_verdict_claims_a_gain_only_where_the_interval_leaves_zero_out(
 
 def test_numbers_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match=r"10 in, but 5 scored \+ 3 rejected \+ 1 duplicates = 9"):
-        Counts(samples=10, scored=5, rejected=3, duplicates=1)
+        Counts(samples=10, scored=5, rejected=3, duplicates=1, labeled=5, labeled_rejected=0)
     summary = small()
     with pytest.raises(ValueError, match="sum to 2, but 30 samples were rejected"):
         dataclasses.replace(summary, rejects=summary.rejects[1:])
