@@ -192,6 +192,7 @@ class _Teacher:
 
         from raylabel.models import load_model
 
+        torch.backends.cudnn.deterministic = True
         torch.set_num_threads(1)  # one single-threaded actor per core beats threads (and sums in one order)
         self.job = job
         self.device = torch.device("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu")
