@@ -19,14 +19,13 @@ import ray.train.torch
 from raylabel.artifact import NOT_IDENTITY, Artifact, Built, Draft, Root, filesystem, identity_of, write_bytes
 from raylabel.errors import InputError
 from raylabel.media.views import View, normalise
-from raylabel.models import WEIGHTS, Model, build, describe, load_model, save_weights
+from raylabel.models import CURVE, WEIGHTS, Model, build, describe, load_model, save_weights
 from raylabel.report.board import make_board, shown
 from raylabel.report.terminal import Progress
 from raylabel.resources import Cluster, Resources
 from raylabel.schedule import Schedule, lr_at
 from raylabel.stream import Stream
 
-CURVE = "curve.json"  # [{images, loss, accuracy, lr}]
 POINTS = 200  # of a training curve
 
 

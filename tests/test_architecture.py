@@ -10,9 +10,8 @@ ROWS = [
     {"errors"},
     {"schema", "artifact", "resources", "schedule", "topk"},
     {"media", "models", "corpus", "report.summary", "report.terminal", "report.board", "report.page"},
-    {"labels", "selection", "examples", "stream"},
-    {"train", "evaluate"},
-    {"report.run", "datasets"},
+    {"report.run", "datasets", "stream"},
+    {"labels", "selection", "examples", "train", "evaluate"},
     {"pipeline"},
     {"recipes"},
 ]

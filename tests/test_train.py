@@ -20,11 +20,11 @@ from raylabel.errors import InputError
 from raylabel.examples import Materialize, materialize
 from raylabel.labels.truth import truth
 from raylabel.media.views import normalise
-from raylabel.models import Model, build, load_model
+from raylabel.models import CURVE, Model, build, load_model
 from raylabel.resources import Resources
 from raylabel.schedule import Schedule, lr_at
 from raylabel.stream import Stream
-from raylabel.train import CURVE, Train, train
+from raylabel.train import Train, train
 
 MODEL = Model(arch="resnet8x1")
 CONFIG = Train(images=3_200, batch=64, schedule=Schedule(lr=0.05), precision="fp32", checkpoint_every=10)

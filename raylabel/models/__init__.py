@@ -1,7 +1,7 @@
 """Networks by name, and their weights in and out of files."""
 
 from raylabel.models.build import Model, build, check
-from raylabel.models.trained import WEIGHTS, describe, import_model, load_model
+from raylabel.models.trained import CURVE, WEIGHTS, describe, import_model, load_model
 from raylabel.models.weights import (
     checkpoint_digest,
     load_checkpoint,
@@ -12,6 +12,7 @@ from raylabel.models.weights import (
 )
 
 __all__ = [
+    "CURVE",
     "WEIGHTS",
     "Model",
     "build",

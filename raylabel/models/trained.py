@@ -8,6 +8,7 @@ from raylabel.models.build import Model, build
 from raylabel.models.weights import checkpoint_digest, load_checkpoint, load_weights, save_weights, torchvision_weights
 
 WEIGHTS = "model.safetensors"
+CURVE = "curve.json"  # of one that was trained here: [{images, loss, accuracy, lr}]
 
 
 def describe(model: Model, classes: int) -> dict:

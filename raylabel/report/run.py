@@ -11,10 +11,10 @@ import numpy as np
 from raylabel.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.corpus import Corpus, read_keys
 from raylabel.media.decode import decode_image
+from raylabel.models import CURVE
 from raylabel.report.page import Picture, Point, Strip, thumbnail, write_page
 from raylabel.report.summary import Accuracy, Counts, Gain, Picks, Reject, Stage, Summary
 from raylabel.schema import PICKS, SHARDS
-from raylabel.train import CURVE
 
 SUMMARY, PAGE = "summary.json", "report.html"
 STRIPS = 10  # classes whose pictures are shown
