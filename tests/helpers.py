@@ -2,12 +2,15 @@
 
 import hashlib
 import io
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -66,3 +69,20 @@ def _as_artifact(root: Root, model: Model, classes: int, module: torch.nn.Module
 def contents(artifact: Artifact) -> dict[str, str]:
     """File name → sha256 of the listed files as they are on the disk now."""
     return {f.name: hashlib.sha256(artifact.read(f.name)).hexdigest() for f in artifact.files()}
+
+
+def open_in_chromium(page: Path, folder: Path, height: int = 4000) -> tuple[list[str], np.ndarray]:
+    """What the browser's console says of a page, and the page as it looks, int [H, W, 3]."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on this machine: it opens the page")
+    shot = folder / "page.png"
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --hide-scrollbars"
+    flags += " --disable-component-update --disable-sync --disable-dev-shm-usage --enable-logging=stderr --v=0"
+    command = [chromium, *flags.split(), f"--user-data-dir={folder / 'profile'}", f"--window-size=1280,{height}"]
+    done = subprocess.run(
+        [*command, f"--screenshot={shot}", page.as_uri()], capture_output=True, text=True, timeout=90, check=True
+    )
+    # What the page's policy refuses, and every script error, is a line with CONSOLE in it.
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return console, np.asarray(Image.open(shot).convert("RGB")).astype(int)

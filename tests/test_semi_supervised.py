@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from helpers import open_in_chromium
 
 JOB = Path(__file__).resolve().parents[1] / "jobs" / "semi_supervised.py"
 
@@ -77,6 +78,15 @@ def test_page_and_summary_agree(first):
     Check().feed(page.read_text())
     assert seen > 60
     assert page.read_text().count("data:image/jpeg") >= 60  # 10 classes, ranks 1, 2, 5, ... K
+
+
+def test_the_page_opens_in_a_browser_and_shows_the_digits(first, tmp_path):
+    folder, _ = first
+    (page,) = folder.glob("runs/run-digits-*/report.html")
+    console, pixels = open_in_chromium(page.resolve(), tmp_path)
+    assert console == []
+    # 70 thumbnails of 112 x 112 pixels, half of them black ground; without them the page has hardly a black pixel.
+    assert (pixels.max(axis=2) < 12).sum() > 70 * 112 * 112 / 4
 
 
 def test_the_same_again_does_nothing_and_another_k_no_scoring(first):

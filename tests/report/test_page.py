@@ -6,8 +6,6 @@ import io
 import json
 import math
 import re
-import shutil
-import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from html.parser import HTMLParser
@@ -16,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import open_in_chromium
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -324,20 +323,10 @@ def test_a_ranking_by_logits_shows_logits_alone() -> None:
 
 
 def test_the_page_opens_in_a_browser_with_every_picture(tmp_path: Path) -> None:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium on this machine: it opens the page")
-    page, shot = tmp_path / "report.html", tmp_path / "page.png"
+    page = tmp_path / "report.html"
     page.write_text(write_page(make(HOSTILE, HOSTILE[1]), make_curves(), make_strips(HOSTILE[0])), "utf-8")
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --hide-scrollbars"
-    flags += " --disable-component-update --disable-sync --disable-dev-shm-usage --enable-logging=stderr --v=0"
-    command = [chromium, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1280,4000"]
-    done = subprocess.run(
-        [*command, f"--screenshot={shot}", page.as_uri()], capture_output=True, text=True, timeout=90, check=True
-    )
-    # What the page's policy refuses, and every script error, is a line with CONSOLE in it.
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
-    pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
+    console, pixels = open_in_chromium(page, tmp_path)
+    assert console == []
     for colour in COLOURS:  # no other part of the page has them: a picture that did not load leaves its colour out
         near = (np.abs(pixels - np.array(colour)) <= 6).all(axis=2).sum()
         assert near > 80 * 80, f"the picture of colour {colour} is not on the page"
