@@ -32,6 +32,10 @@ def label(
     Log-odds and not probabilities: near p = 1 a float32 softmax has ties where a billion samples need an order
     (Yalniz et al. 2019 §3.2 ranks by softmax; the order is the same). InputError if too many samples are rejected.
     """
+    if config.batch > UNIT:
+        raise InputError(
+            f"label.batch is {config.batch}, but no batch crosses a unit of {UNIT} rows: lower --label.batch"
+        )
     cluster = Cluster.now()
     precision = cluster.precision(config.precision)
     identity = {
