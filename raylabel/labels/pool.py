@@ -24,6 +24,7 @@ from raylabel.media.decode import Reject, decode_image
 from raylabel.media.views import View, eval_view
 from raylabel.schema import DIGEST_BYTES, REJECTS, SCORES, check
 
+UNIT = 1024  # rows of a unit of work
 IN_FLIGHT = 64  # parts being written at once
 
 # What leaves a teacher actor: a row per sample, scored (reason is empty) or rejected (no classes).
@@ -44,8 +45,8 @@ class Label:
     """Share of samples that may be unreadable before the run stops, 0 to 1."""
 
     def __post_init__(self):
-        if self.batch < 2:
-            raise InputError(f"label.batch is {self.batch}: give at least 2 images")
+        if not 2 <= self.batch <= UNIT:
+            raise InputError(f"label.batch is {self.batch}: give 2 to {UNIT} images, since no batch crosses a unit")
         if self.p < 1:
             raise InputError(f"label.p is {self.p}: store at least 1 class per sample")
         if not 0 <= self.reject_limit <= 1:

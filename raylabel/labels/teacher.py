@@ -14,13 +14,12 @@ import pyarrow as pa
 from raylabel.artifact import Artifact, Built, Draft, Root, committed_parts, files_of, identity_of
 from raylabel.corpus import Corpus, units, verify_packed
 from raylabel.errors import InputError
-from raylabel.labels.pool import Job, Label, Part, score
+from raylabel.labels.pool import UNIT, Job, Label, Part, score
 from raylabel.media.views import View
 from raylabel.report.terminal import Progress
 from raylabel.resources import Cluster, Resources
 from raylabel.schema import SHARDS
 
-UNIT = 1024  # rows of a unit of work
 PART = 16  # units that are committed together: some 2 MB of scores, and what a crash can cost one part's worth of work
 
 
@@ -32,10 +31,6 @@ def label(
     Log-odds and not probabilities: near p = 1 a float32 softmax has ties where a billion samples need an order
     (Yalniz et al. 2019 §3.2 ranks by softmax; the order is the same). InputError if too many samples are rejected.
     """
-    if config.batch > UNIT:
-        raise InputError(
-            f"label.batch is {config.batch}, but no batch crosses a unit of {UNIT} rows: lower --label.batch"
-        )
     cluster = Cluster.now()
     precision = cluster.precision(config.precision)
     identity = {
