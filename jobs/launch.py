@@ -46,16 +46,16 @@ def run_recipe(story: Callable[[Root, Recipe], Any], description: str) -> Any:
 
 
 def _options(description: str) -> Options:
-    first = argparse.ArgumentParser(add_help=False)
-    first.add_argument("recipe", nargs="?", default="digits")
+    name, *argv = sys.argv[1:] if sys.argv[1:2] and not sys.argv[1].startswith("-") else ["digits", *sys.argv[1:]]
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--data", default="")
-    argv = sys.argv[1:]
-    if argv and argv[0].startswith("-"):
-        argv = ["digits", *argv]
     known, rest = first.parse_known_args(argv)
-    recipe = recipes.make(recipes.find(known.recipe), known.data)
-    names = "\n".join(f"  {name:24} {_first_line(function)}" for name, function in recipes.NAMED.items())
-    text = f"{description}\nRecipes:\n{names}\n\nFields of '{known.recipe}':"
+    function = recipes.find(name)
+    if {"-h", "--help"} & set(rest) and recipes.takes_data(function):
+        known.data = known.data or "DIR"  # whoever asks what there is to say need not say it yet
+    recipe = recipes.make(function, known.data)
+    names = "\n".join(f"  {known:24} {_first_line(made)}" for known, made in recipes.NAMED.items())
+    text = f"{description}\nRecipes:\n{names}\n\nFields of '{name}':"
     default = Options(recipe=recipe)
     return tyro.cli(Options, args=rest, default=default, description=text, config=(tyro.conf.AvoidSubcommands,))
 

@@ -137,9 +137,14 @@ def find(name: str) -> Callable[..., Recipe]:
     return found
 
 
+def takes_data(function: Callable[..., Recipe]) -> bool:
+    """Whether the recipe is a function of the folder of its data."""
+    return "data" in inspect.signature(function).parameters
+
+
 def make(function: Callable[..., Recipe], data: str) -> Recipe:
     """The recipe, given the folder of its data if it takes one. InputError if the folder is missing or unasked for."""
-    takes = "data" in inspect.signature(function).parameters
+    takes = takes_data(function)
     if takes and not data:
         raise InputError(f"recipe '{function.__name__}' needs the folder of its data: give --data DIR")
     if data and not takes:

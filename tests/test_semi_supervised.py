@@ -130,8 +130,9 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, arguments, message):
     assert "Traceback" not in done.stderr
 
 
-def test_help_explains_each_field(tmp_path):
-    done = job("--help", folder=tmp_path)
-    assert done.returncode == 0
+@pytest.mark.parametrize("recipe", [(), ("cifar10",)])
+def test_help_explains_each_field(tmp_path, recipe):
+    done = job(*recipe, "--help", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     for text in ("--select.k", "K, samples kept per class", "--pretrain.schedule.drops", "--root", "cifar10"):
         assert text in done.stdout
