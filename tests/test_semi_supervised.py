@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -92,11 +91,9 @@ def test_the_page_opens_in_a_browser_and_shows_the_digits(first, tmp_path):
 def test_the_same_again_does_nothing_and_another_k_no_scoring(first):
     folder, _ = first
     before = stamps(folder)
-    start = time.monotonic()
     again = job("digits", folder=folder)
     assert again.returncode == 0 and stamps(folder) == before
     assert again.stdout.startswith("run digits")  # no line of any stage before the summary
-    assert time.monotonic() - start < 60  # some 8 s where nothing else runs
 
     other = job("digits", "--select.k", "50", folder=folder)
     assert other.returncode == 0, other.stderr
