@@ -160,6 +160,11 @@ class Draft:
         """A folder for what is needed only while building; deleted before the manifest is written."""
         return f"{self.uri}/scratch/{name}"
 
+    def discard(self) -> None:
+        """Deletes all that was built: for when it turns out to rest on input that changed under it."""
+        fs, path = filesystem(self.uri)
+        fs.delete_dir(path)
+
 
 @dataclass(frozen=True)
 class Built:

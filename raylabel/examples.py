@@ -81,7 +81,13 @@ def materialize(
                 record = ray.get(ready[0])
                 done[record["part"]] = record
                 progress.update(sum(r["samples"] for r in done.values()), rejects=_rejected(done))
-        verify_packed(shard_table)  # nothing of it changed while it was read
+        try:
+            verify_packed(shard_table)
+        except (
+            InputError
+        ):  # it changed while it was read: none of these bytes may pass for those of the restored corpus
+            draft.discard()
+            raise
         built = _summarise(done, len(firsts), reject_limit)
         return Built(built.files, {**built.info, "images": sum(done[p]["samples"] for p in todo)})
 

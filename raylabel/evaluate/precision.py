@@ -26,7 +26,8 @@ class Truth:
 def pick_precision(picks: Artifact, shards: Artifact, truth: Truth | None) -> tuple[float, int] | None:
     """(share of picks whose label is true, picks whose truth is known); None without a truth table.
 
-    Reads the ids of the shards that hold picks. InputError if a table lacks its column, or no pick is known.
+    Holds the truth table in memory: for corpora small enough that somebody labeled them. Reads the ids of the shards
+    that hold picks. InputError if a table lacks its column, or no pick is known.
     """
     if truth is None:
         return None

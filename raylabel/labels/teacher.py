@@ -75,7 +75,11 @@ def _build(draft: Draft, job: Job, shards: pa.Table, cluster: Cluster) -> Built:
             tally.add(record)
             progress.update(tally.seen, rejects=tally.rejected)
     tally.close()
-    verify_packed(shards)  # nothing of it changed while it was read
+    try:
+        verify_packed(shards)
+    except InputError:  # it changed while it was read: none of these scores may pass for those of the restored corpus
+        draft.discard()
+        raise
     info = {
         "samples": total,
         "images": total - before,  # in the build that took `seconds`

@@ -147,7 +147,7 @@ class Picks:
     p: int
     """Classes per sample that may compete."""
     rank: str
-    """What orders a class's candidates: log_odds or logits."""
+    """What orders a class's candidates: softmax (by log-odds, the same order) or logits."""
     per_class: list[int]
     """Pairs of each class, in the order of `Summary.classes`."""
     min: int
