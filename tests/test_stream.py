@@ -120,3 +120,19 @@ def test_more_workers_than_lanes_is_an_input_error(tmp_path):
         stream.check_workers(3, batch=6)
     with pytest.raises(InputError, match="a batch of 3 over 2 training workers gives one of them 1 images"):
         stream.check_workers(2, batch=3)
+
+
+def test_order_within_a_window_is_new_in_each_epoch(tmp_path):
+    stream = Stream(fake_examples(Root.open(str(tmp_path)), [[[1] * 12]]), seed=0)  # one lane of one row group
+    keys = [key for _, key, _, _ in stream.items(0, 36)]
+    epochs = [keys[0:12], keys[12:24], keys[24:36]]
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+
+def test_lanes_seeds_and_epochs_go_through_the_files_in_orders_of_their_own(tmp_path):
+    examples = fake_examples(Root.open(str(tmp_path)), [[[1], [1]] for _ in range(12)])
+    lanes = [*Stream(examples, seed=0).lanes, *Stream(examples, seed=1).lanes]
+    orders = [[file for window in lane.windows(epoch) for file, _ in window] for lane in lanes for epoch in (0, 1)]
+    assert all(sorted(order) == list(range(12)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 8
