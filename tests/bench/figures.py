@@ -1,0 +1,65 @@
+"""What every bench prints: one JSON line per figure on stdout. Run as `python tests/bench/bench_NAME.py`.
+
+Arms of a comparison are interleaved in one run, A B C A B C ..., so that a machine that slows down slows them all; a
+ratio is taken within each round, and its median quoted.
+"""
+
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+
+def interleave(arms: Mapping[str, Callable[[], float]], repeats: int = 5) -> dict[str, list[float]]:
+    """What each arm returned in each of the rounds; one line on stderr per round, so that a person sees it go on."""
+    found: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(repeats):
+        for name, arm in arms.items():
+            found[name].append(arm())
+        shown = ", ".join(f"{name} {values[-1]:,.4g}" for name, values in found.items())
+        print(f"round {number + 1} of {repeats}: {shown}", file=sys.stderr, flush=True)
+    return found
+
+
+def print_ratio(bench: str, figure: str, against: str, mine: Sequence[float], theirs: Sequence[float]) -> float:
+    """Prints and returns the median of mine / theirs, round by round; both are rates (more is better)."""
+    ratios = [m / t for m, t in zip(mine, theirs, strict=True)]
+    _print(bench, figure, against, "ratio", ratios, "x")
+    return statistics.median(ratios)
+
+
+def print_value(bench: str, figure: str, values: Sequence[float], unit: str, against: str = "") -> float:
+    """Prints and returns the median of a figure that stands for itself."""
+    _print(bench, figure, against, "value", values, unit)
+    return statistics.median(values)
+
+
+def _print(bench: str, figure: str, against: str, kind: str, values: Sequence[float], unit: str) -> None:
+    line = {
+        "bench": bench,
+        "figure": figure,
+        "against": against,
+        kind: _round(statistics.median(values)),
+        "unit": unit,
+        "range": [_round(min(values)), _round(max(values))],
+        "repeats": len(values),
+        "cores": len(os.sched_getaffinity(0)),
+        "hardware": hardware(),
+    }
+    print(json.dumps(line), flush=True)
+
+
+def hardware() -> str:
+    """The processor, as the operating system calls it."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+        return names[0]
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.4g}")
