@@ -3,7 +3,7 @@
 from raylabel.corpus.config import Corpus
 from raylabel.corpus.index import Unit, index, units, verify, verify_packed
 from raylabel.corpus.labels import class_names, encode_labels, read_labels
-from raylabel.corpus.read import Sample, read_keys, read_unit
+from raylabel.corpus.read import Sample, read_keys, read_rows, read_unit
 from raylabel.corpus.shards import index_corpus
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "index_corpus",
     "read_keys",
     "read_labels",
+    "read_rows",
     "read_unit",
     "units",
     "verify",
