@@ -81,8 +81,8 @@ def materialize(
         done = committed_parts(draft.uri)
         before = sum(record["samples"] for record in done.values())
         todo = [p for p in range(-(-samples // SAMPLES)) if p not in done]
-        shared = [ray.put(x) for x in (shards.table("shards", SHARDS), corpus, config)]
-        running = [_write_part.remote(draft.uri, plan, part, *shared) for part in todo]
+        table = ray.put(shards.table("shards", SHARDS))
+        running = [_write_part.remote(draft.uri, plan, part, table, corpus, config) for part in todo]
         passed, rejected = before, _rejected(done)
         with Progress(f"materialize {name}", samples) as progress:
             while running:
@@ -132,7 +132,8 @@ def _write_plan(folder: str, picks: Artifact) -> int:
     label, key = table.column("label").to_numpy(), table.column("key").to_numpy()
     del table
     order = np.lexsort((label, key))
-    label, key = label[order], key[order]
+    label = label[order]
+    key = key[order]
     del order
     firsts = np.flatnonzero(np.diff(key, prepend=-1))  # where a new key begins: its labels run to the next one
     lists = pa.ListArray.from_arrays(pa.array(np.append(firsts, len(key)), pa.int32()), pa.array(label))

@@ -58,9 +58,10 @@ def read_rows(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
     the last of them; of a tar the headers up to the last row, and of the members those of the rows; of loose files
     those of the rows.
 
-    Opens the shard anew, so that it works in any process, and holds at most the rows' encoded bytes. A row that cannot be read is a Sample with an `error`. InputError if the shard is gone or has fewer rows
-    than it was indexed with (see `verify` for any other change). An object store's failure other than a missing object
-    is raised as OSError: it may pass, and must not go down as a bad sample.
+    Opens the shard anew, so that it works in any process, and holds at most the rows' encoded bytes. A row that cannot
+    be read is a Sample with an `error`. InputError if the shard is gone or has fewer rows than it was indexed with (see
+    `verify` for any other change). An object store's failure other than a missing object is raised as OSError: it may
+    pass, and must not go down as a bad sample.
     """
     read = {"parquet": _read_parquet, "webdataset": _read_tar, "files": _read_files}[shard["format"]]
     left = len(rows)
