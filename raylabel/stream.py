@@ -74,10 +74,15 @@ class _Lane:
         self.largest = sum(heapq.nlargest(WINDOW, (count for _, count in self.groups)))  # no window has more items
 
     def windows(self, epoch: int) -> list[list[tuple[int, int]]]:
-        """The epoch's order of row groups, cut in windows: [(file, items)]."""
+        """The epoch's order of row groups, cut in windows as equal as can be: [(file, items)].
+
+        A window of one row group left over at the end would be a run of neighbours in the corpus.
+        """
         order = _rng(self.seed, _LANE, epoch, self.lane).permutation(len(self.groups))
         groups = [self.groups[i] for i in order]
-        return [groups[i : i + WINDOW] for i in range(0, len(groups), WINDOW)]
+        count = -(-len(groups) // WINDOW)
+        ends = [i * len(groups) // count for i in range(count + 1)]
+        return [groups[begin:end] for begin, end in itertools.pairwise(ends)]
 
     def windows_from(self, start: int, lanes: int) -> Iterator[_Window]:
         """The windows, for ever, from the one on that holds the lane's first item at or behind `start` of the stream.
