@@ -125,9 +125,8 @@ def _summarise(records: dict[int, dict[str, Any]], samples: int, reject_limit: f
     return Built(files_of(records), info)
 
 
-@ray.remote(num_cpus=1, max_retries=3)
-def _write_plan(folder: str, picks: Artifact) -> int:
-    """Writes PLAN of the picks as `plan.parquet`; returns how many samples it has."""
+def _plan(picks: Artifact) -> pa.Table:
+    """PLAN of the picks."""
     table = picks.table("picks", PICKS, ["label", "key"])
     label, key = table.column("label").to_numpy(), table.column("key").to_numpy()
     del table
@@ -137,9 +136,15 @@ def _write_plan(folder: str, picks: Artifact) -> int:
     del order
     firsts = np.flatnonzero(np.diff(key, prepend=-1))  # where a new key begins: its labels run to the next one
     lists = pa.ListArray.from_arrays(pa.array(np.append(firsts, len(key)), pa.int32()), pa.array(label))
-    plan = pa.table([key[firsts], lists], schema=PLAN)
-    write_table(folder, "plan.parquet", *(plan[i : i + SAMPLES] for i in range(0, len(firsts), SAMPLES)))
-    return len(firsts)
+    return pa.table([key[firsts], lists], schema=PLAN)
+
+
+@ray.remote(num_cpus=1, max_retries=3)
+def _write_plan(folder: str, picks: Artifact) -> int:
+    """Writes `plan.parquet`; returns how many samples it has."""
+    plan = _plan(picks)
+    write_table(folder, "plan.parquet", *(plan[i : i + SAMPLES] for i in range(0, len(plan), SAMPLES)))
+    return len(plan)
 
 
 @ray.remote(num_cpus=1, max_retries=3)

@@ -27,6 +27,7 @@ from raylabel.corpus import (
     index,
     read_keys,
     read_labels,
+    read_rows,
     read_unit,
     units,
     verify,
@@ -130,6 +131,46 @@ def test_every_form_gives_the_rows_that_were_written(form: str, tmp_path: Path) 
     if form in ("files", "list"):
         assert Path(whole[8].uri).read_bytes() == rows[8][0]
     verify(shards)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_some_rows_of_a_shard_are_those_of_the_whole(form: str, tmp_path: Path) -> None:
+    corpus = FORMS[form](tmp_path / "data", rows_of(50))
+    shards = index(corpus)
+    whole = read_all(corpus, shards)
+    for shard in shards.to_pylist():
+        samples = [s for s in whole if s.key >> 32 == shard["shard"]]
+        for seed in range(20):
+            rows = sorted(random.Random(seed).sample(range(len(samples)), 1 + seed % len(samples)))
+            assert list(read_rows(corpus, shard, rows, labels=True)) == [samples[row] for row in rows]
+        if form in ("parquet", "webdataset"):
+            with pytest.raises(InputError, match="changed since it was indexed"):
+                list(read_rows(corpus, shard, [0, len(samples)]))
+
+
+def bytes_read() -> int:
+    """By this process so far, in all calls that read."""
+    with open("/proc/self/io") as file:
+        return int(file.readline().split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="no /proc/self/io here: it counts the bytes read")
+def test_rows_that_were_not_asked_for_are_hardly_read(tmp_path: Path) -> None:
+    rows = [(os.urandom(20_000), "a") for _ in range(1000)]
+
+    def cost(corpus: Corpus, *wanted: int) -> int:
+        (shard,) = index(corpus).to_pylist()
+        before = bytes_read()
+        assert [s.media for s in read_rows(corpus, shard, wanted)] == [rows[row][0] for row in wanted]
+        return bytes_read() - before
+
+    parquet = write_parquet(tmp_path / "p", rows, files=1, row_group_size=10)  # 100 row groups of 200 KB
+    assert cost(parquet, 500) < 300_000
+    assert cost(parquet, 0, 999) < 600_000  # what lies between them is skipped
+    tar = write_tar(tmp_path / "t", rows, files=1)  # 3 members a sample; a header is read with 16 KB around it
+    assert cost(tar, 0) < 100_000
+    files = write_files(tmp_path / "f", rows)
+    assert cost(files, 3, 700) < 50_000
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -175,6 +175,13 @@ def test_pixels_are_written_into_the_memory_given(tmp_path):
     batches = stream.batches(DIGITS_VIEW, 4, 0, 40, 0, 1, empty=empty)
     assert all(pixels is given[i] for i, (pixels, _) in enumerate(batches))
 
+    def none_left(shape):
+        raise MemoryError("of the pinned kind")
+
+    with pytest.raises(MemoryError, match="of the pinned kind"):
+        list(stream.batches(DIGITS_VIEW, 4, 0, 40, 0, 1, empty=none_left))
+    assert not threads()
+
 
 def test_windows_are_read_side_by_side_before_they_are_needed(tmp_path, monkeypatch):
     stream = Stream(fake_examples(Root.open(str(tmp_path)), [[[1] * 3] for _ in range(12)]), seed=0)  # 1 lane
