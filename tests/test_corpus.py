@@ -167,6 +167,8 @@ def test_rows_that_were_not_asked_for_are_hardly_read(tmp_path: Path) -> None:
     parquet = write_parquet(tmp_path / "p", rows, files=1, row_group_size=10)  # 100 row groups of 200 KB
     assert cost(parquet, 500) < 300_000
     assert cost(parquet, 0, 999) < 600_000  # what lies between them is skipped
+    whole = write_parquet(tmp_path / "w", rows, files=1, row_group_size=1000)  # 20 MB in one
+    assert cost(whole, 0) < 6_000_000  # some pages, not all
     tar = write_tar(tmp_path / "t", rows, files=1)  # 3 members a sample; a header is read with 16 KB around it
     assert cost(tar, 0) < 100_000
     files = write_files(tmp_path / "f", rows)
