@@ -18,7 +18,7 @@ import ray
 import ray.data
 
 from raylabel.artifact import NOT_IDENTITY, Artifact, commit_part, write_table
-from raylabel.corpus import Corpus, Unit, read_unit
+from raylabel.corpus import Corpus, Shards, Unit, read_unit
 from raylabel.errors import InputError
 from raylabel.media.decode import Reject, decode_image
 from raylabel.media.views import View, eval_view
@@ -83,7 +83,7 @@ class Part:
         return sum(unit.rows for unit in self.units)
 
 
-def score(job: Job, todo: list[Part], shards: pa.Table, folder: str) -> Iterator[dict[str, Any]]:
+def score(job: Job, todo: list[Part], shards: Shards, folder: str) -> Iterator[dict[str, Any]]:
     """Scores the parts, commits each in `folder`, and yields its record then, in any order."""
     if not todo:
         return
@@ -104,11 +104,11 @@ def score(job: Job, todo: list[Part], shards: pa.Table, folder: str) -> Iterator
         yield ray.get(reference)
 
 
-def _pipeline(job: Job, todo: list[Part], shards: pa.Table) -> ray.data.Dataset:
+def _pipeline(job: Job, todo: list[Part], shards: Shards) -> ray.data.Dataset:
     work = [unit for part in todo for unit in part.units]
     batches = sum(-(-unit.rows // job.config.batch) for unit in work)
     pool = ray.data.ActorPoolStrategy(size=min(job.teachers, batches), max_tasks_in_flight_per_actor=2)
-    decode = functools.partial(_decode_units, ray.put(work), ray.put(shards), job)
+    decode = functools.partial(_decode_units, ray.put(work), shards, job)
     return (
         ray.data.range(len(work), override_num_blocks=len(work))
         # Half a CPU: a decoder waits for storage as long as it computes. (It also differs from the actors' whole one,
@@ -142,12 +142,11 @@ def _grouped(dataset: ray.data.Dataset, todo: list[Part]) -> Iterator[tuple[Part
         raise AssertionError(f"the stream of scores ended inside part {part.number}")
 
 
-def _decode_units(work_ref: Any, shards_ref: Any, job: Job, ids: pa.Table) -> Iterator[pa.Table]:
+def _decode_units(work_ref: Any, shards: Shards, job: Job, ids: pa.Table) -> Iterator[pa.Table]:
     """Reads and decodes one unit: a row per batch, whose pixels are uint8 [B, H, W, 3], zero where a sample is bad."""
     (index,) = ids.column("id").to_pylist()
     unit = ray.get(work_ref)[index]
-    shards: Any = ray.get(shards_ref)
-    shard = shards.slice(unit.shard, 1).to_pylist()[0]
+    shard = shards.row(unit.shard)
     batch, view = job.config.batch, job.view
     samples = read_unit(job.corpus, shard, unit)
     while chunk := list(itertools.islice(samples, batch)):

@@ -9,16 +9,13 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import pyarrow as pa
-
 from raylabel.artifact import Artifact, Built, Draft, Root, committed_parts, files_of, identity_of
-from raylabel.corpus import Corpus, units, verify_packed
+from raylabel.corpus import Corpus, Shards, Units, verify_packed
 from raylabel.errors import InputError
 from raylabel.labels.pool import UNIT, Job, Label, Part, score
 from raylabel.media.views import View
 from raylabel.report.terminal import Progress
 from raylabel.resources import Cluster, Resources
-from raylabel.schema import SHARDS
 
 PART = 16  # units that are committed together: some 2 MB of scores, and what a crash can cost one part's worth of work
 
@@ -43,7 +40,7 @@ def label(
     job = Job(model, corpus, view, config, precision, cluster.teachers(resources), bool(cluster.gpus))
 
     def build(draft: Draft) -> Built:
-        return _build(draft, job, shards.table("shards", SHARDS), cluster)
+        return _build(draft, job, Shards(shards), cluster)
 
     return root.make("scores", identity, build)
 
@@ -53,18 +50,18 @@ def _evaluation_identity(view: View) -> dict[str, Any]:
     return {name: identity_of(getattr(view, name)) for name in ("size", "resize", "mean", "std")}
 
 
-def _parts(shards: pa.Table) -> Iterator[Part]:
-    stream = units(shards, UNIT)
+def _parts(shards: Shards) -> Iterator[Part]:
+    stream = iter(Units(shards.rows, UNIT))
     for number in itertools.count():
         if not (some := tuple(itertools.islice(stream, PART))):
             return
         yield Part(number, some)
 
 
-def _build(draft: Draft, job: Job, shards: pa.Table, cluster: Cluster) -> Built:
+def _build(draft: Draft, job: Job, shards: Shards, cluster: Cluster) -> Built:
     committed = committed_parts(draft.uri)
     todo = [part for part in _parts(shards) if part.number not in committed]
-    total = sum(shards.column("rows").to_pylist())
+    total = shards.samples
     tally = _Tally(total, job.config.reject_limit)
     for record in committed.values():
         tally.add(record)
