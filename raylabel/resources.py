@@ -76,8 +76,8 @@ class Cluster:
         return f"{self.cpus} CPUs, {self.gpus} GPUs" if self.gpus else f"{self.cpus} CPUs, no GPU"
 
     def teachers(self, resources: Resources) -> Pool:
-        """The pool of teacher actors. A CPU of each machine stays free in Ray's books, for the tasks that write (and
-        those that decode): a pool that takes them all hangs Ray silently.
+        """The pool of teacher actors. A CPU of the cluster stays free in Ray's books, for the tasks that write and
+        those that decode: a pool that takes them all hangs Ray silently.
 
         Without a GPU the actors are as many as the CPUs, of a single thread each, and ask for a little less than one.
         """
@@ -87,12 +87,13 @@ class Cluster:
         if decode == "auto":
             decode = "cluster" if 0 < cpus_beside < self.cpus - cpus_beside else "beside"
         if with_gpu:
-            limit = self.gpus
+            limit, gpus = self.gpus, 1
             threads = min(max(1, (node.cpus - 1) // node.gpus) for node in with_gpu) if decode == "beside" else 0
-            cpus, gpus = float(max(1, threads)), 1
+            cpus = min(max(1.0, threads), *(_share(node.cpus, 1, node.gpus) for node in with_gpu))
         elif decode == "beside":
             limit, threads, gpus = self.cpus, 1, 0
-            cpus = min(math.floor(100 * max(node.cpus - 1, 0.5) / node.cpus) / 100 for node in self.nodes)
+            spare = 1 if len(self.nodes) == 1 else 0.5  # with 1, one of several machines could take an actor too many
+            cpus = min(_share(node.cpus, spare, node.cpus) for node in self.nodes)
         else:
             limit, threads, gpus, cpus = max(1, self.cpus - 1), 0, 0, 1.0
         if resources.teachers > limit:
@@ -120,3 +121,8 @@ class Cluster:
 
         # The driver's processor stands for the cluster's: where they differ, say the precision in the recipe.
         return "bf16" if self.gpus or torch.cpu._is_avx512_bf16_supported() else "fp32"  # pyright: ignore
+
+
+def _share(cpus: int, spare: float, actors: int) -> float:
+    """What each of a machine's actors may ask for, so that `spare` CPUs stay free, or half of the only one."""
+    return math.floor(100 * max(cpus - spare, 0.5) / actors) / 100

@@ -40,3 +40,7 @@ class Units:
         rows = int(self._rows[shard])
         first = (index - int(self._ends[shard]) - -rows // self._size) * self._size
         return Unit(shard, first, min(self._size, rows - first))
+
+    def index(self, shard: int, first: int) -> int:
+        """The index of the unit that begins at row `first` of `shard`."""
+        return int(self._ends[shard]) - -(-int(self._rows[shard]) // self._size) + first // self._size

@@ -158,7 +158,7 @@ def _rows(facts: Facts, ranked: Ranked) -> pa.Table:
     classes, log_odds, logits = (values[:n] for values in ranked)
     finite = np.isfinite(log_odds).all(axis=1) & np.isfinite(logits).all(axis=1)
     readable = np.fromiter((not reason for reason in facts.reason), bool, n)
-    for slot in np.flatnonzero(readable & ~finite):
+    for slot in np.flatnonzero(readable & ~finite).tolist():
         facts.reject(slot, "score", "not_finite")
     keep = readable & finite
     ends = np.zeros(n + 1, np.int32)

@@ -70,7 +70,8 @@ def find_earlier(root: Root, identity: Mapping[str, Any], shards: Shards, unit: 
 def _same(before: Shards, now: Shards) -> np.ndarray:
     """For each shard of `now` its number in `before`, -1 if it was not there or was another; int64 [S]."""
     old, new = (_names(shards) for shards in (before, now))
-    return pc.fill_null(pc.index_in(new, value_set=old), -1).to_numpy().astype(np.int64)
+    found = pc.index_in(new, value_set=old)  # pyright: ignore[reportAttributeAccessIssue]
+    return pc.fill_null(found, -1).to_numpy().astype(np.int64)
 
 
 def _names(shards: Shards) -> pa.Array:

@@ -129,7 +129,7 @@ def _commit(
         block = whole.slice(first, taken)
         rejected = pa.array(np.array([reason != "" for reason in block.column("reason").to_pylist()], bool))
         rejects.append(block.filter(rejected).select(REJECTS.names))
-        scores.append(block.filter(pc.invert(rejected)).select(SCORES.names))
+        scores.append(block.filter(pc.invert(rejected)).select(SCORES.names))  # pyright: ignore[reportAttributeAccessIssue]
     if (found := sum(table.num_rows for table in [*scores, *rejects])) != rows:
         raise AssertionError(f"part {part} has {found} rows, expected {rows}")
     for piece in pieces:
