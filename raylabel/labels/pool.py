@@ -20,8 +20,8 @@ import ray.data
 from raylabel.artifact import NOT_IDENTITY, Artifact, commit_part, write_table
 from raylabel.corpus import Corpus, Unit, read_unit
 from raylabel.errors import InputError
-from raylabel.media.decode import Reject, decode_image
-from raylabel.media.views import View, eval_view
+from raylabel.media.decode import Reject
+from raylabel.media.views import View, eval_pixels
 from raylabel.schema import DIGEST_BYTES, REJECTS, SCORES, check
 
 UNIT = 1024  # rows of a unit of work
@@ -160,7 +160,7 @@ def _decode_units(work_ref: Any, shards_ref: Any, job: Job, ids: pa.Table) -> It
             else:
                 digest = hashlib.blake2b(sample.media, digest_size=DIGEST_BYTES).digest()
                 try:
-                    pixels[slot] = eval_view(decode_image(sample.media), view)
+                    pixels[slot] = eval_pixels(sample.media, view)
                 except Reject as reject:
                     stage, reason, detail = "decode", reject.reason, reject.detail
             for name, value in zip(rows, (sample.key, digest, sample.uri, stage, reason, detail), strict=True):
