@@ -19,8 +19,7 @@ from raylabel.errors import InputError
 from raylabel.labels import pool
 from raylabel.labels import scores as stage
 from raylabel.labels.teacher import Label, label
-from raylabel.media.decode import decode_image
-from raylabel.media.views import eval_view, normalise
+from raylabel.media.views import eval_pixels, normalise
 from raylabel.models import load_model
 from raylabel.resources import Resources
 from raylabel.schema import REJECTS, SCORES
@@ -50,7 +49,7 @@ def test_scores_are_those_of_the_bare_model_and_every_sample_is_accounted_for(ra
     assert table.column("key").to_pylist() == good
     digests = [hashlib.blake2b(some[row] or b"", digest_size=16).digest() for row in good]
     assert table.column("digest").to_pylist() == digests
-    pixels = torch.from_numpy(np.stack([eval_view(decode_image(some[row] or b""), DIGITS_VIEW) for row in good]))
+    pixels = torch.from_numpy(np.stack([eval_pixels(some[row] or b"", DIGITS_VIEW) for row in good]))
     module = load_model(random_model(root)).eval()
     with torch.inference_mode():
         logits = module(normalise(pixels, DIGITS_VIEW)).double().numpy()
