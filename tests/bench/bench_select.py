@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -210,8 +210,8 @@ def measure(stage: str, uri: str, few: Artifact, scores: Artifact, k: int) -> Co
         return pool.submit(_measure, stage, uri, few, scores, k).result()
 
 
-@redirect_stdout(sys.stderr)  # the figures alone go to stdout
 def _measure(stage: str, uri: str, few: Artifact, scores: Artifact, k: int) -> Cost:
+    sys.stdout = sys.stderr  # the figures alone go to stdout, and the progress of the stage not among them
     root, config = Root(uri), Select(k=k, p=P)
     names = tuple(f"class {c}" for c in range(C))
 
@@ -322,7 +322,7 @@ def _describe(pool: str, name: str) -> File:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=float, nargs="+", default=[10, 50, 200], help="N of the stage, in millions")
+    parser.add_argument("--rows", type=float, nargs="*", default=[10, 50, 200], help="N of the stage, in millions")
     parser.add_argument("--k", type=int, default=16_000, help="K of the stage")
     parser.add_argument("--polars-rows", type=float, default=20, help="N against Polars, in millions; 0 leaves it out")
     parser.add_argument("--repeats", type=int, default=5)
