@@ -70,7 +70,7 @@ def test_topk_drops_what_is_below_the_threshold_before_it_stages():
     with mock.patch.object(topk, "STAGE_ROWS", 25):
         top.add(np.zeros(60, np.int32), np.arange(60, dtype=np.float32), np.arange(60))
         assert (len(top._key[0]), top._staged_rows) == (10, 0)
-        top.add(np.zeros(60, np.int32), np.full(60, 49.0, np.float32), np.arange(60))
+        top.add(np.zeros(40, np.int32), np.full(40, 49.0, np.float32), np.arange(40))
         assert (len(top._key[0]), top._staged_rows) == (10, 0)
         top.add(np.zeros(3, np.int32), np.full(3, 50.0, np.float32), np.array([7, 50, 99]))  # ties with the last
         assert (len(top._key[0]), top._staged_rows) == (10, 3)
