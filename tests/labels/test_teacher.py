@@ -15,6 +15,7 @@ from helpers import DIGITS_VIEW, broken_model, contents, digit_images, random_mo
 
 from raylabel.artifact import Artifact, Root
 from raylabel.corpus import Corpus, index_corpus
+from raylabel.duplicates import find_duplicates
 from raylabel.errors import InputError
 from raylabel.labels import pool
 from raylabel.labels import scores as stage
@@ -23,7 +24,7 @@ from raylabel.media.views import eval_pixels, normalise
 from raylabel.models import load_model
 from raylabel.resources import Resources
 from raylabel.schema import REJECTS, SCORES
-from raylabel.selection import Select, find_duplicates, select
+from raylabel.selection import Select, select
 
 CLASSES = tuple("0123456789")
 
