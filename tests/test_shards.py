@@ -10,7 +10,7 @@ from raylabel.corpus import Corpus, index_corpus
 from raylabel.errors import InputError
 
 
-def test_content_names_what_is_there_wherever_it_lies(tmp_path):
+def test_content_names_what_is_there_wherever_it_lies(ray_local, tmp_path):
     media, _ = digit_images()
     root = Root.open(str(tmp_path / "root"))
     one, two = tmp_path / "one", tmp_path / "two"
@@ -26,7 +26,7 @@ def test_content_names_what_is_there_wherever_it_lies(tmp_path):
     assert index_corpus(root, "unlabeled", Corpus(uri=(str(two),))).info["content"] != first.info["content"]
 
 
-def test_a_shard_that_changed_since_it_was_indexed_is_an_error(tmp_path):
+def test_a_shard_that_changed_since_it_was_indexed_is_an_error(ray_local, tmp_path):
     media, _ = digit_images()
     root, corpus = Root.open(str(tmp_path / "root")), Corpus(uri=(str(tmp_path / "data"),))
     (tmp_path / "data").mkdir()

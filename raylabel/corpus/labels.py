@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raylabel.corpus.config import THREADS, Corpus, locate, read_lines
-from raylabel.corpus.index import file_path, file_root
+from raylabel.corpus.listing import file_path, file_root
 from raylabel.corpus.read import changed, check_label_column, file_label, label_text, tar_label
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.tar import TarReader

@@ -9,7 +9,7 @@ from raylabel.evaluate.precision import Truth, pick_precision
 from raylabel.schema import PICKS
 
 
-def test_precision_joins_by_id_across_shards(tmp_path):
+def test_precision_joins_by_id_across_shards(ray_local, tmp_path):
     for number in range(2):
         ids = [f"{number}{row}" for row in range(4)]
         pq.write_table(pa.table({"image": [b"x"] * 4, "id": ids}), tmp_path / f"u-{number}.parquet")
