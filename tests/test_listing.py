@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raylabel.corpus import listing
@@ -45,6 +45,7 @@ def sorted_at_the_end(folder: str) -> list[tuple[str, int]]:
     return sorted(found)
 
 
+@settings(deadline=None)
 @given(st.lists(paths, max_size=25), st.integers(1, 4), st.integers(0, 4))
 @example(["a/b.jpg", "a-b.jpg", "a.jpg/x.jpg", "a0.jpg", "a/b/c.jpg", "a/b-c.jpg"], 1, 0)
 def test_a_walk_is_in_the_order_of_whole_paths(tree: list[str], ahead: int, held: int) -> None:
@@ -104,6 +105,7 @@ def test_folders_that_are_full_keep_others_from_being_listed(tmp_path: Path, mon
     assert len(listed) == 31
 
 
+@settings(deadline=None)
 @given(st.text("ab \r\n\t\u2028\x0cé", max_size=30), st.booleans())
 def test_lines_are_those_of_the_text_as_a_whole(text: str, mark: bool) -> None:
     with tempfile.NamedTemporaryFile(suffix=".txt") as file:
@@ -121,6 +123,7 @@ def parts(uri: str) -> tuple[list[int | str], str]:
     return split, uri
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("a/.-0129²\x01é", max_size=8)))
 @example(["p10", "p9", "p09", "p", "p9a", "p9-10", "p9-9", "p00", "p0", "a" + "9" * 400, "a" + "1" + "0" * 400])
 def test_natural_order_is_that_of_numbers_and_text(uris: list[str]) -> None:

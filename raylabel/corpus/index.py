@@ -127,15 +127,19 @@ def _guard(root: Root, name: str, found: Survey, now: str) -> None:
     """InputError if a parquet file or tar has another fingerprint than in an artifact that stands in the root."""
     if found.format == "files":
         return  # scores of loose files are those of a run with the same fingerprint, or made anew
-    after = found.light.select(["uri", "fingerprint"])
+    light = ray.put(found.light)
     for earlier in root.named(f"shards-{name}"):
-        if earlier.digest == now:
-            continue
-        before = Shards(earlier).columns("uri", "fingerprint")
-        both = before.join(after, "uri", join_type="inner", right_suffix="_now")
-        changed = both.filter(pc.field("fingerprint") != pc.field("fingerprint_now"))["uri"].to_pylist()
-        if changed:
+        if earlier.digest != now and (changed := fetch(_find_changed.remote(Shards(earlier), light))):
             raise InputError(
-                f"shard '{min(changed)}' changed since it was indexed: restore it, or, if the change is meant, "
+                f"shard '{changed}' changed since it was indexed: restore it, or, if the change is meant, "
                 f"delete {earlier.uri} and run again"
             )
+
+
+@ray.remote(num_cpus=0.5)
+def _find_changed(earlier: Shards, light: pa.Table) -> str | None:
+    """The first URI that has another fingerprint in `light`."""
+    before, after = earlier.columns("uri", "fingerprint"), light.select(["uri", "fingerprint"])
+    both = before.join(after, "uri", join_type="inner", right_suffix="_now")
+    changed = both.filter(pc.field("fingerprint") != pc.field("fingerprint_now"))["uri"]
+    return min(changed.to_pylist(), default=None)

@@ -131,9 +131,7 @@ def _cut_runs(place: str, files: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def _survey_packed(corpus: Corpus, form: Format, listed: Listed, title: str) -> Survey:
-    uris = pa.concat_tables([fetch(table) for table in listed[""]])["path"].unique()
-    keys = pa.array((_natural(uri.as_py()) for uri in uris), pa.string(), size=len(uris))
-    uris = pa.table({"uri": uris, "key": keys}).sort_by("key")["uri"]
+    uris = fetch(_in_natural_order.remote(*listed[""]))
     tasks = [_measure.remote(corpus, form, uris[some.start : some.stop].to_pylist()) for some in chunks(len(uris))]
     tables, done = [], 0
     with PatientProgress(f"index {title}", len(uris), "shards") as progress:
@@ -142,6 +140,14 @@ def _survey_packed(corpus: Corpus, form: Format, listed: Listed, title: str) -> 
             progress.update(done := done + tables[-1].num_rows)
     sizes = [min(PACKED, len(uris) - first) for first in range(0, len(uris), PACKED)]
     return Survey(form, pa.concat_tables(tables).combine_chunks(), [(size, None) for size in sizes])
+
+
+@ray.remote(num_cpus=0.5)
+def _in_natural_order(*listed: pa.Table) -> pa.ChunkedArray:
+    """The paths of FILES, each once. A task, for a million Python strings are a gigabyte that the driver keeps."""
+    uris = pa.concat_tables(listed)["path"].unique()
+    keys = pa.array((_natural(uri.as_py()) for uri in uris), pa.string(), size=len(uris))
+    return pa.table({"uri": uris, "key": keys}).sort_by("key")["uri"]
 
 
 @ray.remote(num_cpus=0.5)
