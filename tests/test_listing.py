@@ -11,10 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from raylabel.corpus import listing
+from raylabel.corpus import Corpus, listing
 from raylabel.corpus.config import read_lines
-from raylabel.corpus.listing import walk
+from raylabel.corpus.listing import Loose, find, walk
 from raylabel.corpus.survey import _natural
+from raylabel.errors import InputError
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "parquet", "tar")
 
@@ -103,6 +104,22 @@ def test_folders_that_are_full_keep_others_from_being_listed(tmp_path: Path, mon
     for number, _ in enumerate(walk(pafs.LocalFileSystem(), str(tmp_path))):
         assert len(listed) - 1 <= number // 10 + 1 + 3  # its own folder, and three with 30 names ahead of it
     assert len(listed) == 31
+
+
+@pytest.mark.parametrize("where", ["a/", "b/"])
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    write_tree(str(tmp_path), ["a/1.jpg", "b/2.jpg"])
+    plain = listing._list_local
+
+    def list_local(folder: listing._Folder) -> list:
+        if folder.below == where:
+            raise PermissionError(f"no entry to {folder.path}")
+        return plain(folder)
+
+    monkeypatch.setattr(listing, "_list_local", list_local)
+    with pytest.raises(InputError, match=f"cannot look for '{tmp_path}': no entry to {tmp_path}/{where[0]}"):
+        for found in find(Corpus(uri=(str(tmp_path),)), str(tmp_path)):
+            assert isinstance(found, Loose) and list(found.files)
 
 
 @settings(deadline=None)

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -64,18 +65,17 @@ def verify(shards: Shards) -> None:
 
 @ray.remote(num_cpus=0.5)
 def _verify(shards: Shards, numbers: range) -> None:
-    def changed(number: int) -> str | None:
-        shard = shards.row(number)
+    def changed(shard: dict[str, Any]) -> str | None:
         try:
             now = measure_again(shard)
         except FileNotFoundError:
             return "vanished"
         return None if now == (shard["bytes"], shard["fingerprint"]) else "changed"
 
+    rows = [shards.row(number) for number in numbers]
     with ThreadPoolExecutor(THREADS) as pool:
-        for number, what in zip(numbers, pool.map(changed, numbers), strict=True):
+        for shard, what in zip(rows, pool.map(changed, rows), strict=True):
             if what:
-                shard = shards.row(number)
                 where = f"'{shard['uri']}'" + (f" ({shard['paths'][0]} …)" if shard["paths"] else "")
                 raise InputError(f"{where} {what} since it was indexed: put it back, or index the corpus anew")
 

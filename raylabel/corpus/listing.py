@@ -17,6 +17,7 @@ from raylabel.corpus.config import Corpus, Format, is_image, iterate_lines, loca
 from raylabel.errors import InputError
 
 AHEAD = 32  # folders that are listed before their turn: a listing of an object store takes some 50 ms
+FAILURES = (OSError, UnicodeDecodeError)  # of a file system, to list what it has
 HELD = 1 << 18  # names of folders listed before their turn, above which no more are
 
 
@@ -55,7 +56,7 @@ def find(corpus: Corpus, uri: str) -> Iterator[Packed | Loose]:
                 yield from _find_in_folder(corpus, fs, match.path, prefix)
             else:
                 yield _find_file(prefix + match.path, corpus.format)
-    except (OSError, UnicodeDecodeError) as error:
+    except FAILURES as error:
         raise InputError(f"cannot look for '{uri}': {error}") from error
 
 
@@ -109,10 +110,13 @@ def _find_in_folder(corpus: Corpus, fs: pafs.FileSystem, folder: str, prefix: st
     assert form is not None
 
     def of_one_form() -> Iterator[tuple[str, int]]:
-        for path, size in itertools.chain([first], files):
-            if (found := _form(path)) != form and found is not None:
-                raise mixed(corpus, {form, found})
-            yield path, size
+        try:
+            for path, size in itertools.chain([first], files):
+                if (found := _form(path)) != form and found is not None:
+                    raise mixed(corpus, {form, found})
+                yield path, size
+        except FAILURES as error:  # not in `find`, which does not run while its files are read
+            raise InputError(f"cannot look for '{prefix}{folder}': {error}") from error
 
     if form == "files":
         yield Loose(f"{prefix}{folder}/", of_one_form())

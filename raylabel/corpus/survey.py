@@ -121,7 +121,10 @@ def _cut_runs(place: str, files: pa.Table) -> tuple[pa.Table, pa.Table]:
     """FILES → LIGHT of its runs, and their fingerprints and paths."""
     paths, sizes = files["path"].to_pylist(), files["size"].to_pylist()
     if not place.endswith("/"):
-        sizes = file_sizes(place, paths)
+        try:
+            sizes = file_sizes(place, paths)
+        except OSError as error:
+            raise InputError(f"cannot look for the files of '{place}': {error}") from error
     runs = [slice(first, first + RUN) for first in range(0, len(paths), RUN)]
     measured = [measure_files(paths[run], sizes[run]) for run in runs]
     fingerprints = [fingerprint for _, fingerprint in measured]

@@ -43,11 +43,13 @@ def pick_precision(picks: Artifact, shards: Artifact, truth: Truth | None) -> tu
     numbers, firsts = np.unique(keys >> 32, return_index=True)
     rows = np.split(keys & 0xFFFFFFFF, firsts[1:])  # of each shard
 
-    def ids_of(number: int, rows: np.ndarray) -> pa.ChunkedArray:
-        return _text(_columns(Shards(shards).row(number)["uri"], [truth.id])[truth.id]).take(pa.array(rows))
+    uris = [Shards(shards).row(number)["uri"] for number in numbers.tolist()]
+
+    def ids_of(uri: str, rows: np.ndarray) -> pa.ChunkedArray:
+        return _text(_columns(uri, [truth.id])[truth.id]).take(pa.array(rows))
 
     with ThreadPoolExecutor(16) as pool:
-        ids = [chunk for column in pool.map(ids_of, numbers.tolist(), rows) for chunk in column.chunks]
+        ids = [chunk for column in pool.map(ids_of, uris, rows) for chunk in column.chunks]
     picked = pa.table({"id": pa.chunked_array(ids, pa.large_string()), "label": table["label"]})
     both = picked.join(known, "id", join_type="inner")
     if not len(both):
