@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raylabel.corpus.config import THREADS, Corpus, locate
-from raylabel.corpus.index import file_path, file_root
+from raylabel.corpus.listing import file_path, file_root
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.tar import Member, TarReader, TarSample
 from raylabel.corpus.units import Unit
