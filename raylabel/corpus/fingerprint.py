@@ -45,13 +45,24 @@ def file_sizes(uri: str, lines: Sequence[str]) -> list[int]:
     return [-1 if info.size is None else info.size for info in infos]
 
 
-def measure_again(shard: Mapping[str, Any]) -> tuple[int, str]:
+def _measure_again(shard: Mapping[str, Any]) -> tuple[int, str]:
     """(bytes, fingerprint) that a row of SHARDS would have now. FileNotFoundError if its parquet or tar is gone."""
     if shard["paths"]:
         return measure_files(shard["paths"], file_sizes(shard["uri"], shard["paths"]))
     fs, path, _ = locate(shard["uri"])
     with fs.open_input_file(path) as file:
         return _fingerprint_packed(file)
+
+
+def verify_shard(shard: Mapping[str, Any]) -> None:
+    """InputError naming it if a row of SHARDS is of a shard that changed or vanished since it was indexed."""
+    try:
+        what = None if _measure_again(shard) == (shard["bytes"], shard["fingerprint"]) else "changed"
+    except FileNotFoundError:
+        what = "vanished"
+    if what:
+        where = f"'{shard['uri']}'" + (f" ({shard['paths'][0]} …)" if shard["paths"] else "")
+        raise InputError(f"{where} {what} since it was indexed: put it back, or index the corpus anew")
 
 
 def _fingerprint_packed(file: pa.NativeFile) -> tuple[int, str]:
