@@ -25,8 +25,7 @@ import pyarrow.parquet as pq
 
 from raylabel.artifact import Artifact, filesystem
 from raylabel.errors import InputError
-from raylabel.media.decode import decode_image
-from raylabel.media.views import View, train_view
+from raylabel.media.views import View, train_pixels
 
 WINDOW = 4  # row groups of a lane that are held and shuffled together: some 256 samples
 SPARE = 4  # windows that are read before the items consumed have made room for them: a second or so of an object store
@@ -201,7 +200,7 @@ class Stream:
 
         def fill(pixels: np.ndarray, items: list[Item]) -> None:
             for out, (g, _, media, _) in zip(pixels, items, strict=True):
-                out[:] = train_view(decode_image(media), view, _rng(self.seed, _AUGMENT, g))
+                out[:] = train_pixels(media, view, _rng(self.seed, _AUGMENT, g))
 
         def produce() -> None:
             source = self.items(first, images, rank, world)

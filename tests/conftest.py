@@ -3,7 +3,7 @@
 import logging
 import os
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests run beside each other and beside Ra
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
 os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
+
+from raylabel.artifact import Root  # noqa: E402  (these are read on import)
+from raylabel.corpus import Corpus, Shards, index_corpus  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +27,25 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_local() -> Iterator[None]:
+def store() -> Iterator[str]:
+    """The address of an S3 server in this process; other processes reach it by the environment, Ray's too."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def ray_local(store: str) -> Iterator[None]:
     """One local Ray for all tests that need one."""
     import ray
 
@@ -42,24 +63,20 @@ def ray_local() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """The URI of a bucket on a real S3 server, in this process; other processes reach it by the environment."""
-    from moto.server import ThreadedMotoServer
+@pytest.fixture(scope="session")
+def indexed(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Corpus], Shards]:
+    """Indexes a corpus in a root of its own, that lies in no corpus."""
 
-    from raylabel.artifact import _store
+    def index(corpus: Corpus) -> Shards:
+        root = Root.open(str(tmp_path_factory.mktemp("index")))
+        return Shards(index_corpus(root, "corpus", corpus))
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    _store.cache_clear()  # what it holds may be of another endpoint
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/pictures", method="PUT")).close()
-        yield "s3://pictures"
-    _store.cache_clear()
-    server.stop()
+    return index
+
+
+@pytest.fixture
+def bucket(store: str) -> str:
+    """The URI of a bucket on a real S3 server, empty."""
+    for request in (f"{store}/moto-api/reset", "POST"), (f"{store}/pictures", "PUT"):
+        urllib.request.urlopen(urllib.request.Request(request[0], method=request[1])).close()
+    return "s3://pictures"

@@ -150,8 +150,8 @@ def test_what_cannot_be_read_reaches_the_trainer_behind_the_batches_before_it(tm
 
 def test_a_stream_that_is_closed_stops_at_once_and_leaves_no_thread(tmp_path, monkeypatch):
     stream = Stream(fake_examples(Root.open(str(tmp_path)), [[[1] * 8, [1] * 8]]), seed=0)
-    decoded, decode = [], stream_module.decode_image
-    monkeypatch.setattr(stream_module, "decode_image", lambda media: (decoded.append(1), decode(media))[1])
+    decoded, decode = [], stream_module.train_pixels
+    monkeypatch.setattr(stream_module, "train_pixels", lambda *a: (decoded.append(1), decode(*a))[1])
     for taken in (0, 1, 9):
         decoded.clear()
         batches = stream.batches(DIGITS_VIEW, 8, 0, 80_000, 0, 1, threads=3)

@@ -15,16 +15,16 @@ from helpers import DIGITS_VIEW, broken_model, contents, digit_images, random_mo
 
 from raylabel.artifact import Artifact, Root
 from raylabel.corpus import Corpus, index_corpus
+from raylabel.duplicates import find_duplicates
 from raylabel.errors import InputError
-from raylabel.labels import teacher
-from raylabel.labels.pool import Label
-from raylabel.labels.teacher import label
-from raylabel.media.decode import decode_image
-from raylabel.media.views import eval_view, normalise
+from raylabel.labels import pool
+from raylabel.labels import scores as stage
+from raylabel.labels.teacher import Label, label
+from raylabel.media.views import eval_pixels, normalise
 from raylabel.models import load_model
 from raylabel.resources import Resources
 from raylabel.schema import REJECTS, SCORES
-from raylabel.selection import Select, find_duplicates, select
+from raylabel.selection import Select, select
 
 CLASSES = tuple("0123456789")
 
@@ -35,8 +35,8 @@ def run(root: Root, corpus: Corpus, config: Label, actors: int = 1) -> Artifact:
 
 
 def test_scores_are_those_of_the_bare_model_and_every_sample_is_accounted_for(ray_local, tmp_path, monkeypatch):
-    monkeypatch.setattr(teacher, "UNIT", 70)
-    monkeypatch.setattr(teacher, "PART", 2)
+    monkeypatch.setattr(stage, "UNIT", 70)
+    monkeypatch.setattr(stage, "PART", 2)
     media, _ = digit_images()
     some: list[bytes | None] = list(media[:300])
     some[3], some[77], some[299] = b"no picture", b"", None
@@ -50,7 +50,7 @@ def test_scores_are_those_of_the_bare_model_and_every_sample_is_accounted_for(ra
     assert table.column("key").to_pylist() == good
     digests = [hashlib.blake2b(some[row] or b"", digest_size=16).digest() for row in good]
     assert table.column("digest").to_pylist() == digests
-    pixels = torch.from_numpy(np.stack([eval_view(decode_image(some[row] or b""), DIGITS_VIEW) for row in good]))
+    pixels = torch.from_numpy(np.stack([eval_pixels(some[row] or b"", DIGITS_VIEW) for row in good]))
     module = load_model(random_model(root)).eval()
     with torch.inference_mode():
         logits = module(normalise(pixels, DIGITS_VIEW)).double().numpy()
@@ -71,18 +71,75 @@ def test_scores_are_those_of_the_bare_model_and_every_sample_is_accounted_for(ra
     assert (scores.info["samples"], scores.info["scored"], scores.info["rejected"]) == (300, 297, 3)
 
 
-def test_bytes_do_not_depend_on_the_number_of_actors(ray_local, tmp_path):
+def test_bytes_do_not_depend_on_the_number_of_actors_nor_on_how_work_is_dealt(ray_local, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "UNIT", 100)
     media, _ = digit_images()
-    corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", [*media, *media[:50]])),))
+    for name, some in (("a", media[:730]), ("b", [*media[730:], *media[:50]])):
+        write_parquet(tmp_path / f"{name}.parquet", some, row_group_size=270)
+    corpus = Corpus(uri=(str(tmp_path / "*.parquet"),))
     made = []
-    for actors in (1, 3):
-        root = Root.open(str(tmp_path / f"root{actors}"))
+    for actors, items in ((1, 32), (3, 32), (1, 2)):  # 1 unit and 9 units to an item
+        monkeypatch.setattr(pool, "ITEMS", items)
+        root = Root.open(str(tmp_path / f"root{actors}-{items}"))
         scores = run(root, corpus, Label(batch=64), actors)
         duplicates = find_duplicates(root, scores)
         picks = select(root, scores, duplicates, Select(k=50, p=10), CLASSES)
         made.append((scores.digest, picks.digest, contents(scores), contents(duplicates), contents(picks)))
         assert duplicates.info["duplicates"] == 50
+    assert made[0] == made[1] == made[2]
+
+
+def test_bytes_do_not_depend_on_where_decoding_runs(ray_local, tmp_path):
+    media, _ = digit_images()
+    some = [b"no picture" if row % 500 == 7 else one for row, one in enumerate(media)]
+    corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", some)),))
+    made = []
+    for where in ("beside", "cluster"):
+        root = Root.open(str(tmp_path / where))
+        shards = index_corpus(root, "unlabeled", corpus)
+        resources = Resources(decode=where)
+        scores = label(root, random_model(root), shards, corpus, DIGITS_VIEW, Label(batch=64), resources)
+        made.append((scores.digest, contents(scores), scores.info["reasons"]))
     assert made[0] == made[1]
+    assert made[0][2] == {"unrecognized": 4}
+
+
+def test_a_corpus_that_grows_is_scored_where_it_is_new(ray_local, tmp_path, monkeypatch):
+    """Shards in front, between and behind the old ones: the numbers of all change, and parts hold old and new units."""
+    monkeypatch.setattr(stage, "UNIT", 64)
+    monkeypatch.setattr(stage, "PART", 3)
+    media, _ = digit_images()
+    some = [b"no picture" if row % 100 == 7 else one for row, one in enumerate(media)]
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    pieces = {name: some[i * 250 : (i + 1) * 250] for i, name in enumerate(["a0", "a1", "b0", "b1", "c0", "c1"])}
+    corpus, config = Corpus(uri=(str(folder),)), Label(batch=32, p=10, reject_limit=0.5)
+
+    grown = Root.open(str(tmp_path / "grown"))
+    for name in ("a1", "b1", "c0"):
+        write_parquet(folder / f"{name}.parquet", pieces[name])
+    first = run(grown, corpus, config)
+    assert (first.info["images"], first.info["earlier"]) == (750, 0)
+    run(grown, corpus, Label(batch=32, p=9, reject_limit=0.5))  # of another source: nothing to take over
+    for name in ("a0", "b0", "c1"):
+        write_parquet(folder / f"{name}.parquet", pieces[name])
+    second = run(grown, corpus, config)
+    assert (second.info["images"], second.info["earlier"]) == (750, 750)
+    assert second.info["samples"] == 1500 and second.info["reasons"] == {"unrecognized": 15}
+
+    scratch = Root.open(str(tmp_path / "scratch"))
+    whole = run(scratch, corpus, config)
+    assert whole.info["earlier"] == 0
+    assert contents(second) == contents(whole) and second.digest == whole.digest
+    lists = [
+        select(r, s, find_duplicates(r, s), Select(k=20, p=10), CLASSES) for r, s in ((grown, second), (scratch, whole))
+    ]
+    assert contents(lists[0]) == contents(lists[1])
+
+    # One that was replaced is new, under whatever name.
+    (folder / "b1.parquet").rename(folder / "d0.parquet")
+    third = run(grown, corpus, config)
+    assert (third.info["images"], third.info["earlier"]) == (250, 1250)
 
 
 def test_not_finite_scores_are_rejects(ray_local, tmp_path):
@@ -111,11 +168,11 @@ import sys
 import logging, ray
 from raylabel.artifact import Root
 from raylabel.corpus import Corpus
-from raylabel.labels import teacher
-from raylabel.labels.pool import Label
+from raylabel.labels import scores
+from raylabel.labels.teacher import Label
 sys.path.insert(0, {tests!r})
 from test_teacher import run
-teacher.UNIT, teacher.PART = 256, 2
+scores.UNIT, scores.PART = 256, 2
 ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 run(Root.open({root!r}), Corpus(uri=({corpus!r},)), Label(batch=64))
 """
