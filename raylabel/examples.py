@@ -7,7 +7,7 @@ each; the training stream (stream.py) takes its items from the lanes in turn, an
 import collections
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,13 +82,13 @@ def materialize(
         before = sum(record["samples"] for record in done.values())
         todo = [p for p in range(-(-samples // SAMPLES)) if p not in done]
         running = [_write_part.remote(draft.uri, plan, part, Shards(shards), corpus, config) for part in todo]
-        passed, rejected = before, _rejected(done)
-        with Progress(f"materialize {name}", samples) as progress:
+        passed, rejected = before, _rejected(done.values())
+        with Progress(f"materialize {name}", samples, done=before) as progress:
             while running:
                 ready, running = ray.wait(running)
                 record = ray.get(ready[0])
                 done[record["part"]] = record
-                passed, rejected = passed + record["samples"], rejected + _rejected({0: record})
+                passed, rejected = passed + record["samples"], rejected + _rejected([record])
                 progress.update(passed, rejects=rejected)
         built = _summarise(done, samples, reject_limit)
         return Built(built.files, {**built.info, "images": samples - before})
@@ -97,12 +97,12 @@ def materialize(
     return root.make(f"examples-{name}", identity, build)
 
 
-def _rejected(records: dict[int, dict[str, Any]]) -> int:
-    return sum(sum(r["reasons"].values()) for r in records.values())
+def _rejected(records: Iterable[dict[str, Any]]) -> int:
+    return sum(sum(record["reasons"].values()) for record in records)
 
 
 def _summarise(records: dict[int, dict[str, Any]], samples: int, reject_limit: float) -> Built:
-    rejected = _rejected(records)
+    rejected = _rejected(records.values())
     reasons = collections.Counter()
     for record in records.values():
         reasons.update(record["reasons"])
