@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+from PIL import Image
 
 from raylabel.artifact import (
     Artifact,
@@ -30,7 +31,7 @@ from raylabel.artifact import (
 )
 from raylabel.corpus import Corpus, Sample, Shards, read_rows, verify_shard
 from raylabel.errors import InputError
-from raylabel.media.decode import Reject, decode_image
+from raylabel.media.decode import Reject, decode_pixels
 from raylabel.report.terminal import Progress
 from raylabel.schema import EXAMPLES, PICKS, REJECTS, check, split_key
 
@@ -208,16 +209,14 @@ def _encode(sample: Sample, config: Materialize) -> bytes:
     """The bytes to train on; Reject if they are no picture."""
     if sample.media is None:
         raise Reject(sample.error or "missing")
-    image = decode_image(sample.media)
-    side = config.short_side
-    if not side or min(image.size) <= side or max(image.size) * side > JPEG_SIDE * min(image.size):
+    pixels = decode_pixels(sample.media)  # upright; orientation, profile and comments stay with the old file
+    side, short, long = config.short_side, min(pixels.shape[:2]), max(pixels.shape[:2])
+    if not side or short <= side or long * side > JPEG_SIDE * short:
         return sample.media
-    scale = side / min(image.size)
-    width, height = (round(n * scale) for n in image.size)
-    small = image.resize((width, height))
-    small.info.clear()  # Pillow would copy a comment, however long; orientation and profile are of the old file
+    scale = side / short
+    height, width = (round(n * scale) for n in pixels.shape[:2])
     out = io.BytesIO()
-    small.save(out, "JPEG", quality=config.quality)
+    Image.fromarray(pixels).resize((width, height)).save(out, "JPEG", quality=config.quality)
     return out.getvalue()
 
 
