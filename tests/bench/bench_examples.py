@@ -9,6 +9,7 @@ pays for as many images as it gives.
 """
 
 import argparse
+import gc
 import io
 import json
 import logging
@@ -176,6 +177,7 @@ def _measure(settings: dict[str, Any]) -> None:
                 yield batch
             times.append(now())
 
+        gc.collect()  # the last run's network goes before the next one comes
         torch.distributed.barrier()
         begun = time.perf_counter()
         use(watched())
