@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from dataclasses import replace
 from helpers import DIGITS_VIEW, broken_model, contents, digit_images, random_model, write_parquet
 
 from raylabel.artifact import Artifact, Root
