@@ -41,7 +41,8 @@ class View:
     """Evaluation decodes upright JPEG at 1/2, 1/4 or 1/8, in the DCT domain: the smallest with a short side of at least
     `resize`. Pictures under twice `resize` and other formats stay as they are. To 256 and 224, against decoding in
     full: 1024 x 768 is 1.2 times as fast, 0.6 of 255 off in the mean and 16 at most (48 dB); 1600 x 1200 is 1.6 times
-    as fast, 0.9 and 28 off (44 dB). Photographs at quality 90, 1 core (Zen 5), 2026-11-21; what it does to labels is not measured."""
+    as fast, 0.9 and 28 off (44 dB). Photographs at quality 90, 1 core (Zen 5), 2026-11-21; what it does to labels is
+    not measured."""
 
     crop: Literal["random_resized", "padded"] = "random_resized"
     """Training crop. 'random_resized': a random part of the area, resized (Inception crop, Szegedy et al. 2015).
