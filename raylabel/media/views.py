@@ -121,8 +121,8 @@ def eval_pixels(data: bytes, view: View) -> np.ndarray:
     """The centre of the picture, uint8 [H, W, 3]; short side resized to `view.resize`, then the `view.size` square.
 
     `data` is the encoded picture; raises Reject as `decode_image`. The pixels are torchvision's Resize and CenterCrop
-    of a tensor: of photographs 0.1 to 0.3 % of the values are 1 off those of a PIL image (2 at most were seen, on
-    noise). The array may be read-only, or a part of a larger one.
+    of a tensor: of photographs 0.1 to 0.3 % of the values are 1 off those of a PIL image (2 at most, rarely, in
+    made-up ones). The array may be read-only, or a part of a larger one.
     """
     if view.dct_scale:
         pixels, size = decode_draft(data, view.resize)

@@ -324,6 +324,7 @@ WIDE_TABLE = segment(0xDB, b"\x13" + 64 * b"\0\1")
         PLAIN[:2] + segment(0xEE, b"Adobe\0") + PLAIN[2:],
         PLAIN[:2] + b"\xff" + PLAIN[2:],  # a fill byte
         PLAIN[:AT_FRAME] + b"\0" + PLAIN[AT_FRAME:],  # a byte between segments
+        PLAIN[:AT_FRAME] + b"\0" + PLAIN[AT_FRAME + 1 :],
         PLAIN[:AT_FRAME] + OTHER_FRAME + PLAIN[AT_FRAME:],
         PLAIN[: AT_FRAME + 19] + OTHER_FRAME + PLAIN[AT_FRAME + 19 :],
         PLAIN[:AT_FRAME] + WIDE_TABLE + PLAIN[AT_FRAME:],
