@@ -18,7 +18,7 @@ from raylabel.artifact import Artifact, Root
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.duplicates import find_duplicates
 from raylabel.errors import InputError
-from raylabel.labels import pool
+from raylabel.labels import pool, teacher
 from raylabel.labels import scores as stage
 from raylabel.labels.teacher import Label, label
 from raylabel.media.views import View, eval_pixels, normalise
