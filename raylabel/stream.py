@@ -11,10 +11,9 @@ and of SPARE more, each some 256 samples (with 64 lanes and photographs of 70 KB
 each of 64), and the pixels of AHEAD + 2 batches.
 """
 
+import contextlib
 import heapq
 import itertools
-import queue
-import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
+from raylabel.ahead import ahead
 from raylabel.artifact import Artifact, filesystem
 from raylabel.errors import InputError
 from raylabel.media.views import View, train_pixels
@@ -195,14 +195,13 @@ class Stream:
         memory that `empty` gives for a shape. What goes wrong there is raised here, in its turn. All threads have
         ended when the iterator has, or is closed.
         """
-        ready: queue.Queue = queue.Queue(maxsize=AHEAD)  # (calls that fill the pixels, pixels, labels), error or None
-        stopped = threading.Event()
 
         def fill(pixels: np.ndarray, items: list[Item]) -> None:
             for out, (g, _, media, _) in zip(pixels, items, strict=True):
                 out[:] = train_pixels(media, view, _rng(self.seed, _AUGMENT, g))
 
-        def produce() -> None:
+        def prepare() -> Generator[tuple[list[Future], np.ndarray, np.ndarray], None, None]:
+            """Each batch as soon as its images are on their way: (calls that fill the pixels, pixels, labels)."""
             source = self.items(first, images, rank, world)
             pool = ThreadPoolExecutor(threads, thread_name_prefix="stream-decode")
             try:
@@ -212,28 +211,16 @@ class Stream:
                     pixels = empty((len(some), view.size, view.size, 3))
                     runs = range(0, len(some), RUN)
                     filling = [pool.submit(fill, pixels[i : i + RUN], some[i : i + RUN]) for i in runs]
-                    ready.put((filling, pixels, np.array([item[3] for item in some], np.int64)))
-                    if stopped.is_set():
-                        return
-                ready.put(None)
-            except BaseException as error:  # handed to the consumer, which raises it
-                ready.put(error)
+                    yield filling, pixels, np.array([item[3] for item in some], np.int64)
+            except GeneratorExit:
+                pool.shutdown(cancel_futures=True)  # nobody waits for them any more
+                raise
             finally:
-                pool.shutdown(cancel_futures=stopped.is_set())
+                pool.shutdown()
                 source.close()
 
-        thread = threading.Thread(target=produce, name="stream", daemon=True)
-        thread.start()
-        try:
-            while (value := ready.get()) is not None:
-                if isinstance(value, BaseException):
-                    raise value
-                filling, pixels, labels = value
+        with contextlib.closing(ahead(prepare(), AHEAD)) as batches:
+            for filling, pixels, labels in batches:
                 for run in filling:
                     run.result()
                 yield pixels, labels
-        finally:
-            stopped.set()
-            while not ready.empty():  # the producer may wait for room; with all of it, it puts at most one more
-                ready.get()
-            thread.join()

@@ -128,7 +128,7 @@ def test_an_unreadable_picture_reaches_the_trainer_as_an_error_not_a_hang(tmp_pa
 
 def threads() -> list[str]:
     """Those of any stream that are alive."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("stream")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("ahead", "stream"))]
 
 
 def test_what_cannot_be_read_reaches_the_trainer_behind_the_batches_before_it(tmp_path, monkeypatch):

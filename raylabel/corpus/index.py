@@ -28,8 +28,8 @@ def index_corpus(root: Root, name: str, corpus: Corpus) -> Artifact:
 
     info["content"] names what is in it, wherever it lies: the identity that everything made from the corpus builds on.
     To see what changed costs the same whether anything did: folders are listed, the files of a list are asked for
-    their sizes one by one, and of each parquet file the footer and 128 KiB are read, of each tar every header. Only
-    what is new is written.
+    their sizes one by one, and of each parquet file the footer and 128 KiB are read, of each tar every header. The
+    table is written only if something did.
 
     A corpus may grow, by files or in loose files. InputError, naming the thing and the mend, if a parquet file or tar
     that was indexed in this root before has changed since, for what was made from it is stale; if nothing is there,
