@@ -134,6 +134,11 @@ class Artifact:
         """What the build found out: counts, seconds, anything that is not part of the identity."""
         return self.manifest["info"]
 
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the digest hashes."""
+        return json.loads(read_file(f"{self.uri}/{RECIPE}"))["identity"]
+
     def files(self, prefix: str = "") -> list[File]:
         """The listed files whose name starts with `prefix`, in name order."""
         return [File(**f) for f in self.manifest["files"] if f["name"].startswith(prefix)]

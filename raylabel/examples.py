@@ -26,11 +26,11 @@ from raylabel.artifact import (
     identity_of,
     write_table,
 )
-from raylabel.corpus import Corpus, Sample, Unit, read_unit, verify_packed
+from raylabel.corpus import Corpus, Sample, Shards, Unit, read_unit, verify_packed
 from raylabel.errors import InputError
 from raylabel.media.decode import Reject, decode_image
 from raylabel.report.terminal import Progress
-from raylabel.schema import EXAMPLES, PICKS, REJECTS, SHARDS, check, split_key
+from raylabel.schema import EXAMPLES, PICKS, REJECTS, check, split_key
 
 SAMPLES = 4096  # picked samples in a file
 GAP = 1024  # rows without a pick that are cheaper to read over than to open the shard anew behind them
@@ -70,7 +70,7 @@ def materialize(
         order = np.lexsort((table.column("label").to_numpy(), table.column("key").to_numpy()))
         label, key = table.column("label").to_numpy()[order], table.column("key").to_numpy()[order]
         firsts = np.flatnonzero(np.diff(key, prepend=-1))  # where a new key begins: its labels run to the next one
-        shard_table = shards.table("shards", SHARDS)
+        shard_table = Shards(shards)
         shared = [ray.put(x) for x in (label, key, firsts, shard_table, corpus, config)]
         done = committed_parts(draft.uri)
         todo = [p for p in range(-(-len(firsts) // SAMPLES)) if p not in done]
@@ -157,14 +157,14 @@ def _table(rows: list[tuple], schema: pa.Schema) -> pa.Table:
     return check(pa.Table.from_arrays(columns, schema=schema), schema, "examples")
 
 
-def _read(corpus: Corpus, shards: pa.Table, keys: list[int]) -> Iterator[Sample]:
+def _read(corpus: Corpus, shards: Shards, keys: list[int]) -> Iterator[Sample]:
     """The samples of these sorted keys. A gap of more than GAP rows is skipped, a smaller one is read over."""
     number, shard = -1, {}
     starts = [i for i, key in enumerate(keys) if i == 0 or key - keys[i - 1] > GAP]
     for begin, end in itertools.pairwise([*starts, len(keys)]):
         wanted, (at, first) = set(keys[begin:end]), split_key(keys[begin])
         if at != number:  # keys of another shard are more than a gap away
-            number, shard = at, shards.slice(at, 1).to_pylist()[0]
+            number, shard = at, shards.row(at)
         for sample in read_unit(corpus, shard, Unit(number, first, keys[end - 1] - keys[begin] + 1)):
             if sample.key in wanted:
                 yield sample

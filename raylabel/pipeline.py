@@ -9,8 +9,7 @@ from raylabel.errors import InputError
 from raylabel.evaluate.classify import TOP, accuracy, hits, metrics, paired_gain
 from raylabel.evaluate.precision import Truth, pick_precision
 from raylabel.examples import Materialize, materialize
-from raylabel.labels.pool import Label
-from raylabel.labels.teacher import label
+from raylabel.labels.teacher import Label, label
 from raylabel.labels.truth import truth
 from raylabel.media.views import View
 from raylabel.models import Model, check, import_model

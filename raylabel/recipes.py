@@ -10,7 +10,7 @@ from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.evaluate.precision import Truth
 from raylabel.examples import Materialize
-from raylabel.labels.pool import Label
+from raylabel.labels.teacher import Label
 from raylabel.media.views import View
 from raylabel.models import Model
 from raylabel.pipeline import Recipe, Teacher

@@ -1,8 +1,12 @@
 """What the work may use. Never part of an identity: one laptop or a thousand GPUs make the same lists."""
 
+import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from raylabel.errors import InputError
+
+Decode = Literal["auto", "beside", "cluster"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,7 +14,11 @@ class Resources:
     """How many processes do the work; 0 means: choose from what the cluster has."""
 
     teachers: int = 0
-    """Teacher actors. 0: one per GPU, or one per CPU but one where there is no GPU."""
+    """Teacher actors. 0: one per GPU, or one per CPU where there is no GPU."""
+    decode: Decode = "auto"
+    """Where the corpus is decoded for the teacher. 'beside' it, by the CPUs of its own machine, so that only encoded
+    bytes travel; or in tasks all over the 'cluster', which hand it pixels. 'auto': beside, unless there are GPUs and
+    the machines without one have more CPUs than those with."""
     workers: int = 0
     """Training workers (DDP). 0: one per GPU; without a GPU one per CPU, each with at least 32 images of a batch."""
 
@@ -18,36 +26,82 @@ class Resources:
         for name in ("teachers", "workers"):
             if getattr(self, name) < 0:
                 raise InputError(f"resources.{name} is {getattr(self, name)}: give 0 (choose) or a positive number")
+        if self.decode not in get_args(Decode):
+            raise InputError(f"resources.decode is '{self.decode}': choose {', '.join(get_args(Decode))}")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine of the cluster, in Ray's books."""
+
+    cpus: int
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Teacher actors, what each asks of Ray, and how many threads of it decode (0: other tasks do)."""
+
+    actors: int
+    cpus: float
+    gpus: int
+    threads: int
 
 
 @dataclass(frozen=True)
 class Cluster:
     """What Ray offers at this moment."""
 
-    cpus: int
-    gpus: int
+    nodes: tuple[Node, ...]
 
     @classmethod
     def now(cls) -> "Cluster":
         import ray
 
-        total = ray.cluster_resources()
-        return cls(int(total.get("CPU", 0)), int(total.get("GPU", 0)))
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = (Node(int(r.get("CPU", 0)), int(r.get("GPU", 0))) for r in alive)
+        return cls(tuple(node for node in nodes if node.cpus or node.gpus))
+
+    @property
+    def cpus(self) -> int:
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> int:
+        return sum(node.gpus for node in self.nodes)
 
     @property
     def name(self) -> str:
         """For the report: what this ran on."""
         return f"{self.cpus} CPUs, {self.gpus} GPUs" if self.gpus else f"{self.cpus} CPUs, no GPU"
 
-    def teachers(self, resources: Resources) -> int:
-        """Number of teacher actors. Reading and decoding keep a CPU: a pool that takes them all hangs Ray silently."""
-        limit = self.gpus or max(1, self.cpus - 1)
+    def teachers(self, resources: Resources) -> Pool:
+        """The pool of teacher actors. A CPU of the cluster stays free in Ray's books, for the tasks that write and
+        those that decode: a pool that takes them all hangs Ray silently.
+
+        Without a GPU the actors are as many as the CPUs, of a single thread each, and ask for a little less than one.
+        """
+        with_gpu = [node for node in self.nodes if node.gpus]
+        cpus_beside = sum(node.cpus for node in with_gpu)
+        decode = resources.decode
+        if decode == "auto":
+            decode = "cluster" if 0 < cpus_beside < self.cpus - cpus_beside else "beside"
+        if with_gpu:
+            limit, gpus = self.gpus, 1
+            threads = min(max(1, (node.cpus - 1) // node.gpus) for node in with_gpu) if decode == "beside" else 0
+            cpus = min(max(1.0, threads), *(_share(node.cpus, 1, node.gpus) for node in with_gpu))
+        elif decode == "beside":
+            limit, threads, gpus = self.cpus, 1, 0
+            spare = 1 if len(self.nodes) == 1 else 0.5  # with 1, one of several machines could take an actor too many
+            cpus = min(_share(node.cpus, spare, node.cpus) for node in self.nodes)
+        else:
+            limit, threads, gpus, cpus = max(1, self.cpus - 1), 0, 0, 1.0
         if resources.teachers > limit:
             raise InputError(
-                f"resources.teachers is {resources.teachers}, but this cluster ({self.name}) has room for {limit} with "
-                "a CPU left to read and decode: lower it, or 0 to choose"
+                f"resources.teachers is {resources.teachers}, but this cluster ({self.name}) has room for {limit}: "
+                "lower it, or 0 to choose"
             )
-        return resources.teachers or limit
+        return Pool(resources.teachers or limit, cpus, gpus, threads)
 
     def workers(self, resources: Resources, batch: int) -> int:
         """Number of training workers. BatchNorm is per worker and wants some 32 images."""
@@ -67,3 +121,8 @@ class Cluster:
 
         # The driver's processor stands for the cluster's: where they differ, say the precision in the recipe.
         return "bf16" if self.gpus or torch.cpu._is_avx512_bf16_supported() else "fp32"  # pyright: ignore
+
+
+def _share(cpus: int, spare: float, actors: int) -> float:
+    """What each of a machine's actors may ask for, so that `spare` CPUs stay free, or half of the only one."""
+    return math.floor(100 * max(cpus - spare, 0.5) / actors) / 100

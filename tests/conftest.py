@@ -3,7 +3,7 @@
 import logging
 import os
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests run beside each other and beside Ra
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
 os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
+
+from raylabel.artifact import Root  # noqa: E402  (these are read on import)
+from raylabel.corpus import Corpus, Shards, index_corpus  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +43,17 @@ def ray_local() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.ERROR)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def indexed(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Corpus], Shards]:
+    """Indexes a corpus in a root of its own, that lies in no corpus."""
+
+    def index(corpus: Corpus) -> Shards:
+        root = Root.open(str(tmp_path_factory.mktemp("index")))
+        return Shards(index_corpus(root, "corpus", corpus))
+
+    return index
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raylabel"
 # Lower rooms first; a module may import from its own row and those above it in this list, never below.
 ROWS = [
     {"errors"},
-    {"schema", "artifact", "resources", "schedule", "topk"},
+    {"schema", "artifact", "resources", "schedule", "topk", "ahead"},
     {"media", "models", "corpus", "report.summary", "report.terminal", "report.board", "report.page"},
     {"report.run", "datasets", "stream"},
     {"labels", "selection", "examples", "train", "evaluate"},

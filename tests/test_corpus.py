@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 from raylabel.corpus import (
     Corpus,
     Sample,
+    Shards,
     Unit,
+    Units,
     class_names,
     encode_labels,
-    index,
     read_keys,
     read_labels,
     read_unit,
-    units,
     verify,
 )
 from raylabel.errors import InputError
@@ -92,6 +92,8 @@ def write_list(folder: Path, rows: list[Row]) -> Corpus:
     return Corpus(uri=(str(folder / "lists" / "all.txt"),))
 
 
+Indexed = Callable[[Corpus], Shards]
+
 FORMS: dict[str, Callable[[Path, list[Row]], Corpus]] = {
     "parquet": write_parquet,
     "webdataset": write_tar,
@@ -100,20 +102,25 @@ FORMS: dict[str, Callable[[Path, list[Row]], Corpus]] = {
 }
 
 
-def read_all(corpus: Corpus, shards: pa.Table, size: int = 1024) -> list[Sample]:
-    rows = {shard["shard"]: shard for shard in shards.to_pylist()}
-    return [s for unit in units(shards, size) for s in read_unit(corpus, rows[unit.shard], unit, labels=True)]
+def read_all(corpus: Corpus, shards: Shards, size: int = 1024) -> list[Sample]:
+    units = Units(shards.rows, size)
+    return [s for unit in units for s in read_unit(corpus, shards.row(unit.shard), unit, labels=True)]
+
+
+def values(shards: Shards, name: str) -> list:
+    return shards.columns(name)[name].to_pylist()
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_rows_that_were_written(form: str, tmp_path: Path) -> None:
+def test_every_form_gives_the_rows_that_were_written(form: str, tmp_path: Path, indexed: Indexed) -> None:
     rows = rows_of(50)
     corpus = FORMS[form](tmp_path / "data", rows)
-    shards = check(index(corpus), SHARDS, "shards")
-    assert shards["rows"].to_pylist() == ([17, 17, 16] if form in ("parquet", "webdataset") else [50])
+    shards = indexed(corpus)
+    check(shards.artifact.table("shards", SHARDS), SHARDS, "shards")
+    assert values(shards, "rows") == ([17, 17, 16] if form in ("parquet", "webdataset") else [50])
     whole = read_all(corpus, shards)
     assert [(s.media, s.label) for s in whole] == rows
-    starts = np.cumsum([0, *shards["rows"].to_pylist()])
+    starts = np.cumsum([0, *values(shards, "rows")])
     assert [s.key for s in whole] == [i << 32 | row for i, n in enumerate(np.diff(starts)) for row in range(n)]
     assert all(s.error is None for s in whole)
     for size in (1, 4, 16, 17):  # a unit's rows are a slice of the whole, wherever row groups and headers lie
@@ -124,7 +131,7 @@ def test_every_form_gives_the_rows_that_were_written(form: str, tmp_path: Path) 
     assert read_keys(corpus, shards, keys) == {
         s.key: Sample(s.key, s.uri, s.media, None, None) for s in (whole[i] for i in (3, 4, 20, 49))
     }
-    for key in (7 << 32, shards["rows"][0].as_py()):
+    for key in (7 << 32, int(shards.rows[0])):
         with pytest.raises(InputError, match=f"no sample has key {key}"):
             read_keys(corpus, shards, [key])
     if form in ("files", "list"):
@@ -133,14 +140,16 @@ def test_every_form_gives_the_rows_that_were_written(form: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_fingerprint_is_of_the_content_and_not_of_place_or_time(form: str, tmp_path: Path) -> None:
+def test_the_fingerprint_is_of_the_content_and_not_of_place_or_time(
+    form: str, tmp_path: Path, indexed: Indexed
+) -> None:
     corpus = FORMS[form](tmp_path / "a", rows_of(9))
-    before = index(corpus)
+    before = indexed(corpus)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     for path in (tmp_path / "b").rglob("*"):
         os.utime(path, (1, time.time() - 9))
-    moved = index(Corpus(uri=tuple(uri.replace(f"{tmp_path}/a", f"{tmp_path}/b") for uri in corpus.uri)))
-    assert moved["fingerprint"] == before["fingerprint"]
+    moved = indexed(Corpus(uri=tuple(uri.replace(f"{tmp_path}/a", f"{tmp_path}/b") for uri in corpus.uri)))
+    assert values(moved, "fingerprint") == values(before, "fingerprint")
     verify(before)
 
     victim = sorted(p for p in (tmp_path / "a").rglob("*") if p.is_file() and p.suffix != ".txt")[0]
@@ -157,10 +166,10 @@ def test_the_fingerprint_is_of_the_content_and_not_of_place_or_time(form: str, t
         verify(before)
 
 
-def test_the_fingerprint_covers_both_ends_of_a_large_file(tmp_path: Path) -> None:
+def test_the_fingerprint_covers_both_ends_of_a_large_file(tmp_path: Path, indexed: Indexed) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"image": [os.urandom(300_000)]}), path)
-    shards = index(Corpus(uri=(str(path),)))
+    shards = indexed(Corpus(uri=(str(path),)))
     data = path.read_bytes()
     for at in (60_000, len(data) - 60_000):
         path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
@@ -172,15 +181,15 @@ def test_the_fingerprint_covers_both_ends_of_a_large_file(tmp_path: Path) -> Non
 
 @given(st.lists(st.integers(0, 5000), max_size=8), st.integers(1, 3000))
 def test_units_cover_every_row_once_in_key_order(rows: list[int], size: int) -> None:
-    blank = {"uri": "u", "format": "parquet", "bytes": 0, "fingerprint": "", "paths": []}
-    shards = pa.Table.from_pylist([{"shard": i, "rows": n, **blank} for i, n in enumerate(rows)], schema=SHARDS)
-    found = list(units(shards, size))
-    assert all(1 <= u.rows <= size for u in found)
-    keys = [u.shard << 32 | row for u in found for row in range(u.first, u.first + u.rows)]
-    assert keys == [i << 32 | row for i, n in enumerate(rows) for row in range(n)]
+    expected = [Unit(i, first, min(size, n - first)) for i, n in enumerate(rows) for first in range(0, n, size)]
+    units = Units(np.array(rows, np.int64), size)
+    assert (list(units), len(units)) == (expected, len(expected))
+    for beyond in (-1, len(expected)):
+        with pytest.raises(IndexError):
+            units[beyond]
 
 
-def test_parquet_types_nulls_and_natural_order(tmp_path: Path) -> None:
+def test_parquet_types_nulls_and_natural_order(tmp_path: Path, indexed: Indexed) -> None:
     media = [b"a", None, b"", b"d"]
     struct = [{"bytes": m, "path": "x.png"} for m in media[:3]] + [None]
     columns = {
@@ -191,19 +200,20 @@ def test_parquet_types_nulls_and_natural_order(tmp_path: Path) -> None:
     for name, column in columns.items():
         pq.write_table(pa.table({"pic": column, "y": pa.array([0, 1, 2, -3], pa.int8())}), tmp_path / f"{name}.parquet")
     corpus = Corpus(uri=(f"{tmp_path}/10.parquet", f"{tmp_path}/?.parquet", str(tmp_path)), media="pic", label="y")
-    shards = index(corpus)
-    assert [os.path.basename(uri) for uri in shards["uri"].to_pylist()] == ["2.parquet", "9.parquet", "10.parquet"]
+    shards = indexed(corpus)
+    assert [os.path.basename(uri) for uri in values(shards, "uri")] == ["2.parquet", "9.parquet", "10.parquet"]
     found = [(s.media, s.error, s.label) for s in read_all(corpus, shards)]
     plain = [(b"a", None, "0"), (None, "missing", "1"), (None, "empty", "2"), (b"d", None, "-3")]
     assert found == plain + [*plain[:3], (None, "missing", "-3")] + plain
     assert read_all(corpus, shards)[5].uri == f"{tmp_path}/9.parquet#1"
 
 
-def test_a_broken_page_costs_its_rows_and_a_shrunken_file_is_an_error(tmp_path: Path) -> None:
+def test_a_broken_page_costs_its_rows_and_a_shrunken_file_is_an_error(tmp_path: Path, indexed: Indexed) -> None:
     rows = rows_of(600)
     corpus = write_parquet(tmp_path / "p", rows, files=1, row_group_size=200)
     path = tmp_path / "p" / "p9.parquet"
-    shard = index(corpus).to_pylist()[0]
+    shards = indexed(corpus)
+    shard = shards.row(0)
     column = pq.ParquetFile(path).metadata.row_group(1).column(0)
     whole = path.read_bytes()
     start = column.dictionary_page_offset or column.data_page_offset
@@ -216,7 +226,7 @@ def test_a_broken_page_costs_its_rows_and_a_shrunken_file_is_an_error(tmp_path: 
     assert {(s.media, s.error) for s in found[good:]} == {(None, "unreadable")}
     pq.write_table(pa.table({"image": [b"x"], "label": ["a"]}), path)
     with pytest.raises(InputError, match="p9.parquet' changed since it was indexed"):
-        read_labels(corpus, pa.Table.from_pylist([shard], schema=SHARDS))
+        read_labels(corpus, shards)
     with pytest.raises(InputError, match="p9.parquet' changed since it was indexed"):
         list(read_unit(corpus, shard, Unit(0, 0, 600)))
     path.unlink()
@@ -224,18 +234,18 @@ def test_a_broken_page_costs_its_rows_and_a_shrunken_file_is_an_error(tmp_path: 
         list(read_unit(corpus, shard, Unit(0, 0, 600)))
 
 
-def test_a_unit_of_a_large_row_group_takes_little_memory(tmp_path: Path) -> None:
+def test_a_unit_of_a_large_row_group_takes_little_memory(tmp_path: Path, indexed: Indexed) -> None:
     media = pa.array([os.urandom(50_000) for _ in range(1200)])
     pq.write_table(pa.table({"image": media}), tmp_path / "a.parquet", 1200, write_batch_size=16)  # 60 MB in one group
     corpus = Corpus(uri=(str(tmp_path),))
-    shard = index(corpus).to_pylist()[0]
+    shard = indexed(corpus).row(0)
     pool = pa.default_memory_pool()
     before = pool.bytes_allocated()
     assert max(pool.bytes_allocated() - before for _ in read_unit(corpus, shard, Unit(0, 600, 600))) < 20e6
 
 
 def test_hostile_and_odd_tar_members_are_passed_over_and_nothing_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indexed: Indexed
 ) -> None:
     (tmp_path / "cwd").mkdir()
     with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.GNU_FORMAT) as tar:
@@ -256,7 +266,7 @@ def test_hostile_and_odd_tar_members_are_passed_over_and_nothing_is_written(
         add(tar, "e/c.txt.jpg", b"not an extension")
     monkeypatch.chdir(tmp_path / "cwd")
     corpus = Corpus(uri=("../x.tar",))
-    shards = index(corpus)
+    shards = indexed(corpus)
     found = [(s.uri.partition("#")[2], s.media, s.label, s.error) for s in read_all(corpus, shards, 1)]
     assert found == [
         ("d/a.jpg", b"A", "7", None),
@@ -264,7 +274,7 @@ def test_hostile_and_odd_tar_members_are_passed_over_and_nothing_is_written(
         ("e/b", None, "8", "missing"),
         ("e/c", None, None, "missing"),
     ]
-    assert shards["uri"].to_pylist() == [str(tmp_path / "x.tar")]
+    assert values(shards, "uri") == [str(tmp_path / "x.tar")]
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["cwd", "x.tar"]
     named = Corpus(uri=("../x.tar",), media="txt.jpg", label="jpg")
     assert [s.media for s in read_all(named, shards)] == [None, None, None, b"not an extension"]
@@ -312,24 +322,26 @@ GOOD = tar_bytes(("a.jpg", b"x" * 600), ("b.jpg", b"y" * 600))
         header("c", b"\0", tarfile.GNUTYPE_LONGNAME) * 3000,
     ],
 )
-def test_a_broken_tar_is_named_and_neither_hangs_nor_fills_memory(data: bytes, tmp_path: Path) -> None:
+def test_a_broken_tar_is_named_and_neither_hangs_nor_fills_memory(
+    data: bytes, tmp_path: Path, indexed: Indexed
+) -> None:
     (tmp_path / "bad.tar").write_bytes(data)
     with pytest.raises(InputError, match=r"cannot read tar '.*bad.tar'"):
-        index(Corpus(uri=(str(tmp_path),)))
+        indexed(Corpus(uri=(str(tmp_path),)))
 
 
-def test_a_sparse_member_that_claims_a_terabyte_is_passed_over(tmp_path: Path) -> None:
+def test_a_sparse_member_that_claims_a_terabyte_is_passed_over(tmp_path: Path, indexed: Indexed) -> None:
     sparse = bytearray(header("bomb.jpg", b"0", tarfile.GNUTYPE_SPARSE))
     sparse[483:495] = b"\x80" + (1 << 40).to_bytes(11, "big")
     sparse[148:156] = b" " * 8
     sparse[148:156] = b"%06o\0 " % sum(sparse)
     (tmp_path / "x.tar").write_bytes(bytes(sparse) + GOOD)
     corpus = Corpus(uri=(str(tmp_path),))
-    assert [s.media for s in read_all(corpus, index(corpus))] == [b"x" * 600, b"y" * 600]
+    assert [s.media for s in read_all(corpus, indexed(corpus))] == [b"x" * 600, b"y" * 600]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["jpg", "cls", "json", "seg.png"])), max_size=30))
-def test_tar_samples_are_runs_of_one_name(members: list[tuple[str, str]]) -> None:
+def test_tar_samples_are_runs_of_one_name(indexed: Indexed, members: list[tuple[str, str]]) -> None:
     runs = [(key, [e for _, e in run]) for key, run in itertools.groupby(members, key=lambda m: m[0])]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.tar"
@@ -338,9 +350,9 @@ def test_tar_samples_are_runs_of_one_name(members: list[tuple[str, str]]) -> Non
         corpus = Corpus(uri=(str(path),))
         if not runs:
             with pytest.raises(InputError, match="is empty"):
-                index(corpus)
+                indexed(corpus)
             return
-        shards = index(corpus)
+        shards = indexed(corpus)
         expected, at = [], 0
         for stem, extensions in runs:
             here = {}
@@ -349,12 +361,12 @@ def test_tar_samples_are_runs_of_one_name(members: list[tuple[str, str]]) -> Non
             at += len(extensions)
             expected.append((here.get("jpg"), here["cls"].decode() if "cls" in here else None))
         assert [(s.media, s.label) for s in read_all(corpus, shards, 2)] == expected
-        (shard,) = shards.to_pylist()
-        backwards = [list(read_unit(corpus, shard, unit)) for unit in reversed(list(units(shards, 2)))]
+        shard = shards.row(0)
+        backwards = [list(read_unit(corpus, shard, unit)) for unit in reversed(list(Units(shards.rows, 2)))]
         assert [s.media for part in reversed(backwards) for s in part] == [media for media, _ in expected]
 
 
-def test_loose_files_that_cannot_be_read_are_samples_with_an_error(tmp_path: Path) -> None:
+def test_loose_files_that_cannot_be_read_are_samples_with_an_error(tmp_path: Path, indexed: Indexed) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.jpg").write_bytes(b"1")
     (tmp_path / "a" / "2.jpg").write_bytes(b"")
@@ -364,36 +376,36 @@ def test_loose_files_that_cannot_be_read_are_samples_with_an_error(tmp_path: Pat
     (tmp_path / "a" / "loop").symlink_to("..")
     (tmp_path / "b").symlink_to("a")
     corpus = Corpus(uri=(str(tmp_path),))
-    shards = index(corpus)
+    shards = indexed(corpus)
     (tmp_path / "a" / "1.jpg").unlink()
     errors = ["missing", "empty", "missing", "unreadable"]
     found = read_all(corpus, shards)
     assert [(s.error, s.label) for s in found] == [(e, label) for label in "ab" for e in errors]
-    assert shards["paths"].to_pylist() == [[f"{d}/{i}.jpg" for d in "ab" for i in range(1, 5)]]
+    assert values(shards, "paths") == [[f"{d}/{i}.jpg" for d in "ab" for i in range(1, 5)]]
 
 
-def test_runs_of_1024_files_and_lists_without_labels(tmp_path: Path) -> None:
+def test_runs_of_1024_files_and_lists_without_labels(tmp_path: Path, indexed: Indexed) -> None:
     (tmp_path / "x.jpg").write_bytes(b"x")
     (tmp_path / "list.txt").write_text("x.jpg\n" * 1025 + "gone.jpg\n")
     corpus = Corpus(uri=(str(tmp_path / "list.txt"),))
-    shards = index(corpus)
-    assert (shards["rows"].to_pylist(), shards["bytes"].to_pylist()) == ([1024, 2], [1024, 1])
+    shards = indexed(corpus)
+    assert (values(shards, "rows"), values(shards, "bytes")) == ([1024, 2], [1024, 1])
     assert [s.error for s in read_all(corpus, shards)] == [None] * 1025 + ["missing"]
     with pytest.raises(InputError, match=r"no labels: '.*x.jpg' has none"):
         read_labels(corpus, shards)
 
 
-def test_a_name_that_is_no_utf8_is_an_error(tmp_path: Path) -> None:
+def test_a_name_that_is_no_utf8_is_an_error(tmp_path: Path, indexed: Indexed) -> None:
     with open(os.fsencode(tmp_path) + b"/\xff.jpg", "wb"):
         pass
     with pytest.raises(InputError, match="not UTF-8"):
-        index(Corpus(uri=(str(tmp_path),)))
+        indexed(Corpus(uri=(str(tmp_path),)))
 
 
-def test_what_cannot_be_indexed_is_named_with_the_mend(tmp_path: Path) -> None:
+def test_what_cannot_be_indexed_is_named_with_the_mend(tmp_path: Path, indexed: Indexed) -> None:
     def fails(match: str, *uri: str, **fields: str) -> None:
         with pytest.raises(InputError, match=match):
-            index(Corpus(uri=uri or (str(tmp_path / "d"),), **fields))  # pyright: ignore[reportArgumentType]
+            indexed(Corpus(uri=uri or (str(tmp_path / "d"),), **fields))  # pyright: ignore[reportArgumentType]
 
     d = tmp_path / "d"
     d.mkdir()
@@ -406,7 +418,7 @@ def test_what_cannot_be_indexed_is_named_with_the_mend(tmp_path: Path) -> None:
     fails("format 'webdataset'", format="webdataset")
     (d / "b.jpg").write_bytes(b"x")
     fails(r"mixes forms \(files, parquet\)")
-    assert index(Corpus(uri=(str(d),), format="files")).num_rows == 1
+    assert len(indexed(Corpus(uri=(str(d),), format="files"))) == 1
     fails("b.jpg' cannot be read as corpus of format 'auto': give its folder", f"{d}/b.jpg")
     (d / "a.parquet").write_bytes(b"PAR1 but broken PAR1")
     fails(r"cannot read .*a.parquet'", format="parquet")
@@ -453,9 +465,9 @@ def test_classes_and_encoding(tmp_path: Path) -> None:
         class_names(Corpus(uri=("x",), classes="none.txt"), labels_of("1"))
 
 
-def test_labels_that_are_not_there(tmp_path: Path) -> None:
+def test_labels_that_are_not_there(tmp_path: Path, indexed: Indexed) -> None:
     pq.write_table(pa.table({"image": [b"x", b"y"], "y": [1, None], "z": [0.5, 1.0]}), tmp_path / "a.parquet")
-    shards = index(Corpus(uri=(str(tmp_path),)))
+    shards = indexed(Corpus(uri=(str(tmp_path),)))
     for label, match in [
         (None, "no labels: no column 'label' in '.*a.parquet', it has image, y, z; set label"),
         ("y", r"no labels: '.*a.parquet#1' has none"),
@@ -465,10 +477,10 @@ def test_labels_that_are_not_there(tmp_path: Path) -> None:
             read_labels(Corpus(uri=(str(tmp_path),), label=label), shards)
 
 
-def test_sign_digits(shared: Path) -> None:
+def test_sign_digits(shared: Path, indexed: Indexed) -> None:
     folder = shared / "sign-digits"
     corpus = Corpus(uri=(str(folder / "labeled-200.parquet"),), classes=str(folder / "classes.txt"))
-    shards = index(corpus)
+    shards = indexed(corpus)
     labels = read_labels(corpus, shards)
     names = class_names(corpus, labels)
     table = pq.read_table(folder / "labeled-200.parquet")

@@ -5,23 +5,25 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
-from test_corpus import FORMS, read_all, rows_of
+from test_corpus import FORMS, Indexed, read_all, rows_of
 
 from raylabel.artifact import filesystem
-from raylabel.corpus import Corpus, class_names, index, read_keys, read_labels, verify
+from raylabel.corpus import Corpus, class_names, read_keys, read_labels, verify
 from raylabel.errors import InputError
+from raylabel.schema import SHARDS
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_same_corpus_locally_and_in_s3(form: str, bucket: str, tmp_path: Path) -> None:
+def test_the_same_corpus_locally_and_in_s3(form: str, bucket: str, tmp_path: Path, indexed: Indexed) -> None:
     local = FORMS[form](tmp_path / "a b", rows_of(12))
     fs, _ = filesystem(bucket)
     pafs.copy_files(str(tmp_path), f"pictures/{form}", destination_filesystem=fs)
     remote = Corpus(uri=tuple(uri.replace(str(tmp_path), f"{bucket}/{form}") for uri in local.uri))
 
-    here, there = index(local), index(remote)
-    assert there.drop(["uri"]) == here.drop(["uri"])
-    assert all(uri.startswith(f"{bucket}/{form}/a b/") for uri in there["uri"].to_pylist())
+    here, there = indexed(local), indexed(remote)
+    rows, same = (shards.artifact.table("shards", SHARDS) for shards in (there, here))
+    assert rows.drop(["uri"]) == same.drop(["uri"])
+    assert all(uri.startswith(f"{bucket}/{form}/a b/") for uri in rows["uri"].to_pylist())
     verify(there)
     found = read_all(remote, there, 5)
     assert [(s.key, s.media, s.label) for s in found] == [(s.key, s.media, s.label) for s in read_all(local, here)]
@@ -40,11 +42,11 @@ def test_the_same_corpus_locally_and_in_s3(form: str, bucket: str, tmp_path: Pat
             read_all(remote, there)
 
 
-def test_what_is_not_there(bucket: str) -> None:
+def test_what_is_not_there(bucket: str, indexed: Indexed) -> None:
     with pytest.raises(InputError, match="nothing found at 's3://pictures/none'"):
-        index(Corpus(uri=(f"{bucket}/none",)))
+        indexed(Corpus(uri=(f"{bucket}/none",)))
     with pytest.raises(InputError, match="s3://no-such-bucket"):
-        index(Corpus(uri=("s3://no-such-bucket/x",)))
+        indexed(Corpus(uri=("s3://no-such-bucket/x",)))
 
 
 def test_classes_in_s3(bucket: str) -> None:

@@ -10,8 +10,7 @@ from helpers import random_model, write_parquet
 
 from raylabel.artifact import Root
 from raylabel.corpus import Corpus, index_corpus
-from raylabel.labels.pool import Label
-from raylabel.labels.teacher import label
+from raylabel.labels.teacher import Label, label
 from raylabel.media.views import View
 from raylabel.resources import Resources
 from raylabel.schema import PICKS, SCORES

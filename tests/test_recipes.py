@@ -10,7 +10,7 @@ from raylabel import recipes
 from raylabel.errors import InputError
 from raylabel.pipeline import Teacher
 from raylabel.report.summary import Counts, Gain, Picks, Reject, Stage, Summary
-from raylabel.resources import Cluster, Resources
+from raylabel.resources import Cluster, Node, Pool, Resources
 from raylabel.schedule import lr_at
 
 
@@ -59,21 +59,42 @@ def test_a_teacher_comes_from_one_place():
 
 
 @pytest.mark.parametrize(
-    "cpus, gpus, teachers, workers",
-    [(4, 0, 3, 4), (1, 0, 1, 1), (2, 0, 1, 2), (64, 8, 8, 8)],
+    "nodes, decode, pool",
+    [
+        ([Node(4)], "auto", Pool(4, 0.75, 0, 1)),
+        ([Node(2)], "auto", Pool(2, 0.5, 0, 1)),
+        ([Node(1)], "auto", Pool(1, 0.5, 0, 1)),
+        ([Node(16), Node(8)], "beside", Pool(24, 0.93, 0, 1)),
+        ([Node(4), Node(4)], "auto", Pool(8, 0.87, 0, 1)),
+        ([Node(4)], "cluster", Pool(3, 1.0, 0, 0)),
+        ([Node(64, 8)], "auto", Pool(8, 7.0, 1, 7)),
+        ([Node(64, 8), Node(32)], "auto", Pool(8, 7.0, 1, 7)),
+        ([Node(8, 8), Node(96)], "auto", Pool(8, 0.87, 1, 0)),
+        ([Node(8, 1), Node(96), Node(96)], "beside", Pool(1, 7.0, 1, 7)),
+    ],
 )
-def test_what_is_chosen_leaves_a_cpu_to_read(cpus, gpus, teachers, workers):
-    cluster = Cluster(cpus, gpus)
-    assert cluster.teachers(Resources()) == teachers
+def test_teachers_leave_a_cpu_to_the_tasks(nodes, decode, pool):
+    cluster = Cluster(tuple(nodes))
+    assert cluster.teachers(Resources(decode=decode)) == pool
+    assert cluster.teachers(Resources(decode=decode, teachers=1)).actors == 1
+    with pytest.raises(InputError, match=f"has room for {pool.actors}"):
+        cluster.teachers(Resources(decode=decode, teachers=pool.actors + 1))
+    assert cluster.cpus - pool.actors * pool.cpus >= min(1, cluster.cpus / 2)
+    for node in nodes if len(set(nodes)) == 1 else []:  # none of equal ones can be given more actors than it has CPUs
+        fit = node.gpus if pool.gpus else min(pool.actors, int(node.cpus / pool.cpus))
+        assert (fit * pool.cpus if pool.gpus else fit) <= node.cpus
+
+
+@pytest.mark.parametrize("node, workers", [(Node(4), 4), (Node(1), 1), (Node(2), 2), (Node(64, 8), 8)])
+def test_training_workers_are_as_many_as_devices(node, workers):
+    cluster = Cluster((node,))
     assert cluster.workers(Resources(), batch=128) == workers
-    assert cluster.teachers(Resources(teachers=1)) == 1
-    for wanted in (Resources(teachers=teachers + 1), Resources(workers=max(gpus, cpus) + 1)):
-        with pytest.raises(InputError, match="has room for"):
-            max(cluster.teachers(wanted), cluster.workers(wanted, 128))
+    with pytest.raises(InputError, match="has room for"):
+        cluster.workers(Resources(workers=max(node.gpus, node.cpus) + 1), 128)
 
 
 def test_a_small_batch_is_not_cut_into_crumbs():
-    assert Cluster(16, 0).workers(Resources(), batch=64) == 2
+    assert Cluster((Node(16),)).workers(Resources(), batch=64) == 2
     with pytest.raises(InputError, match="resources.workers is -1"):
         Resources(workers=-1)
 

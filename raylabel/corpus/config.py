@@ -10,6 +10,8 @@ from raylabel.errors import InputError
 
 Format = Literal["parquet", "webdataset", "files"]
 
+THREADS = 16  # of a process that reads many small things: their time is waiting
+
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
 
 

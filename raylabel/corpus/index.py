@@ -6,7 +6,6 @@ import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,30 +13,15 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raylabel.corpus.config import Corpus, Format, is_image, locate, read_lines
+from raylabel.artifact import Artifact, Built, Draft, Root, digest, identity_of, write_table
+from raylabel.corpus.config import THREADS, Corpus, Format, is_image, locate, read_lines
+from raylabel.corpus.shards import Shards
 from raylabel.corpus.tar import TarReader
 from raylabel.errors import InputError
-from raylabel.schema import SHARDS
+from raylabel.schema import SHARDS, check
 
-THREADS = 16  # footers and headers are small: their time is waiting
 RUN = 1024  # loose files of one shard
 EDGE = 1 << 16  # bytes at either end of a file that its fingerprint covers; the last ones hold a parquet's footer
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A piece of work that the corpus fixes, never the cluster: `rows` rows of `shard` from row `first` on."""
-
-    shard: int
-    first: int
-    rows: int
-
-
-def units(shards: pa.Table, rows: int = 1024) -> Iterator[Unit]:
-    """Units of at most `rows` rows that cover every row of SHARDS once, in key order, none crossing a shard."""
-    for shard in shards.select(["shard", "rows"]).to_pylist():
-        for first in range(0, shard["rows"], rows):
-            yield Unit(shard["shard"], first, min(rows, shard["rows"] - first))
 
 
 def index(corpus: Corpus) -> pa.Table:
@@ -61,13 +45,13 @@ def index(corpus: Corpus) -> pa.Table:
     return shards
 
 
-def verify_packed(shards: pa.Table) -> None:
+def verify_packed(shards: Shards) -> None:
     """`verify` for parquet files and tars; a loose file that vanished costs one sample, a reject, and not the run."""
-    forms = shards.column("format").to_pylist()
-    verify(shards.filter(pa.array([form != "files" for form in forms], pa.bool_())))
+    if shards.format != "files":
+        verify(shards)
 
 
-def verify(shards: pa.Table) -> None:
+def verify(shards: Shards) -> None:
     """Takes all fingerprints again; InputError naming the first shard that changed or vanished since it was indexed."""
 
     def changed(shard: dict[str, Any]) -> str | None:
@@ -78,8 +62,8 @@ def verify(shards: pa.Table) -> None:
         return None if now == (shard["bytes"], shard["fingerprint"]) else "changed"
 
     with ThreadPoolExecutor(THREADS) as pool:
-        for batch in shards.to_batches(max_chunksize=64):  # the paths of all loose files at once would be many
-            rows = batch.to_pylist()
+        for first in range(0, len(shards), 64):
+            rows = [shards.row(number) for number in range(first, min(first + 64, len(shards)))]
             for shard, what in zip(rows, pool.map(changed, rows), strict=True):
                 if what:
                     where = f"'{shard['uri']}'" + (f" ({shard['paths'][0]} …)" if shard["paths"] else "")
@@ -274,3 +258,39 @@ def _stat(uri: str, paths: list[str], sizes: Sequence[int] = ()) -> tuple[int, s
 def file_path(root: str, uri: str, line: str) -> str:
     """The path, in its file system, of a loose file; `line` is its path in the folder or its line of the list."""
     return f"{root}/{line}" if uri.endswith("/") else posixpath.normpath(f"{root}/{line.partition(chr(9))[0]}")
+
+
+def index_corpus(root: Root, name: str, corpus: Corpus) -> Artifact:
+    """SHARDS of the corpus as it is now, as artifact `shards-<name>`.
+
+    info["content"] names what is in it, wherever it lies: the identity that everything made from the corpus builds on.
+    InputError if a shard that was indexed in this root before has changed since: what was made from it is stale.
+    """
+    shards = check(index(corpus), SHARDS, ", ".join(corpus.uri))
+    _guard(root, name, shards)
+    content = {
+        "format": shards.column("format")[0].as_py(),
+        "media": corpus.media,
+        "label": corpus.label,
+        "classes": read_lines(corpus.classes) if corpus.classes else None,
+        "shards": shards.select(["rows", "bytes", "fingerprint"]).to_pylist(),
+    }
+    info = {"content": digest(content), "samples": sum(shards.column("rows").to_pylist())}
+
+    def build(draft: Draft) -> Built:
+        return Built([write_table(draft.uri, "shards.parquet", shards)], info)
+
+    places = [[row["uri"], row["fingerprint"]] for row in shards.select(["uri", "fingerprint"]).to_pylist()]
+    return root.make(f"shards-{name}", {"corpus": identity_of(corpus), "places": places}, build)
+
+
+def _guard(root: Root, name: str, shards: pa.Table) -> None:
+    now = {(r["uri"], *r["paths"][:1]): r["fingerprint"] for r in shards.to_pylist()}
+    for earlier in root.named(f"shards-{name}"):
+        for row in earlier.table("shards", SHARDS).to_pylist():
+            place = (row["uri"], *row["paths"][:1])
+            if now.get(place, row["fingerprint"]) != row["fingerprint"]:
+                raise InputError(
+                    f"shard '{row['uri']}' changed since it was indexed: restore it, or, if the change is meant, "
+                    f"delete {earlier.uri} and run again"
+                )

@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raylabel.corpus.config import Corpus, locate, read_lines
-from raylabel.corpus.index import THREADS, file_path, file_root
+from raylabel.corpus.config import THREADS, Corpus, locate, read_lines
+from raylabel.corpus.index import file_path, file_root
 from raylabel.corpus.read import changed, check_label_column, file_label, label_text, tar_label
+from raylabel.corpus.shards import Shards
 from raylabel.corpus.tar import TarReader
 from raylabel.errors import InputError
 from raylabel.schema import make_key, split_key
@@ -17,15 +18,14 @@ from raylabel.schema import make_key, split_key
 LABELS = pa.schema([pa.field("key", pa.int64(), nullable=False), pa.field("label", pa.string(), nullable=False)])
 
 
-def read_labels(corpus: Corpus, shards: pa.Table) -> pa.Table:
+def read_labels(corpus: Corpus, shards: Shards) -> pa.Table:
     """(key int64, label string) of every row of SHARDS, in key order, without reading the media.
 
     InputError if the label column is missing or a row has no label, naming it.
     """
-    rows = shards.to_pylist()
     with ThreadPoolExecutor(THREADS) as pool:
-        read = list(pool.map(lambda shard: _read_labels(corpus, shard), rows))
-    keys = [make_key(shard["shard"], 0) + np.arange(shard["rows"], dtype=np.int64) for shard in rows]
+        read = list(pool.map(lambda number: _read_labels(corpus, shards.row(number)), range(len(shards))))
+    keys = [make_key(number, 0) + np.arange(rows, dtype=np.int64) for number, rows in enumerate(shards.rows)]
     labels = pa.chunked_array([pa.array(texts, pa.string()) for texts in read], pa.string())
     return pa.table([pa.array(np.concatenate([*keys, np.empty(0, np.int64)])), labels], schema=LABELS)
 

@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raylabel.corpus.config import Corpus, locate
-from raylabel.corpus.index import THREADS, Unit, file_path, file_root
+from raylabel.corpus.config import THREADS, Corpus, locate
+from raylabel.corpus.index import file_path, file_root
+from raylabel.corpus.shards import Shards
 from raylabel.corpus.tar import Member, TarReader, TarSample
+from raylabel.corpus.units import Unit
 from raylabel.errors import InputError
 from raylabel.schema import make_key, split_key
 
@@ -66,13 +68,12 @@ def read_unit(corpus: Corpus, shard: Mapping[str, Any], unit: Unit, labels: bool
         raise changed(shard)
 
 
-def read_keys(corpus: Corpus, shards: pa.Table, keys: Sequence[int]) -> dict[int, Sample]:
+def read_keys(corpus: Corpus, shards: Shards, keys: Sequence[int]) -> dict[int, Sample]:
     """The Samples of a few keys, in key order, without labels. InputError if a key is of no row."""
     found: dict[int, Sample] = {}
     for number, group in groupby(sorted(set(keys)), key=lambda key: split_key(key)[0]):
         rows = [split_key(key)[1] for key in group]
-        place = shards["shard"].index(pa.scalar(number, pa.int32())).as_py()
-        shard = shards.slice(place, 1).to_pylist()[0] if place >= 0 else None
+        shard = shards.row(number) if 0 <= number < len(shards) else None
         if shard is None or rows[-1] >= shard["rows"]:
             raise InputError(f"no sample has key {make_key(number, rows[-1])}: the keys are of another corpus")
         for _, run in groupby(enumerate(rows), key=lambda pair: pair[1] - pair[0]):  # consecutive rows differ alike

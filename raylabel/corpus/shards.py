@@ -1,45 +1,113 @@
-"""SHARDS as an artifact, and the guard against a corpus that changed under its scores."""
+"""SHARDS as everyone holds it: a reference that travels, and reads of the table what is asked for."""
 
+import itertools
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from raylabel.artifact import Artifact, Built, Draft, Root, digest, identity_of, write_table
-from raylabel.corpus.config import Corpus, read_lines
-from raylabel.corpus.index import index
-from raylabel.errors import InputError
-from raylabel.schema import SHARDS, check
+from raylabel.artifact import Artifact, File, filesystem
+from raylabel.corpus.config import THREADS
+from raylabel.schema import SHARDS
 
 
-def index_corpus(root: Root, name: str, corpus: Corpus) -> Artifact:
-    """SHARDS of the corpus as it is now, as artifact `shards-<name>`.
+@dataclass(frozen=True)
+class Shards:
+    """The SHARDS of a corpus, S of them. Their number is their place.
 
-    info["content"] names what is in it, wherever it lies: the identity that everything made from the corpus builds on.
-    InputError if a shard that was indexed in this root before has changed since: what was made from it is stale.
+    The table may be larger than memory, for it names every loose file. What a process has read of it is cached in the
+    process, so a copy that was sent there costs nothing, and it carries no more than the artifact's name.
     """
-    shards = check(index(corpus), SHARDS, ", ".join(corpus.uri))
-    _guard(root, name, shards)
-    content = {
-        "format": shards.column("format")[0].as_py(),
-        "media": corpus.media,
-        "label": corpus.label,
-        "classes": read_lines(corpus.classes) if corpus.classes else None,
-        "shards": shards.select(["rows", "bytes", "fingerprint"]).to_pylist(),
-    }
-    info = {"content": digest(content), "samples": sum(shards.column("rows").to_pylist())}
 
-    def build(draft: Draft) -> Built:
-        return Built([write_table(draft.uri, "shards.parquet", shards)], info)
+    artifact: Artifact
 
-    places = [[row["uri"], row["fingerprint"]] for row in shards.select(["uri", "fingerprint"]).to_pylist()]
-    return root.make(f"shards-{name}", {"corpus": identity_of(corpus), "places": places}, build)
+    def __reduce__(self) -> tuple[Callable[..., "Shards"], tuple[Artifact]]:
+        return Shards, (Artifact(self.artifact.uri, self.artifact.name, self.artifact.digest),)  # without its manifest
+
+    def __len__(self) -> int:
+        return _starts(self.artifact)[-1]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Samples in each shard, int64 [S], read-only; reads that column alone."""
+        return _rows(self.artifact)
+
+    @property
+    def samples(self) -> int:
+        """Samples in all of them, N."""
+        return int(self.rows.sum())
+
+    @property
+    def format(self) -> str:
+        """parquet, webdataset or files; a corpus has one form."""
+        return self.row(0)["format"]
+
+    def row(self, number: int) -> dict[str, Any]:
+        """A row of SHARDS; IndexError if there is none. Reads the row group that holds it, which is some megabyte."""
+        if not 0 <= number < len(self):
+            raise IndexError(f"shard {number} of {len(self)}")
+        starts = _starts(self.artifact)
+        file = bisect_right(starts, number) - 1
+        _, groups = _footer(self.artifact, file)
+        group = bisect_right(groups, number - starts[file]) - 1
+        at = number - starts[file] - groups[group]
+        return _group(self.artifact, file, group).slice(at, 1).to_pylist()[0]
+
+    def columns(self, *names: str) -> pa.Table:
+        """These columns of all rows, held in memory: for those that take some bytes a shard, which `paths` does not."""
+        files = range(len(_starts(self.artifact)) - 1)
+        with ThreadPoolExecutor(THREADS) as pool:
+            tables = list(pool.map(lambda file: _read(self.artifact, file, names), files))
+        return pa.concat_tables([pa.schema([SHARDS.field(name) for name in names]).empty_table(), *tables])
 
 
-def _guard(root: Root, name: str, shards: pa.Table) -> None:
-    now = {(r["uri"], *r["paths"][:1]): r["fingerprint"] for r in shards.to_pylist()}
-    for earlier in root.named(f"shards-{name}"):
-        for row in earlier.table("shards", SHARDS).to_pylist():
-            place = (row["uri"], *row["paths"][:1])
-            if now.get(place, row["fingerprint"]) != row["fingerprint"]:
-                raise InputError(
-                    f"shard '{row['uri']}' changed since it was indexed: restore it, or, if the change is meant, "
-                    f"delete {earlier.uri} and run again"
-                )
+# An artifact never changes, so what was read of it stays true as long as the process lives.
+
+
+@lru_cache(maxsize=16)
+def _files(artifact: Artifact) -> list[File]:
+    return artifact.files("shards")
+
+
+@lru_cache(maxsize=16)
+def _starts(artifact: Artifact) -> list[int]:
+    """The number of each file's first shard, and S."""
+    return [0, *itertools.accumulate(file.rows for file in _files(artifact))]
+
+
+@lru_cache(maxsize=16)
+def _rows(artifact: Artifact) -> np.ndarray:
+    rows = Shards(artifact).columns("rows").column("rows").to_numpy()
+    rows.flags.writeable = False
+    return rows
+
+
+@lru_cache(maxsize=64)
+def _footer(artifact: Artifact, file: int) -> tuple[pq.FileMetaData, list[int]]:
+    """A file's footer, and the first row of each of its row groups."""
+    with _open(artifact, file) as opened:
+        footer = opened.metadata
+    sizes = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+    return footer, [0, *itertools.accumulate(sizes[:-1])]
+
+
+@lru_cache(maxsize=8)
+def _group(artifact: Artifact, file: int, group: int) -> pa.Table:
+    with _open(artifact, file, _footer(artifact, file)[0]) as opened:
+        return opened.read_row_group(group)
+
+
+def _read(artifact: Artifact, file: int, names: Sequence[str]) -> pa.Table:
+    with _open(artifact, file) as opened:
+        return opened.read(list(names))
+
+
+def _open(artifact: Artifact, file: int, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    fs, path = filesystem(artifact.uri)
+    return pq.ParquetFile(f"{path}/{_files(artifact)[file].name}", filesystem=fs, metadata=footer)

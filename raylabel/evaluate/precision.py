@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raylabel.artifact import Artifact, filesystem
+from raylabel.corpus import Shards
 from raylabel.errors import InputError
-from raylabel.schema import PICKS, SHARDS, split_key
+from raylabel.schema import PICKS, split_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +38,9 @@ def pick_precision(picks: Artifact, shards: Artifact, truth: Truth | None) -> tu
     labels, keys = table.column("label").to_numpy(), table.column("key").to_numpy()
     shard_of = keys >> 32
     right = found = 0
-    for row in shards.table("shards", SHARDS).to_pylist():
-        mine = np.flatnonzero(shard_of == row["shard"])
-        if len(mine) == 0:
-            continue
-        ids = _columns(row["uri"], [truth.id])[truth.id]
+    for number in np.unique(shard_of).tolist():
+        mine = np.flatnonzero(shard_of == number)
+        ids = _columns(Shards(shards).row(number)["uri"], [truth.id])[truth.id]
         for at in mine:
             label = true.get(ids[split_key(int(keys[at]))[1]].as_py())
             found += label is not None

@@ -1,252 +1,151 @@
-"""The actor pool that scores: Ray Data streams units of a corpus through decoding tasks and actors that hold the model.
+"""The actor pool that labels: Ray Data streams units of a corpus through actors, and tasks commit what they find.
 
-Blocks of one padded batch of pixels go in, small tables come out, and tasks commit them as files of many units. Only
-references pass the driver.
+Only references pass the driver.
 """
 
 import collections
 import functools
-import hashlib
-import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 
-from raylabel.artifact import NOT_IDENTITY, Artifact, commit_part, write_table
-from raylabel.corpus import Corpus, Unit, read_unit
-from raylabel.errors import InputError
-from raylabel.media.decode import Reject, decode_image
-from raylabel.media.views import View, eval_view
-from raylabel.schema import DIGEST_BYTES, REJECTS, SCORES, check
+from raylabel.artifact import commit_part, write_table
+from raylabel.corpus import Unit
+from raylabel.labels.actor import Actor, Job, decode, item
+from raylabel.labels.earlier import Piece, read_piece
+from raylabel.schema import REJECTS, SCORES, check
 
-UNIT = 1024  # rows of a unit of work
+ITEMS = 32  # per actor, at least, where there are as many units: so that all end at about the same time
+PIXELS = 4  # batches in a block of pixels, where others decode: an actor copies one to the GPU while another is scored
+BLOCK = 2 << 20  # bytes of a block that leaves an actor, about 8,000 samples: what the driver handles and counts
 IN_FLIGHT = 64  # parts being written at once
-
-# What leaves a teacher actor: a row per sample, scored (reason is empty) or rejected (no classes).
-ROWS = pa.schema([*SCORES, *(REJECTS.field(name) for name in ("uri", "stage", "reason", "detail"))])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Label:
-    """How a model labels a corpus."""
-
-    batch: int = 256
-    """Images per forward pass, always padded to this number so that scores do not depend on their neighbours."""
-    p: int = 10
-    """Classes stored per sample: the largest P that a selection can ask for later (fewer where there are fewer)."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Arithmetic of the forward pass; auto is bf16 where the hardware has it."""
-    reject_limit: float = field(default=0.05, metadata=NOT_IDENTITY)
-    """Share of samples that may be unreadable before the run stops, 0 to 1."""
-
-    def __post_init__(self):
-        if not 2 <= self.batch <= UNIT:
-            raise InputError(f"label.batch is {self.batch}: give 2 to {UNIT} images, since no batch crosses a unit")
-        if self.p < 1:
-            raise InputError(f"label.p is {self.p}: store at least 1 class per sample")
-        if not 0 <= self.reject_limit <= 1:
-            raise InputError(f"label.reject_limit is {self.reject_limit}: give a share between 0 and 1")
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that scoring needs; plain data, so that it travels."""
-
-    model: Artifact
-    corpus: Corpus
-    view: View
-    config: Label
-    precision: str
-    teachers: int
-    gpu: bool
-
-    @property
-    def p(self) -> int:
-        """Classes stored per sample."""
-        return min(self.config.p, self.model.info["classes"])
 
 
 @dataclass(frozen=True)
 class Part:
-    """Units that are committed together, and the samples in them."""
+    """Units that are committed together: some to be scored, the others scored earlier."""
 
     number: int
     units: tuple[Unit, ...]
+    pieces: tuple[Piece, ...] = ()
 
     @property
     def rows(self) -> int:
+        """To be scored."""
         return sum(unit.rows for unit in self.units)
 
 
-def score(job: Job, todo: list[Part], shards: pa.Table, folder: str) -> Iterator[dict[str, Any]]:
-    """Scores the parts, commits each in `folder`, and yields its record then, in any order."""
-    if not todo:
+def score(job: Job, parts: Callable[[], Iterator[Part]], folder: str) -> Iterator[dict[str, Any]]:
+    """Scores the parts, commits each in `folder`, and yields its record then, in any order.
+
+    `parts` gives the same ones each time it is called: nobody holds them all.
+    """
+    writing: list[Any] = []  # references
+    for part, spans in _spans(job, parts):
+        blocks, cuts = [ref for ref, _, _ in spans], [cut for _, *cut in spans]
+        writing.append(_commit.remote(folder, part.number, part.rows, part.pieces, cuts, *blocks))
+        while writing and (len(writing) > IN_FLIGHT or ray.wait(writing, timeout=0)[0]):
+            done, writing = ray.wait(writing)
+            yield ray.get(done[0])
+    while writing:
+        done, writing = ray.wait(writing)
+        yield ray.get(done[0])
+
+
+Span = tuple[Any, int, int]  # rows of a block of ROWS: its reference, the first, how many
+
+
+def _spans(job: Job, parts: Callable[[], Iterator[Part]]) -> Iterator[tuple[Part, list[Span]]]:
+    """Each part with the rows that were scored for it."""
+    yield from ((part, []) for part in parts() if not part.units)
+    pool, count = job.pool, sum(len(part.units) for part in parts())
+    if not count:
         return
+    size = max(1, count // (ITEMS * pool.actors))  # units of an item
+    items = [item(part.units[i : i + size]) for part in parts() for i in range(0, len(part.units), size)]
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # The order of rows tells which part they belong to, without a look at them.
     context.execution_options.preserve_order = True
-    context.target_max_block_size = job.config.batch * job.view.size**2 * 3  # a block is one batch of pixels
-    writing: list[Any] = []  # references
+    pixels = PIXELS * job.batch * int(np.prod(job.scorer.shape))
+    context.target_max_block_size = BLOCK if pool.threads else max(BLOCK, pixels)
     with ray.data.DataContext.current(context):
-        for part, blocks in _grouped(_pipeline(job, todo, shards), todo):
-            writing.append(_commit.remote(folder, part.number, part.rows, *blocks))
-            while writing and (len(writing) > IN_FLIGHT or ray.wait(writing, timeout=0)[0]):
-                done, writing = ray.wait(writing)
-                yield ray.get(done[0])
-    for reference in writing:
-        yield ray.get(reference)
+        yield from _grouped(_pipeline(job, items), (part for part in parts() if part.units))
 
 
-def _pipeline(job: Job, todo: list[Part], shards: pa.Table) -> ray.data.Dataset:
-    work = [unit for part in todo for unit in part.units]
-    batches = sum(-(-unit.rows // job.config.batch) for unit in work)
-    pool = ray.data.ActorPoolStrategy(size=min(job.teachers, batches), max_tasks_in_flight_per_actor=2)
-    decode = functools.partial(_decode_units, ray.put(work), ray.put(shards), job)
-    return (
-        ray.data.range(len(work), override_num_blocks=len(work))
+def _pipeline(job: Job, items: list[pa.Table]) -> ray.data.Dataset:
+    pool, work = job.pool, ray.data.from_arrow(items)
+    if not pool.threads:
         # Half a CPU: a decoder waits for storage as long as it computes. (It also differs from the actors' whole one,
         # which keeps Ray from fusing decoding into them.)
-        .map_batches(decode, batch_size=1, batch_format="pyarrow", num_cpus=0.5)
-        .map_batches(
-            _Teacher,
-            fn_constructor_args=(job,),
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=1,
-            num_gpus=1 if job.gpu else 0,
-            compute=pool,
-        )
+        work = work.map_batches(functools.partial(decode, job), batch_size=1, batch_format="pyarrow", num_cpus=0.5)
+    return work.map_batches(
+        Actor,
+        fn_constructor_args=(job,),
+        batch_size=1 if pool.threads else PIXELS,  # rows of a call
+        batch_format="pyarrow",
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus,
+        compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(items)), max_tasks_in_flight_per_actor=2),
     )
 
 
-def _grouped(dataset: ray.data.Dataset, todo: list[Part]) -> Iterator[tuple[Part, list[Any]]]:
-    """Each part with the references of its blocks, which come in the order of the parts and never span two."""
-    queue, blocks, rows = iter(todo), [], 0
-    part = next(queue)
+def _grouped(dataset: ray.data.Dataset, parts: Iterator[Part]) -> Iterator[tuple[Part, list[Span]]]:
+    """Each part with what it has of the blocks, which come in the order of the parts."""
+    part = next(parts)
+    spans: list[Span] = []
+    missing = part.rows
     for bundle in dataset.iter_internal_ref_bundles():
         for entry in bundle.blocks:
-            blocks.append(entry.ref)
-            rows += entry.metadata.num_rows or 0
-            if rows == part.rows:
-                yield part, blocks
-                blocks, rows = [], 0
-                part = next(queue, Part(-1, ()))
-    if blocks or part.units:
+            first, rows = 0, entry.metadata.num_rows or 0
+            while first < rows:
+                taken = min(missing, rows - first)
+                if not taken:
+                    raise AssertionError("the stream of scores is longer than the work")
+                spans.append((entry.ref, first, taken))
+                first, missing = first + taken, missing - taken
+                if not missing:
+                    yield part, spans
+                    part, spans = next(parts, Part(-1, ())), []
+                    missing = part.rows
+    if part.units:
         raise AssertionError(f"the stream of scores ended inside part {part.number}")
 
 
-def _decode_units(work_ref: Any, shards_ref: Any, job: Job, ids: pa.Table) -> Iterator[pa.Table]:
-    """Reads and decodes one unit: a row per batch, whose pixels are uint8 [B, H, W, 3], zero where a sample is bad."""
-    (index,) = ids.column("id").to_pylist()
-    unit = ray.get(work_ref)[index]
-    shards: Any = ray.get(shards_ref)
-    shard = shards.slice(unit.shard, 1).to_pylist()[0]
-    batch, view = job.config.batch, job.view
-    samples = read_unit(job.corpus, shard, unit)
-    while chunk := list(itertools.islice(samples, batch)):
-        pixels = np.zeros((batch, view.size, view.size, 3), np.uint8)
-        rows: dict[str, list] = {name: [] for name in ("key", "digest", "uri", "stage", "reason", "detail")}
-        for slot, sample in enumerate(chunk):
-            digest, stage, reason, detail = b"\0" * DIGEST_BYTES, "", "", ""
-            if sample.media is None:
-                stage, reason = "read", sample.error
-            else:
-                digest = hashlib.blake2b(sample.media, digest_size=DIGEST_BYTES).digest()
-                try:
-                    pixels[slot] = eval_view(decode_image(sample.media), view)
-                except Reject as reject:
-                    stage, reason, detail = "decode", reject.reason, reject.detail
-            for name, value in zip(rows, (sample.key, digest, sample.uri, stage, reason, detail), strict=True):
-                rows[name].append(value)
-        yield _batch_row(pixels, rows)
-
-
-_BATCH = pa.schema(
-    [
-        pa.field("pixels", pa.large_binary()),
-        *(pa.field(name, pa.list_(ROWS.field(name).type)) for name in ("key", "digest", "uri")),
-        *(pa.field(name, pa.list_(pa.string())) for name in ("stage", "reason", "detail")),
-    ]
-)
-
-
-def _batch_row(pixels: np.ndarray, rows: dict[str, list]) -> pa.Table:
-    offsets = np.array([0, pixels.nbytes], np.int64)
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(pixels)]
-    media = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, buffers)  # no copy of the pixels
-    lists = [pa.array([rows[name]], _BATCH.field(name).type) for name in _BATCH.names[1:]]
-    return pa.Table.from_arrays([media, *lists], schema=_BATCH)
-
-
-class _Teacher:
-    """Holds the model; scores batches of a fixed shape."""
-
-    def __init__(self, job: Job):
-        import torch
-
-        from raylabel.models import load_model
-
-        torch.backends.cudnn.deterministic = True
-        torch.set_num_threads(1)  # one single-threaded actor per core beats threads (and sums in one order)
-        self.job = job
-        self.device = torch.device("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu")
-        self.module = load_model(job.model).eval().to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore
-
-    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        for index in range(batch.num_rows):
-            yield self._score(batch.slice(index, 1))
-
-    def _score(self, batch: pa.Table) -> pa.Table:
-        rows = {name: batch.column(name)[0].values for name in _BATCH.names[1:]}
-        n = len(rows["key"])
-        classes, log_odds, logits = self._forward(batch.column("pixels")[0].as_buffer())
-        finite = np.isfinite(log_odds[:n]).all(axis=1) & np.isfinite(logits[:n]).all(axis=1)
-        readable = np.array([reason == "" for reason in rows["reason"].to_pylist()])
-        if (bad := readable & ~finite).any():  # a score that is no number is a reject, never ranked
-            for name, word in (("stage", "score"), ("reason", "not_finite")):
-                words = np.where(bad, word, np.array(rows[name].to_pylist(), object))
-                rows[name] = pa.array(words.tolist(), pa.string())
-        ends = np.concatenate([[0], np.cumsum(np.where(readable & finite, self.job.p, 0))]).astype(np.int32)
-        keep = readable & finite
-        for name, values in (("classes", classes), ("log_odds", log_odds), ("logits", logits)):
-            rows[name] = pa.ListArray.from_arrays(ends, values[:n][keep].ravel())
-        columns = [rows[name].cast(ROWS.field(name).type) for name in ROWS.names]
-        return pa.Table.from_arrays(columns, schema=ROWS)
-
-    def _forward(self, buffer: pa.Buffer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """classes int32, log-odds and logits float32, each [B, P], of one batch of pixels."""
-        import torch
-
-        from raylabel.labels.log_odds import top_classes
-        from raylabel.media.views import normalise
-
-        size = self.job.view.size
-        pixels = np.frombuffer(buffer, np.uint8).reshape(self.job.config.batch, size, size, 3)
-        images = normalise(torch.from_numpy(pixels.copy()).to(self.device), self.job.view)
-        bf16 = self.job.precision == "bf16"
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            logits = self.module(images).float()
-        return tuple(x.cpu().numpy() for x in top_classes(logits, self.job.p))  # pyright: ignore[reportReturnType]
-
-
-@ray.remote(num_cpus=0.5, max_retries=3)
-def _commit(folder: str, part: int, rows: int, *blocks: pa.Table) -> dict[str, Any]:
+@ray.remote(num_cpus=0.25, max_retries=3)
+def _commit(
+    folder: str, part: int, rows: int, pieces: Sequence[Piece], cuts: Sequence[Sequence[int]], *blocks: pa.Table
+) -> dict[str, Any]:
     """Writes one part's SCORES and REJECTS, then its record: the record is the commit, and rewriting it is harmless."""
-    table = pa.concat_tables(blocks)
-    if table.num_rows != rows:
-        raise AssertionError(f"part {part} has {table.num_rows} rows, expected {rows}")
-    rejected = np.array([reason != "" for reason in table.column("reason").to_pylist()], bool)
-    rejects = check(table.filter(pa.array(rejected)).select(REJECTS.names), REJECTS, "rejects")
-    scores = table.filter(pa.array(~rejected)).select(SCORES.names)
-    files = [write_table(folder, f"scores-{part:06d}.parquet", check(scores, SCORES, "scores"))]
-    if rejects.num_rows:
-        files.append(write_table(folder, f"rejects-{part:06d}.parquet", rejects))
-    reasons = collections.Counter(rejects.column("reason").to_pylist())
-    return commit_part(folder, part, files, {"rows": rows, "reasons": reasons})
+    scores, rejects = [], []
+    for whole, (first, taken) in zip(blocks, cuts, strict=True):
+        block = whole.slice(first, taken)
+        rejected = pa.array(np.array([reason != "" for reason in block.column("reason").to_pylist()], bool))
+        rejects.append(block.filter(rejected).select(REJECTS.names))
+        scores.append(block.filter(pc.invert(rejected)).select(SCORES.names))  # pyright: ignore[reportAttributeAccessIssue]
+    if (found := sum(table.num_rows for table in [*scores, *rejects])) != rows:
+        raise AssertionError(f"part {part} has {found} rows, expected {rows}")
+    for piece in pieces:
+        earlier = read_piece(piece)
+        if (found := sum(table.num_rows for table in earlier)) != piece.rows:
+            raise AssertionError(f"{piece} has {found} rows: delete {piece.folder} and run again")
+        scores.append(earlier[0])
+        rejects.append(earlier[1])
+    files, reasons = [], collections.Counter()
+    for name, tables, schema in (("scores", scores, SCORES), ("rejects", rejects, REJECTS)):
+        table = check(pa.concat_tables([schema.empty_table(), *tables]), schema, name)
+        if pieces:
+            table = table.sort_by("key")
+        if table.num_rows or name == "scores":
+            files.append(write_table(folder, f"{name}-{part:06d}.parquet", table))
+        if name == "rejects":
+            reasons.update(table.column("reason").to_pylist())
+    earlier = sum(piece.rows for piece in pieces)
+    return commit_part(folder, part, files, {"rows": rows + earlier, "earlier": earlier, "reasons": reasons})

@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 
 from raylabel.artifact import Artifact, Built, Draft, Root, write_table
-from raylabel.corpus import Corpus, class_names, encode_labels, read_labels
+from raylabel.corpus import Corpus, Shards, class_names, encode_labels, read_labels
 from raylabel.errors import InputError
-from raylabel.schema import PICKS, SHARDS, check
+from raylabel.schema import PICKS, check
 
 
 def truth(root: Root, shards: Artifact, corpus: Corpus, classes: tuple[str, ...] | None = None) -> Artifact:
@@ -17,7 +17,7 @@ def truth(root: Root, shards: Artifact, corpus: Corpus, classes: tuple[str, ...]
     """
 
     def build(draft: Draft) -> Built:
-        labels = read_labels(corpus, shards.table("shards", SHARDS))
+        labels = read_labels(corpus, Shards(shards))
         names: tuple[str, ...] = classes or class_names(corpus, labels)
         label = encode_labels(labels, names, corpus)
         where, counts = ", ".join(corpus.uri), np.bincount(label, minlength=len(names))

@@ -187,3 +187,9 @@ def _constants(
 
     m, s = (torch.tensor(x, dtype=torch.float32, device=device).view(3, 1, 1) for x in (mean, std))
     return m, s
+
+
+def eval_pixels(data: bytes, view: View) -> np.ndarray:
+    from raylabel.media.decode import decode_image
+
+    return eval_view(decode_image(data), view)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from raylabel.artifact import Artifact, Built, Draft, Root, write_bytes
-from raylabel.corpus import Corpus, read_keys
+from raylabel.corpus import Corpus, Shards, read_keys
 from raylabel.media.decode import decode_image
 from raylabel.models import CURVE
 from raylabel.report.page import Picture, Point, Strip, thumbnail, write_page
 from raylabel.report.summary import Accuracy, Counts, Gain, Picks, Reject, Stage, Summary
-from raylabel.schema import PICKS, SHARDS
+from raylabel.schema import PICKS
 
 SUMMARY, PAGE = "summary.json", "report.html"
 STRIPS = 10  # classes whose pictures are shown
@@ -116,7 +116,7 @@ def _strips(run: Run) -> list[Strip]:
     label, rank, score, key = (table.column(name).to_numpy() for name in ("label", "rank", "score", "key"))
     shown = np.unique(np.linspace(0, len(run.classes) - 1, min(STRIPS, len(run.classes))).round().astype(int))
     wanted = np.concatenate([np.flatnonzero((label == c) & _shown_ranks(rank, label == c)) for c in shown])
-    samples = read_keys(run.corpus, run.shards.table("shards", SHARDS), key[wanted].tolist())
+    samples = read_keys(run.corpus, Shards(run.shards), key[wanted].tolist())
     logits = run.picks.info["rank"] == "logits"
     pictures: dict[int, list[Picture]] = {int(c): [] for c in shown}
     for i in wanted:

@@ -16,9 +16,8 @@ from helpers import DIGITS_VIEW, broken_model, contents, digit_images, random_mo
 from raylabel.artifact import Artifact, Root
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.errors import InputError
-from raylabel.labels import teacher
-from raylabel.labels.pool import Label
-from raylabel.labels.teacher import label
+from raylabel.labels import scores as stage
+from raylabel.labels.teacher import Label, label
 from raylabel.media.decode import decode_image
 from raylabel.media.views import eval_view, normalise
 from raylabel.models import load_model
@@ -35,8 +34,8 @@ def run(root: Root, corpus: Corpus, config: Label, actors: int = 1) -> Artifact:
 
 
 def test_scores_are_those_of_the_bare_model_and_every_sample_is_accounted_for(ray_local, tmp_path, monkeypatch):
-    monkeypatch.setattr(teacher, "UNIT", 70)
-    monkeypatch.setattr(teacher, "PART", 2)
+    monkeypatch.setattr(stage, "UNIT", 70)
+    monkeypatch.setattr(stage, "PART", 2)
     media, _ = digit_images()
     some: list[bytes | None] = list(media[:300])
     some[3], some[77], some[299] = b"no picture", b"", None
@@ -85,6 +84,59 @@ def test_bytes_do_not_depend_on_the_number_of_actors(ray_local, tmp_path):
     assert made[0] == made[1]
 
 
+def test_bytes_do_not_depend_on_where_decoding_runs(ray_local, tmp_path):
+    media, _ = digit_images()
+    some = [b"no picture" if row % 500 == 7 else one for row, one in enumerate(media)]
+    corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", some)),))
+    made = []
+    for where in ("beside", "cluster"):
+        root = Root.open(str(tmp_path / where))
+        shards = index_corpus(root, "unlabeled", corpus)
+        resources = Resources(decode=where)
+        scores = label(root, random_model(root), shards, corpus, DIGITS_VIEW, Label(batch=64), resources)
+        made.append((scores.digest, contents(scores), scores.info["reasons"]))
+    assert made[0] == made[1]
+    assert made[0][2] == {"unrecognized": 4}
+
+
+def test_a_corpus_that_grows_is_scored_where_it_is_new(ray_local, tmp_path, monkeypatch):
+    """Shards in front, between and behind the old ones: the numbers of all change, and parts hold old and new units."""
+    monkeypatch.setattr(stage, "UNIT", 64)
+    monkeypatch.setattr(stage, "PART", 3)
+    media, _ = digit_images()
+    some = [b"no picture" if row % 100 == 7 else one for row, one in enumerate(media)]
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    pieces = {name: some[i * 250 : (i + 1) * 250] for i, name in enumerate(["a0", "a1", "b0", "b1", "c0", "c1"])}
+    corpus, config = Corpus(uri=(str(folder),)), Label(batch=32, p=10, reject_limit=0.5)
+
+    grown = Root.open(str(tmp_path / "grown"))
+    for name in ("a1", "b1", "c0"):
+        write_parquet(folder / f"{name}.parquet", pieces[name])
+    first = run(grown, corpus, config)
+    assert (first.info["images"], first.info["earlier"]) == (750, 0)
+    run(grown, corpus, Label(batch=32, p=9, reject_limit=0.5))  # of another source: nothing to take over
+    for name in ("a0", "b0", "c1"):
+        write_parquet(folder / f"{name}.parquet", pieces[name])
+    second = run(grown, corpus, config)
+    assert (second.info["images"], second.info["earlier"]) == (750, 750)
+    assert second.info["samples"] == 1500 and second.info["reasons"] == {"unrecognized": 15}
+
+    scratch = Root.open(str(tmp_path / "scratch"))
+    whole = run(scratch, corpus, config)
+    assert whole.info["earlier"] == 0
+    assert contents(second) == contents(whole) and second.digest == whole.digest
+    lists = [
+        select(r, s, find_duplicates(r, s), Select(k=20, p=10), CLASSES) for r, s in ((grown, second), (scratch, whole))
+    ]
+    assert contents(lists[0]) == contents(lists[1])
+
+    # One that was replaced is new, under whatever name.
+    (folder / "b1.parquet").rename(folder / "d0.parquet")
+    third = run(grown, corpus, config)
+    assert (third.info["images"], third.info["earlier"]) == (250, 1250)
+
+
 def test_not_finite_scores_are_rejects(ray_local, tmp_path):
     media, _ = digit_images()
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", list(media[:40]))),))
@@ -111,11 +163,11 @@ import sys
 import logging, ray
 from raylabel.artifact import Root
 from raylabel.corpus import Corpus
-from raylabel.labels import teacher
-from raylabel.labels.pool import Label
+from raylabel.labels import scores
+from raylabel.labels.teacher import Label
 sys.path.insert(0, {tests!r})
 from test_teacher import run
-teacher.UNIT, teacher.PART = 256, 2
+scores.UNIT, scores.PART = 256, 2
 ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 run(Root.open({root!r}), Corpus(uri=({corpus!r},)), Label(batch=64))
 """

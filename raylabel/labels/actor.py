@@ -1,0 +1,200 @@
+"""What runs far from the driver while a corpus is labeled: units of encoded media → rows of SCORES and REJECTS.
+
+Beside the teacher an actor reads and decodes for itself, and only small tables leave it. Elsewhere tasks read and
+decode, and hand the actors whole batches of pixels. Either way a batch is of one unit, is padded to a fixed shape and
+is scored alone, so the rows are the same bytes.
+"""
+
+import collections
+import functools
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from raylabel.ahead import ahead
+from raylabel.corpus import Corpus, Sample, Shards, Unit, read_unit
+from raylabel.labels.scorer import Ranked, Scorer
+from raylabel.media.decode import Reject
+from raylabel.resources import Pool
+from raylabel.schema import DIGEST_BYTES, REJECTS, SCORES
+
+# What leaves an actor: a row per sample, scored (reason is empty) or rejected (no classes).
+ROWS = pa.schema([*SCORES, *(REJECTS.field(name) for name in ("uri", "stage", "reason", "detail"))])
+
+# A piece of work: the units that one task or one call of an actor takes, in order, as lists in a single row.
+ITEM = pa.schema([pa.field(name, pa.list_(pa.int64())) for name in ("shard", "first", "rows")])
+
+SPAN = (
+    8  # samples that a decoding thread takes at a time: one by one, handing them out would cost as much as small ones
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that scoring needs; plain data, so that it travels."""
+
+    scorer: Scorer
+    corpus: Corpus
+    shards: Shards
+    batch: int
+    pool: Pool
+
+
+def item(units: Iterable[Unit]) -> pa.Table:
+    """The units as one row of ITEM."""
+    columns = zip(*((unit.shard, unit.first, unit.rows) for unit in units), strict=True)
+    return pa.Table.from_arrays([pa.array([list(c)], ITEM.field(0).type) for c in columns], schema=ITEM)
+
+
+class Actor:
+    """Holds what a scorer loads, and scores: units where it decodes for itself, batches of pixels where others do."""
+
+    def __init__(self, job: Job):
+        self._job = job
+        self._run = job.scorer.start(gpu=job.pool.gpus > 0)
+        self._threads = ThreadPoolExecutor(job.pool.threads) if job.pool.threads > 1 else None
+
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        """Rows of ITEM, or of BATCH → tables of ROWS, in order."""
+        if table.schema.names == BATCH.names:
+            yield from self._score(_unpack(table, self._job))
+        else:
+            for units in _units(table):
+                yield from self._score(_batches(self._job, units, self._threads))
+
+    def _score(self, batches: Iterable[tuple["Facts", np.ndarray]]) -> Iterator[pa.Table]:
+        waiting: collections.deque[Facts] = collections.deque()  # a scorer on a GPU answers one batch behind
+
+        def pixels() -> Iterator[np.ndarray]:
+            for facts, batch in batches:
+                waiting.append(facts)
+                yield batch
+
+        for ranked in self._run(pixels()):
+            yield _rows(waiting.popleft(), ranked)
+
+
+def decode(job: Job, table: pa.Table) -> Iterator[pa.Table]:
+    """Rows of ITEM → rows of BATCH: what the actors would do for themselves."""
+    for units in _units(table):
+        for facts, batch in _batches(job, units, None):
+            yield _pack(facts, batch)
+
+
+@dataclass
+class Facts:
+    """What is known of the samples of a batch but for their scores: lists of n values, n at most B."""
+
+    key: np.ndarray
+    digest: list[bytes]
+    uri: list[str]
+    stage: list[str]
+    """Empty if the sample is no reject, as are the following."""
+    reason: list[str]
+    detail: list[str]
+
+    def reject(self, slot: int, stage: str, reason: str, detail: str = "") -> None:
+        self.stage[slot], self.reason[slot], self.detail[slot] = stage, reason, detail
+
+
+def _units(table: pa.Table) -> Iterator[list[Unit]]:
+    for row in table.to_pylist():
+        yield [Unit(*values) for values in zip(row["shard"], row["first"], row["rows"], strict=True)]
+
+
+def _batches(job: Job, units: Sequence[Unit], threads: ThreadPoolExecutor | None) -> Iterator[tuple[Facts, np.ndarray]]:
+    """(facts, samples as the scorer wants them [B, *shape], zero where there is none) of each batch of the units.
+
+    Storage is read ahead of decoding. The array is filled anew for the next batch.
+    """
+    pixels = np.zeros((job.batch, *job.scorer.shape), np.uint8)
+    for samples in ahead(_chunks(job, units), depth=2):
+        facts = _facts(samples)
+        spans = [range(i, min(i + SPAN, len(samples))) for i in range(0, len(samples), SPAN)]
+        fill = functools.partial(_fill, job.scorer, samples, facts, pixels)
+        for _ in threads.map(fill, spans) if threads else map(fill, spans):
+            pass
+        pixels[len(samples) :] = 0
+        yield facts, pixels
+
+
+def _chunks(job: Job, units: Sequence[Unit]) -> Iterator[list[Sample]]:
+    for unit in units:
+        samples = read_unit(job.corpus, job.shards.row(unit.shard), unit)
+        while chunk := list(itertools.islice(samples, job.batch)):
+            yield chunk
+
+
+def _facts(samples: list[Sample]) -> Facts:
+    n = len(samples)
+    key = np.fromiter((sample.key for sample in samples), np.int64, n)
+    uri = [sample.uri for sample in samples]
+    return Facts(key, [b"\0" * DIGEST_BYTES] * n, uri, [""] * n, [""] * n, [""] * n)
+
+
+def _fill(scorer: Scorer, samples: list[Sample], facts: Facts, pixels: np.ndarray, slots: range) -> None:
+    for slot in slots:
+        media = samples[slot].media
+        if media is None:
+            facts.reject(slot, "read", samples[slot].error or "missing")
+            pixels[slot] = 0
+            continue
+        facts.digest[slot] = hashlib.blake2b(media, digest_size=DIGEST_BYTES).digest()
+        try:
+            pixels[slot] = scorer.prepare(media)
+        except Reject as reject:
+            facts.reject(slot, "decode", reject.reason, reject.detail)
+            pixels[slot] = 0
+
+
+def _rows(facts: Facts, ranked: Ranked) -> pa.Table:
+    """ROWS of a batch. A score that is no number is a reject, never ranked."""
+    n, p = len(facts.key), ranked[0].shape[1]
+    classes, log_odds, logits = (values[:n] for values in ranked)
+    finite = np.isfinite(log_odds).all(axis=1) & np.isfinite(logits).all(axis=1)
+    readable = np.fromiter((not reason for reason in facts.reason), bool, n)
+    for slot in np.flatnonzero(readable & ~finite).tolist():
+        facts.reject(slot, "score", "not_finite")
+    keep = readable & finite
+    ends = np.zeros(n + 1, np.int32)
+    np.cumsum(keep * p, out=ends[1:])
+    lists = {
+        name: pa.ListArray.from_arrays(ends, values[keep].ravel())
+        for name, values in (("classes", classes), ("log_odds", log_odds), ("logits", logits))
+    }
+    uri = [uri if reason else "" for uri, reason in zip(facts.uri, facts.reason, strict=True)]  # only rejects tell it
+    plain = {"key": facts.key, "digest": facts.digest, "uri": uri}
+    plain |= {name: getattr(facts, name) for name in ("stage", "reason", "detail")}
+    columns = [lists[f.name].cast(f.type) if f.name in lists else pa.array(plain[f.name], f.type) for f in ROWS]
+    return pa.Table.from_arrays(columns, schema=ROWS)
+
+
+BATCH = pa.schema(
+    [
+        pa.field("pixels", pa.large_binary()),
+        *(pa.field(name, pa.list_(ROWS.field(name).type)) for name in Facts.__dataclass_fields__),
+    ]
+)
+
+
+def _pack(facts: Facts, pixels: np.ndarray) -> pa.Table:
+    """A batch as one row of BATCH."""
+    own = pixels.copy()  # the next batch is decoded into the same array
+    buffers = [None, pa.py_buffer(np.array([0, own.nbytes], np.int64)), pa.py_buffer(own)]
+    media = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, buffers)
+    lists = [pa.array([getattr(facts, name)], BATCH.field(name).type) for name in BATCH.names[1:]]
+    return pa.Table.from_arrays([media, *lists], schema=BATCH)
+
+
+def _unpack(table: pa.Table, job: Job) -> Iterator[tuple[Facts, np.ndarray]]:
+    pixels = np.empty((job.batch, *job.scorer.shape), np.uint8)  # the table's own memory cannot be written to
+    for index in range(table.num_rows):
+        row = {name: table.column(name)[index] for name in BATCH.names}
+        pixels.reshape(-1)[:] = np.frombuffer(row.pop("pixels").as_buffer(), np.uint8)
+        key = row.pop("key").values.to_numpy()
+        yield Facts(key, **{name: value.as_py() for name, value in row.items()}), pixels

@@ -1,0 +1,37 @@
+"""Who ranks the classes of a sample: what an actor pool needs to know of it.
+
+Letters: B batch, P classes kept per sample.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+import numpy as np
+
+Ranked = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""classes int32, log-odds float32, logits float32, each [B, P], best class first."""
+
+Run = Callable[[Iterable[np.ndarray]], Iterator[Ranked]]
+"""Batches uint8 [B, *shape] → what it makes of each, in order; a batch is the caller's again when the next is asked."""
+
+
+class Scorer(Protocol):
+    """Plain data that travels to the actors; `start` makes it ready there, once."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one prepared sample, uint8."""
+        ...
+
+    @property
+    def p(self) -> int:
+        """Classes kept per sample."""
+        ...
+
+    def prepare(self, media: bytes) -> np.ndarray:
+        """Encoded bytes → uint8 [*shape], in any process and thread. Reject if they are no such media."""
+        ...
+
+    def start(self, gpu: bool) -> Run:
+        """Loads what it takes onto the actor's device. Rows are ranked alone: no row shows in another's result."""
+        ...

@@ -1,0 +1,127 @@
+"""A label source and a corpus → SCORES: every sample ranked once, in parts that stand once they are committed.
+
+What is computed is fixed by the corpus: a batch never crosses a unit, its shape never changes, and a part holds the
+same units on any cluster. So any number of actors, any order and any crash gives the same bytes.
+"""
+
+import collections
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from raylabel.artifact import Artifact, Built, Draft, Root, committed_parts, files_of
+from raylabel.corpus import Corpus, Shards, Units, verify_packed
+from raylabel.errors import InputError
+from raylabel.labels.actor import Job
+from raylabel.labels.earlier import Earlier, find_earlier
+from raylabel.labels.pool import Part, score
+from raylabel.labels.scorer import Scorer
+from raylabel.report.terminal import Progress
+from raylabel.resources import Cluster, Resources
+
+UNIT = 1024  # rows of a unit of work
+PART = 64  # units that are committed together: some 8 MB of scores, which tasks write as one file
+
+
+def make_scores(
+    root: Root,
+    scorer: Scorer,
+    source: Mapping[str, Any],
+    shards: Artifact,
+    corpus: Corpus,
+    batch: int,
+    reject_limit: float,
+    resources: Resources,
+) -> Artifact:
+    """SCORES, the artifact `scores`: every sample of the corpus as the scorer ranks it, in batches of `batch`.
+
+    `source` is the scorer's identity: all that shows in its ranking. Shards that the same source scored as part of an
+    earlier state of the corpus are taken over. Files `scores-*` and `rejects-*`, one per part. Info: samples, scored,
+    rejected, reasons, images (scored in the build that took `seconds`), earlier (taken over in it), p.
+    InputError if more than `reject_limit` of the samples could not be read, or a shard changed meanwhile.
+    """
+    cluster = Cluster.now()
+    job = Job(scorer, corpus, Shards(shards), batch, cluster.teachers(resources))
+    identity = {"source": dict(source), "shards": shards.info["content"], "unit": [UNIT, PART]}
+
+    def build(draft: Draft) -> Built:
+        earlier = find_earlier(root, identity, job.shards, UNIT, PART)
+        found = _build(draft, job, earlier, reject_limit)
+        place = shards.uri.rpartition("/")[2]
+        return Built(found.files, {**found.info, "shards": place, "p": scorer.p, "hardware": cluster.name})
+
+    return root.make("scores", identity, build)
+
+
+def _build(draft: Draft, job: Job, earlier: Earlier | None, reject_limit: float) -> Built:
+    committed = committed_parts(draft.uri)
+    units = Units(job.shards.rows, UNIT)
+    todo = [number for number in range(-(-len(units) // PART)) if number not in committed]
+    parts = functools.partial(map, functools.partial(_part, units, earlier), todo)
+    tally = _Tally(job.shards.samples, reject_limit)
+    for record in committed.values():
+        tally.add(record)
+    before, done = tally.seen, 0
+    with Progress("label", tally.total, done=before) as progress:
+        for record in score(job, parts, draft.uri):
+            committed[record["part"]] = record
+            done += record["rows"] - record["earlier"]
+            tally.add(record)
+            progress.update(tally.seen, rejects=tally.rejected)
+    tally.close()
+    try:
+        verify_packed(job.shards)
+    except InputError:  # it changed while it was read: none of these scores may pass for those of the restored corpus
+        draft.discard()
+        raise
+    info = {
+        "samples": tally.total,
+        "images": done,
+        "earlier": tally.seen - before - done,
+        "scored": tally.total - tally.rejected,
+        "rejected": tally.rejected,
+        "reasons": dict(tally.reasons.most_common()),
+    }
+    return Built(files_of(committed), info)
+
+
+def _part(units: Units, earlier: Earlier | None, number: int) -> Part:
+    all_of_it = [units[i] for i in range(number * PART, min((number + 1) * PART, len(units)))]
+    pieces = {unit: earlier.find(unit) if earlier else None for unit in all_of_it}
+    new = tuple(unit for unit, piece in pieces.items() if piece is None)
+    return Part(number, new, tuple(piece for piece in pieces.values() if piece))
+
+
+class _Tally:
+    """Counts samples and rejects, and stops a run whose input is mostly unreadable."""
+
+    ENOUGH = 10_000  # samples after which the share so far is believed
+
+    def __init__(self, total: int, limit: float):
+        self.total, self.limit = total, limit
+        self.seen = self.rejected = 0
+        self.reasons: collections.Counter[str] = collections.Counter()
+
+    def add(self, record: dict[str, Any]) -> None:
+        self.seen += record["rows"]
+        self.rejected += sum(record["reasons"].values())
+        self.reasons.update(record["reasons"])
+        if self.seen >= min(self.total, self.ENOUGH):
+            self._judge()
+
+    def close(self) -> None:
+        if self.seen != self.total:
+            raise AssertionError(f"{self.total} samples in, {self.seen} out")
+        if self.rejected == self.total:
+            self._stop()
+
+    def _judge(self) -> None:
+        if self.rejected > self.limit * self.seen:
+            self._stop()
+
+    def _stop(self) -> None:
+        top = ", ".join(f"{reason} {count:,}" for reason, count in self.reasons.most_common(3))
+        raise InputError(
+            f"{self.rejected:,} of {self.seen:,} samples could not be read, over the limit of {self.limit:.0%} "
+            f"(top reasons: {top}): mend the corpus, or raise --label.reject-limit"
+        )
