@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+from processes import CORES
 
 PHOTOGRAPHS = (
     "astronaut",
@@ -69,7 +70,7 @@ def build(folder: str, images: int) -> Photographs:
     if not done.exists():
         for kind in ("shards", "files"):
             (Path(folder) / kind).mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
+        with ProcessPoolExecutor(CORES, get_context("spawn")) as pool:
             sizes = list(pool.map(_write_shard, [folder] * made.distinct, range(made.distinct)))
         done.write_text(f"{sum(sizes) / made.distinct / ROWS:.0f} bytes per image\n")
     return made
@@ -80,7 +81,9 @@ def _write_shard(folder: str, shard: int) -> int:
     media = [_jpeg(i) for i in ids]
     for i, data in zip(ids, media, strict=True):
         Path(f"{folder}/files/{i:06d}.jpg").write_bytes(data)
-    pq.write_table(pa.table([list(ids), media], schema=SCHEMA), f"{folder}/shards/{shard:06d}.parquet", row_group_size=64)
+    pq.write_table(
+        pa.table([list(ids), media], schema=SCHEMA), f"{folder}/shards/{shard:06d}.parquet", row_group_size=64
+    )
     return sum(map(len, media))
 
 
