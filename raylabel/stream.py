@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 
 from raylabel.artifact import Artifact, filesystem
 from raylabel.errors import InputError
-from raylabel.media.decode import decode_image
-from raylabel.media.views import View, train_view
+from raylabel.media.views import View, train_pixels
 
 WINDOW = 4  # row groups of a lane that are held and shuffled together: some 256 samples, times the lanes of a worker
 AHEAD = 4  # batches that stand ready before the device asks
@@ -143,7 +142,7 @@ class Stream:
 
         def prepare(item: tuple[int, int, bytes, int]) -> np.ndarray:
             g, _, media, _ = item
-            return train_view(decode_image(media), view, _rng(self.seed, _AUGMENT, g))
+            return train_pixels(media, view, _rng(self.seed, _AUGMENT, g))
 
         def produce() -> None:
             try:

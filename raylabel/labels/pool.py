@@ -127,7 +127,7 @@ def _commit(
     scores, rejects = [], []
     for whole, (first, taken) in zip(blocks, cuts, strict=True):
         block = whole.slice(first, taken)
-        rejected = pa.array(np.array([reason != "" for reason in block.column("reason").to_pylist()], bool))
+        rejected = pc.not_equal(block.column("reason"), "")  # pyright: ignore[reportAttributeAccessIssue]
         rejects.append(block.filter(rejected).select(REJECTS.names))
         scores.append(block.filter(pc.invert(rejected)).select(SCORES.names))  # pyright: ignore[reportAttributeAccessIssue]
     if (found := sum(table.num_rows for table in [*scores, *rejects])) != rows:
