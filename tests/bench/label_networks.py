@@ -12,8 +12,7 @@ from photographs import PHOTOGRAPHS, Photographs
 from torch import nn
 from torchvision.models import resnet18
 
-from raylabel.media.decode import decode_image
-from raylabel.media.views import View, eval_view, normalise
+from raylabel.media.views import View, eval_pixels, normalise
 from raylabel.models.weights import load_weights, save_weights
 
 CLASSES = 1000
@@ -44,7 +43,7 @@ def make(kind: str, path: str, photographs: Photographs) -> None:
     media = photographs.read(FIT)
     with torch.inference_mode():
         batches = [media[i : i + 60] for i in range(0, FIT, 60)]
-        pixels = [torch.stack([torch.tensor(eval_view(decode_image(m), view)) for m in batch]) for batch in batches]
+        pixels = [torch.stack([torch.tensor(eval_pixels(m, view)) for m in batch]) for batch in batches]
         features = torch.cat([module(normalise(batch, view)) for batch in pixels])
     _fit(readout, features, torch.arange(FIT) % len(PHOTOGRAPHS))
     module.fc = readout

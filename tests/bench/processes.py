@@ -19,8 +19,11 @@ sys.path[:0] = [path for path in _PATHS if path not in sys.path]
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function returns in a new process that ends with it; nothing is warm there but the page cache."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    """What the function returns in a new process that ends with it; nothing is warm there but the page cache.
+
+    What it prints goes to stderr: stdout is for figures.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=os.dup2, initargs=(2, 1)) as pool:
         return pool.submit(function, *arguments).result()
 
 
