@@ -38,10 +38,11 @@ class View:
     """Short side before the centre crop at evaluation, pixels; `size` for small pictures, which are not cropped."""
 
     dct_scale: bool = False
-    """Evaluation decodes a JPEG whose short side is at least twice `resize` at 1/2, 1/4 or 1/8, in the DCT domain (the
-    smallest that leaves `resize`). To 256 and 224, against full decoding: 1024 x 768 x1.2 as fast, mean difference
-    0.6 of 255 (48 dB), largest 16; 1600 x 1200 x1.6, 0.9 (44 dB), 28. Smaller pictures and other formats stay as they
-    are. Photographs at quality 90, one Zen 5 core, 2026-11-21; what it does to labels is not measured."""
+    """Evaluation decodes upright JPEG at 1/2, 1/4 or 1/8, in the DCT domain: the smallest with a short side of at least
+    `resize`. Pictures under twice `resize` and other formats stay as they are. To 256 and 224, against decoding in
+    full: 1024 x 768 is 1.2 times as fast, 0.6 of 255 off in the mean and 16 at most (48 dB); 1600 x 1200 is 1.6 times
+    as fast, 0.9 and 28 off (44 dB). Photographs at quality 90, 1 core (Zen 5), 2026-11-21; what it does to labels is
+    not measured."""
 
     crop: Literal["random_resized", "padded"] = "random_resized"
     """Training crop. 'random_resized': a random part of the area, resized (Inception crop, Szegedy et al. 2015).
@@ -120,8 +121,8 @@ def eval_pixels(data: bytes, view: View) -> np.ndarray:
     """The centre of the picture, uint8 [H, W, 3]; short side resized to `view.resize`, then the `view.size` square.
 
     `data` is the encoded picture; raises Reject as `decode_image`. The pixels are torchvision's Resize and CenterCrop
-    of a tensor: of photographs 0.1 to 0.3 % of the values are 1 off those of a PIL image (2 at most were seen, on
-    noise). The array may be read-only, or a part of a larger one.
+    of a tensor: of photographs 0.1 to 0.3 % of the values are 1 off those of a PIL image (2 at most, rarely, in
+    made-up ones). The array may be read-only, or a part of a larger one.
     """
     if view.dct_scale:
         pixels, size = decode_draft(data, view.resize)
@@ -138,7 +139,7 @@ def eval_pixels(data: bytes, view: View) -> np.ndarray:
 
 
 def _resize(pixels: np.ndarray, size: tuple[float, float], to: tuple[int, int]) -> np.ndarray:
-    """A picture of `size` (width, height) in uint8 [H, W, 3], resized to `to` by torch: 4 to 5 times as fast as Pillow.
+    """A picture of `size` (width, height) in uint8 [H, W, 3], resized to `to` by torch: 3 to 6 times as fast as Pillow.
 
     It is Pillow's filter in integers: the same with AVX2 (then on one thread), without, and on any number of threads.
     """

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,16 @@ from helpers import DIGITS_VIEW, broken_model, contents, digit_images, random_mo
 
 from raylabel.artifact import Artifact, Root
 from raylabel.corpus import Corpus, index_corpus
+from raylabel.duplicates import find_duplicates
 from raylabel.errors import InputError
 from raylabel.labels import pool
 from raylabel.labels import scores as stage
 from raylabel.labels.teacher import Label, label
-from raylabel.media.views import eval_pixels, normalise
+from raylabel.media.views import View, eval_pixels, normalise
 from raylabel.models import load_model
 from raylabel.resources import Resources
 from raylabel.schema import REJECTS, SCORES
-from raylabel.selection import Select, find_duplicates, select
+from raylabel.selection import Select, select
 
 CLASSES = tuple("0123456789")
 
@@ -230,3 +232,12 @@ def test_a_shard_that_changes_while_it_is_scored_is_an_error(ray_local, tmp_path
         label(root, random_model(root), shards, corpus, DIGITS_VIEW, Label(batch=32), Resources(teachers=1))
     # Nothing of it may pass for scores of the corpus when that is restored.
     assert root.named("scores") == [] and not list((tmp_path / "root").glob("scores-*"))
+
+
+def test_the_identity_holds_what_shows_in_evaluation_pixels_and_no_more():
+    view = View()
+    training = replace(view, crop="padded", min_scale=0.5, padding=0, flip=False)
+    assert teacher._evaluation_identity(training) == teacher._evaluation_identity(view)
+    half = (0.5, 0.5, 0.5)
+    for change in ({"size": 223}, {"resize": 257}, {"dct_scale": True}, {"mean": half}, {"std": half}):
+        assert teacher._evaluation_identity(replace(view, **change)) != teacher._evaluation_identity(view)
