@@ -74,7 +74,7 @@ def materialize(
         shared = [ray.put(x) for x in (label, key, firsts, shard_table, corpus, config)]
         done = committed_parts(draft.uri)
         todo = [p for p in range(-(-len(firsts) // SAMPLES)) if p not in done]
-        running = [_write_part.remote(draft.uri, part, *shared) for part in todo]
+        running = [_write.remote(draft.uri, part, *shared) for part in todo]
         with Progress(f"materialize {name}", len(firsts)) as progress:
             while running:
                 ready, running = ray.wait(running)
@@ -88,7 +88,7 @@ def materialize(
         ):  # it changed while it was read: none of these bytes may pass for those of the restored corpus
             draft.discard()
             raise
-        built = _summarise(done, len(firsts), reject_limit)
+        built = summarise(done, len(firsts), reject_limit)
         return Built(built.files, {**built.info, "images": sum(done[p]["samples"] for p in todo)})
 
     identity = {"picks": picks.digest, "shards": shards.info["content"], "materialize": identity_of(config)}
@@ -99,7 +99,8 @@ def _rejected(records: dict[int, dict[str, Any]]) -> int:
     return sum(sum(r["reasons"].values()) for r in records.values())
 
 
-def _summarise(records: dict[int, dict[str, Any]], samples: int, reject_limit: float) -> Built:
+def summarise(records: dict[int, dict[str, Any]], samples: int, reject_limit: float) -> Built:
+    """EXAMPLES of `samples` picked samples from the records of their parts. InputError if too many are rejected."""
     rejected = _rejected(records)
     reasons = collections.Counter()
     for record in records.values():
@@ -122,8 +123,7 @@ def _summarise(records: dict[int, dict[str, Any]], samples: int, reject_limit: f
     return Built(files_of(records), info)
 
 
-@ray.remote(num_cpus=1, max_retries=3)
-def _write_part(folder: str, part: int, *shared: Any) -> dict[str, Any]:
+def write_part(folder: str, part: int, *shared: Any) -> dict[str, Any]:
     """Reads the part's samples from the corpus and writes them, lane by lane; its record is the commit."""
     label, key, firsts, shards, corpus, config = shared
     bounds = np.append(firsts, len(key))
@@ -150,6 +150,9 @@ def _write_part(folder: str, part: int, *shared: Any) -> dict[str, Any]:
         "reasons": collections.Counter(row[3] for row in rejects),
     }
     return commit_part(folder, part, files, found)
+
+
+_write = ray.remote(num_cpus=1, max_retries=3)(write_part)
 
 
 def _table(rows: list[tuple], schema: pa.Schema) -> pa.Table:
