@@ -1,39 +1,35 @@
 """An iterator that runs ahead of its consumer, in a thread of its own: reading goes on while somebody computes."""
 
+import contextlib
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def ahead(source: Iterable[T], depth: int) -> Iterator[T]:
+def ahead(source: Iterable[T], depth: int) -> Generator[T, None, None]:
     """The values of `source`, in order, with up to `depth` of them ready before they are asked for.
 
-    What it raises is raised here, in its turn. When the consumer stops, or drops this iterator, the thread ends with
-    the value that it is at.
+    What it raises is raised here, in its turn. When this iterator ends or is closed, the thread ends with the value
+    that it is at, and a generator that is its source is closed by it.
     """
     ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
 
-    def put(value: tuple[T] | BaseException | None) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(value, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
     def produce() -> None:
         try:
             for value in source:
-                if not put((value,)):
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
+                ready.put((value,))
+                if stopped.is_set():
+                    break
+            end = None
+        except BaseException as error:  # handed to the consumer, which raises it
+            end = error
+        if isinstance(source, Generator):
+            source.close()
+        ready.put(end)
 
     thread = threading.Thread(target=produce, name="ahead", daemon=True)
     thread.start()
@@ -44,4 +40,7 @@ def ahead(source: Iterable[T], depth: int) -> Iterator[T]:
             yield value[0]
     finally:
         stopped.set()
+        while thread.is_alive():  # it may wait for room
+            with contextlib.suppress(queue.Empty):
+                ready.get(timeout=0.01)
         thread.join()

@@ -100,11 +100,26 @@ class File:
 def write_table(folder: str, name: str, *groups: pa.Table) -> File:
     """Writes tables of one schema as one parquet file, a row group each, atomically; equal tables give equal bytes."""
     sink = io.BytesIO()
-    with pq.ParquetWriter(sink, groups[0].schema, compression="zstd") as writer:
+    with pq.ParquetWriter(sink, groups[0].schema, compression="zstd", **_encoding(groups[0].schema)) as writer:
         for group in groups:
             # One chunk per column, so that how a table was put together does not show in the file.
             writer.write_table(group.combine_chunks(), row_group_size=max(1, group.num_rows))
     return _put(folder, name, sink.getbuffer(), sum(g.num_rows for g in groups))
+
+
+def _encoding(schema: pa.Schema) -> dict[str, Any]:
+    """Lists of floats go without a dictionary: their values hardly repeat.
+
+    With one, the SCORES of bench_select.py are 84 bytes a row instead of 58 and take 1.3 times as long to read.
+    """
+    floats = [f.name for f in schema if pa.types.is_list(f.type) and pa.types.is_floating(f.type.value_type)]
+    if not floats:
+        return {}
+    paths = {f.name: f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in schema}
+    return {
+        "use_dictionary": [path for name, path in paths.items() if name not in floats],
+        "column_encoding": {paths[name]: "BYTE_STREAM_SPLIT" for name in floats},
+    }
 
 
 def write_bytes(folder: str, name: str, data: bytes) -> File:

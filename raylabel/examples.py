@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 
 from raylabel.artifact import (
@@ -23,17 +24,21 @@ from raylabel.artifact import (
     commit_part,
     committed_parts,
     files_of,
+    filesystem,
     identity_of,
     write_table,
 )
-from raylabel.corpus import Corpus, Sample, Shards, Unit, read_unit, verify_packed
+from raylabel.corpus import Corpus, Sample, Shards, read_rows, verify_shard
 from raylabel.errors import InputError
 from raylabel.media.decode import Reject, decode_image
 from raylabel.report.terminal import Progress
 from raylabel.schema import EXAMPLES, PICKS, REJECTS, check, split_key
 
 SAMPLES = 4096  # picked samples in a file
-GAP = 1024  # rows without a pick that are cheaper to read over than to open the shard anew behind them
+JPEG_SIDE = 65_500  # the largest that libjpeg writes, pixels
+
+# What is to be materialized: each picked sample once with its labels, in key order, a row group per file of EXAMPLES.
+PLAN = pa.schema([EXAMPLES.field("key"), EXAMPLES.field("labels")])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +50,8 @@ class Materialize:
     quality: int = 90
     """JPEG quality of re-encoded pictures, 1 to 95."""
     lanes: int = 64
-    """Lanes that the stream is dealt into: the most workers that will ever train on it (64 in Yalniz et al. 2019)."""
+    """Lanes that the stream is dealt into: the most workers that will ever train on it (64 in Yalniz et al. 2019). Of a
+    corpus that is sorted by class a batch is the better mixed the more there are; with 64 it is nearly a random one."""
 
     def __post_init__(self):
         if self.short_side < 0:
@@ -61,35 +67,31 @@ def materialize(
 ) -> Artifact:
     """EXAMPLES of the picks: a sample's bytes once, with all its labels in the order of their numbers.
 
-    Each sample is decoded once here, so that training never meets one it cannot read: REJECTS lists those left out,
-    InputError if they are more than `reject_limit` of the picks. Memory in the driver is that of the picks, O(C K).
+    One pass over what holds a pick: shards and parquet row groups without one are not read. Each sample is decoded
+    once here, so that training never meets one it cannot read: REJECTS lists those left out, InputError if they are
+    more than `reject_limit` of the picks, or if a shard that holds some changed since it was indexed.
+
+    Memory: one task holds the picks, some 60 bytes each, while it sorts them; a task that writes a file holds the
+    bytes of its 4,096 samples twice; the driver holds 64 numbers for each file.
     """
 
     def build(draft: Draft) -> Built:
-        table = picks.table("picks", PICKS, ["label", "key"])
-        order = np.lexsort((table.column("label").to_numpy(), table.column("key").to_numpy()))
-        label, key = table.column("label").to_numpy()[order], table.column("key").to_numpy()[order]
-        firsts = np.flatnonzero(np.diff(key, prepend=-1))  # where a new key begins: its labels run to the next one
-        shard_table = Shards(shards)
-        shared = [ray.put(x) for x in (label, key, firsts, shard_table, corpus, config)]
+        plan = draft.scratch("plan")
+        samples = ray.get(_write_plan.remote(plan, picks))
         done = committed_parts(draft.uri)
-        todo = [p for p in range(-(-len(firsts) // SAMPLES)) if p not in done]
-        running = [_write.remote(draft.uri, part, *shared) for part in todo]
-        with Progress(f"materialize {name}", len(firsts)) as progress:
+        before = sum(record["samples"] for record in done.values())
+        todo = [p for p in range(-(-samples // SAMPLES)) if p not in done]
+        running = [_write_part.remote(draft.uri, plan, part, Shards(shards), corpus, config) for part in todo]
+        passed, rejected = before, _rejected(done)
+        with Progress(f"materialize {name}", samples) as progress:
             while running:
                 ready, running = ray.wait(running)
                 record = ray.get(ready[0])
                 done[record["part"]] = record
-                progress.update(sum(r["samples"] for r in done.values()), rejects=_rejected(done))
-        try:
-            verify_packed(shard_table)
-        except (
-            InputError
-        ):  # it changed while it was read: none of these bytes may pass for those of the restored corpus
-            draft.discard()
-            raise
-        built = summarise(done, len(firsts), reject_limit)
-        return Built(built.files, {**built.info, "images": sum(done[p]["samples"] for p in todo)})
+                passed, rejected = passed + record["samples"], rejected + _rejected({0: record})
+                progress.update(passed, rejects=rejected)
+        built = summarise(done, samples, reject_limit)
+        return Built(built.files, {**built.info, "images": samples - before})
 
     identity = {"picks": picks.digest, "shards": shards.info["content"], "materialize": identity_of(config)}
     return root.make(f"examples-{name}", identity, build)
@@ -123,36 +125,70 @@ def summarise(records: dict[int, dict[str, Any]], samples: int, reject_limit: fl
     return Built(files_of(records), info)
 
 
-def write_part(folder: str, part: int, *shared: Any) -> dict[str, Any]:
-    """Reads the part's samples from the corpus and writes them, lane by lane; its record is the commit."""
-    label, key, firsts, shards, corpus, config = shared
-    bounds = np.append(firsts, len(key))
-    begin, end = part * SAMPLES, min((part + 1) * SAMPLES, len(firsts))
-    labels = {int(key[bounds[i]]): label[bounds[i] : bounds[i + 1]].tolist() for i in range(begin, end)}
+def _plan(picks: Artifact) -> pa.Table:
+    """PLAN of the picks."""
+    table = picks.table("picks", PICKS, ["label", "key"])
+    label, key = table.column("label").to_numpy(), table.column("key").to_numpy()
+    del table
+    order = np.lexsort((label, key))
+    label = label[order]
+    key = key[order]
+    del order
+    firsts = np.flatnonzero(np.diff(key, prepend=-1))  # where a new key begins: its labels run to the next one
+    lists = pa.ListArray.from_arrays(pa.array(np.append(firsts, len(key)), pa.int32()), pa.array(label))
+    return pa.table([key[firsts], lists], schema=PLAN)
+
+
+@ray.remote(num_cpus=1, max_retries=3)
+def _write_plan(folder: str, picks: Artifact) -> int:
+    """Writes `plan.parquet`; returns how many samples it has."""
+    plan = _plan(picks)
+    write_table(folder, "plan.parquet", *(plan[i : i + SAMPLES] for i in range(0, len(plan), SAMPLES)))
+    return len(plan)
+
+
+@ray.remote(num_cpus=1, max_retries=3)
+def _write_part(
+    folder: str, plan: str, part: int, shards: Shards, corpus: Corpus, config: Materialize
+) -> dict[str, Any]:
+    fs, path = filesystem(plan)
+    with pq.ParquetFile(f"{path}/plan.parquet", filesystem=fs) as file:
+        labels = dict(zip(*file.read_row_group(part).to_pydict().values(), strict=True))
+    return write_part(folder, part, labels, shards, corpus, config)
+
+
+def write_part(
+    folder: str, part: int, labels: dict[int, list[int]], shards: Shards, corpus: Corpus, config: Materialize
+) -> dict[str, Any]:
+    """Reads a part's samples, given by key, ascending, and writes them lane by lane; its record is the commit."""
     kept: list[tuple[int, bytes, list[int]]] = []
     rejects: list[tuple[int, str, str, str, str]] = []
-    for sample in _read(corpus, shards, sorted(labels)):
+    for sample in _read(corpus, shards, list(labels)):
         try:
             kept.append((sample.key, _encode(sample, config), labels[sample.key]))
         except Reject as reject:
             stage = "decode" if sample.media is not None else "read"
             rejects.append((sample.key, sample.uri, stage, reject.reason, reject.detail))
-    kept.sort(key=lambda row: _mix(row[0]))
-    groups = [kept[lane :: config.lanes] for lane in range(min(config.lanes, len(kept)))]
+    lanes = _deal(kept, config.lanes)
+    kept.clear()
+    items = [sum(len(row[2]) for row in lane) for lane in lanes]
+    groups = [_table(lanes.pop(0), EXAMPLES) for _ in items]  # popped: the bytes are never there three times
     files = []
     if groups:
-        files.append(write_table(folder, f"examples-{part:06d}.parquet", *(_table(g, EXAMPLES) for g in groups)))
+        files.append(write_table(folder, f"examples-{part:06d}.parquet", *groups))
     if rejects:
         files.append(write_table(folder, f"rejects-{part:06d}.parquet", _table(rejects, REJECTS)))
-    found = {
-        "samples": len(labels),
-        "items": [sum(len(row[2]) for row in group) for group in groups],
-        "reasons": collections.Counter(row[3] for row in rejects),
-    }
-    return commit_part(folder, part, files, found)
+    reasons = collections.Counter(row[3] for row in rejects)
+    return commit_part(folder, part, files, {"samples": len(labels), "items": items, "reasons": reasons})
 
 
-_write = ray.remote(num_cpus=1, max_retries=3)(write_part)
+def _deal(rows: list[tuple], lanes: int) -> list[list[tuple]]:
+    """The rows, which begin with their keys, dealt evenly into lanes in an order that is a hash of the keys.
+
+    Where there are fewer rows than lanes, the last lanes get none and are left out.
+    """
+    mixed = sorted(rows, key=lambda row: _mix(row[0]))
+    return [mixed[lane::lanes] for lane in range(min(lanes, len(mixed)))]
 
 
 def _table(rows: list[tuple], schema: pa.Schema) -> pa.Table:
@@ -161,16 +197,18 @@ def _table(rows: list[tuple], schema: pa.Schema) -> pa.Table:
 
 
 def _read(corpus: Corpus, shards: Shards, keys: list[int]) -> Iterator[Sample]:
-    """The samples of these sorted keys. A gap of more than GAP rows is skipped, a smaller one is read over."""
-    number, shard = -1, {}
-    starts = [i for i, key in enumerate(keys) if i == 0 or key - keys[i - 1] > GAP]
-    for begin, end in itertools.pairwise([*starts, len(keys)]):
-        wanted, (at, first) = set(keys[begin:end]), split_key(keys[begin])
-        if at != number:  # keys of another shard are more than a gap away
-            number, shard = at, shards.row(at)
-        for sample in read_unit(corpus, shard, Unit(number, first, keys[end - 1] - keys[begin] + 1)):
-            if sample.key in wanted:
-                yield sample
+    """The samples of these sorted keys.
+
+    InputError at the end if a shard of theirs is no longer what was indexed: what was read may be of neither state.
+    """
+    read = []
+    for number, group in itertools.groupby(keys, key=lambda key: split_key(key)[0]):
+        shard = shards.row(number)
+        yield from read_rows(corpus, shard, [split_key(key)[1] for key in group])
+        read.append(shard)
+    for shard in read:
+        if shard["format"] != "files":  # a loose file that vanished costs one sample, a reject, and not the run
+            verify_shard(shard)
 
 
 def _encode(sample: Sample, config: Materialize) -> bytes:
@@ -178,12 +216,15 @@ def _encode(sample: Sample, config: Materialize) -> bytes:
     if sample.media is None:
         raise Reject(sample.error or "missing")
     image = decode_image(sample.media)
-    if not config.short_side or min(image.size) <= config.short_side:
+    side = config.short_side
+    if not side or min(image.size) <= side or max(image.size) * side > JPEG_SIDE * min(image.size):
         return sample.media
-    scale = config.short_side / min(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
+    scale = side / min(image.size)
+    width, height = (round(n * scale) for n in image.size)
+    small = image.resize((width, height))
+    small.info.clear()  # Pillow would copy a comment, however long; orientation and profile are of the old file
     out = io.BytesIO()
-    image.resize((width, height)).save(out, "JPEG", quality=config.quality)
+    small.save(out, "JPEG", quality=config.quality)
     return out.getvalue()
 
 

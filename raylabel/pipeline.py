@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from raylabel import datasets
 from raylabel.artifact import NOT_IDENTITY, Artifact, Root, identity_of
 from raylabel.corpus import Corpus, index_corpus
+from raylabel.duplicates import find_duplicates
 from raylabel.errors import InputError
 from raylabel.evaluate.classify import TOP, accuracy, hits, metrics, paired_gain
 from raylabel.evaluate.precision import Truth, pick_precision
@@ -17,7 +18,7 @@ from raylabel.models import Model, check, import_model
 from raylabel.report.run import Run, write_run
 from raylabel.report.summary import Summary
 from raylabel.resources import Cluster, Resources
-from raylabel.selection import Select, find_duplicates, select
+from raylabel.selection import Select, select
 from raylabel.stream import Stream
 from raylabel.train import Train, train
 

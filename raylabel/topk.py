@@ -5,53 +5,89 @@ Letters: C classes, K samples kept per class, n candidates in one call.
 
 import numpy as np
 
-STAGE_ROWS = 1 << 18  # TopK sorts no fewer newcomers than this at a time
+STAGE_ROWS = 512  # rows staged per class: below this the loop over classes costs more than the rows
 
 
 class TopK:
     """The K best (score, key) of each of C classes in a stream: score descending, then key ascending.
 
     Exact under any order and any split of the stream, and associative: the results of parts, added, give the whole's.
-    Holds at most 2 * C * K rows (16 bytes each, and as much again while it sorts), or what it was given if less.
     Once a class has K rows, the K-th score is a threshold that most newcomers fail at the price of one comparison.
+    What passes is staged; when C * max(K / 2, 512) rows are, each class takes its own and cuts itself back to K. So it
+    holds at most C * K rows of 12 bytes and the staged ones, 32 bytes each while they are dealt out.
     """
 
     def __init__(self, classes: int, k: int) -> None:
         self.k = k
         self._threshold = np.full(classes, -np.inf, np.float32)
-        # A row is (code, key); codes in ascending order are classes in order and, within a class, scores descending.
-        self._code, self._key = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-        self._staged = 0
+        self._score = [np.empty(0, np.float32)] * classes  # of each class at most K, in no order; and their keys
+        self._key = [np.empty(0, np.int64)] * classes
+        self._staged: tuple[list[np.ndarray], ...] = ([], [], [])  # labels, scores, keys
+        self._staged_rows = 0
 
     def add(self, label: np.ndarray, score: np.ndarray, key: np.ndarray) -> None:
-        """label: int32 [n] in 0..C-1; score: float32 [n], not NaN; key: int64 [n], once per label."""
-        stay = np.flatnonzero(score >= self._threshold[label])  # ties with the K-th stay: their keys decide
-        self._code.append(_encode(label[stay], score[stay]))
-        self._key.append(key[stay])
-        self._staged += len(stay)
-        if self._staged > max(self.k * len(self._threshold), STAGE_ROWS):
+        """label: integers [n] in 0..C-1, unchecked; score: float32 [n], not NaN; key: int64 [n], once per label."""
+        # mode="wrap" does without numpy's check of the labels, which costs more than all the rest of this line.
+        stay = np.flatnonzero(score >= self._threshold.take(label, mode="wrap"))  # ties with the K-th: keys decide
+        labels, scores, keys = self._staged
+        labels.append(label[stay].astype(np.min_scalar_type(len(self._threshold))))  # 16 bits are sorted by radix
+        scores.append(score[stay] + np.float32(0))  # -0.0 + 0 is 0.0
+        keys.append(key[stay])
+        self._staged_rows += len(stay)
+        if self._staged_rows > len(self._threshold) * max(self.k // 2, STAGE_ROWS):
             self._compact()
+
+    def kept(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """label int32, score float32, key int64 of the classes low..high-1: by label, within a label in no order."""
+        self._compact()
+        label = np.repeat(np.arange(low, high, dtype=np.int32), [len(key) for key in self._key[low:high]])
+        return label, np.concatenate(self._score[low:high]), np.concatenate(self._key[low:high])
 
     def result(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """label int32, rank int32 from 1, score float32, key int64, by (label, rank). -0.0 comes back as 0.0."""
-        rank = self._compact()
-        label, score = _decode(self._code[0])
-        return label, rank.astype(np.int32), score, self._key[0]
+        self._compact()
+        for c, (score, key) in enumerate(zip(self._score, self._key, strict=True)):
+            order = sort_order(-score, key)
+            self._score[c], self._key[c] = score[order], key[order]
+        rank = np.concatenate([np.arange(1, len(key) + 1, dtype=np.int32) for key in self._key])
+        label, score, key = self.kept(0, len(self._key))
+        return label, rank, score, key
 
-    def _compact(self) -> np.ndarray:
-        """Sorts everything and keeps the K first of each class; returns their ranks, from 1."""
-        code, self._code = np.concatenate(self._code), []  # the pieces go before the sort takes its copies
-        key, self._key = np.concatenate(self._key), []
-        order = sort_order(code, key)
-        code, key = code[order], key[order]
-        starts = np.searchsorted(code, np.arange(len(self._threshold) + 1, dtype=np.uint64) << np.uint64(32))
-        counts = np.diff(starts)
-        rank = np.arange(1, len(code) + 1) - np.repeat(starts[:-1], counts)
-        full = np.flatnonzero(counts >= self.k)
-        self._threshold[full] = _decode(code[starts[full] + self.k - 1])[1]
-        keep = rank <= self.k
-        self._code, self._key, self._staged = [code[keep]], [key[keep]], 0
-        return rank[keep]
+    def _compact(self) -> None:
+        """Deals the staged rows out to their classes and keeps the K first of each."""
+        if not self._staged_rows:
+            return
+        label, score, key = (_take_all(pieces) for pieces in self._staged)
+        self._staged_rows = 0
+        order = np.argsort(label, kind="stable")
+        counts = np.bincount(label, minlength=len(self._threshold))
+        ends = np.cumsum(counts)
+        for c in np.flatnonzero(counts).tolist():
+            rows = order[ends[c] - counts[c] : ends[c]]
+            mine = np.concatenate((self._score[c], score[rows]))
+            keys = np.concatenate((self._key[c], key[rows]))
+            if len(mine) >= self.k:
+                self._threshold[c], first = _first(mine, keys, self.k)
+                mine, keys = mine[first], keys[first]
+            self._score[c], self._key[c] = mine, keys
+
+
+def _take_all(pieces: list[np.ndarray]) -> np.ndarray:
+    whole = np.concatenate(pieces)
+    pieces.clear()  # before the next column is copied
+    return whole
+
+
+def _first(score: np.ndarray, key: np.ndarray, k: int) -> tuple[np.float32, np.ndarray]:
+    """The k-th best score, and the indices of the k first rows, in no order."""
+    last = np.partition(score, len(score) - k)[len(score) - k]
+    first = np.flatnonzero(score >= last)
+    if len(first) > k:
+        tied = score[first] == last
+        above, tied = first[~tied], first[tied]
+        room = k - len(above)
+        first = np.concatenate((above, tied[np.argpartition(key[tied], room)[:room]]))
+    return last, first
 
 
 def sort_order(first: np.ndarray, *rest: np.ndarray) -> np.ndarray:
@@ -67,17 +103,3 @@ def sort_order(first: np.ndarray, *rest: np.ndarray) -> np.ndarray:
         rows = order[tied]
         order[tied] = rows[np.lexsort((*(column[rows] for column in reversed(rest)), first[rows]))]
     return order
-
-
-def _encode(label: np.ndarray, score: np.ndarray) -> np.ndarray:
-    bits = (score + np.float32(0)).view(np.uint32)  # -0.0 + 0 is 0.0: equal scores get equal bits
-    return label.astype(np.uint64) << np.uint64(32) | _flip(bits)
-
-
-def _decode(code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return (code >> np.uint64(32)).astype(np.int32), _flip(code.astype(np.uint32)).view(np.float32)
-
-
-def _flip(bits: np.ndarray) -> np.ndarray:
-    """float32 bits as integers in descending order of the floats, and back."""
-    return np.where(bits >> 31, bits, bits ^ np.uint32(0x7FFFFFFF))

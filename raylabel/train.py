@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import ray
 import ray.train
 import ray.train.torch
@@ -189,7 +190,7 @@ def steps(job: Job) -> Generator[int, None, None]:
     last, total = config.steps, config.processed
     every = max(1, last // POINTS)
     batches = Stream(job.examples, job.seed).batches(
-        job.view, config.batch, step * config.batch, total, rank, world, threads=_loaders()
+        job.view, config.batch, step * config.batch, total, rank, world, _loaders(), _memory(device)
     )
     note, told = "", 0.0
     if rank == 0:
@@ -231,9 +232,23 @@ def steps(job: Job) -> Generator[int, None, None]:
 
 
 def _loaders() -> int:
-    """Threads that decode for one worker: the cores that its node has for each."""
+    """Threads that decode for one worker: beside a GPU the cores that its node has for each; else it has but one."""
     local = ray.train.get_context().get_local_world_size()
     return max(1, (os.cpu_count() or 1) // local) if ray.get_gpu_ids() else 1
+
+
+def _memory(device) -> Callable[[tuple[int, ...]], np.ndarray]:
+    """Gives memory for pixels of a shape; for a GPU such as it copies from by itself, while the worker goes on."""
+    import torch
+
+    if device.type != "cuda":
+        return lambda shape: np.empty(shape, np.uint8)
+
+    def pinned(shape: tuple[int, ...]) -> np.ndarray:
+        with torch.cuda.device(device):  # of the calling thread; without it each worker would open the first GPU too
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+
+    return pinned
 
 
 def _restore(module, optimizer, sums, rank: int) -> tuple[int, list[dict[str, float]]]:

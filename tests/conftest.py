@@ -27,7 +27,25 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_local() -> Iterator[None]:
+def store() -> Iterator[str]:
+    """The address of an S3 server in this process; other processes reach it by the environment, Ray's too."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def ray_local(store: str) -> Iterator[None]:
     """One local Ray for all tests that need one."""
     import ray
 
@@ -56,24 +74,9 @@ def indexed(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Callab
     return index
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """The URI of a bucket on a real S3 server, in this process; other processes reach it by the environment."""
-    from moto.server import ThreadedMotoServer
-
-    from raylabel.artifact import _store
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    _store.cache_clear()  # what it holds may be of another endpoint
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/pictures", method="PUT")).close()
-        yield "s3://pictures"
-    _store.cache_clear()
-    server.stop()
+@pytest.fixture
+def bucket(store: str) -> str:
+    """The URI of a bucket on a real S3 server, empty."""
+    for request in (f"{store}/moto-api/reset", "POST"), (f"{store}/pictures", "PUT"):
+        urllib.request.urlopen(urllib.request.Request(request[0], method=request[1])).close()
+    return "s3://pictures"

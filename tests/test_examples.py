@@ -1,17 +1,26 @@
 """PICKS + corpus → EXAMPLES: the picked multiset, nothing else, and the stream over it."""
 
 import io
-from collections import Counter
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from helpers import contents, digit_images, write_parquet
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from raylabel import examples
 from raylabel.artifact import Artifact, Built, Root, write_table
-from raylabel.corpus import Corpus, index_corpus
+from raylabel.corpus import Corpus, Sample, index_corpus
 from raylabel.errors import InputError
 from raylabel.examples import Materialize, materialize
 from raylabel.media.decode import decode_image
@@ -105,6 +114,61 @@ def test_reencoding_shrinks_the_short_side_only_where_larger(ray_local, tmp_path
     assert np.abs(np.asarray(decode_image(rows[0]), int) - reference).mean() < 3  # JPEG at quality 90
 
 
+def photo(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """Four corners that differ, so that any turn shows."""
+    corners = np.array([[[250, 10, 10], [10, 250, 10]], [[10, 10, 250], [240, 240, 240]]], np.uint8)
+    return Image.fromarray(corners).resize((width, height)).convert(mode)
+
+
+def encoded(image: Image.Image, form: str, **how) -> bytes:
+    out = io.BytesIO()
+    image.save(out, form, **how)
+    return out.getvalue()
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+PICTURES = {
+    **{f"turned {i}": encoded(photo(120, 80), "JPEG", exif=turned(i), quality=95) for i in range(1, 9)},
+    "turned by XMP": encoded(photo(120, 80), "JPEG", xmp=XMP, quality=95),
+    "turned PNG": encoded(photo(120, 80), "PNG", exif=turned(6)),
+    "CMYK": encoded(photo(120, 80, "CMYK"), "JPEG", quality=95),
+    "grey": encoded(photo(120, 80, "L"), "PNG"),
+    "alpha": encoded(Image.merge("RGBA", (*photo(120, 80).split(), photo(120, 80, "L"))), "PNG"),
+    "palette": encoded(photo(120, 80, "P"), "GIF"),
+    "long comment": encoded(photo(120, 80, "P"), "GIF", comment=b"x" * 70_000),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_reencoded_picture_looks_as_the_one_it_was(name):
+    data = PICTURES[name]
+    sample = Sample(0, "x", data, None, None)
+    small = examples._encode(sample, Materialize(short_side=40, quality=95))
+    assert small.startswith(b"\xff\xd8") and len(small) < 4_000
+    whole = decode_image(data)
+    assert whole.size == (
+        (80, 120) if name in ("turned PNG", "turned by XMP", *(f"turned {i}" for i in (5, 6, 7, 8))) else (120, 80)
+    )
+    again = decode_image(small)
+    assert again.size == ((40, 60) if whole.width < whole.height else (60, 40))
+    assert np.abs(np.asarray(again, int) - np.asarray(whole.resize(again.size), int)).mean() < 4
+    assert Image.open(io.BytesIO(small)).info.keys() <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
+    assert examples._encode(Sample(0, "x", small, None, None), Materialize(short_side=40)) == small
+
+
+def test_a_strip_too_long_for_jpeg_keeps_its_bytes():
+    data = encoded(Image.new("L", (131_002, 20)), "PNG")
+    assert examples._encode(Sample(0, "x", data, None, None), Materialize(short_side=10)) == data
+    most = encoded(Image.new("L", (131_000, 20)), "PNG")
+    assert decode_image(examples._encode(Sample(0, "x", most, None, None), Materialize(short_side=10))).width == 65_500
+
+
 def test_unreadable_picks_are_rejects_and_too_many_an_error(ray_local, tmp_path, media):
     bad = [b"no picture", *media[0][1:40]], [None, *media[1][1:]]
     pairs = [(0, key) for key in range(40)] + [(1, 1 << 32)]
@@ -123,3 +187,97 @@ def test_unreadable_picks_are_rejects_and_too_many_an_error(ray_local, tmp_path,
 def test_mixing_is_a_bijection():
     keys = [k << s for k in range(200) for s in (0, 32)]
     assert len({examples._mix(k) for k in keys}) == len(set(keys))
+
+
+pairs_of_few = st.sets(
+    st.tuples(st.integers(0, 5), st.integers(0, 3).flatmap(lambda s: st.integers(s << 32, (s << 32) + 9))), min_size=1
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(pairs_of_few)
+def test_the_plan_is_the_picks_by_key(tmp_path_factory, pairs):
+    folder = tmp_path_factory.mktemp("plan")
+    expected = defaultdict(list)
+    for label, key in sorted(pairs):
+        expected[key].append(label)
+    plan = examples._plan(picks_of(Root.open(str(folder)), list(pairs)))
+    assert plan.to_pylist() == [{"key": key, "labels": expected[key]} for key in sorted(expected)]
+
+
+@pytest.mark.parametrize("form", ["parquet", "tar"])
+def test_a_shard_without_a_pick_is_never_opened(ray_local, tmp_path, media, form):
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(3):
+        if form == "parquet":
+            write_parquet(data / f"{number}.parquet", media[0][:20])
+        else:
+            with tarfile.open(data / f"{number}.tar", "w") as tar:
+                for row, image in enumerate(media[0][:20]):
+                    info = tarfile.TarInfo(f"{row:02d}.png")
+                    info.size = len(image)
+                    tar.addfile(info, io.BytesIO(image))
+    corpus, root = Corpus(uri=(str(data),)), Root.open(str(tmp_path / "root"))
+    shards = index_corpus(root, "unlabeled", corpus)
+    picks = picks_of(root, [(0, 3), (0, (2 << 32) + 5)])
+    (data / f"1.{form}").unlink()
+    made = materialize(root, "picked", picks, shards, corpus, LANES, 0.05)
+    rows = made.table("examples-", EXAMPLES).to_pylist()
+    assert {row["key"]: row["media"] for row in rows} == {3: media[0][3], (2 << 32) + 5: media[0][5]}
+    (data / f"2.{form}").unlink()
+    with pytest.raises(InputError, match=f"2.{form}' vanished since it was indexed"):
+        materialize(root, "again", picks, shards, corpus, LANES, 0.05)
+
+
+def test_what_was_read_of_a_shard_that_changed_is_not_kept(ray_local, tmp_path, media):
+    data, root = tmp_path / "data", Root.open(str(tmp_path / "root"))
+    data.mkdir()
+    path = write_parquet(data / "0.parquet", media[0])
+    corpus = Corpus(uri=(str(data),))
+    shards = index_corpus(root, "unlabeled", corpus)
+    picks = picks_of(root, [(0, key) for key in range(150)])
+    whole = path.read_bytes()
+    write_parquet(path, media[0][::-1])  # as many rows, all readable
+    with pytest.raises(InputError, match="0.parquet' changed since it was indexed"):
+        materialize(root, "picked", picks, shards, corpus, LANES, 0.05)
+    path.write_bytes(whole)
+    made = materialize(root, "picked", picks, shards, corpus, LANES, 0.05)
+    rows = made.table("examples-", EXAMPLES).to_pylist()
+    assert {row["key"]: row["media"] for row in rows} == dict(enumerate(media[0]))
+
+
+SCRIPT = """
+import logging
+import ray
+from test_examples import materialize_many
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+materialize_many({data!r}, {root!r})
+"""
+MANY = 6 * examples.SAMPLES - 5
+
+
+def materialize_many(data: str, root: str) -> Artifact:
+    corpus, there = Corpus(uri=(data,)), Root.open(root)
+    shards = index_corpus(there, "unlabeled", corpus)
+    picks = picks_of(there, [(key % 10, key) for key in range(MANY)])
+    return materialize(there, "picked", picks, shards, corpus, LANES, 0.05)
+
+
+def test_a_killed_run_ends_with_the_same_bytes_and_does_no_part_twice(ray_local, tmp_path, media):
+    data = str(write_parquet(tmp_path / "0.parquet", [media[0][key % 150] for key in range(MANY)]))
+    clean, killed = tmp_path / "clean", tmp_path / "killed"
+    script = SCRIPT.format(data=data, root=str(killed))
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path})
+    deadline = time.monotonic() + 200
+    while not list(killed.glob("examples-*/parts/*.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(killed.glob("examples-*/manifest.json")), "the run was over before it was killed: no test"
+    one, two = (materialize_many(data, str(root)) for root in (clean, killed))
+    assert contents(one) == contents(two) and len(contents(one)) == 6
+    assert one.info["images"] == MANY and 0 < two.info["images"] < MANY
+    assert not list(killed.glob("examples-*/scratch"))

@@ -10,11 +10,12 @@ from helpers import random_model, write_parquet
 
 from raylabel.artifact import Root
 from raylabel.corpus import Corpus, index_corpus
+from raylabel.duplicates import find_duplicates
 from raylabel.labels.teacher import Label, label
 from raylabel.media.views import View
 from raylabel.resources import Resources
 from raylabel.schema import PICKS, SCORES
-from raylabel.selection import Select, find_duplicates, select
+from raylabel.selection import Select, select
 
 CLASSES = tuple("0123456789")
 

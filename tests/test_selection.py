@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raylabel import selection, topk
+from raylabel import exchange, selection, topk
 from raylabel.artifact import Artifact, Built, File, Root, write_table
+from raylabel.duplicates import find_duplicates
 from raylabel.errors import InputError
 from raylabel.schema import DUPLICATES, PICKS, SCORES, check
-from raylabel.selection import Select, find_duplicates, select
+from raylabel.selection import Select, select
 from raylabel.topk import TopK, sort_order
 
 
@@ -54,21 +55,25 @@ def test_topk_equals_brute_force(data):
                 np.array([r[1] for r in part], np.float32),
                 np.array([r[2] for r in part], np.int64),
             )
+    low, high = sorted(data.draw(st.tuples(st.integers(0, classes - 1), st.integers(1, classes))))
+    wanted = {(label, score, key) for label, _, score, key in best(rows, k) if low <= label < high}
+    if low < high:
+        assert set(as_rows(top.kept(low, high))) == wanted
     result = top.result()
     assert [column.dtype for column in result] == [np.int32, np.int32, np.float32, np.int64]
     assert as_rows(result) == best(rows, k)
     assert not np.signbit(result[2][result[2] == 0]).any()  # one zero, whichever came
 
 
-def test_topk_drops_what_is_below_the_threshold_before_it_sorts():
+def test_topk_drops_what_is_below_the_threshold_before_it_stages():
     top = TopK(2, 10)
-    with mock.patch.object(topk, "STAGE_ROWS", 50):
+    with mock.patch.object(topk, "STAGE_ROWS", 25):
         top.add(np.zeros(60, np.int32), np.arange(60, dtype=np.float32), np.arange(60))
-        assert sum(map(len, top._key)) == 10
-        top.add(np.zeros(60, np.int32), np.full(60, 49.0, np.float32), np.arange(60))
-        assert sum(map(len, top._key)) == 10
+        assert (len(top._key[0]), top._staged_rows) == (10, 0)
+        top.add(np.zeros(40, np.int32), np.full(40, 49.0, np.float32), np.arange(40))
+        assert (len(top._key[0]), top._staged_rows) == (10, 0)
         top.add(np.zeros(3, np.int32), np.full(3, 50.0, np.float32), np.array([7, 50, 99]))  # ties with the last
-        assert sum(map(len, top._key)) == 13
+        assert (len(top._key[0]), top._staged_rows) == (10, 3)
     assert top.result()[3].tolist() == [59, 58, 57, 56, 55, 54, 53, 52, 51, 7]
 
 
@@ -85,11 +90,20 @@ def test_sort_order_is_lexsort(rows):
 @given(st.lists(st.integers(0, 100)), st.integers(0, 8))
 def test_groups_are_runs_of_about_equal_rows(sizes, count):
     files = [File(f"{i:05d}", rows, 0, "") for i, rows in enumerate(sizes)]
-    groups = selection._groups(files, count)
+    groups = exchange.group_files(files, count)
     assert sum(groups, []) == [f.name for f in files]
     assert 1 <= len(groups) <= max(1, count)
     rows = [sum(sizes[int(name)] for name in group) for group in groups]
     assert max(rows) <= sum(sizes) / max(1, count) + max(sizes, default=0) + 1
+
+
+def test_a_part_comes_back_as_it_was_written(tmp_path):
+    schema = pa.schema([("a", pa.int64()), ("b", pa.float32())])
+    parts = [[np.arange(n), np.arange(n, dtype=np.float32) / 2] for n in (3, 0, 5)]
+    name = exchange.write_parts(str(tmp_path), "x.arrow", schema, iter(parts))
+    for number in (2, 0, 1):
+        for found, wanted in zip(exchange.read_part(str(tmp_path), name, number), parts[number], strict=True):
+            assert found.dtype == wanted.dtype and found.tolist() == wanted.tolist()
 
 
 # ---- the whole selection, over a small corpus of scores ----
@@ -183,18 +197,18 @@ def test_select_equals_sorting_everything(ray_local, tmp_path, p, k):
 
 
 def test_the_bytes_do_not_show_how_the_work_was_cut(ray_local, tmp_path, monkeypatch):
-    # 150 classes are three slices; of 3,000 rows the one-group run makes 1 map task, the others up to 4.
+    # 150 classes are three slices; of 9,000 candidates the first run makes 1 map task, the others up to 4.
     rows = random_rows(3000, 150, 4, seed=0)
     config = Select(k=20, p=3)
     results = []
-    for group_rows, bucket_rows, files in [
+    for group_candidates, bucket_rows, files in [
         (10**6, 4 * 10**6, [3000]),
         (1, 4 * 10**6, [1000, 1, 999, 0, 1000]),
-        (1500, 4 * 10**6, [300] * 10),
+        (4500, 4 * 10**6, [300] * 10),
         (1, 300, [30] * 100),
     ]:
-        monkeypatch.setattr(selection, "GROUP_ROWS", group_rows)
-        monkeypatch.setattr(selection, "BUCKET_ROWS", bucket_rows)
+        monkeypatch.setattr(selection, "GROUP_CANDIDATES", group_candidates)
+        monkeypatch.setattr("raylabel.duplicates.BUCKET_ROWS", bucket_rows)
         root = Root.open(str(tmp_path / f"{len(results)}"))
         scores = fake_scores(root, "s", rows, files, 4)
         duplicates = find_duplicates(root, scores)
@@ -228,6 +242,16 @@ def test_of_copies_the_smallest_key_counts_whatever_the_scores(ray_local, tmp_pa
     assert read(picks, "picks-", PICKS) == [(0, 1, 1.0, 3), (0, 2, -1.0, 5), (1, 1, 2.0, 5), (1, 2, 0.0, 3)]
 
 
+def test_copies_are_found_whatever_the_order_of_files(ray_local, tmp_path, monkeypatch):
+    monkeypatch.setattr(selection, "GROUP_CANDIDATES", 400)  # the ranges of keys of the map tasks overlap
+    rows = random_rows(600, 4, 2, seed=5)
+    rows = [row for start in (400, 0, 200, 500, 100, 300) for row in rows[start : start + 100]]
+    root = Root.open(str(tmp_path))
+    scores = fake_scores(root, "s", rows, [100] * 6, 2)
+    picks = select(root, scores, find_duplicates(root, scores), Select(k=50, p=2), names(4))
+    assert read(picks, "picks-", PICKS) == picks_of(rows, Select(k=50, p=2))
+
+
 @pytest.mark.parametrize("second", [[b"\x80"], [b"\x00", b"\x80", b"\xff"]])
 def test_digests_that_share_a_half_are_no_copies(ray_local, tmp_path, second):
     digests = [a * 8 + b * 8 for a in (b"\x00", b"\x7f", b"\x80", b"\xff") for b in second]
@@ -238,7 +262,7 @@ def test_digests_that_share_a_half_are_no_copies(ray_local, tmp_path, second):
 
 
 def test_one_digest_for_all_is_one_sample(ray_local, tmp_path, monkeypatch):
-    monkeypatch.setattr(selection, "BUCKET_ROWS", 10)
+    monkeypatch.setattr("raylabel.duplicates.BUCKET_ROWS", 10)
     rows = [(key, b"\xff" * 16, [0], [0.5], [0.5]) for key in range(100)]
     root = Root.open(str(tmp_path))
     scores = fake_scores(root, "s", rows, [100], 1)
@@ -327,7 +351,7 @@ def test_selecting_again_does_nothing_and_another_k_is_another_artifact(ray_loca
     scores = fake_scores(root, "s", rows, [100], 3)
     duplicates = find_duplicates(root, scores)
     first = select(root, scores, duplicates, Select(k=5, p=2), names(3))
-    with mock.patch.object(selection, "_run", side_effect=AssertionError("ran again")):
+    with mock.patch.object(exchange, "_remote", side_effect=AssertionError("ran again")):
         assert find_duplicates(root, scores) == duplicates
         assert select(root, scores, duplicates, Select(k=5, p=2), names(3)) == first
     assert select(root, scores, duplicates, Select(k=6, p=2), names(3)).digest != first.digest

@@ -1,5 +1,8 @@
 """What a corpus is, and how its places are named."""
 
+import io
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -73,6 +76,12 @@ def locate(uri: str) -> tuple[pafs.FileSystem, str, str]:
     return fs, path, uri.rstrip("/").removesuffix(path) if "://" in uri else ""
 
 
+def absolute(uri: str) -> str:
+    """The URI as other processes find it, wherever they run."""
+    _, path, prefix = locate(uri)
+    return prefix + path
+
+
 def is_image(name: str) -> bool:
     """Whether the name ends in an image extension, in any case."""
     return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
@@ -80,11 +89,24 @@ def is_image(name: str) -> bool:
 
 def read_lines(uri: str) -> list[str]:
     """The lines of a UTF-8 text file, with blank lines at its end left out. InputError if it cannot be read."""
+    return list(iterate_lines(uri))
+
+
+def iterate_lines(uri: str) -> Iterator[str]:
+    """`read_lines` one at a time: a list may be longer than memory."""
     fs, path, _ = locate(uri)
+    blank = 0  # lines that are left out if no other follows
     try:
         with fs.open_input_file(path) as file:
-            text = file.read().decode("utf-8-sig")
+            # Lines end in \n alone: a form feed or U+2028 may stand in a file's name.
+            buffer = io.BufferedReader(file, 1 << 22)  # pyright: ignore[reportArgumentType]
+            for line in io.TextIOWrapper(buffer, "utf-8-sig", newline="\n"):
+                line = line.rstrip("\r\n")
+                if not line:
+                    blank += 1
+                    continue
+                yield from itertools.repeat("", blank)
+                blank = 0
+                yield line
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read '{uri}' as a UTF-8 text file: {error}") from error
-    # Not splitlines(): a form feed or U+2028 may stand in a file's name.
-    return [line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n")] if text.strip() else []

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raylabel.corpus.config import THREADS, Corpus, locate, read_lines
-from raylabel.corpus.index import file_path, file_root
+from raylabel.corpus.listing import file_path, file_root
 from raylabel.corpus.read import changed, check_label_column, file_label, label_text, tar_label
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.tar import TarReader
@@ -23,9 +23,10 @@ def read_labels(corpus: Corpus, shards: Shards) -> pa.Table:
 
     InputError if the label column is missing or a row has no label, naming it.
     """
+    rows = [shards.row(number) for number in range(len(shards))]
     with ThreadPoolExecutor(THREADS) as pool:
-        read = list(pool.map(lambda number: _read_labels(corpus, shards.row(number)), range(len(shards))))
-    keys = [make_key(number, 0) + np.arange(rows, dtype=np.int64) for number, rows in enumerate(shards.rows)]
+        read = list(pool.map(lambda shard: _read_labels(corpus, shard), rows))
+    keys = [make_key(shard["shard"], 0) + np.arange(shard["rows"], dtype=np.int64) for shard in rows]
     labels = pa.chunked_array([pa.array(texts, pa.string()) for texts in read], pa.string())
     return pa.table([pa.array(np.concatenate([*keys, np.empty(0, np.int64)])), labels], schema=LABELS)
 

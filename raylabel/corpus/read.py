@@ -1,7 +1,8 @@
-"""Samples of a corpus: the rows of one unit in order, or a few rows anywhere."""
+"""Samples of a corpus: the rows of one unit in order, some rows of a shard, or a few rows anywhere."""
 
 import os
 import posixpath
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raylabel.corpus.config import THREADS, Corpus, locate
-from raylabel.corpus.index import file_path, file_root
+from raylabel.corpus.listing import file_path, file_root
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.tar import Member, TarReader, TarSample
 from raylabel.corpus.units import Unit
@@ -48,17 +49,26 @@ class Sample:
 
 
 def read_unit(corpus: Corpus, shard: Mapping[str, Any], unit: Unit, labels: bool = False) -> Iterator[Sample]:
-    """The unit's `unit.rows` Samples, in row order; `shard` is its row of SHARDS.
+    """The unit's `unit.rows` Samples, in row order; `shard` is its row of SHARDS. As `read_rows` of all its rows."""
+    return read_rows(corpus, shard, range(unit.first, unit.first + unit.rows), labels)
 
-    Opens the shard anew, so that it works in any process, and holds at most the unit's encoded bytes. A row that
-    cannot be read is a Sample with an `error`. InputError if the shard is gone or has fewer rows than it was indexed
-    with (see `verify` for any other change). An object store's failure other than a missing object is raised as
-    OSError: it may pass, and must not go down as a bad sample.
+
+def read_rows(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool = False) -> Iterator[Sample]:
+    """The Samples of some rows, at least one, given in ascending order without repeats; `shard` is a row of SHARDS.
+
+    Reads as little as the form allows: of parquet the row groups that hold one of the rows, each from its beginning to
+    the last of them; of a tar the headers up to the last row, and of the members those of the rows; of loose files
+    those of the rows.
+
+    Opens the shard anew, so that it works in any process, and holds at most the rows' encoded bytes. A row that cannot
+    be read is a Sample with an `error`. InputError if the shard is gone or has fewer rows than it was indexed with (see
+    `verify` for any other change). An object store's failure other than a missing object is raised as OSError: it may
+    pass, and must not go down as a bad sample.
     """
     read = {"parquet": _read_parquet, "webdataset": _read_tar, "files": _read_files}[shard["format"]]
-    left = unit.rows
+    left = len(rows)
     try:
-        for sample in read(corpus, shard, unit, labels):
+        for sample in read(corpus, shard, rows, labels):
             yield sample
             left -= 1
     except FileNotFoundError as error:
@@ -76,10 +86,8 @@ def read_keys(corpus: Corpus, shards: Shards, keys: Sequence[int]) -> dict[int, 
         shard = shards.row(number) if 0 <= number < len(shards) else None
         if shard is None or rows[-1] >= shard["rows"]:
             raise InputError(f"no sample has key {make_key(number, rows[-1])}: the keys are of another corpus")
-        for _, run in groupby(enumerate(rows), key=lambda pair: pair[1] - pair[0]):  # consecutive rows differ alike
-            first = [row for _, row in run]
-            for sample in read_unit(corpus, shard, Unit(number, first[0], len(first))):
-                found[sample.key] = sample
+        for sample in read_rows(corpus, shard, rows):
+            found[sample.key] = sample
     return found
 
 
@@ -112,47 +120,51 @@ def check_label_column(corpus: Corpus, shard: Mapping[str, Any], names: Sequence
         )
 
 
-def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], unit: Unit, labels: bool) -> Iterator[Sample]:
+def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool) -> Iterator[Sample]:
     fs, path, _ = locate(shard["uri"])
     local = isinstance(fs, pafs.LocalFileSystem)
     columns = [corpus.media_column] + ([corpus.label_column] if labels else [])
-    row, end = unit.first, unit.first + unit.rows
 
     def sample(row: int, media: bytes | None, label: str | None = None, error: Unread = "missing") -> Sample:
-        return _sample(make_key(unit.shard, row), f"{shard['uri']}#{row}", media, label, error)
+        return _sample(make_key(shard["shard"], row), f"{shard['uri']}#{row}", media, label, error)
 
     # A column chunk may be gigabytes: without pre_buffer and through a buffer, its pages are read as they are needed.
     options = {"pre_buffer": False, "buffer_size": 1 << (20 if local else 23)}
     with fs.open_input_file(path) as source, pq.ParquetFile(source, **options) as file:
-        if file.metadata.num_rows < end:
+        if file.metadata.num_rows <= rows[-1]:
             raise changed(shard)
         if labels:
             check_label_column(corpus, shard, file.schema_arrow.names)
-        groups, start, before = [], 0, 0
+        start, at = 0, 0  # the row group's first row, and the place in `rows` of the next one to give
         for group in range(file.num_row_groups):
-            after = before + file.metadata.row_group(group).num_rows
-            if before < end and after > unit.first:
-                start = start if groups else before
-                groups.append(group)
-            before = after
-        try:
-            for batch in file.iter_batches(BATCH, row_groups=groups, columns=columns, use_threads=False):
-                part = batch.slice(max(0, row - start), max(0, end - max(row, start)))
-                start += batch.num_rows
-                media = part.column(corpus.media_column)
-                if pa.types.is_struct(media.type):
-                    media = media.flatten()[media.type.get_field_index("bytes")]  # null where the struct is
-                texts = label_text(shard, part.column(corpus.label_column)) if labels else [None] * len(part)
-                for data, label in zip(media.to_pylist(), texts, strict=True):
-                    yield sample(row, data, label)
-                    row += 1
-                if row == end:
-                    return
-        except (pa.ArrowInvalid, OSError) as error:
-            if isinstance(error, OSError) and not local:
-                raise
-        for lost in range(row, end):  # a broken page: nothing behind it in the unit can be found
-            yield sample(lost, None, error="unreadable")
+            before, start = start, start + file.metadata.row_group(group).num_rows
+            end = bisect_left(rows, start, at)
+            if at == end:
+                continue
+            try:
+                for batch in file.iter_batches(BATCH, row_groups=[group], columns=columns, use_threads=False):
+                    first, before = before, before + batch.num_rows
+                    some = rows[at : bisect_left(rows, before, at, end)]
+                    if not some:
+                        continue
+                    # A slice copies nothing; only rows that stand apart are worth a copy.
+                    dense = some[-1] - some[0] + 1 == len(some)
+                    part = batch.slice(some[0] - first, len(some)) if dense else batch.take([r - first for r in some])
+                    media = part.column(corpus.media_column)
+                    if pa.types.is_struct(media.type):
+                        media = media.flatten()[media.type.get_field_index("bytes")]  # null where the struct is
+                    texts = label_text(shard, part.column(corpus.label_column)) if labels else [None] * len(part)
+                    for row, data, label in zip(some, media.to_pylist(), texts, strict=True):
+                        yield sample(row, data, label)
+                        at += 1
+                    if at == end:
+                        break
+            except (pa.ArrowInvalid, OSError) as error:
+                if isinstance(error, OSError) and not local:
+                    raise
+            for lost in rows[at:end]:  # a broken page: nothing behind it in the row group can be found
+                yield sample(lost, None, error="unreadable")
+            at = end
 
 
 @lru_cache(maxsize=64)
@@ -164,23 +176,27 @@ def _starts(uri: str, fingerprint: str) -> dict[int, int]:
     return {0: 0}
 
 
-def _read_tar(corpus: Corpus, shard: Mapping[str, Any], unit: Unit, labels: bool) -> Iterator[Sample]:
+def _read_tar(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool) -> Iterator[Sample]:
     starts = _starts(shard["uri"], shard["fingerprint"])
-    known = max(row for row in list(starts) if row <= unit.first)  # a list: another thread may add to it
+    known = max(row for row in list(starts) if row <= rows[0])  # a list: another thread may add to it
     with TarReader(shard["uri"]) as tar:
-        samples = islice(tar.samples(starts[known]), unit.first - known, None)
-        for row, found in enumerate(islice(samples, unit.rows), unit.first):
-            if row == unit.first:
+        samples, at = tar.samples(starts[known]), known
+        for row in rows:
+            found = next(islice(samples, row - at, None), None)
+            if found is None:
+                return
+            at = row + 1
+            if row == rows[0]:
                 starts[row] = found.offset
             member = found.media(corpus)
             yield _sample(
-                make_key(unit.shard, row),
+                make_key(shard["shard"], row),
                 f"{shard['uri']}#{member.name if member else found.name}",
                 tar.read_member(member) if member else None,
                 tar_label(corpus, tar, found) if labels else None,
             )
         if (following := next(samples, None)) is not None:
-            starts[unit.first + unit.rows] = following.offset
+            starts[at] = following.offset
 
 
 def tar_label(corpus: Corpus, tar: TarReader, sample: TarSample) -> str | None:
@@ -201,17 +217,18 @@ def file_label(path: str, uri: str, line: str) -> str | None:
     return line.partition("\t")[2] or None
 
 
-def _read_files(corpus: Corpus, shard: Mapping[str, Any], unit: Unit, labels: bool) -> Iterator[Sample]:
+def _read_files(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool) -> Iterator[Sample]:
     uri = shard["uri"]
     fs, root, prefix = locate(file_root(uri))
-    lines = shard["paths"][unit.first : unit.first + unit.rows]
+    every: Sequence[str] = shard["paths"]
+    lines = [every[row] for row in rows]
     paths = [file_path(root, uri, line) for line in lines]
     pool = ThreadPoolExecutor(THREADS)
     try:
         read = pool.map(lambda path: _read_file(fs, path), paths)
-        for row, (line, path, (media, error)) in enumerate(zip(lines, paths, read, strict=True), unit.first):
+        for row, line, path, (media, error) in zip(rows, lines, paths, read, strict=True):
             label = file_label(path, uri, line) if labels else None
-            yield _sample(make_key(unit.shard, row), prefix + path, media, label, error)
+            yield _sample(make_key(shard["shard"], row), prefix + path, media, label, error)
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -1,5 +1,6 @@
 """How many picks carry their true label, where somebody knows it: a measurement, never an input of training."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 from raylabel.artifact import Artifact, filesystem
 from raylabel.corpus import Shards
 from raylabel.errors import InputError
-from raylabel.schema import PICKS, split_key
+from raylabel.schema import PICKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,27 +28,37 @@ class Truth:
 def pick_precision(picks: Artifact, shards: Artifact, truth: Truth | None) -> tuple[float, int] | None:
     """(share of picks whose label is true, picks whose truth is known); None without a truth table.
 
-    Holds the truth table in memory: for corpora small enough that somebody labeled them. Reads the ids of the shards
-    that hold picks. InputError if a table lacks its column, or no pick is known.
+    Ids are compared as text. Holds the truth and the ids of the picks in memory: for corpora small enough that somebody
+    labeled them. Reads the ids of the shards that hold picks. InputError if a table lacks its column, an id has two
+    labels, or no pick is known.
     """
     if truth is None:
         return None
     known = _columns(truth.uri, [truth.id, truth.label])
-    true = dict(zip(known[truth.id].to_pylist(), known[truth.label].to_pylist(), strict=True))
-    table = picks.table("picks", PICKS, ["label", "key"])
-    labels, keys = table.column("label").to_numpy(), table.column("key").to_numpy()
-    shard_of = keys >> 32
-    right = found = 0
-    for number in np.unique(shard_of).tolist():
-        mine = np.flatnonzero(shard_of == number)
-        ids = _columns(Shards(shards).row(number)["uri"], [truth.id])[truth.id]
-        for at in mine:
-            label = true.get(ids[split_key(int(keys[at]))[1]].as_py())
-            found += label is not None
-            right += label == labels[at]
-    if not found:
+    known = pa.table({"id": _text(known[truth.id]), "true": known[truth.label].cast(pa.int64())}).drop_null()
+    if len(known["id"].unique()) < len(known):
+        raise InputError(f"truth '{truth.uri}': column '{truth.id}' names a sample twice: give each one label")
+    table = picks.table("picks", PICKS, ["label", "key"]).sort_by("key")
+    keys = table["key"].to_numpy()
+    numbers, firsts = np.unique(keys >> 32, return_index=True)
+    rows = np.split(keys & 0xFFFFFFFF, firsts[1:])  # of each shard
+
+    uris = [Shards(shards).row(number)["uri"] for number in numbers.tolist()]
+
+    def ids_of(uri: str, rows: np.ndarray) -> pa.ChunkedArray:
+        return _text(_columns(uri, [truth.id])[truth.id]).take(pa.array(rows))
+
+    with ThreadPoolExecutor(16) as pool:
+        ids = [chunk for column in pool.map(ids_of, uris, rows) for chunk in column.chunks]
+    picked = pa.table({"id": pa.chunked_array(ids, pa.large_string()), "label": table["label"]})
+    both = picked.join(known, "id", join_type="inner")
+    if not len(both):
         raise InputError(f"truth '{truth.uri}': none of the picks' ids is in column '{truth.id}'")
-    return float(right / found), found
+    return float(np.mean(both["label"].to_numpy() == both["true"].to_numpy())), len(both)
+
+
+def _text(ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    return ids.cast(pa.large_string())
 
 
 def _columns(uri: str, names: list[str]) -> pa.Table:

@@ -124,10 +124,28 @@ def _batches(job: Job, units: Sequence[Unit], threads: ThreadPoolExecutor | None
 
 
 def _chunks(job: Job, units: Sequence[Unit]) -> Iterator[list[Sample]]:
+    """The samples of the units, a batch or what is left of a unit at a time.
+
+    Units that follow each other are read in one pass: to begin inside a row group of a parquet file costs as much as
+    to read all of it that stands before.
+    """
+    for run in _runs(units):
+        rows = sum(unit.rows for unit in run)
+        samples = read_unit(job.corpus, job.shards.row(run[0].shard), Unit(run[0].shard, run[0].first, rows))
+        for unit in run:
+            for first in range(0, unit.rows, job.batch):
+                yield list(itertools.islice(samples, min(job.batch, unit.rows - first)))
+        next(samples, None)  # it says so if the shard holds fewer rows than it should
+
+
+def _runs(units: Sequence[Unit]) -> Iterator[list[Unit]]:
+    run: list[Unit] = []
     for unit in units:
-        samples = read_unit(job.corpus, job.shards.row(unit.shard), unit)
-        while chunk := list(itertools.islice(samples, job.batch)):
-            yield chunk
+        if run and (run[-1].shard, run[-1].first + run[-1].rows) != (unit.shard, unit.first):
+            yield run
+            run = []
+        run.append(unit)
+    yield run
 
 
 def _facts(samples: list[Sample]) -> Facts:

@@ -55,4 +55,4 @@ def label(
 
 def _evaluation_identity(view: View) -> dict[str, Any]:
     """What of a view shows in evaluation pixels: its training crop does not."""
-    return {name: identity_of(getattr(view, name)) for name in ("size", "resize", "mean", "std")}
+    return {name: identity_of(getattr(view, name)) for name in ("size", "resize", "dct_scale", "mean", "std")}

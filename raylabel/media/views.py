@@ -1,4 +1,4 @@
-"""Views: the uint8 pixels of an RGB picture that a model sees, at evaluation and in training.
+"""Views: the uint8 pixels of an encoded picture that a model sees, at evaluation and in training.
 
 Pixels stay uint8 [H, W, 3] until they are on the model's device: a quarter of the bytes of float32 to move.
 Letters: B batch, H W pixels (here both are `View.size`).
@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 
 from raylabel.errors import InputError
+from raylabel.media.decode import decode_draft, decode_image, decode_pixels
 
 if TYPE_CHECKING:
-    import torch  # at run time only `normalise` needs it; decode workers start without
+    import torch  # at run time only resizing for evaluation and `normalise` need it; workers start without
 
 # The random crop's aspect ratio w/h and number of tries: torchvision's RandomResizedCrop, after Szegedy et al. 2015.
 _MIN_RATIO, _MAX_RATIO = 3 / 4, 4 / 3
@@ -35,6 +36,13 @@ class View:
 
     resize: int = 256
     """Short side before the centre crop at evaluation, pixels; `size` for small pictures, which are not cropped."""
+
+    dct_scale: bool = False
+    """Evaluation decodes upright JPEG at 1/2, 1/4 or 1/8, in the DCT domain: the smallest with a short side of at least
+    `resize`. Pictures under twice `resize` and other formats stay as they are. To 256 and 224, against decoding in
+    full: 1024 x 768 is 1.2 times as fast, 0.6 of 255 off in the mean and 16 at most (48 dB); 1600 x 1200 is 1.6 times
+    as fast, 0.9 and 28 off (44 dB). Photographs at quality 90, 1 core (Zen 5), 2026-11-21; what it does to labels is
+    not measured."""
 
     crop: Literal["random_resized", "padded"] = "random_resized"
     """Training crop. 'random_resized': a random part of the area, resized (Inception crop, Szegedy et al. 2015).
@@ -67,20 +75,21 @@ class View:
             raise InputError(f"View.crop is {self.crop!r}; give 'random_resized' or 'padded'")
         if not 0 < self.min_scale <= 1:
             raise InputError(f"View.min_scale is {self.min_scale!r}; give a part of the area, over 0 and at most 1")
-        if type(self.flip) is not bool:
-            raise InputError(f"View.flip is {self.flip!r}; give True or False")
+        for name in ("dct_scale", "flip"):
+            if type(getattr(self, name)) is not bool:
+                raise InputError(f"View.{name} is {getattr(self, name)!r}; give True or False")
         for name, least in (("mean", 0.0), ("std", 1e-6)):
             value = getattr(self, name)
             if not (type(value) is tuple and len(value) == 3 and all(least <= x <= 1 for x in value)):
                 raise InputError(f"View.{name} is {value!r}; give a tuple of 3 numbers from {least:g} to 1")
 
 
-def _short_side(image: Image.Image, side: int) -> tuple[int, int]:
-    """(width, height) of the picture with its short side at `side`; the long side is rounded down, as torchvision."""
-    width, height = image.size
+def _short_side(size: tuple[float, float], side: int) -> tuple[int, int]:
+    """`size` (width, height) with its short side at `side`; the long side is rounded down, as torchvision."""
+    width, height = size
     if width <= height:
-        return side, side * height // width
-    return side * width // height, side
+        return side, int(side * height // width)
+    return int(side * width // height), side
 
 
 def _resize_crop(image: Image.Image, to: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
@@ -108,25 +117,56 @@ def _resize_crop(image: Image.Image, to: tuple[int, int], box: tuple[int, int, i
     return part.resize(size, Image.Resampling.BILINEAR, box=(inner[0][0], inner[1][0], inner[0][1], inner[1][1]))
 
 
-def eval_view(image: Image.Image, view: View) -> np.ndarray:
+def eval_pixels(data: bytes, view: View) -> np.ndarray:
     """The centre of the picture, uint8 [H, W, 3]; short side resized to `view.resize`, then the `view.size` square.
 
-    `image` is in mode RGB, of any size from 1 x 1. The pixels are torchvision's Resize and CenterCrop of a PIL image.
-    The array may be read-only, a look into Pillow's memory.
+    `data` is the encoded picture; raises Reject as `decode_image`. The pixels are torchvision's Resize and CenterCrop
+    of a tensor: of photographs 0.1 to 0.3 % of the values are 1 off those of a PIL image (2 at most, rarely, in
+    made-up ones). The array may be read-only, or a part of a larger one.
     """
-    to = _short_side(image, view.resize)
+    if view.dct_scale:
+        pixels, size = decode_draft(data, view.resize)
+    else:
+        pixels = decode_pixels(data)
+        size = pixels.shape[1], pixels.shape[0]
+    to = _short_side(size, view.resize)
     left, top = (round((n - view.size) / 2) for n in to)
-    return np.asarray(_resize_crop(image, to, (left, top, left + view.size, top + view.size)))
+    if max(to) > _MAX_ASPECT * min(to):
+        return np.asarray(_resize_crop(Image.fromarray(pixels), to, (left, top, left + view.size, top + view.size)))
+    if to != size:
+        pixels = _resize(pixels, size, to)
+    return pixels[top : top + view.size, left : left + view.size]
 
 
-def train_view(image: Image.Image, view: View, rng: np.random.Generator) -> np.ndarray:
-    """A random view of the picture, uint8 [H, W, 3]: a pure function of (image, view, state of rng).
+def _resize(pixels: np.ndarray, size: tuple[float, float], to: tuple[int, int]) -> np.ndarray:
+    """A picture of `size` (width, height) in uint8 [H, W, 3], resized to `to` by torch: 3 to 6 times as fast as Pillow.
+
+    It is Pillow's filter in integers: the same with AVX2 (then on one thread), without, and on any number of threads.
+    """
+    import torch
+
+    if not pixels.flags.writeable:  # Pillow's memory, of which torch would warn
+        pixels = pixels.copy()
+    # The batch of one is put in front first: channels_last is told by the strides, and without it the result would be
+    # laid out anew, which takes as long as the filter.
+    batch = torch.from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)
+    target: dict = {"size": (to[1], to[0])}
+    if size != (pixels.shape[1], pixels.shape[0]):  # a draft: by its true scale, which torch multiplies by H, W
+        target = {"scale_factor": tuple(to[i] / size[i] * (1 + 1e-12) for i in (1, 0))}  # not rounded down to one less
+    out = torch.nn.functional.interpolate(batch, mode="bilinear", antialias=True, **target)
+    return out.permute(0, 2, 3, 1)[0].numpy()
+
+
+def train_pixels(data: bytes, view: View, rng: np.random.Generator) -> np.ndarray:
+    """A random view of the picture, uint8 [H, W, 3]: a pure function of (data, view, state of rng).
 
     Takes from `rng` a number of values that depends on `view.crop` alone, so the next picture's view does not depend on
-    this one's size. `image` is in mode RGB, of any size from 1 x 1. The array may be read-only or a reversed view.
+    this one's size. `data` is the encoded picture; raises Reject as `decode_image`, before it draws. The array may be
+    read-only or a reversed view. Resizing is Pillow's, whatever evaluation uses.
     """
     if view.crop == "padded":
-        return _padded_crop(image, view, rng.random(3).tolist())
+        return _padded_crop(decode_pixels(data), view, rng.random(3).tolist())
+    image = decode_image(data)
     draws = rng.random(2 * _TRIES + 3).tolist()
     box = _random_box(image.size, view.min_scale, draws)
     size = (view.size, view.size)
@@ -152,17 +192,18 @@ def _random_box(size: tuple[int, int], min_scale: float, draws: list[float]) -> 
     return left, top, left + w, top + h
 
 
-def _padded_crop(image: Image.Image, view: View, draws: list[float]) -> np.ndarray:
+def _padded_crop(picture: np.ndarray, view: View, draws: list[float]) -> np.ndarray:
     """The random square of the padded picture. `draws`: x, y, flip. The padding is never built, nor what is cut off."""
     size, pad = view.size, view.padding
-    to = _short_side(image, size)
+    height, width, _ = picture.shape
+    to = _short_side((width, height), size)
     # The square's place in the resized picture, whose corner is (0, 0); it may reach over each edge by the padding.
     x, y = (int(draw * (n + 2 * pad - size + 1)) - pad for draw, n in zip(draws, to, strict=False))
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + size, to[0]), min(y + size, to[1])
-    if to == image.size:  # small pictures, the common case: slicing the array is cheaper than Pillow's crop
-        inside = np.asarray(image)[top:bottom, left:right]
+    if to == (width, height):  # small pictures, the common case
+        inside = picture[top:bottom, left:right]
     else:
-        inside = np.asarray(_resize_crop(image, to, (left, top, right, bottom)))
+        inside = np.asarray(_resize_crop(Image.fromarray(picture), to, (left, top, right, bottom)))
     pixels = np.zeros((size, size, 3), np.uint8)
     target = pixels[:, ::-1] if view.flip and draws[2] < 0.5 else pixels
     target[top - y : bottom - y, left - x : right - x] = inside
@@ -187,9 +228,3 @@ def _constants(
 
     m, s = (torch.tensor(x, dtype=torch.float32, device=device).view(3, 1, 1) for x in (mean, std))
     return m, s
-
-
-def eval_pixels(data: bytes, view: View) -> np.ndarray:
-    from raylabel.media.decode import decode_image
-
-    return eval_view(decode_image(data), view)

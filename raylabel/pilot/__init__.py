@@ -5,13 +5,14 @@ Speed does not depend on weights: for a network that is not trained yet one with
 """
 
 from raylabel.pilot.labeling import Labeled, measure_labeling, random_network
-from raylabel.pilot.storage import Materialized, Selected, measure_materializing, measure_selection
+from raylabel.pilot.storage import Materialized, Selected, Sorted, measure_materializing, measure_selection
 from raylabel.pilot.training import Trained, measure_training
 
 __all__ = [
     "Labeled",
     "Materialized",
     "Selected",
+    "Sorted",
     "Trained",
     "measure_labeling",
     "measure_materializing",

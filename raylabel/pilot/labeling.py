@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import ray
 
 from raylabel.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
-from raylabel.corpus import Unit
+from raylabel.corpus import Unit, Units
 from raylabel.labels.actor import Actor, Job, decode, item
-from raylabel.labels.pool import PIXELS
+from raylabel.labels.pool import PIXELS, units_of_item
+from raylabel.labels.scores import UNIT
 from raylabel.models import WEIGHTS, Model, build, describe, save_weights
 from raylabel.pilot import process
 from raylabel.schema import SCORES
@@ -24,7 +25,7 @@ from raylabel.schema import SCORES
 LEAST = 3.0  # seconds of labeling that are timed, even where the share of the corpus is through sooner
 SHARE = 0.001  # of the corpus that is labeled, at most
 BATCHES = 8  # per actor that are labeled, at least: of a small corpus more than the share, and units more than once
-PLACES = 4  # of the corpus that an actor visits, at least, however slow it is
+PLACES = 8  # of the corpus that an actor visits, about, where it is not through sooner
 PROBE = 16  # images of the batch that tells a slow network from a fast one, on a CPU
 
 
@@ -50,10 +51,9 @@ class Labeled:
 
 def measure_labeling(job: Job) -> Labeled:
     """Labels units of the corpus, drawn at random, as the run will; each actor stops by the clock."""
-    begin, pool, drawn = time.monotonic(), job.pool, process.draw_units(job.shards)
+    begin, pool, drawn = time.monotonic(), job.pool, process.draw(job.shards)
     labeler: Any = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus)(_Labeler)
-    actors = [labeler.remote() for _ in range(pool.actors)]
-    decoders = []
+    actors, decoders = [labeler.remote() for _ in range(pool.actors)], []
     try:
         # A batch of a slow network may take a minute on a CPU; an image takes about as long in a small one.
         small = replace(job, batch=job.batch if pool.gpus else min(PROBE, job.batch))
@@ -64,16 +64,18 @@ def measure_labeling(job: Job) -> Labeled:
             while job.batch > PROBE and PLACES * job.batch * slot > process.SECONDS:
                 job = replace(job, batch=job.batch // 2)
             once = max(ray.get([actor.load.remote(job, drawn[0]) for actor in actors]))
-        batches = max(1, int(process.SECONDS / PLACES / once))
-        drawn = [replace(unit, rows=min(unit.rows, batches * job.batch)) for unit in drawn]
+        # As long as those of the run, for it costs to begin inside a file, but so short that an actor sees some.
+        count = units_of_item(len(Units(job.shards.rows, UNIT)), pool.actors)
+        rows = min(count * UNIT, max(1, int(process.SECONDS / PLACES / once)) * job.batch)
+        places = [process.stretch(job.shards, unit, rows) for unit in drawn]
         if not pool.threads:  # others decode, in halves of the CPUs that are left
+            decoder: Any = ray.remote(num_cpus=0.5)(_Decoder)
             free = int(ray.cluster_resources().get("CPU", 1) - pool.actors * pool.cpus)
             count = max(len(actors), 2 * free)
-            decoder: Any = ray.remote(num_cpus=0.5)(_Decoder)
-            decoders = [decoder.remote(job, _dealt(drawn, i, count)) for i in range(count)]
+            decoders = [decoder.remote(job, _dealt(places, i, count)) for i in range(count)]
         quota = max(int(SHARE * job.shards.samples) // len(actors), BATCHES * job.batch)
         running = [
-            actor.run.remote(_dealt(drawn, i, len(actors)), decoders[i :: len(actors)], quota, process.SECONDS, LEAST)
+            actor.run.remote(_dealt(places, i, len(actors)), decoders[i :: len(actors)], quota, process.SECONDS, LEAST)
             for i, actor in enumerate(actors)
         ]
         found = ray.get(running)
@@ -104,9 +106,9 @@ def random_network(root: Root, model: Model, classes: int) -> Artifact:
     return root.make("random", {"model": identity_of(model), "classes": classes}, write)
 
 
-def _dealt(units: Sequence[Unit], first: int, count: int) -> list[Unit]:
-    """What falls to one of `count` when the units are dealt, round after round; at least one."""
-    return list(units[first % len(units) :: count])
+def _dealt(places: Sequence[Sequence[Unit]], first: int, count: int) -> list[Unit]:
+    """What falls to one of `count` when the places are dealt, round after round; at least one place."""
+    return [unit for place in places[first % len(places) :: count] for unit in place]
 
 
 def _each_once(rows: pa.Table) -> pa.Table:

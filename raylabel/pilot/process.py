@@ -24,9 +24,14 @@ def peak_device_memory() -> int | None:
     return torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
 
 
-def draw_units(shards: Shards) -> list[Unit]:
+def draw(shards: Shards) -> list[Unit]:
     """Units of the corpus at random, each at most once: fair whatever order the corpus has."""
     units = Units(shards.rows, UNIT)
-    rng = np.random.default_rng(0)
-    some = rng.choice(len(units), min(len(units), DRAWN), replace=False)
+    some = np.random.default_rng(0).choice(len(units), min(len(units), DRAWN), replace=False)
     return [units[int(i)] for i in some]
+
+
+def stretch(shards: Shards, unit: Unit, rows: int) -> list[Unit]:
+    """So many rows of the corpus from the unit's first on, or what its shard has of them, as units."""
+    end = min(unit.first + rows, int(shards.rows[unit.shard]))
+    return [Unit(unit.shard, first, min(UNIT, end - first)) for first in range(unit.first, end, UNIT)]

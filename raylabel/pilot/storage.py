@@ -3,19 +3,22 @@
 import contextlib
 import io
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 
-from raylabel.artifact import Artifact, Built, Draft, Root, write_table
+from raylabel.artifact import Artifact, Built, Draft, Root, filesystem, write_table
 from raylabel.corpus import Corpus, Shards, Unit, read_unit
+from raylabel.duplicates import find_duplicates
 from raylabel.examples import SAMPLES, Materialize, summarise, write_part
 from raylabel.pilot import process
 from raylabel.schema import DIGEST_BYTES, SCORES, make_key
-from raylabel.selection import Select, find_duplicates, select
+from raylabel.selection import Select, select
 
 SYNTHETIC = 200_000  # rows of scores that selection is timed on
 READING = 1.5  # seconds for which each task reads
@@ -23,8 +26,8 @@ TRIED = 32  # samples whose writing tells how many can be written in the seconds
 
 
 @dataclass(frozen=True)
-class Selected:
-    """What finding duplicates and selecting were seen to take."""
+class Sorted:
+    """What a pass over SCORES was seen to take."""
 
     rows: int
     """Of the scores that were made up: N, or fewer."""
@@ -32,6 +35,14 @@ class Selected:
     """Seconds for these."""
     seconds_per_row: float
     """For any more, of one task."""
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What finding duplicates and selecting were seen to take."""
+
+    duplicates: Sorted
+    select: Sorted
     bytes_per_pick: float
 
 
@@ -44,28 +55,39 @@ class Materialized:
     start: float
     """Seconds of a stage without work."""
     seconds_per_row: float
-    """To read; of the rows between picks too."""
+    """To read."""
     seconds_per_pick: float
     """To decode and write, besides."""
     bytes_per_pick: float
+    group_rows: int
+    """Rows that are read to have the last of them: those of a parquet row group; 1 where a sample is read alone."""
 
 
 def measure_selection(root: Root, config: Select, classes: int, p: int, rows: int) -> Selected:
     """Finds duplicates and selects in made-up scores of up to SYNTHETIC rows, with K in proportion to `rows`, N."""
     many = min(SYNTHETIC, rows)
     few = min(many, max(1000, classes))
-    taken, stored = [], 0.0
-    for count in (few, few, many):  # the first one warms the workers up
-        scores = _synthetic(root, count, classes, p, len(taken))
+    names = tuple(map(str, range(classes)))
+    taken, stored = np.zeros((3, 2)), 0.0
+    for number, count in enumerate((few, few, many)):  # the first one warms the workers up
+        scores = _synthetic(root, count, classes, p, number)
         share = Select(k=max(1, config.k * count // rows), p=config.p, rank=config.rank)
-        begin = time.monotonic()
-        with contextlib.redirect_stdout(io.StringIO()):  # their own lines of progress
-            copies = find_duplicates(root, scores)
-            picks = select(root, scores, copies, share, tuple(map(str, range(classes))))
-        taken.append(time.monotonic() - begin)
+        taken[number, 0], copies = _timed(lambda scores=scores: find_duplicates(root, scores))
+        taken[number, 1], picks = _timed(
+            lambda scores=scores, copies=copies, share=share: select(root, scores, copies, share, names)
+        )
         stored = sum(file.bytes for file in picks.files("picks-")) / picks.info["picks"]
-    slope = (taken[2] - taken[1]) / (many - few) if rows > many else 0.0  # where there are no more, nobody asks
-    return Selected(many, taken[2], max(0.0, slope), stored)
+    slope = np.maximum(0, taken[2] - taken[1]) / max(1, many - few)
+    parts = [Sorted(many, float(seconds), float(more)) for seconds, more in zip(taken[2], slope, strict=True)]
+    return Selected(*parts, bytes_per_pick=stored)
+
+
+def _timed(make: Callable[[], Artifact]) -> tuple[float, Artifact]:
+    """The seconds it took, and what it made; its own line of progress is not shown."""
+    begin = time.monotonic()
+    with contextlib.redirect_stdout(io.StringIO()):
+        made = make()
+    return time.monotonic() - begin, made
 
 
 def _synthetic(root: Root, rows: int, classes: int, p: int, number: int) -> Artifact:
@@ -93,56 +115,68 @@ def _synthetic(root: Root, rows: int, classes: int, p: int, number: int) -> Arti
 def measure_materializing(
     root: Root, name: str, shards: Shards, corpus: Corpus, config: Materialize, classes: int
 ) -> Materialized:
-    """Reads runs of the corpus on every CPU, and writes them as EXAMPLES, all at once."""
+    """Reads stretches of the corpus on every CPU, and writes them as EXAMPLES, all at once."""
     tasks = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    runs = [_run(shards, unit) for unit in process.draw_units(shards)[:tasks]]
-    records: dict[int, dict[str, Any]] = {}
+    records: list[dict[str, Any]] = []
 
     def build(draft: Draft) -> Built:
-        shared = (shards, corpus, config, classes, process.SECONDS / 2)
-        found = ray.get([_materialize.remote(draft.uri, part, run, *shared) for part, run in enumerate(runs)])
-        records.update(enumerate(found))
-        return summarise(records, sum(record["samples"] for record in records.values()), 1.0)
+        shared: Any = [ray.put(value) for value in (shards, corpus, config, classes, process.SECONDS / 2)]
+        drawn = enumerate(process.draw(shards)[:tasks])
+        records.extend(ray.get([_materialize.remote(draft.uri, part, unit, *shared) for part, unit in drawn]))
+        return summarise(dict(enumerate(records)), sum(record["samples"] for record in records), 1.0)
 
     begin = time.monotonic()
     examples = root.make(f"examples-{name}", {"pilot": name}, build)
     took = time.monotonic() - begin
-    rows, picks = (sum(record[name] for record in records.values()) for name in ("rows", "samples"))
-    reading, writing = (sum(record[name] for record in records.values()) for name in ("reading", "writing"))
-    stored = sum(file.bytes for file in examples.files("examples-"))
+    rows, picks, reading, writing = (
+        sum(record[name] for record in records) for name in ("rows", "samples", "reading", "writing")
+    )
+    per_row, stored = reading / rows, sum(file.bytes for file in examples.files("examples-"))
     return Materialized(
         examples=examples,
-        start=max(0.0, took - max(record["reading"] + record["writing"] for record in records.values())),
-        seconds_per_row=reading / rows,
-        seconds_per_pick=max(0.0, writing / picks - reading / rows),
+        start=max(0.0, took - max(record["seconds"] for record in records)),
+        seconds_per_row=per_row,
+        seconds_per_pick=max(0.0, writing / picks - per_row),
         bytes_per_pick=stored / max(1, examples.info["samples"]),
+        group_rows=max(record["group_rows"] for record in records),
     )
-
-
-def _run(shards: Shards, unit: Unit) -> Unit:
-    """What follows in its shard from the unit's first row on, as many rows as a file of EXAMPLES has."""
-    return Unit(unit.shard, unit.first, min(SAMPLES, int(shards.rows[unit.shard]) - unit.first))
 
 
 @ray.remote(num_cpus=1)
 def _materialize(
-    folder: str, part: int, run: Unit, shards: Shards, corpus: Corpus, config: Materialize, classes: int, seconds: float
+    folder: str,
+    part: int,
+    unit: Unit,
+    shards: Shards,
+    corpus: Corpus,
+    config: Materialize,
+    classes: int,
+    seconds: float,
 ) -> dict[str, Any]:
-    """Reads the run, for READING seconds at most; then writes what a try of a few samples says will take `seconds`."""
-    begin, rows = time.monotonic(), 0
-    for _ in read_unit(corpus, shards.row(run.shard), run):
+    """Reads on from the unit, for READING seconds at most; then writes what a few samples say will take `seconds`."""
+    begin, shard = time.monotonic(), shards.row(unit.shard)
+    group = 1
+    if shard["format"] == "parquet":
+        fs, path = filesystem(shard["uri"])
+        with pq.ParquetFile(path, filesystem=fs) as file:
+            group = file.metadata.row_group(0).num_rows
+    first = unit.first - unit.first % group  # where a reader of this unit begins
+    end = min(first + SAMPLES, shard["rows"])
+    rows, reading = 0, time.monotonic()
+    for _ in read_unit(corpus, shard, Unit(unit.shard, first, end - first)):
         rows += 1
-        if time.monotonic() - begin > READING:
+        if time.monotonic() - reading > READING:
             break
-    reading = time.monotonic() - begin
+    reading = time.monotonic() - reading
 
     def write(where: str, count: int) -> tuple[float, dict[str, Any]]:
-        keys = make_key(run.shard, run.first) + np.arange(count)
+        labels = {make_key(unit.shard, row): [row % classes] for row in range(first, first + count)}
         begin = time.monotonic()
-        record = write_part(where, part, keys % classes, keys, np.arange(count), shards, corpus, config)
+        record = write_part(where, part, labels, shards, corpus, config)
         return time.monotonic() - begin, record
 
-    few = min(run.rows, TRIED)
+    few = min(end - first, TRIED)
     tried, _ = write(f"{folder}/scratch/{part}", few)
-    writing, record = write(folder, min(run.rows, max(2 * config.lanes, int(few * seconds / tried))))
-    return {**record, "rows": rows, "reading": reading, "writing": writing}
+    writing, record = write(folder, min(end - first, max(2 * config.lanes, int(few * seconds / tried))))
+    found = {"rows": rows, "reading": reading, "writing": writing, "group_rows": group}
+    return {**record, **found, "seconds": time.monotonic() - begin}

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from raylabel.examples import GAP, SAMPLES
-from raylabel.labels.pool import ITEMS
+from raylabel.examples import SAMPLES
+from raylabel.labels.pool import units_of_item
 from raylabel.labels.scores import UNIT
-from raylabel.selection import GROUP_ROWS, Select
+from raylabel.pilot import Sorted
+from raylabel.selection import Select
 from raylabel.topk import TopK
 
 REPLICATES = 200  # of the bootstrap
@@ -28,30 +29,35 @@ def labeling_seconds(rows: np.ndarray, batch: int, actors: int, slots_per_second
     full, rest = np.divmod(rows, UNIT)
     slots = int((full * -(-UNIT // batch) + -(-rest // batch)).sum()) * batch
     units = int((full + (rest > 0)).sum())
-    pieces = math.ceil(units / max(1, units // (ITEMS * actors)))
+    pieces = math.ceil(units / units_of_item(units, actors))
     rounds = math.ceil(pieces / actors)
     return slots / slots_per_second * (rounds * actors / pieces)
 
 
-def selection_seconds(rows: int, cpus: int, known: int, taken: float, seconds_per_row: float) -> float:
-    """Of finding duplicates and selecting among so many rows, where `known` rows take `taken` seconds."""
-    tasks = max(1, min(cpus, -(-rows // GROUP_ROWS)))
-    return taken + max(0, rows - known) * seconds_per_row / tasks
+def sorting_seconds(rows: int, tasks: int, found: Sorted) -> float:
+    """Of a pass over so many rows of SCORES by so many tasks."""
+    return found.taken + max(0, rows - found.rows) * found.seconds_per_row / tasks
 
 
-def materializing_seconds(samples: int, read: int, cpus: int, seconds_per_row: float, seconds_per_pick: float) -> float:
+def materializing_seconds(
+    samples: int, read: float, cpus: int, seconds_per_row: float, seconds_per_pick: float
+) -> float:
     """Of reading so many rows and writing so many samples of them, in files of SAMPLES that a CPU each writes."""
     parts = max(1, -(-samples // SAMPLES))
-    work = read * seconds_per_row + samples * seconds_per_pick
-    return work / parts * -(-parts // cpus)
+    work = read * found.seconds_per_row + samples * found.seconds_per_pick
+    return found.start + work / parts * -(-parts // cpus)
 
 
-def share_read(density: float) -> float:
-    """Of a corpus in which samples are picked at random with this density, 0 to 1, what materializing reads.
+def rows_read(rows: int, density: float, group_rows: int) -> float:
+    """Of a corpus of so many rows in which samples are picked at random with this density, 0 to 1.
 
-    Gaps of more than GAP rows are skipped. Gaps are geometric, and this is the part of all rows in shorter ones.
+    Each group is read from its beginning to the last of its rows that is picked: row i of m with the probability that
+    one of the m - i from there on is.
     """
-    return 1 - (1 - density) ** GAP * (1 + GAP * density)
+    group, miss = min(group_rows, rows), 1 - density
+    if not density:
+        return 0.0
+    return rows * (1 - miss * (1 - miss**group) / (density * group))
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,8 @@ def expected_picks(scores: pa.Table, seen: int, samples: int, config: Select, cl
     key = np.repeat(key[kept], p)
     label, value = (_lists(scores, name)[kept, :p].ravel() for name in ("classes", ranked))
     units, unit = np.unique(key // UNIT, return_inverse=True)
+    place = np.cumsum(np.diff(units, prepend=units[:1]) > 1)  # units that follow each other were drawn together
+    units, unit = np.unique(place), place[unit]
     counts = np.bincount(unit * classes + label, minlength=len(units) * classes).reshape(len(units), classes)
     expected = counts.sum(axis=0) * scale
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from raylabel.artifact import Artifact, Root, committed_parts, digest
 from raylabel.corpus import Shards
+from raylabel.duplicates import find_duplicates
 from raylabel.evaluate.classify import TOP
 from raylabel.examples import materialize
 from raylabel.labels.earlier import find_earlier
 from raylabel.labels.scores import PART, UNIT
 from raylabel.labels.teacher import label
 from raylabel.pipeline import Prepared, Recipe, fit_model
-from raylabel.selection import find_duplicates, select
+from raylabel.selection import select
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from raylabel.artifact import Artifact, Root, filesystem
 from raylabel.corpus import Shards
+from raylabel.duplicates import BUCKET_ROWS
 from raylabel.models import Model, build
 from raylabel.pilot import Labeled, Materialized
 from raylabel.pipeline import Prepared, Recipe, prepare
@@ -23,14 +24,15 @@ from raylabel.plan.cost import (
     expected_picks,
     labeling_seconds,
     materializing_seconds,
-    selection_seconds,
-    share_read,
+    rows_read,
+    sorting_seconds,
 )
 from raylabel.plan.measure import Measured, Pilot
 from raylabel.plan.standing import Standing, look
 from raylabel.report.plan import Plan, Reach, Work
 from raylabel.resources import Cluster
 from raylabel.schema import SCORES
+from raylabel.selection import GROUP_CANDIDATES
 from raylabel.train import Train
 
 FILES = 16  # of SCORES that stand already, read to see what a selection will find
@@ -158,7 +160,8 @@ class _Costs:
         return Work(
             stage="select",
             images=rows,
-            seconds=selection_seconds(rows, cpus, found.rows, found.taken, found.seconds_per_row),
+            seconds=sorting_seconds(rows, min(cpus, -(-rows // BUCKET_ROWS)), found.duplicates)
+            + sorting_seconds(rows, min(cpus, -(-rows * self.recipe.select.p // GROUP_CANDIDATES)), found.select),
             bytes_read=sum(f.bytes for f in scores.files("scores-")) if scores else round(rows * per_row),
             bytes_written=round(self.expected.picks * found.bytes_per_pick),
         )
@@ -174,15 +177,14 @@ class _Costs:
         for found, shards, samples, written, missing in sets:
             if not missing or found is None:
                 continue
-            share, left = share_read(samples / shards.samples), max(0, samples - written)
-            share *= left / samples
-            rows, cpus = round(shards.samples * share), self.cluster.cpus
-            seconds = materializing_seconds(left, rows, cpus, found.seconds_per_row, found.seconds_per_pick)
+            left, cpus = max(0, samples - written), self.cluster.cpus
+            rows = rows_read(shards.samples, samples / shards.samples, found.group_rows) * left / samples
+            seconds = materializing_seconds(left, rows, cpus, found)
             total = Work(
                 stage=total.stage,
                 images=total.images + left,
-                seconds=total.seconds + found.start + seconds,
-                bytes_read=total.bytes_read + round(_bytes(shards) * share),
+                seconds=total.seconds + seconds,
+                bytes_read=total.bytes_read + round(_bytes(shards) * rows / shards.samples),
                 bytes_written=total.bytes_written + round(left * found.bytes_per_pick),
             )
         return total

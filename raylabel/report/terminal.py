@@ -20,6 +20,8 @@ WIDTH = 100
 """Columns of the widest table."""
 RATE_WINDOW = 10.0
 """Seconds over which the rate moves."""
+PATIENCE = 5.0
+"""Seconds that a stage may take without a word, where most take less."""
 LINE_EVERY = 5.0
 """Seconds between two plain lines, where there is no terminal to redraw."""
 
@@ -107,14 +109,17 @@ class Progress:
     def __init__(
         self,
         stage: str,
-        total: int,
+        total: int | None,
         unit: str = "images",
         *,
         done: int = 0,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`done` of the `total` units stood already when this run began (a resumed stage): no part of the rate."""
+        """`done` of the `total` units stood already when this run began (a resumed stage): no part of the rate.
+
+        `total` None: nobody knows it yet.
+        """
         self._console = console or Console()
         self._stage, self._unit = (encodable(text, self._console) for text in (stage, unit))
         self._total, self._first, self._clock = total, done, clock
@@ -170,12 +175,12 @@ class Progress:
                 self._print(line)
 
     def _line(self, rate: float | None, ended: str = "") -> str:
-        parts = [f"{self._done:,} of {self._total:,} {self._unit}"]
+        parts = [f"{self._done:,}{'' if self._total is None else f' of {self._total:,}'} {self._unit}"]
         if rate is not None:
             parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
         if ended:
             parts.append(ended)
-        elif rate is not None and rate > 0:
+        elif rate is not None and rate > 0 and self._total is not None:
             parts.append(f"{duration(max(self._total - self._done, 0) / rate)} left")
         if self._rejects:
             parts.append(f"{self._rejects:,} rejected")
@@ -186,6 +191,39 @@ class Progress:
     def _print(self, line: str) -> None:
         self._console.print(Text(f"{self._stage}: {line}"), soft_wrap=True)
         self._console.file.flush()  # a log that is piped shows the line now, not when a buffer is full
+
+
+class PatientProgress:
+    """A Progress that is shown only once its stage has taken `PATIENCE` seconds: most are done by then."""
+
+    def __init__(
+        self,
+        stage: str,
+        total: int | None,
+        unit: str = "images",
+        *,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock, self._begun = clock, clock()
+        self._start = lambda done: Progress(stage, total, unit, done=done, console=console, clock=clock).__enter__()
+        self._shown: Progress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def update(self, done: int) -> None:
+        """`done` units of the total so far."""
+        if self._shown is None and self._clock() - self._begun >= PATIENCE:
+            self._shown = self._start(done)
+        if self._shown is not None:
+            self._shown.update(done)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._shown is not None:
+            self._shown.__exit__(kind, error, traceback)
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,16 @@ from helpers import DIGITS_VIEW, broken_model, contents, digit_images, random_mo
 
 from raylabel.artifact import Artifact, Root
 from raylabel.corpus import Corpus, index_corpus
+from raylabel.duplicates import find_duplicates
 from raylabel.errors import InputError
+from raylabel.labels import pool, teacher
 from raylabel.labels import scores as stage
 from raylabel.labels.teacher import Label, label
-from raylabel.media.decode import decode_image
-from raylabel.media.views import eval_view, normalise
+from raylabel.media.views import View, eval_pixels, normalise
 from raylabel.models import load_model
 from raylabel.resources import Resources
 from raylabel.schema import REJECTS, SCORES
-from raylabel.selection import Select, find_duplicates, select
+from raylabel.selection import Select, select
 
 CLASSES = tuple("0123456789")
 
@@ -49,7 +51,7 @@ def test_scores_are_those_of_the_bare_model_and_every_sample_is_accounted_for(ra
     assert table.column("key").to_pylist() == good
     digests = [hashlib.blake2b(some[row] or b"", digest_size=16).digest() for row in good]
     assert table.column("digest").to_pylist() == digests
-    pixels = torch.from_numpy(np.stack([eval_view(decode_image(some[row] or b""), DIGITS_VIEW) for row in good]))
+    pixels = torch.from_numpy(np.stack([eval_pixels(some[row] or b"", DIGITS_VIEW) for row in good]))
     module = load_model(random_model(root)).eval()
     with torch.inference_mode():
         logits = module(normalise(pixels, DIGITS_VIEW)).double().numpy()
@@ -70,18 +72,22 @@ def test_scores_are_those_of_the_bare_model_and_every_sample_is_accounted_for(ra
     assert (scores.info["samples"], scores.info["scored"], scores.info["rejected"]) == (300, 297, 3)
 
 
-def test_bytes_do_not_depend_on_the_number_of_actors(ray_local, tmp_path):
+def test_bytes_do_not_depend_on_the_number_of_actors_nor_on_how_work_is_dealt(ray_local, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "UNIT", 100)
     media, _ = digit_images()
-    corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", [*media, *media[:50]])),))
+    for name, some in (("a", media[:730]), ("b", [*media[730:], *media[:50]])):
+        write_parquet(tmp_path / f"{name}.parquet", some, row_group_size=270)
+    corpus = Corpus(uri=(str(tmp_path / "*.parquet"),))
     made = []
-    for actors in (1, 3):
-        root = Root.open(str(tmp_path / f"root{actors}"))
+    for actors, items in ((1, 32), (3, 32), (1, 2)):  # 1 unit and 9 units to an item
+        monkeypatch.setattr(pool, "ITEMS", items)
+        root = Root.open(str(tmp_path / f"root{actors}-{items}"))
         scores = run(root, corpus, Label(batch=64), actors)
         duplicates = find_duplicates(root, scores)
         picks = select(root, scores, duplicates, Select(k=50, p=10), CLASSES)
         made.append((scores.digest, picks.digest, contents(scores), contents(duplicates), contents(picks)))
         assert duplicates.info["duplicates"] == 50
-    assert made[0] == made[1]
+    assert made[0] == made[1] == made[2]
 
 
 def test_bytes_do_not_depend_on_where_decoding_runs(ray_local, tmp_path):
@@ -226,3 +232,12 @@ def test_a_shard_that_changes_while_it_is_scored_is_an_error(ray_local, tmp_path
         label(root, random_model(root), shards, corpus, DIGITS_VIEW, Label(batch=32), Resources(teachers=1))
     # Nothing of it may pass for scores of the corpus when that is restored.
     assert root.named("scores") == [] and not list((tmp_path / "root").glob("scores-*"))
+
+
+def test_the_identity_holds_what_shows_in_evaluation_pixels_and_no_more():
+    view = View()
+    training = replace(view, crop="padded", min_scale=0.5, padding=0, flip=False)
+    assert teacher._evaluation_identity(training) == teacher._evaluation_identity(view)
+    half = (0.5, 0.5, 0.5)
+    for change in ({"size": 223}, {"resize": 257}, {"dct_scale": True}, {"mean": half}, {"std": half}):
+        assert teacher._evaluation_identity(replace(view, **change)) != teacher._evaluation_identity(view)

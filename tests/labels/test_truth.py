@@ -20,7 +20,7 @@ def labeled(tmp_path, labels, classes=None, given=None):
     return truth(root, index_corpus(root, path.stem, corpus), corpus, given)
 
 
-def test_every_sample_stands_once_under_its_own_label(tmp_path):
+def test_every_sample_stands_once_under_its_own_label(ray_local, tmp_path):
     labels = [2, 0, 1, 1, 2, 0, 2]
     made = labeled(tmp_path, labels, ["ant", "bee", "cat"])
     rows = made.table("picks", PICKS).to_pylist()
@@ -36,7 +36,7 @@ def test_every_sample_stands_once_under_its_own_label(tmp_path):
     assert made.info["classes"] == ["ant", "bee", "cat"] and made.info["per_class"] == [2, 2, 3]
 
 
-def test_numbers_without_names_are_their_own_names_in_their_order(tmp_path):
+def test_numbers_without_names_are_their_own_names_in_their_order(ray_local, tmp_path):
     assert labeled(tmp_path, [10, 9, 10, 2]).info["classes"] == ["2", "9", "10"]
 
 
@@ -49,12 +49,12 @@ def test_numbers_without_names_are_their_own_names_in_their_order(tmp_path):
         ([0, 0, 1], ["a", "b", "c"], None, "1 of 3 classes have no sample.*'c'"),
     ],
 )
-def test_labels_that_cannot_train_or_test(tmp_path, labels, classes, given, message):
+def test_labels_that_cannot_train_or_test(ray_local, tmp_path, labels, classes, given, message):
     with pytest.raises(InputError, match=message):
         labeled(tmp_path, labels, classes, given)
 
 
-def test_a_set_without_labels(tmp_path):
+def test_a_set_without_labels(ray_local, tmp_path):
     media, _ = digit_images()
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", media[:5])),))
     root = Root.open(str(tmp_path / "root"))

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from raylabel.report.summary import Accuracy, Counts, Gain, Picks, Reject, Stage, Summary, printable
-from raylabel.report.terminal import Progress, print_summary
+from raylabel.report.terminal import PATIENCE, PatientProgress, Progress, print_summary
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07\r\n[bold]x[/bold] \u202egpj.exe \x9b2J \udcff 猫"
 
@@ -190,3 +190,21 @@ def test_updates_from_many_threads_neither_fail_nor_tear_a_line() -> None:
     lines = text_of(stream).splitlines()
     assert len(lines) > 100
     assert all(re.fullmatch(r"label: [\d,]+ of 8,000 images(, .*)?", line) for line in lines)
+
+
+def test_a_patient_progress_says_nothing_of_what_is_done_soon() -> None:
+    now = [0.0]
+    for seconds, total, expected in [
+        (PATIENCE - 0.1, 10, []),
+        (PATIENCE, 10, ["index: 3 of 10 files", "index: 9 of 10 files, 6/s, in 1 s"]),
+        (PATIENCE, None, ["index: 3 files", "index: 9 files, 6/s, in 1 s"]),
+    ]:
+        now[0] = 0.0
+        out, stream = console()
+        with PatientProgress("index", total, "files", console=out, clock=lambda: now[0]) as progress:
+            progress.update(1)
+            now[0] = seconds
+            progress.update(3)
+            now[0] = seconds + 1 if expected else seconds
+            progress.update(9)
+        assert text_of(stream).splitlines() == expected

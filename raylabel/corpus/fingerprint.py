@@ -1,0 +1,93 @@
+"""How many rows a shard has, and what tells that it is still the same."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raylabel.corpus.config import Corpus, Format, locate
+from raylabel.corpus.listing import file_path, file_root
+from raylabel.corpus.tar import TarReader
+from raylabel.errors import InputError
+
+EDGE = 1 << 16  # bytes at either end of a file that its fingerprint covers; the last ones hold a parquet's footer
+
+
+def measure_packed(corpus: Corpus, uri: str, form: Format) -> tuple[int, int, str]:
+    """(rows, bytes, fingerprint) of a parquet file or tar. InputError if it cannot be read or lacks the media column.
+
+    The fingerprint is of the size and of the first and last 64 KiB; neither place nor time of a file is part of it.
+    """
+    try:
+        fs, path, _ = locate(uri)
+        with fs.open_input_file(path) as file:
+            size, fingerprint = _fingerprint_packed(file)
+            if form == "parquet":
+                return _parquet_rows(corpus, uri, file), size, fingerprint
+        with TarReader(uri) as tar:
+            return sum(1 for _ in tar.samples()), size, fingerprint
+    except OSError as error:
+        raise InputError(f"cannot read '{uri}': {error}; mend it or take it out") from error
+
+
+def measure_files(paths: Sequence[str], sizes: Sequence[int]) -> tuple[int, str]:
+    """(bytes, fingerprint) of a run of loose files: of each path (or line of the list) and size, -1 if missing."""
+    text = "".join(f"{size} {path}\n" for path, size in zip(paths, sizes, strict=True))
+    return sum(max(0, size) for size in sizes), hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def file_sizes(uri: str, lines: Sequence[str]) -> list[int]:
+    """The bytes of loose files as they are now, -1 if one is missing or no plain file; a request each."""
+    fs, root, _ = locate(file_root(uri))
+    infos = fs.get_file_info([file_path(root, uri, line) for line in lines])
+    return [-1 if info.size is None else info.size for info in infos]
+
+
+def _measure_again(shard: Mapping[str, Any]) -> tuple[int, str]:
+    """(bytes, fingerprint) that a row of SHARDS would have now. FileNotFoundError if its parquet or tar is gone."""
+    if shard["paths"]:
+        return measure_files(shard["paths"], file_sizes(shard["uri"], shard["paths"]))
+    fs, path, _ = locate(shard["uri"])
+    with fs.open_input_file(path) as file:
+        return _fingerprint_packed(file)
+
+
+def verify_shard(shard: Mapping[str, Any]) -> None:
+    """InputError naming it if a row of SHARDS is of a shard that changed or vanished since it was indexed."""
+    try:
+        what = None if _measure_again(shard) == (shard["bytes"], shard["fingerprint"]) else "changed"
+    except FileNotFoundError:
+        what = "vanished"
+    if what:
+        where = f"'{shard['uri']}'" + (f" ({shard['paths'][0]} …)" if shard["paths"] else "")
+        raise InputError(f"{where} {what} since it was indexed: put it back, or index the corpus anew")
+
+
+def _fingerprint_packed(file: pa.NativeFile) -> tuple[int, str]:
+    size = file.size()
+    digest = hashlib.blake2b(f"{size}\n".encode(), digest_size=16)
+    digest.update(file.read_at(min(size, EDGE), 0))
+    digest.update(file.read_at(min(size, EDGE), max(0, size - EDGE)))
+    return size, digest.hexdigest()
+
+
+def _parquet_rows(corpus: Corpus, uri: str, source: pa.NativeFile) -> int:
+    try:
+        with pq.ParquetFile(source) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+    except pa.ArrowException as error:
+        raise InputError(f"cannot read the parquet footer of '{uri}': {error}; mend it or take it out") from error
+    column = corpus.media_column
+    if column not in schema.names:
+        raise InputError(f"no column '{column}' in '{uri}': it has {', '.join(schema.names)}; set media to one of them")
+    kind = schema.field(column).type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    if kind not in (pa.binary(), pa.large_binary()):
+        raise InputError(
+            f"column '{column}' of '{uri}' is {schema.field(column).type}: expected encoded bytes "
+            "(binary, large_binary or struct<bytes, path>); set media to the column that has them"
+        )
+    return rows

@@ -1,0 +1,245 @@
+"""What stands at a place: parquet files, tars, and loose files as a stream in the order of their paths."""
+
+import itertools
+import os
+import posixpath
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import partial
+from operator import itemgetter
+
+import pyarrow.fs as pafs
+
+from raylabel.corpus.config import Corpus, Format, is_image, iterate_lines, locate
+from raylabel.errors import InputError
+
+AHEAD = 32  # folders that are listed before their turn: a listing of an object store takes some 50 ms
+FAILURES = (OSError, UnicodeDecodeError)  # of a file system, to list what it has
+HELD = 1 << 18  # names of folders listed before their turn, above which no more are
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A parquet file or a tar."""
+
+    uri: str
+    format: Format
+
+
+@dataclass(frozen=True)
+class Loose:
+    """The images of a folder, whose `uri` ends in a slash, or of a list."""
+
+    uri: str
+    files: Iterator[tuple[str, int | None]]
+    """(path relative to the folder, or line of the list; bytes, None if not known, -1 for what is no plain file).
+    To be read before the next thing is asked for."""
+
+
+def find(corpus: Corpus, uri: str) -> Iterator[Packed | Loose]:
+    """What `uri`, one of the corpus's, stands for. InputError if there is nothing or it cannot be read.
+
+    A folder is listed once, as its files are asked for, and held no more than a sub-folder at a time (and the names of
+    a few that are listed ahead); its order is that of sorted full paths.
+    """
+    fs, path, prefix = locate(uri)
+    try:
+        info = fs.get_file_info(path)
+        matches = [info] if info.type != pafs.FileType.NotFound else _glob(fs, path)
+        if not matches:
+            raise InputError(f"nothing found at '{uri}': give a file, a folder or a pattern that exists")
+        for match in matches:
+            if match.type == pafs.FileType.Directory:
+                yield from _find_in_folder(corpus, fs, match.path, prefix)
+            else:
+                yield _find_file(prefix + match.path, corpus.format)
+    except FAILURES as error:
+        raise InputError(f"cannot look for '{uri}': {error}") from error
+
+
+def mixed(corpus: Corpus, forms: set[Format]) -> InputError:
+    what = f"{name(corpus)} mixes forms ({', '.join(sorted(forms))})"
+    return InputError(f"{what}: give one form only, or set format")
+
+
+def name(corpus: Corpus) -> str:
+    """For messages."""
+    return "corpus " + ", ".join(f"'{uri}'" for uri in corpus.uri)
+
+
+def file_root(uri: str) -> str:
+    """The folder that the paths of loose files are relative to."""
+    return uri.rpartition("/")[0]
+
+
+def file_path(root: str, uri: str, line: str) -> str:
+    """The path, in its file system, of a loose file; `line` is its path in the folder or its line of the list."""
+    return f"{root}/{line}" if uri.endswith("/") else posixpath.normpath(f"{root}/{line.partition(chr(9))[0]}")
+
+
+def _form(name: str) -> Format | None:
+    """The form that a file in a folder is of, by its extension."""
+    extension = name.rpartition(".")[2].lower()
+    if extension in ("parquet", "tar"):
+        return "parquet" if extension == "parquet" else "webdataset"
+    return "files" if is_image(name) else None
+
+
+def _find_file(place: str, form: str) -> Packed | Loose:
+    if place.lower().endswith(".txt") and form in ("auto", "files"):
+        return Loose(place, ((line, None) for line in _list_lines(place)))
+    if form == "parquet" or form == "webdataset":
+        return Packed(place, form)
+    if (guess := _form(place)) in ("parquet", "webdataset") and form == "auto":
+        return Packed(place, guess)
+    hint = "its folder" if guess == "files" else "a *.parquet, an uncompressed *.tar"
+    raise InputError(f"'{place}' cannot be read as corpus of format '{form}': give {hint} or a *.txt list")
+
+
+def _find_in_folder(corpus: Corpus, fs: pafs.FileSystem, folder: str, prefix: str) -> Iterator[Packed | Loose]:
+    wanted = corpus.format
+    files = ((path, size) for path, size in walk(fs, folder) if wanted in ("auto", _form(path)))
+    first = next(files, None)
+    if first is None:
+        what = "image, *.parquet or *.tar file" if wanted == "auto" else f"file of format '{wanted}'"
+        raise InputError(f"nothing found at '{prefix}{folder}': the folder holds no {what}")
+    form = _form(first[0])
+    assert form is not None
+
+    def of_one_form() -> Iterator[tuple[str, int]]:
+        try:
+            for path, size in itertools.chain([first], files):
+                if (found := _form(path)) != form and found is not None:
+                    raise mixed(corpus, {form, found})
+                yield path, size
+        except FAILURES as error:  # not in `find`, which does not run while its files are read
+            raise InputError(f"cannot look for '{prefix}{folder}': {error}") from error
+
+    if form == "files":
+        yield Loose(f"{prefix}{folder}/", of_one_form())
+    else:
+        yield from (Packed(f"{prefix}{folder}/{path}", form) for path, _ in of_one_form())
+
+
+def _list_lines(uri: str) -> Iterator[str]:
+    for number, line in enumerate(iterate_lines(uri), 1):
+        path, *labels = line.split("\t")
+        if not path or path.startswith("/") or "://" in path or len(labels) > 1:
+            raise InputError(
+                f"line {number} of '{uri}' is {line!r}: give a path relative to the list's folder, then at most a TAB "
+                "and a label"
+            )
+        yield line
+
+
+def _glob(fs: pafs.FileSystem, pattern: str) -> list[pafs.FileInfo]:
+    """What matches the pattern, sorted; a folder is listed for each of its parts that has a wildcard."""
+    parts = pattern.split("/")
+    wild = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
+    level = [fs.get_file_info("/".join(parts[:wild]) or "/")]
+    for part in parts[wild:]:
+        folders = [info.path for info in level if info.type == pafs.FileType.Directory]
+        listed = [info for folder in folders for info in fs.get_file_info(pafs.FileSelector(folder))]
+        level = [i for i in listed if fnmatchcase(i.base_name, part) and not i.base_name.startswith(".")]
+    return sorted((i for i in level if i.type != pafs.FileType.NotFound), key=lambda info: info.path)
+
+
+Files = list[tuple[str, int]]  # (path relative to where the walk began, bytes)
+
+
+@dataclass
+class _Folder:
+    path: str
+    below: str  # its path relative to where the walk began, with a slash at the end unless it is empty
+    real: str = ""  # without symbolic links; of a local folder only, as is `above`
+    above: frozenset[str] = frozenset()  # `real` of the folder and of those that it lies in
+    names: int = 0  # in it, once it is listed
+    listing: "Future[list[Files | _Folder]] | None" = field(default=None, repr=False)
+
+
+def walk(fs: pafs.FileSystem, folder: str) -> Iterator[tuple[str, int]]:
+    """(path relative to the folder, bytes) of all images, *.parquet and *.tar below it, in the order of their paths.
+
+    Names with a leading dot are left out: they are other programs' (.ipynb_checkpoints, macOS's ._a.jpg). Bytes are -1
+    for what is no plain file. A link that leads back to a folder that it lies in is not followed.
+    """
+    real = os.path.realpath(folder)
+    first = _Folder(folder, "", real, frozenset([real]))
+    list_folder = _list_local if isinstance(fs, pafs.LocalFileSystem) else partial(_list_store, fs)
+    ahead: deque[Files | _Folder] = deque([first])
+    pool = ThreadPoolExecutor(AHEAD)
+    try:
+        while ahead:
+            _list_ahead(pool, list_folder, ahead)
+            item = ahead.popleft()
+            if isinstance(item, _Folder):
+                assert item.listing is not None
+                ahead.extendleft(reversed(item.listing.result()))
+            else:
+                yield from item
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _list_ahead(
+    pool: ThreadPoolExecutor, list_folder: "Callable[[_Folder], list[Files | _Folder]]", ahead: "deque[Files | _Folder]"
+) -> None:
+    """Has the folders whose turn comes next listed, the first one in any case."""
+    held = 0
+    for item in itertools.islice(ahead, 2 * AHEAD):  # files stand between two folders at most once
+        if isinstance(item, _Folder):
+            if item.listing is None:
+                if held > HELD:
+                    return
+                item.listing = pool.submit(list_folder, item)
+            held += item.names
+
+
+def _list_local(folder: _Folder) -> "list[Files | _Folder]":
+    # Not Arrow's own walk, which leaves out links that lead nowhere and walks in circles where a link leads back.
+    found: list[tuple[str, int | _Folder]] = []
+    with os.scandir(folder.path) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.startswith("."):
+                continue
+            if entry.is_dir():
+                real = os.path.realpath(entry.path) if entry.is_symlink() else f"{folder.real.rstrip('/')}/{name}"
+                if real not in folder.above:
+                    inner = _Folder(entry.path, f"{folder.below}{name}/", real, folder.above | {real})
+                    found.append((f"{name}/", inner))
+            elif _form(name):
+                path = folder.below + name
+                if not path.isascii() and any("\ud800" <= letter <= "\udfff" for letter in path):
+                    raise InputError(f"the name of {os.fsencode(entry.path)!r} is not UTF-8: rename the file")
+                found.append((name, entry.stat().st_size if entry.is_file() else -1))
+    return _in_order(folder, found)
+
+
+def _list_store(fs: pafs.FileSystem, folder: _Folder) -> "list[Files | _Folder]":
+    found: list[tuple[str, int | _Folder]] = []
+    for info in fs.get_file_info(pafs.FileSelector(folder.path)):
+        name = info.base_name
+        if name.startswith("."):
+            continue
+        if info.type == pafs.FileType.Directory:
+            found.append((f"{name}/", _Folder(info.path, f"{folder.below}{name}/")))
+        elif info.is_file and _form(name):
+            found.append((name, info.size))
+    return _in_order(folder, found)
+
+
+def _in_order(folder: _Folder, found: "list[tuple[str, int | _Folder]]") -> "list[Files | _Folder]":
+    """Runs of files, and the folders between them. A folder's name has its slash: so whole paths would sort."""
+    found.sort(key=itemgetter(0))
+    folder.names = len(found)
+    items: list[Files | _Folder] = []
+    for is_folder, run in itertools.groupby(found, key=lambda entry: isinstance(entry[1], _Folder)):
+        if is_folder:
+            items.extend(inner for _, inner in run if isinstance(inner, _Folder))
+        else:
+            items.append([(folder.below + name, size) for name, size in run if isinstance(size, int)])
+    return items

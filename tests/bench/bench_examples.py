@@ -1,0 +1,217 @@
+"""The training stream: images per second alone, and of a ResNet-18 at 224 trained from it, over training from memory.
+
+Both arms run the product's own training loop, `raylabel.train._loop`, in one group of Ray Train workers as the product
+chooses it for this machine (one single-thread worker per core, or one per GPU), over the same steps from the same
+weights; only where the loop gets its batches from differs. The arms alternate within the workers, so that neither pays
+for a start, and must give exactly the same losses on a CPU. What is timed begins when the loop is handed its batch
+number WARM and ends when the last step is done: by then the stream has filled its queue of batches ahead, so that it
+pays for as many images as it gives.
+"""
+
+import argparse
+import io
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.train
+import ray.train.torch
+from figures import interleave, print_ratio, print_value
+from PIL import Image
+
+from raylabel.artifact import Artifact, Root
+from raylabel.corpus import Corpus, index_corpus
+from raylabel.examples import Materialize, materialize
+from raylabel.labels.truth import truth
+from raylabel.media.views import View
+from raylabel.models import Model
+from raylabel.report.board import make_board
+from raylabel.resources import Cluster, Resources
+from raylabel.schedule import Schedule
+from raylabel.train import Train, _Job
+
+BAR = 0.90
+WARM = 3  # steps of each run that are not timed
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Size:
+    images: int
+    """Different images in the corpus."""
+    batch: int
+    """Images of a global batch."""
+    steps: int
+    """Timed steps of a run of training."""
+    alone: int
+    """Timed batches of a run of the stream alone."""
+    repeats: int
+
+
+FULL = Size(images=1024, batch=128, steps=6, alone=40, repeats=5)
+QUICK = Size(images=256, batch=64, steps=2, alone=8, repeats=2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smoke run: a minute, and its figures mean little")
+    size = QUICK if parser.parse_args().quick else FULL
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(make_examples(folder, size.images), size, folder)
+    ray.shutdown()
+    rates = {arm: [r[arm] for r in found["rounds"]] for arm in ("alone", "stream", "memory")}
+    print_value("examples", "workers up, from the call to the loop", [found["start"]], "s")
+    print_value("examples", "first batch of a stream", found["first"], "s")
+    print_value("examples", "training stream alone", rates["alone"], "images/s")
+    print_value("examples", "ResNet-18 trained from the stream", rates["stream"], "images/s")
+    print_value("examples", "ResNet-18 trained from memory", rates["memory"], "images/s")
+    print_ratio("examples", "stream alone", "training from memory", rates["alone"], rates["memory"])
+    ratio = print_ratio("examples", "training from the stream", "from memory", rates["stream"], rates["memory"])
+    if not found["equal"]:
+        raise SystemExit("the losses of training from the stream and from memory differ: they saw other pixels")
+    if ratio < BAR and size is FULL:
+        raise SystemExit(f"training from the stream reaches {ratio:.3f} of training from memory, below {BAR}")
+
+
+def make_examples(folder: str, images: int) -> Artifact:
+    """EXAMPLES of a corpus of photographs, made as the product makes them."""
+    with ProcessPoolExecutor() as pool:
+        media = list(pool.map(photograph, range(images), chunksize=32))
+    labels = pa.array(np.arange(images) % CLASSES, pa.int32())
+    pq.write_table(pa.table({"image": media, "label": labels}), Path(folder) / "photographs.parquet")
+    root, corpus = Root.open(f"{folder}/root"), Corpus(uri=(f"{folder}/photographs.parquet",))
+    shards = index_corpus(root, "photographs", corpus)
+    return materialize(root, "bench", truth(root, shards, corpus), shards, corpus, Materialize(), 0)
+
+
+def photograph(number: int) -> bytes:
+    """JPEG of about 500 x 375 and 70 KB: a window of one of scikit-learn's two photographs, drawn by its number."""
+    rng = np.random.default_rng(number)
+    whole = _photographs()[number % 2]
+    width, height = (round(side * rng.uniform(0.9, 1.1)) for side in (500, 375))
+    scale = rng.uniform(0.75, 1) * min(whole.width / width, whole.height / height)
+    left, top = rng.uniform(0, whole.width - width * scale), rng.uniform(0, whole.height - height * scale)
+    box = (left, top, left + width * scale, top + height * scale)
+    out = io.BytesIO()
+    whole.resize((width, height), Image.Resampling.BICUBIC, box=box).save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+@cache
+def _photographs() -> list[Image.Image]:
+    from sklearn.datasets import load_sample_image
+
+    return [Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
+
+
+def measure(examples: Artifact, size: Size, folder: str) -> dict[str, Any]:
+    """What rank 0 found out: {start, first, rounds: [{arm: images per second}], equal}."""
+    cluster = Cluster.now()
+    workers = cluster.workers(Resources(), size.batch)
+    config = Train(images=(WARM + size.steps) * size.batch, batch=size.batch, schedule=Schedule(lr=0.05, warmup=0))
+    model = Model(arch="resnet18")
+    job = _Job(model, CLASSES, examples, config, cluster.precision("auto"), View(), None, 0, make_board())
+    path = f"{folder}/found.json"
+    trainer = ray.train.torch.TorchTrainer(
+        _measure,
+        train_loop_config={"job": job, "size": size, "path": path, "called": time.time()},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, use_gpu=bool(cluster.gpus), resources_per_worker={"CPU": 1}
+        ),
+        run_config=ray.train.RunConfig(name="bench", storage_path=f"{folder}/ray_train"),
+    )
+    trainer.fit()
+    return json.loads(Path(path).read_text())
+
+
+def _measure(settings: dict[str, Any]) -> None:
+    """What each worker runs: all rounds of all arms, in step with the other workers."""
+    start = time.time() - settings["called"]
+    import torch
+    import torch.distributed
+
+    from raylabel import train
+
+    job, size = settings["job"], settings["size"]
+    device = ray.train.torch.get_device()
+    context = ray.train.get_context()
+    from_stream = train.Stream.batches
+    memory: list[tuple[np.ndarray, np.ndarray]] = []
+    curves: list[list[dict[str, float]]] = []
+    first: list[float] = []
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    def rate(batches: Iterator, keep: bool, use) -> float:
+        """Global images per second from batch WARM on; `use` consumes the batches that it is given."""
+        begun = time.perf_counter()
+        seconds, steps = 0.0, 0
+
+        def watched() -> Iterator:
+            nonlocal seconds, steps
+            at = 0.0
+            for step, batch in enumerate(batches):
+                if step == 0 and not keep:
+                    first.append(time.perf_counter() - begun)
+                if step == WARM:
+                    at = now()
+                if keep:
+                    memory.append(batch)
+                yield batch
+            seconds, steps = now() - at, step + 1 - WARM
+
+        torch.distributed.barrier()
+        begun = time.perf_counter()
+        use(watched())
+        return steps * size.batch / seconds
+
+    def learn(batches: Iterator) -> None:
+        train.Stream.batches = lambda *_: batches  # pyright: ignore[reportAttributeAccessIssue]
+        train._loop({"job": job})
+
+    def drain(batches: Iterator) -> None:
+        for _ in batches:
+            pass
+        torch.distributed.barrier()
+
+    def stream(steps: int) -> Iterator:
+        whole = train.Stream(job.examples, job.seed)
+        rank, world = context.get_world_rank(), context.get_world_size()
+        memory_of, threads = train._memory(device), train._loaders()
+        return from_stream(whole, job.view, size.batch, 0, steps * size.batch, rank, world, threads, memory_of)
+
+    train._save = lambda module, optimizer, step, curve, rank, sums: curves.append(curve)
+    rate(stream(job.config.steps), True, learn)  # warms all up, and fills the memory
+    arms = {
+        "alone": lambda: rate(stream(WARM + size.alone), False, drain),
+        "stream": lambda: rate(stream(job.config.steps), False, learn),
+        "memory": lambda: rate(iter(memory), False, learn),
+    }
+    found = interleave(arms, size.repeats)
+    if context.get_world_rank() == 0:
+        rounds = [{arm: rates[i] for arm, rates in found.items()} for i in range(size.repeats)]
+        equal = device.type == "cuda" or all(curve == curves[0] for curve in curves)
+        result = {"start": start, "first": first, "rounds": rounds, "equal": equal}
+        Path(settings["path"]).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
