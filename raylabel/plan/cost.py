@@ -39,9 +39,7 @@ def sorting_seconds(rows: int, tasks: int, found: Sorted) -> float:
     return found.taken + max(0, rows - found.rows) * found.seconds_per_row / tasks
 
 
-def materializing_seconds(
-    samples: int, read: float, cpus: int, seconds_per_row: float, seconds_per_pick: float
-) -> float:
+def materializing_seconds(samples: int, read: float, cpus: int, found: Materialized) -> float:
     """Of reading so many rows and writing so many samples of them, in files of SAMPLES that a CPU each writes."""
     parts = max(1, -(-samples // SAMPLES))
     work = read * found.seconds_per_row + samples * found.seconds_per_pick
