@@ -7,7 +7,7 @@ each; the training stream (stream.py) takes its items from the lanes in turn, an
 import collections
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+from PIL import Image
 
 from raylabel.artifact import (
     Artifact,
@@ -30,7 +31,7 @@ from raylabel.artifact import (
 )
 from raylabel.corpus import Corpus, Sample, Shards, read_rows, verify_shard
 from raylabel.errors import InputError
-from raylabel.media.decode import Reject, decode_image
+from raylabel.media.decode import Reject, decode_pixels
 from raylabel.report.terminal import Progress
 from raylabel.schema import EXAMPLES, PICKS, REJECTS, check, split_key
 
@@ -82,13 +83,13 @@ def materialize(
         before = sum(record["samples"] for record in done.values())
         todo = [p for p in range(-(-samples // SAMPLES)) if p not in done]
         running = [_write_part.remote(draft.uri, plan, part, Shards(shards), corpus, config) for part in todo]
-        passed, rejected = before, _rejected(done)
-        with Progress(f"materialize {name}", samples) as progress:
+        passed, rejected = before, _rejected(done.values())
+        with Progress(f"materialize {name}", samples, done=before) as progress:
             while running:
                 ready, running = ray.wait(running)
                 record = ray.get(ready[0])
                 done[record["part"]] = record
-                passed, rejected = passed + record["samples"], rejected + _rejected({0: record})
+                passed, rejected = passed + record["samples"], rejected + _rejected([record])
                 progress.update(passed, rejects=rejected)
         built = summarise(done, samples, reject_limit)
         return Built(built.files, {**built.info, "images": samples - before})
@@ -97,13 +98,13 @@ def materialize(
     return root.make(f"examples-{name}", identity, build)
 
 
-def _rejected(records: dict[int, dict[str, Any]]) -> int:
-    return sum(sum(r["reasons"].values()) for r in records.values())
+def _rejected(records: Iterable[dict[str, Any]]) -> int:
+    return sum(sum(record["reasons"].values()) for record in records)
 
 
 def summarise(records: dict[int, dict[str, Any]], samples: int, reject_limit: float) -> Built:
     """EXAMPLES of `samples` picked samples from the records of their parts. InputError if too many are rejected."""
-    rejected = _rejected(records)
+    rejected = _rejected(records.values())
     reasons = collections.Counter()
     for record in records.values():
         reasons.update(record["reasons"])
@@ -215,16 +216,14 @@ def _encode(sample: Sample, config: Materialize) -> bytes:
     """The bytes to train on; Reject if they are no picture."""
     if sample.media is None:
         raise Reject(sample.error or "missing")
-    image = decode_image(sample.media)
-    side = config.short_side
-    if not side or min(image.size) <= side or max(image.size) * side > JPEG_SIDE * min(image.size):
+    pixels = decode_pixels(sample.media)  # upright; orientation, profile and comments stay with the old file
+    side, short, long = config.short_side, min(pixels.shape[:2]), max(pixels.shape[:2])
+    if not side or short <= side or long * side > JPEG_SIDE * short:
         return sample.media
-    scale = side / min(image.size)
-    width, height = (round(n * scale) for n in image.size)
-    small = image.resize((width, height))
-    small.info.clear()  # Pillow would copy a comment, however long; orientation and profile are of the old file
+    scale = side / short
+    height, width = (round(n * scale) for n in pixels.shape[:2])
     out = io.BytesIO()
-    small.save(out, "JPEG", quality=config.quality)
+    Image.fromarray(pixels).resize((width, height)).save(out, "JPEG", quality=config.quality)
     return out.getvalue()
 
 

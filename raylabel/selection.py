@@ -8,6 +8,7 @@ key ascending) is total. The selection is that of Yalniz et al. 2019 (arXiv 1905
 of each sample, then the K best samples of each class.
 """
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -28,11 +29,12 @@ from raylabel.topk import TopK
 SLICE = 64  # classes per file of PICKS
 
 # Candidates of one map task: some two seconds of work. It hands on C * K of them, a quarter with the paper's C = 1,000
-# and K = 16,000: 1e9 samples of P = 10 are 156 tasks, whose files are 40 GB together. A task for each of 5,600 CPUs
+# and K = 16,000: 1e9 samples of P = 10 are 156 tasks, whose files are 33 GB together. A task for each of 5,600 CPUs
 # would filter nothing and hand on all that it reads.
 GROUP_CANDIDATES = 1 << 26
 
-CANDIDATES = pa.schema([PICKS.field(name) for name in ("label", "score", "key")])
+# `place` is the class, counted from the first of its slice.
+CANDIDATES = pa.schema([("place", pa.uint8()), ("score", pa.float32()), ("key", pa.int64())])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +155,13 @@ def _write_candidates(
                 if np.isnan(score).any():
                     raise InputError(f"{where}: column '{column}' holds NaN, which has no rank: score again")
                 top.add(label.ravel(), score.ravel(), np.repeat(key, config.p))
-    parts = (list(top.kept(low, min(low + SLICE, classes))) for low in range(0, classes, SLICE))
-    return write_parts(folder, f"candidates-{group}.arrow", CANDIDATES, parts)
+
+    def parts() -> Iterator[list[np.ndarray]]:
+        for low in range(0, classes, SLICE):
+            label, score, key = top.kept(low, min(low + SLICE, classes))
+            yield [(label - low).astype(np.uint8), score, key]
+
+    return write_parts(folder, f"candidates-{group}.arrow", CANDIDATES, parts())
 
 
 def _write_picks(
@@ -163,11 +170,10 @@ def _write_picks(
     """PICKS of the classes low..high-1, and how many each has."""
     top = TopK(high - low, k)
     for candidates in names:
-        label, score, key = read_part(scratch, candidates, low // SLICE)
-        top.add(label - np.int32(low), score, key)
-    label, rank, score, key = top.result()
-    table = pa.table([label + np.int32(low), rank, score, key], schema=PICKS)
-    return write_table(out, name, table), np.bincount(label, minlength=high - low).tolist()
+        top.add(*read_part(scratch, candidates, low // SLICE))
+    place, rank, score, key = top.result()
+    table = pa.table([place + np.int32(low), rank, score, key], schema=PICKS)
+    return write_table(out, name, table), np.bincount(place, minlength=high - low).tolist()
 
 
 def _count_keys(folder: str, names: list[str]) -> int:
@@ -184,16 +190,21 @@ def _keys_to_drop(scores: str, names: list[str], duplicates: str, copies: list[s
     if not copies:
         return np.empty(0, np.int64)
     fs, path = filesystem(scores)
-    with ThreadPoolExecutor(16) as pool:  # footers: their time is waiting
-        files = list(pool.map(lambda name: pq.read_metadata(f"{path}/{name}", filesystem=fs), names))
-    groups = [file.row_group(i) for file in files for i in range(file.num_row_groups)]
-    ranges = [group.column(0).statistics for group in groups if group.num_rows]  # column 0 is the key
+
+    def key_ranges(name: str) -> list[tuple[int, int]]:
+        file = pq.read_metadata(f"{path}/{name}", filesystem=fs)
+        groups = [file.row_group(i) for i in range(file.num_row_groups)]
+        keys = [group.column(0).statistics for group in groups if group.num_rows]  # column 0 is the key
+        return [(key.min, key.max) for key in keys]
+
+    with ThreadPoolExecutor(16) as pool:  # small reads: their time is waiting
+        ranges = [found for file in pool.map(key_ranges, names) for found in file]
     if not ranges:
         return np.empty(0, np.int64)
-    low, high = min(r.min for r in ranges), max(r.max for r in ranges)
+    low, high = min(first for first, _ in ranges), max(last for _, last in ranges)
     # One look for all files: each bucket of DUPLICATES holds keys of the whole corpus, so every look reads them all.
-    fs, path = filesystem(duplicates)
-    dropped = ds.dataset([f"{path}/{name}" for name in copies], schema=DUPLICATES, format="parquet", filesystem=fs)
+    fs, folder = filesystem(duplicates)
+    dropped = ds.dataset([f"{folder}/{name}" for name in copies], schema=DUPLICATES, format="parquet", filesystem=fs)
     where = (ds.field("key") >= low) & (ds.field("key") <= high)  # skips row groups by their statistics
     return np.sort(dropped.to_table(columns=["key"], filter=where)["key"].to_numpy())
 

@@ -13,8 +13,8 @@ class TopK:
 
     Exact under any order and any split of the stream, and associative: the results of parts, added, give the whole's.
     Once a class has K rows, the K-th score is a threshold that most newcomers fail at the price of one comparison.
-    What passes is staged; when C * max(K / 2, 512) rows are, each class takes its own and cuts itself back to K. So it
-    holds at most C * K rows of 12 bytes and the staged ones, 32 bytes each while they are dealt out.
+    What passes is staged; when C * max(K / 4, 512) rows are, each class takes its own and cuts itself back to K. So it
+    holds at most C * K rows of 12 bytes and the staged ones, some 32 bytes each while they are dealt out.
     """
 
     def __init__(self, classes: int, k: int) -> None:
@@ -34,11 +34,11 @@ class TopK:
         scores.append(score[stay] + np.float32(0))  # -0.0 + 0 is 0.0
         keys.append(key[stay])
         self._staged_rows += len(stay)
-        if self._staged_rows > len(self._threshold) * max(self.k // 2, STAGE_ROWS):
+        if self._staged_rows > len(self._threshold) * max(self.k // 4, STAGE_ROWS):
             self._compact()
 
     def kept(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """label int32, score float32, key int64 of the classes low..high-1: by label, within a label in no order."""
+        """label int32, score float32, key int64 of the classes low..high-1, by label and within a label in no order."""
         self._compact()
         label = np.repeat(np.arange(low, high, dtype=np.int32), [len(key) for key in self._key[low:high]])
         return label, np.concatenate(self._score[low:high]), np.concatenate(self._key[low:high])

@@ -174,6 +174,9 @@ def test_rows_that_were_not_asked_for_are_hardly_read(tmp_path: Path, indexed: I
     parquet = write_parquet(tmp_path / "p", rows, files=1, row_group_size=10)  # 100 row groups of 200 KB
     assert cost(parquet, 500) < 300_000
     assert cost(parquet, 0, 999) < 600_000  # what lies between them is skipped
+    whole = tmp_path / "whole.parquet"  # one row group of 20 MB, in pages of 16 rows
+    pq.write_table(pa.table({"image": [media for media, _ in rows]}), whole, 1000, write_batch_size=16)
+    assert cost(Corpus(uri=(str(whole),)), 0) < 6_000_000  # nothing behind the last row of them
     tar = write_tar(tmp_path / "t", rows, files=1)  # 3 members a sample; a header is read with 16 KB around it
     assert cost(tar, 0) < 100_000
     files = write_files(tmp_path / "f", rows)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from raylabel import exchange, selection, topk
 from raylabel.artifact import Artifact, Built, File, Root, write_table
-from raylabel.duplicates import find_duplicates
+from raylabel.duplicates import _write_hashes, find_duplicates
 from raylabel.errors import InputError
 from raylabel.schema import DUPLICATES, PICKS, SCORES, check
 from raylabel.selection import Select, select
@@ -259,6 +259,17 @@ def test_digests_that_share_a_half_are_no_copies(ray_local, tmp_path, second):
     rows = [(key, digest, [0], [0.5], [0.5]) for key, digest in enumerate([*digests, digests[3]])]
     duplicates = find_duplicates(root, fake_scores(root, "s", rows, [len(rows)], 1))
     assert read(duplicates, "duplicates-", DUPLICATES) == [(len(digests), 3)]
+
+
+def test_digests_are_dealt_out_by_their_first_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr("raylabel.duplicates.BATCH_ROWS", 3)  # batches begin within a row group
+    rows = random_rows(100, 3, 2, seed=1)
+    scores = fake_scores(Root.open(str(tmp_path)), "s", rows, [60, 40], 2)
+    name = _write_hashes(scores.uri, [f.name for f in scores.files("scores-")], 2, str(tmp_path), "all")
+    for bucket in range(4):
+        high, low, key = (column.tolist() for column in exchange.read_part(str(tmp_path), name, bucket))
+        found = [(k, h.to_bytes(8) + w.to_bytes(8)) for h, w, k in zip(high, low, key, strict=True)]
+        assert sorted(found) == sorted((row[0], row[1]) for row in rows if row[1][0] >> 6 == bucket)
 
 
 def test_one_digest_for_all_is_one_sample(ray_local, tmp_path, monkeypatch):

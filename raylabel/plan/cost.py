@@ -13,7 +13,7 @@ import pyarrow as pa
 from raylabel.examples import SAMPLES
 from raylabel.labels.pool import units_of_item
 from raylabel.labels.scores import UNIT
-from raylabel.pilot import Sorted
+from raylabel.pilot import Materialized, Sorted
 from raylabel.selection import Select
 from raylabel.topk import TopK
 

@@ -9,14 +9,17 @@ pays for as many images as it gives.
 """
 
 import argparse
+import gc
 import io
 import json
 import logging
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -71,7 +74,7 @@ def main() -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):  # stages tell how far they are
         found = measure(make_examples(folder, size.images), size, folder)
     ray.shutdown()
     rates = {arm: [r[arm] for r in found["rounds"]] for arm in ("alone", "stream", "memory")}
@@ -160,28 +163,25 @@ def _measure(settings: dict[str, Any]) -> None:
             torch.cuda.synchronize(device)
         return time.perf_counter()
 
-    def rate(batches: Iterator, keep: bool, use) -> float:
+    def rate(batches: Iterable, keep: bool, use) -> float:
         """Global images per second from batch WARM on; `use` consumes the batches that it is given."""
-        begun = time.perf_counter()
-        seconds, steps = 0.0, 0
+        begun, times = 0.0, []
 
         def watched() -> Iterator:
-            nonlocal seconds, steps
-            at = 0.0
             for step, batch in enumerate(batches):
-                if step == 0 and not keep:
+                if step == 0 and not keep and batches is not memory:
                     first.append(time.perf_counter() - begun)
-                if step == WARM:
-                    at = now()
+                times.append(now() if step == WARM else 0.0)
                 if keep:
                     memory.append(batch)
                 yield batch
-            seconds, steps = now() - at, step + 1 - WARM
+            times.append(now())
 
+        gc.collect()  # the last run's network goes before the next one comes
         torch.distributed.barrier()
         begun = time.perf_counter()
         use(watched())
-        return steps * size.batch / seconds
+        return (len(times) - 1 - WARM) * size.batch / (times[-1] - times[WARM])
 
     def learn(batches: Iterator) -> None:
         train.Stream.batches = lambda *_: batches  # pyright: ignore[reportAttributeAccessIssue]
@@ -203,7 +203,7 @@ def _measure(settings: dict[str, Any]) -> None:
     arms = {
         "alone": lambda: rate(stream(WARM + size.alone), False, drain),
         "stream": lambda: rate(stream(job.config.steps), False, learn),
-        "memory": lambda: rate(iter(memory), False, learn),
+        "memory": lambda: rate(memory, False, learn),
     }
     found = interleave(arms, size.repeats)
     if context.get_world_rank() == 0:
