@@ -1,0 +1,226 @@
+"""Images per second of labeling, against the limit of the cores and against peers.
+
+    pip install scikit-image daft      # the photographs; a peer. Into the environment that runs the bench.
+    python tests/bench/bench_label.py --work FOLDER
+    python tests/bench/bench_label.py --quick                     does everything run? No figures worth keeping.
+    python tests/bench/bench_label.py --networks null --arms raylabel,dataloader
+
+A steady state is measured as the difference of two runs, (large - small) images over T(large) - T(small), for every arm
+alike: start-up, the filling and the draining of the pipeline are in both runs and drop out, and so does what a run of
+any length must do once. (Timing from one committed file to another would count images that were in flight at the first,
+and with few large blocks gives more than the hardware can do.) Each run is a process of its own, with a Ray of its own
+where there is one, so that no run finds what another left warm. The images of both runs are whole shards, as many for
+every core. What is left of T(small) is printed as start-up.
+
+All arms read the same files, which lie in the page cache, and have the same weights. CPU-seconds are the whole
+machine's: nothing else should run.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import label_networks
+import label_peers
+import label_raylabel
+import numpy as np
+from figures import interleave, print_ratio, print_value
+from photographs import ROWS, Photographs, build
+from processes import CORES, connect, in_fresh_process
+
+PEERS = {
+    "dataloader": "DataLoader loop, bf16, channels_last, best settings",
+    "daft": "Daft, bf16, channels_last, uint8 transforms, best settings",
+    "daft_documented": "Daft, as its documentation shows it, fp32",
+    "ray_docs": "Ray Data, as its documentation shows it, fp32",
+}
+ARMS = {"resnet18": ["raylabel", "limit", *PEERS], "null": ["raylabel", "dataloader", "daft"]}
+# Shards per core in the small run: a few seconds, more than is in flight at once.
+SMALL = {"resnet18": 2, "null": 8}
+AGREE = 0.99  # share of images whose best class is the same: other resizing and bf16 move scores a little
+
+
+@dataclass
+class Steady:
+    """An arm that is run at two sizes; a call gives its images per second in the steady state."""
+
+    name: str
+    run: Callable[[int], tuple[float, label_peers.Found, str]]
+    photographs: Photographs
+    small: int
+    seconds: float
+    large: int = 0
+    startup: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    best: np.ndarray | None = None
+    contents: set[str] = field(default_factory=set)
+
+    def __call__(self) -> float:
+        """Images per second; the first call finds how large the large run must be for `seconds` of steady state."""
+        if not self.large:
+            rate, _, _ = self._measure(2 * self.small)
+            more = rate * self.seconds / ROWS
+            self.large = self.small + max(1, round(more / CORES)) * CORES
+        rate, startup, cpu = self._measure(self.large)
+        self.startup.append(startup)
+        self.cpu.append(cpu)
+        return rate
+
+    def _measure(self, large: int) -> tuple[float, float, float]:
+        (short, used), (long, more) = (self._run(shards) for shards in (self.small, large))
+        images = (large - self.small) * ROWS
+        if long <= short:
+            raise SystemExit(f"{self.name}: {large} shards took no longer than {self.small}: run it on a quiet machine")
+        rate = images / (long - short)
+        return rate, short - self.small * ROWS / rate, (more - used) / images
+
+    def _run(self, shards: int) -> tuple[float, float]:
+        before = _cpu_seconds()
+        seconds, (ids, best), content = self.run(shards)
+        used = _cpu_seconds() - before
+        expected = np.bincount(np.arange(shards * ROWS) % (self.photographs.distinct * ROWS))
+        if not np.array_equal(np.bincount(ids), expected):
+            raise SystemExit(f"{self.name}: {len(ids)} images came back, not the {shards * ROWS} that went in")
+        found = np.full(self.photographs.distinct * ROWS, -1)
+        found[ids] = best
+        if self.best is None or shards > self.small:
+            self.best = found
+        if content and shards == self.large:
+            self.contents.add(content)
+            if len(self.contents) > 1:
+                raise SystemExit(f"{self.name}: two runs over the same shards gave other SCORES")
+        return seconds, used
+
+
+def _cpu_seconds() -> float:
+    """Of all processes of the machine since it started, in user and system mode."""
+    user, nice, system, *_ = (int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+
+
+def _timed(arm: str, network: str, count: int, photographs: Photographs, settings: dict[str, Any]) -> tuple:
+    """(seconds, what was found, a hash of it where the same bytes are promised) of one run, imports and Ray apart."""
+    paths = photographs.files(count * ROWS) if arm == "ray_docs" else photographs.shards(count)
+    if arm in ("raylabel", "ray_docs"):
+        connect()
+    start = time.perf_counter()
+    if arm == "raylabel":
+        found, content = label_raylabel.raylabel(network, paths, photographs)
+    else:
+        found, content = getattr(label_peers, arm.partition("_documented")[0])(network, paths, **settings), ""
+    return time.perf_counter() - start, found, content
+
+
+def _settings(arm: str, network: str, photographs: Photographs, small: int, quick: bool) -> dict[str, Any]:
+    """The fastest settings of a peer, found once."""
+    if arm == "dataloader":
+        choices = label_peers.dataloader_settings()
+        if quick:
+            return choices[-1]
+        paths = photographs.shards(small * 64)
+        best = in_fresh_process(label_peers.sweep_dataloader, network, paths, 8.0)
+    elif arm == "daft":
+        choices = label_peers.daft_settings()
+        if quick:
+            return choices[-1]
+        rates = []
+        for choice in choices:
+            seconds = [in_fresh_process(_timed, arm, network, n, photographs, choice)[0] for n in (small, 3 * small)]
+            rates.append(2 * small * ROWS / (seconds[1] - seconds[0]))
+            print(f"{arm} {choice}: {rates[-1]:,.4g} images/s", file=sys.stderr, flush=True)
+        best = choices[int(np.argmax(rates))]
+    else:
+        return label_peers.DAFT_DOCUMENTED if arm == "daft_documented" else {}
+    print(f"{arm}: best are {best}", file=sys.stderr, flush=True)
+    return best
+
+
+def bench(kind: str, arms: Sequence[str], photographs: Photographs, repeats: int, seconds: float, quick: bool) -> None:
+    network = f"{photographs.folder}/{kind}.safetensors"
+    in_fresh_process(label_networks.make, kind, network, photographs)
+    small = SMALL[kind] * CORES // (2 if quick else 1)
+    steady: dict[str, Steady] = {}
+    for arm in (a for a in arms if a != "limit"):
+        settings = _settings(arm, network, photographs, small, quick)
+
+        def run(count: int, arm: str = arm, settings: dict[str, Any] = settings) -> Any:
+            return in_fresh_process(_timed, arm, network, count, photographs, settings)
+
+        steady[arm] = Steady(arm, run, photographs, small, seconds, large=2 * small if quick else 0)
+    limits: dict[str, list[float]] = {}
+
+    def limit() -> float:
+        rates = label_raylabel.limit(network, photographs, seconds / 2)
+        for name, rate in rates.items():
+            limits.setdefault(name, []).append(rate)
+        return rates["limit"]
+
+    calls: dict[str, Callable[[], float]] = {arm: limit if arm == "limit" else steady[arm] for arm in arms}
+    rates = interleave(calls, repeats)
+    _demand_agreement(steady)
+    _print(kind, rates, steady, limits)
+
+
+def _demand_agreement(steady: dict[str, Steady]) -> None:
+    (reference, first), *others = ((name, arm.best) for name, arm in steady.items())
+    for name, best in others:
+        assert first is not None and best is not None
+        both = (first >= 0) & (best >= 0)
+        share = (first[both] == best[both]).mean()
+        print(f"{name}: {share:.2%} of {both.sum()} images have the best class of {reference}", file=sys.stderr)
+        if share < AGREE:
+            raise SystemExit(f"{name} and {reference} agree on {share:.2%} of the images only: not the same work")
+
+
+def _print(kind: str, rates: dict[str, list[float]], steady: dict[str, Steady], limits: dict[str, list[float]]) -> None:
+    figure = {"resnet18": "ResNet-18 at 224, shards to SCORES", "null": "null teacher, shards to SCORES"}[kind]
+    mine = rates.get("raylabel")
+    if mine and limits:
+        print_ratio("label", figure, "1/(1/decode-only + 1/model-only)", mine, rates["limit"])
+    for arm, name in PEERS.items():
+        if mine and arm in rates:
+            print_ratio("label", figure, name, mine, rates[arm])
+    for name, values in limits.items():
+        print_value("label", f"{kind}: {name}", values, "images/s")
+    for arm, its in steady.items():
+        print_value("label", f"{kind}: {arm}", rates[arm], "images/s")
+        print_value("label", f"{kind}: {arm}, CPU time", [1e3 * cpu for cpu in its.cpu], "ms/image")
+        print_value("label", f"{kind}: {arm}, start-up", its.startup, "s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", help="folder for the corpus, kept and used again; default: a temporary one")
+    parser.add_argument("--networks", default=",".join(ARMS), help="of: %(default)s")
+    parser.add_argument("--arms", default=",".join(ARMS["resnet18"]), help="of: %(default)s")
+    parser.add_argument("--images", type=int, default=4096, help="distinct ones in the corpus")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=30, help="of steady state, per arm and repeat")
+    parser.add_argument(
+        "--quick", action="store_true", help="one short round without a search for the best settings, some minutes"
+    )
+    options = parser.parse_args()
+    arms, networks = options.arms.split(","), options.networks.split(",")
+    if unknown := [*(set(arms) - set(ARMS["resnet18"])), *(set(networks) - set(ARMS))]:
+        parser.error(f"no such arm or network: {', '.join(unknown)}")
+    wanted = {"skimage": "scikit-image"} | ({"daft": "daft"} if any(arm.startswith("daft") for arm in arms) else {})
+    if missing := [name for module, name in wanted.items() if not find_spec(module)]:
+        parser.error(f"not installed here: {', '.join(missing)}; pip install {' '.join(missing)}")
+    if options.quick:
+        options.repeats, options.seconds = 1, 3.0
+    with tempfile.TemporaryDirectory() as temporary:
+        photographs = build(options.work or temporary, options.images)
+        for kind in networks:
+            chosen = [arm for arm in ARMS[kind] if arm in arms]
+            bench(kind, chosen, photographs, options.repeats, options.seconds, options.quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""What `bench_label.py` measures raylabel against, each as its users write it, with the best settings found for it.
+
+A peer reads the shards (or files), gives every image to the network of `label_networks.py` and returns the image's
+number with its ten best classes and their probabilities, in memory: less than raylabel does, which writes them with
+digests and log-odds, synced to the disk. Letters: B batch, P classes kept per sample.
+"""
+
+import io
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from label_networks import load
+from PIL import Image
+from processes import CORES
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torchvision import transforms
+
+P = 10
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Found = tuple[np.ndarray, np.ndarray]  # image numbers int64 [N], best class of each int64 [N]
+
+
+def _transform() -> Callable[[Image.Image], torch.Tensor]:
+    steps = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    return transforms.Compose(steps)
+
+
+def _best(module: torch.nn.Module, images: torch.Tensor, bf16: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Ten best classes and their probabilities, [B, P], of normalised images [B, 3, H, W]."""
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        top = module(images).float().softmax(1).topk(P)
+    return top.indices.numpy(), top.values.numpy()
+
+
+# The loop that everyone writes.
+
+
+class _Rows(IterableDataset):
+    """(image number, normalised image [3, 224, 224]) of every row of the shards, which the workers share out."""
+
+    def __init__(self, shards: list[str]):
+        self.shards = shards
+
+    def __iter__(self) -> Iterator[tuple[int, torch.Tensor]]:
+        worker, transform = get_worker_info(), _transform()
+        mine = self.shards[worker.id :: worker.num_workers] if worker else self.shards
+        for path in mine:
+            for batch in pq.ParquetFile(path).iter_batches(64, use_threads=False):
+                for number, media in zip(batch["id"].to_pylist(), batch["image"].to_pylist(), strict=True):
+                    yield number, transform(Image.open(io.BytesIO(media)).convert("RGB"))
+
+
+def _loop(network: str, shards: list[str], workers: int, threads: int, batch: int) -> Iterator[tuple[np.ndarray, ...]]:
+    torch.set_num_threads(threads)
+    module = load(network).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    for ids, images in DataLoader(_Rows(shards), batch_size=batch, num_workers=workers):
+        yield ids.numpy(), *_best(module, images.to(memory_format=torch.channels_last))
+
+
+def dataloader(network: str, shards: list[str], workers: int, threads: int, batch: int) -> Found:
+    """A DataLoader of `workers` processes; the model runs in this one, with `threads`, in bf16 and channels_last."""
+    found = [(ids, classes[:, 0]) for ids, classes, _ in _loop(network, shards, workers, threads, batch)]
+    return np.concatenate([ids for ids, _ in found]), np.concatenate([best for _, best in found])
+
+
+def dataloader_settings() -> list[dict[str, Any]]:
+    """Workers and threads that use every core at least once; the fastest of them is measured."""
+    pairs = itertools.product(range(CORES + 1), range(1, CORES + 1))
+    return [{"workers": w, "threads": t, "batch": 64} for w, t in pairs if w + t >= CORES]
+
+
+def sweep_dataloader(network: str, shards: list[str], seconds: float) -> dict[str, Any]:
+    """The settings of most images per second, each running for `seconds` after its pipeline has filled."""
+
+    def rate(settings: dict[str, Any]) -> float:
+        batches = _loop(network, shards, **settings)
+        for _ in range(3 * max(1, settings["workers"])):  # two of each worker wait when the first is taken
+            next(batches)
+        start, images = time.perf_counter(), 0
+        for ids, _, _ in batches:
+            images += len(ids)
+            if time.perf_counter() - start > seconds:
+                break
+        return images / (time.perf_counter() - start)
+
+    return max(dataloader_settings(), key=rate)
+
+
+# Daft: its own decoder, then a class that transforms and scores a batch.
+
+
+def daft(
+    network: str,
+    shards: list[str],
+    concurrency: int | None,
+    threads: int,
+    batch: int,
+    processes: bool | None,
+    rows: int | None,
+    documented: bool,
+) -> Found:
+    """read_parquet, decode_image, then `concurrency` instances of a class of `threads` that gets batches of images.
+
+    As documented: torchvision's float transforms and an fp32 network. Otherwise its transforms on uint8, bf16 and
+    channels_last. `rows` are those that a task of Daft's engine takes at once.
+    """
+    import daft  # pyright: ignore[reportMissingImports]
+    from daft import DataType  # pyright: ignore[reportMissingImports]
+
+    class Network:
+        def __init__(self):
+            torch.set_num_threads(threads)
+            module = load(network)
+            self.module = module if documented else module.to(memory_format=torch.channels_last)  # pyright: ignore
+            resize = [transforms.Resize(256), transforms.CenterCrop(224)]
+            to_tensor = [transforms.ToTensor(), *resize, transforms.Normalize(MEAN, STD)]
+            self.transform = transforms.Compose(to_tensor if documented else resize)
+            self.mean, self.std = (torch.tensor(x).view(3, 1, 1) * 255 for x in (MEAN, STD))
+
+        def best(self, images):
+            if documented:
+                views = torch.stack([self.transform(image) for image in images.to_pylist()])
+            else:
+                views = [self.transform(torch.from_numpy(image).permute(2, 0, 1)) for image in images.to_pylist()]
+                pixels = torch.stack(views).to(memory_format=torch.channels_last)
+                views = (pixels - self.mean) / self.std
+            classes, odds = _best(self.module, views, bf16=not documented)
+            return [{"classes": c, "odds": o} for c, o in zip(classes.tolist(), odds.tolist(), strict=True)]
+
+    kind = DataType.struct({"classes": DataType.list(DataType.int64()), "odds": DataType.list(DataType.float32())})
+    Network.best = daft.method.batch(return_dtype=kind, batch_size=batch)(Network.best)
+    scorer = daft.cls(Network, max_concurrency=concurrency, use_process=processes)()
+    if rows:
+        daft.set_execution_config(default_morsel_size=rows)
+    frame = daft.read_parquet(shards)
+    frame = frame.with_column("pixels", frame["image"].decode_image(mode="RGB"))
+    frame = frame.select(frame["id"], scorer.best(frame["pixels"]).alias("best"))
+    table = frame.to_arrow()
+    best = table["best"].combine_chunks().field("classes").flatten().to_numpy().reshape(-1, P)[:, 0]
+    return table["id"].to_numpy(), best
+
+
+# One instance with all threads of torch, as it comes; batches of 100 as in Daft's own benchmark of images.
+DAFT_DOCUMENTED: dict[str, Any] = {
+    "concurrency": 1,
+    "threads": CORES,
+    "batch": 100,
+    "processes": None,
+    "rows": None,
+    "documented": True,
+}
+
+
+def daft_settings() -> list[dict[str, Any]]:
+    """Few instances of many threads, and many of one; in this process and in others."""
+    shapes = [(1, CORES), (max(1, CORES // 2), 2), (max(1, CORES - 1), 1), (CORES, 1)]
+    return [
+        {"concurrency": c, "threads": t, "batch": 64, "processes": processes, "rows": 256, "documented": False}
+        for (c, t), processes in itertools.product(shapes, (True, False))
+    ]
+
+
+# Ray Data, as its documentation shows batch inference on images.
+
+
+def ray_docs(network: str, files: list[str]) -> Found:
+    """read_images, a map of torchvision's transforms on PIL, and a pool of fp32 networks; one CPU left to read."""
+    import ray
+    import ray.data
+
+    def preprocess(row: dict[str, Any]) -> dict[str, Any]:
+        return {"path": row["path"], "image": transform(Image.fromarray(row["image"])).numpy()}
+
+    class Network:
+        def __init__(self):
+            self.module = load(network)
+
+        def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            classes, odds = _best(self.module, torch.from_numpy(np.array(batch["image"])), bf16=False)
+            return {"path": batch["path"], "classes": classes, "odds": odds}
+
+    transform = _transform()
+    pool = ray.data.ActorPoolStrategy(size=max(1, CORES - 1))
+    dataset = ray.data.read_images(files, mode="RGB", include_paths=True).map(preprocess)
+    dataset = dataset.map_batches(Network, batch_size=64, num_cpus=1, compute=pool)
+    rows = [(os.path.basename(row["path"]), row["classes"][0]) for row in dataset.iter_rows()]
+    return np.array([int(name.partition(".")[0]) for name, _ in rows]), np.array([best for _, best in rows])

@@ -1,0 +1,113 @@
+"""raylabel's arm of `bench_label.py`, and the limit of what any arm can do on these cores with this network."""
+
+import hashlib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from label_networks import load
+from label_peers import Found, P
+from photographs import Photographs
+from processes import CORES
+
+from raylabel.artifact import Root
+from raylabel.corpus import Corpus, index_corpus
+from raylabel.labels.network import Network
+from raylabel.labels.scorer import Ranked, Run
+from raylabel.labels.scores import make_scores
+from raylabel.media.views import View, eval_pixels, normalise
+from raylabel.resources import Resources
+from raylabel.schema import SCORES, split_key
+
+BATCH = 256  # the default of Label
+
+
+@dataclass(frozen=True)
+class FileNetwork(Network):
+    """A network of `label_networks` as a scorer; nothing but the loading of its weights differs from a teacher's."""
+
+    path: str
+
+    def start(self, gpu: bool) -> Run:
+        torch.set_num_threads(1)
+        module = load(self.path).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+        def run(batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
+            for batch in batches:
+                classes, log_odds, logits = (x.numpy() for x in self._forward(module, torch.from_numpy(batch)))
+                yield classes, log_odds, logits
+
+        return run
+
+
+def raylabel(network: str, shards: list[str], photographs: Photographs) -> tuple[Found, str]:
+    """Shards on disk → SCORES committed: indexed, read, decoded, scored, written and synced, in a root of its own.
+
+    Returns what was found, and a hash of all rows of SCORES. The caller has connected to Ray.
+    """
+    folder = tempfile.mkdtemp(dir=photographs.folder)
+    try:
+        root, corpus = Root.open(folder), Corpus(uri=tuple(shards))
+        source = {"network": hashlib.sha256(Path(network).read_bytes()).hexdigest()}
+        scorer = FileNetwork(None, View(), "bf16", P, network)  # pyright: ignore[reportArgumentType]
+        made = make_scores(root, scorer, source, index_corpus(root, "bench", corpus), corpus, BATCH, 0.0, Resources())
+        table = made.table("scores-", SCORES, ["key", "classes"])
+        content = hashlib.sha256("".join(file.sha256 for file in made.files("scores-")).encode()).hexdigest()
+    finally:
+        shutil.rmtree(folder)
+    shard, row = split_key(table["key"].to_numpy())  # pyright: ignore[reportArgumentType]
+    best = table["classes"].combine_chunks().flatten().to_numpy().reshape(-1, P)[:, 0]
+    return (photographs.image_id(np.asarray(shard), np.asarray(row)), best), content
+
+
+def limit(network: str, photographs: Photographs, seconds: float) -> dict[str, float]:
+    """Images per second of decoding alone, of the model alone, and 1 / (1/decode + 1/model): one process per core."""
+    rates = {stage: _on_all_cores(stage, network, photographs, seconds) for stage in ("decode", "model")}
+    return {**rates, "limit": 1 / sum(1 / rate for rate in rates.values())}
+
+
+def _on_all_cores(stage: str, network: str, photographs: Photographs, seconds: float) -> float:
+    context = get_context("spawn")
+    with context.Manager() as manager, ThreadPoolExecutor(CORES) as threads:
+        barrier: Any = manager.Barrier(CORES)
+        jobs = [(stage, network, photographs.read(BATCH), seconds, barrier)] * CORES
+        return sum(threads.map(lambda job: _in_process(context, job), jobs))
+
+
+def _in_process(context: Any, job: tuple[Any, ...]) -> float:
+    with context.Pool(1) as pool:
+        return pool.apply(_rate, job)
+
+
+def _rate(stage: str, network: str, media: list[bytes], seconds: float, barrier: Barrier) -> float:
+    """Images per second of one single-threaded process, while all others do the same."""
+    torch.set_num_threads(1)
+    view = View()
+    module = load(network).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    pixels = np.stack([eval_pixels(data, view) for data in media])
+
+    def decode() -> None:
+        for slot, data in enumerate(media):
+            pixels[slot] = eval_pixels(data, view)
+
+    def model() -> None:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            module(normalise(torch.from_numpy(pixels), view))
+
+    step = decode if stage == "decode" else model
+    step()
+    barrier.wait()
+    start, steps = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        step()
+        steps += 1
+    return steps * len(media) / (time.perf_counter() - start)
