@@ -107,30 +107,42 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
         between = f" (95% interval {reach.low:,} to {reach.high:,})" if reach.low < reach.high else ""
         say(f"classes that reach K {plan.k:,} with P {plan.p}: {reach.value:,} of {plan.classes:,}{between}")
         say(f"picks: about {plan.picks:,} of {plan.samples:,} samples")
+    if on_device := [f"{w.stage} {_bytes(w.device_memory)}" for w in plan.stages if w.device_memory]:
+        say("GPU memory per actor: " + ", ".join(on_device))
     say(f"pilot: {plan.sampled:,} samples labeled, {duration(plan.pilot_seconds)} in all, start-up included")
     say(f"hardware: {plan.hardware}")
 
 
 def _table(plan: Plan) -> Table:
-    on_device = any(work.device_memory for work in plan.stages)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("stage", overflow="fold")
-    for name in ["images", "images/s", "time", f"{plan.device}-h", "read", "written", "RAM"] + ["GPU RAM"] * on_device:
+    for name in ("images", "images/s", "time", f"{plan.device}-h", "read", "written", "RAM"):
         table.add_column(name, justify="right", no_wrap=True)
     for work in plan.stages:
         if not work.seconds:
             table.add_row(work.stage, "done")
             continue
-        rate = work.images_per_second
-        cells = [f"{work.images:,}", "-" if rate is None else _short(rate), duration(work.seconds)]
-        cells += [_short(plan.device_hours(work.seconds)), _bytes(work.bytes_read), _bytes(work.bytes_written)]
-        memory = [work.memory] + [work.device_memory] * on_device
-        table.add_row(work.stage, *cells, *("-" if m is None else _bytes(m) for m in memory))
+        rate, memory = work.images_per_second, work.memory
+        table.add_row(
+            work.stage,
+            _count(work.images),
+            "-" if rate is None else _short(rate),
+            duration(work.seconds),
+            _short(plan.device_hours(work.seconds)),
+            _bytes(work.bytes_read),
+            _bytes(work.bytes_written),
+            "-" if memory is None else _bytes(memory),
+        )
     total = plan.to_dict()["total"]
     cells = ["", "", duration(plan.seconds), _short(total["device_hours"])]
     table.add_section()
     table.add_row("total", *cells, _bytes(total["bytes_read"]), _bytes(total["bytes_written"]), style="bold")
     return table
+
+
+def _count(value: int) -> str:
+    """So short that the table of a billion images has room in 80 columns."""
+    return f"{value:,}" if value < 10_000_000 else f"{value / 1e6:,.0f} M"
 
 
 def _short(value: float) -> str:

@@ -9,8 +9,6 @@
 
 import argparse
 import dataclasses
-import logging
-import os
 import tempfile
 from pathlib import Path
 
@@ -21,6 +19,7 @@ import torch
 from figures import print_ratio, print_value
 from photographs import PHOTOGRAPHS, ROWS
 from photographs import build as build_photographs
+from processes import connect, in_fresh_process
 from safetensors.torch import save_file
 
 from raylabel import recipes
@@ -39,15 +38,22 @@ SHOWN = ("teacher", "label", "pretrain", "control", "evaluate")  # the others ta
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=str(Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"))
-    parser.add_argument("--images", type=int, default=8192, help="of the label bench")
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--images", type=int, default=8192, help="photographs to label")
+    parser.add_argument("--quick", action="store_true", help="the embedded digits and few photographs")
     arguments = parser.parse_args()
+    recipe = recipes.digits() if arguments.quick else tenth(recipes.cifar10(arguments.data))
+    images = 512 if arguments.quick else arguments.images
     with tempfile.TemporaryDirectory(prefix="bench-plan-") as folder:
-        recipe = recipes.digits() if arguments.quick else tenth(recipes.cifar10(arguments.data))
-        whole_run(Root.open(f"{folder}/run"), recipe)
-        labeling(folder, 512 if arguments.quick else arguments.images)
+        predicted, measured, pilot = in_fresh_process(whole_run, f"{folder}/run", recipe)
+        name = f"{recipe.name}: predicted over measured time"
+        print_ratio("plan", name, "the run", [sum(predicted.values())], [sum(measured.values())])
+        for stage in SHOWN:
+            print_ratio("plan", f"{name}, {stage}", "the run", [predicted[stage]], [measured[stage]])
+        print_value("plan", f"{recipe.name}: the pilot, start-up included", [pilot], "s")
+        one, other = in_fresh_process(labeling, folder, images)
+        print_ratio("plan", f"label, {images:,} photographs: predicted over measured time", "the run", [one], [other])
 
 
 def tenth(recipe: Recipe) -> Recipe:
@@ -62,28 +68,25 @@ def tenth(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, teacher=teacher, pretrain=pretrain, finetune=finetune)
 
 
-def whole_run(root: Root, recipe: Recipe) -> None:
-    planned = plan(root, recipe)
-    _, summary = semi_supervised(root, recipe)
+def whole_run(root: str, recipe: Recipe) -> tuple[dict[str, float], dict[str, float], float]:
+    """Seconds of each stage, predicted and measured, and of the pilot."""
+    connect()
+    planned = plan(Root.open(root), recipe)
+    _, summary = semi_supervised(Root.open(root), recipe)
     predicted = {work.stage: work.seconds for work in planned.stages}
-    measured = {stage.name: stage.seconds for stage in summary.stages}
-    name = f"{recipe.name}: predicted over measured time"
-    print_ratio("plan", name, "the run", [sum(predicted.values())], [sum(measured.values())])
-    for stage in SHOWN:
-        print_ratio("plan", f"{name}, {stage}", "the run", [predicted[stage]], [measured[stage]])
-    print_value("plan", f"{recipe.name}: the pilot, start-up included", [planned.pilot_seconds], "s")
+    return predicted, {stage.name: stage.seconds for stage in summary.stages}, planned.pilot_seconds
 
 
-def labeling(folder: str, images: int) -> None:
-    """A recipe whose teacher is given, of which only the labeling is run."""
+def labeling(folder: str, images: int) -> tuple[float, float]:
+    """Seconds of a label stage, predicted and measured: of a recipe of which nothing else is run."""
+    connect()
     root, recipe = Root.open(f"{folder}/label"), photographs(folder, images)
     (predicted,) = (work.seconds for work in plan(root, recipe).stages if work.stage == "label")
     start = prepare(root, recipe)
     assert start.teacher is not None
     shards, corpus = start.shards["unlabeled"], start.corpora["unlabeled"]
     scores = label(root, start.teacher, shards, corpus, recipe.view, recipe.label, recipe.resources)
-    name = f"label, {images:,} photographs: predicted over measured time"
-    print_ratio("plan", name, "the run", [predicted], [scores.info["seconds"]])
+    return predicted, scores.info["seconds"]
 
 
 def photographs(folder: str, images: int) -> Recipe:
@@ -111,11 +114,4 @@ def photographs(folder: str, images: int) -> Recipe:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    import ray
-
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    for name in ("ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     main()
