@@ -11,41 +11,40 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from helpers import digit_images, random_model, write_parquet
+from helpers import DIGITS_VIEW, digit_images, random_model, write_parquet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from raylabel import recipes
 from raylabel.artifact import Artifact, Root
-from raylabel.corpus import Corpus, Shards
+from raylabel.corpus import Corpus, Shards, index_corpus
+from raylabel.duplicates import find_duplicates
+from raylabel.labels.actor import Job
+from raylabel.labels.network import Network
 from raylabel.labels.teacher import Label, label
-from raylabel.models import Model
-from raylabel.pilot import Materialized, Sorted, labeling, process, storage
+from raylabel.models import WEIGHTS, Model
+from raylabel.pilot import Materialized, Sorted, labeling, measure_labeling, storage, training
 from raylabel.pipeline import Recipe, Teacher, prepare, semi_supervised
 from raylabel.plan import plan
-from raylabel.plan.cost import (
-    expected_picks,
-    labeling_seconds,
-    materializing_seconds,
-    rows_read,
-    sorting_seconds,
-)
+from raylabel.plan.cost import expected_picks, labeling_seconds, materializing_seconds, rows_read, sorting_seconds
+from raylabel.plan.standing import look
 from raylabel.report.plan import Plan, Reach, Work, print_plan
-from raylabel.resources import Resources
+from raylabel.report.summary import Summary
+from raylabel.resources import Cluster, Resources
 from raylabel.schema import SCORES, make_key
-from raylabel.selection import Select
+from raylabel.selection import Select, select
 
 JOB = Path(__file__).resolve().parents[1] / "jobs" / "plan.py"
 
 
 def test_labeling_counts_padded_batches_and_idle_actors():
     # 100 units of 1,024 rows in batches of 256, four actors of 250 slots a second each: 100 x 4 batches.
-    assert labeling_seconds(np.array([100 * 1024]), 256, 4, 1000.0) == pytest.approx(102_400 / 1000)
+    assert labeling_seconds(np.array([100 * 1024]), 256, 4, 250.0) == pytest.approx(102_400 / 1000)
     # A shard of 1,100 rows is 4 batches and one for the rest; two units keep two of the four actors busy.
-    assert labeling_seconds(np.array([1100]), 256, 4, 1000.0) == pytest.approx(5 * 256 / 1000 * 2)
+    assert labeling_seconds(np.array([1100]), 256, 4, 250.0) == pytest.approx(5 * 256 / 1000 * 2)
     # Five units over four actors: three of them wait for the fifth unit.
-    assert labeling_seconds(np.array([5 * 1024]), 256, 4, 1000.0) == pytest.approx(5 * 1024 / 1000 * 8 / 5)
+    assert labeling_seconds(np.array([5 * 1024]), 256, 4, 250.0) == pytest.approx(5 * 1024 / 1000 * 8 / 5)
 
 
 def test_sorting_takes_what_was_seen_and_the_rest_by_its_tasks():
@@ -140,10 +139,12 @@ def test_neighbours_that_are_alike_widen_the_interval():
 
 @pytest.fixture(scope="module")
 def quick():
-    """A pilot that is short, but sees all of a corpus as small as the digits."""
+    """A pilot that is short, but labels all of a corpus as small as the digits, however slow the machine."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "SECONDS", 2.0)
-        patch.setattr(labeling, "LEAST", 0.5)
+        patch.setattr(labeling, "SECONDS", 100.0)
+        patch.setattr(labeling, "LEAST", 0.0)
+        patch.setattr(training, "SECONDS", 1.0)
+        patch.setattr(storage, "WRITING", 1.0)
         patch.setattr(storage, "SYNTHETIC", 2000)
         yield
 
@@ -199,71 +200,93 @@ def test_what_the_pilot_made_is_gone(planned):
     assert names == {"digits", "shards-labeled", "shards-unlabeled", "shards-test", "truth"}
 
 
-def test_what_stands_costs_nothing_and_k_is_known(planned):
-    root, before = planned
-    recipe = short_digits()
-    run, summary = semi_supervised(root, recipe)
-    after = plan(root, recipe)
-    assert [work.seconds for work in after.stages] == [0.0] * len(STAGES)
-    assert after.reach == Reach(value=10, low=10, high=10) and after.picks == summary.picks.total
-    bytes_of = {name: sum(f.bytes for a in root.named(name) for f in a.files(name)) for name in ("scores", "picks")}
-    works = {work.stage: work for work in before.stages}
+@pytest.fixture(scope="module")
+def finished(planned) -> tuple[Root, Summary]:
+    return planned[0], semi_supervised(planned[0], short_digits())[1]
+
+
+def test_what_stands_costs_nothing_and_k_is_known(planned, finished):
+    root, summary = finished
+    found = plan(root, short_digits())
+    assert [work.seconds for work in found.stages] == [0.0] * len(STAGES)
+    assert found.reach == Reach(value=10, low=10, high=10) and found.picks == summary.picks.total
+    works = {work.stage: work for work in planned[1].stages}
+    stored = sum(f.bytes for scores in root.named("scores") for f in scores.files("scores-"))
     scored = works["label"].bytes_written + works["evaluate"].bytes_written
-    assert scored == pytest.approx(bytes_of["scores"], rel=0.3)
+    assert scored == pytest.approx(stored, rel=0.3)
+    (weights,) = (a.files("model")[0].bytes for a in root.named("teacher"))
+    # A checkpoint at the end, of weights and momentum and the artifact's copy, and the artifact.
+    assert works["teacher"].bytes_written == pytest.approx(4 * weights, rel=0.05)
 
-    # Another K: the scores stand, and what it will find is counted in them.
-    wider = dataclasses.replace(recipe, select=Select(k=200, p=2))
-    found = plan(root, wider)
-    done = {work.stage for work in found.stages if not work.seconds}
-    assert done == {"teacher", "label", "control"}
-    _, summary = semi_supervised(root, wider)
-    assert found.reach is not None
-    per_class = summary.picks.per_class
-    assert found.reach.value == sum(count >= 200 for count in per_class)
-    assert (found.picks, found.reach.low, found.reach.high) == (sum(per_class), found.reach.value, found.reach.value)
+
+def test_another_k_is_counted_in_the_scores_that_stand(quick, finished):
+    root, recipe = finished[0], dataclasses.replace(short_digits(), select=Select(k=200, p=2))
+    found = plan(root, recipe)
+    assert {work.stage for work in found.stages if not work.seconds} == {"teacher", "label", "control"}
+    scores = max(root.named("scores"), key=lambda scores: scores.info["samples"])
+    picks = select(root, scores, find_duplicates(root, scores), recipe.select, tuple("0123456789")).info
+    reach = sum(count >= 200 for count in picks["per_class"])
+    assert found.reach == Reach(value=reach, low=reach, high=reach)
+    assert found.picks == picks["picks"]
     works = {work.stage: work for work in found.stages}
-    assert works["materialize"].images == summary.picks.samples
+    assert works["materialize"].images == picks["samples"]
+    assert works["evaluate"].images == 2 * 500  # by the networks that depend on K
 
 
-def test_a_trained_teacher_tells_before_it_has_labeled(ray_local, quick, planned, tmp_path):
-    root, recipe = planned[0], short_digits()
-    (teacher,) = (a for a in root.named("teacher"))
-    other = dataclasses.replace(recipe, label=Label(p=3, batch=128), select=Select(k=250, p=3))
-    found = plan(root, other)
-    work = {work.stage: work for work in found.stages}
-    assert not work["teacher"].seconds and work["label"].images == 1247 == found.sampled
-    _, summary = semi_supervised(root, other)
-    assert found.reach is not None and found.reach.value == sum(n >= 250 for n in summary.picks.per_class)
-    assert found.picks == summary.picks.total
-    assert teacher.uri
+def test_a_teacher_tells_before_it_has_labeled(quick, finished):
+    root = finished[0]
+    recipe = dataclasses.replace(short_digits(), label=Label(p=3, batch=128), select=Select(k=250, p=3))
+    found = plan(root, recipe)
+    works = {work.stage: work for work in found.stages}
+    assert not works["teacher"].seconds and works["label"].images == 1247 == found.sampled
+    start = prepare(root, recipe)
+    (teacher,) = root.named("teacher")
+    shards, corpus = start.shards["unlabeled"], start.corpora["unlabeled"]
+    scores = label(root, teacher, shards, corpus, recipe.view, recipe.label, recipe.resources)
+    picks = select(root, scores, find_duplicates(root, scores), recipe.select, start.classes).info
+    assert found.reach is not None and found.reach.value == sum(count >= 250 for count in picks["per_class"])
+    assert found.picks == picks["picks"] and works["materialize"].images == picks["samples"]
 
 
 @pytest.mark.parametrize("decode", ["beside", "cluster"])
-def test_of_a_corpus_that_grew_only_what_is_new_is_to_be_labeled(ray_local, quick, tmp_path, decode):
-    """Wherever the corpus is decoded."""
+def test_the_pilot_scores_as_the_run_does_wherever_it_decodes(ray_local, quick, tmp_path, decode):
+    root, media = Root.open(str(tmp_path / "root")), [*digit_images()[0][:1400], b"no picture"]
+    corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", media)),))
+    shards, model, config = index_corpus(root, "unlabeled", corpus), random_model(root), Label(precision="fp32", p=3)
+    resources = Resources(decode=decode)
+    scores = label(root, model, shards, corpus, DIGITS_VIEW, config, resources).table("scores-", SCORES)
+    pool = Cluster.now().teachers(resources)
+    assert bool(pool.threads) == (decode == "beside")
+    found = measure_labeling(Job(Network(model, DIGITS_VIEW, "fp32", 3), corpus, Shards(shards), 256, pool))
+    assert found.seen == 1401
+    assert found.rows.equals(scores)
+    assert found.slots_per_second > 0 and found.start > 0 and found.memory > 0
+
+
+def test_of_a_corpus_that_grew_only_what_is_new_is_to_be_labeled(ray_local, tmp_path):
     root, media = Root.open(str(tmp_path / "root")), digit_images()[0]
-    folder = tmp_path / "corpus"
+    folder, file = tmp_path / "corpus", tmp_path / "teacher.safetensors"
     folder.mkdir()
     write_parquet(folder / "a.parquet", media[:1100])
-    teacher, file = random_model(root), tmp_path / "teacher.safetensors"
-    file.write_bytes(teacher.read("model.safetensors"))
-    recipe = dataclasses.replace(
-        short_digits(),
-        unlabeled=Corpus(uri=(str(folder),)),
-        teacher=Teacher(model=Model(arch="resnet8x1"), checkpoint=str(file)),
-        resources=Resources(workers=1, decode=decode),
-    )
-    (labels,) = (work for work in plan(root, recipe).stages if work.stage == "label")
-    assert labels.images == 1100
+    file.write_bytes(random_model(root).read(WEIGHTS))
+    teacher = Teacher(model=Model(arch="resnet8x1"), checkpoint=str(file))
+    recipe = dataclasses.replace(short_digits(), unlabeled=Corpus(uri=(str(folder),)), teacher=teacher)
+
+    def labeled() -> int:
+        return look(root, recipe, prepare(root, recipe)).labeled
+
+    assert labeled() == 0
     start = prepare(root, recipe)
     assert start.teacher is not None
     shards, corpus = start.shards["unlabeled"], start.corpora["unlabeled"]
-    label(root, start.teacher, shards, corpus, recipe.view, recipe.label, recipe.resources)
+    scores = label(root, start.teacher, shards, corpus, recipe.view, recipe.label, recipe.resources)
+    assert labeled() == 1100
     write_parquet(folder / "b.parquet", media[1100:1400])
-    found = plan(root, recipe)
-    (labels,) = (work for work in found.stages if work.stage == "label")
-    assert labels.images == 300 and labels.seconds > 0
-    assert found.sampled == 1400  # the pilot looks at all of it, for what it will find
+    assert labeled() == 1100
+    # A run that was stopped: its committed parts count, its manifest is not there.
+    (folder / "b.parquet").unlink()
+    Path(scores.uri, "manifest.json").unlink()
+    assert labeled() == 1100
 
 
 def example() -> Plan:
@@ -327,19 +350,17 @@ def test_the_table_holds_the_numbers_of_the_json(width):
         assert expected in text
 
 
-def test_the_job_prints_one_json_object_and_nothing_else(tmp_path):
+def test_the_job_prints_one_json_object_and_nothing_else(finished, tmp_path):
     def job(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, str(JOB), *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=280
-        )
+        command = [sys.executable, str(JOB), "digits", "--root", finished[0].uri, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=280)
 
-    done = job("digits", "--json", "--root", "runs", "--pretrain.images", "6400")
+    same = "--teacher.train.images 640 --pretrain.images 640 --finetune.images 320".split()
+    done = job("--json", *same, "--finetune.schedule.lr", "0.01")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert [work["stage"] for work in found["stages"]] == STAGES
-    assert found["stages"][4]["images"] == 6400
-    total = sum(work["seconds"] for work in found["stages"])
-    assert found["total"]["seconds"] == pytest.approx(total) and total > 0
+    assert [work["stage"] for work in found["stages"] if work["seconds"]] == ["finetune", "evaluate"]
+    assert found["total"]["seconds"] == pytest.approx(sum(work["seconds"] for work in found["stages"]))
     assert "pilot" in done.stderr
-    wrong = job("digits", "--select.p", "11", "--root", "runs")
+    wrong = job("--select.p", "11")
     assert (wrong.returncode, wrong.stdout) == (2, "") and wrong.stderr.startswith("error: select.p is 11")

@@ -22,6 +22,7 @@ from raylabel.models import WEIGHTS, Model, build, describe, save_weights
 from raylabel.pilot import process
 from raylabel.schema import SCORES
 
+SECONDS = 8.0  # of labeling that are timed; start-up comes on top
 LEAST = 3.0  # seconds of labeling that are timed, even where the share of the corpus is through sooner
 SHARE = 0.001  # of the corpus that is labeled, at most
 BATCHES = 8  # per actor that are labeled, at least: of a small corpus more than the share, and units more than once
@@ -34,7 +35,7 @@ class Labeled:
     """What labeling was seen to do. A slot is a sample's place in a padded batch."""
 
     slots_per_second: float
-    """Of all actors together, in the steady state."""
+    """Of one actor beside the others, in the steady state."""
     start: float
     """Seconds until all actors had scored a first batch."""
     memory: int
@@ -53,7 +54,10 @@ def measure_labeling(job: Job) -> Labeled:
     """Labels units of the corpus, drawn at random, as the run will; each actor stops by the clock."""
     begin, pool, drawn = time.monotonic(), job.pool, process.draw(job.shards)
     labeler: Any = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus)(_Labeler)
-    actors, decoders = [labeler.remote() for _ in range(pool.actors)], []
+    units = len(Units(job.shards.rows, UNIT))
+    size = units_of_item(units, pool.actors)
+    # As the run: no more actors than there are pieces of work.
+    actors, decoders = [labeler.remote() for _ in range(min(pool.actors, -(-units // size)))], []
     try:
         # A batch of a slow network may take a minute on a CPU; an image takes about as long in a small one.
         small = replace(job, batch=job.batch if pool.gpus else min(PROBE, job.batch))
@@ -61,12 +65,11 @@ def measure_labeling(job: Job) -> Labeled:
         start = time.monotonic() - begin
         if not pool.gpus:
             slot = once / small.batch
-            while job.batch > PROBE and PLACES * job.batch * slot > process.SECONDS:
+            while job.batch > PROBE and PLACES * job.batch * slot > SECONDS:
                 job = replace(job, batch=job.batch // 2)
             once = max(ray.get([actor.load.remote(job, drawn[0]) for actor in actors]))
         # As long as those of the run, for it costs to begin inside a file, but so short that an actor sees some.
-        count = units_of_item(len(Units(job.shards.rows, UNIT)), pool.actors)
-        rows = min(count * UNIT, max(1, int(process.SECONDS / PLACES / once)) * job.batch)
+        rows = min(size * UNIT, max(1, int(SECONDS / PLACES / once)) * job.batch)
         places = [process.stretch(job.shards, unit, rows) for unit in drawn]
         if not pool.threads:  # others decode, in halves of the CPUs that are left
             decoder: Any = ray.remote(num_cpus=0.5)(_Decoder)
@@ -75,7 +78,7 @@ def measure_labeling(job: Job) -> Labeled:
             decoders = [decoder.remote(job, _dealt(places, i, count)) for i in range(count)]
         quota = max(int(SHARE * job.shards.samples) // len(actors), BATCHES * job.batch)
         running = [
-            actor.run.remote(_dealt(places, i, len(actors)), decoders[i :: len(actors)], quota, process.SECONDS, LEAST)
+            actor.run.remote(_dealt(places, i, len(actors)), decoders[i :: len(actors)], quota, SECONDS, LEAST)
             for i, actor in enumerate(actors)
         ]
         found = ray.get(running)
@@ -87,7 +90,7 @@ def measure_labeling(job: Job) -> Labeled:
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink, compression="zstd")
     return Labeled(
-        slots_per_second=sum(one["slots"] / one["seconds"] for one in found),
+        slots_per_second=sum(one["slots"] / one["seconds"] for one in found) / len(found),
         start=start,
         memory=max(one["memory"] for one in found),
         device_memory=max(one["device_memory"] or 0 for one in found) or None,

@@ -8,7 +8,6 @@ import numpy as np
 from raylabel.corpus import Shards, Unit, Units
 from raylabel.labels.scores import UNIT
 
-SECONDS = 8.0  # of steady work that are timed, for each kind of work; start-up comes on top
 DRAWN = 4096  # units of the corpus that a pilot may visit
 
 

@@ -22,6 +22,7 @@ from raylabel.selection import Select, select
 
 SYNTHETIC = 200_000  # rows of scores that selection is timed on
 READING = 1.5  # seconds for which each task reads
+WRITING = 4.0  # seconds for which it writes
 TRIED = 32  # samples whose writing tells how many can be written in the seconds there are
 
 
@@ -120,7 +121,7 @@ def measure_materializing(
     records: list[dict[str, Any]] = []
 
     def build(draft: Draft) -> Built:
-        shared: Any = [ray.put(value) for value in (shards, corpus, config, classes, process.SECONDS / 2)]
+        shared: Any = [ray.put(value) for value in (shards, corpus, config, classes, WRITING)]
         drawn = enumerate(process.draw(shards)[:tasks])
         records.extend(ray.get([_materialize.remote(draft.uri, part, unit, *shared) for part, unit in drawn]))
         return summarise(dict(enumerate(records)), sum(record["samples"] for record in records), 1.0)

@@ -21,7 +21,7 @@ REPLICATES = 200  # of the bootstrap
 
 
 def labeling_seconds(rows: np.ndarray, batch: int, actors: int, slots_per_second: float) -> float:
-    """Of a corpus of so many rows in each shard, int64 [S], in the steady state.
+    """Of a corpus of so many rows in each shard, int64 [S], in the steady state; the slots are those of an actor.
 
     Batches are padded at the end of a unit, and actors take whole pieces of work: at the end of a small corpus some
     have nothing to do.
@@ -31,7 +31,7 @@ def labeling_seconds(rows: np.ndarray, batch: int, actors: int, slots_per_second
     units = int((full + (rest > 0)).sum())
     pieces = math.ceil(units / units_of_item(units, actors))
     rounds = math.ceil(pieces / actors)
-    return slots / slots_per_second * (rounds * actors / pieces)
+    return slots / pieces * rounds / slots_per_second
 
 
 def sorting_seconds(rows: int, tasks: int, found: Sorted) -> float:
