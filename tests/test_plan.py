@@ -152,7 +152,7 @@ def quick():
 def short_digits() -> Recipe:
     recipe = recipes.digits()
     assert recipe.teacher.train is not None
-    teacher = dataclasses.replace(recipe.teacher, train=dataclasses.replace(recipe.teacher.train, images=640))
+    teacher = dataclasses.replace(recipe.teacher, train=dataclasses.replace(recipe.teacher.train, images=6400))
     return dataclasses.replace(
         recipe,
         teacher=teacher,
@@ -175,7 +175,7 @@ def test_a_plan_has_every_stage_and_its_sizes(planned):
     recipe, works = short_digits(), {work.stage: work for work in found.stages}
     assert list(works) == STAGES
     assert {name: work.images for name, work in works.items()} == {
-        "teacher": 640,
+        "teacher": 6400,
         "label": 1247,
         "select": 1247,
         "materialize": 50 + 1000,
@@ -209,7 +209,8 @@ def test_what_stands_costs_nothing_and_k_is_known(planned, finished):
     root, summary = finished
     found = plan(root, short_digits())
     assert [work.seconds for work in found.stages] == [0.0] * len(STAGES)
-    assert found.reach == Reach(value=10, low=10, high=10) and found.picks == summary.picks.total
+    reach = sum(count >= 100 for count in summary.picks.per_class)
+    assert found.reach == Reach(value=reach, low=reach, high=reach) and found.picks == summary.picks.total
     works = {work.stage: work for work in planned[1].stages}
     stored = sum(f.bytes for scores in root.named("scores") for f in scores.files("scores-"))
     scored = works["label"].bytes_written + works["evaluate"].bytes_written
@@ -355,7 +356,7 @@ def test_the_job_prints_one_json_object_and_nothing_else(finished, tmp_path):
         command = [sys.executable, str(JOB), "digits", "--root", finished[0].uri, *arguments]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=280)
 
-    same = "--teacher.train.images 640 --pretrain.images 640 --finetune.images 320".split()
+    same = "--teacher.train.images 6400 --pretrain.images 640 --finetune.images 320".split()
     done = job("--json", *same, "--finetune.schedule.lr", "0.01")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
