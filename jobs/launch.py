@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
@@ -30,22 +30,26 @@ class Options:
     """Folder of all results, local or s3://, gs://: what stands there already is not done again."""
 
 
-def run_recipe(story: Callable[[Root, Recipe], Any], description: str) -> Any:
-    """Reads `[RECIPE] [--data DIR] [--root DIR] [--field value ...]`, connects and runs the story.
+Kind = TypeVar("Kind", bound=Options)
 
-    An InputError is printed on one line and ends the process with status 2.
+
+@contextmanager
+def launched(description: str, kind: type[Kind]) -> Iterator[tuple[Root, Kind]]:
+    """The root and the options of `[RECIPE] [--data DIR] [--root DIR] [--field value ...]`, and Ray connected.
+
+    An InputError in the block is printed on one line and ends the process with status 2.
     """
     try:
-        options = _options(description)
+        options = _options(description, kind)
         root = Root.open(options.root)
         _connect()
-        return story(root, options.recipe)
+        yield root, options
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def _options(description: str) -> Options:
+def _options(description: str, kind: type[Kind]) -> Kind:
     name, *argv = sys.argv[1:] if sys.argv[1:2] and not sys.argv[1].startswith("-") else ["digits", *sys.argv[1:]]
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--data", default="")
@@ -56,8 +60,8 @@ def _options(description: str) -> Options:
     recipe = recipes.make(function, known.data)
     names = "\n".join(f"  {known:24} {_first_line(made)}" for known, made in recipes.NAMED.items())
     text = f"{description}\nRecipes:\n{names}\n\nFields of '{name}':"
-    default = Options(recipe=recipe)
-    return tyro.cli(Options, args=rest, default=default, description=text, config=(tyro.conf.AvoidSubcommands,))
+    default = kind(recipe=recipe)
+    return tyro.cli(kind, args=rest, default=default, description=text, config=(tyro.conf.AvoidSubcommands,))
 
 
 def _first_line(function: Callable[..., Recipe]) -> str:

@@ -7,11 +7,12 @@
 - python jobs/semi_supervised.py digits --help            what each field means
 """
 
-from launch import run_recipe
+from launch import Options, launched
 
 from raylabel.pipeline import semi_supervised
 from raylabel.report.terminal import print_summary
 
 if __name__ == "__main__":
-    run, summary = run_recipe(semi_supervised, __doc__ or "")
-    print_summary(summary, run.uri)
+    with launched(__doc__ or "", Options) as (root, options):
+        run, summary = semi_supervised(root, options.recipe)
+        print_summary(summary, run.uri)

@@ -91,7 +91,7 @@ def materialize(
                 done[record["part"]] = record
                 passed, rejected = passed + record["samples"], rejected + _rejected([record])
                 progress.update(passed, rejects=rejected)
-        built = _summarise(done, samples, reject_limit)
+        built = summarise(done, samples, reject_limit)
         return Built(built.files, {**built.info, "images": samples - before})
 
     identity = {"picks": picks.digest, "shards": shards.info["content"], "materialize": identity_of(config)}
@@ -102,7 +102,8 @@ def _rejected(records: Iterable[dict[str, Any]]) -> int:
     return sum(sum(record["reasons"].values()) for record in records)
 
 
-def _summarise(records: dict[int, dict[str, Any]], samples: int, reject_limit: float) -> Built:
+def summarise(records: dict[int, dict[str, Any]], samples: int, reject_limit: float) -> Built:
+    """EXAMPLES of `samples` picked samples from the records of their parts. InputError if too many are rejected."""
     rejected = _rejected(records.values())
     reasons = collections.Counter()
     for record in records.values():
@@ -151,10 +152,16 @@ def _write_plan(folder: str, picks: Artifact) -> int:
 def _write_part(
     folder: str, plan: str, part: int, shards: Shards, corpus: Corpus, config: Materialize
 ) -> dict[str, Any]:
-    """Reads the part's samples from the corpus and writes them, lane by lane; its record is the commit."""
     fs, path = filesystem(plan)
     with pq.ParquetFile(f"{path}/plan.parquet", filesystem=fs) as file:
         labels = dict(zip(*file.read_row_group(part).to_pydict().values(), strict=True))
+    return write_part(folder, part, labels, shards, corpus, config)
+
+
+def write_part(
+    folder: str, part: int, labels: dict[int, list[int]], shards: Shards, corpus: Corpus, config: Materialize
+) -> dict[str, Any]:
+    """Reads a part's samples, given by key, ascending, and writes them lane by lane; its record is the commit."""
     kept: list[tuple[int, bytes, list[int]]] = []
     rejects: list[tuple[int, str, str, str, str]] = []
     for sample in _read(corpus, shards, list(labels)):

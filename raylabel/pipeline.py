@@ -1,5 +1,6 @@
 """The story: labeled set → teacher → SCORES of the corpus → PICKS → student, and whether it was worth it."""
 
+import functools
 from dataclasses import dataclass, field, replace
 
 from raylabel import datasets
@@ -87,22 +88,75 @@ class Recipe:
         return replace(self.pretrain, images=self.pretrain.processed + self.finetune.processed)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What a run rests on, and what a plan needs to know of it. Corpora and SHARDS: labeled, unlabeled, test."""
+
+    corpora: dict[str, Corpus]
+    shards: dict[str, Artifact]
+    labels: Artifact
+    """PICKS of the labeled set."""
+    test_labels: Artifact
+    """PICKS of the test set."""
+    classes: tuple[str, ...]
+    """Their names, in label order."""
+    teacher: Artifact | None
+    """The teacher, if it is given and not trained here."""
+
+
+def prepare(root: Root, recipe: Recipe) -> Prepared:
+    """Checks the recipe, indexes its corpora, and reads their labels. InputError for input that a person can mend."""
+    _check(recipe)
+    corpora = {n: datasets.resolve(root, getattr(recipe, n)) for n in ("labeled", "unlabeled", "test")}
+    shards = {n: index_corpus(root, n, corpus) for n, corpus in corpora.items()}
+    labels = truth(root, shards["labeled"], corpora["labeled"])
+    classes = tuple(labels.info["classes"])
+    test_labels = truth(root, shards["test"], corpora["test"], classes)
+    recipe.select.check_against(len(classes), min(recipe.label.p, len(classes)))
+    return Prepared(
+        corpora=corpora,
+        shards=shards,
+        labels=labels,
+        test_labels=test_labels,
+        classes=classes,
+        teacher=_given_teacher(root, recipe.teacher, len(classes)),
+    )
+
+
+def fit_model(
+    root: Root,
+    recipe: Recipe,
+    classes: int,
+    name: str,
+    model: Model,
+    examples: Artifact,
+    config: Train | None,
+    init: Artifact | None = None,
+) -> Artifact:
+    """One of the recipe's networks, trained."""
+    assert config is not None
+    return train(
+        root,
+        name,
+        model=model,
+        classes=classes,
+        examples=examples,
+        config=config,
+        view=recipe.view,
+        seed=recipe.seed,
+        resources=recipe.resources,
+        init=init,
+    )
+
+
 def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
     """Runs the recipe (Yalniz et al. 2019 §3); the artifact holds summary.json and report.html, the same numbers.
 
     Whatever stands in the root already is used as it is. InputError for input that a person can mend.
     """
-    _check(recipe)
-    corpora = {n: datasets.resolve(root, getattr(recipe, n)) for n in ("labeled", "unlabeled", "test")}
-    shards = {n: index_corpus(root, n, corpus) for n, corpus in corpora.items()}
-    limit = recipe.label.reject_limit
-
-    # The clean labels, and what they are called.
-    labels = truth(root, shards["labeled"], corpora["labeled"])
-    classes = tuple(labels.info["classes"])
-    test_labels = truth(root, shards["test"], corpora["test"], classes)
-    recipe.select.check_against(len(classes), min(recipe.label.p, len(classes)))
-    given = _given_teacher(root, recipe.teacher, len(classes))
+    start = prepare(root, recipe)
+    corpora, shards, classes = start.corpora, start.shards, start.classes
+    labels, limit = start.labels, recipe.label.reject_limit
     lesson = materialize(root, "labeled", labels, shards["labeled"], corpora["labeled"], recipe.materialize, limit)
 
     for config in (recipe.teacher.train, recipe.finetune, recipe.control):  # known now, not after days of pre-training
@@ -110,23 +164,10 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
             workers = Cluster.now().workers(recipe.resources, config.batch)
             Stream(lesson, recipe.seed).check_workers(workers, config.batch)
 
-    def fit(name: str, model: Model, examples: Artifact, config: Train | None, init: Artifact | None = None):
-        assert config is not None
-        return train(
-            root,
-            name,
-            model=model,
-            classes=len(classes),
-            examples=examples,
-            config=config,
-            view=recipe.view,
-            seed=recipe.seed,
-            resources=recipe.resources,
-            init=init,
-        )
+    fit = functools.partial(fit_model, root, recipe, len(classes))
 
     # 1. The teacher.
-    teacher = given or fit("teacher", recipe.teacher.model, lesson, recipe.teacher.train)
+    teacher = start.teacher or fit("teacher", recipe.teacher.model, lesson, recipe.teacher.train)
 
     # 2. It labels the corpus, once; the best K of every class become a training set.
     scores = label(
@@ -155,7 +196,7 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
         name: label(root, model, shards["test"], corpora["test"], recipe.view, config, recipe.resources)
         for name, model in models.items()
     }
-    right = {name: hits(tested, test_labels) for name, tested in tests.items()}
+    right = {name: hits(tested, start.test_labels) for name, tested in tests.items()}
     accuracies = [accuracy(name, *found, len(classes)) for name, found in right.items()]
     gain = paired_gain(right["student (fine-tuned)"][0], right["control"][0])
     run = Run(
@@ -178,11 +219,16 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
             "control": (control,),
             "evaluate": tuple(tests.values()),
         },
-        curves={**({} if given else {"teacher": teacher}), **students},
+        curves={**({} if start.teacher else {"teacher": teacher}), **students},
         accuracies=accuracies,
         gain=gain,
         precision=pick_precision(picks, shards["unlabeled"], recipe.truth),
-        more=(*shards.values(), labels, test_labels, metrics(root, recipe.name, recipe.test.uri, accuracies, gain)),
+        more=(
+            *shards.values(),
+            labels,
+            start.test_labels,
+            metrics(root, recipe.name, recipe.test.uri, accuracies, gain),
+        ),
     )
     return write_run(root, run)
 

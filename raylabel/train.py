@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -72,7 +72,7 @@ class Train:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """All that a worker needs; plain data, so that it travels."""
 
     model: Model
@@ -119,9 +119,9 @@ def train(
         workers = cluster.workers(resources, config.batch)
         Stream(examples, seed).check_workers(workers, config.batch)
         board = make_board()
-        job = _Job(model, classes, examples, config, precision, view, init, seed, board)
+        job = Job(model, classes, examples, config, precision, view, init, seed, board)
         with Progress(f"train {name}", config.processed) as progress, shown(board, progress):
-            result = _fit(job, draft, workers, bool(cluster.gpus))
+            result = fit(_loop, {"job": job}, draft.scratch("ray_train"), workers, bool(cluster.gpus))
             before, stopped = ray.get(board.outcome.remote())
         ray.kill(board)
         if stopped:
@@ -142,11 +142,12 @@ def _read(path: str) -> bytes:
         return file.read()
 
 
-def _fit(job: _Job, draft: Draft, workers: int, gpu: bool):
-    fs, path = filesystem(draft.scratch("ray_train"))
+def fit(loop: Callable[[dict[str, Any]], None], settings: dict[str, Any], storage: str, workers: int, gpu: bool):
+    """Runs the loop on that many workers, each with the settings; Ray Train's result."""
+    fs, path = filesystem(storage)
     trainer = ray.train.torch.TorchTrainer(
-        _loop,
-        train_loop_config={"job": job},
+        loop,
+        train_loop_config=settings,
         scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": 1}),
         run_config=ray.train.RunConfig(
             name="run",  # the same name in the same place: Ray Train goes on from the last checkpoint it finds there
@@ -162,12 +163,17 @@ def _fit(job: _Job, draft: Draft, workers: int, gpu: bool):
 
 def _loop(settings: dict[str, Any]) -> None:
     """What each worker runs."""
+    for _ in steps(settings["job"]):
+        pass
+
+
+def steps(job: Job) -> Generator[int, None, None]:
+    """Trains, and yields the number of steps done after each: every worker has to ask for the same number."""
     import torch
     import torch.distributed
     from torch.nn import functional
     from torch.nn.parallel import DistributedDataParallel
 
-    job: _Job = settings["job"]
     config, context = job.config, ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
@@ -181,8 +187,8 @@ def _loop(settings: dict[str, Any]) -> None:
     sums = torch.zeros(3, device=device)  # loss, correct, images since the last point of the curve
     step, curve = _restore(module, optimizer, sums, rank)
     parallel = DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
-    steps, total = config.steps, config.processed
-    every = max(1, steps // POINTS)
+    last, total = config.steps, config.processed
+    every = max(1, last // POINTS)
     batches = Stream(job.examples, job.seed).batches(
         job.view, config.batch, step * config.batch, total, rank, world, _loaders(), _memory(device)
     )
@@ -206,7 +212,7 @@ def _loop(settings: dict[str, Any]) -> None:
         with torch.no_grad():
             sums += torch.stack([losses.detach(), (logits.argmax(1) == target).sum(), sums.new_tensor(len(target))])
         step += 1
-        if step % every == 0 or step == steps:
+        if step % every == 0 or step == last:
             torch.distributed.all_reduce(sums)
             loss, correct, seen = sums.tolist()
             sums.zero_()
@@ -217,11 +223,12 @@ def _loop(settings: dict[str, Any]) -> None:
                 return
             curve.append({"images": done, "loss": loss / seen, "accuracy": correct / seen, "lr": lr})
             note = f"loss {loss / seen:.3f}, accuracy {correct / seen:.1%}"
-        if rank == 0 and (step == steps or time.monotonic() > told + 1):
+        if rank == 0 and (step == last or time.monotonic() > told + 1):
             job.board.set.remote(step * config.batch, note)
             told = time.monotonic()
-        if step % config.checkpoint_every == 0 or step == steps:
+        if step % config.checkpoint_every == 0 or step == last:
             _save(module, optimizer, step, curve, rank, sums)
+        yield step
 
 
 def _loaders() -> int:

@@ -10,10 +10,11 @@ ROWS = [
     {"errors"},
     {"schema", "artifact", "resources", "schedule", "topk", "ahead", "exchange"},
     {"media", "models", "corpus", "report.summary", "report.terminal", "report.board", "report.page"},
-    {"report.run", "datasets", "stream"},
+    {"report.run", "report.plan", "datasets", "stream"},
     {"labels", "duplicates", "selection", "examples", "train", "evaluate"},
+    {"pilot"},
     {"pipeline"},
-    {"recipes"},
+    {"plan", "recipes"},
 ]
 
 

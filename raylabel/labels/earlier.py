@@ -39,12 +39,17 @@ class Earlier:
     def __init__(self, scores: Artifact, before: Shards, now: Shards, unit: int, part: int):
         self._folder, self._part = scores.uri, part
         self._units = Units(before.rows, unit)
-        self._number = _same(before, now)
+        self._number, self._rows = _same(before, now), now.rows
 
     @property
     def shards(self) -> int:
         """How many shards of the corpus were scored."""
         return int((self._number >= 0).sum())
+
+    @property
+    def samples(self) -> int:
+        """How many samples these have."""
+        return int(self._rows[self._number >= 0].sum())
 
     def find(self, unit: Unit) -> Piece | None:
         """The unit's earlier rows, if its shard was scored."""

@@ -67,7 +67,7 @@ def _spans(job: Job, parts: Callable[[], Iterator[Part]]) -> Iterator[tuple[Part
     pool, count = job.pool, sum(len(part.units) for part in parts())
     if not count:
         return
-    size = max(1, count // (ITEMS * pool.actors))  # units of an item
+    size = units_of_item(count, pool.actors)
     items = [item(part.units[i : i + size]) for part in parts() for i in range(0, len(part.units), size)]
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
@@ -78,6 +78,11 @@ def _spans(job: Job, parts: Callable[[], Iterator[Part]]) -> Iterator[tuple[Part
     context.target_max_block_size = BLOCK if pool.threads else max(BLOCK, pixels)
     with ray.data.DataContext.current(context):
         yield from _grouped(_pipeline(job, items), (part for part in parts() if part.units))
+
+
+def units_of_item(units: int, actors: int) -> int:
+    """How many units of so many one call of an actor takes."""
+    return max(1, units // (ITEMS * actors))
 
 
 def _pipeline(job: Job, items: list[pa.Table]) -> ray.data.Dataset:

@@ -32,7 +32,7 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
 
     def say(text: str, style: str = "") -> None:
         # Folded, never cropped: a number that is cut short is wrong.
-        console.print(Text(_encodable(text, console), style=style), width=min(console.width, WIDTH))
+        console.print(Text(encodable(text, console), style=style), width=min(console.width, WIDTH))
 
     say(f"run {summary.run}", "bold")
     console.print(_accuracy_table(summary, console), width=min(console.width, WIDTH))
@@ -59,7 +59,7 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
     console.print(_stage_table(summary, console), width=min(console.width, WIDTH))
     say(f"hardware: {summary.hardware}")
     for name in ("report.html", "summary.json"):  # one line each, however long: a path that is folded cannot be copied
-        console.print(Text(_encodable(f"{folder.rstrip('/')}/{name}", console)), soft_wrap=True)
+        console.print(Text(encodable(f"{folder.rstrip('/')}/{name}", console)), soft_wrap=True)
 
 
 def _accuracy_table(summary: Summary, console: Console) -> Table:
@@ -72,7 +72,7 @@ def _accuracy_table(summary: Summary, console: Console) -> Table:
         cells = _percent(a.top1, a.top1_low, a.top1_high)
         if with_top5:
             cells += _percent(a.top5, a.top5_low, a.top5_high)
-        table.add_row(Text(_encodable(a.model, console)), *cells, f"{a.n:,}")
+        table.add_row(Text(encodable(a.model, console)), *cells, f"{a.n:,}")
     return table
 
 
@@ -84,7 +84,7 @@ def _stage_table(summary: Summary, console: Console) -> Table:
     for s in summary.stages:
         images = "-" if s.images is None else f"{s.images:,}"
         rate = "-" if s.images_per_second is None else f"{s.images_per_second:,.1f}"
-        table.add_row(Text(_encodable(s.name, console)), f"{s.seconds:,.1f}", images, rate)
+        table.add_row(Text(encodable(s.name, console)), f"{s.seconds:,.1f}", images, rate)
     return table
 
 
@@ -94,7 +94,7 @@ def _percent(value: float | None, low: float | None, high: float | None) -> list
     return [f"{100 * value:.1f}%", f"{100 * low:.1f} to {100 * high:.1f}"]
 
 
-def _encodable(text: str, console: Console) -> str:
+def encodable(text: str, console: Console) -> str:
     """Printable text that the stream can hold: a class name must not end a run whose results are ready."""
     return printable(text).encode(console.encoding, "replace").decode(console.encoding)
 
@@ -121,7 +121,7 @@ class Progress:
         `total` None: nobody knows it yet.
         """
         self._console = console or Console()
-        self._stage, self._unit = (_encodable(text, self._console) for text in (stage, unit))
+        self._stage, self._unit = (encodable(text, self._console) for text in (stage, unit))
         self._total, self._first, self._clock = total, done, clock
         self._done, self._rejects, self._note = done, 0, ""
         self._lock = threading.Lock()
@@ -147,7 +147,7 @@ class Progress:
         """`done` units of the total, and `rejects` of them unreadable, so far; the note stands at the line's end."""
         with self._lock:
             now = self._clock()
-            self._done, self._rejects, self._note = done, rejects, _encodable(note, self._console)
+            self._done, self._rejects, self._note = done, rejects, encodable(note, self._console)
             self._recent.append((now, done))
             # The newest point that is at least a window old stays: the rate is over the whole window, not less.
             while len(self._recent) > 2 and now - self._recent[1][0] >= RATE_WINDOW:
@@ -167,7 +167,7 @@ class Progress:
             seconds = self._clock() - self._start
             rate = (self._done - self._first) / seconds if seconds > 0 else None
             how = "in" if kind is None else "stopped after"
-            line = self._line(rate, f"{how} {_duration(seconds)}")
+            line = self._line(rate, f"{how} {duration(seconds)}")
             if self._live:
                 self._bar.update(self._task, completed=self._done, line=line)
                 self._bar.stop()
@@ -181,7 +181,7 @@ class Progress:
         if ended:
             parts.append(ended)
         elif rate is not None and rate > 0 and self._total is not None:
-            parts.append(f"{_duration(max(self._total - self._done, 0) / rate)} left")
+            parts.append(f"{duration(max(self._total - self._done, 0) / rate)} left")
         if self._rejects:
             parts.append(f"{self._rejects:,} rejected")
         if self._note:
@@ -226,7 +226,7 @@ class PatientProgress:
             self._shown.__exit__(kind, error, traceback)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     if hours:

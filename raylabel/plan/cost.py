@@ -1,0 +1,114 @@
+"""Sizes and speeds → what a stage costs, and what a selection will find. Nothing here runs anything.
+
+Letters: N samples of the corpus, n of them sampled, S shards, C classes, P classes kept per sample, K samples kept per
+class.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from raylabel.examples import SAMPLES
+from raylabel.labels.pool import units_of_item
+from raylabel.labels.scores import UNIT
+from raylabel.pilot import Materialized, Sorted
+from raylabel.selection import Select
+from raylabel.topk import TopK
+
+REPLICATES = 200  # of the bootstrap
+
+
+def labeling_seconds(rows: np.ndarray, batch: int, actors: int, slots_per_second: float) -> float:
+    """Of a corpus of so many rows in each shard, int64 [S], in the steady state; the slots are those of an actor.
+
+    Batches are padded at the end of a unit, and actors take whole pieces of work: at the end of a small corpus some
+    have nothing to do.
+    """
+    full, rest = np.divmod(rows, UNIT)
+    slots = int((full * -(-UNIT // batch) + -(-rest // batch)).sum()) * batch
+    units = int((full + (rest > 0)).sum())
+    pieces = math.ceil(units / units_of_item(units, actors))
+    rounds = math.ceil(pieces / actors)
+    return slots / pieces * rounds / slots_per_second
+
+
+def sorting_seconds(rows: int, tasks: int, found: Sorted) -> float:
+    """Of a pass over so many rows of SCORES by so many tasks."""
+    return found.taken + max(0, rows - found.rows) * found.seconds_per_row / tasks
+
+
+def materializing_seconds(samples: int, read: float, cpus: int, found: Materialized) -> float:
+    """Of reading so many rows and writing so many samples of them, in files of SAMPLES that a CPU each writes."""
+    parts = max(1, -(-samples // SAMPLES))
+    work = read * found.seconds_per_row + samples * found.seconds_per_pick
+    return found.start + work / parts * -(-parts // cpus)
+
+
+def rows_read(rows: int, density: float, group_rows: int) -> float:
+    """Of a corpus of so many rows in which samples are picked at random with this density, 0 to 1.
+
+    Each group is read from its beginning to the last of its rows that is picked: row i of m with the probability that
+    one of the m - i from there on is.
+    """
+    group, miss = min(group_rows, rows), 1 - density
+    if not density:
+        return 0.0
+    return rows * (1 - miss * (1 - miss**group) / (density * group))
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a selection will find."""
+
+    reach: tuple[int, int, int]
+    """Classes that will have K picks: expected, and the ends of a 95% interval."""
+    picks: int
+    """Pairs of a sample and a label."""
+    samples: int
+    """Distinct samples."""
+
+
+def expected_picks(scores: pa.Table, seen: int, samples: int, config: Select, classes: int) -> Expected:
+    """From SCORES of whole units, or stretches of them, that were drawn at random: `seen` of the `samples`, N.
+
+    The interval is that of drawing units (a bootstrap over them: neighbours in a corpus are alike). Where all has been
+    seen, and scored, the figures are those of the selection itself.
+    """
+    key = scores.column("key").to_numpy()
+    digest = np.frombuffer(b"".join(scores.column("digest").to_pylist()), np.uint64).reshape(-1, 2)
+    order = np.lexsort((key, digest[:, 1], digest[:, 0]))
+    new = np.ones(len(order), bool)
+    new[1:] = (digest[order][1:] != digest[order][:-1]).any(axis=1)
+    kept = np.sort(order[new])  # byte-identical copies count once, under the smallest key
+    p, scale = config.p, samples / max(1, seen)
+    ranked = "log_odds" if config.rank == "softmax" else "logits"
+    key = np.repeat(key[kept], p)
+    label, value = (_lists(scores, name)[kept, :p].ravel() for name in ("classes", ranked))
+    units, unit = np.unique(key // UNIT, return_inverse=True)
+    place = np.cumsum(np.diff(units, prepend=units[:1]) > 1)  # units that follow each other were drawn together
+    units, unit = np.unique(place), place[unit]
+    counts = np.bincount(unit * classes + label, minlength=len(units) * classes).reshape(len(units), classes)
+    expected = counts.sum(axis=0) * scale
+
+    best = TopK(classes, math.ceil(config.k / scale))
+    best.add(label, value, key)
+    distinct = len(np.unique(best.result()[3]))
+    reach = int((expected >= config.k).sum())
+    low = high = reach
+    if seen < samples:
+        rng = np.random.default_rng(0)
+        weights = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), REPLICATES)
+        rows = np.bincount(unit, minlength=len(units)) / p
+        drawn = weights @ counts * (scale * rows.sum() / (weights @ rows))[:, None]
+        ends = np.percentile((drawn >= config.k).sum(axis=1), (2.5, 97.5))
+        low, high = min(reach, math.floor(ends[0])), max(reach, math.ceil(ends[1]))
+    picks = round(float(np.minimum(expected, config.k).sum()))
+    return Expected((reach, low, high), picks, min(samples, round(distinct * scale)))
+
+
+def _lists(table: pa.Table, name: str) -> np.ndarray:
+    """A column of lists of one length as an array [rows, length]."""
+    column = table.column(name).combine_chunks()
+    return column.flatten().to_numpy().reshape(len(column), -1)

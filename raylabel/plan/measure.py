@@ -1,0 +1,136 @@
+"""The pilot of a recipe: each kind of work that its run has still to do, measured once."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from raylabel.artifact import Artifact, Draft, Root
+from raylabel.corpus import Shards
+from raylabel.evaluate.classify import TOP
+from raylabel.labels.actor import Job
+from raylabel.labels.network import Network
+from raylabel.models import Model
+from raylabel.pilot import (
+    Labeled,
+    Materialized,
+    Selected,
+    Trained,
+    measure_labeling,
+    measure_materializing,
+    measure_selection,
+    measure_training,
+    random_network,
+)
+from raylabel.pipeline import Prepared, Recipe
+from raylabel.plan.standing import Standing
+from raylabel.report.terminal import Progress
+from raylabel.resources import Cluster
+from raylabel.stream import Stream
+from raylabel.train import Job as Training
+from raylabel.train import Train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the pilot found; None or absent for work that is done already."""
+
+    teacher: Labeled | None
+    student: Labeled | None
+    selected: Selected | None
+    lesson: Materialized | None
+    pseudo: Materialized | None
+    trained: Mapping[str, Trained]
+    """By the name of the training."""
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """A training that is still to be done."""
+
+    name: str
+    model: Model
+    config: Train
+    examples: str
+    """What it trains on: 'lesson' or 'pseudo'."""
+
+
+def remaining(recipe: Recipe, stands: Standing) -> list[Remaining]:
+    found = []
+    if not stands.teacher:
+        assert recipe.teacher.train is not None
+        found.append(Remaining("teacher", recipe.teacher.model, recipe.teacher.train, "lesson"))
+    if not stands.pretrained:
+        found.append(Remaining("pretrain", recipe.student, recipe.pretrain, "pseudo"))
+    if not stands.student:
+        found.append(Remaining("finetune", recipe.student, recipe.finetune, "lesson"))
+    if not stands.control:
+        found.append(Remaining("control", recipe.student, recipe.control, "lesson"))
+    return found
+
+
+def _kind(training: Remaining) -> str:
+    """Trainings of one kind go equally fast: one of them is measured."""
+    return f"training {training.model.arch} in batches of {training.config.batch}"
+
+
+class Pilot:
+    """Measures what the run has still to do, one kind of work after the other."""
+
+    def __init__(self, root: Root, recipe: Recipe, start: Prepared, stands: Standing, cluster: Cluster):
+        self.root, self.recipe, self.start, self.stands, self.cluster = root, recipe, start, stands, cluster
+        self.classes = len(start.classes)
+
+    def run(self) -> Measured:
+        recipe, stands = self.recipe, self.stands
+        trainings = remaining(recipe, stands)
+        todo: dict[str, Callable[[], Any]] = {}
+        if not stands.scores or not stands.tests[0]:
+            todo["teacher"] = lambda: self._label(stands.teacher, recipe.teacher.model, "unlabeled", recipe.label.p)
+        if not all(stands.tests[1:]):
+            todo["student"] = lambda: self._label(None, recipe.student, "test", TOP)
+        if not stands.picks:
+            todo["selected"] = self._select
+        if not stands.lesson:
+            todo["lesson"] = lambda: self._write("labeled")
+        if not stands.pseudo:
+            todo["pseudo"] = lambda: self._write("unlabeled")
+        for kind, training in {_kind(training): training for training in reversed(trainings)}.items():
+            todo[kind] = lambda training=training: self._train(training, found)
+        found: dict[str, Any] = {}
+        with Progress("pilot", len(todo), "measurements", console=Console(stderr=True)) as progress:
+            for name, measure in todo.items():
+                progress.update(len(found), note=name)
+                found[name] = measure()
+            progress.update(len(found))
+        parts = {name: found.get(name) for name in ("teacher", "student", "selected", "lesson", "pseudo")}
+        return Measured(**parts, trained={training.name: found[_kind(training)] for training in trainings})
+
+    def _label(self, model: Artifact | None, arch: Model, corpus: str, p: int) -> Labeled:
+        recipe = self.recipe
+        model = model or random_network(self.root, arch, self.classes)
+        precision = self.cluster.precision(recipe.label.precision)
+        scorer = Network(model, recipe.view, precision, min(p, self.classes))
+        shards, pool = Shards(self.start.shards[corpus]), self.cluster.teachers(recipe.resources)
+        return measure_labeling(Job(scorer, self.start.corpora[corpus], shards, recipe.label.batch, pool))
+
+    def _select(self) -> Selected:
+        kept = min(self.recipe.label.p, self.classes)
+        samples = Shards(self.start.shards["unlabeled"]).samples
+        return measure_selection(self.root, self.recipe.select, self.classes, kept, samples)
+
+    def _write(self, corpus: str) -> Materialized:
+        shards = Shards(self.start.shards[corpus])
+        config = self.recipe.materialize
+        return measure_materializing(self.root, corpus, shards, self.start.corpora[corpus], config, self.classes)
+
+    def _train(self, training: Remaining, found: Mapping[str, Any]) -> Trained:
+        recipe, config = self.recipe, training.config
+        examples = getattr(self.stands, training.examples) or found[training.examples].examples
+        workers = self.cluster.workers(recipe.resources, config.batch)
+        Stream(examples, recipe.seed).check_workers(workers, config.batch)
+        precision = self.cluster.precision(config.precision)
+        model, classes, seed = training.model, self.classes, recipe.seed
+        job = Training(model, classes, examples, config, precision, recipe.view, None, seed, None)
+        return measure_training(Draft(f"{self.root.uri}/{training.name}"), job, workers, bool(self.cluster.gpus))

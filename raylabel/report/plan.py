@@ -1,0 +1,158 @@
+"""What a plan says of a run before it is started: its numbers, and the table of them."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from raylabel.report.terminal import WIDTH, duration, encodable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a stage has still to do; all zero if it is done."""
+
+    stage: str
+    images: int
+    """To be processed; of select, rows of scores."""
+    seconds: float
+    bytes_read: int
+    """Of the corpus and of artifacts; what is needed only while a stage runs is not counted."""
+    bytes_written: int
+    memory: int | None = None
+    """Bytes of the largest actor or training worker, libraries included; None for stages that are short tasks."""
+    device_memory: int | None = None
+    """Bytes of GPU memory of the same."""
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Start-up included; None if there is nothing to do."""
+        return self.images / self.seconds if self.images and self.seconds else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """How many classes will have K picks."""
+
+    value: int
+    low: int
+    """With `high` a 95% interval: that of drawing the sample of the corpus."""
+    high: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run before it is started."""
+
+    recipe: str
+    hardware: str
+    device: str
+    """What device-hours count: 'GPU', or 'CPU' (a core) where there is none."""
+    devices: int
+    samples: int
+    """Of the corpus, N."""
+    classes: int
+    k: int
+    p: int
+    reach: Reach | None
+    """None where the teacher is still to be trained: then nobody knows."""
+    picks: int
+    """Expected; without a teacher the most there can be."""
+    sampled: int
+    """Samples of the corpus that the pilot labeled."""
+    pilot_seconds: float
+    stages: tuple[Work, ...]
+
+    @property
+    def seconds(self) -> float:
+        return sum(work.seconds for work in self.stages)
+
+    def device_hours(self, seconds: float) -> float:
+        """Of all devices of the cluster, used or not: they are all paid for."""
+        return seconds / 3600 * self.devices
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON; the totals under 'total'."""
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "stages"}
+        found["reach"] = dataclasses.asdict(self.reach) if self.reach else None
+        found["stages"] = [self._numbers(work) for work in self.stages]
+        read, written = (sum(getattr(work, name) for work in self.stages) for name in ("bytes_read", "bytes_written"))
+        total = {"seconds": self.seconds, "hours": self.seconds / 3600, "device_hours": self.device_hours(self.seconds)}
+        return {**found, "total": {**total, "bytes_read": read, "bytes_written": written}}
+
+    def _numbers(self, work: Work) -> dict[str, Any]:
+        times = {"hours": work.seconds / 3600, "device_hours": self.device_hours(work.seconds)}
+        return {**dataclasses.asdict(work), "images_per_second": work.images_per_second, **times}
+
+
+def print_plan(plan: Plan, console: Console | None = None) -> None:
+    """Prints the plan; plain text if there is no terminal."""
+    console = console or Console()
+    width = min(console.width, WIDTH)
+
+    def say(text: str, style: str = "") -> None:
+        console.print(Text(encodable(text, console), style=style), width=width)
+
+    hours = _short(plan.device_hours(plan.seconds))
+    say(f"plan of {plan.recipe}: {duration(plan.seconds)}, {hours} {plan.device}-hours", "bold")
+    console.print(_table(plan), width=width)
+    if plan.reach is None:
+        say(f"picks: at most {plan.picks:,}; how many classes reach K {plan.k:,} is known once the teacher is trained")
+    else:
+        reach = plan.reach
+        between = f" (95% interval {reach.low:,} to {reach.high:,})" if reach.low < reach.high else ""
+        say(f"classes that reach K {plan.k:,} with P {plan.p}: {reach.value:,} of {plan.classes:,}{between}")
+        say(f"picks: about {plan.picks:,} of {plan.samples:,} samples")
+    if on_device := [f"{w.stage} {_bytes(w.device_memory)}" for w in plan.stages if w.device_memory]:
+        say("GPU memory per actor: " + ", ".join(on_device))
+    say(f"pilot: {plan.sampled:,} samples labeled, {duration(plan.pilot_seconds)} in all, start-up included")
+    say(f"hardware: {plan.hardware}")
+
+
+def _table(plan: Plan) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("stage", overflow="fold")
+    for name in ("images", "images/s", "time", f"{plan.device}-h", "read", "written", "RAM"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for work in plan.stages:
+        if not work.seconds:
+            table.add_row(work.stage, "done")
+            continue
+        rate, memory = work.images_per_second, work.memory
+        table.add_row(
+            work.stage,
+            _count(work.images),
+            "-" if rate is None else _short(rate),
+            duration(work.seconds),
+            _short(plan.device_hours(work.seconds)),
+            _bytes(work.bytes_read),
+            _bytes(work.bytes_written),
+            "-" if memory is None else _bytes(memory),
+        )
+    total = plan.to_dict()["total"]
+    cells = ["", "", duration(plan.seconds), _short(total["device_hours"])]
+    table.add_section()
+    table.add_row("total", *cells, _bytes(total["bytes_read"]), _bytes(total["bytes_written"]), style="bold")
+    return table
+
+
+def _count(value: int) -> str:
+    """So short that the table of a billion images has room in 80 columns."""
+    return f"{value:,}" if value < 10_000_000 else f"{value / 1e6:,.0f} M"
+
+
+def _short(value: float) -> str:
+    """Three digits, or all of a larger number."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _bytes(value: int) -> str:
+    size, units = float(value), iter(["B", "kB", "MB", "GB", "TB", "PB"])
+    unit = next(units)
+    while size >= 999.5 and unit != "PB":
+        size, unit = size / 1000, next(units)
+    return f"{size:.3g} {unit}"
