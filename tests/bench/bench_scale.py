@@ -33,10 +33,11 @@ from scale_corpus import CLASSES, ROWS, NullScorer, build, copies, payload, rank
 
 from raylabel.artifact import Artifact, Root
 from raylabel.corpus import Corpus, index_corpus
+from raylabel.duplicates import find_duplicates
 from raylabel.labels.scores import UNIT, make_scores
 from raylabel.resources import Resources
 from raylabel.schema import PICKS
-from raylabel.selection import Select, find_duplicates, select
+from raylabel.selection import Select, select
 
 P, K = 3, 1000
 CHECKED = 1_000_000  # samples whose PICKS are worked out the slow way too
