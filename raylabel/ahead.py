@@ -1,6 +1,5 @@
 """An iterator that runs ahead of its consumer, in a thread of its own: reading goes on while somebody computes."""
 
-import contextlib
 import queue
 import threading
 from collections.abc import Generator, Iterable
@@ -33,14 +32,17 @@ def ahead(source: Iterable[T], depth: int) -> Generator[T, None, None]:
 
     thread = threading.Thread(target=produce, name="ahead", daemon=True)
     thread.start()
+    ended = False
     try:
-        while (value := ready.get()) is not None:
+        while not ended:
+            value = ready.get()
+            ended = not isinstance(value, tuple)
             if isinstance(value, BaseException):
                 raise value
-            yield value[0]
+            if value is not None:
+                yield value[0]
     finally:
         stopped.set()
-        while thread.is_alive():  # it may wait for room
-            with contextlib.suppress(queue.Empty):
-                ready.get(timeout=0.01)
+        while not ended:  # the thread may wait for room; its last word is None or an error
+            ended = not isinstance(ready.get(), tuple)
         thread.join()
