@@ -145,7 +145,7 @@ def test_units_that_follow_each_other_were_drawn_together():
         unit = (np.arange(12)[:, None] * 100 + np.arange(8) * apart).ravel()
         keys = np.repeat(unit, rows) * 1024 + np.tile(np.arange(rows), 96)
         scores = scores_of(classes[:, None], np.zeros((len(keys), 1), np.float32), keys, keys)
-        reach = expected_picks(scores, len(keys), 100 * len(keys), Select(k=50_000, p=1), 10).reach
+        reach = expected_picks(scores, len(keys), 100 * len(keys), Select(k=20_000, p=1), 10).reach
         widths.append(reach[2] - reach[1])
     assert widths[0] > widths[1]
 
