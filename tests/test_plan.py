@@ -137,6 +137,19 @@ def test_neighbours_that_are_alike_widen_the_interval():
     assert low[1] - low[0] > high[1] - high[0]
 
 
+def test_units_that_follow_each_other_were_drawn_together():
+    rng, rows = np.random.default_rng(0), 64  # of each unit that were seen
+    classes = np.repeat(rng.integers(0, 10, 12), 8 * rows)  # 12 stretches of 8 units, each of one class
+    widths = []
+    for apart in (1, 2):  # the units of a stretch side by side, or with a gap between them
+        unit = (np.arange(12)[:, None] * 100 + np.arange(8) * apart).ravel()
+        keys = np.repeat(unit, rows) * 1024 + np.tile(np.arange(rows), 96)
+        scores = scores_of(classes[:, None], np.zeros((len(keys), 1), np.float32), keys, keys)
+        reach = expected_picks(scores, len(keys), 100 * len(keys), Select(k=20_000, p=1), 10).reach
+        widths.append(reach[2] - reach[1])
+    assert widths[0] > widths[1]
+
+
 @pytest.fixture(scope="module")
 def quick():
     """A pilot that is short, but labels all of a corpus as small as the digits, however slow the machine."""

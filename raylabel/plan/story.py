@@ -226,7 +226,7 @@ class _Costs:
                 images=total.images + shards.samples,
                 seconds=total.seconds + found.start + self._labeling(shards, found),
                 bytes_read=total.bytes_read + _bytes(shards),
-                bytes_written=total.bytes_written + round(shards.samples * found.bytes_per_row),
+                bytes_written=total.bytes_written + round(shards.samples * (student or found).bytes_per_row),
                 memory=max(total.memory or 0, found.memory),
                 device_memory=max(total.device_memory or 0, found.device_memory or 0) or None,
             )
