@@ -43,7 +43,7 @@ from raylabel.models import Model
 from raylabel.report.board import make_board
 from raylabel.resources import Cluster, Resources
 from raylabel.schedule import Schedule
-from raylabel.train import Train, _Job
+from raylabel.train import Job, Train
 
 BAR = 0.90
 WARM = 3  # steps of each run that are not timed
@@ -128,7 +128,7 @@ def measure(examples: Artifact, size: Size, folder: str) -> dict[str, Any]:
     workers = cluster.workers(Resources(), size.batch)
     config = Train(images=(WARM + size.steps) * size.batch, batch=size.batch, schedule=Schedule(lr=0.05, warmup=0))
     model = Model(arch="resnet18")
-    job = _Job(model, CLASSES, examples, config, cluster.precision("auto"), View(), None, 0, make_board())
+    job = Job(model, CLASSES, examples, config, cluster.precision("auto"), View(), None, 0, make_board())
     path = f"{folder}/found.json"
     trainer = ray.train.torch.TorchTrainer(
         _measure,
