@@ -121,13 +121,13 @@ def _timed(arm: str, network: str, count: int, photographs: Photographs, setting
 def _settings(arm: str, network: str, photographs: Photographs, small: int, quick: bool) -> dict[str, Any]:
     """The fastest settings of a peer, found once."""
     if arm == "dataloader":
-        choices = label_peers.dataloader_settings()
+        choices = label_peers.dataloader_settings(Path(network).stem)
         if quick:
             return choices[-1]
         paths = photographs.shards(small * 64)
         best = in_fresh_process(label_peers.sweep_dataloader, network, paths, 8.0)
     elif arm == "daft":
-        choices = label_peers.daft_settings()
+        choices = label_peers.daft_settings(Path(network).stem)
         if quick:
             return choices[-1]
         rates = []

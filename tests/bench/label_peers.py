@@ -10,6 +10,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,9 @@ def dataloader(network: str, shards: list[str], workers: int, threads: int, batc
     return np.concatenate([ids for ids, _ in found]), np.concatenate([best for _, best in found])
 
 
-def dataloader_settings() -> list[dict[str, Any]]:
-    """Workers and threads that use every core at least once; the fastest of them is measured."""
-    pairs = itertools.product(range(CORES + 1), range(1, CORES + 1))
+def dataloader_settings(kind: str) -> list[dict[str, Any]]:
+    """Workers and threads that use every core at least once (a null network has work for one thread)."""
+    pairs = itertools.product(range(CORES + 1), range(1, CORES + 1) if kind != "null" else [1])
     return [{"workers": w, "threads": t, "batch": 64} for w, t in pairs if w + t >= CORES]
 
 
@@ -90,7 +91,7 @@ def sweep_dataloader(network: str, shards: list[str], seconds: float) -> dict[st
                 break
         return images / (time.perf_counter() - start)
 
-    return max(dataloader_settings(), key=rate)
+    return max(dataloader_settings(Path(network).stem), key=rate)
 
 
 # Daft: its own decoder, then a class that transforms and scores a batch.
@@ -158,9 +159,10 @@ DAFT_DOCUMENTED: dict[str, Any] = {
 }
 
 
-def daft_settings() -> list[dict[str, Any]]:
-    """Few instances of many threads, and many of one; in this process and in others."""
-    shapes = [(1, CORES), (max(1, CORES // 2), 2), (max(1, CORES - 1), 1), (CORES, 1)]
+def daft_settings(kind: str) -> list[dict[str, Any]]:
+    """Few instances of many threads (but for a null network), and many of one; in this process and in others."""
+    shapes = [(1, CORES), (max(1, CORES // 2), 2)] if kind != "null" else []
+    shapes += [(max(1, CORES - 1), 1), (CORES, 1)]
     return [
         {"concurrency": c, "threads": t, "batch": 64, "processes": processes, "rows": 256, "documented": False}
         for (c, t), processes in itertools.product(shapes, (True, False))
