@@ -11,6 +11,10 @@ from raylabel.artifact import Artifact
 from raylabel.labels.scorer import Ranked, Run
 from raylabel.media.views import View, eval_pixels
 
+# Pixels of a forward pass on a CPU, 16 images at 224: the activations of more leave its caches. ResNet-18 is 1.27 times
+# as fast as with 256 images, ResNet-50 1.2 times (one Zen 5 core, bf16); the logits were the same bits.
+CACHED = 16 * 224 * 224
+
 
 @dataclass(frozen=True)
 class Network:
@@ -45,16 +49,25 @@ class Network:
         return lambda batches: self._run_on_gpu(module, batches)
 
     def _forward(self, module: Any, pixels: Any) -> tuple[Any, ...]:
+        """classes, log-odds and logits, each [B, P], of pixels uint8 [B, H, W, 3], on their device."""
         import torch
 
         from raylabel.labels.log_odds import top_classes
+
+        step = len(pixels) if pixels.is_cuda else max(1, CACHED // self.view.size**2)
+        with torch.inference_mode():
+            logits = torch.cat([self.logits(module, some) for some in pixels.split(step)])
+            return top_classes(logits, self.p)
+
+    def logits(self, module: Any, pixels: Any) -> Any:
+        """float32 [B, C] of pixels uint8 [B, H, W, 3], in one pass."""
+        import torch
+
         from raylabel.media.views import normalise
 
         bf16 = self.precision == "bf16"
         with torch.inference_mode(), torch.autocast(pixels.device.type, torch.bfloat16, enabled=bf16):
-            logits = module(normalise(pixels, self.view)).float()
-        with torch.inference_mode():
-            return top_classes(logits, self.p)
+            return module(normalise(pixels, self.view)).float()
 
     def _run_on_gpu(self, module: Any, batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
         """One batch behind: while the GPU works on a batch, the caller decodes the next and its copy is under way."""

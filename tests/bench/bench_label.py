@@ -17,6 +17,7 @@ machine's: nothing else should run.
 """
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -43,7 +44,7 @@ PEERS = {
 }
 ARMS = {"resnet18": ["raylabel", "limit", *PEERS], "null": ["raylabel", "dataloader", "daft"]}
 # Shards per core in the small run: a few seconds, more than is in flight at once.
-SMALL = {"resnet18": 2, "null": 8}
+SMALL = {"resnet18": 2, "null": 16}
 AGREE = 0.99  # share of images whose best class is the same: other resizing and bf16 move scores a little
 
 
@@ -119,27 +120,31 @@ def _timed(arm: str, network: str, count: int, photographs: Photographs, setting
 
 
 def _settings(arm: str, network: str, photographs: Photographs, small: int, quick: bool) -> dict[str, Any]:
-    """The fastest settings of a peer, found once."""
-    if arm == "dataloader":
-        choices = label_peers.dataloader_settings(Path(network).stem)
-        if quick:
-            return choices[-1]
-        paths = photographs.shards(small * 64)
-        best = in_fresh_process(label_peers.sweep_dataloader, network, paths, 8.0)
-    elif arm == "daft":
-        choices = label_peers.daft_settings(Path(network).stem)
-        if quick:
-            return choices[-1]
-        rates = []
-        for choice in choices:
-            seconds = [in_fresh_process(_timed, arm, network, n, photographs, choice)[0] for n in (small, 3 * small)]
-            rates.append(2 * small * ROWS / (seconds[1] - seconds[0]))
-            print(f"{arm} {choice}: {rates[-1]:,.4g} images/s", file=sys.stderr, flush=True)
-        best = choices[int(np.argmax(rates))]
-    else:
+    """The fastest settings of a peer, found once and kept beside the corpus."""
+    kind = Path(network).stem
+    if arm not in ("dataloader", "daft"):
         return label_peers.DAFT_DOCUMENTED if arm == "daft_documented" else {}
+    if quick:
+        return (label_peers.dataloader_settings if arm == "dataloader" else label_peers.daft_settings)(kind)[-1]
+    kept = Path(f"{photographs.folder}/{kind}-{arm}.json")
+    if kept.exists():
+        return json.loads(kept.read_text())
+    if arm == "dataloader":
+        best = in_fresh_process(label_peers.sweep_dataloader, network, photographs.shards(small * 64), 8.0)
+    else:
+        best = max(label_peers.daft_settings(kind), key=lambda choice: _daft_rate(network, photographs, small, choice))
+        smaller = best | {"batch": label_peers.SMALL_BATCH}
+        best = max(best, smaller, key=lambda choice: _daft_rate(network, photographs, small, choice))
     print(f"{arm}: best are {best}", file=sys.stderr, flush=True)
+    kept.write_text(json.dumps(best))
     return best
+
+
+def _daft_rate(network: str, photographs: Photographs, small: int, choice: dict[str, Any]) -> float:
+    seconds = [in_fresh_process(_timed, "daft", network, n, photographs, choice)[0] for n in (small, 3 * small)]
+    rate = 2 * small * ROWS / (seconds[1] - seconds[0])
+    print(f"daft {choice}: {rate:,.4g} images/s", file=sys.stderr, flush=True)
+    return rate
 
 
 def bench(kind: str, arms: Sequence[str], photographs: Photographs, repeats: int, seconds: float, quick: bool) -> None:

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torchvision import transforms
 
 P = 10
+SMALL_BATCH = 16  # images that a CPU's caches hold on their way through ResNet-18; tried with the best settings
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Found = tuple[np.ndarray, np.ndarray]  # image numbers int64 [N], best class of each int64 [N]
@@ -91,7 +92,8 @@ def sweep_dataloader(network: str, shards: list[str], seconds: float) -> dict[st
                 break
         return images / (time.perf_counter() - start)
 
-    return max(dataloader_settings(Path(network).stem), key=rate)
+    best = max(dataloader_settings(Path(network).stem), key=rate)
+    return max(best, best | {"batch": SMALL_BATCH}, key=rate)
 
 
 # Daft: its own decoder, then a class that transforms and scores a batch.

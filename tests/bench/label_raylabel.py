@@ -21,14 +21,14 @@ from processes import CORES
 
 from raylabel.artifact import Root
 from raylabel.corpus import Corpus, index_corpus
-from raylabel.labels.network import Network
+from raylabel.labels.network import CACHED, Network
 from raylabel.labels.scorer import Ranked, Run
 from raylabel.labels.scores import make_scores
-from raylabel.media.views import View, eval_pixels, normalise
+from raylabel.media.views import View, eval_pixels
 from raylabel.resources import Resources
 from raylabel.schema import SCORES, split_key
 
-BATCH = 256  # the default of Label
+BATCH = 64  # as the peers'; on a CPU a batch goes through the network in pieces anyway
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _on_all_cores(stage: str, network: str, photographs: Photographs, seconds: f
     context = get_context("spawn")
     with context.Manager() as manager, ThreadPoolExecutor(CORES) as threads:
         barrier: Any = manager.Barrier(CORES)
-        jobs = [(stage, network, photographs.read(BATCH), seconds, barrier)] * CORES
+        jobs = [(stage, network, photographs.read(256), seconds, barrier)] * CORES
         return sum(threads.map(lambda job: _in_process(context, job), jobs))
 
 
@@ -99,9 +99,12 @@ def _rate(stage: str, network: str, media: list[bytes], seconds: float, barrier:
         for slot, data in enumerate(media):
             pixels[slot] = eval_pixels(data, view)
 
+    scorer = FileNetwork(None, view, "bf16", P, network)  # pyright: ignore[reportArgumentType]
+    step_images = max(1, CACHED // view.size**2)
+
     def model() -> None:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            module(normalise(torch.from_numpy(pixels), view))
+        for some in torch.from_numpy(pixels).split(step_images):
+            scorer.logits(module, some)
 
     step = decode if stage == "decode" else model
     step()

@@ -29,7 +29,7 @@ PHOTOGRAPHS = (
     "china",
     "flower",
 )
-ROWS = 256  # images per shard
+ROWS = 128  # images per shard
 SCHEMA = pa.schema([pa.field("id", pa.int64()), pa.field("image", pa.binary())])
 
 
