@@ -82,7 +82,8 @@ def materialize(
         done = committed_parts(draft.uri)
         before = sum(record["samples"] for record in done.values())
         todo = [p for p in range(-(-samples // SAMPLES)) if p not in done]
-        running = [_write_part.remote(draft.uri, plan, part, Shards(shards), corpus, config) for part in todo]
+        inputs: list[Any] = [ray.put(x) for x in (Shards(shards), corpus, config)]
+        running = [_write_part.remote(draft.uri, plan, part, *inputs) for part in todo]
         passed, rejected = before, _rejected(done.values())
         with Progress(f"materialize {name}", samples, done=before) as progress:
             while running:

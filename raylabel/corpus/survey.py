@@ -64,7 +64,8 @@ def _list_corpus(corpus: Corpus, title: str) -> tuple[Format, Listed, int]:
     """(form, what is listed, number of files): runs of loose files by folder or list, or FILES, all under ''."""
     listed: Listed = {}
     forms: set[Format] = set()
-    listings: list[Any] = [_list.remote(corpus, absolute(uri), RUN * RUNS) for uri in corpus.uri]
+    shared: Any = ray.put(corpus)  # it may name thousands of URIs, and there is a task for each
+    listings: list[Any] = [_list.remote(shared, absolute(uri), RUN * RUNS) for uri in corpus.uri]
     with PatientProgress(f"list {title}", None, "files") as progress:
         listed_files = 0
         for listing in listings:
@@ -135,7 +136,8 @@ def _cut_runs(place: str, files: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 def _survey_packed(corpus: Corpus, form: Format, listed: Listed, title: str) -> Survey:
     uris = fetch(_in_natural_order.remote(*listed[""]))
-    tasks = [_measure.remote(corpus, form, uris[some.start : some.stop].to_pylist()) for some in chunks(len(uris))]
+    shared: Any = ray.put(corpus)
+    tasks = [_measure.remote(shared, form, uris[some.start : some.stop].to_pylist()) for some in chunks(len(uris))]
     tables, done = [], 0
     with PatientProgress(f"index {title}", len(uris), "shards") as progress:
         for task in tasks:

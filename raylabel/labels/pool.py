@@ -21,9 +21,9 @@ from raylabel.labels.actor import Actor, Job, decode, item
 from raylabel.labels.earlier import Piece, read_piece
 from raylabel.schema import REJECTS, SCORES, check
 
-ITEMS = 32  # per actor, at least, where there are as many units: so that all end at about the same time
+ITEMS = 16  # per actor, at least, where there are as many units: so that all end at about the same time
 PIXELS = 4  # batches in a block of pixels, where others decode: an actor copies one to the GPU while another is scored
-BLOCK = 2 << 20  # bytes of a block that leaves an actor, about 8,000 samples: what the driver handles and counts
+BLOCK = 8 << 20  # bytes of a block that leaves an actor, some 50,000 samples: what the driver handles and counts
 IN_FLIGHT = 64  # parts being written at once
 
 
@@ -124,7 +124,7 @@ def _grouped(dataset: ray.data.Dataset, parts: Iterator[Part]) -> Iterator[tuple
         raise AssertionError(f"the stream of scores ended inside part {part.number}")
 
 
-@ray.remote(num_cpus=0.25, max_retries=3)
+@ray.remote(num_cpus=0.5, max_retries=3)
 def _commit(
     folder: str, part: int, rows: int, pieces: Sequence[Piece], cuts: Sequence[Sequence[int]], *blocks: pa.Table
 ) -> dict[str, Any]:
