@@ -21,7 +21,7 @@ from raylabel.labels.actor import Actor, Job, decode, item
 from raylabel.labels.earlier import Piece, read_piece
 from raylabel.schema import REJECTS, SCORES, check
 
-ITEMS = 16  # per actor, at least, where there are as many units: so that all end at about the same time
+ITEMS = 32  # per actor, at least, where there are as many units: so that all end at about the same time
 PIXELS = 4  # batches in a block of pixels, where others decode: an actor copies one to the GPU while another is scored
 BLOCK = 8 << 20  # bytes of a block that leaves an actor, some 50,000 samples: what the driver handles and counts
 IN_FLIGHT = 64  # parts being written at once

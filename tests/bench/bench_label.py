@@ -44,7 +44,7 @@ PEERS = {
 }
 ARMS = {"resnet18": ["raylabel", "limit", *PEERS], "null": ["raylabel", "dataloader", "daft"]}
 # Shards per core in the small run: a few seconds, more than is in flight at once.
-SMALL = {"resnet18": 2, "null": 16}
+SMALL = {"resnet18": 4, "null": 32}
 AGREE = 0.99  # share of images whose best class is the same: other resizing and bf16 move scores a little
 
 
