@@ -3,9 +3,10 @@
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,21 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
     What it prints goes to stderr: stdout is for figures.
     """
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=os.dup2, initargs=(2, 1)) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def _begin() -> None:
+    os.dup2(2, 1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process, and with it its Ray, when the bench is killed: it would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def connect() -> None:
