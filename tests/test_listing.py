@@ -91,7 +91,7 @@ def test_folders_that_are_full_keep_others_from_being_listed(tmp_path: Path, mon
 
         def __init__(self, threads: int) -> None: ...
 
-        def submit(self, function, folder):  # noqa: ANN001, ANN202
+        def submit(self, function, folder):
             future = listing.Future()
             future.set_result(function(folder))
             return future

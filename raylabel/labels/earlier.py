@@ -65,9 +65,10 @@ def find_earlier(root: Root, identity: Mapping[str, Any], shards: Shards, unit: 
     found = []
     for scores in root.named("scores"):
         if {**scores.identity, "shards": None} == {**identity, "shards": None}:
-            name = scores.info["shards"]
-            before = Artifact(f"{root.uri}/{name}", *name.rsplit("-", 1))
-            found.append(Earlier(scores, Shards(before), shards, unit, part))
+            stem, _, tail = scores.info["shards"].rpartition("-")
+            # Its SHARDS may be gone: whoever changed a shard on purpose was told to delete them.
+            if before := next((one for one in root.named(stem) if one.digest == tail), None):
+                found.append(Earlier(scores, Shards(before), shards, unit, part))
     best = max(found, key=lambda earlier: earlier.shards, default=None)
     return best if best and best.shards else None
 

@@ -27,6 +27,8 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
+from raylabel.media.jpeg import ordinary_size
+
 # Pixels of one picture, read in its header before anything is decoded. At the limit the peak was 0.6 GB for PNG and
 # TIFF, 0.95 GB for WebP (measured, Pillow 13): within 1 GB for any one picture.
 MAX_PIXELS = 50_000_000
@@ -274,7 +276,7 @@ def decode_pixels(data: bytes) -> np.ndarray:
     has to say whether that is a picture. (torchvision's decoder is as fast for photographs, but it is deprecated,
     prints the warnings and gives what it has.)
     """
-    if _ordinary_jpeg_size(data):
+    if ordinary_size(data, MAX_PIXELS):
         try:
             return simplejpeg.decode_jpeg(data, "RGB")
         except ValueError:
@@ -288,52 +290,8 @@ def decode_draft(data: bytes, short: int) -> tuple[np.ndarray, tuple[float, floa
     The sides are a multiple of 1/8: the last column and row may stand for only a part of a pixel. Only upright JPEG is
     scaled, by its decoder, from as many frequencies; else these are the pixels of `decode_pixels` and their number.
     """
-    size = _ordinary_jpeg_size(data)
+    size = ordinary_size(data, MAX_PIXELS)
     if size and min(size) < 2 * short:
         return decode_pixels(data), size
     image, size = _decode(data, short)
     return np.asarray(image), size
-
-
-# Marker segments of an ordinary JPEG besides its frame header, and the least length of each (its own 2 bytes included)
-# at which Pillow does not refuse it: APP0 (JFIF), ICC profiles in APP2, APP14 (Adobe), comments, Huffman tables,
-# restart intervals, scan headers. EXIF and XMP (APP1) may turn the picture; the others are rare, or Pillow is
-# particular about them.
-_APP2, _DQT, _SOS = 0xE2, 0xDB, 0xDA
-_SEGMENTS = {0xE0: 16, _APP2: 16, 0xEE: 14, 0xFE: 2, 0xC4: 2, 0xDD: 4, _DQT: 67, _SOS: 8}
-_FRAMES = frozenset((0xC0, 0xC1, 0xC2))  # Huffman-coded: baseline, extended, progressive
-
-
-def _ordinary_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) of a JPEG in whose header Pillow and libjpeg must read the same; None for all else.
-
-    That is upright, grey or of 3 colours, not of too many pixels. Its segments follow each other without a byte
-    between, one frame among them: so no parser can find another size than the one that was checked.
-    """
-    if not data.startswith(b"\xff\xd8\xff"):
-        return None
-    at, size = 2, None
-    try:
-        while True:
-            marker, length = data[at + 1], data[at + 2] << 8 | data[at + 3]
-            if data[at] != 0xFF:
-                return None
-            if marker in _FRAMES:
-                height, width = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
-                colors = data[at + 9]
-                if size or data[at + 4] != 8 or colors not in (1, 3) or length != 8 + 3 * colors:
-                    return None
-                if not 0 < height * width <= MAX_PIXELS:
-                    return None
-                size = width, height
-            elif length < _SEGMENTS.get(marker, 1 << 16):  # no segment is so long: unknown markers end here
-                return None
-            elif marker == _SOS:
-                return size
-            elif marker == _DQT and (length - 2) % 65:  # tables of 8 bits, whole
-                return None
-            elif marker == _APP2 and not data.startswith(b"ICC_PROFILE\0", at + 4):  # Pillow looks into some others
-                return None
-            at += 2 + length
-    except IndexError:
-        return None

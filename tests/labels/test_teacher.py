@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,13 @@ def test_a_corpus_that_grows_is_scored_where_it_is_new(ray_local, tmp_path, monk
     (folder / "b1.parquet").rename(folder / "d0.parquet")
     third = run(grown, corpus, config)
     assert (third.info["images"], third.info["earlier"]) == (250, 1250)
+
+    # Whoever changed a shard on purpose deleted SHARDS: scores that nothing can be told of any more are left alone.
+    for shards in (tmp_path / "grown").glob("shards-*"):
+        shutil.rmtree(shards)
+    (folder / "a0.parquet").unlink()
+    fourth = run(grown, corpus, config)
+    assert (fourth.info["images"], fourth.info["earlier"]) == (1250, 0)
 
 
 def test_not_finite_scores_are_rejects(ray_local, tmp_path):

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
-from raylabel.media import decode
+from raylabel.media import decode, jpeg
 from raylabel.media.decode import MAX_PIXELS, Reject, decode_draft, decode_image, decode_pixels
 
 H, W = 24, 40
@@ -339,7 +339,7 @@ WIDE_TABLE = segment(0xDB, b"\x13" + 64 * b"\0\1")
 )
 def test_a_header_that_is_not_ordinary_is_left_to_pillow(data):
     # Asked by name: simplejpeg refuses some of these too, but not before it has taken memory for them.
-    assert decode._ordinary_jpeg_size(PLAIN) == (W, H) and decode._ordinary_jpeg_size(data) is None
+    assert jpeg.ordinary_size(PLAIN, W * H) == (W, H) and jpeg.ordinary_size(data, W * H) is None
     both(data)
 
 

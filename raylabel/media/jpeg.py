@@ -1,0 +1,44 @@
+"""What the header of a JPEG says, read without a parser of images: which ones are ordinary enough for a fast path."""
+
+# Marker segments of an ordinary JPEG besides its frame header, and the least length of each (its own 2 bytes included)
+# at which Pillow does not refuse it: APP0 (JFIF), ICC profiles in APP2, APP14 (Adobe), comments, Huffman tables,
+# restart intervals, scan headers. EXIF and XMP (APP1) may turn the picture; the others are rare, or Pillow is
+# particular about them.
+_APP2, _DQT, _SOS = 0xE2, 0xDB, 0xDA
+_SEGMENTS = {0xE0: 16, _APP2: 16, 0xEE: 14, 0xFE: 2, 0xC4: 2, 0xDD: 4, _DQT: 67, _SOS: 8}
+_FRAMES = frozenset((0xC0, 0xC1, 0xC2))  # Huffman-coded: baseline, extended, progressive
+
+
+def ordinary_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:
+    """(width, height) of a JPEG in whose header Pillow and libjpeg must read the same; None for all else.
+
+    That is upright, grey or of 3 colours, of at most `max_pixels`. Its segments follow each other without a byte
+    between, one frame among them: so no parser can find another size than the one that was checked.
+    """
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
+    at, size = 2, None
+    try:
+        while True:
+            marker, length = data[at + 1], data[at + 2] << 8 | data[at + 3]
+            if data[at] != 0xFF:
+                return None
+            if marker in _FRAMES:
+                height, width = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
+                colors = data[at + 9]
+                if size or data[at + 4] != 8 or colors not in (1, 3) or length != 8 + 3 * colors:
+                    return None
+                if not 0 < height * width <= max_pixels:
+                    return None
+                size = width, height
+            elif length < _SEGMENTS.get(marker, 1 << 16):  # no segment is so long: unknown markers end here
+                return None
+            elif marker == _SOS:
+                return size
+            elif marker == _DQT and (length - 2) % 65:  # tables of 8 bits, whole
+                return None
+            elif marker == _APP2 and not data.startswith(b"ICC_PROFILE\0", at + 4):  # Pillow looks into some others
+                return None
+            at += 2 + length
+    except IndexError:
+        return None
