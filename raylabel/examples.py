@@ -7,7 +7,7 @@ each; the training stream (stream.py) takes its items from the lanes in turn, an
 import collections
 import io
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,10 +32,12 @@ from raylabel.artifact import (
 from raylabel.corpus import Corpus, Sample, Shards, read_rows, verify_shard
 from raylabel.errors import InputError
 from raylabel.media.decode import Reject, decode_pixels
+from raylabel.media.sandbox import Parser, shared_sandbox
 from raylabel.report.terminal import Progress
 from raylabel.schema import EXAMPLES, PICKS, REJECTS, check, split_key
 
 SAMPLES = 4096  # picked samples in a file
+TOGETHER = 64  # of them read and decoded at a time
 JPEG_SIDE = 65_500  # the largest that libjpeg writes, pixels
 
 # What is to be materialized: each picked sample once with its labels, in key order, a row group per file of EXAMPLES.
@@ -165,12 +167,17 @@ def write_part(
     """Reads a part's samples, given by key, ascending, and writes them lane by lane; its record is the commit."""
     kept: list[tuple[int, bytes, list[int]]] = []
     rejects: list[tuple[int, str, str, str, str]] = []
-    for sample in _read(corpus, shards, list(labels)):
-        try:
-            kept.append((sample.key, _encode(sample, config), labels[sample.key]))
-        except Reject as reject:
-            stage = "decode" if sample.media is not None else "read"
-            rejects.append((sample.key, sample.uri, stage, reject.reason, reject.detail))
+    sandbox = shared_sandbox(Parser.of(encode_parser, short_side=config.short_side, quality=config.quality))
+    samples = _read(corpus, shards, list(labels))
+    while some := list(itertools.islice(samples, TOGETHER)):
+        read = [sample for sample in some if sample.media is not None]
+        encoded = sandbox.convert([sample.media or b"" for sample in read])
+        for sample, found in zip(read, encoded, strict=True):
+            if isinstance(found, Reject):
+                rejects.append((sample.key, sample.uri, "decode", found.reason, found.detail))
+            else:  # no bytes: those of the corpus
+                kept.append((sample.key, found or sample.media or b"", labels[sample.key]))
+        rejects += [(one.key, one.uri, "read", one.error or "missing", "") for one in some if one.media is None]
     lanes = _deal(kept, config.lanes)
     kept.clear()
     items = [sum(len(row[2]) for row in lane) for lane in lanes]
@@ -213,19 +220,21 @@ def _read(corpus: Corpus, shards: Shards, keys: list[int]) -> Iterator[Sample]:
             verify_shard(shard)
 
 
-def _encode(sample: Sample, config: Materialize) -> bytes:
-    """The bytes to train on; Reject if they are no picture."""
-    if sample.media is None:
-        raise Reject(sample.error or "missing")
-    pixels = decode_pixels(sample.media)  # upright; orientation, profile and comments stay with the old file
-    side, short, long = config.short_side, min(pixels.shape[:2]), max(pixels.shape[:2])
-    if not side or short <= side or long * side > JPEG_SIDE * short:
-        return sample.media
-    scale = side / short
-    height, width = (round(n * scale) for n in pixels.shape[:2])
-    out = io.BytesIO()
-    Image.fromarray(pixels).resize((width, height)).save(out, "JPEG", quality=config.quality)
-    return out.getvalue()
+def encode_parser(short_side: int, quality: int) -> Callable[[bytes, Sequence[int]], bytes]:
+    """The bytes to train on, for the sandbox; none where those of the corpus will do."""
+
+    def encode(data: bytes, _: Sequence[int]) -> bytes:
+        pixels = decode_pixels(data)  # upright; orientation, profile and comments stay with the old file
+        short, long = min(pixels.shape[:2]), max(pixels.shape[:2])
+        if not short_side or short <= short_side or long * short_side > JPEG_SIDE * short:
+            return b""
+        scale = short_side / short
+        height, width = (round(n * scale) for n in pixels.shape[:2])
+        out = io.BytesIO()
+        Image.fromarray(pixels).resize((width, height)).save(out, "JPEG", quality=quality)
+        return out.getvalue()
+
+    return encode
 
 
 def _mix(key: int) -> int:

@@ -3,6 +3,8 @@
 Letters: N samples, B batch, C classes, P classes kept per sample, K samples kept per class, H W pixels.
 """
 
+from typing import Literal, get_args
+
 import pyarrow as pa
 
 from raylabel.errors import InputError
@@ -33,7 +35,29 @@ SCORES = pa.schema(
     ]
 )
 
-# Every sample that was not scored, and why.
+Reason = Literal[
+    # read
+    "missing",  # a null, no such file, no media member
+    "unreadable",  # the storage gave no bytes, or the shard is damaged there
+    "empty",  # no bytes
+    "too_many_bytes",  # of encoded media, more than is read for any sample
+    # decode
+    "unrecognized",  # begins like no format known here
+    "format_not_allowed",  # a known format that is not decoded here
+    "truncated",  # ends too early; told apart from `corrupt` as far as the parser tells
+    "corrupt",  # the parser gave up
+    "too_many_pixels",  # by its own header
+    "mode_not_supported",  # pixels without an agreed meaning in 8 bits: floats, integers beyond 16 bits
+    "decoder_crash",  # the process that parsed it died, twice
+    "timeout",  # it took too long to parse, twice
+    "out_of_memory",  # it took too much memory to parse, twice
+    # score
+    "not_finite",  # the teacher gave no number
+    "teacher_crash",  # the process of the teacher died of it, also alone
+]
+REASONS: tuple[str, ...] = get_args(Reason)
+
+# Every sample that was not scored, and why: `reason` is one of REASONS.
 REJECTS = pa.schema(
     [
         pa.field("key", pa.int64(), nullable=False),

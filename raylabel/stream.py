@@ -25,23 +25,17 @@ import pyarrow.parquet as pq
 from raylabel.ahead import ahead
 from raylabel.artifact import Artifact, filesystem
 from raylabel.errors import InputError
-from raylabel.media.views import View, train_pixels
+from raylabel.media.sandbox import Parser, Sandbox
+from raylabel.media.views import View, train_parser
+from raylabel.rng import AUGMENT, LANE_ORDER, WINDOW_ORDER, rng
 
 WINDOW = 4  # row groups of a lane that are held and shuffled together: some 256 samples
 SPARE = 4  # windows that are read before the items consumed have made room for them: a second or so of an object store
 READERS = 8  # windows read at once: their time is waiting
 AHEAD = 4  # batches that stand ready before the device asks
-RUN = 4  # pictures decoded by one call of a thread: so few that all threads have work, and calls of tiny ones are cheap
-
-_LANE, _WINDOW, _AUGMENT = 1, 2, 3  # what a random number is for: streams of different purpose never coincide
+RUN = 8  # pictures decoded by one call of a thread, at least
 
 Item = tuple[int, int, bytes, int]  # global position, key, encoded bytes, label
-
-
-def _rng(seed: int, purpose: int, *counter: int) -> np.random.Generator:
-    """Counter-based (Philox, Salmon et al. 2011): any number of the stream without those before it."""
-    padded = (*counter, *([0] * (3 - len(counter))))
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, *padded]))
 
 
 class _Window(NamedTuple):
@@ -77,7 +71,7 @@ class _Lane:
 
         A window of one row group left over at the end would be a run of neighbours in the corpus.
         """
-        order = _rng(self.seed, _LANE, epoch, self.lane).permutation(len(self.groups))
+        order = rng(self.seed, LANE_ORDER, epoch, self.lane).permutation(len(self.groups))
         groups = [self.groups[i] for i in order]
         count = -(-len(groups) // WINDOW)
         ends = [i * len(groups) // count for i in range(count + 1)]
@@ -174,7 +168,7 @@ class Stream:
             if len(some) != count:
                 raise AssertionError(f"{self.names[file]}: lane {window.lane} has {len(some)} items, expected {count}")
             found += some
-        order = _rng(self.seed, _WINDOW, window.epoch, window.lane, window.number).permutation(len(found))
+        order = rng(self.seed, WINDOW_ORDER, window.epoch, window.lane, window.number).permutation(len(found))
         return [found[i] for i in reversed(order[window.skip :])]
 
     def batches(
@@ -196,9 +190,15 @@ class Stream:
         ended when the iterator has, or is closed.
         """
 
+        sandbox = Sandbox(Parser.of(train_parser, view=view), threads)
+
         def fill(pixels: np.ndarray, items: list[Item]) -> None:
-            for out, (g, _, media, _) in zip(pixels, items, strict=True):
-                out[:] = train_pixels(media, view, _rng(self.seed, _AUGMENT, g))
+            numbers = [(self.seed, AUGMENT, item[0]) for item in items]
+            rejects = sandbox.fill(pixels, [item[2] for item in items], numbers)
+            for (_, key, _, _), reject in zip(items, rejects, strict=True):
+                if reject:
+                    where = f"{self.examples.uri}: sample {key} could be decoded when it was written, and no more"
+                    raise InputError(f"{where} ({reject}); delete that folder and run again")
 
         def prepare() -> Generator[tuple[list[Future], np.ndarray, np.ndarray], None, None]:
             """Each batch as soon as its images are on their way: (calls that fill the pixels, pixels, labels)."""
@@ -209,8 +209,9 @@ class Stream:
                     stop = min(start + batch, images)
                     some = list(itertools.islice(source, sum(1 for _ in self.mine(start, stop, rank, world))))
                     pixels = empty((len(some), view.size, view.size, 3))
-                    runs = range(0, len(some), RUN)
-                    filling = [pool.submit(fill, pixels[i : i + RUN], some[i : i + RUN]) for i in runs]
+                    run = max(RUN, -(-len(some) // (4 * threads)))  # all threads have work, and few calls are cheap
+                    runs = range(0, len(some), run)
+                    filling = [pool.submit(fill, pixels[i : i + run], some[i : i + run]) for i in runs]
                     yield filling, pixels, np.array([item[3] for item in some], np.int64)
             except GeneratorExit:
                 pool.shutdown(cancel_futures=True)  # nobody waits for them any more
@@ -218,6 +219,7 @@ class Stream:
             finally:
                 pool.shutdown()
                 source.close()
+                sandbox.close()
 
         with contextlib.closing(ahead(prepare(), AHEAD)) as batches:
             for filling, pixels, labels in batches:

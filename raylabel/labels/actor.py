@@ -19,7 +19,7 @@ import pyarrow as pa
 from raylabel.ahead import ahead
 from raylabel.corpus import Corpus, Sample, Shards, Unit, read_unit
 from raylabel.labels.scorer import Ranked, Scorer
-from raylabel.media.decode import Reject
+from raylabel.media.sandbox import Sandbox, shared_sandbox
 from raylabel.resources import Pool
 from raylabel.schema import DIGEST_BYTES, REJECTS, SCORES
 
@@ -29,9 +29,7 @@ ROWS = pa.schema([*SCORES, *(REJECTS.field(name) for name in ("uri", "stage", "r
 # A piece of work: the units that one task or one call of an actor takes, in order, as lists in a single row.
 ITEM = pa.schema([pa.field(name, pa.list_(pa.int64())) for name in ("shard", "first", "rows")])
 
-SPAN = (
-    8  # samples that a decoding thread takes at a time: one by one, handing them out would cost as much as small ones
-)
+SPANS = 4  # of a batch, for each decoding thread: all end at about the same time
 
 
 @dataclass(frozen=True)
@@ -56,16 +54,18 @@ class Actor:
 
     def __init__(self, job: Job):
         self._job = job
-        self._run = job.scorer.start(gpu=job.pool.gpus > 0)
         self._threads = ThreadPoolExecutor(job.pool.threads) if job.pool.threads > 1 else None
+        self._sandbox = Sandbox(job.scorer.parser, job.pool.threads) if job.pool.threads else None
+        self._run = job.scorer.start(gpu=job.pool.gpus > 0)  # while the sandbox starts
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         """Rows of ITEM, or of BATCH → tables of ROWS, in order."""
         if table.schema.names == BATCH.names:
             yield from self._score(_unpack(table, self._job))
         else:
+            assert self._sandbox
             for units in _units(table):
-                yield from self._score(_batches(self._job, units, self._threads))
+                yield from self._score(_batches(self._job, units, self._sandbox, self._threads))
 
     def _score(self, batches: Iterable[tuple["Facts", np.ndarray]]) -> Iterator[pa.Table]:
         waiting: collections.deque[Facts] = collections.deque()  # a scorer on a GPU answers one batch behind
@@ -82,7 +82,7 @@ class Actor:
 def decode(job: Job, table: pa.Table) -> Iterator[pa.Table]:
     """Rows of ITEM → rows of BATCH: what the actors would do for themselves."""
     for units in _units(table):
-        for facts, batch in _batches(job, units, None):
+        for facts, batch in _batches(job, units, shared_sandbox(job.scorer.parser), None):
             yield _pack(facts, batch)
 
 
@@ -107,7 +107,9 @@ def _units(table: pa.Table) -> Iterator[list[Unit]]:
         yield [Unit(*values) for values in zip(row["shard"], row["first"], row["rows"], strict=True)]
 
 
-def _batches(job: Job, units: Sequence[Unit], threads: ThreadPoolExecutor | None) -> Iterator[tuple[Facts, np.ndarray]]:
+def _batches(
+    job: Job, units: Sequence[Unit], sandbox: Sandbox, threads: ThreadPoolExecutor | None
+) -> Iterator[tuple[Facts, np.ndarray]]:
     """(facts, samples as the scorer wants them [B, *shape], zero where there is none) of each batch of the units.
 
     Storage is read ahead of decoding. The array is filled anew for the next batch.
@@ -115,8 +117,9 @@ def _batches(job: Job, units: Sequence[Unit], threads: ThreadPoolExecutor | None
     pixels = np.zeros((job.batch, *job.scorer.shape), np.uint8)
     for samples in ahead(_chunks(job, units), depth=2):
         facts = _facts(samples)
-        spans = [range(i, min(i + SPAN, len(samples))) for i in range(0, len(samples), SPAN)]
-        fill = functools.partial(_fill, job.scorer, samples, facts, pixels)
+        span = -(-len(samples) // (SPANS * job.pool.threads)) if threads else len(samples)
+        spans = [range(i, min(i + span, len(samples))) for i in range(0, len(samples), span)]
+        fill = functools.partial(_fill, sandbox, samples, facts, pixels)
         for _ in threads.map(fill, spans) if threads else map(fill, spans):
             pass
         pixels[len(samples) :] = 0
@@ -155,19 +158,22 @@ def _facts(samples: list[Sample]) -> Facts:
     return Facts(key, [b"\0" * DIGEST_BYTES] * n, uri, [""] * n, [""] * n, [""] * n)
 
 
-def _fill(scorer: Scorer, samples: list[Sample], facts: Facts, pixels: np.ndarray, slots: range) -> None:
-    for slot in slots:
-        media = samples[slot].media
-        if media is None:
-            facts.reject(slot, "read", samples[slot].error or "missing")
-            pixels[slot] = 0
-            continue
+def _fill(sandbox: Sandbox, samples: list[Sample], facts: Facts, pixels: np.ndarray, slots: range) -> None:
+    read = [(slot, media) for slot in slots if (media := samples[slot].media) is not None]
+    for slot, media in read:
         facts.digest[slot] = hashlib.blake2b(media, digest_size=DIGEST_BYTES).digest()
-        try:
-            pixels[slot] = scorer.prepare(media)
-        except Reject as reject:
+    some = pixels[slots.start : slots.stop]
+    own = some if len(read) == len(slots) else np.empty((len(read), *some.shape[1:]), np.uint8)
+    rejects = sandbox.fill(own, [media for _, media in read])
+    if own is not some:
+        some[:] = 0
+        some[[slot - slots.start for slot, _ in read]] = own
+        for slot in slots:
+            if samples[slot].media is None:
+                facts.reject(slot, "read", samples[slot].error or "missing")
+    for (slot, _), reject in zip(read, rejects, strict=True):
+        if reject:
             facts.reject(slot, "decode", reject.reason, reject.detail)
-            pixels[slot] = 0
 
 
 def _rows(facts: Facts, ranked: Ranked) -> pa.Table:

@@ -9,7 +9,8 @@ import numpy as np
 
 from raylabel.artifact import Artifact
 from raylabel.labels.scorer import Ranked, Run
-from raylabel.media.views import View, eval_pixels
+from raylabel.media.sandbox import Parser
+from raylabel.media.views import View, eval_parser
 
 # Pixels of a forward pass on a CPU, 16 images at 224: the activations of more leave its caches. ResNet-18 is 1.27 times
 # as fast as with 256 images, ResNet-50 1.2 times (one Zen 5 core, bf16); the logits were the same bits.
@@ -29,8 +30,9 @@ class Network:
     def shape(self) -> tuple[int, ...]:
         return self.view.size, self.view.size, 3
 
-    def prepare(self, media: bytes) -> np.ndarray:
-        return eval_pixels(media, self.view)
+    @property
+    def parser(self) -> Parser:
+        return Parser.of(eval_parser, view=self.view)
 
     def start(self, gpu: bool) -> Run:
         import torch

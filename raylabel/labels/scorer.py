@@ -8,6 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from raylabel.media.sandbox import Parser
+
 Ranked = tuple[np.ndarray, np.ndarray, np.ndarray]
 """classes int32, log-odds float32, logits float32, each [B, P], best class first."""
 
@@ -28,8 +30,9 @@ class Scorer(Protocol):
         """Classes kept per sample."""
         ...
 
-    def prepare(self, media: bytes) -> np.ndarray:
-        """Encoded bytes → uint8 [*shape], in any process and thread. Reject if they are no such media."""
+    @property
+    def parser(self) -> Parser:
+        """Makes uint8 [*shape] of encoded bytes, in the sandbox."""
         ...
 
     def start(self, gpu: bool) -> Run:

@@ -7,7 +7,6 @@ corpus from the wild. What a parser may do beyond that (crash, hang, eat memory)
 import io
 import threading
 import warnings
-from typing import Literal
 
 import numpy as np
 import simplejpeg
@@ -28,24 +27,13 @@ from PIL import (
 )
 
 from raylabel.media.jpeg import ordinary_size
+from raylabel.schema import Reason
 
 # Pixels of one picture, read in its header before anything is decoded. At the limit the peak was 0.6 GB for PNG and
 # TIFF, 0.95 GB for WebP (measured, Pillow 13): within 1 GB for any one picture.
 MAX_PIXELS = 50_000_000
 
 DETAIL_CHARACTERS = 200
-
-Reason = Literal[
-    "missing",  # the file was gone when it was to be read (raised by the corpus reader)
-    "unreadable",  # the storage gave no bytes, or the shard is damaged there (raised by the corpus reader)
-    "empty",  # no bytes
-    "unrecognized",  # begins like no format known here
-    "format_not_allowed",  # a known format that is not decoded here
-    "truncated",  # ends too early; told apart from `corrupt` as far as the parser tells
-    "corrupt",  # the parser gave up
-    "too_many_pixels",  # over MAX_PIXELS by its own header
-    "mode_not_supported",  # pixels without an agreed meaning in 8 bits: floats, integers beyond 16 bits
-]
 
 
 class Reject(Exception):

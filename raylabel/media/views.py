@@ -5,6 +5,7 @@ Letters: B batch, H W pixels (here both are `View.size`).
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -14,6 +15,7 @@ from PIL import Image
 
 from raylabel.errors import InputError
 from raylabel.media.decode import decode_draft, decode_image, decode_pixels
+from raylabel.rng import rng
 
 if TYPE_CHECKING:
     import torch  # at run time only resizing for evaluation and `normalise` need it; workers start without
@@ -138,6 +140,21 @@ def eval_pixels(data: bytes, view: View) -> np.ndarray:
     return pixels[top : top + view.size, left : left + view.size]
 
 
+def eval_parser(view: dict) -> Callable[[bytes, Sequence[int]], np.ndarray]:
+    """`eval_pixels` of a view, given by its fields, for the sandbox."""
+    import torch
+
+    torch.set_num_threads(1)
+    config = View(**view)
+    return lambda data, _: eval_pixels(data, config)
+
+
+def train_parser(view: dict) -> Callable[[bytes, Sequence[int]], np.ndarray]:
+    """`train_pixels` of a view, given by its fields, for the sandbox; a sample's numbers are those of `rng`."""
+    config = View(**view)
+    return lambda data, numbers: train_pixels(data, config, rng(*numbers))
+
+
 def _resize(pixels: np.ndarray, size: tuple[float, float], to: tuple[int, int]) -> np.ndarray:
     """A picture of `size` (width, height) in uint8 [H, W, 3], resized to `to` by torch: 3 to 6 times as fast as Pillow.
 
@@ -157,17 +174,17 @@ def _resize(pixels: np.ndarray, size: tuple[float, float], to: tuple[int, int]) 
     return out.permute(0, 2, 3, 1)[0].numpy()
 
 
-def train_pixels(data: bytes, view: View, rng: np.random.Generator) -> np.ndarray:
-    """A random view of the picture, uint8 [H, W, 3]: a pure function of (data, view, state of rng).
+def train_pixels(data: bytes, view: View, random: np.random.Generator) -> np.ndarray:
+    """A random view of the picture, uint8 [H, W, 3]: a pure function of (data, view, state of `random`).
 
-    Takes from `rng` a number of values that depends on `view.crop` alone, so the next picture's view does not depend on
-    this one's size. `data` is the encoded picture; raises Reject as `decode_image`, before it draws. The array may be
-    read-only or a reversed view. Resizing is Pillow's, whatever evaluation uses.
+    Takes from `random` a number of values that depends on `view.crop` alone, so the next picture's view does not depend
+    on this one's size. `data` is the encoded picture; raises Reject as `decode_image`, before it draws. The array may
+    be read-only or a reversed view. Resizing is Pillow's, whatever evaluation uses.
     """
     if view.crop == "padded":
-        return _padded_crop(decode_pixels(data), view, rng.random(3).tolist())
+        return _padded_crop(decode_pixels(data), view, random.random(3).tolist())
     image = decode_image(data)
-    draws = rng.random(2 * _TRIES + 3).tolist()
+    draws = random.random(2 * _TRIES + 3).tolist()
     box = _random_box(image.size, view.min_scale, draws)
     size = (view.size, view.size)
     pixels = np.asarray(image.crop(box).resize(size, Image.Resampling.BILINEAR))

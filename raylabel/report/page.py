@@ -17,6 +17,7 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
+from raylabel.media.decode import decode_image
 from raylabel.report.summary import Summary, printable
 
 MODELS = ("teacher", "control", "pretrain", "finetune")
@@ -85,6 +86,11 @@ def thumbnail(image: Image.Image, side: int = 112) -> bytes:
     out = io.BytesIO()
     clean.save(out, "JPEG", quality=85, subsampling=0)  # full colour resolution: 8x8 squares would bleed otherwise
     return out.getvalue()
+
+
+def thumbnail_parser() -> Callable[[bytes, Sequence[int]], bytes]:
+    """`thumbnail` of encoded pictures, for the sandbox."""
+    return lambda data, _: thumbnail(decode_image(data))
 
 
 def write_page(summary: Summary, curves: Mapping[str, Sequence[Point]], strips: Sequence[Strip]) -> str:

@@ -10,9 +10,9 @@ import numpy as np
 
 from raylabel.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.corpus import Corpus, Shards, read_keys
-from raylabel.media.decode import decode_image
+from raylabel.media.sandbox import Parser, Sandbox
 from raylabel.models import CURVE
-from raylabel.report.page import Picture, Point, Strip, thumbnail, write_page
+from raylabel.report.page import Picture, Point, Strip, thumbnail_parser, write_page
 from raylabel.report.summary import Accuracy, Counts, Gain, Picks, Reject, Stage, Summary
 from raylabel.schema import PICKS
 
@@ -119,12 +119,14 @@ def _strips(run: Run) -> list[Strip]:
     samples = read_keys(run.corpus, Shards(run.shards), key[wanted].tolist())
     logits = run.picks.info["rank"] == "logits"
     pictures: dict[int, list[Picture]] = {int(c): [] for c in shown}
+    media = {number: sample.media for number, sample in samples.items() if sample.media is not None}
+    with Sandbox(Parser.of(thumbnail_parser)) as sandbox:
+        small = dict(zip(media, sandbox.convert(list(media.values())), strict=True))
     for i in wanted:
-        media = samples[int(key[i])].media
-        if media is not None:
+        jpeg = small.get(int(key[i]))
+        if isinstance(jpeg, bytes):
             value = float(score[i])
             probability = None if logits else 1 / (1 + math.exp(-max(-700.0, value)))
-            jpeg = thumbnail(decode_image(media))
             picture = Picture(rank=int(rank[i]), score=value, probability=probability, key=int(key[i]), jpeg=jpeg)
             pictures[int(label[i])].append(picture)
     return [Strip(label=run.classes[c], pictures=some) for c, some in pictures.items()]

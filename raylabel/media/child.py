@@ -1,0 +1,146 @@
+"""The far side of the sandbox: a process that sees no media and forks the children, and what a child does.
+
+It has imported all that parsing takes, so a child that died is replaced in milliseconds, and none has to open a file.
+A child reads encoded media and writes what it made of them in memory that it shares with the parent (a file without a
+name); beside that it has one socket, on which it gets lines of JSON and answers by such.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from raylabel.media.decode import Reject
+from raylabel.media.seccomp import filter_calls
+
+MEMORY = 1 << 30  # bytes of address space that a child may take beyond what it is forked with
+CPU_SECONDS = 10  # of one sample; a picture of MAX_PIXELS takes 1 to 3
+_SOCKET, _SHARED = 3, 4  # the only files of a child besides 0, 1 and 2, which are /dev/null
+
+OUT_OF_MEMORY = 64  # exit status of a child
+
+Parse = Callable[[bytes, Sequence[int]], np.ndarray | bytes]
+"""(encoded media, numbers that the sample comes with) → what is made of it; Reject if they are no such media."""
+
+
+def load(function: str, settings: dict[str, Any]) -> Parse:
+    """What `module:name` makes of its settings; lists in them become tuples, as configs want them."""
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)(**{k: _frozen(v) for k, v in settings.items()})
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _frozen(v) for k, v in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def main(control: socket.socket) -> None:
+    """Loads the parser, then forks and reaps children at the parent's word, until the parent is gone."""
+    parse = load(**json.loads(control.recv(1 << 16)))
+    control.sendall(b"ready")
+    alive: set[int] = set()
+    while True:
+        word, files, _, _ = socket.recv_fds(control, 64, 2)
+        if not word:
+            break
+        if word == b"fork":
+            pid = os.fork()
+            if pid == 0:
+                control.close()
+                _become_child(files, parse)
+            for file in files:
+                os.close(file)
+            alive.add(pid)
+            control.sendall(str(pid).encode())
+        else:  # how did it end? It is dead already, or about to be
+            pid = int(word)
+            alive.discard(pid)
+            control.sendall(str(os.waitpid(pid, 0)[1]).encode())
+    for pid in alive:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _become_child(files: Sequence[int], parse: Parse) -> None:
+    status = 1
+    try:
+        os.dup2(files[0], 10)  # out of the way: either may stand where the other has to be
+        os.dup2(files[1], 11)
+        os.dup2(10, _SOCKET)
+        os.dup2(11, _SHARED)
+        os.dup2(0, 1)
+        os.dup2(0, 2)
+        os.closerange(_SHARED + 1, 1 << 16)
+        parent = socket.socket(fileno=_SOCKET)
+        try:
+            _limit()
+            _serve(parent, parse)
+        except MemoryError:
+            raise
+        except Exception:  # the code here failed, not the sample: the parent has to know why
+            parent.sendall(json.dumps(traceback.format_exc()).encode() + b"\n")
+            raise
+        status = 0
+    except MemoryError:
+        status = OUT_OF_MEMORY
+    finally:
+        os._exit(status)
+
+
+def _limit() -> None:
+    """From here on no file is opened, no socket made and no program started, and memory is bounded."""
+    limits = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: _SHARED + 1,  # so no more can be opened, not even where there is no seccomp
+        resource.RLIMIT_FSIZE: 4 << 30,  # of the shared memory
+    }
+    if sys.platform == "linux":
+        with open("/proc/self/statm") as file:
+            limits[resource.RLIMIT_AS] = int(file.read().split()[0]) * resource.getpagesize() + MEMORY
+    for kind, value in limits.items():
+        resource.setrlimit(kind, (value, value))
+    filter_calls(os.getpid())
+
+
+def _serve(parent: socket.socket, parse: Parse) -> None:
+    """Answers requests until the parent closes.
+
+    A request: {"media": [[offset, bytes, numbers], ...], "out": offset}. The answer has for each the bytes that were
+    written from `out` on, one behind the other, or [reason, detail]; where one was rejected and `size` is given, so
+    many are left out. Before each, its number is written at 0, so that the parent knows whom a dead child held.
+    """
+    requests = parent.makefile("rb")
+    allowed = 0
+    while line := requests.readline():
+        request = json.loads(line)
+        out, size, answer = request["out"], request["size"], []
+        for number, (offset, length, numbers) in enumerate(request["media"]):
+            os.pwrite(_SHARED, number.to_bytes(4, "little"), 0)
+            if (due := int(time.process_time()) + CPU_SECONDS + 1) > allowed:
+                allowed = due
+                resource.setrlimit(resource.RLIMIT_CPU, (allowed, resource.RLIM_INFINITY))
+            try:
+                made = parse(os.pread(_SHARED, length, offset), numbers)
+            except Reject as reject:
+                answer.append([reject.reason, reject.detail])
+                out += size
+                continue
+            data = memoryview(np.ascontiguousarray(made) if isinstance(made, np.ndarray) else made).cast("B")
+            if size and len(data) != size:
+                raise ValueError(f"{len(data)} bytes, expected {size}")
+            os.pwrite(_SHARED, data, out)
+            out += len(data)
+            answer.append(len(data))
+        parent.sendall(json.dumps(answer).encode() + b"\n")
