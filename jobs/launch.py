@@ -17,8 +17,10 @@ import tyro
 
 from raylabel import recipes
 from raylabel.artifact import Root
+from raylabel.corpus.config import is_text
 from raylabel.errors import InputError
 from raylabel.pipeline import Recipe
+from raylabel.report.summary import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +47,13 @@ def launched(description: str, kind: type[Kind]) -> Iterator[tuple[Root, Kind]]:
         _connect()
         yield root, options
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
 
 
 def _options(description: str, kind: type[Kind]) -> Kind:
+    if bad := [argument for argument in sys.argv[1:] if not is_text(argument)]:
+        raise InputError(f"argument {bad[0]!r} is not UTF-8: rename what it stands for")
     name, *argv = sys.argv[1:] if sys.argv[1:2] and not sys.argv[1].startswith("-") else ["digits", *sys.argv[1:]]
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--data", default="")
