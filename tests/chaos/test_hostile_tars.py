@@ -72,7 +72,7 @@ entries = st.tuples(
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.lists(entries, max_size=12), st.sampled_from(["gnu", "pax"]), st.binary(max_size=2000))
+@given(st.lists(entries, min_size=1, max_size=12), st.sampled_from(["gnu", "pax"]), st.binary(max_size=2000))
 def test_it_reads_what_tarfile_reads(made: list, form: str, comment: bytes):
     out, headers = io.BytesIO(), {"comment": comment.hex()} if form == "pax" else {}
     with tarfile.open(fileobj=out, mode="w", format=FORMATS[form], pax_headers=headers) as tar:

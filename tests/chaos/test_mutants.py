@@ -60,7 +60,7 @@ def check_children(sandbox: Sandbox) -> None:
         assert len(os.listdir(f"/proc/{pid}/fd")) <= 5
 
 
-@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+@pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_mutants_are_pictures_or_rejects_and_always_the_same(
     count: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ):
@@ -102,16 +102,20 @@ def test_mutants_are_pictures_or_rejects_and_always_the_same(
 
 
 def measured(sandbox: Sandbox, data: bytes) -> tuple[str, int, float]:
-    """(verdict, bytes that its child held at most, CPU seconds it took); of a child that it killed 0 and 0."""
+    """(verdict, bytes that its child took at most, CPU seconds); of a child that it killed 0 and 0."""
     verdicts(sandbox, [SOUND])  # so that there is a child
     (pid,) = pids(sandbox)[1:]
     Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak counts anew
-    before = processor_seconds(pid)
+    held, before = memory(pid, "VmRSS"), processor_seconds(pid)
     (verdict,) = verdicts(sandbox, [data])
     if pid not in pids(sandbox):
         return reason_of(verdict), 0, 0.0
-    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return reason_of(verdict), int(line.split()[1]) << 10, processor_seconds(pid) - before
+    return reason_of(verdict), memory(pid, "VmHWM") - held, processor_seconds(pid) - before
+
+
+def memory(pid: int, field: str) -> int:
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) << 10
 
 
 def processor_seconds(pid: int) -> float:
@@ -139,7 +143,7 @@ def test_a_small_file_that_asks_for_much_costs_itself_alone(name: str, gauge: Sa
     verdict, peak, seconds = measured(gauge, make())
     print(f"{verdict}, {peak >> 20:,} MB, {seconds:.1f} s")
     assert verdict in right
-    assert 0 < peak < MEMORY and seconds < CPU_SECONDS
+    assert peak < MEMORY and seconds < CPU_SECONDS
     assert reason_of(verdicts(gauge, [SOUND])[0]) == "decoded"
 
 
@@ -152,3 +156,14 @@ def test_what_takes_too_long_ends(name: str, gauge: Sandbox):
 
 def test_the_largest_are_the_largest():
     assert bombs.SIDE**2 <= MAX_PIXELS < (bombs.SIDE + 1) ** 2
+
+
+@pytest.mark.slow
+def test_the_largest_are_decoded_whatever_came_before(gauge: Sandbox):
+    """A child that is full of what others left decodes them as a new one does."""
+    media = [make() for make, _ in bombs.LARGEST.values()]
+    first = verdicts(gauge, media)
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(media)).tolist()
+        again = dict(zip(order, verdicts(gauge, [media[i] for i in order]), strict=True))
+        assert [reason_of(again[i]) for i in range(len(media))] == [reason_of(verdict) for verdict in first]
