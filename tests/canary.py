@@ -13,17 +13,19 @@ def canary() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def listen() -> None:
-            while True:
-                try:
-                    connection, address = listener.accept()
-                except OSError:  # shut down
-                    return
-                reached.append(address)
+            while not reached or reached[-1] != last:
+                connection, address = listener.accept()
                 connection.close()
+                reached.append(address)
 
-        thread = threading.Thread(target=listen, daemon=True)
-        thread.start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
-    assert reached == [], "somebody was told to connect, and did"
+        with socket.socket() as closing:  # the last to come: whoever came before has then been noted
+            closing.bind(("127.0.0.1", 0))
+            last = closing.getsockname()
+            thread = threading.Thread(target=listen, daemon=True)
+            thread.start()
+            try:
+                yield listener.getsockname()[1]
+            finally:
+                closing.connect(listener.getsockname())
+                thread.join()
+    assert reached == [last], "somebody was told to connect, and did"

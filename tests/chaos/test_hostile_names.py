@@ -165,7 +165,7 @@ class World:
         self.out = out.decode()
         after = set(self.folder.rglob("*")) - self.before
         self.made = {p for p in after if not p.is_relative_to(self.folder / "home")}
-        (summary,) = self.root.glob("run-*/summary.json")
+        (summary,) = self.folder.rglob("summary.json")
         self.summary = json.loads(summary.read_text("utf-8"))
         self.page = summary.with_name("report.html")
 

@@ -131,6 +131,12 @@ def test_a_damaged_tar_is_samples_or_an_input_error(changes: list[tuple[int, int
         assert all(not name.startswith("/") and ".." not in name.split("/") for name, _ in found)
 
 
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_no_data_follow_what_is_no_file_whatever_size_it_claims(kind: bytes):
+    data = header("a.jpg", 5000, kind) + member("b.jpg", b"b") + header("c.jpg", 2**32, kind) + member("d.jpg", b"d")
+    assert read(data) == [("b", {"jpg": b"b"}), ("d", {"jpg": b"d"})]
+
+
 def test_attributes_are_read():
     long = "d/" + "n" * 294
     assert [name for name, _ in read(GOOD)] == ["é/a", long, "z"]
