@@ -101,6 +101,12 @@ def _changed(data: bytes, marker: bytes, offset: int, new: bytes) -> bytes:
 Bombs = dict[str, tuple[Callable[[], bytes], frozenset[str]]]
 
 BOMBS: Bombs = {  # name → what makes it, and the verdicts that are right
+    "png just over the limit": (lambda: png(SIDE + 1, SIDE + 1, zeros((SIDE + 1) * (SIDE + 2))), LARGE),
+    "gif over the limit": (lambda: gif(8000, 8000), LARGE),
+    "webp over the limit": (lambda: webp(8000), LARGE),
+    "bmp over the limit": (lambda: bmp(8000, 24, 0), LARGE),
+    "tiff over the limit": (lambda: tiff(8000, 8000, (273, 4, 1, 8), (279, 4, 1, 9)), LARGE),
+    "jpeg over the limit": (lambda: jpeg(8000, 8000), LARGE),
     "png 60000 x 60000": (lambda: png(60_000, 60_000), LARGE),
     "png 2^31 x 1": (lambda: png(2**31 - 1, 1), LARGE),
     "png with more data than pixels": (lambda: png(4, 4, zeros(300 << 20)), EITHER),
