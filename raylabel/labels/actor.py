@@ -115,9 +115,10 @@ class Actor:
                     facts.reject(first, "score", "teacher_crash", "its process died of it, also alone")
             else:
                 some[first:last] = pixels[first:last]
-            self._journal.take((key, first, last))
+                self._journal.take((key, first, last))
             ranked = next(iter(self._run([some])))
-            self._journal.give()
+            if not guilty:
+                self._journal.give()
             found = found or [np.zeros_like(values) for values in ranked]
             for values, new in zip(found, ranked, strict=True):
                 values[first:last] = new[first:last]

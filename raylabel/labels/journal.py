@@ -2,7 +2,7 @@
 
 A process that is dead says nothing, and Ray starts an actor anew under its old name. In its next life it reads here
 which batch it died of. A batch that was in hand at two deaths is scored in halves, which narrow with each further
-death to a single sample; that one is rejected once it has been the death of an actor twice while it was alone.
+death to a single sample; that one is rejected once it was alone in hand at two deaths, and never got through.
 Machines that vanish leave no journal, and accuse nobody.
 """
 
@@ -64,9 +64,9 @@ class Journal:
 
     def give(self) -> None:
         """The oldest batch came back."""
-        self._hands.pop(0)
+        lived = self._hands.pop(0)
         self._write()
-        if self._lives > 1:
+        if self._lives > 1 or self._deaths.pop(lived, 0):  # whatever it was in hand at, it is not to blame
             self._lives = 1
             self._keep()
 

@@ -72,7 +72,8 @@ class _DiedError(Exception):
 
     def __init__(self, at: int, reason: Reason | None, detail: str) -> None:
         super().__init__(at, reason, detail)
-        self.at, self.reason, self.detail = at, reason, detail
+        self.at, self.detail = at, detail
+        self.reason: Reason | None = reason
 
 
 class Sandbox:
@@ -156,10 +157,11 @@ class Sandbox:
                         todo.append(run)
                         continue
                     deaths[held] += 1
+                    todo += [part for part in (range(run.start, held), range(held + 1, run.stop)) if part]
                     if deaths[held] == 2:
                         verdicts[held] = Reject(death.reason, death.detail)
-                    parts = [range(run.start, held), range(held, held + 1), range(held + 1, run.stop)]
-                    todo += [part for part in parts if part and not (part[0] == held and deaths[held] == 2)]
+                    else:
+                        todo.append(range(held, held + 1))
         return verdicts
 
     @contextlib.contextmanager
@@ -315,13 +317,13 @@ class _Child:
         at = end
         for verdict in answer:
             if isinstance(verdict, list):
-                verdicts.append(Reject(*verdict))
+                verdicts.append(Reject(verdict[0], verdict[1]))  # _is_verdict looked at both
                 at += size
             else:
                 verdicts.append(None if out is not None else os.pread(self._memory, verdict, at))
                 at += verdict
         if out is not None:
-            os.preadv(self._memory, [out], end)
+            os.preadv(self._memory, [out.data], end)
         if at > _KEEP:
             os.ftruncate(self._memory, 0)
         return verdicts
@@ -338,7 +340,7 @@ class _Child:
                 if (now := self._held()) != held:
                     held, since = now, time.monotonic()
                 elif not _runs(self._pid):
-                    raise self._kill(f"no progress in {WALL_SECONDS:g} s") from None
+                    raise self._kill(f"no progress in {WALL_SECONDS:g} s", "timeout") from None
                 elif time.monotonic() - since > STARVED_SECONDS:
                     raise SandboxError(f"no CPU for a decoding process in {STARVED_SECONDS:g} s") from None
                 continue
@@ -360,10 +362,10 @@ class _Child:
     def _held(self) -> int:
         return array.array("I", os.pread(self._memory, 4, 0))[0]
 
-    def _kill(self, why: str) -> _DiedError:
+    def _kill(self, why: str, reason: Reason = "decoder_crash") -> _DiedError:
         os.kill(self._pid, signal.SIGKILL)
         self._nursery.end_of(self._pid)
-        return _DiedError(self._held(), "timeout" if "progress" in why else "decoder_crash", why)
+        return _DiedError(self._held(), reason, why)
 
     def _death(self) -> _DiedError:
         held, status = self._held(), self._nursery.end_of(self._pid)
@@ -371,8 +373,9 @@ class _Child:
             return _DiedError(held, None, "a decoding process was killed from outside")
         if os.WIFEXITED(status):
             code = os.WEXITSTATUS(status)
-            reason = "out_of_memory" if code == OUT_OF_MEMORY else "decoder_crash"
-            return _DiedError(held, reason, f"exit status {code}" if reason == "decoder_crash" else "over 1 GB")
+            if code == OUT_OF_MEMORY:
+                return _DiedError(held, "out_of_memory", "over 1 GB")
+            return _DiedError(held, "decoder_crash", f"exit status {code}")
         number = os.WTERMSIG(status)
         if number == signal.SIGXCPU:
             return _DiedError(held, "timeout", "over 10 s of CPU time")

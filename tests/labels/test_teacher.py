@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import DIGITS_VIEW, broken_model, contents, digit_images, random_model, write_parquet
+from poison import Fragile
 
 from raylabel.artifact import Artifact, Root
 from raylabel.corpus import Corpus, index_corpus
@@ -21,6 +22,7 @@ from raylabel.duplicates import find_duplicates
 from raylabel.errors import InputError
 from raylabel.labels import pool, teacher
 from raylabel.labels import scores as stage
+from raylabel.labels.scores import make_scores
 from raylabel.labels.teacher import Label, label
 from raylabel.media.views import View, eval_pixels, normalise
 from raylabel.models import load_model
@@ -201,6 +203,27 @@ def test_rejects_are_tried_again_when_asked(ray_local, tmp_path, monkeypatch):
     shards = index_corpus(root, "unlabeled", corpus)
     grown = scores(retry=False)
     assert grown.info["rejected"] == 1 and grown.info["samples"] == 201
+
+
+def test_a_sample_that_kills_the_teacher_is_the_only_one_lost(ray_local, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "UNIT", 64)
+    rng = np.random.default_rng(0)
+    media = [bytes([a, b, 0]) for a, b in rng.integers(0, 256, (400, 2))]
+    guilty = (137, 331)
+    some = [
+        data[:2] + b"K" if row in guilty else b"!segfault" if row == 200 else data for row, data in enumerate(media)
+    ]
+    made = []
+    for name, files in (("poison", some), ("clean", media)):
+        corpus = Corpus(uri=(str(write_parquet(tmp_path / f"{name}.parquet", files)),))
+        root = Root.open(str(tmp_path / name))
+        shards = index_corpus(root, "unlabeled", corpus)
+        made.append(make_scores(root, Fragile(), {}, shards, corpus, 16, 0.5, Resources(teachers=2)))
+    poison, clean = made
+    rejects = {r["key"]: (r["stage"], r["reason"]) for r in poison.table("rejects-", REJECTS).to_pylist()}
+    assert rejects == {200: ("decode", "decoder_crash")} | {row: ("score", "teacher_crash") for row in guilty}
+    expected = clean.table("scores-", SCORES)
+    assert poison.table("scores-", SCORES) == expected.filter([row not in rejects for row in range(400)])
 
 
 def test_not_finite_scores_are_rejects(ray_local, tmp_path):

@@ -109,7 +109,7 @@ def test_killed_from_outside_is_not_the_samples_fault(words: Sandbox):
 
     def kill() -> None:
         while not stop.wait(0.02):
-            for pid in children_of(os.getpid(), deep=True)[1:]:  # the first is the one that forks
+            for pid in children_of(words._nursery._process.pid):
                 killed.append(pid)
                 os.kill(pid, signal.SIGKILL)
 
@@ -132,12 +132,10 @@ def test_the_one_that_forks_may_be_killed():
         assert verdicts == ["D", "decoder_crash: SIGSEGV", "E"]
 
 
-def children_of(pid: int, deep: bool = False) -> list[int]:
-    """The live children of a process, by its threads; with theirs, if `deep`."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return found + [below for child in found for below in children_of(child)] if deep else found
+def children_of(pid: int) -> list[int]:
+    """The children of a process, by its threads."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 @LINUX
@@ -253,7 +251,8 @@ def test_the_shared_one_is_shared():
 def test_pixels_are_those_of_parsing_in_process(shared: Path, view: View):
     """Every odd picture: nothing that its decoding needs is missing in a child, and the verdicts are the same."""
     folder = shared / "odd-images"
-    names = [row["file"] for row in csv.DictReader((folder / "manifest.csv").open())]
+    with (folder / "manifest.csv").open() as manifest:
+        names = [row["file"] for row in csv.DictReader(manifest)]
     media = [(folder / name).read_bytes() for name in names]
     expected, verdicts = zip(*(in_process(eval_pixels, data, view) for data in media), strict=True)
     out = np.empty((len(media), view.size, view.size, 3), np.uint8)
