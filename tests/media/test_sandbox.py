@@ -19,6 +19,7 @@ from helpers import png
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from raylabel.media import nursery
 from raylabel.media import sandbox as module
 from raylabel.media.decode import Reject
 from raylabel.media.sandbox import Parser, Sandbox, SandboxError, shared_sandbox
@@ -72,7 +73,7 @@ def test_what_happens_to_one_sample_is_its_own_business(words: Sandbox, word: st
 
 
 def test_a_hang_ends(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "WALL_SECONDS", 0.3)
+    monkeypatch.setattr(nursery, "WALL_SECONDS", 0.3)
     with Sandbox(Parser.of(poison.words)) as sandbox:
         verdicts = told(sandbox.convert([b"a", b"!hang", b"b"]))
         assert verdicts == ["A", "timeout: no progress in 0.3 s", "B"]
@@ -164,8 +165,8 @@ def test_a_child_knows_no_secret(monkeypatch: pytest.MonkeyPatch):
         environment, files = told(sandbox.convert([b"!try environ", b"!try files"]))
         assert "s3cret" not in environment
         assert files == "did: [0, 1, 2, 3, 4]"
-        nursery = sandbox._nursery._process.pid
-        for pid in [nursery, *children_of(nursery)]:
+        forker = sandbox._nursery._process.pid
+        for pid in [forker, *children_of(forker)]:
             assert b"s3cret" not in Path(f"/proc/{pid}/environ").read_bytes()
 
 
@@ -180,8 +181,8 @@ def test_nothing_is_left_when_it_ends_or_its_process_is_killed():
         [sys.executable, "-c", program], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
     ) as process:
         assert process.stdout
-        nursery = int(process.stdout.readline())
-        pids = [nursery, *children_of(nursery)]
+        forker = int(process.stdout.readline())
+        pids = [forker, *children_of(forker)]
         process.kill()
     assert len(pids) == 2
     deadline = time.monotonic() + 20
