@@ -158,6 +158,20 @@ def test_a_child_reaches_nobody(words: Sandbox):
 
 
 @LINUX
+def test_a_child_is_bounded_by_the_kernel(words: Sandbox):
+    words.convert([b"a"])
+    child = words._idle.queue[-1]
+    assert child
+    limits = Path(f"/proc/{child._pid}/limits").read_text()
+    found = {line[:26].strip(): line[26:].split()[:2] for line in limits.splitlines()}
+    assert found["Max open files"] == ["5", "5"] and found["Max core file size"] == ["0", "0"]
+    assert all(int(value) < 16 << 30 for name in ("address space", "file size") for value in found[f"Max {name}"])
+    assert int(found["Max cpu time"][0]) <= 12
+    status = Path(f"/proc/{child._pid}/status").read_text()
+    assert "Seccomp:\t2" in status and "NoNewPrivs:\t1" in status
+
+
+@LINUX
 def test_a_child_knows_no_secret(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret-value")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "s3cret-value")
