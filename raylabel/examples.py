@@ -25,7 +25,6 @@ from raylabel.artifact import (
     commit_part,
     committed_parts,
     files_of,
-    filesystem,
     identity_of,
     write_table,
 )
@@ -35,6 +34,7 @@ from raylabel.media.decode import Reject, decode_pixels
 from raylabel.media.sandbox import Parser, shared_sandbox
 from raylabel.report.terminal import Progress
 from raylabel.schema import EXAMPLES, PICKS, REJECTS, check, split_key
+from raylabel.storage import filesystem, reading
 
 SAMPLES = 4096  # picked samples in a file
 TOGETHER = 64  # of them read and decoded at a time
@@ -156,7 +156,7 @@ def _write_part(
     folder: str, plan: str, part: int, shards: Shards, corpus: Corpus, config: Materialize
 ) -> dict[str, Any]:
     fs, path = filesystem(plan)
-    with pq.ParquetFile(f"{path}/plan.parquet", filesystem=fs) as file:
+    with reading(plan), pq.ParquetFile(f"{path}/plan.parquet", filesystem=fs) as file:
         labels = dict(zip(*file.read_row_group(part).to_pydict().values(), strict=True))
     return write_part(folder, part, labels, shards, corpus, config)
 

@@ -29,14 +29,13 @@ import numpy as np
 
 from raylabel.media.child import OUT_OF_MEMORY
 from raylabel.media.decode import Reject
-from raylabel.schema import REASONS, Reason
+from raylabel.schema import MAX_BYTES, REASONS, Reason
 
 SAMPLES = 64  # most in one request: handing it over costs as much as to decode a few tiny ones
 BYTES = 512 << 10  # of encoded media in one request, if it is more than one sample: that much stays in the caches
 WALL_SECONDS = 10.0  # without progress, of a child that sleeps
 STARVED_SECONDS = 240.0  # without progress, of a child that gets no CPU
 OUTSIDE = 20  # times in a row that a child may be killed by somebody else
-MAX_BYTES = 1 << 30  # of one encoded sample
 
 _PAGE = 4096  # where media begin in the shared memory; before it stands the number of the sample in hand
 _KEEP = 64 << 20  # bytes of shared memory that a child may keep between requests
