@@ -14,7 +14,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 
 ERROR = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>%s</Code><Message>planned</Message></Error>'
-SLOW = 2.0  # seconds that a slow answer takes
+SLOW = 1.0  # seconds that a slow answer takes
 FAULTS = ("unavailable", "reset", "cut", "slow")
 
 

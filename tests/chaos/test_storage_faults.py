@@ -12,9 +12,12 @@ import pytest
 from faulty_store import FAULTS, Plan
 from helpers import digit_images, random_model, write_parquet
 from lists import digest, lists, run
+from test_corpus import FORMS, Indexed, read_all, rows_of
 
 from raylabel.artifact import Root
+from raylabel.corpus import Corpus
 from raylabel.errors import InputError
+from raylabel.pipeline import prepare
 from raylabel.storage import filesystem, list_files, read_file, write_file
 
 JOB = Path(__file__).with_name("lists.py")
@@ -133,6 +136,27 @@ def upload(data: Path, bucket: str) -> str:
     return f"{bucket}/data"
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_read_and_written_while_a_store_fails_now_and_then(
+    form: str, tmp_path: Path, bucket: str, faults: Plan, indexed: Indexed
+) -> None:
+    corpus = FORMS[form](tmp_path / "d", rows_of(60))
+    before = read_all(corpus, indexed(corpus))
+    fs, _ = filesystem(bucket)
+    pafs.copy_files(str(tmp_path), "pictures", destination_filesystem=fs)
+    remote = Corpus(uri=tuple(uri.replace(str(tmp_path), bucket) for uri in corpus.uri))
+    shards = indexed(remote)
+    faults.share = 0.2
+    found = read_all(remote, shards, 7)
+    assert [(s.key, s.media, s.label) for s in found] == [(s.key, s.media, s.label) for s in before]
+    for number in range(20):
+        write_file(f"{bucket}/made/{number}", b"%d" % number)
+    made = {name: read_file(f"{bucket}/made/{name}") for name in list_files(f"{bucket}/made")}
+    assert made == {str(number): b"%d" % number for number in range(20)}
+    assert faults.done.total() > 5, f"{faults.done} of {faults.requests}"
+
+
+@pytest.mark.slow
 def test_an_object_store_that_fails_now_and_then_shows_in_no_list(
     data: Path, clean: tuple[Path, tuple[str, str]], bucket: str, faults: Plan
 ) -> None:
@@ -145,7 +169,10 @@ def test_an_object_store_that_fails_now_and_then_shows_in_no_list(
     assert faults.done.total() > 20 and set(faults.done) == set(FAULTS), f"{faults.done} of {faults.requests}"
 
 
-@pytest.mark.parametrize("status", ["403 Access Denied", "500 Internal Error"])
+@pytest.mark.parametrize(
+    "status",
+    ["403 Access Denied", pytest.param("500 Internal Error", marks=pytest.mark.slow)],  # asked ten times
+)
 @pytest.mark.parametrize("method", ["GET", "PUT"])
 def test_an_object_that_fails_for_ever_is_named(method: str, status: str, bucket: str, faults: Plan) -> None:
     uri = f"{bucket}/some/object"
@@ -162,10 +189,24 @@ def test_a_shard_that_fails_for_ever_ends_the_run_in_its_name(
 ) -> None:
     place = upload(data, bucket)
     root, recipe = Root.open(f"{bucket}/root"), lists(place)
-    from raylabel.pipeline import prepare
-
     prepare(root, recipe)
     faults.broken = lambda method, path: "403 Access Denied" if path.endswith("/unlabeled/2.parquet") else ""
     with pytest.raises(InputError, match=f"'{place}/unlabeled/2.parquet'"):
         run(root, recipe)
     assert root.named("scores") == []
+
+
+@pytest.mark.slow
+def test_a_job_on_an_object_store_that_fails_now_and_then(
+    data: Path, clean: tuple[Path, tuple[str, str]], bucket: str, faults: Plan
+) -> None:
+    place = upload(data, bucket)
+    faults.share = 0.05
+    done = job(place, f"{bucket}/root")
+    again = job(place, f"{bucket}/root")
+    faults.share = 0.0
+    for process in (done, again):
+        assert process.returncode == 0, process.stdout + process.stderr
+        assert process.stdout.splitlines()[-1].split() == ["lists", *clean[1]]
+    assert not [name for name in list_files(bucket) if "/drivers/" in name]
+    assert faults.done.total() > 20, f"{faults.done} of {faults.requests}"
