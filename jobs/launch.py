@@ -18,6 +18,7 @@ import tyro
 from raylabel import recipes
 from raylabel.artifact import Root
 from raylabel.errors import InputError
+from raylabel.lease import held
 from raylabel.pipeline import Recipe
 
 
@@ -42,8 +43,9 @@ def launched(description: str, kind: type[Kind]) -> Iterator[tuple[Root, Kind]]:
     try:
         options = _options(description, kind)
         root = Root.open(options.root)
-        _connect()
-        yield root, options
+        with held(root):
+            _connect()
+            yield root, options
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -25,17 +25,17 @@ from raylabel.artifact import (
     commit_part,
     committed_parts,
     files_of,
-    filesystem,
     identity_of,
     write_table,
 )
-from raylabel.corpus import Corpus, Sample, Shards, read_rows, verify_shard
+from raylabel.corpus import Corpus, Sample, Shards, read_rows
 from raylabel.errors import InputError
 from raylabel.media.decode import Reject, decode_pixels
 from raylabel.media.sandbox import Parser, shared_sandbox
 from raylabel.report.terminal import Progress
 from raylabel.retry import NothingGainedError, make
 from raylabel.schema import EXAMPLES, PICKS, REJECTS, check, split_key
+from raylabel.storage import filesystem, reading
 
 SAMPLES = 4096  # picked samples in a file
 TOGETHER = 64  # of them read and decoded at a time
@@ -168,7 +168,7 @@ def _write_part(
     folder: str, plan: str, part: int, shards: Shards, corpus: Corpus, config: Materialize
 ) -> dict[str, Any]:
     fs, path = filesystem(plan)
-    with pq.ParquetFile(f"{path}/plan.parquet", filesystem=fs) as file:
+    with reading(plan), pq.ParquetFile(f"{path}/plan.parquet", filesystem=fs) as file:
         labels = dict(zip(*file.read_row_group(part).to_pydict().values(), strict=True))
     return write_part(folder, part, labels, shards, corpus, config)
 
@@ -218,18 +218,9 @@ def _table(rows: list[tuple], schema: pa.Schema) -> pa.Table:
 
 
 def _read(corpus: Corpus, shards: Shards, keys: list[int]) -> Iterator[Sample]:
-    """The samples of these sorted keys.
-
-    InputError at the end if a shard of theirs is no longer what was indexed: what was read may be of neither state.
-    """
-    read = []
+    """The samples of these sorted keys."""
     for number, group in itertools.groupby(keys, key=lambda key: split_key(key)[0]):
-        shard = shards.row(number)
-        yield from read_rows(corpus, shard, [split_key(key)[1] for key in group])
-        read.append(shard)
-    for shard in read:
-        if shard["format"] != "files":  # a loose file that vanished costs one sample, a reject, and not the run
-            verify_shard(shard)
+        yield from read_rows(corpus, shards.row(number), [split_key(key)[1] for key in group])
 
 
 def encode_parser(short_side: int, quality: int) -> Callable[[bytes, Sequence[int]], bytes]:

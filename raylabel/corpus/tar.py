@@ -14,6 +14,7 @@ import pyarrow.fs as pafs
 
 from raylabel.corpus.config import IMAGE_EXTENSIONS, Corpus, locate
 from raylabel.errors import InputError
+from raylabel.storage import line
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class TarReader(io.BufferedReader):
         fs, path, _ = locate(uri)
         raw = fs.open_input_file(path)
         self.uri = uri
+        self.file = raw
         self.size = raw.size()
         # Headers are far apart: a local file is read around each; for an object store few, large requests are quicker.
         super().__init__(raw, 1 << 14 if isinstance(fs, pafs.LocalFileSystem) else 1 << 22)  # pyright: ignore[reportArgumentType]
@@ -80,25 +82,30 @@ class TarReader(io.BufferedReader):
     def _members(self, offset: int) -> Iterator[tuple[int, Member]]:
         """(where its header begins, member) of every plain file that has a harmless name."""
         self.seek(offset)
+        at = offset  # where the next header begins
         try:
             tar = tarfile.open(fileobj=self, mode="r:", encoding="utf-8", errors="backslashreplace")
             while (info := tar.next()) is not None:
+                at = info.offset
                 tar.members.clear()  # it would keep them all  # pyright: ignore[reportAttributeAccessIssue]
                 if info.size < 0 or tar.offset <= info.offset:  # would lead back, for ever
                     raise tarfile.ReadError(f"negative size of '{info.name}'")
                 if not info.isreg() or info.issparse():
                     continue
                 if info.offset_data + info.size > self.size:
-                    raise tarfile.ReadError(f"'{info.name}' reaches beyond the end of the file")
+                    raise tarfile.ReadError(f"'{info.name}' reaches beyond the end of the file, byte {self.size}")
                 if info.name.startswith("/") or ".." in info.name.split("/"):
                     continue
                 yield info.offset, Member(info.name, info.offset_data, info.size)
+                at = tar.offset
             # tarfile takes a broken header after the first one for the end: samples would be lost without a word.
-            self.seek(tar.offset)
+            at = tar.offset
+            self.seek(at)
             block = self.read(tarfile.BLOCKSIZE)
             if block.strip(b"\0") or 0 < len(block) < tarfile.BLOCKSIZE:
-                raise tarfile.ReadError(f"no tar header at byte {tar.offset}")
+                raise tarfile.ReadError("no tar header")
         except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
             raise InputError(
-                f"cannot read tar '{self.uri}': {error}; give a whole, uncompressed tar or take the file out"
+                f"cannot read tar '{self.uri}' from byte {at} on: {line(error)}; give a whole, uncompressed tar "
+                "or take the file out"
             ) from error

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raylabel.artifact import Artifact, Root, filesystem
+from raylabel.artifact import Artifact, Root
 from raylabel.corpus import Shards, Unit, Units
 from raylabel.retry import TRY
 from raylabel.schema import REJECTS, SCORES, make_key
+from raylabel.storage import filesystem
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,10 @@ import numpy as np
 
 from raylabel.media.child import CPU_SECONDS, MEMORY, OUT_OF_MEMORY
 from raylabel.media.decode import Reject
-from raylabel.schema import REASONS, Reason
+from raylabel.schema import MAX_BYTES, REASONS, Reason
 
 WALL_SECONDS = 10.0  # without progress, of a child that sleeps
 STARVED_SECONDS = 240.0  # without progress, of a child that gets no CPU
-MAX_BYTES = 1 << 30  # of one encoded sample
 
 _PAGE = 4096  # where media begin in the shared memory; before it stands the number of the sample in hand
 _KEEP = 64 << 20  # bytes of shared memory that a child may keep between requests

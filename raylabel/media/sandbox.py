@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from raylabel.media.decode import Reject
-from raylabel.media.nursery import MAX_BYTES, Child, DiedError, Nursery, Parser, SandboxError
+from raylabel.media.nursery import Child, DiedError, Nursery, Parser, SandboxError
+from raylabel.schema import MAX_BYTES
 
 SAMPLES = 64  # most in one request: handing it over costs as much as to decode a few tiny ones
 BYTES = 512 << 10  # of encoded media in one request, if it is more than one sample: that much stays in the caches
