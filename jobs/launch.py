@@ -19,6 +19,7 @@ from raylabel import recipes
 from raylabel.artifact import Root
 from raylabel.corpus.config import is_text
 from raylabel.errors import InputError
+from raylabel.lease import held
 from raylabel.pipeline import Recipe
 from raylabel.report.summary import printable
 
@@ -44,8 +45,9 @@ def launched(description: str, kind: type[Kind]) -> Iterator[tuple[Root, Kind]]:
     try:
         options = _options(description, kind)
         root = Root.open(options.root)
-        _connect()
-        yield root, options
+        with held(root):
+            _connect()
+            yield root, options
     except InputError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)

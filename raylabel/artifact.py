@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Self
 
 import pyarrow as pa
@@ -23,68 +23,21 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raylabel.errors import InputError, find_input_error
+from raylabel.storage import (
+    delete_folder,
+    filesystem,
+    is_local,
+    list_files,
+    read_file,
+    reading,
+    sweep,
+    write_file,
+    writing,
+)
 
 MANIFEST = "manifest.json"
 RECIPE = "recipe.json"
 NOT_IDENTITY = {"identity": False}  # metadata of a config field that steers the work but changes no byte of the result
-
-
-def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The file system and the path in it of a local path or an `s3://`, `gs://` URI.
-
-    Unlike a URI proper, what follows the bucket is taken as it stands: keys hold blanks, '#' and '%' as files do.
-    """
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
-    bucket, _, key = rest.partition("/")
-    fs, base = _store(f"{scheme}://{bucket}/")
-    return fs, f"{base.rstrip('/')}/{key}".rstrip("/")
-
-
-@lru_cache(maxsize=64)
-def _store(uri: str) -> tuple[pafs.FileSystem, str]:
-    """One client per bucket and process."""
-    try:
-        return pafs.FileSystem.from_uri(uri)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"cannot open '{uri}': {error}; give a local path or an s3:// or gs:// URI") from error
-
-
-def write_file(uri: str, data: bytes | memoryview) -> None:
-    """Writes a whole file in one atomic step: rename on a local disk, a single put on an object store."""
-    fs, path = filesystem(uri)
-    if not isinstance(fs, pafs.LocalFileSystem):
-        with fs.open_output_stream(path) as out:  # an object appears when its upload completes, or not at all
-            out.write(data)
-        return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    try:
-        with open(temporary, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        raise
-
-
-def read_file(uri: str) -> bytes:
-    """The bytes of a file; FileNotFoundError if there is none."""
-    fs, path = filesystem(uri)
-    with fs.open_input_file(path) as file:
-        return file.read()
-
-
-def list_files(uri: str) -> list[str]:
-    """The names, relative to `uri` and sorted, of all files below it; empty if there is no such folder."""
-    fs, path = filesystem(uri)
-    found = fs.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
-    prefix = len(path.rstrip("/")) + 1
-    return sorted(info.path[prefix:] for info in found if info.is_file)
 
 
 @dataclass(frozen=True)
@@ -159,12 +112,16 @@ class Artifact:
         return [File(**f) for f in self.manifest["files"] if f["name"].startswith(prefix)]
 
     def read(self, name: str) -> bytes:
-        return read_file(f"{self.uri}/{name}")
+        with reading(f"{self.uri}/{name}"):
+            return read_file(f"{self.uri}/{name}")
 
     def table(self, prefix: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         """All listed parquet files that start with `prefix`, as one table. For small tables: it is held in memory."""
         fs, path = filesystem(self.uri)
-        tables = [pq.read_table(f"{path}/{f.name}", columns=columns, filesystem=fs) for f in self.files(prefix)]
+        tables = []
+        for file in self.files(prefix):
+            with reading(f"{self.uri}/{file.name}"):
+                tables.append(pq.read_table(f"{path}/{file.name}", columns=columns, filesystem=fs))
         if columns is not None:
             schema = pa.schema([schema.field(c) for c in columns])
         return pa.concat_tables(tables) if tables else schema.empty_table()
@@ -182,8 +139,7 @@ class Draft:
 
     def discard(self) -> None:
         """Deletes all that was built: for when it turns out to rest on input that changed under it."""
-        fs, path = filesystem(self.uri)
-        fs.delete_dir(path)
+        delete_folder(self.uri)
 
 
 @dataclass(frozen=True)
@@ -240,14 +196,15 @@ class Root:
     def open(cls, uri: str) -> Self:
         """The root at `uri`, made if need be. InputError if nothing can be written there."""
         fs, path = filesystem(uri)
-        full = path if isinstance(fs, pafs.LocalFileSystem) else uri.rstrip("/")
+        full = path if is_local(uri) else uri.rstrip("/")
         probe = f"{full}/.probe-{uuid.uuid4().hex}"
         try:
-            fs.create_dir(path, recursive=True)
-            write_file(probe, b"")
-            fs.delete_file(filesystem(probe)[1])
-        except OSError as error:
-            raise InputError(f"cannot write to root '{uri}': {error}; give another --root") from error
+            with writing(full):
+                fs.create_dir(path, recursive=True)
+                write_file(probe, b"")
+                fs.delete_file(filesystem(probe)[1])
+        except InputError as error:
+            raise InputError(f"cannot write to root '{uri}': {error}; or give another --root") from error
         return cls(full)
 
     def find(self, name: str, identity: Mapping[str, Any]) -> Artifact | None:
@@ -263,10 +220,11 @@ class Root:
         """Every complete artifact of that name, in digest order."""
         fs, path = filesystem(self.uri)
         found = []
-        for info in fs.get_file_info(pafs.FileSelector(path)):
-            stem, _, tail = os.path.basename(info.path).rpartition("-")
-            if stem == name and fs.get_file_info(f"{info.path}/{MANIFEST}").is_file:
-                found.append(Artifact(f"{self.uri}/{stem}-{tail}", name, tail))
+        with reading(self.uri):
+            for info in fs.get_file_info(pafs.FileSelector(path)):
+                stem, _, tail = os.path.basename(info.path).rpartition("-")
+                if stem == name and fs.get_file_info(f"{info.path}/{MANIFEST}").is_file:
+                    found.append(Artifact(f"{self.uri}/{stem}-{tail}", name, tail))
         return sorted(found, key=lambda a: a.digest)
 
     def make(self, name: str, identity: Mapping[str, Any], build: Callable[[Draft], Built]) -> Artifact:
@@ -288,9 +246,8 @@ class Root:
                 raise found from error  # what a remote process said, without the wrapping
             raise
         info = {"seconds": round(time.monotonic() - start, 3), **built.info}
-        fs, path = filesystem(draft.uri)
-        if fs.get_file_info(f"{path}/scratch").type != pafs.FileType.NotFound:
-            fs.delete_dir(f"{path}/scratch")
+        delete_folder(f"{draft.uri}/scratch")
+        sweep(draft.uri)
         files = [dataclasses.asdict(f) for f in sorted(built.files, key=lambda f: f.name)]
         manifest = {"name": name, "digest": digest(identity), "files": files, "info": info}
         write_file(f"{draft.uri}/{MANIFEST}", json.dumps(manifest, indent=2, ensure_ascii=False).encode())

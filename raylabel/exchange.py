@@ -5,7 +5,8 @@ A file's name says all that its bytes depend on, so a task that runs twice does 
 
 import io
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
@@ -15,8 +16,9 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import ray
 
-from raylabel.artifact import File, filesystem, write_file
+from raylabel.artifact import File
 from raylabel.schema import SCORES, check
+from raylabel.storage import filesystem, reading, write_file
 
 BATCH_ROWS = 65_536  # rows read at a time; small enough that a batch's columns stay in the CPU's cache
 
@@ -58,12 +60,14 @@ def group_name(index: int, groups: list[list[str]]) -> str:
     return f"{index:05d}-of-{len(groups):05d}"
 
 
-def open_scores(folder: str, name: str) -> pq.ParquetFile:
-    """A file of SCORES. InputError if its columns are others."""
+@contextmanager
+def open_scores(folder: str, name: str) -> Iterator[pq.ParquetFile]:
+    """A file of SCORES. InputError if its columns are others, or if it cannot be read."""
     fs, path = filesystem(folder)
-    file = pq.ParquetFile(f"{path}/{name}", filesystem=fs)
-    check(file.schema_arrow.empty_table(), SCORES, f"{folder}/{name}")
-    return file
+    where = f"{folder}/{name}"
+    with reading(where), pq.ParquetFile(f"{path}/{name}", filesystem=fs) as file:
+        check(file.schema_arrow.empty_table(), SCORES, where)
+        yield file
 
 
 def write_parts(folder: str, name: str, schema: pa.Schema, parts: Iterable[list[np.ndarray]]) -> str:
@@ -81,6 +85,6 @@ def write_parts(folder: str, name: str, schema: pa.Schema, parts: Iterable[list[
 def read_part(folder: str, name: str, part: int) -> list[np.ndarray]:
     """The columns of one part, from 0, of a file of `write_parts`. No other part is read."""
     fs, path = filesystem(folder)
-    with fs.open_input_file(f"{path}/{name}") as file:
+    with reading(f"{folder}/{name}"), fs.open_input_file(f"{path}/{name}") as file:
         batch = pa.ipc.open_file(file).get_batch(part)
         return [column.to_numpy() for column in batch.columns]

@@ -10,6 +10,7 @@ import pyarrow as pa
 from raylabel.errors import InputError
 
 DIGEST_BYTES = 16
+MAX_BYTES = 1 << 30  # of one encoded sample: what is larger is rejected and not read
 
 # The corpus: parquet files, WebDataset tars, or runs of about 1,024 loose files. `paths` is empty but for loose files.
 SHARDS = pa.schema(

@@ -19,11 +19,12 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import ray
 
-from raylabel.artifact import Artifact, Built, Draft, File, Root, filesystem, identity_of, write_table
+from raylabel.artifact import Artifact, Built, Draft, File, Root, identity_of, write_table
 from raylabel.errors import InputError
 from raylabel.exchange import BATCH_ROWS, group_files, group_name, open_scores, read_part, run_tasks, write_parts
 from raylabel.report.terminal import Progress
 from raylabel.schema import DUPLICATES, PICKS
+from raylabel.storage import filesystem, reading
 from raylabel.topk import TopK
 
 SLICE = 64  # classes per file of PICKS
@@ -179,7 +180,8 @@ def _write_picks(
 def _count_keys(folder: str, names: list[str]) -> int:
     """Distinct keys of PICKS; its files together are O(C * K) rows, what one map task holds."""
     fs, path = filesystem(folder)
-    keys = [pq.read_table(f"{path}/{name}", columns=["key"], filesystem=fs)["key"].to_numpy() for name in names]
+    with reading(folder):
+        keys = [pq.read_table(f"{path}/{name}", columns=["key"], filesystem=fs)["key"].to_numpy() for name in names]
     key = np.concatenate(keys)
     key.sort()  # in place, where np.unique builds a hash table of twice the size
     return 1 + int(np.count_nonzero(key[1:] != key[:-1]))
@@ -192,7 +194,8 @@ def _keys_to_drop(scores: str, names: list[str], duplicates: str, copies: list[s
     fs, path = filesystem(scores)
 
     def key_ranges(name: str) -> list[tuple[int, int]]:
-        file = pq.read_metadata(f"{path}/{name}", filesystem=fs)
+        with reading(f"{scores}/{name}"):
+            file = pq.read_metadata(f"{path}/{name}", filesystem=fs)
         groups = [file.row_group(i) for i in range(file.num_row_groups)]
         keys = [group.column(0).statistics for group in groups if group.num_rows]  # column 0 is the key
         return [(key.min, key.max) for key in keys]
@@ -204,9 +207,11 @@ def _keys_to_drop(scores: str, names: list[str], duplicates: str, copies: list[s
     low, high = min(first for first, _ in ranges), max(last for _, last in ranges)
     # One look for all files: each bucket of DUPLICATES holds keys of the whole corpus, so every look reads them all.
     fs, folder = filesystem(duplicates)
-    dropped = ds.dataset([f"{folder}/{name}" for name in copies], schema=DUPLICATES, format="parquet", filesystem=fs)
     where = (ds.field("key") >= low) & (ds.field("key") <= high)  # skips row groups by their statistics
-    return np.sort(dropped.to_table(columns=["key"], filter=where)["key"].to_numpy())
+    with reading(duplicates):
+        paths = [f"{folder}/{name}" for name in copies]
+        dropped = ds.dataset(paths, schema=DUPLICATES, format="parquet", filesystem=fs)
+        return np.sort(dropped.to_table(columns=["key"], filter=where)["key"].to_numpy())
 
 
 def _entries(lists: pa.ListArray, kept: int, where: str) -> np.ndarray:

@@ -5,13 +5,19 @@ import os
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from faulty_store import FaultyStore, Plan
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run beside each other and beside Ray's processes
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
 os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
+# Ray's workers find what tests bring along.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 
 from raylabel.artifact import Root  # noqa: E402  (these are read on import)
 from raylabel.corpus import Corpus, Shards, index_corpus  # noqa: E402
@@ -27,21 +33,36 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def store() -> Iterator[str]:
-    """The address of an S3 server in this process; other processes reach it by the environment, Ray's too."""
-    from moto.server import ThreadedMotoServer
+def server() -> Iterator["FaultyStore"]:
+    """An S3 server in this process, that fails when it is told to."""
+    from faulty_store import FaultyStore
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
+    server = FaultyStore()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def store(server: "FaultyStore") -> Iterator[str]:
+    """Its address; other processes reach it by the environment, Ray's too."""
+    address = server.start()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ENDPOINT_URL", address)
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        yield f"http://{host}:{port}"
-    server.stop()
+        yield address
+
+
+@pytest.fixture
+def faults(server: "FaultyStore", bucket: str) -> Iterator["Plan"]:
+    """Which of the server's requests fail; none once the test is over."""
+    from faulty_store import Plan
+
+    server.plan = Plan()
+    yield server.plan
+    server.plan = Plan()
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ from raylabel.corpus import (
     read_unit,
     verify,
 )
+from raylabel.corpus.fingerprint import EDGE
 from raylabel.errors import InputError
 from raylabel.schema import SHARDS, check
 
@@ -169,7 +170,8 @@ def test_rows_that_were_not_asked_for_are_hardly_read(tmp_path: Path, indexed: I
         shard = indexed(corpus).row(0)
         before = bytes_read()
         assert [s.media for s in read_rows(corpus, shard, wanted)] == [rows[row][0] for row in wanted]
-        return bytes_read() - before
+        look = 0 if shard["paths"] else 2 * EDGE  # whether it is still the same shard
+        return bytes_read() - before - look
 
     parquet = write_parquet(tmp_path / "p", rows, files=1, row_group_size=10)  # 100 row groups of 200 KB
     assert cost(parquet, 500) < 300_000

@@ -1,7 +1,6 @@
 """Media at rest: parquet files, WebDataset tars or loose image files, local or in an object store, as numbered rows."""
 
 from raylabel.corpus.config import Corpus
-from raylabel.corpus.fingerprint import verify_shard
 from raylabel.corpus.index import index_corpus, verify, verify_packed
 from raylabel.corpus.labels import class_names, encode_labels, read_labels
 from raylabel.corpus.read import Sample, read_keys, read_rows, read_unit
@@ -23,5 +22,4 @@ __all__ = [
     "read_unit",
     "verify",
     "verify_packed",
-    "verify_shard",
 ]

@@ -8,8 +8,8 @@ from typing import Literal, get_args
 
 import pyarrow.fs as pafs
 
-from raylabel.artifact import filesystem
 from raylabel.errors import InputError
+from raylabel.storage import filesystem
 
 Format = Literal["parquet", "webdataset", "files"]
 

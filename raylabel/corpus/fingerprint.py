@@ -11,6 +11,7 @@ from raylabel.corpus.config import Corpus, Format, locate
 from raylabel.corpus.listing import file_path, file_root
 from raylabel.corpus.tar import TarReader
 from raylabel.errors import InputError
+from raylabel.storage import line, reading
 
 EDGE = 1 << 16  # bytes at either end of a file that its fingerprint covers; the last ones hold a parquet's footer
 
@@ -29,7 +30,7 @@ def measure_packed(corpus: Corpus, uri: str, form: Format) -> tuple[int, int, st
         with TarReader(uri) as tar:
             return sum(1 for _ in tar.samples()), size, fingerprint
     except OSError as error:
-        raise InputError(f"cannot read '{uri}': {error}; mend it or take it out") from error
+        raise InputError(f"cannot read '{uri}': {line(error)}; mend it or take it out") from error
 
 
 def measure_files(paths: Sequence[str], sizes: Sequence[int]) -> tuple[int, str]:
@@ -45,24 +46,34 @@ def file_sizes(uri: str, lines: Sequence[str]) -> list[int]:
     return [-1 if info.size is None else info.size for info in infos]
 
 
-def _measure_again(shard: Mapping[str, Any]) -> tuple[int, str]:
-    """(bytes, fingerprint) that a row of SHARDS would have now. FileNotFoundError if its parquet or tar is gone."""
-    if shard["paths"]:
-        return measure_files(shard["paths"], file_sizes(shard["uri"], shard["paths"]))
-    fs, path, _ = locate(shard["uri"])
-    with fs.open_input_file(path) as file:
-        return _fingerprint_packed(file)
-
-
 def verify_shard(shard: Mapping[str, Any]) -> None:
     """InputError naming it if a row of SHARDS is of a shard that changed or vanished since it was indexed."""
-    try:
-        what = None if _measure_again(shard) == (shard["bytes"], shard["fingerprint"]) else "changed"
-    except FileNotFoundError:
-        what = "vanished"
-    if what:
-        where = f"'{shard['uri']}'" + (f" ({shard['paths'][0]} …)" if shard["paths"] else "")
-        raise InputError(f"{where} {what} since it was indexed: put it back, or index the corpus anew")
+    with reading(shard["uri"]):
+        if shard["paths"]:
+            _demand_same(shard, measure_files(shard["paths"], file_sizes(shard["uri"], shard["paths"])))
+            return
+        fs, path, _ = locate(shard["uri"])
+        try:
+            with fs.open_input_file(path) as file:
+                verify_open(shard, file)
+        except FileNotFoundError as error:
+            raise no_longer(shard, "vanished") from error
+
+
+def verify_open(shard: Mapping[str, Any], file: pa.NativeFile) -> None:
+    """`verify_shard` of a parquet file or tar that is open, wherever in it the reader is."""
+    _demand_same(shard, _fingerprint_packed(file))
+
+
+def _demand_same(shard: Mapping[str, Any], now: tuple[int, str]) -> None:
+    if now != (shard["bytes"], shard["fingerprint"]):
+        raise no_longer(shard, "changed")
+
+
+def no_longer(shard: Mapping[str, Any], what: str) -> InputError:
+    """What to raise for a shard that changed or vanished."""
+    where = f"'{shard['uri']}'" + (f" ({shard['paths'][0]} …)" if shard["paths"] else "")
+    return InputError(f"{where} {what} since it was indexed: put it back, or index the corpus anew")
 
 
 def _fingerprint_packed(file: pa.NativeFile) -> tuple[int, str]:
@@ -78,7 +89,7 @@ def _parquet_rows(corpus: Corpus, uri: str, source: pa.NativeFile) -> int:
         with pq.ParquetFile(source) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
     except pa.ArrowException as error:
-        raise InputError(f"cannot read the parquet footer of '{uri}': {error}; mend it or take it out") from error
+        raise InputError(f"cannot read the parquet footer of '{uri}': {line(error)}; mend it or take it out") from error
     column = corpus.media_column
     if column not in schema.names:
         raise InputError(f"no column '{column}' in '{uri}': it has {', '.join(schema.names)}; set media to one of them")
@@ -88,6 +99,6 @@ def _parquet_rows(corpus: Corpus, uri: str, source: pa.NativeFile) -> int:
     if kind not in (pa.binary(), pa.large_binary()):
         raise InputError(
             f"column '{column}' of '{uri}' is {schema.field(column).type}: expected encoded bytes "
-            "(binary, large_binary or struct<bytes, path>); set media to the column that has them"
+            "(binary, large_binary or struct<bytes, path>; URLs are not fetched); set media to the column that has them"
         )
     return rows

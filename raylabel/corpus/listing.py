@@ -129,8 +129,8 @@ def _list_lines(uri: str) -> Iterator[str]:
         path, *labels = line.split("\t")
         if not path or path.startswith("/") or "://" in path or not is_text(path) or len(labels) > 1:
             raise InputError(
-                f"line {number} of '{uri}' is {line!r}: give a path relative to the list's folder, then at most a TAB "
-                "and a label"
+                f"line {number} of '{uri}' is {line!r}: give a path relative to the list's folder (URLs are not "
+                "fetched), then at most a TAB and a label"
             )
         yield line
 

@@ -15,17 +15,20 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raylabel.corpus.config import THREADS, Corpus, locate
+from raylabel.corpus.fingerprint import no_longer, verify_open, verify_shard
 from raylabel.corpus.listing import file_path, file_root
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.tar import Member, TarReader, TarSample
 from raylabel.corpus.units import Unit
 from raylabel.errors import InputError
-from raylabel.schema import make_key, split_key
+from raylabel.schema import MAX_BYTES, make_key, split_key
+from raylabel.storage import unreadable
 
 BATCH = 128  # rows decoded at once from parquet; more are no quicker and take more memory
+BLOCK = 8 << 20  # bytes that are read at once where all are read
 
 
-Unread = Literal["missing", "empty", "unreadable"]
+Unread = Literal["missing", "empty", "unreadable", "too_many_bytes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,13 @@ class Sample:
     """The label as text (an integer in decimal); None if it has none or labels were not asked for."""
 
     error: Unread | None
-    """missing (a null, no such file, no media member), empty (zero bytes) or unreadable; None if media is there."""
+    """missing (a null, no such file, no media member), empty (zero bytes), unreadable, or too_many_bytes (a member or a
+    file of more than MAX_BYTES, which is not read); None if media is there."""
 
 
 def read_unit(corpus: Corpus, shard: Mapping[str, Any], unit: Unit, labels: bool = False) -> Iterator[Sample]:
     """The unit's `unit.rows` Samples, in row order; `shard` is its row of SHARDS. As `read_rows` of all its rows."""
-    return read_rows(corpus, shard, range(unit.first, unit.first + unit.rows), labels)
+    return read_rows(corpus, shard, unit.only or range(unit.first, unit.first + unit.rows), labels)
 
 
 def read_rows(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool = False) -> Iterator[Sample]:
@@ -61,21 +65,27 @@ def read_rows(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
     those of the rows.
 
     Opens the shard anew, so that it works in any process, and holds at most the rows' encoded bytes. A row that cannot
-    be read is a Sample with an `error`. InputError if the shard is gone or has fewer rows than it was indexed with (see
-    `verify` for any other change). An object store's failure other than a missing object is raised as OSError: it may
-    pass, and must not go down as a bad sample.
+    be read is a Sample with an `error`. InputError if a parquet file or tar is gone or is not what was indexed: the
+    last sample comes only after a look at that, so that whoever has all has none of another state. An object store's
+    failure other than a missing object is an InputError too, naming the object: it may pass, and must not go down as a
+    bad sample.
     """
     read = {"parquet": _read_parquet, "webdataset": _read_tar, "files": _read_files}[shard["format"]]
-    left = len(rows)
+    left, last = len(rows), None
     try:
         for sample in read(corpus, shard, rows, labels):
-            yield sample
+            if last:
+                yield last
+            last = sample
             left -= 1
     except FileNotFoundError as error:
-        uri = shard["uri"]
-        raise InputError(f"'{uri}' vanished since it was indexed: put it back or index the corpus anew") from error
-    if left:
+        raise no_longer(shard, "vanished") from error
+    except (OSError, pa.ArrowInvalid) as error:  # of its footer, or of the storage
+        verify_shard(shard)
+        raise unreadable(shard["uri"], error) from error
+    if left or not last:
         raise changed(shard)
+    yield last
 
 
 def read_keys(corpus: Corpus, shards: Shards, keys: Sequence[int]) -> dict[int, Sample]:
@@ -161,10 +171,22 @@ def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int],
                         break
             except (pa.ArrowInvalid, OSError) as error:
                 if isinstance(error, OSError) and not local:
-                    raise
+                    _demand_bytes(source, file.metadata.row_group(group))
             for lost in rows[at:end]:  # a broken page: nothing behind it in the row group can be found
                 yield sample(lost, None, error="unreadable")
             at = end
+        verify_open(shard, source)
+
+
+def _demand_bytes(source: pa.NativeFile, group: pq.RowGroupMetaData) -> None:
+    """OSError if an object store does not give the bytes of a row group: then what failed was not the parquet."""
+    for column in map(group.column, range(group.num_columns)):
+        start = column.data_page_offset
+        if column.has_dictionary_page:
+            start = min(start, column.dictionary_page_offset)
+        end = start + column.total_compressed_size
+        for at in range(start, end, BLOCK):
+            source.read_at(min(BLOCK, end - at), at)
 
 
 @lru_cache(maxsize=64)
@@ -189,14 +211,17 @@ def _read_tar(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
             if row == rows[0]:
                 starts[row] = found.offset
             member = found.media(corpus)
+            large = member is not None and member.size > MAX_BYTES
             yield _sample(
                 make_key(shard["shard"], row),
                 f"{shard['uri']}#{member.name if member else found.name}",
-                tar.read_member(member) if member else None,
+                tar.read_member(member) if member and not large else None,
                 tar_label(corpus, tar, found) if labels else None,
+                "too_many_bytes" if large else "missing",
             )
         if (following := next(samples, None)) is not None:
             starts[at] = following.offset
+        verify_open(shard, tar.file)
 
 
 def tar_label(corpus: Corpus, tar: TarReader, sample: TarSample) -> str | None:
@@ -225,7 +250,7 @@ def _read_files(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], l
     paths = [file_path(root, uri, line) for line in lines]
     pool = ThreadPoolExecutor(THREADS)
     try:
-        read = pool.map(lambda path: _read_file(fs, path), paths)
+        read = pool.map(lambda path: _read_file(fs, path, prefix), paths)
         for row, line, path, (media, error) in zip(rows, lines, paths, read, strict=True):
             label = file_label(path, uri, line) if labels else None
             yield _sample(make_key(shard["shard"], row), prefix + path, media, label, error)
@@ -233,17 +258,19 @@ def _read_files(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], l
         pool.shutdown(cancel_futures=True)
 
 
-def _read_file(fs: pafs.FileSystem, path: str) -> tuple[bytes | None, Unread]:
-    """(bytes or None, why there are none)."""
+def _read_file(fs: pafs.FileSystem, path: str, prefix: str) -> tuple[bytes | None, Unread]:
+    """(bytes or None, why there are none). InputError if an object store does not answer."""
     local = isinstance(fs, pafs.LocalFileSystem)
     if local and os.path.exists(path) and not os.path.isfile(path):
         return None, "unreadable"  # to open a pipe would wait for ever
     try:
         with fs.open_input_file(path) as file:
+            if file.size() > MAX_BYTES:
+                return None, "too_many_bytes"
             return file.read(), "empty"  # which it is, if there are no bytes
     except FileNotFoundError:
         return None, "missing"
-    except OSError:
+    except OSError as error:
         if not local:
-            raise
+            raise unreadable(prefix + path, error) from error
         return None, "unreadable"

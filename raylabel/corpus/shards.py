@@ -2,8 +2,9 @@
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raylabel.artifact import Artifact, File, filesystem
+from raylabel.artifact import Artifact, File
 from raylabel.corpus.config import THREADS
 from raylabel.schema import SHARDS
+from raylabel.storage import filesystem, reading
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,9 @@ def _read(artifact: Artifact, file: int, names: Sequence[str]) -> pa.Table:
         return opened.read(list(names))
 
 
-def _open(artifact: Artifact, file: int, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
+@contextmanager
+def _open(artifact: Artifact, file: int, footer: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
     fs, path = filesystem(artifact.uri)
-    return pq.ParquetFile(f"{path}/{_files(artifact)[file].name}", filesystem=fs, metadata=footer)
+    name = _files(artifact)[file].name
+    with reading(f"{artifact.uri}/{name}"), pq.ParquetFile(f"{path}/{name}", filesystem=fs, metadata=footer) as opened:
+        yield opened

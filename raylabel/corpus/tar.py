@@ -19,6 +19,7 @@ import pyarrow.fs as pafs
 
 from raylabel.corpus.config import IMAGE_EXTENSIONS, Corpus, locate
 from raylabel.errors import InputError
+from raylabel.storage import line
 
 BLOCK = tarfile.BLOCKSIZE
 ATTRIBUTES = 1 << 20  # bytes before one member, in headers that extend its own: a name, times, access lists
@@ -63,6 +64,7 @@ class TarReader(io.BufferedReader):
         fs, path, _ = locate(uri)
         raw = fs.open_input_file(path)
         self.uri = uri
+        self.file = raw
         self.size = raw.size()
         # Headers are far apart: a local file is read around each; for an object store few, large requests are quicker.
         super().__init__(raw, 1 << 14 if isinstance(fs, pafs.LocalFileSystem) else 1 << 22)  # pyright: ignore[reportArgumentType]
@@ -73,14 +75,6 @@ class TarReader(io.BufferedReader):
 
     def samples(self, offset: int = 0) -> Iterator[TarSample]:
         """The samples from the one that begins at `offset` on."""
-        try:
-            yield from self._samples(offset)
-        except (tarfile.TarError, ValueError) as error:
-            raise InputError(
-                f"cannot read tar '{self.uri}': {error}; give a whole, uncompressed tar or take the file out"
-            ) from error
-
-    def _samples(self, offset: int) -> Iterator[TarSample]:
         current: TarSample | None = None
         for start, member in self._members(offset):
             folder, slash, basename = member.name.rpartition("/")
@@ -94,20 +88,27 @@ class TarReader(io.BufferedReader):
                 current = TarSample(name, start, {})
             current.members.setdefault(extension, member)
             if len(current.members) > MEMBERS:
-                raise tarfile.ReadError(f"sample '{name}' has more than {MEMBERS:,} members")
+                raise self._broken(start, f"sample '{name}' has more than {MEMBERS:,} members")
         if current is not None:
             yield current
 
     def _members(self, offset: int) -> Iterator[tuple[int, Member]]:
         """(where its header begins, member) of every plain file that has a harmless name."""
-        if not self.size:
-            raise tarfile.ReadError("the file is empty")
         at = offset
-        while entry := self._entry(at):
-            start, at = at, entry.end
-            member = entry.member
-            if entry.plain and not member.name.startswith("/") and ".." not in member.name.split("/"):
-                yield start, member
+        try:
+            if not self.size:
+                raise tarfile.ReadError("the file is empty")
+            while entry := self._entry(at):
+                member = entry.member
+                if entry.plain and not member.name.startswith("/") and ".." not in member.name.split("/"):
+                    yield at, member
+                at = entry.end
+        except (tarfile.TarError, ValueError) as error:
+            raise self._broken(at, line(error)) from error
+
+    def _broken(self, at: int, why: str) -> InputError:
+        what = f"cannot read tar '{self.uri}' from byte {at} on: {why}"
+        return InputError(f"{what}; give a whole, uncompressed tar or take the file out")
 
     def _entry(self, start: int) -> "_Entry | None":
         """What stands at `start`: a header with those that extend it, and its data; None at the end."""
@@ -119,7 +120,7 @@ class TarReader(io.BufferedReader):
             if info.type not in _EXTENDS:
                 return self._complete(info, at, attributes)
             if at + info.size - start > ATTRIBUTES:
-                raise tarfile.ReadError(f"more than {ATTRIBUTES:,} bytes of attributes before a member at byte {start}")
+                raise tarfile.ReadError(f"more than {ATTRIBUTES:,} bytes of attributes before a member")
             self.seek(at)
             data = self.read(info.size)
             at += _whole_blocks(info.size)
@@ -129,7 +130,7 @@ class TarReader(io.BufferedReader):
                 attributes[b"path"] = data.partition(b"\0")[0]
             # What is said of all members (XGLTYPE) is said of none in particular; where a link leads is of no interest.
         if at > start:
-            raise tarfile.ReadError(f"attributes of no member at byte {start}")
+            raise tarfile.ReadError("attributes of no member")
         return None
 
     def _header(self, at: int) -> tarfile.TarInfo | None:
@@ -141,7 +142,7 @@ class TarReader(io.BufferedReader):
         try:
             return tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
         except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"no tar header at byte {at} ({error})") from error
+            raise tarfile.ReadError(f"no tar header: {error}") from error
 
     def _complete(self, info: tarfile.TarInfo, at: int, attributes: dict[bytes, bytes]) -> "_Entry":
         """The member whose own header ends at `at`."""
@@ -157,7 +158,7 @@ class TarReader(io.BufferedReader):
             raise tarfile.ReadError(f"negative size of '{name}'")
         end = at if info.type in _BARE else at + _whole_blocks(size)
         if end > self.size:
-            raise tarfile.ReadError(f"'{name}' reaches beyond the end of the file")
+            raise tarfile.ReadError(f"'{name}' reaches beyond the end of the file, byte {self.size}")
         return _Entry(Member(name, at, size), info.type in _PLAIN and not sparse, end)
 
     def _after_sparse_map(self, at: int) -> int:
@@ -167,7 +168,7 @@ class TarReader(io.BufferedReader):
         while more:
             block = self.read(BLOCK)
             if len(block) < BLOCK:
-                raise tarfile.ReadError(f"the map of a sparse file at byte {at} reaches beyond the end of the file")
+                raise tarfile.ReadError("the map of a sparse file reaches beyond the end of the file")
             at, more = at + BLOCK, block[504]
         return at
 

@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raylabel.artifact import Artifact, filesystem
+from raylabel.artifact import Artifact
 from raylabel.corpus import Shards
 from raylabel.errors import InputError
 from raylabel.schema import PICKS
+from raylabel.storage import filesystem
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from raylabel.artifact import Artifact, Built, Draft, Root, filesystem, write_table
+from raylabel.artifact import Artifact, Built, Draft, Root, write_table
 from raylabel.corpus import Corpus, Shards, Unit, read_unit
 from raylabel.duplicates import find_duplicates
 from raylabel.examples import SAMPLES, Materialize, summarise, write_part
 from raylabel.pilot import process
 from raylabel.schema import DIGEST_BYTES, SCORES, make_key
 from raylabel.selection import Select, select
+from raylabel.storage import filesystem
 
 SYNTHETIC = 200_000  # rows of scores that selection is timed on
 READING = 1.5  # seconds for which each task reads

@@ -5,9 +5,10 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raylabel.artifact import Draft, read_file, write_file
+from raylabel.artifact import Draft
 from raylabel.pilot import process
 from raylabel.report.board import make_board
+from raylabel.storage import read_file, write_file
 from raylabel.train import Job, fit, steps
 
 SECONDS = 8.0  # of training that are timed, or half of them; start-up comes on top

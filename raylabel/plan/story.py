@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raylabel.artifact import Artifact, Root, filesystem
+from raylabel.artifact import Artifact, Root
 from raylabel.corpus import Shards
 from raylabel.duplicates import BUCKET_ROWS
 from raylabel.models import Model, build
@@ -33,6 +32,7 @@ from raylabel.report.plan import Plan, Reach, Work
 from raylabel.resources import Cluster
 from raylabel.schema import SCORES
 from raylabel.selection import GROUP_CANDIDATES
+from raylabel.storage import delete_folder, filesystem, reading
 from raylabel.train import Train
 
 FILES = 16  # of SCORES that stand already, read to see what a selection will find
@@ -77,9 +77,7 @@ def _scratch(root: Root) -> Iterator[Root]:
     try:
         yield inner
     finally:
-        fs, path = filesystem(inner.uri)
-        if fs.get_file_info(path).type != pafs.FileType.NotFound:
-            fs.delete_dir(path)
+        delete_folder(inner.uri)
 
 
 def _expect(recipe: Recipe, start: Prepared, stands: Standing, labeled: Labeled | None) -> Expected | None:
@@ -93,7 +91,8 @@ def _expect(recipe: Recipe, start: Prepared, stands: Standing, labeled: Labeled 
         files = stands.scores.files("scores-")
         some = files[:: max(1, len(files) // FILES)]
         fs, path = filesystem(stands.scores.uri)
-        tables = [pq.read_table(f"{path}/{file.name}", filesystem=fs) for file in some]
+        with reading(stands.scores.uri):
+            tables = [pq.read_table(f"{path}/{file.name}", filesystem=fs) for file in some]
         table = pa.concat_tables([SCORES.empty_table(), *tables])
         return expected_picks(table, table.num_rows, stands.scores.info["scored"], recipe.select, classes)
     if stands.teacher and labeled:

@@ -1,0 +1,212 @@
+"""Storage that is full, fails or is slow: a full disk that is one, an S3 server that resets connections."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.fs as pafs
+import pytest
+from faulty_store import FAULTS, Plan
+from helpers import digit_images, random_model, write_parquet
+from lists import digest, lists, run
+from test_corpus import FORMS, Indexed, read_all, rows_of
+
+from raylabel.artifact import Root
+from raylabel.corpus import Corpus
+from raylabel.errors import InputError
+from raylabel.pipeline import prepare
+from raylabel.storage import filesystem, list_files, read_file, write_file
+
+JOB = Path(__file__).with_name("lists.py")
+STAGES = {"scores": "label", "picks": "select", "examples-picked": "materialize"}
+PAGE = 4096
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A labeled set, a teacher, and a corpus of four shards with copies and rejects among them."""
+    folder = tmp_path_factory.mktemp("data")
+    media, labels = digit_images()
+    write_parquet(folder / "labeled.parquet", media[:100], labels[:100])
+    (folder / "unlabeled").mkdir()
+    some: list[bytes | None] = [*media[100:1700], *media[100:200]]
+    some[7], some[77], some[777] = b"no picture", b"", None
+    for number in range(4):
+        write_parquet(folder / "unlabeled" / f"{number}.parquet", some[number::4])
+    weights = random_model(Root.open(str(folder / "teacher"))).read("model.safetensors")
+    (folder / "teacher.safetensors").write_bytes(weights)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clean(data: Path, ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, str]]:
+    """The root of a run that met no fault, and the digests of PICKS and EXAMPLES."""
+    root = tmp_path_factory.mktemp("clean")
+    picks, examples = run(Root.open(str(root)), lists(str(data)))
+    assert picks.info["picks"] > 300
+    return root, (digest(picks), digest(examples))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 50 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=50m", "none", str(folder)]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no right to mount a tmpfs here: the full disk of this test is a real one")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill_up_to(folder: Path, stage: str, clean: Path) -> None:
+    """Puts what stands before a stage into a root on the disk, and fills all but a few pages of it."""
+    root = folder / "root"
+    names = ["shards", "truth", "teacher", "scores", "duplicates", "picks", "examples-picked"]
+    before = names[: names.index(stage)]
+    for path in clean.iterdir():
+        if path.name.rpartition("-")[0].partition("-")[0] in before:
+            shutil.copytree(path, root / path.name)
+    space = os.statvfs(folder)
+    (folder / "ballast").write_bytes(bytes(space.f_bavail * space.f_frsize - 4 * PAGE))
+
+
+def left_of(root: Path, stage: str) -> tuple[list[Path], list[Path]]:
+    """(manifests of the stage, temporary files)."""
+    return list(root.glob(f"{stage}-*/manifest.json")), list(root.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_full_disk_ends_a_stage_in_one_line_and_more_space_mends_it(
+    stage: str, data: Path, clean: tuple[Path, tuple[str, str]], small_disk: Path
+) -> None:
+    fill_up_to(small_disk, stage, clean[0])
+    root = Root(str(small_disk / "root"))
+    with pytest.raises(InputError) as failure:
+        run(root, lists(str(data)))
+    said = str(failure.value)
+    assert f"cannot write '{root.uri}/{stage}-" in said and "No space left on device" in said
+    assert "free space there and run the same command again: what is committed stays" in said
+    assert left_of(small_disk / "root", stage) == ([], [])
+    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
+    picks, examples = run(root, lists(str(data)))
+    assert (digest(picks), digest(examples)) == clean[1]
+
+
+def job(data: str, root: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(JOB), f"{JOB}:lists", "--data", data, "--root", root]
+    path = f"{JOB.parents[2]}:{JOB.parents[1]}"
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "PYTHONPATH": path})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_job_on_a_full_disk_exits_and_the_same_command_completes(
+    stage: str, data: Path, clean: tuple[Path, tuple[str, str]], small_disk: Path
+) -> None:
+    fill_up_to(small_disk, stage, clean[0])
+    root = small_disk / "root"
+    failed = job(str(data), str(root))
+    assert failed.returncode == 2, failed.stdout + failed.stderr
+    (said,) = [line for line in failed.stderr.splitlines() if line.startswith("error:")]
+    assert f"cannot write '{root}/{stage}-" in said and "No space left on device" in said
+    assert "Traceback" not in failed.stderr
+    assert left_of(root, stage) == ([], []) and not list(root.glob("drivers/*"))
+    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
+    done = job(str(data), str(root))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].split() == ["lists", *clean[1]]
+
+
+def test_a_disk_without_a_byte_left_is_said_before_any_work(small_disk: Path, tmp_path: Path) -> None:
+    space = os.statvfs(small_disk)
+    (small_disk / "ballast").write_bytes(bytes(space.f_bavail * space.f_frsize))
+    failed = job(str(tmp_path), f"{small_disk}/root")
+    assert failed.returncode == 2
+    assert f"cannot write '{small_disk}/root/drivers/" in failed.stderr and "No space left" in failed.stderr
+    assert [path for path in small_disk.rglob("*") if path.is_file()] == [small_disk / "ballast"]
+
+
+def upload(data: Path, bucket: str) -> str:
+    fs, path = filesystem(bucket)
+    pafs.copy_files(str(data), f"{path}/data", destination_filesystem=fs)
+    return f"{bucket}/data"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_read_and_written_while_a_store_fails_now_and_then(
+    form: str, tmp_path: Path, bucket: str, faults: Plan, indexed: Indexed
+) -> None:
+    corpus = FORMS[form](tmp_path / "d", rows_of(60))
+    before = read_all(corpus, indexed(corpus))
+    fs, _ = filesystem(bucket)
+    pafs.copy_files(str(tmp_path), "pictures", destination_filesystem=fs)
+    remote = Corpus(uri=tuple(uri.replace(str(tmp_path), bucket) for uri in corpus.uri))
+    shards = indexed(remote)
+    faults.share = 0.2
+    found = read_all(remote, shards, 7)
+    assert [(s.key, s.media, s.label) for s in found] == [(s.key, s.media, s.label) for s in before]
+    for number in range(20):
+        write_file(f"{bucket}/made/{number}", b"%d" % number)
+    made = {name: read_file(f"{bucket}/made/{name}") for name in list_files(f"{bucket}/made")}
+    assert made == {str(number): b"%d" % number for number in range(20)}
+    assert faults.done.total() > 5, f"{faults.done} of {faults.requests}"
+
+
+@pytest.mark.slow
+def test_an_object_store_that_fails_now_and_then_shows_in_no_list(
+    data: Path, clean: tuple[Path, tuple[str, str]], bucket: str, faults: Plan
+) -> None:
+    place = upload(data, bucket)
+    faults.share = 0.05
+    picks, examples = run(Root.open(f"{bucket}/root"), lists(place))
+    found = digest(picks), digest(examples)
+    faults.share = 0.0
+    assert found == clean[1]
+    assert faults.done.total() > 20 and set(faults.done) == set(FAULTS), f"{faults.done} of {faults.requests}"
+
+
+@pytest.mark.parametrize(
+    "status",
+    ["403 Access Denied", pytest.param("500 Internal Error", marks=pytest.mark.slow)],  # asked ten times
+)
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_an_object_that_fails_for_ever_is_named(method: str, status: str, bucket: str, faults: Plan) -> None:
+    uri = f"{bucket}/some/object"
+    write_file(uri, b"before")
+    faults.broken = lambda m, path: status if m == method and path.endswith("/object") else ""
+    with pytest.raises(InputError, match=f"'{uri}'.*run the same command again: what is committed stays"):
+        read_file(uri) if method == "GET" else write_file(uri, b"after")
+    faults.broken = lambda method, path: ""
+    assert read_file(uri) == b"before" and list_files(bucket) == ["some/object"]
+
+
+def test_a_shard_that_fails_for_ever_ends_the_run_in_its_name(
+    data: Path, bucket: str, faults: Plan, ray_local: None
+) -> None:
+    place = upload(data, bucket)
+    root, recipe = Root.open(f"{bucket}/root"), lists(place)
+    prepare(root, recipe)
+    faults.broken = lambda method, path: "403 Access Denied" if path.endswith("/unlabeled/2.parquet") else ""
+    with pytest.raises(InputError, match=f"'{place}/unlabeled/2.parquet'"):
+        run(root, recipe)
+    assert root.named("scores") == []
+
+
+@pytest.mark.slow
+def test_a_job_on_an_object_store_that_fails_now_and_then(
+    data: Path, clean: tuple[Path, tuple[str, str]], bucket: str, faults: Plan
+) -> None:
+    place = upload(data, bucket)
+    faults.share = 0.05
+    done = job(place, f"{bucket}/root")
+    again = job(place, f"{bucket}/root")
+    faults.share = 0.0
+    for process in (done, again):
+        assert process.returncode == 0, process.stdout + process.stderr
+        assert process.stdout.splitlines()[-1].split() == ["lists", *clean[1]]
+    assert not [name for name in list_files(bucket) if "/drivers/" in name]
+    assert faults.done.total() > 20, f"{faults.done} of {faults.requests}"
