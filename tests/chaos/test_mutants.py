@@ -62,14 +62,14 @@ def check_children(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_mutants_are_pictures_or_rejects_and_always_the_same(
-    count: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+    count: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     sound = hostile_media.seeds()
     if (folder := Path(__file__).resolve().parents[3] / "shared" / "data" / "videos").is_dir():
         sound |= hostile_media.clips(folder)
     whole = list(sound.values())
-    before = len(os.listdir("/proc/self/fd")), set(os.listdir("/dev/shm"))
+    before = len(os.listdir("/proc/self/fd"))
     with canary() as port:
         sound = {name: data.replace(b"127.0.0.1", b"127.0.0.1:%d" % port) for name, data in sound.items()}
         made = list(hostile_media.mutants(count, 0, sound))
@@ -80,8 +80,8 @@ def test_mutants_are_pictures_or_rejects_and_always_the_same(
             with Sandbox(parser, CHILDREN) as sandbox:
                 sure = [reason_of(verdict) for verdict in verdicts(sandbox, whole)]
                 found[name] = verdicts(sandbox, media)
-                held = sum(os.fstat(child._memory).st_size for child in sandbox._idle.queue if child)
-                assert held < 300 << 20
+                shared = sum(os.fstat(child._memory).st_size for child in sandbox._idle.queue if child)
+                assert shared < CHILDREN * 64 << 20
             with Sandbox(parser) as sandbox:  # one by one, backwards, in other children
                 again = {i: verdicts(sandbox, [media[i]], i)[0] for i in reversed(some)}
             assert again == {i: found[name][i] for i in some}
@@ -90,7 +90,7 @@ def test_mutants_are_pictures_or_rejects_and_always_the_same(
                 assert (reason == "decoded") == (kind in pictures), f"{kind}: {reason}"
     for (_, data), one, other in zip(made, found["evaluation"], found["training"], strict=True):
         assert (reason_of(one) == "decoded") == (reason_of(other) == "decoded"), data[:40]
-    assert len(os.listdir("/proc/self/fd")) <= before[0] and set(os.listdir("/dev/shm")) <= before[1]
+    assert len(os.listdir("/proc/self/fd")) <= before
 
     told = {name: Counter(map(reason_of, verdicts)) for name, verdicts in found.items()}
     lost = sum(counts[reason] for counts in told.values() for reason in ("decoder_crash", "timeout", "out_of_memory"))
