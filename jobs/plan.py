@@ -32,6 +32,6 @@ if __name__ == "__main__":
         with redirect_stdout(sys.stderr):  # the progress of stages that the plan begins with
             found = plan(root, options.recipe)
         if options.json:
-            print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+            print(json.dumps(found.to_dict(), indent=2))  # ASCII: a name may hold what steers a terminal
         else:
             print_plan(found)
