@@ -160,7 +160,7 @@ class World:
         self.before = before
 
     def wait(self) -> None:
-        out, _ = self.process.communicate(timeout=280)
+        out, _ = self.process.communicate(timeout=500)
         assert self.process.returncode == 0, out.decode()[-1000:]
         self.out = out.decode()
         after = set(self.folder.rglob("*")) - self.before
@@ -170,15 +170,17 @@ class World:
         self.page = summary.with_name("report.html")
 
 
-SLOW = pytest.mark.slow  # what needs the two runs
-
-
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, World]:
     """The hostile one and the harmless one, of jobs that ran side by side."""
     both = [World(tmp_path_factory.mktemp("world"), hostile) for hostile in (True, False)]
-    for world in both:
-        world.wait()
+    try:
+        for world in both:
+            world.wait()
+    finally:
+        for world in both:
+            world.process.kill()
+            world.process.communicate()
     return both[0], both[1]
 
 
@@ -201,7 +203,8 @@ def steering(text: str) -> list[str]:
     return [c for c in text if c != "\n" and (unicodedata.category(c) in kinds or c in "\u202e\u2066")]
 
 
-@SLOW
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_names_went_through(worlds: tuple[World, World]):
     hostile, harmless = worlds
     assert hostile.summary["classes"] == sorted(CLASSES) and hostile.summary["run"] == RUN
@@ -217,7 +220,8 @@ def test_the_names_went_through(worlds: tuple[World, World]):
         assert hashes[0] == hashes[1] and hashes[0], table
 
 
-@SLOW
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_rejects_tell_the_name_as_it_is(worlds: tuple[World, World]):
     hostile, _ = worlds
     found = [pq.read_table(p, schema=REJECTS) for p in hostile.root.glob("scores-*/rejects-*.parquet")]
@@ -227,7 +231,8 @@ def test_rejects_tell_the_name_as_it_is(worlds: tuple[World, World]):
     assert not any(steering(row["detail"]) for row in rows)
 
 
-@SLOW
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_page_has_no_element_more(worlds: tuple[World, World]):
     pages = [world.page.read_text("utf-8") for world in worlds]
     hostile, harmless = map(Parsed, pages)
@@ -238,7 +243,8 @@ def test_the_page_has_no_element_more(worlds: tuple[World, World]):
     assert policy and policy[1].startswith("default-src 'none';")
 
 
-@SLOW
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_page_opens_in_a_browser_and_tells_nothing_of_where_pictures_were_taken(
     worlds: tuple[World, World], tmp_path: Path
 ):
@@ -253,7 +259,8 @@ def test_the_page_opens_in_a_browser_and_tells_nothing_of_where_pictures_were_ta
     assert console == []
 
 
-@SLOW
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_terminal_gets_plain_text(worlds: tuple[World, World]):
     for world in worlds:
         assert steering(world.out) == []
@@ -261,7 +268,8 @@ def test_the_terminal_gets_plain_text(worlds: tuple[World, World]):
     assert len(worlds[0].out.splitlines()) >= len(worlds[1].out.splitlines())
 
 
-@SLOW
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_nothing_is_written_but_under_the_root_and_under_plain_names(worlds: tuple[World, World]):
     for world in worlds:
         assert all(path.is_relative_to(world.root) for path in world.made), world.made
@@ -270,7 +278,8 @@ def test_nothing_is_written_but_under_the_root_and_under_plain_names(worlds: tup
         assert len({path.parts[0] for path in inside if path.parts[0].startswith("run-")}) == 1
 
 
-@SLOW
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_no_secret_and_no_place_is_written(worlds: tuple[World, World]):
     for world in worlds:
         assert SECRET not in world.out
