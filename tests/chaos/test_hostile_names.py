@@ -118,10 +118,9 @@ class World:
     """A recipe and its corpora under names of one kind, and what came of the job."""
 
     def __init__(self, folder: Path, hostile: bool) -> None:
-        self.folder, media_and_digits = folder, digit_images()
+        self.folder = folder
+        media, digits = digit_images()
         names = sorted(CLASSES) if hostile else [f"class {i}" for i in range(10)]
-        self.names = names
-        media, digits = media_and_digits
         labels = [names[digit] for digit in digits]
         told = {"run": RUN if hostile else "harmless"}
         data = folder / ("data <svg onload=alert(1)> \x1b[5m" if hostile else "data")
