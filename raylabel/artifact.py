@@ -23,6 +23,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raylabel.errors import InputError, find_input_error
+from raylabel.watch import moved
 
 MANIFEST = "manifest.json"
 RECIPE = "recipe.json"
@@ -280,6 +281,7 @@ class Root:
         draft = Draft(f"{self.uri}/{name}-{digest(identity)}")
         recipe = {"name": name, "identity": dict(identity)}
         write_file(f"{draft.uri}/{RECIPE}", json.dumps(recipe, indent=2, ensure_ascii=False).encode())
+        moved(name)
         start = time.monotonic()
         try:
             built = build(draft)
@@ -287,6 +289,7 @@ class Root:
             if (found := find_input_error(error)) and found is not error:
                 raise found from error  # what a remote process said, without the wrapping
             raise
+        moved()
         info = {"seconds": round(time.monotonic() - start, 3), **built.info}
         fs, path = filesystem(draft.uri)
         if fs.get_file_info(f"{path}/scratch").type != pafs.FileType.NotFound:

@@ -17,6 +17,7 @@ import ray
 
 from raylabel.artifact import File, filesystem, write_file
 from raylabel.schema import SCORES, check
+from raylabel.watch import beat, moved
 
 BATCH_ROWS = 65_536  # rows read at a time; small enough that a batch's columns stay in the CPU's cache
 
@@ -34,6 +35,7 @@ def run_tasks(
     while waiting:
         ready, waiting = ray.wait(waiting)
         ray.get(ready)
+        moved()
         if tell:
             tell(1 - len(waiting) / len(references))
     return ray.get(references)
@@ -60,6 +62,7 @@ def group_name(index: int, groups: list[list[str]]) -> str:
 
 def open_scores(folder: str, name: str) -> pq.ParquetFile:
     """A file of SCORES. InputError if its columns are others."""
+    beat()  # a task reads as many as its share of the corpus has
     fs, path = filesystem(folder)
     file = pq.ParquetFile(f"{path}/{name}", filesystem=fs)
     check(file.schema_arrow.empty_table(), SCORES, f"{folder}/{name}")

@@ -11,6 +11,7 @@ from raylabel.corpus.config import Corpus, Format, locate
 from raylabel.corpus.listing import file_path, file_root
 from raylabel.corpus.tar import TarReader
 from raylabel.errors import InputError
+from raylabel.watch import beat
 
 EDGE = 1 << 16  # bytes at either end of a file that its fingerprint covers; the last ones hold a parquet's footer
 
@@ -20,6 +21,7 @@ def measure_packed(corpus: Corpus, uri: str, form: Format) -> tuple[int, int, st
 
     The fingerprint is of the size and of the first and last 64 KiB; neither place nor time of a file is part of it.
     """
+    beat()
     try:
         fs, path, _ = locate(uri)
         with fs.open_input_file(path) as file:
@@ -56,6 +58,7 @@ def _measure_again(shard: Mapping[str, Any]) -> tuple[int, str]:
 
 def verify_shard(shard: Mapping[str, Any]) -> None:
     """InputError naming it if a row of SHARDS is of a shard that changed or vanished since it was indexed."""
+    beat()
     try:
         what = None if _measure_again(shard) == (shard["bytes"], shard["fingerprint"]) else "changed"
     except FileNotFoundError:
