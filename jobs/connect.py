@@ -4,12 +4,13 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import grpc
 import ray
+from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
 from raylabel.errors import InputError
@@ -24,13 +25,12 @@ def connect() -> None:
     address = os.environ.get("RAY_ADDRESS", "")
     if "://" in address:
         raise InputError(f"RAY_ADDRESS is {address}: run this on the cluster itself, by `ray job submit`")
-    if address:
+    if address and address != "local":
+        _knock(address)
         try:
             ray.init(**quiet)
-        except ray.exceptions.AuthenticationError as error:
-            raise InputError(f"the Ray at {address} wants a token: {TOKEN} ({_line(error)})") from error
         except ConnectionError as error:
-            raise InputError(f"no Ray answers at RAY_ADDRESS {address}: start one there, or unset it") from error
+            raise InputError(_nobody(address)) from error
     else:
         # Of its C++ side only what is fatal: it calls each actor pool an error. What fails comes as an exception too.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -42,10 +42,25 @@ def connect() -> None:
     demand_token()
 
 
-TOKEN = (
-    "make one by `ray get-auth-token --generate`, and give it to every machine of the cluster and to this command as "
-    "RAY_AUTH_TOKEN or in ~/.ray/auth_token, each with RAY_AUTH_MODE=token"
-)
+def _knock(address: str) -> None:
+    """InputError at once where Ray would say the same after half a minute of its own words."""
+    host, colon, port = address.rpartition(":")
+    if not colon:
+        return  # 'auto': Ray knows the place
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=30).close()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{_nobody(address)} ({error})") from error
+    if _answer(address, AuthenticationTokenLoader.instance().get_token_for_http_header()) in REFUSED:
+        raise InputError(f"the Ray at {address} wants a token that this command does not have: give it that one, {HOW}")
+
+
+def _nobody(address: str) -> str:
+    return f"no Ray answers at RAY_ADDRESS {address}: start one there, or unset it"
+
+
+HOW = "as RAY_AUTH_TOKEN or in ~/.ray/auth_token, with RAY_AUTH_MODE=token"
+REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
 def demand_token() -> None:
@@ -56,24 +71,33 @@ def demand_token() -> None:
     if outside and answers_strangers(f"{outside}:{port}"):
         raise InputError(
             f"the Ray at {outside}:{port} can be reached from other machines and asks for no token: whoever reaches "
-            f"it can run code as you. Stop it, {TOKEN}; then start it again"
+            "it can run code as you. Stop it, make a token by `ray get-auth-token --generate`, give it to all machines "
+            f"of the cluster and to this command, {HOW}, and start it again"
         )
 
 
 def answers_strangers(head: str) -> bool:
     """Whether the head at host:port answers a request without a token; what this process holds plays no part."""
+    code = _answer(head, {})
+    # Unavailable: behind a firewall, or it wants a certificate (RAY_USE_TLS), which strangers do not have.
+    if code in (*REFUSED, grpc.StatusCode.UNAVAILABLE):
+        return False
+    if code != grpc.StatusCode.OK:
+        raise InputError(f"cannot tell whether the Ray at {head} asks for a token: {code}; try again")
+    return True
+
+
+def _answer(head: str, token: Mapping[str, str]) -> grpc.StatusCode:
+    """What the head says to the harmless question which cluster it is, asked with the token."""
     with grpc.insecure_channel(head) as channel:
         stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+        metadata = [(name.lower(), value) for name, value in token.items()]
         try:
-            stub.GetClusterId(gcs_service_pb2.GetClusterIdRequest(), timeout=10)
+            request = gcs_service_pb2.GetClusterIdRequest()  # pyright: ignore[reportAttributeAccessIssue]
+            stub.GetClusterId(request, timeout=10, metadata=metadata)
         except grpc.RpcError as error:
-            code = error.code()  # pyright: ignore[reportAttributeAccessIssue]
-            # Unavailable: behind a firewall, or it wants a certificate (RAY_USE_TLS), which strangers do not have.
-            refusals = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE)
-            if code in refusals:
-                return False
-            raise InputError(f"cannot tell whether the Ray at {head} asks for a token: {code}; try again") from error
-    return True
+            return error.code()  # pyright: ignore[reportAttributeAccessIssue]
+    return grpc.StatusCode.OK
 
 
 def _is_loopback(host: str) -> bool:
@@ -92,10 +116,6 @@ def _outward_address() -> str:
             return ""
         found = probe.getsockname()[0]
     return "" if _is_loopback(found) else found
-
-
-def _line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
 
 
 @contextmanager

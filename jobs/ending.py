@@ -6,6 +6,7 @@
 import errno
 import glob
 import os
+import re
 import shutil
 import signal
 import sys
@@ -25,6 +26,7 @@ from raylabel.media.sandbox import SandboxError
 GRACE = 15.0
 """Seconds that it may take to end in order: a machine that is taken away is gone after 30."""
 LINES = 15  # of a dead process's last words
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 AGAIN = "the same command goes on from what is committed"
 
 _terminated = False
@@ -66,13 +68,15 @@ def _leave(status: int, text: str) -> NoReturn:
 
 def explain(error: BaseException) -> str:
     """What happened and what to do, in words; where nobody foresaw it, the traceback that says where."""
-    for one in _causes(error):
-        if words := _known(one):
+    causes = _causes(error)
+    remote = [COLOURS.sub("", str(one)) for one in causes if isinstance(one, of_ray.RayTaskError)]  # its traceback
+    place = re.search(r"\bip=([^\s,)]+)", remote[-1]) if remote else None
+    machine = f" on {place[1]}" if place else ""
+    for one in reversed(causes):
+        if words := _known(one, machine):
             return f"error: {words}. Then {AGAIN}"
-    remote = next((one for one in _causes(error) if isinstance(one, of_ray.RayTaskError)), None)
-    where = remote.traceback_str if remote else "".join(traceback.format_exception(error))
-    last = _causes(error)[-1]
-    what = f"{type(last).__name__}: {last}".partition("\n")[0]
+    where = remote[-1] if remote else "".join(traceback.format_exception(error))
+    what = f"{type(causes[-1]).__name__}: {causes[-1]}".partition("\n")[0]
     told = "this is not foreseen; the lines above say where it happened"
     return f"{where.rstrip()}\nerror: {what}: {told}. Once it is mended {AGAIN}"
 
@@ -87,14 +91,12 @@ def _causes(error: BaseException | None) -> list[BaseException]:
     return found
 
 
-def _known(error: BaseException) -> str:
+def _known(error: BaseException, machine: str) -> str:
     """What is known of an error of this kind, and the mend; empty if nothing is."""
-    where = getattr(error, "ip", "")
-    on = f" on {where}" if where else ""
     if isinstance(error, of_ray.OutOfDiskError):
-        return f"the disk of Ray's spill folder is full: {_spill_folder()}{on}. {SPILL}"
+        return f"the disk of Ray's spill folder is full: {_spill_folder()}{machine}. {SPILL}"
     if isinstance(error, of_ray.ObjectStoreFullError):
-        return f"Ray's object store is full{on}. {STORE}"
+        return f"Ray's object store is full{machine}. {STORE}"
     if isinstance(error, of_ray.OutOfMemoryError):
         return f"out of memory: {_first_lines(error)}. {MEMORY}"
     if isinstance(error, of_ray.NodeDiedError | of_ray.LocalRayletDiedError | of_ray.ObjectLostError):
@@ -102,11 +104,11 @@ def _known(error: BaseException) -> str:
     if isinstance(error, of_ray.RayActorError | of_ray.WorkerCrashedError):
         return f"a process died too often: {_first_lines(error)}. {_last_words(str(error))}"
     if isinstance(error, SandboxError):
-        return f"the sandbox that decodes media does not work: {error}. Its own words are in {_logs()}"
+        return f"the sandbox that decodes media does not work{machine}: {error}. Its own words are in {_logs()}"
     if isinstance(error, of_ray.RaySystemError | of_ray.RpcError | of_ray.RuntimeEnvSetupError):
         return f"Ray itself failed: {_first_lines(error)}. Its logs are in {_logs()}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space left: {error}. Free some there"
+        return f"no space left{machine}: {error}. Free some there"
     if type(error).__name__ == "OutOfMemoryError":  # of torch, on a GPU
         return f"out of GPU memory: {_first_lines(error)}. Lower --label.batch, or the batch of the training it was in"
     return ""

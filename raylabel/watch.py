@@ -22,6 +22,8 @@ TICK = 1.0
 """Seconds between two looks, at most."""
 GRACE = 10.0
 """Seconds that the main thread has to leave what it is in, three times over; then the process is ended."""
+ANSWER = 5.0
+"""Seconds that the counter has to say how many beats it heard."""
 NAME = "raylabel-watch"
 
 
@@ -51,6 +53,7 @@ class _Watch:
     def close(self) -> None:
         with self._lock:
             self._over.set()
+        self._thread.join(2 * ANSWER)  # a thread that is in a call of Ray when Ray is shut down ends in an error
 
     def _look(self) -> None:
         tick = min(TICK, self.patience / 10)
@@ -136,11 +139,12 @@ def beat() -> None:
     if _watch:
         return moved()
     import ray
+    from ray.exceptions import RayError
 
     if ray.is_initialized():
         try:
             ray.get_actor(NAME).beat.remote()
-        except (ValueError, ray.exceptions.RayError):
+        except (ValueError, RayError):
             _due = now + 10 * BEAT_EVERY  # nobody watches
 
 
@@ -162,7 +166,7 @@ def _beats(last: int) -> int:
     import ray
 
     try:
-        return ray.get(_counter.get.remote(), timeout=5)
+        return ray.get(_counter.get.remote(), timeout=ANSWER)
     except Exception:  # a Ray that is ill is no reason to end here, and no sign of life
         return last
 
@@ -191,9 +195,10 @@ def _describe() -> str:
 def _waiting() -> str:
     """The requests for resources that nothing meets."""
     import ray
+    from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
     from ray.autoscaler.v2.sdk import get_cluster_resource_state
 
-    state = get_cluster_resource_state(ray._raylet.GcsClient(ray.get_runtime_context().gcs_address))
+    state = get_cluster_resource_state(GcsClient(ray.get_runtime_context().gcs_address))
     wanted: collections.Counter[str] = collections.Counter()
     for one in state.pending_resource_requests:
         wanted[_bundle(one.request)] += one.count

@@ -30,7 +30,7 @@ class Head:
 
 @contextmanager
 def started_head(*arguments: str, host: str = "127.0.0.1", token: str = TOKEN, cpus: int = 2) -> Iterator[Head]:
-    """A head that goes by the address `host` and asks for the token, if that is not empty; ended with all it started."""
+    """A head that goes by the address `host` and asks for the token unless that is empty; ended with all its own."""
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: it holds sockets, whose paths may have 107 bytes
     port, dashboard, agent, metrics, client = free_ports(5)
     secrets = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
@@ -84,7 +84,7 @@ def outward_address() -> str:
 
 
 def _end(folder: str) -> None:
-    for signum, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, 20)):
+    for signum, seconds in ((signal.SIGTERM, 2), (signal.SIGKILL, 20)):
         for pid in _processes(folder):
             try:
                 os.kill(pid, signum)

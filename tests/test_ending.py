@@ -155,26 +155,28 @@ def head() -> Iterator[Head]:
         (
             "sandbox",
             1,
-            ["error: the sandbox that decodes media does not work: no CPU", "Its own words are in /tmp/ray"],
+            ["error: the sandbox that decodes media does not work on ", "Its own words are in /tmp/ray"],
         ),
-        ("disk", 1, ["error: no space left: ", "No space left on device", "Free some there"]),
+        ("disk", 1, ["error: no space left on ", "No space left on device", "Free some there"]),
         ("worker", 1, ["error: a process died too often: ", "/logs"]),
         ("actor", 1, ["error: a process died too often: ", "class_name: Poor", "/logs/worker-", "my last words"]),
     ],
 )
-def test_each_failure_is_told_once_with_what_to_do(head: Head, how: str, status: int, words: list[str]) -> None:
+def test_each_failure_is_told_once_with_what_to_do(
+    head: Head, tmp_path: Path, how: str, status: int, words: list[str]
+) -> None:
+    script = tmp_path / "fail.py"
+    script.write_text(FAILURES)
     done = subprocess.run(
-        [sys.executable, "-c", FAILURES.replace("raise KeyError", "raise KeyError"), how],
+        [sys.executable, str(script), how],
         env=environment(PYTHONPATH=f"{JOBS}:{JOBS.parent}", **head.environment),
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert done.returncode == status, done.stderr
-    assert done.stdout == ""
     for word in words:
-        if not word.startswith("raise"):
-            assert done.stderr.count(word) == 1, done.stderr
+        assert done.stderr.count(word) == 1, done.stderr
     assert done.stderr.count("error: ") == 1
     assert "Traceback" not in done.stderr or how in ("bug", "here")
     if status == 1:
