@@ -21,11 +21,16 @@ class Resources:
     the machines without one have more CPUs than those with."""
     workers: int = 0
     """Training workers (DDP). 0: one per GPU; without a GPU one per CPU, each with at least 32 images of a batch."""
+    patience: float = 300
+    """Seconds in which nothing at all was done, in any process, after which a run ends in an error that says what it
+    waits for. Where the cluster starts machines on demand: more than that takes."""
 
     def __post_init__(self):
         for name in ("teachers", "workers"):
             if getattr(self, name) < 0:
                 raise InputError(f"resources.{name} is {getattr(self, name)}: give 0 (choose) or a positive number")
+        if not self.patience > 0:
+            raise InputError(f"resources.patience is {self.patience}: give a positive number of seconds")
         if self.decode not in get_args(Decode):
             raise InputError(f"resources.decode is '{self.decode}': choose {', '.join(get_args(Decode))}")
 

@@ -7,6 +7,7 @@ The sum of a batch's gradients does not depend on how its images are spread over
 import io
 import json
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Generator
@@ -158,7 +159,13 @@ def fit(loop: Callable[[dict[str, Any]], None], settings: dict[str, Any], storag
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
     )
-    return trainer.fit()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        return trainer.fit()
+    except SystemExit as error:  # how Ray Train answers Ctrl-C once its workers have ended: with status 0
+        raise KeyboardInterrupt from error
+    finally:
+        signal.signal(signal.SIGINT, before)  # it leaves its own behind, which would answer so ever after
 
 
 def _loop(settings: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylabel.report.terminal import Progress
 
@@ -34,7 +35,10 @@ class _Board:
 
 def make_board() -> Any:
     """A handle that travels: `.set.remote(done, note)`, `.stop.remote(error)`, `.outcome.remote()`."""
-    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Board).remote()
+    # Beside the driver, with which it may as well end: no machine that vanishes takes it along.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 3, "max_task_retries": 3, "scheduling_strategy": here}
+    return ray.remote(_Board).options(**options).remote()
 
 
 @contextmanager
