@@ -210,6 +210,8 @@ def steps(job: Job, checkpoints: Checkpoints) -> Generator[int, None, None]:
             told = time.monotonic()
         halted = halts.agreed(step)
         if halted or step % config.checkpoint_every == 0 or step == last:
+            if rank == 0:  # ends here if the driver has: another one may be writing by now
+                ray.get(job.board.get.remote())
             _save(checkpoints, module, optimizer, sums, step, curve, passed_over, rank)
         yield step
         if halted:

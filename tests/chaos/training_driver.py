@@ -4,7 +4,6 @@
 fault: what the hook below does to each worker}. An InputError ends it as it ends a job: on stderr, with status 2.
 """
 
-import functools
 import json
 import logging
 import os
@@ -57,14 +56,22 @@ def main() -> None:
     from raylabel.train import Train
 
     settings = json.loads(sys.argv[1])
-    if not ray.is_initialized():
-        ray.init(
-            address=settings.get("address", "local"),
-            **({} if "address" in settings else {"num_cpus": settings["cpus"], "include_dashboard": False}),
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"worker_process_setup_hook": functools.partial(hook, settings)},
-        )
+
+    def hooked() -> None:
+        hook(settings)
+
+    where = (
+        {"address": settings["address"]}
+        if "address" in settings
+        else {"address": "local", "num_cpus": settings["cpus"]}
+    )
+    ray.init(
+        **where,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"worker_process_setup_hook": hooked},
+    )
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     config = Train(
