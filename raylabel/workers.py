@@ -5,6 +5,7 @@ those in a row count that brought no new checkpoint. Each start takes as many wo
 that moment: the order of the samples does not depend on how many there are.
 """
 
+import os
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from raylabel.artifact import filesystem
 from raylabel.checkpoint import Checkpoint, Checkpoints
@@ -32,6 +34,12 @@ SILENCE = 240  # seconds that a worker waits for the others before it gives them
 FLUSH = 25.0  # seconds for a last checkpoint when the driver is told to end; spot machines give 30 and more
 LOOK = 2.0  # seconds between two looks at the cluster
 SETTLED = 300.0  # seconds of training that a start must have brought before it is given up for one with more workers
+
+NO_ROOM = 600.0  # seconds that a start may wait for its workers' place in the cluster
+
+# Ray Train's own wait for that place, in seconds; then room is looked for again. It may have waited for a machine that
+# was lost a moment before, when Ray did not know it yet.
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
 
 TERMINATED = threading.Event()  # in a worker: it was sent SIGTERM
 
@@ -91,7 +99,7 @@ class Workers:
         board says halt. What it raises for a reason of its own is raised here at once. InputError if workers are lost
         again and again.
         """
-        found, failures, told = start, 0, set[str]()
+        found, failures, told, waits = start, 0, set[str](), None
         while True:
             for wrong in found.passed_over:
                 if wrong not in told:
@@ -104,8 +112,17 @@ class Workers:
             except ray.train.TrainingFailedError as error:
                 if mend := find_input_error(error):
                     raise mend from error
+                if _waits(error):
+                    waits = waits or time.monotonic()
+                    if time.monotonic() > waits + NO_ROOM:
+                        raise InputError(
+                            f"for {NO_ROOM:.0f} seconds the cluster has had no room for {self.count} training workers: "
+                            "see who holds its CPUs or GPUs (ray status), or lower --resources.workers"
+                        ) from error
+                    continue
                 if not (why := _lost(error)):
                     raise
+            waits = None
             before, found = found.step, checkpoints.newest()
             failures = 0 if found.step > before else failures + 1
             if failures > FAILURES:
@@ -164,6 +181,11 @@ def _in_thread(call: Callable[[], None]) -> Future[None]:
 
     threading.Thread(target=run, name="train", daemon=True).start()
     return outcome
+
+
+def _waits(error: ray.train.TrainingFailedError) -> bool:
+    """Whether the workers got no place in the cluster: that is no failure, only time."""
+    return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
 
 
 def _lost(error: ray.train.TrainingFailedError) -> str:

@@ -21,6 +21,7 @@ from raylabel.stream import Stream
 STEPS, BATCH, EVERY = 40, 64, 5
 DRIVER = Path(__file__).parent / "training_driver.py"
 SEED = 3  # of test_train.fit
+QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_AUTH_MODE": "disabled"}  # the latter for a cluster of several machines
 
 slow = pytest.mark.slow
 
@@ -34,18 +35,18 @@ class Training:
     pause: float = 0.0
     fault: str = ""
     steps: int = STEPS
-    address: str = ""
+    nodes: int = 0
 
     def start(self) -> subprocess.Popen:
         for name in ("root", "corpus", "log"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        settings = {name: str(self.folder / name) for name in ("root", "corpus", "log")}
-        settings |= {"workers": self.workers, "cpus": 4, "steps": self.steps, "every": EVERY}
-        settings |= {"pause": self.pause, "fault": self.fault} | ({"address": self.address} if self.address else {})
+        settings: dict = {name: str(self.folder / name) for name in ("root", "corpus", "log")}
+        settings |= {"workers": self.workers, "nodes": self.nodes, "steps": self.steps, "every": EVERY}
+        settings |= {"pause": self.pause, "fault": self.fault}
         paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
         return subprocess.Popen(
             [sys.executable, str(DRIVER), json.dumps(settings)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "RAY_BACKEND_LOG_LEVEL": "fatal"},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **QUIET},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -358,3 +359,49 @@ def test_a_full_disk_under_the_checkpoints(clean, small_disk):
     subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
     training.run()
     same_end(clean(2), training)
+
+
+@slow
+def test_a_lost_machine_leaves_fewer_workers_and_a_new_one_is_taken_in(clean, tmp_path):
+    training = beside(clean(2), tmp_path, pause=0.3, workers=3, nodes=3, steps=120)
+    process = training.start()
+    wait_for(lambda: training.checkpoints() and len(training.alive()) == 3, process)
+    _, *nodes = (tmp_path / "nodes").read_text().splitlines()
+    os.kill(int(nodes[0].split()[1]), signal.SIGKILL)
+    wait_for(lambda: 2 in {world for world, *_ in training.logs()}, process)
+    (tmp_path / "more").touch()
+    wait_for(lambda: training.logs()[-1][0] == 3, process)
+    output = said(process)
+    assert output.count("lost worker") == 1 and output.count("there is room for more workers") == 1
+    worlds = [world for world, *_ in training.logs()]
+    assert worlds == [3] * 3 + [2] * 2 + [3] * 3
+    assert training.net.info["workers"] == 3
+    assert effective_history(training) == clean_history(training)
+
+
+@slow
+def test_a_machine_that_is_about_to_be_taken_away_is_left_in_time(clean, tmp_path):
+    training = beside(clean(2), tmp_path, pause=0.3, workers=2, nodes=2, steps=80)
+    process = training.start()
+    wait_for(lambda: training.checkpoints() and len(training.alive()) == 2, process)
+    address, *nodes = (tmp_path / "nodes").read_text().splitlines()
+    node, raylet = nodes[0].split()
+    begin, stood = time.monotonic(), len(training.checkpoints())
+    notice = f"drain-node --address {address} --node-id {node} --deadline-remaining-seconds 60 --reason"
+    words = ["DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a spot notice"]
+    command = [str(Path(sys.executable).parent / "ray"), *notice.split(), *words]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **QUIET})
+    wait_for(lambda: 1 in {world for world, *_ in training.logs()}, process)
+    assert time.monotonic() - begin < 30 and stood
+    os.kill(int(raylet), signal.SIGKILL)  # nobody is there any more
+    output = said(process)
+    assert "a machine is about to be taken away" in output and "lost worker" not in output
+    assert [world for world, *_ in training.logs()] == [2, 2, 1]
+    history = effective_history(training)
+    assert history == clean_history(training)
+    assert any(first % (EVERY * BATCH) for first in starts(training))  # it went on from where it was told to halt
+
+
+def starts(training: Training) -> list[int]:
+    """The first global item of each worker that was started."""
+    return [int(path.read_text().split(maxsplit=1)[0]) // BATCH * BATCH for *_, path in training.logs()]

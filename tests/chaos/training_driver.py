@@ -1,7 +1,8 @@
 """A training in a process of its own, to be killed from outside: python training_driver.py SETTINGS, as JSON.
 
-{root, corpus, log: folders, workers, cpus, steps, every: steps between checkpoints, pause: seconds per batch,
-fault: what the hook below does to each worker}. An InputError ends it as it ends a job: on stderr, with status 2.
+{root, corpus, log: folders, workers, steps, every: steps between checkpoints, pause: seconds per batch, fault: what the
+hook below does to each worker, nodes: machines of a cluster (0: this machine alone)}. An InputError ends it as it ends
+a job: on stderr, with status 2.
 """
 
 import json
@@ -9,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -46,10 +48,32 @@ def hook(settings: dict) -> None:
     stream.Stream.items, stream.Stream.batches, checkpoint.write_file = logged, slow, slow_write
 
 
+def cluster_of(nodes: int, folder: Path) -> str:
+    """The address of a Ray of as many machines with a CPU each; one more whenever a file `more` appears.
+
+    Whom to kill stands in `nodes`: a line for each, of its id and the pid of its raylet.
+    """
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    added = [cluster.add_node(num_cpus=1) for _ in range(nodes)]
+    lines = [f"{node.node_id} {node.all_processes['raylet'][0].process.pid}" for node in added]
+    (folder / "nodes").write_text("\n".join([cluster.address, *lines]))
+
+    def add() -> None:
+        while not (folder / "more").exists():
+            time.sleep(0.1)
+        cluster.add_node(num_cpus=1)
+
+    threading.Thread(target=add, daemon=True).start()
+    return cluster.address
+
+
 def main() -> None:
     import ray
     from test_train import fit, lesson
 
+    from raylabel import workers
     from raylabel.artifact import Root
     from raylabel.errors import InputError
     from raylabel.schedule import Schedule
@@ -60,18 +84,16 @@ def main() -> None:
     def hooked() -> None:
         hook(settings)
 
-    where = (
-        {"address": settings["address"]}
-        if "address" in settings
-        else {"address": "local", "num_cpus": settings["cpus"]}
-    )
+    where: dict = {"address": "local", "num_cpus": 4, "include_dashboard": False}
+    if settings.get("nodes"):
+        where = {"address": cluster_of(settings["nodes"], Path(settings["log"]).parent)}
     ray.init(
         **where,
-        include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
         runtime_env={"worker_process_setup_hook": hooked},
     )
+    workers.SETTLED = 5.0
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     config = Train(
