@@ -44,8 +44,6 @@ def launched(description: str, kind: type[Kind]) -> Iterator[tuple[Root, Kind]]:
         options = _options(description, kind)
         root = Root.open(options.root)
         patience = options.recipe.resources.patience
-        # Ray Train gives its workers a minute to find room, and then fails: say instead what they wait for.
-        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{2 * patience:g}")
         with held(root):
             connect()
             stop_on_sigterm()  # again: Ray has put its own handler there

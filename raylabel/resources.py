@@ -63,7 +63,8 @@ class Cluster:
     def now(cls) -> "Cluster":
         import ray
 
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        leaving = draining_nodes()
+        alive = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["NodeID"] not in leaving]
         nodes = (Node(int(r.get("CPU", 0)), int(r.get("GPU", 0))) for r in alive)
         return cls(tuple(node for node in nodes if node.cpus or node.gpus))
 
@@ -126,6 +127,13 @@ class Cluster:
 
         # The driver's processor stands for the cluster's: where they differ, say the precision in the recipe.
         return "bf16" if self.gpus or torch.cpu._is_avx512_bf16_supported() else "fp32"  # pyright: ignore
+
+
+def draining_nodes() -> set[str]:
+    """Ids of the machines that are about to be taken away (a spot notice, SIGTERM to Ray there, a scale-down)."""
+    import ray._private.state  # what Ray Train itself looks at; there is no public way
+
+    return set(ray._private.state.state.get_draining_nodes())
 
 
 def _share(cpus: int, spare: float, actors: int) -> float:

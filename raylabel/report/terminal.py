@@ -165,6 +165,11 @@ class Progress:
                 self._printed = now
                 self._print(line)
 
+    def say(self, text: str) -> None:
+        """Prints a line of its own about the stage, that stays."""
+        with self._lock:
+            self._print(encodable(text, self._console))
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
