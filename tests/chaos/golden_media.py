@@ -93,9 +93,10 @@ def _broken(random: np.random.Generator, good: bytes, kind: int) -> tuple[bytes 
 
 
 def _png_header(width: int, height: int) -> bytes:
-    """A PNG of 8-bit RGB without its pixels."""
+    """A PNG of 8-bit RGB that ends where its pixels begin."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    checksum = struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + checksum + struct.pack(">I", 1000) + b"IDAT"
 
 
 def _clip(number: int) -> bytes:
