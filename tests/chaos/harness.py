@@ -56,17 +56,26 @@ class Driver:
         self.kill()
         self._watched.set()
         self._watcher.join()
-        left = self._seen
         assert self.process.stdin
         with suppress(OSError):
             self.process.stdin.close()
         try:
-            wait_until(lambda: not alive(left), 60, lambda: f"outlived the driver: {[told(p) for p in alive(left)]}")
+            # Ray's agents stay a minute longer than what they serve, and hold nothing of the run.
+            wait_until(
+                lambda: all(
+                    told(pid).startswith(("ray::RuntimeEnvAgent", "ray::DashboardAgent")) for pid in self._left()
+                ),
+                60,
+                lambda: f"outlived the driver: {[told(pid) for pid in self._left()]}",
+            )
         finally:
-            for pid, start in left.items():
-                if alive({pid: start}):
+            for pid in self._left():
+                with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _left(self) -> list[int]:
+        return alive(self._seen)
 
     def _watch(self) -> None:
         """Remembers who was there: those whose parent is gone are nobody's children."""

@@ -12,7 +12,7 @@ PART = 128  # samples
 
 
 def die(stage: Stage, file: str, when: str) -> None:
-    """A run whose driver is killed right before or after the first rename to a path that matches."""
+    """A run whose driver is killed around the first rename to a path that matches, see faults.py."""
     with Driver(stage.spec(**ACTORS, faults={"kill": [file, when]})) as driver:
         assert driver.finish(200) == -signal.SIGKILL, f"it was not killed:\n{driver.output()[-5000:]}"
     assert any(re.search(file, path) for path in stamps(stage.root)) == (when == "after")
@@ -42,7 +42,7 @@ def do_nothing(stage: Stage) -> None:
 
 
 def test_killed_in_the_middle_of_commits(small: Stage):
-    die(small, r"parts/000006\.json$", "before")
+    die(small, r"parts/000006\.json$", "torn")
     die(small, r"parts/000009\.json$", "after")
     go_on(small)
     small.check()
@@ -64,7 +64,7 @@ COMMITS = [
 def test_killed_around_every_kind_of_commit(small: Stage):
     """One after another in one root: each run gets a little further than the one before."""
     for file in COMMITS:
-        for when in ("before", "after"):
+        for when in ("torn", "before", "after"):
             before = committed(small)
             die(small, file, when)
             assert before.items() <= stamps(small.root).items()
@@ -75,7 +75,7 @@ def test_killed_around_every_kind_of_commit(small: Stage):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["torn", "before", "after"])
 @pytest.mark.parametrize("file", [r"/scores-000040\.parquet$", r"/rejects-000041\.parquet$", r"parts/000042\.json$"])
 def test_killed_around_the_commit_of_a_part(whole: Stage, file: str, when: str):
     die(whole, file, when)
