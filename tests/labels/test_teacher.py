@@ -151,6 +151,58 @@ def test_a_corpus_that_grows_is_scored_where_it_is_new(ray_local, tmp_path, monk
     assert (fourth.info["images"], fourth.info["earlier"]) == (1250, 0)
 
 
+def test_rejects_are_tried_again_when_asked(ray_local, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "UNIT", 32)
+    monkeypatch.setattr(stage, "PART", 2)
+    media, _ = digit_images()
+    folder, away = tmp_path / "corpus", tmp_path / "away"
+    folder.mkdir()
+    away.mkdir()
+    for row, one in enumerate(media[:200]):
+        (folder / f"{row:03d}.png").write_bytes(b"no picture" if row == 77 else one)
+    corpus, config = Corpus(uri=(str(folder),)), Label(batch=8, reject_limit=0.5)
+    root = Root.open(str(tmp_path / "root"))
+    shards = index_corpus(root, "unlabeled", corpus)
+
+    def scores(retry: bool = True, root: Root = root) -> Artifact:
+        model, resources = random_model(root), Resources(teachers=1)
+        return label(root, model, shards, corpus, DIGITS_VIEW, config, resources, retry)
+
+    lost = [f"{row:03d}.png" for row in (0, 5, 64, 130, 131, 199)]
+    for name in lost:
+        (folder / name).rename(away / name)
+    first = scores()
+    assert first.info["reasons"] == {"missing": 6, "unrecognized": 1}
+    before = contents(first)
+
+    assert scores().uri == first.uri  # nothing gained, and nothing left of the try
+    assert len(list(Path(root.uri).glob("scores-*"))) == 1
+
+    for name in lost[:4]:
+        (away / name).rename(folder / name)
+    assert scores(retry=False).uri == first.uri  # nobody asked
+    second = scores()
+    assert second.info["reasons"] == {"missing": 2, "unrecognized": 1}
+    assert (second.info["images"], second.info["earlier"], second.info["scored"]) == (7, 193, 197)
+    assert scores(retry=False).uri == second.uri != first.uri
+
+    for name in lost[4:]:
+        (away / name).rename(folder / name)
+    third = scores()
+    assert third.info["rejected"] == 1 and third.info["images"] == 3
+    scratch = scores(root=Root.open(str(tmp_path / "scratch")))
+    assert contents(third) == contents(scratch)
+    assert contents(first) == before
+    keys = third.table("scores-", SCORES, ["key"]).column("key").to_pylist()
+    assert keys == [row for row in range(200) if row != 77]
+
+    # A corpus that has grown takes over what was found last.
+    (folder / "200.png").write_bytes(media[200])
+    shards = index_corpus(root, "unlabeled", corpus)
+    grown = scores(retry=False)
+    assert grown.info["rejected"] == 1 and grown.info["samples"] == 201
+
+
 def test_not_finite_scores_are_rejects(ray_local, tmp_path):
     media, _ = digit_images()
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", list(media[:40]))),))
