@@ -20,10 +20,10 @@ def die(stage: Stage, file: str, when: str) -> None:
 
 def committed(stage: Stage) -> dict[str, tuple[int, int, int]]:
     """What a later run has no business with: complete artifacts and committed parts."""
-    mine = [f"{path.parent}{os.sep}" for path in stage.root.glob("*/manifest.json")]
+    found, mine = stamps(stage.root), [f"{path.parent}{os.sep}" for path in stage.root.glob("*/manifest.json")]
     for record in stage.root.glob("scores-*/parts/*.json"):
         mine += [str(record), *(f"{record.parents[1]}/{kind}-{record.stem}." for kind in ("scores", "rejects"))]
-    return {path: stamp for path, stamp in stamps(stage.root).items() if path.startswith(tuple(mine))}
+    return {name: found[name] for name in found if name.startswith(tuple(mine)) and not name.endswith(".tmp")}
 
 
 def go_on(stage: Stage) -> None:

@@ -9,6 +9,7 @@ from golden import SLOW_WORDS, WORDS
 from harness import Driver, Stage, kill_one
 
 ACTORS = {"cpus": 4, "resources": {"teachers": 3}}
+WHERE = ["beside", "cluster"]  # decoding runs
 CLUSTER = {"cpus": 4, "resources": {"teachers": 2, "decode": "cluster"}}
 
 
@@ -54,7 +55,7 @@ def test_media_that_kill_the_process_that_parses_are_rejected_and_no_other(small
     small.check(reasons=rejected(small, *WORDS))
 
 
-@pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=["beside", "cluster"])
+@pytest.mark.parametrize("resources", [ACTORS, pytest.param(CLUSTER, marks=pytest.mark.slow)], ids=WHERE)
 def test_a_picture_that_kills_the_teacher_is_rejected_and_no_other(small: Stage, resources: dict):
     with Driver(small.spec(**resources, teacher={"crashes": True})) as driver:
         driver.must_succeed(250)
@@ -63,7 +64,7 @@ def test_a_picture_that_kills_the_teacher_is_rejected_and_no_other(small: Stage,
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=["beside", "cluster"])
+@pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=WHERE)
 def test_an_actor_is_killed_every_five_seconds(whole: Stage, resources: dict):
     with Driver(whole.spec(**resources, teacher={"seconds": 0.35})) as driver:
         assert kill_while_scoring(driver, driver.actors, 10, 5) == 10
@@ -73,7 +74,7 @@ def test_an_actor_is_killed_every_five_seconds(whole: Stage, resources: dict):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=["beside", "cluster"])
+@pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=WHERE)
 def test_what_parses_is_killed_twice_a_second(whole: Stage, resources: dict):
     """The children, and the processes that fork them."""
     with Driver(whole.spec(**resources, teacher={"seconds": 0.15})) as driver:
@@ -111,7 +112,7 @@ def test_how_work_is_dealt_does_not_show(whole: Stage, actors: int, decode: str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=["beside", "cluster"])
+@pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=WHERE)
 def test_media_that_hang_are_rejected_too(whole: Stage, resources: dict):
     with Driver(whole.spec(**resources, teacher={"obeys": [*WORDS, *SLOW_WORDS]})) as driver:
         driver.must_succeed(250)
