@@ -71,7 +71,7 @@ def run(spec: Spec, folder: str) -> Artifact:
 
 
 def _connect(spec: Spec) -> None:
-    hook = {}
+    hook: dict[str, Any] = {}
     if spec.faults:
         os.environ[faults.VARIABLE] = json.dumps({"driver": os.getpid(), **spec.faults})
         faults.arm()
