@@ -70,13 +70,15 @@ def run(spec: Spec, folder: str) -> Artifact:
     return select(root, scores, duplicates, Select(k=K, p=P), NAMES)
 
 
-def _connect(spec: Spec) -> None:
+def _connect(spec: Spec) -> Cluster | None:
+    """Starts Ray; returns the cluster, if it has several nodes."""
     hook: dict[str, Any] = {}
     if spec.faults:
         os.environ[faults.VARIABLE] = json.dumps({"driver": os.getpid(), **spec.faults})
         faults.arm()
         hook = {"runtime_env": {"worker_process_setup_hook": "faults.arm"}}
     node: dict[str, Any] = {"object_store_memory": spec.store, "include_dashboard": False}
+    cluster = None
     if not spec.nodes:
         ray.init(address="local", num_cpus=spec.cpus, _temp_dir=spec.temporary, **node, **QUIET, **hook)
     else:
@@ -87,9 +89,11 @@ def _connect(spec: Spec) -> None:
         threading.Thread(target=_obey, args=(cluster, nodes, {"num_cpus": spec.nodes[0], **node}), daemon=True).start()
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    return cluster
 
 
 def _obey(cluster: Cluster, nodes: list[Any], new: dict[str, Any]) -> None:
+    cluster._shutdown_at_exit = False  # of nodes to come: it sets signal handlers, which only the main thread may
     for line in sys.stdin:
         if line.strip() == "add":
             nodes.append(cluster.add_node(**new))
@@ -103,7 +107,7 @@ def main() -> None:
     for name, value in {**SMALL, **spec.constants}.items():
         module, _, constant = name.partition(":")
         setattr(importlib.import_module(module), constant, value)
-    _connect(spec)
+    cluster = _connect(spec)
     try:
         if not spec.rounds:
             run(spec, spec.root)
@@ -116,6 +120,8 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     ray.shutdown()
+    if cluster:
+        cluster.shutdown()
 
 
 if __name__ == "__main__":
