@@ -22,6 +22,7 @@ from ray import exceptions as of_ray
 
 from raylabel.errors import find_input_error
 from raylabel.media.sandbox import SandboxError
+from raylabel.report.summary import printable
 
 GRACE = 15.0
 """Seconds that it may take to end in order: a machine that is taken away is gone after 30."""
@@ -42,7 +43,7 @@ def readable() -> Iterator[None]:
         _leave(143 if _terminated else 130, f"stopped: {AGAIN}")
     except Exception as error:
         if found := find_input_error(error):
-            _leave(2, f"error: {found}")
+            _leave(2, f"error: {printable(str(found))}")
         _leave(1, explain(error))
 
 

@@ -17,6 +17,8 @@ from ending import readable, stop_on_sigterm
 
 from raylabel import recipes
 from raylabel.artifact import Root
+from raylabel.corpus.config import is_text
+from raylabel.errors import InputError
 from raylabel.lease import held
 from raylabel.pipeline import Recipe
 from raylabel.watch import watched
@@ -52,6 +54,8 @@ def launched(description: str, kind: type[Kind]) -> Iterator[tuple[Root, Kind]]:
 
 
 def _options(description: str, kind: type[Kind]) -> Kind:
+    if bad := [argument for argument in sys.argv[1:] if not is_text(argument)]:
+        raise InputError(f"argument {bad[0]!r} is not UTF-8: rename what it stands for")
     name, *argv = sys.argv[1:] if sys.argv[1:2] and not sys.argv[1].startswith("-") else ["digits", *sys.argv[1:]]
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--data", default="")
