@@ -36,6 +36,7 @@ from raylabel.report.terminal import Progress
 from raylabel.retry import NothingGainedError, make
 from raylabel.schema import EXAMPLES, PICKS, REJECTS, check, split_key
 from raylabel.storage import filesystem, reading
+from raylabel.watch import beat
 
 SAMPLES = 4096  # picked samples in a file
 TOGETHER = 64  # of them read and decoded at a time
@@ -182,6 +183,7 @@ def write_part(
     sandbox = shared_sandbox(Parser.of(encode_parser, short_side=config.short_side, quality=config.quality))
     samples = _read(corpus, shards, list(labels))
     while some := list(itertools.islice(samples, TOGETHER)):
+        beat()
         read = [sample for sample in some if sample.media is not None]
         encoded = sandbox.convert([sample.media or b"" for sample in read])
         for sample, found in zip(read, encoded, strict=True):

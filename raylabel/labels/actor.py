@@ -26,6 +26,7 @@ from raylabel.labels.scorer import Ranked, Scorer
 from raylabel.media.sandbox import Sandbox, shared_sandbox
 from raylabel.resources import Pool
 from raylabel.schema import DIGEST_BYTES, REJECTS, SCORES
+from raylabel.watch import beat
 
 # What leaves an actor: a row per sample, scored (reason is empty) or rejected (no classes).
 ROWS = pa.schema([*SCORES, *(REJECTS.field(name) for name in ("uri", "stage", "reason", "detail"))])
@@ -102,6 +103,7 @@ class Actor:
 
         for ranked in self._run(pixels()):
             self._journal.give()
+            beat()
             yield _rows(waiting.popleft(), ranked)
 
     def _score_in_parts(self, facts: "Facts", pixels: np.ndarray) -> pa.Table:

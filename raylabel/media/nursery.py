@@ -176,7 +176,6 @@ class Child:
         for verdict in answer:
             if isinstance(verdict, list):
                 verdicts.append(Reject(verdict[0], verdict[1]))  # _is_verdict looked at both
-                at += size
             else:
                 verdicts.append(None if out is not None else os.pread(self._memory, verdict, at))
                 at += verdict

@@ -72,6 +72,19 @@ def test_what_happens_to_one_sample_is_its_own_business(words: Sandbox, word: st
     assert words.convert([b"next"]) == [b"NEXT"]
 
 
+def test_whom_a_child_died_of_is_tried_once_more_alone(monkeypatch: pytest.MonkeyPatch):
+    asked, ask = [], nursery.Child.ask
+    monkeypatch.setattr(
+        nursery.Child, "ask", lambda self, media, *rest: (asked.append(media), ask(self, media, *rest))[1]
+    )
+    with Sandbox(Parser.of(poison.words)) as sandbox:
+        assert told(sandbox.convert([b"a", b"!not_first", b"b"])) == ["A", "!NOT_FIRST", "B"]
+        assert asked.count([b"!not_first"]) == 1
+        asked.clear()
+        assert told(sandbox.convert([b"a", b"!segfault", b"b"])) == ["A", "decoder_crash: SIGSEGV", "B"]
+    assert asked[0] == [b"a", b"!segfault", b"b"] and sorted(asked[1:]) == [[b"!segfault"], [b"a"], [b"b"]]
+
+
 def test_a_hang_ends(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(nursery, "WALL_SECONDS", 0.3)
     with Sandbox(Parser.of(poison.words)) as sandbox:
