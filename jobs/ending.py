@@ -59,7 +59,8 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 
 
 def _leave(status: int, text: str) -> NoReturn:
-    print(text, file=sys.stderr, flush=True)
+    # Names of files and words of other processes are in it: nothing of them steers the terminal.
+    print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
     # Whatever is committed is whole, so an ending that hangs may be cut short.
     guard = threading.Timer(GRACE, os._exit, (status,))
     guard.daemon = True

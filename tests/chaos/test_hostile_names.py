@@ -399,3 +399,10 @@ def test_an_error_is_one_plain_line(arguments: list[str], said: bytes, tmp_path:
     done = subprocess.run([sys.executable, str(JOB), *arguments], capture_output=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 2 and said in done.stderr and done.stderr.count(b"\n") == 1
     assert steering(done.stderr.decode()) == []
+
+
+def test_an_error_that_nobody_foresaw_steers_no_terminal(tmp_path: Path):
+    (tmp_path / "my.py").write_text("def recipe():\n    raise RuntimeError('\\x1b[31m\\x9b2J\\u202e\\r' + 'told')\n")
+    done = subprocess.run([sys.executable, str(JOB), "my.py:recipe"], capture_output=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 1 and b"told" in done.stderr and done.stderr.count(b"\n") > 3
+    assert steering(done.stderr.decode()) == []
