@@ -1,8 +1,11 @@
 """What the work may use. Never part of an identity: one laptop or a thousand GPUs make the same lists."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
+
+import numpy as np
 
 from raylabel.errors import InputError
 
@@ -100,8 +103,12 @@ class Cluster:
             limit, threads, gpus = self.cpus, 1, 0
             spare = 1 if len(self.nodes) == 1 else 0.5  # with 1, one of several machines could take an actor too many
             cpus = min(_share(node.cpus, spare, node.cpus) for node in self.nodes)
+            cpus = _leaving(0.25, [node.cpus for node in self.nodes], np.arange(cpus, 0.1, -0.01))
         else:
-            limit, threads, gpus, cpus = max(1, self.cpus - 1), 0, 0, 1.0
+            threads, gpus = 0, 0
+            sizes = [node.cpus for node in self.nodes]
+            cpus = _leaving(0.5, sizes, np.arange(1, 2, 0.01)) if max(sizes) > 1 else 0.5
+            limit = sum(int(size / cpus) for size in sizes) if max(sizes) > 1 else max(1, len(sizes) - 1)
         if resources.teachers > limit:
             raise InputError(
                 f"resources.teachers is {resources.teachers}, but this cluster ({self.name}) has room for {limit}: "
@@ -134,6 +141,16 @@ def draining_nodes() -> set[str]:
     import ray._private.state  # what Ray Train itself looks at; there is no public way
 
     return set(ray._private.state.state.get_draining_nodes())
+
+
+def _leaving(free: float, sizes: Sequence[int], tries: np.ndarray) -> float:
+    """The first of `tries` CPUs of which, however many actors find room on a machine, `free` CPUs of it stay free.
+
+    Where machines vanish their actors crowd on those that are left, and would leave no room for those who read, decode
+    and write for them: the run would stand still.
+    """
+    fits = (c for c in tries.round(2).tolist() if all(size - int(size / c) * c >= free for size in sizes))
+    return next(fits, float(tries[0].round(2)))
 
 
 def _share(cpus: int, spare: float, actors: int) -> float:

@@ -40,7 +40,8 @@ class Journal:
         self._lives = 1  # without a finished batch, this one counted
         found = os.pread(self._file, 1 << 20, 0)
         if len(found) > _PLACES * _HAND.size:  # there was a life before
-            hands, known = found[: _PLACES * _HAND.size], json.loads(found[_PLACES * _HAND.size :])
+            hands, known = found[: _PLACES * _HAND.size], found[_PLACES * _HAND.size :]
+            known = json.loads(known.partition(b"\n")[0])  # a longer one of before may stand behind it
             self._deaths.update({(key, first, last): count for key, first, last, count in known["deaths"]})
             held = [span for span in _HAND.iter_unpack(hands) if span[2]]
             self._deaths.update(held)
@@ -92,7 +93,7 @@ class Journal:
         """Writes what is known of former lives, whose last words have been read."""
         self._write()
         known = {"lives": self._lives, "deaths": [[*span, count] for span, count in self._deaths.items()]}
-        data = json.dumps(known).encode()
+        data = json.dumps(known).encode() + b"\n"
         os.pwrite(self._file, data, _PLACES * _HAND.size)
         os.ftruncate(self._file, _PLACES * _HAND.size + len(data))
 

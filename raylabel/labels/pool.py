@@ -133,7 +133,7 @@ def _grouped(dataset: ray.data.Dataset, parts: Iterator[Part]) -> Iterator[tuple
         raise AssertionError(f"the stream of scores ended inside part {part.number}")
 
 
-@ray.remote(num_cpus=0.5, max_retries=3)
+@ray.remote(num_cpus=0.25, max_retries=3)
 def _commit(folder: str, part: Part, cuts: Sequence[Sequence[int]], *blocks: pa.Table) -> dict[str, Any]:
     """Writes one part's SCORES and REJECTS, then its record: the record is the commit, and rewriting it is harmless."""
     scores, rejects = [], []

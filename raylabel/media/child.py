@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +27,7 @@ CPU_SECONDS = 10  # of one sample; a picture of MAX_PIXELS takes 1 to 3
 _SOCKET, _SHARED = 3, 4  # the only files of a child besides 0, 1 and 2, which are /dev/null
 
 OUT_OF_MEMORY = 64  # exit status of a child
+READY = b"ready"  # the first word of every process
 
 Parse = Callable[[bytes, Sequence[int]], np.ndarray | bytes]
 """(encoded media, numbers that the sample comes with) → what is made of it; Reject if they are no such media."""
@@ -48,7 +48,7 @@ def _frozen(value: Any) -> Any:
 def main(control: socket.socket) -> None:
     """Loads the parser, then forks and reaps children at the parent's word, until the parent is gone."""
     parse = load(**json.loads(control.recv(1 << 16)))
-    control.sendall(b"ready")
+    control.sendall(READY)
     alive: set[int] = set()
     while True:
         word, files, _, _ = socket.recv_fds(control, 64, 2)
@@ -86,12 +86,11 @@ def _become_child(files: Sequence[int], parse: Parse) -> None:
         parent = socket.socket(fileno=_SOCKET)
         try:
             _limit()
-            _serve(parent, parse)
-        except MemoryError:
+        except Exception as error:
+            parent.sendall(f"{type(error).__name__}: {error}".encode())
             raise
-        except Exception:  # the code here failed, not the sample: the parent has to know why
-            parent.sendall(json.dumps(traceback.format_exc()).encode() + b"\n")
-            raise
+        parent.sendall(READY)
+        _serve(parent, parse)
         status = 0
     except MemoryError:
         status = OUT_OF_MEMORY
@@ -133,7 +132,11 @@ def _serve(parent: socket.socket, parse: Parse) -> None:
                 resource.setrlimit(resource.RLIMIT_CPU, (allowed, resource.RLIM_INFINITY))
             try:
                 made = parse(os.pread(_SHARED, length, offset), numbers)
-            except Reject as reject:
+            except MemoryError:
+                raise
+            except Exception as error:  # also what nobody foresaw: it is of this sample alone
+                unforeseen = Reject("decoder_crash", f"{type(error).__name__}: {error}")
+                reject = error if isinstance(error, Reject) else unforeseen
                 answer.append([reject.reason, reject.detail])
                 out += size
                 continue

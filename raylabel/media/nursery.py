@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from raylabel.media.child import CPU_SECONDS, MEMORY, OUT_OF_MEMORY
+from raylabel.media.child import CPU_SECONDS, MEMORY, OUT_OF_MEMORY, READY
 from raylabel.media.decode import Reject
 from raylabel.schema import MAX_BYTES, REASONS, Reason
 
@@ -96,7 +96,7 @@ class Nursery:
             for _ in range(3):  # somebody may have killed it
                 with contextlib.suppress(OSError, ValueError):
                     if not self._ready:
-                        self._ready = self._control.recv(64) == b"ready"
+                        self._ready = self._control.recv(64) == READY
                     return self._fork()
                 failed = not self._ready
                 self.close()
@@ -112,6 +112,9 @@ class Nursery:
             try:
                 socket.send_fds(self._control, [b"fork"], [theirs.fileno(), memory])
                 pid = int(self._control.recv(64))
+                theirs.close()  # or its end would not be seen
+                if (word := ours.recv(1000)) and word != READY:
+                    raise SandboxError(f"a child of the sandbox cannot be locked in: {word.decode(errors='replace')}")
             except BaseException:
                 ours.close()
                 os.close(memory)
@@ -208,11 +211,9 @@ class Child:
                 raise self._kill("talks too much")
         try:
             answer = json.loads(said)
-            if isinstance(answer, str):
-                raise SandboxError(f"{self._nursery.parser.function} failed with an error that is no Reject:\n{answer}")
             if len(answer) == count and all(map(_is_verdict, answer)):
                 return answer
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             pass
         raise self._kill("talks nonsense")
 

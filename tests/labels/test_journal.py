@@ -111,6 +111,15 @@ def test_a_life_without_any_batch_is_counted():
         os.close(journal._file)
 
 
+def test_a_journal_that_was_cut_short_is_read(folder):
+    journal = Journal("a")
+    journal.take((4, 0, 8))
+    os.close(journal._file)
+    path = folder / "raylabel-journal-a"
+    path.write_bytes(path.read_bytes() + b', "deaths": [[1, 2')  # of a longer one, which was to be cut off next
+    assert Journal("a")._deaths == {(4, 0, 8): 1}
+
+
 def test_old_journals_are_swept(folder):
     for name in ("raylabel-journal-old", "raylabel-journal-new", "another"):
         (folder / name).write_bytes(b"")

@@ -59,6 +59,9 @@ def test_large_media_and_many_go_in_spans(words: Sandbox):
         ("!eat", "out_of_memory: over 1 GB"),
         ("!eat_outside_python", "decoder_crash: SIGABRT"),
         ("!reject because", "corrupt: because"),
+        ("!fail", "decoder_crash: KeyError: 'a mistake of ours'"),
+        ("!lie " + "[" * 5000, "decoder_crash: talks nonsense"),
+        ('!lie "what"', "decoder_crash: talks nonsense"),
         ("!lie [5, 5]", "decoder_crash: talks nonsense"),
         ("!lie what", "decoder_crash: talks nonsense"),
         ('!lie [["no such reason", ""], 1, 1]', "decoder_crash: talks nonsense"),
@@ -103,10 +106,14 @@ def test_several_that_kill_in_one_span(words: Sandbox):
     assert verdicts == ["decoder_crash: SIGSEGV" if i % 5 == 2 else f"X{i}" for i in range(40)]
 
 
-def test_a_fault_of_the_parser_is_no_reject(words: Sandbox):
-    with pytest.raises(SandboxError, match=r"(?s)poison:words.*KeyError: 'a mistake of ours'"):
-        words.convert([b"a", b"!fail"])
-    assert words.convert([b"next"]) == [b"NEXT"]
+def test_a_child_that_cannot_be_locked_in_parses_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        nursery,
+        "_BOOT",
+        nursery._BOOT.replace("main(", "import raylabel.media.child as c; c.filter_calls = lambda pid: 1 / 0; main("),
+    )
+    with Sandbox(Parser.of(poison.words)) as sandbox, pytest.raises(SandboxError, match="locked in: ZeroDivisionError"):
+        sandbox.convert([b"a"])
 
 
 def test_a_parser_that_cannot_be_made_says_so():
