@@ -82,7 +82,7 @@ def test_teachers_leave_a_cpu_to_the_tasks(nodes, decode, pool):
     assert cluster.teachers(Resources(decode=decode, teachers=1)).actors == 1
     with pytest.raises(InputError, match=f"has room for {pool.actors}"):
         cluster.teachers(Resources(decode=decode, teachers=pool.actors + 1))
-    assert cluster.cpus - pool.actors * pool.cpus >= min(0.97, cluster.cpus / 2)
+    assert cluster.cpus - pool.actors * pool.cpus >= min(0.96, cluster.cpus / 2)
     # Whichever machines vanish, the actors that crowd on another leave room there for the tasks.
     if not pool.gpus and cluster.cpus > len(nodes):
         free = 0.25 if pool.threads else 0.5
