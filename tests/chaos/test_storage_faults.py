@@ -18,7 +18,7 @@ from raylabel.artifact import Root
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.pipeline import prepare
-from raylabel.storage import filesystem, list_files, read_file, write_file
+from raylabel.storage import ATTEMPTS, filesystem, list_files, read_file, write_file
 
 JOB = Path(__file__).with_name("lists.py")
 STAGES = {"scores": "label", "picks": "select", "examples-picked": "materialize"}
@@ -177,9 +177,19 @@ def test_an_object_store_that_fails_now_and_then_shows_in_no_list(
 def test_an_object_that_fails_for_ever_is_named(method: str, status: str, bucket: str, faults: Plan) -> None:
     uri = f"{bucket}/some/object"
     write_file(uri, b"before")
-    faults.broken = lambda m, path: status if m == method and path.endswith("/object") else ""
+    asked = 0
+
+    def broken(how: str, path: str) -> str:
+        nonlocal asked
+        if how == method and path.endswith("/object"):
+            asked += 1
+            return status
+        return ""
+
+    faults.broken = broken
     with pytest.raises(InputError, match=f"'{uri}'.*run the same command again: what is committed stays"):
         read_file(uri) if method == "GET" else write_file(uri, b"after")
+    assert asked == (ATTEMPTS if status.startswith("5") else 1)
     faults.broken = lambda method, path: ""
     assert read_file(uri) == b"before" and list_files(bucket) == ["some/object"]
 
