@@ -106,11 +106,14 @@ class _File:
         return data
 
     def _ask(self, read: Callable[[], T]) -> T:
-        for attempt in range(1, self._attempts):
+        failure = None
+        for attempt in range(1, self._attempts + 1):
             try:
                 return read()
             except OSError as error:
                 if OVERFLOWN not in str(error):
                     raise
+                failure = error
+            if attempt < self._attempts:
                 time.sleep(random.uniform(0, min(LONGEST, 2**attempt / 2)))
-        return read()
+        raise OSError(f"the store refused to give a few bytes, {self._attempts} times") from failure

@@ -49,7 +49,9 @@ def test_a_store_that_always_refuses_a_few_bytes_is_an_error(
     monkeypatch.setattr(patient, "LONGEST", 0.0)
     write_file(f"{bucket}/file", b"x")
     faults.broken = lambda method, path: "503 Slow Down" if method == "GET" and path.endswith("/file") else ""
-    with pytest.raises(InputError, match=f"cannot read '{bucket}/file'"):
+    with pytest.raises(
+        InputError, match=f"cannot read '{bucket}/file': the store refused to give a few bytes, 10 times"
+    ):
         read_file(f"{bucket}/file")
 
 
