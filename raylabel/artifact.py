@@ -34,6 +34,7 @@ from raylabel.storage import (
     write_file,
     writing,
 )
+from raylabel.watch import moved
 
 MANIFEST = "manifest.json"
 RECIPE = "recipe.json"
@@ -238,6 +239,7 @@ class Root:
         draft = Draft(f"{self.uri}/{name}-{digest(identity)}")
         recipe = {"name": name, "identity": dict(identity)}
         write_file(f"{draft.uri}/{RECIPE}", json.dumps(recipe, indent=2, ensure_ascii=False).encode())
+        moved(name)
         start = time.monotonic()
         try:
             built = build(draft)
@@ -245,6 +247,7 @@ class Root:
             if (found := find_input_error(error)) and found is not error:
                 raise found from error  # what a remote process said, without the wrapping
             raise
+        moved()
         info = {"seconds": round(time.monotonic() - start, 3), **built.info}
         delete_folder(f"{draft.uri}/scratch")
         sweep(draft.uri)

@@ -33,8 +33,10 @@ from raylabel.errors import InputError
 from raylabel.media.decode import Reject, decode_pixels
 from raylabel.media.sandbox import Parser, shared_sandbox
 from raylabel.report.terminal import Progress
+from raylabel.retry import NothingGainedError, make
 from raylabel.schema import EXAMPLES, PICKS, REJECTS, check, split_key
 from raylabel.storage import filesystem, reading
+from raylabel.watch import beat
 
 SAMPLES = 4096  # picked samples in a file
 TOGETHER = 64  # of them read and decoded at a time
@@ -66,28 +68,36 @@ class Materialize:
 
 
 def materialize(
-    root: Root, name: str, picks: Artifact, shards: Artifact, corpus: Corpus, config: Materialize, reject_limit: float
+    root: Root,
+    name: str,
+    picks: Artifact,
+    shards: Artifact,
+    corpus: Corpus,
+    config: Materialize,
+    reject_limit: float,
+    retry_rejects: bool = False,
 ) -> Artifact:
     """EXAMPLES of the picks: a sample's bytes once, with all its labels in the order of their numbers.
 
     One pass over what holds a pick: shards and parquet row groups without one are not read. Each sample is decoded
     once here, so that training never meets one it cannot read: REJECTS lists those left out, InputError if they are
-    more than `reject_limit` of the picks, or if a shard that holds some changed since it was indexed.
+    more than `reject_limit` of the picks, or if a shard that holds some changed since it was indexed. `retry_rejects`
+    writes all anew where some were rejected, which may be read now.
 
     Memory: one task holds the picks, some 60 bytes each, while it sorts them; a task that writes a file holds the
     bytes of its 4,096 samples twice; the driver holds 64 numbers for each file.
     """
 
-    def build(draft: Draft) -> Built:
+    def build(draft: Draft, before: Artifact | None) -> Built:
         plan = draft.scratch("plan")
         samples = ray.get(_write_plan.remote(plan, picks))
         done = committed_parts(draft.uri)
-        before = sum(record["samples"] for record in done.values())
+        stood = sum(record["samples"] for record in done.values())
         todo = [p for p in range(-(-samples // SAMPLES)) if p not in done]
         inputs: list[Any] = [ray.put(x) for x in (Shards(shards), corpus, config)]
         running = [_write_part.remote(draft.uri, plan, part, *inputs) for part in todo]
-        passed, rejected = before, _rejected(done.values())
-        with Progress(f"materialize {name}", samples, done=before) as progress:
+        passed, rejected = stood, _rejected(done.values())
+        with Progress(f"materialize {name}", samples, done=stood) as progress:
             while running:
                 ready, running = ray.wait(running)
                 record = ray.get(ready[0])
@@ -95,10 +105,13 @@ def materialize(
                 passed, rejected = passed + record["samples"], rejected + _rejected([record])
                 progress.update(passed, rejects=rejected)
         built = summarise(done, samples, reject_limit)
-        return Built(built.files, {**built.info, "images": samples - before})
+        if before and built.info["rejected"] == before.info["rejected"]:
+            draft.discard()
+            raise NothingGainedError
+        return Built(built.files, {**built.info, "images": samples - stood})
 
     identity = {"picks": picks.digest, "shards": shards.info["content"], "materialize": identity_of(config)}
-    return root.make(f"examples-{name}", identity, build)
+    return make(root, f"examples-{name}", identity, build, retry_rejects)
 
 
 def _rejected(records: Iterable[dict[str, Any]]) -> int:
@@ -170,6 +183,7 @@ def write_part(
     sandbox = shared_sandbox(Parser.of(encode_parser, short_side=config.short_side, quality=config.quality))
     samples = _read(corpus, shards, list(labels))
     while some := list(itertools.islice(samples, TOGETHER)):
+        beat()
         read = [sample for sample in some if sample.media is not None]
         encoded = sandbox.convert([sample.media or b"" for sample in read])
         for sample, found in zip(read, encoded, strict=True):

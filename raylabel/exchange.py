@@ -19,6 +19,7 @@ import ray
 from raylabel.artifact import File
 from raylabel.schema import SCORES, check
 from raylabel.storage import filesystem, reading, write_file
+from raylabel.watch import beat, moved
 
 BATCH_ROWS = 65_536  # rows read at a time; small enough that a batch's columns stay in the CPU's cache
 
@@ -36,6 +37,7 @@ def run_tasks(
     while waiting:
         ready, waiting = ray.wait(waiting)
         ray.get(ready)
+        moved()
         if tell:
             tell(1 - len(waiting) / len(references))
     return ray.get(references)
@@ -63,6 +65,7 @@ def group_name(index: int, groups: list[list[str]]) -> str:
 @contextmanager
 def open_scores(folder: str, name: str) -> Iterator[pq.ParquetFile]:
     """A file of SCORES. InputError if its columns are others, or if it cannot be read."""
+    beat()  # a task reads as many as its share of the corpus has
     fs, path = filesystem(folder)
     where = f"{folder}/{name}"
     with reading(where), pq.ParquetFile(f"{path}/{name}", filesystem=fs) as file:

@@ -79,6 +79,9 @@ class Recipe:
     """The student on the labeled set, all layers."""
     seed: int = 0
     """Of every random choice: weights, order, crops."""
+    retry_rejects: bool = field(default=False, metadata=NOT_IDENTITY)
+    """Try again what an earlier run rejected: storage that failed may be back. What can be read now is added, and what
+    follows from it is made anew; if nothing can, nothing is."""
     resources: Resources = field(default=Resources(), metadata=NOT_IDENTITY)
     """What the work may use; changes no result's identity."""
 
@@ -156,8 +159,10 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
     """
     start = prepare(root, recipe)
     corpora, shards, classes = start.corpora, start.shards, start.classes
-    labels, limit = start.labels, recipe.label.reject_limit
-    lesson = materialize(root, "labeled", labels, shards["labeled"], corpora["labeled"], recipe.materialize, limit)
+    labels, limit, again = start.labels, recipe.label.reject_limit, recipe.retry_rejects
+    lesson = materialize(
+        root, "labeled", labels, shards["labeled"], corpora["labeled"], recipe.materialize, limit, again
+    )
 
     for config in (recipe.teacher.train, recipe.finetune, recipe.control):  # known now, not after days of pre-training
         if config:
@@ -171,11 +176,13 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
 
     # 2. It labels the corpus, once; the best K of every class become a training set.
     scores = label(
-        root, teacher, shards["unlabeled"], corpora["unlabeled"], recipe.view, recipe.label, recipe.resources
+        root, teacher, shards["unlabeled"], corpora["unlabeled"], recipe.view, recipe.label, recipe.resources, again
     )
     duplicates = find_duplicates(root, scores)
     picks = select(root, scores, duplicates, recipe.select, classes)
-    pseudo = materialize(root, "picked", picks, shards["unlabeled"], corpora["unlabeled"], recipe.materialize, limit)
+    pseudo = materialize(
+        root, "picked", picks, shards["unlabeled"], corpora["unlabeled"], recipe.materialize, limit, again
+    )
 
     # 3. The student learns from the picks alone. 4. It is fine-tuned on the clean labels alone.
     pretrained = fit("pretrained", recipe.student, pseudo, recipe.pretrain)
@@ -193,7 +200,7 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
     }
     config = replace(recipe.label, p=TOP)
     tests = {
-        name: label(root, model, shards["test"], corpora["test"], recipe.view, config, recipe.resources)
+        name: label(root, model, shards["test"], corpora["test"], recipe.view, config, recipe.resources, again)
         for name, model in models.items()
     }
     right = {name: hits(tested, start.test_labels) for name, tested in tests.items()}

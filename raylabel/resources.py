@@ -21,11 +21,16 @@ class Resources:
     the machines without one have more CPUs than those with."""
     workers: int = 0
     """Training workers (DDP). 0: one per GPU; without a GPU one per CPU, each with at least 32 images of a batch."""
+    patience: float = 300
+    """Seconds in which nothing at all was done, in any process, after which a run ends in an error that says what it
+    waits for. Where the cluster starts machines on demand: more than that takes."""
 
     def __post_init__(self):
         for name in ("teachers", "workers"):
             if getattr(self, name) < 0:
                 raise InputError(f"resources.{name} is {getattr(self, name)}: give 0 (choose) or a positive number")
+        if not self.patience > 0:
+            raise InputError(f"resources.patience is {self.patience}: give a positive number of seconds")
         if self.decode not in get_args(Decode):
             raise InputError(f"resources.decode is '{self.decode}': choose {', '.join(get_args(Decode))}")
 
@@ -58,7 +63,8 @@ class Cluster:
     def now(cls) -> "Cluster":
         import ray
 
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        leaving = draining_nodes()
+        alive = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["NodeID"] not in leaving]
         nodes = (Node(int(r.get("CPU", 0)), int(r.get("GPU", 0))) for r in alive)
         return cls(tuple(node for node in nodes if node.cpus or node.gpus))
 
@@ -121,6 +127,13 @@ class Cluster:
 
         # The driver's processor stands for the cluster's: where they differ, say the precision in the recipe.
         return "bf16" if self.gpus or torch.cpu._is_avx512_bf16_supported() else "fp32"  # pyright: ignore
+
+
+def draining_nodes() -> set[str]:
+    """Ids of the machines that are about to be taken away (a spot notice, SIGTERM to Ray there, a scale-down)."""
+    import ray._private.state  # what Ray Train itself looks at; there is no public way
+
+    return set(ray._private.state.state.get_draining_nodes())
 
 
 def _share(cpus: int, spare: float, actors: int) -> float:

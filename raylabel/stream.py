@@ -121,6 +121,14 @@ class Stream:
                 "needs 2: lower --resources.workers, or raise the batch"
             )
 
+    def serves(self, world: int, batch: int) -> bool:
+        """Whether that many workers can share a batch."""
+        try:
+            self.check_workers(world, batch)
+        except InputError:
+            return False
+        return True
+
     def mine(self, start: int, stop: int, rank: int, world: int) -> Iterator[int]:
         """Which global items of [start, stop) this worker serves: those of its lanes, lane % world == rank."""
         return (g for g in range(start, stop) if g % len(self.lanes) % world == rank)

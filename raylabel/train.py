@@ -4,10 +4,8 @@ Synchronous SGD with momentum on Ray Train (DDP). BatchNorm statistics are each 
 The sum of a batch's gradients does not depend on how its images are spread over the workers.
 """
 
-import io
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -18,17 +16,22 @@ import ray
 import ray.train
 import ray.train.torch
 
-from raylabel.artifact import NOT_IDENTITY, Artifact, Built, Draft, Root, filesystem, identity_of, write_bytes
+from raylabel.artifact import NOT_IDENTITY, Artifact, Built, Draft, Root, identity_of, write_bytes
+from raylabel.checkpoint import Checkpoints
 from raylabel.errors import InputError
 from raylabel.media.views import View, normalise
-from raylabel.models import CURVE, WEIGHTS, Model, build, describe, load_model, save_weights
+from raylabel.models import CURVE, WEIGHTS, Model, build, describe, load_model, load_weights, save_weights
 from raylabel.report.board import make_board, shown
 from raylabel.report.terminal import Progress
 from raylabel.resources import Cluster, Resources
 from raylabel.schedule import Schedule, lr_at
 from raylabel.stream import Stream
+from raylabel.workers import TERMINATED, Workers, heed_sigterm
 
 POINTS = 200  # of a training curve
+AGREE = 2.0  # seconds between two agreements of all ranks on whether to halt: one small broadcast each
+MOMENTUM = "momentum.safetensors"
+STATE = "state.json"  # of a checkpoint, beside its tensors: {step, sums, passed_over}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +104,8 @@ def train(
 ) -> Artifact:
     """The network trained on the examples from random weights, or from those of `init`.
 
-    A run that was killed goes on from its last checkpoint with the same sequence of samples. info: seconds, images.
+    A run that was killed goes on from its last checkpoint with the same sequence of samples, whatever the number of
+    workers. info: seconds, images, workers (of its last start), passed_over (damaged checkpoints, if there were any).
     """
     cluster = Cluster.now()
     precision = cluster.precision(config.precision)
@@ -116,59 +120,38 @@ def train(
     }
 
     def build_model(draft: Draft) -> Built:
-        workers = cluster.workers(resources, config.batch)
-        Stream(examples, seed).check_workers(workers, config.batch)
-        board = make_board()
+        board, checkpoints = make_board(), Checkpoints(draft.scratch("checkpoints"))
+        workers = Workers(resources, cluster, config.batch, Stream(examples, seed), board)
         job = Job(model, classes, examples, config, precision, view, init, seed, board)
-        with Progress(f"train {name}", config.processed) as progress, shown(board, progress):
-            result = fit(_loop, {"job": job}, draft.scratch("ray_train"), workers, bool(cluster.gpus))
-            before, stopped = ray.get(board.outcome.remote())
+        start = checkpoints.newest()
+        before = start.step * config.batch
+        ray.get(board.set.remote(before, ""))
+        with Progress(f"train {name}", config.processed, done=before) as progress, shown(board, progress):
+            settings, storage = {"job": job, "checkpoints": checkpoints}, draft.scratch("ray_train")
+            final = workers.run(_loop, settings, storage, checkpoints, start, config.steps, progress.say)
         ray.kill(board)
-        if stopped:
-            raise InputError(stopped)
-        assert result.checkpoint is not None
-        with result.checkpoint.as_directory() as folder:
-            names = (WEIGHTS, CURVE)
-            files = [write_bytes(draft.uri, name, _read(os.path.join(folder, name))) for name in names]
-        info = {**describe(model, classes), "workers": workers, "hardware": cluster.name}
+        files = [write_bytes(draft.uri, name, final.files[name]) for name in (WEIGHTS, CURVE)]
+        info = {**describe(model, classes), "workers": workers.count, "hardware": cluster.name}
         info["images"] = config.processed - before  # in the build that took `seconds`
+        if passed_over := json.loads(final.files[STATE])["passed_over"]:
+            info["passed_over"] = passed_over
         return Built(files, info)
 
     return root.make(name, identity, build_model)
 
 
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def fit(loop: Callable[[dict[str, Any]], None], settings: dict[str, Any], storage: str, workers: int, gpu: bool):
-    """Runs the loop on that many workers, each with the settings; Ray Train's result."""
-    fs, path = filesystem(storage)
-    trainer = ray.train.torch.TorchTrainer(
-        loop,
-        train_loop_config=settings,
-        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": 1}),
-        run_config=ray.train.RunConfig(
-            name="run",  # the same name in the same place: Ray Train goes on from the last checkpoint it finds there
-            storage_path=path,
-            storage_filesystem=fs,
-            # Finite, so that a loop that fails for a reason of its own ends in its error.
-            failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=3),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-        ),
-    )
-    return trainer.fit()
-
-
 def _loop(settings: dict[str, Any]) -> None:
     """What each worker runs."""
-    for _ in steps(settings["job"]):
+    for _ in steps(settings["job"], settings["checkpoints"]):
         pass
 
 
-def steps(job: Job) -> Generator[int, None, None]:
-    """Trains, and yields the number of steps done after each: every worker has to ask for the same number."""
+def steps(job: Job, checkpoints: Checkpoints) -> Generator[int, None, None]:
+    """Trains, and yields the number of steps done after each: every worker has to ask for the same number.
+
+    Goes on from the newest checkpoint. Ends with the last step, or before it where the board or a SIGTERM says so, and
+    leaves a checkpoint of where it ended. InputError if the loss is not a number.
+    """
     import torch
     import torch.distributed
     from torch.nn import functional
@@ -177,6 +160,7 @@ def steps(job: Job) -> Generator[int, None, None]:
     config, context = job.config, ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
+    heed_sigterm()
     torch.set_num_threads(1)  # a worker per core: also one order of every sum
     torch.manual_seed(job.seed)
     module = load_model(job.init) if job.init else build(job.model, job.classes)
@@ -185,16 +169,14 @@ def steps(job: Job) -> Generator[int, None, None]:
         module.parameters(), config.schedule.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
     sums = torch.zeros(3, device=device)  # loss, correct, images since the last point of the curve
-    step, curve = _restore(module, optimizer, sums, rank)
+    step, curve, passed_over = _restore(checkpoints, module, optimizer, sums, rank)
     parallel = DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
     last, total = config.steps, config.processed
     every = max(1, last // POINTS)
     batches = Stream(job.examples, job.seed).batches(
         job.view, config.batch, step * config.batch, total, rank, world, _loaders(), _memory(device)
     )
-    note, told = "", 0.0
-    if rank == 0:
-        ray.get(job.board.set.remote(step * config.batch, ""))
+    note, told, halts = "", 0.0, _Halts(job.board, rank, step, device)
     for pixels, labels in batches:
         lr = lr_at(config.schedule, step * config.batch, total)
         for group in optimizer.param_groups:
@@ -218,17 +200,61 @@ def steps(job: Job) -> Generator[int, None, None]:
             sums.zero_()
             done = step * config.batch
             if loss != loss:  # on every rank alike: all end here
-                why = f"the loss is not a number after {done:,} images: lower the learning rate, here {lr:g}"
-                ray.get(job.board.stop.remote(why))
-                return
+                raise InputError(
+                    f"the loss is not a number after {done:,} images: lower the learning rate, here {lr:g}"
+                )
             curve.append({"images": done, "loss": loss / seen, "accuracy": correct / seen, "lr": lr})
             note = f"loss {loss / seen:.3f}, accuracy {correct / seen:.1%}"
         if rank == 0 and (step == last or time.monotonic() > told + 1):
-            job.board.set.remote(step * config.batch, note)
+            halts.tell(step * config.batch, note)
             told = time.monotonic()
-        if step % config.checkpoint_every == 0 or step == last:
-            _save(module, optimizer, step, curve, rank, sums)
+        halted = halts.agreed(step)
+        if halted or step % config.checkpoint_every == 0 or step == last:
+            if rank == 0:  # ends here if the driver has: another one may be writing by now
+                ray.get(job.board.get.remote())
+            _save(checkpoints, module, optimizer, sums, step, curve, passed_over, rank)
         yield step
+        if halted:
+            batches.close()
+            return
+
+
+class _Halts:
+    """Whether training is to halt: rank 0 hears it from the board, and all ranks agree on it now and then."""
+
+    def __init__(self, board: Any, rank: int, step: int, device):
+        self._board, self._rank, self._device = board, rank, device
+        self._next, self._then, self._gap = step + 1, time.monotonic(), 1
+        self._answer: Any = None
+        self._passed_on = False
+
+    def tell(self, done: int, note: str) -> None:
+        """Rank 0 tells the board how far training is; the answer is looked at later, so that nothing waits for it."""
+        self._answer = self._board.set.remote(done, note)
+
+    def agreed(self, step: int) -> bool:
+        """Whether all ranks halt after this step: each has to ask after every step. A broadcast every AGREE seconds."""
+        import torch
+        import torch.distributed
+
+        if TERMINATED.is_set() and not self._passed_on:
+            self._passed_on = True
+            self._board.halt.remote(True)
+        if step < self._next:
+            return False
+        halted = False
+        if self._rank == 0:
+            if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+                halted = ray.get(self._answer)
+            now = time.monotonic()
+            # Steps until AGREE seconds have gone by, as fast as the last ones were; at first they are no measure.
+            due = round(AGREE * self._gap / max(now - self._then, 1e-6))
+            self._gap, self._then = max(1, min(due, 4 * self._gap)), now
+        word = torch.tensor([halted, self._gap], dtype=torch.int64, device=self._device)
+        torch.distributed.broadcast(word, 0)
+        agreed, self._gap = word.tolist()
+        self._next = step + self._gap
+        return bool(agreed)
 
 
 def _loaders() -> int:
@@ -251,39 +277,57 @@ def _memory(device) -> Callable[[tuple[int, ...]], np.ndarray]:
     return pinned
 
 
-def _restore(module, optimizer, sums, rank: int) -> tuple[int, list[dict[str, float]]]:
-    """(step, curve) of the last checkpoint, whose state is loaded; (0, []) at the start of a run."""
-    import torch
+def _restore(
+    checkpoints: Checkpoints, module, optimizer, sums, rank: int
+) -> tuple[int, list[dict[str, float]], list[str]]:
+    """(step, curve, damaged checkpoints that were passed over) of the newest checkpoint, whose state is loaded.
 
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return 0, []
-    with checkpoint.as_directory() as folder:
-        state = torch.load(os.path.join(folder, "state.pt"), map_location=sums.device, weights_only=True)
-        curve = json.loads(_read(os.path.join(folder, CURVE)))
-    module.load_state_dict(state["module"])
-    optimizer.load_state_dict(state["optimizer"])
-    if rank == 0:  # they were summed over all ranks
-        sums.copy_(state["sums"])
-    return state["step"], curve
-
-
-def _save(module, optimizer, step: int, curve: list, rank: int, sums) -> None:
-    """Reports a checkpoint: all state, and what the artifact keeps. Every rank calls it; rank 0 writes."""
+    Rank 0 reads it, so that all go on from the same one. The others get step and momentum here and the weights from
+    DDP, which gives them to all; the rest is rank 0's alone.
+    """
+    import safetensors.torch
     import torch
     import torch.distributed
 
-    total = sums.clone()
-    torch.distributed.all_reduce(total)
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = None
-        if rank == 0:
-            buffer = io.BytesIO()
-            state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "sums": total}
-            torch.save(state, buffer)
-            contents = {"state.pt": buffer.getvalue(), WEIGHTS: save_weights(module), CURVE: json.dumps(curve).encode()}
-            for name, data in contents.items():
-                with open(os.path.join(folder, name), "wb") as file:
-                    file.write(data)
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-        ray.train.report({"step": step}, checkpoint=checkpoint)
+    found, curve, passed_over, momentum = None, [], [], {}
+    if rank == 0:
+        found = checkpoints.newest()
+        passed_over = list(found.passed_over)
+        if found.step:
+            state, curve = json.loads(found.files[STATE]), json.loads(found.files[CURVE])
+            load_weights(module, found.files[WEIGHTS], checkpoints.folder)
+            momentum = safetensors.torch.load(found.files[MOMENTUM])
+            sums.copy_(torch.tensor(state["sums"]))  # they were summed over all ranks
+            passed_over += state["passed_over"]
+    step = torch.tensor(found.step if found else 0, device=sums.device)
+    torch.distributed.broadcast(step, 0)
+    if step.item():
+        for name, parameter in module.named_parameters():
+            held = torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+            if name in momentum:
+                held.copy_(momentum[name])
+            torch.distributed.broadcast(held, 0)
+            # Laid out as the optimizer would. One that is zero is as good as none yet.
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(held)
+    return int(step.item()), curve, passed_over
+
+
+def _save(checkpoints: Checkpoints, module, optimizer, sums, step: int, curve: list, passed_over: list, rank: int):
+    """Saves all state, and what the artifact keeps. Every rank calls it; rank 0 writes."""
+    import safetensors.torch
+    import torch.distributed
+
+    # From here on rank 0 holds the sums of all, as after a restart: both go on to the same curve.
+    torch.distributed.all_reduce(sums)
+    if rank != 0:
+        sums.zero_()
+        return
+    momentum = {
+        name: optimizer.state[parameter]["momentum_buffer"].cpu().contiguous()
+        for name, parameter in module.named_parameters()
+        if optimizer.state[parameter].get("momentum_buffer") is not None
+    }
+    state = {"step": step, "sums": sums.tolist(), "passed_over": passed_over}
+    files = {WEIGHTS: save_weights(module), MOMENTUM: safetensors.torch.save(momentum), CURVE: json.dumps(curve)}
+    files[STATE] = json.dumps(state)
+    checkpoints.save(step, {name: data if isinstance(data, bytes) else data.encode() for name, data in files.items()})

@@ -6,17 +6,23 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from raylabel.labels.scorer import Ranked, Run
 from raylabel.media.decode import Reject
+from raylabel.media.sandbox import Parser
 from raylabel.media.views import View, eval_pixels
+
+_parsed: list[None] = []  # as long as the samples that this process has parsed
 
 
 def misbehave(data: bytes) -> bytes | None:
     """Does what `data` says and tells what came of it; None if they say nothing."""
     word, _, rest = data.partition(b" ")
+    _parsed.append(None)
     match word:
         case b"!segfault":
             ctypes.string_at(0)
@@ -42,7 +48,9 @@ def misbehave(data: bytes) -> bytes | None:
                 ctypes.memset(pointer, 1, 64 << 20)
             os.abort()  # as C++ does when it gets no memory
         case b"!killed":
-            os.kill(os.getpid(), signal.SIGKILL)
+            signal.raise_signal(signal.SIGKILL)
+        case b"!not_first" if len(_parsed) > 1:
+            os.abort()
         case b"!fail":
             raise KeyError("a mistake of ours")
         case b"!reject":
@@ -60,7 +68,7 @@ def _tried(what: str) -> str:
     tries: dict[str, Callable[[], object]] = {
         "open": lambda: open("/etc/passwd").read(),
         "write": lambda: open("/tmp/raylabel-canary", "w"),
-        "connect": lambda: socket.create_connection(("127.0.0.1", int(what.partition(":")[2])), 1),
+        "connect": lambda: socket.socket().connect(("127.0.0.1", int(what.partition(":")[2]))),
         "fork": os.fork,
         "run": lambda: subprocess.run(["true"], check=True),
         "kill": lambda: os.kill(os.getppid(), 0),
@@ -106,6 +114,40 @@ def pictures(view: dict) -> Callable[[bytes, Sequence[int]], np.ndarray]:
         return eval_pixels(data, config)
 
     return parse
+
+
+def first_bytes(width: int) -> Callable[[bytes, Sequence[int]], np.ndarray]:
+    """The first `width` bytes."""
+
+    def parse(data: bytes, _: Sequence[int]) -> np.ndarray:
+        misbehave(data)
+        return np.frombuffer(data[:width].ljust(width, b"\0"), np.uint8)
+
+    return parse
+
+
+@dataclass(frozen=True)
+class Fragile:
+    """A scorer of two classes, the first two bytes of a sample; it kills its process where the third is 'K'."""
+
+    shape: tuple[int, ...] = (3,)
+    p: int = 2
+
+    @property
+    def parser(self) -> Parser:
+        return Parser.of(first_bytes, width=3)
+
+    def start(self, gpu: bool) -> Run:
+        return self._run
+
+    def _run(self, batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
+        for batch in batches:
+            if (batch[:, 2] == ord("K")).any():
+                signal.raise_signal(signal.SIGSEGV)
+            values = batch[:, :2].astype(np.float32)
+            order = np.argsort(-values, axis=1, kind="stable").astype(np.int32)
+            ranked = np.take_along_axis(values, order, axis=1)
+            yield order, ranked, ranked
 
 
 def broken() -> Callable[[bytes, Sequence[int]], bytes]:

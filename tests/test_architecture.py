@@ -7,11 +7,25 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raylabel"
 
 # Lower rooms first; a module may import from its own row and those above it in this list, never below.
 ROWS = [
-    {"errors"},
-    {"schema", "patient", "storage", "artifact", "lease", "resources", "schedule", "topk", "ahead", "exchange", "rng"},
+    {"errors", "watch"},
+    {
+        "schema",
+        "patient",
+        "storage",
+        "artifact",
+        "lease",
+        "resources",
+        "schedule",
+        "topk",
+        "ahead",
+        "exchange",
+        "rng",
+        "retry",
+        "checkpoint",
+    },
     {"media", "models", "corpus", "report.summary", "report.terminal", "report.board", "report.page"},
     {"report.run", "report.plan", "datasets", "stream"},
-    {"labels", "duplicates", "selection", "examples", "train", "evaluate"},
+    {"labels", "duplicates", "selection", "examples", "workers", "train", "evaluate"},
     {"pilot"},
     {"pipeline"},
     {"plan", "recipes"},

@@ -137,7 +137,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
 
     process = start(killed)
     deadline = time.monotonic() + 200
-    while not list(killed.glob("net-*/scratch/ray_train/run/checkpoint_manager_snapshot.json")):
+    while not list(killed.glob("net-*/scratch/checkpoints/*/checksums.json")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

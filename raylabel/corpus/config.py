@@ -49,6 +49,8 @@ class Corpus:
     def __post_init__(self) -> None:
         if not isinstance(self.uri, tuple) or not self.uri or not all(isinstance(u, str) and u for u in self.uri):
             raise InputError(f"Corpus.uri is {self.uri!r}: give a tuple of one or more paths or URIs")
+        if bad := [uri for uri in self.uri if not is_text(uri)]:
+            raise InputError(f"Corpus.uri has {bad[0]!r}, which is not UTF-8 or holds a NUL: rename it")
         if self.format not in ("auto", *get_args(Format)):
             raise InputError(f"Corpus.format is {self.format!r}: give auto, parquet, webdataset or files")
         for field in ("media", "label", "classes"):
@@ -80,6 +82,11 @@ def absolute(uri: str) -> str:
     """The URI as other processes find it, wherever they run."""
     _, path, prefix = locate(uri)
     return prefix + path
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be kept in a table and asked for again: UTF-8, without NUL."""
+    return "\0" not in name and (name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name))
 
 
 def is_image(name: str) -> bool:

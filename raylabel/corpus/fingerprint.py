@@ -12,6 +12,7 @@ from raylabel.corpus.listing import file_path, file_root
 from raylabel.corpus.tar import TarReader
 from raylabel.errors import InputError
 from raylabel.storage import line, reading
+from raylabel.watch import beat
 
 EDGE = 1 << 16  # bytes at either end of a file that its fingerprint covers; the last ones hold a parquet's footer
 
@@ -21,6 +22,7 @@ def measure_packed(corpus: Corpus, uri: str, form: Format) -> tuple[int, int, st
 
     The fingerprint is of the size and of the first and last 64 KiB; neither place nor time of a file is part of it.
     """
+    beat()
     try:
         fs, path, _ = locate(uri)
         with fs.open_input_file(path) as file:
@@ -48,6 +50,7 @@ def file_sizes(uri: str, lines: Sequence[str]) -> list[int]:
 
 def verify_shard(shard: Mapping[str, Any]) -> None:
     """InputError naming it if a row of SHARDS is of a shard that changed or vanished since it was indexed."""
+    beat()
     with reading(shard["uri"]):
         if shard["paths"]:
             _demand_same(shard, measure_files(shard["paths"], file_sizes(shard["uri"], shard["paths"])))

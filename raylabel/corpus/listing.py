@@ -13,7 +13,7 @@ from operator import itemgetter
 
 import pyarrow.fs as pafs
 
-from raylabel.corpus.config import Corpus, Format, is_image, iterate_lines, locate
+from raylabel.corpus.config import Corpus, Format, is_image, is_text, iterate_lines, locate
 from raylabel.errors import InputError
 
 AHEAD = 32  # folders that are listed before their turn: a listing of an object store takes some 50 ms
@@ -127,7 +127,7 @@ def _find_in_folder(corpus: Corpus, fs: pafs.FileSystem, folder: str, prefix: st
 def _list_lines(uri: str) -> Iterator[str]:
     for number, line in enumerate(iterate_lines(uri), 1):
         path, *labels = line.split("\t")
-        if not path or path.startswith("/") or "://" in path or len(labels) > 1:
+        if not path or path.startswith("/") or "://" in path or not is_text(path) or len(labels) > 1:
             raise InputError(
                 f"line {number} of '{uri}' is {line!r}: give a path relative to the list's folder (URLs are not "
                 "fetched), then at most a TAB and a label"
@@ -213,7 +213,7 @@ def _list_local(folder: _Folder) -> "list[Files | _Folder]":
                     found.append((f"{name}/", inner))
             elif _form(name):
                 path = folder.below + name
-                if not path.isascii() and any("\ud800" <= letter <= "\udfff" for letter in path):
+                if not is_text(path):
                     raise InputError(f"the name of {os.fsencode(entry.path)!r} is not UTF-8: rename the file")
                 found.append((name, entry.stat().st_size if entry.is_file() else -1))
     return _in_order(folder, found)

@@ -54,7 +54,7 @@ class Sample:
 
 def read_unit(corpus: Corpus, shard: Mapping[str, Any], unit: Unit, labels: bool = False) -> Iterator[Sample]:
     """The unit's `unit.rows` Samples, in row order; `shard` is its row of SHARDS. As `read_rows` of all its rows."""
-    return read_rows(corpus, shard, range(unit.first, unit.first + unit.rows), labels)
+    return read_rows(corpus, shard, unit.only or range(unit.first, unit.first + unit.rows), labels)
 
 
 def read_rows(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool = False) -> Iterator[Sample]:

@@ -22,6 +22,7 @@ from raylabel.errors import InputError, find_input_error
 from raylabel.report.terminal import PatientProgress
 from raylabel.resources import Cluster
 from raylabel.schema import SHARDS
+from raylabel.watch import moved
 
 RUN = 1024  # loose files of one shard
 RUNS = 32  # such shards in a row group of SHARDS: what is read to know the paths of one
@@ -183,8 +184,10 @@ def _natural(uri: str) -> str:
 def fetch(reference: Any) -> Any:
     """What a task made; the InputError that it raised, without Ray's wrapping."""
     try:
-        return ray.get(reference)
+        found = ray.get(reference)
     except RayTaskError as error:
         if found := find_input_error(error):
             raise found from error
         raise
+    moved()
+    return found

@@ -13,6 +13,8 @@ class Unit:
     shard: int
     first: int
     rows: int
+    only: tuple[int, ...] = ()
+    """These `rows` rows, in order, where they are not all that follow `first`."""
 
 
 class Units:

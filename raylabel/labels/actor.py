@@ -9,25 +9,35 @@ import collections
 import functools
 import hashlib
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import ray
 
 from raylabel.ahead import ahead
 from raylabel.corpus import Corpus, Sample, Shards, Unit, read_unit
+from raylabel.errors import InputError
+from raylabel.labels.journal import LIVES, Journal
 from raylabel.labels.scorer import Ranked, Scorer
 from raylabel.media.sandbox import Sandbox, shared_sandbox
 from raylabel.resources import Pool
 from raylabel.schema import DIGEST_BYTES, REJECTS, SCORES
+from raylabel.watch import beat
 
 # What leaves an actor: a row per sample, scored (reason is empty) or rejected (no classes).
 ROWS = pa.schema([*SCORES, *(REJECTS.field(name) for name in ("uri", "stage", "reason", "detail"))])
 
 # A piece of work: the units that one task or one call of an actor takes, in order, as lists in a single row.
-ITEM = pa.schema([pa.field(name, pa.list_(pa.int64())) for name in ("shard", "first", "rows")])
+ITEM = pa.schema(
+    [
+        *(pa.field(name, pa.list_(pa.int64())) for name in ("shard", "first", "rows")),
+        pa.field("only", pa.list_(pa.list_(pa.int64()))),
+    ]
+)
 
 SPANS = 4  # of a batch, for each decoding thread: all end at about the same time
 
@@ -45,8 +55,9 @@ class Job:
 
 def item(units: Iterable[Unit]) -> pa.Table:
     """The units as one row of ITEM."""
-    columns = zip(*((unit.shard, unit.first, unit.rows) for unit in units), strict=True)
-    return pa.Table.from_arrays([pa.array([list(c)], ITEM.field(0).type) for c in columns], schema=ITEM)
+    columns = zip(*((unit.shard, unit.first, unit.rows, unit.only) for unit in units), strict=True)
+    arrays = [pa.array([list(c)], field.type) for c, field in zip(columns, ITEM, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=ITEM)
 
 
 class Actor:
@@ -54,6 +65,7 @@ class Actor:
 
     def __init__(self, job: Job):
         self._job = job
+        self._journal = Journal(ray.get_runtime_context().get_actor_id() or f"process-{os.getpid()}")
         self._threads = ThreadPoolExecutor(job.pool.threads) if job.pool.threads > 1 else None
         self._sandbox = Sandbox(job.scorer.parser, job.pool.threads) if job.pool.threads else None
         self._run = job.scorer.start(gpu=job.pool.gpus > 0)  # while the sandbox starts
@@ -68,15 +80,56 @@ class Actor:
                 yield from self._score(_batches(self._job, units, self._sandbox, self._threads))
 
     def _score(self, batches: Iterable[tuple["Facts", np.ndarray]]) -> Iterator[pa.Table]:
+        if self._journal.hopeless:
+            raise InputError(
+                f"the teacher's process died {LIVES} times in a row and finished no batch: its machine lacks memory, "
+                "or the network does not run there; try fewer --resources.teachers or a smaller --label.batch"
+            )
+        for accused, some in itertools.groupby(batches, lambda batch: self._journal.accuses(*_whole(batch[0]))):
+            if accused:
+                yield from (self._score_in_parts(*batch) for batch in some)
+            else:
+                yield from self._score_whole(some)
+
+    def _score_whole(self, batches: Iterable[tuple["Facts", np.ndarray]]) -> Iterator[pa.Table]:
         waiting: collections.deque[Facts] = collections.deque()  # a scorer on a GPU answers one batch behind
 
         def pixels() -> Iterator[np.ndarray]:
             for facts, batch in batches:
                 waiting.append(facts)
+                key, rows = _whole(facts)
+                self._journal.take((key, 0, rows))
                 yield batch
 
         for ranked in self._run(pixels()):
+            self._journal.give()
+            beat()
             yield _rows(waiting.popleft(), ranked)
+
+    def _score_in_parts(self, facts: "Facts", pixels: np.ndarray) -> pa.Table:
+        """A batch that kills: the same rows, for each is ranked alone, but for the samples that are guilty."""
+        key, rows = _whole(facts)
+        found: list[np.ndarray] = []
+        for first, last, guilty in self._journal.parts(key, rows):
+            some = np.zeros_like(pixels)
+            if guilty:
+                if not facts.reason[first]:
+                    facts.reject(first, "score", "teacher_crash", "its process died of it, also alone")
+            else:
+                some[first:last] = pixels[first:last]
+                self._journal.take((key, first, last))
+            ranked = next(iter(self._run([some])))
+            if not guilty:
+                self._journal.give()
+            found = found or [np.zeros_like(values) for values in ranked]
+            for values, new in zip(found, ranked, strict=True):
+                values[first:last] = new[first:last]
+        return _rows(facts, (found[0], found[1], found[2]))
+
+
+def _whole(facts: "Facts") -> tuple[int, int]:
+    """What a batch is known by: the key of its first sample, and how many it has."""
+    return int(facts.key[0]), len(facts.key)
 
 
 def decode(job: Job, table: pa.Table) -> Iterator[pa.Table]:
@@ -104,7 +157,8 @@ class Facts:
 
 def _units(table: pa.Table) -> Iterator[list[Unit]]:
     for row in table.to_pylist():
-        yield [Unit(*values) for values in zip(row["shard"], row["first"], row["rows"], strict=True)]
+        values = zip(row["shard"], row["first"], row["rows"], row["only"], strict=True)
+        yield [Unit(shard, first, rows, tuple(only)) for shard, first, rows, only in values]
 
 
 def _batches(
@@ -134,7 +188,8 @@ def _chunks(job: Job, units: Sequence[Unit]) -> Iterator[list[Sample]]:
     """
     for run in _runs(units):
         rows = sum(unit.rows for unit in run)
-        samples = read_unit(job.corpus, job.shards.row(run[0].shard), Unit(run[0].shard, run[0].first, rows))
+        whole = Unit(run[0].shard, run[0].first, rows, run[0].only)
+        samples = read_unit(job.corpus, job.shards.row(whole.shard), whole)
         for unit in run:
             for first in range(0, unit.rows, job.batch):
                 yield list(itertools.islice(samples, min(job.batch, unit.rows - first)))
@@ -144,7 +199,8 @@ def _chunks(job: Job, units: Sequence[Unit]) -> Iterator[list[Sample]]:
 def _runs(units: Sequence[Unit]) -> Iterator[list[Unit]]:
     run: list[Unit] = []
     for unit in units:
-        if run and (run[-1].shard, run[-1].first + run[-1].rows) != (unit.shard, unit.first):
+        follows = run and (run[-1].shard, run[-1].first + run[-1].rows) == (unit.shard, unit.first)
+        if run and (not follows or unit.only or run[-1].only):
             yield run
             run = []
         run.append(unit)

@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raylabel.artifact import Artifact, Root, filesystem
+from raylabel.artifact import Artifact, Root
 from raylabel.corpus import Shards, Unit, Units
+from raylabel.retry import TRY
 from raylabel.schema import REJECTS, SCORES, make_key
+from raylabel.storage import filesystem
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Earlier:
         self._folder, self._part = scores.uri, part
         self._units = Units(before.rows, unit)
         self._number, self._rows = _same(before, now), now.rows
+        self.rejected: int = scores.info["rejected"]
 
     @property
     def shards(self) -> int:
@@ -64,13 +67,18 @@ def find_earlier(root: Root, identity: Mapping[str, Any], shards: Shards, unit: 
     """Of all complete SCORES that differ from `identity` in the corpus alone, those that share most shards with it."""
     found = []
     for scores in root.named("scores"):
-        if {**scores.identity, "shards": None} == {**identity, "shards": None}:
+        if _source(scores.identity) == _source(identity):
             stem, _, tail = scores.info["shards"].rpartition("-")
             # Its SHARDS may be gone: whoever changed a shard on purpose was told to delete them.
             if before := next((one for one in root.named(stem) if one.digest == tail), None):
                 found.append(Earlier(scores, Shards(before), shards, unit, part))
-    best = max(found, key=lambda earlier: earlier.shards, default=None)
+    best = max(found, key=lambda earlier: (earlier.shards, -earlier.rejected), default=None)
     return best if best and best.shards else None
+
+
+def _source(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What SCORES are of, but for the corpus and for how often its rejects were tried."""
+    return {name: value for name, value in identity.items() if name not in ("shards", TRY)}
 
 
 def _same(before: Shards, now: Shards) -> np.ndarray:
@@ -85,6 +93,24 @@ def _names(shards: Shards) -> pa.Array:
     columns = shards.columns("uri", "fingerprint", "rows", "bytes")
     texts = [column.cast(pa.string()).combine_chunks() for column in columns.columns]
     return pc.binary_join_element_wise(*texts, "\n")  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def read_part(folder: str, name: str, number: int) -> pa.Table:
+    """A part's `scores` or `rejects`."""
+    fs, path = filesystem(folder)
+    schema = {"scores": SCORES, "rejects": REJECTS}[name]
+    return pq.read_table(f"{path}/{name}-{number:06d}.parquet", filesystem=fs, schema=schema)
+
+
+def rejected_units(folder: str, number: int) -> tuple[Unit, ...]:
+    """The rejects of a part that has some: of each shard, those rows."""
+    key = np.sort(read_part(folder, "rejects", number).column("key").to_numpy())
+    shard, row = key >> 32, key & 0xFFFFFFFF
+    runs = np.split(row, np.flatnonzero(np.diff(shard)) + 1)
+    return tuple(
+        Unit(int(one), int(rows[0]), len(rows), tuple(rows.tolist()))
+        for one, rows in zip(np.unique(shard), runs, strict=True)
+    )
 
 
 def read_piece(piece: Piece) -> tuple[pa.Table, pa.Table]:

@@ -18,13 +18,15 @@ import ray.data
 from raylabel.artifact import commit_part, write_table
 from raylabel.corpus import Unit
 from raylabel.labels.actor import Actor, Job, decode, item
-from raylabel.labels.earlier import Piece, read_piece
+from raylabel.labels.earlier import Piece, read_part, read_piece
 from raylabel.schema import REJECTS, SCORES, check
 
 ITEMS = 32  # per actor, at least, where there are as many units: so that all end at about the same time
 PIXELS = 4  # batches in a block of pixels, where others decode: an actor copies one to the GPU while another is scored
 BLOCK = 8 << 20  # bytes of a block that leaves an actor, some 50,000 samples: what the driver handles and counts
 IN_FLIGHT = 64  # parts being written at once
+# Of one actor or task, in all: a machine that vanishes costs one, a sample that kills the teacher some ten.
+DEATHS = 1000
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Part:
     number: int
     units: tuple[Unit, ...]
     pieces: tuple[Piece, ...] = ()
+    retried: str = ""
+    """Folder of SCORES whose part of this number is taken over, but for its rejects, which are `units`."""
 
     @property
     def rows(self) -> int:
@@ -49,7 +53,7 @@ def score(job: Job, parts: Callable[[], Iterator[Part]], folder: str) -> Iterato
     writing: list[Any] = []  # references
     for part, spans in _spans(job, parts):
         blocks, cuts = [ref for ref, _, _ in spans], [cut for _, *cut in spans]
-        writing.append(_commit.remote(folder, part.number, part.rows, part.pieces, cuts, *blocks))
+        writing.append(_commit.remote(folder, part, cuts, *blocks))
         while writing and (len(writing) > IN_FLIGHT or ray.wait(writing, timeout=0)[0]):
             done, writing = ray.wait(writing)
             yield ray.get(done[0])
@@ -72,6 +76,7 @@ def _spans(job: Job, parts: Callable[[], Iterator[Part]]) -> Iterator[tuple[Part
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.max_consecutive_actor_init_deaths = 3  # a machine may vanish while an actor starts on it
     # The order of rows tells which part they belong to, without a look at them.
     context.execution_options.preserve_order = True
     pixels = PIXELS * job.batch * int(np.prod(job.scorer.shape))
@@ -90,7 +95,9 @@ def _pipeline(job: Job, items: list[pa.Table]) -> ray.data.Dataset:
     if not pool.threads:
         # Half a CPU: a decoder waits for storage as long as it computes. (It also differs from the actors' whole one,
         # which keeps Ray from fusing decoding into them.)
-        work = work.map_batches(functools.partial(decode, job), batch_size=1, batch_format="pyarrow", num_cpus=0.5)
+        work = work.map_batches(
+            functools.partial(decode, job), batch_size=1, batch_format="pyarrow", num_cpus=0.5, max_retries=DEATHS
+        )
     return work.map_batches(
         Actor,
         fn_constructor_args=(job,),
@@ -99,6 +106,8 @@ def _pipeline(job: Job, items: list[pa.Table]) -> ray.data.Dataset:
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
         compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(items)), max_tasks_in_flight_per_actor=2),
+        max_restarts=DEATHS,
+        max_task_retries=DEATHS,
     )
 
 
@@ -125,9 +134,7 @@ def _grouped(dataset: ray.data.Dataset, parts: Iterator[Part]) -> Iterator[tuple
 
 
 @ray.remote(num_cpus=0.5, max_retries=3)
-def _commit(
-    folder: str, part: int, rows: int, pieces: Sequence[Piece], cuts: Sequence[Sequence[int]], *blocks: pa.Table
-) -> dict[str, Any]:
+def _commit(folder: str, part: Part, cuts: Sequence[Sequence[int]], *blocks: pa.Table) -> dict[str, Any]:
     """Writes one part's SCORES and REJECTS, then its record: the record is the commit, and rewriting it is harmless."""
     scores, rejects = [], []
     for whole, (first, taken) in zip(blocks, cuts, strict=True):
@@ -135,22 +142,25 @@ def _commit(
         rejected = pc.not_equal(block.column("reason"), "")  # pyright: ignore[reportAttributeAccessIssue]
         rejects.append(block.filter(rejected).select(REJECTS.names))
         scores.append(block.filter(pc.invert(rejected)).select(SCORES.names))  # pyright: ignore[reportAttributeAccessIssue]
-    if (found := sum(table.num_rows for table in [*scores, *rejects])) != rows:
-        raise AssertionError(f"part {part} has {found} rows, expected {rows}")
-    for piece in pieces:
-        earlier = read_piece(piece)
-        if (found := sum(table.num_rows for table in earlier)) != piece.rows:
+    if (found := sum(table.num_rows for table in [*scores, *rejects])) != part.rows:
+        raise AssertionError(f"part {part.number} has {found} rows, expected {part.rows}")
+    for piece in part.pieces:
+        taken = read_piece(piece)
+        if (found := sum(table.num_rows for table in taken)) != piece.rows:
             raise AssertionError(f"{piece} has {found} rows: delete {piece.folder} and run again")
-        scores.append(earlier[0])
-        rejects.append(earlier[1])
-    files, reasons = [], collections.Counter()
+        scores.append(taken[0])
+        rejects.append(taken[1])
+    if part.retried:
+        scores.append(read_part(part.retried, "scores", part.number))
+    files, reasons, rows = [], collections.Counter(), 0
     for name, tables, schema in (("scores", scores, SCORES), ("rejects", rejects, REJECTS)):
         table = check(pa.concat_tables([schema.empty_table(), *tables]), schema, name)
-        if pieces:
+        if part.pieces or part.retried:
             table = table.sort_by("key")
         if table.num_rows or name == "scores":
-            files.append(write_table(folder, f"{name}-{part:06d}.parquet", table))
+            files.append(write_table(folder, f"{name}-{part.number:06d}.parquet", table))
         if name == "rejects":
             reasons.update(table.column("reason").to_pylist())
-    earlier = sum(piece.rows for piece in pieces)
-    return commit_part(folder, part, files, {"rows": rows + earlier, "earlier": earlier, "reasons": reasons})
+        rows += table.num_rows
+    found = {"rows": rows, "earlier": rows - part.rows, "reasons": reasons}
+    return commit_part(folder, part.number, files, found)

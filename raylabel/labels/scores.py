@@ -6,18 +6,19 @@ same units on any cluster. So any number of actors, any order and any crash give
 
 import collections
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from raylabel.artifact import Artifact, Built, Draft, Root, committed_parts, files_of
 from raylabel.corpus import Corpus, Shards, Units, verify_packed
 from raylabel.errors import InputError
 from raylabel.labels.actor import Job
-from raylabel.labels.earlier import Earlier, find_earlier
+from raylabel.labels.earlier import Earlier, find_earlier, rejected_units
 from raylabel.labels.pool import Part, score
 from raylabel.labels.scorer import Scorer
 from raylabel.report.terminal import Progress
 from raylabel.resources import Cluster, Resources
+from raylabel.retry import NothingGainedError, make
 
 UNIT = 1024  # rows of a unit of work
 PART = 64  # units that are committed together: some 8 MB of scores, which tasks write as one file
@@ -32,32 +33,41 @@ def make_scores(
     batch: int,
     reject_limit: float,
     resources: Resources,
+    retry_rejects: bool = False,
 ) -> Artifact:
     """SCORES, the artifact `scores`: every sample of the corpus as the scorer ranks it, in batches of `batch`.
 
     `source` is the scorer's identity: all that shows in its ranking. Shards that the same source scored as part of an
-    earlier state of the corpus are taken over. Files `scores-*` and `rejects-*`, one per part. Info: samples, scored,
-    rejected, reasons, images (scored in the build that took `seconds`), earlier (taken over in it), p.
-    InputError if more than `reject_limit` of the samples could not be read, or a shard changed meanwhile.
+    earlier state of the corpus are taken over; with `retry_rejects` so is all but the rejects (retry.py). Files
+    `scores-*` and `rejects-*`, one per part. Info: samples, scored, rejected, reasons, images (scored in the build that
+    took `seconds`), earlier (taken over in it), p. InputError if more than `reject_limit` of the samples could not be
+    read, or a shard changed meanwhile.
     """
     cluster = Cluster.now()
     job = Job(scorer, corpus, Shards(shards), batch, cluster.teachers(resources))
     identity = {"source": dict(source), "shards": shards.info["content"], "unit": [UNIT, PART]}
 
-    def build(draft: Draft) -> Built:
-        earlier = find_earlier(root, identity, job.shards, UNIT, PART)
-        found = _build(draft, job, earlier, reject_limit)
+    def build(draft: Draft, before: Artifact | None) -> Built:
+        units = Units(job.shards.rows, UNIT)
+        if before:
+            part = functools.partial(_retried_part, before, frozenset(file.name for file in before.files("rejects-")))
+        else:
+            part = functools.partial(_part, units, find_earlier(root, identity, job.shards, UNIT, PART))
+        found = _build(draft, job, -(-len(units) // PART), part, reject_limit)
+        if before and found.info["rejected"] == before.info["rejected"]:
+            draft.discard()
+            raise NothingGainedError
         place = shards.uri.rpartition("/")[2]
         return Built(found.files, {**found.info, "shards": place, "p": scorer.p, "hardware": cluster.name})
 
-    return root.make("scores", identity, build)
+    return make(root, "scores", identity, build, retry_rejects)
 
 
-def _build(draft: Draft, job: Job, earlier: Earlier | None, reject_limit: float) -> Built:
+def _build(draft: Draft, job: Job, count: int, part: Callable[[int], Part], reject_limit: float) -> Built:
+    """SCORES of `count` parts; `part` makes each of its number."""
     committed = committed_parts(draft.uri)
-    units = Units(job.shards.rows, UNIT)
-    todo = [number for number in range(-(-len(units) // PART)) if number not in committed]
-    parts = functools.partial(map, functools.partial(_part, units, earlier), todo)
+    todo = [number for number in range(count) if number not in committed]
+    parts = functools.partial(map, part, todo)
     tally = _Tally(job.shards.samples, reject_limit)
     for record in committed.values():
         tally.add(record)
@@ -90,6 +100,11 @@ def _part(units: Units, earlier: Earlier | None, number: int) -> Part:
     pieces = {unit: earlier.find(unit) if earlier else None for unit in all_of_it}
     new = tuple(unit for unit, piece in pieces.items() if piece is None)
     return Part(number, new, tuple(piece for piece in pieces.values() if piece))
+
+
+def _retried_part(before: Artifact, files: frozenset[str], number: int) -> Part:
+    units = rejected_units(before.uri, number) if f"rejects-{number:06d}.parquet" in files else ()
+    return Part(number, units, retried=before.uri)
 
 
 class _Tally:

@@ -35,13 +35,21 @@ class Label:
 
 
 def label(
-    root: Root, model: Artifact, shards: Artifact, corpus: Corpus, view: View, config: Label, resources: Resources
+    root: Root,
+    model: Artifact,
+    shards: Artifact,
+    corpus: Corpus,
+    view: View,
+    config: Label,
+    resources: Resources,
+    retry_rejects: bool = False,
 ) -> Artifact:
     """SCORES of every sample of the corpus by the model, with REJECTS for those that could not be read.
 
     Log-odds and not probabilities: near p = 1 a float32 softmax has ties where a billion samples need an order
     (Yalniz et al. 2019 §3.2 ranks by softmax; the order is the same). Shards that the same model scored as part of an
-    earlier, smaller corpus are not scored again. InputError if too many samples are rejected.
+    earlier, smaller corpus are not scored again; `retry_rejects` scores the rejects of an earlier run alone. InputError
+    if too many samples are rejected.
     """
     precision = Cluster.now().precision(config.precision)
     source = {
@@ -50,7 +58,8 @@ def label(
         "label": identity_of(config) | {"precision": precision},
     }
     scorer = Network(model, view, precision, min(config.p, model.info["classes"]))
-    return make_scores(root, scorer, source, shards, corpus, config.batch, config.reject_limit, resources)
+    limit = config.reject_limit
+    return make_scores(root, scorer, source, shards, corpus, config.batch, limit, resources, retry_rejects)
 
 
 def _evaluation_identity(view: View) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def _serve(parent: socket.socket, parse: Parse) -> None:
                 answer.append([reject.reason, reject.detail])
                 out += size
                 continue
-            data = memoryview(np.ascontiguousarray(made) if isinstance(made, np.ndarray) else made).cast("B")
+            data = np.ascontiguousarray(made).data.cast("B") if isinstance(made, np.ndarray) else memoryview(made)
             if size and len(data) != size:
                 raise ValueError(f"{len(data)} bytes, expected {size}")
             os.pwrite(_SHARED, data, out)

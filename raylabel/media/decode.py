@@ -82,7 +82,20 @@ _NOT_ALLOWED = (
     (b"P3", "PNM"),
     (b"P5", "PNM"),
     (b"P6", "PNM"),
+    (b"\x1a\x45\xdf\xa3", "Matroska or WebM"),
+    (b"FLV\1", "Flash video"),
+    (b"OggS", "Ogg"),
+    (b"\0\0\1\xba", "MPEG program stream"),
+    (b"\0\0\1\xb3", "MPEG video"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "ASF or WMV"),
+    # Lists of addresses: a parser of videos would open them.
+    (b"#EXTM3U", "playlist (M3U8)"),
+    (b"ffconcat version", "playlist (ffconcat)"),
+    (b"v=0\r\n", "playlist (SDP)"),
+    (b"v=0\n", "playlist (SDP)"),
 )
+# Beside ftyp, what QuickTime files begin with, after its length; one of letters would be a text.
+_ATOMS = frozenset((b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"))
 
 
 def _format(data: bytes) -> str:
@@ -97,8 +110,14 @@ def _format(data: bytes) -> str:
     for magic, name in _NOT_ALLOWED:
         if data.startswith(magic):
             raise Reject("format_not_allowed", name)
+    if data.startswith(b"RIFF") and data[8:12] == b"AVI ":
+        raise Reject("format_not_allowed", "AVI")
     if data[4:8] == b"ftyp":
         raise Reject("format_not_allowed", f"ISO media (AVIF, HEIF or MP4), brand {data[8:12]!r}")
+    if data[4:8] in _ATOMS and data[0] < 0x20:
+        raise Reject("format_not_allowed", f"QuickTime, begins with {data[4:8]!r}")
+    if data[:1] == data[188:189] == data[376:377] == b"G":
+        raise Reject("format_not_allowed", "MPEG transport stream")
     raise Reject("unrecognized", f"begins with {data[:16]!r}")
 
 

@@ -146,6 +146,8 @@ def eval_parser(view: dict) -> Callable[[bytes, Sequence[int]], np.ndarray]:
 
     torch.set_num_threads(1)
     config = View(**view)
+    # At its first call torch looks in a file what the processor can do. A child opens none, and would take slow ways.
+    _resize(np.zeros((2, 2, 3), np.uint8), (2, 2), (4, 4))
     return lambda data, _: eval_pixels(data, config)
 
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raylabel.artifact import Draft
+from raylabel.checkpoint import Checkpoints
 from raylabel.pilot import process
 from raylabel.report.board import make_board
 from raylabel.storage import read_file, write_file
-from raylabel.train import Job, fit, steps
+from raylabel.train import Job, steps
+from raylabel.workers import fit
 
 SECONDS = 8.0  # of training that are timed, or half of them; start-up comes on top
 WARM = 3  # steps that are not timed: the first ones find batches that were decoded before anybody asked
@@ -38,7 +40,8 @@ def measure_training(draft: Draft, job: Job, workers: int, gpu: bool) -> Trained
     config = replace(job.config, checkpoint_every=job.config.steps + 1)
     begin, board = time.monotonic(), make_board()
     settings = {"job": replace(job, config=config, board=board), "folder": draft.uri, "seconds": SECONDS}
-    fit(_loop, settings, draft.scratch("ray_train"), workers, gpu)
+    settings["checkpoints"] = Checkpoints(draft.scratch("checkpoints"))  # none is due
+    fit(_loop, settings, draft.scratch("ray_train"), workers, gpu, failures=3)
     total = time.monotonic() - begin
     ray.kill(board)
     found = json.loads(read_file(f"{draft.uri}/{FOUND}"))
@@ -54,7 +57,7 @@ def _loop(settings: dict[str, Any]) -> None:
     import torch
     import torch.distributed
 
-    rank, training = ray.train.get_context().get_world_rank(), steps(settings["job"])
+    rank, training = ray.train.get_context().get_world_rank(), steps(settings["job"], settings["checkpoints"])
     device = ray.train.torch.get_device()
     for _ in range(WARM):
         next(training, 0)

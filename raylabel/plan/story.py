@@ -193,8 +193,8 @@ class _Costs:
         if found is None or config is None:
             return _nothing(stage)
         weights = _weight_bytes(model, self.classes)
-        # A checkpoint holds the weights, their momentum, and the weights as the artifact will keep them.
-        checkpoints = 3 * -(-config.steps // config.checkpoint_every)
+        # A checkpoint holds the weights and their momentum.
+        checkpoints = 2 * -(-config.steps // config.checkpoint_every)
         return Work(
             stage=stage,
             images=config.processed,

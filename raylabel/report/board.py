@@ -1,4 +1,7 @@
-"""Progress of work that runs on other machines: a small actor that is told how far it is, and a line that shows it."""
+"""Progress of work that runs on other machines: a small actor that is told how far it is, and a line that shows it.
+
+Word goes the other way too: whoever tells it how far the work is hears whether the work is to stop where it is.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -6,35 +9,37 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylabel.report.terminal import Progress
 
 
 class _Board:
     def __init__(self):
-        self.first: int | None = None
         self.at = (0, "")
-        self.error = ""
+        self.halted, self.told = False, False
 
-    def set(self, done: int, note: str) -> None:
-        if self.first is None:
-            self.first = done
-        self.at = (done, note)
+    def set(self, done: int, note: str) -> bool:
+        self.at, self.told = (done, note), True
+        return self.halted
 
-    def stop(self, error: str) -> None:
-        self.error = error
+    def halt(self, halted: bool) -> bool:
+        told, self.halted = self.told, halted
+        self.told = told and halted
+        return told
 
     def get(self) -> tuple[int, str]:
         return self.at
 
-    def outcome(self) -> tuple[int, str]:
-        """What stood already at the first word of this start; why the work ended early, by an error no retry mends."""
-        return self.first or 0, self.error
-
 
 def make_board() -> Any:
-    """A handle that travels: `.set.remote(done, note)`, `.stop.remote(error)`, `.outcome.remote()`."""
-    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Board).remote()
+    """A handle that travels: `.set.remote(done, note)`, which answers what `.halt.remote(whether)` was last told; that
+    answers whether anybody has told how far the work is since `.halt.remote(False)`.
+
+    It lives on the driver's machine, so that it ends with the driver and with nobody else.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
 
 
 @contextmanager

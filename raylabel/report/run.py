@@ -1,7 +1,9 @@
 """The artifacts of a run → the artifact `run`: summary.json and report.html, from the same numbers."""
 
+import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +62,16 @@ def write_run(root: Root, run: Run) -> tuple[Artifact, Summary]:
         files = [write_bytes(draft.uri, SUMMARY, text.encode()), write_bytes(draft.uri, PAGE, page.encode())]
         return Built(files, {})
 
-    return root.make(f"run-{run.name}", identity, build), summary
+    return root.make(f"run-{slug(run.name)}", identity, build), summary
+
+
+def slug(name: str) -> str:
+    """The name as a part of a folder's name: at most 64 ASCII letters, digits, - and _.
+
+    Where that changes it, 8 hex digits of its hash follow, so that two names are two folders.
+    """
+    kept = re.sub("[^A-Za-z0-9_-]+", "-", name)[:64]
+    return kept if kept == name else f"{kept}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def summarise(run: Run) -> Summary:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raylabel.report.summary import Summary, printable
+from raylabel.watch import moved
 
 WIDTH = 100
 """Columns of the widest table."""
@@ -103,7 +104,8 @@ class Progress:
     """One live line of a stage: done of total, rate over the last seconds, time left, rejects.
 
     On a terminal the line is redrawn and stays when the stage is done. Elsewhere (a log) plain lines are printed: at
-    the start, at the end, and between them at most one every `LINE_EVERY` seconds. Any thread may call `update`.
+    the start, at the end, and between them at most one every `LINE_EVERY` seconds. Any thread may call `update`. A
+    stage in which nothing more is done is ended by the run's watch.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class Progress:
             )
 
     def __enter__(self) -> Self:
+        moved(self._stage)
         self._start = self._printed = self._clock()
         self._recent = deque([(self._start, self._first)])
         if self._live:
@@ -145,6 +148,8 @@ class Progress:
 
     def update(self, done: int, rejects: int = 0, note: str = "") -> None:
         """`done` units of the total, and `rejects` of them unreadable, so far; the note stands at the line's end."""
+        if done != self._done:
+            moved()
         with self._lock:
             now = self._clock()
             self._done, self._rejects, self._note = done, rejects, encodable(note, self._console)
@@ -160,9 +165,15 @@ class Progress:
                 self._printed = now
                 self._print(line)
 
+    def say(self, text: str) -> None:
+        """Prints a line of its own about the stage, that stays."""
+        with self._lock:
+            self._print(encodable(text, self._console))
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        moved()
         with self._lock:
             seconds = self._clock() - self._start
             rate = (self._done - self._first) / seconds if seconds > 0 else None
@@ -208,12 +219,17 @@ class PatientProgress:
         self._clock, self._begun = clock, clock()
         self._start = lambda done: Progress(stage, total, unit, done=done, console=console, clock=clock).__enter__()
         self._shown: Progress | None = None
+        self._stage, self._done = stage, 0
 
     def __enter__(self) -> Self:
+        moved(printable(self._stage))
         return self
 
     def update(self, done: int) -> None:
         """`done` units of the total so far."""
+        if done != self._done:
+            self._done = done
+            moved()
         if self._shown is None and self._clock() - self._begun >= PATIENCE:
             self._shown = self._start(done)
         if self._shown is not None:

@@ -1,6 +1,6 @@
 """The training stream: images per second alone, and of a ResNet-18 at 224 trained from it, over training from memory.
 
-Both arms run the product's own training loop, `raylabel.train._loop`, in one group of Ray Train workers as the product
+Both arms run the product's own training loop, `raylabel.train.steps`, in one group of Ray Train workers as the product
 chooses it for this machine (one single-thread worker per core, or one per GPU), over the same steps from the same
 weights; only where the loop gets its batches from differs. The arms alternate within the workers, so that neither pays
 for a start, and must give exactly the same losses on a CPU. What is timed begins when the loop is handed its batch
@@ -17,7 +17,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -35,11 +35,12 @@ from figures import interleave, print_ratio, print_value
 from PIL import Image
 
 from raylabel.artifact import Artifact, Root
+from raylabel.checkpoint import Checkpoint
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.examples import Materialize, materialize
 from raylabel.labels.truth import truth
 from raylabel.media.views import View
-from raylabel.models import Model
+from raylabel.models import CURVE, Model
 from raylabel.report.board import make_board
 from raylabel.resources import Cluster, Resources
 from raylabel.schedule import Schedule
@@ -155,7 +156,7 @@ def _measure(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     from_stream = train.Stream.batches
     memory: list[tuple[np.ndarray, np.ndarray]] = []
-    curves: list[list[dict[str, float]]] = []
+    curves: list[bytes] = []
     first: list[float] = []
 
     def now() -> float:
@@ -185,7 +186,8 @@ def _measure(settings: dict[str, Any]) -> None:
 
     def learn(batches: Iterator) -> None:
         train.Stream.batches = lambda *_: batches  # pyright: ignore[reportAttributeAccessIssue]
-        train._loop({"job": job})
+        for _ in train.steps(job, _Curves(curves)):  # pyright: ignore[reportArgumentType]
+            pass
 
     def drain(batches: Iterator) -> None:
         for _ in batches:
@@ -198,7 +200,6 @@ def _measure(settings: dict[str, Any]) -> None:
         memory_of, threads = train._memory(device), train._loaders()
         return from_stream(whole, job.view, size.batch, 0, steps * size.batch, rank, world, threads, memory_of)
 
-    train._save = lambda module, optimizer, step, curve, rank, sums: curves.append(curve)
     rate(stream(job.config.steps), True, learn)  # warms all up, and fills the memory
     arms = {
         "alone": lambda: rate(stream(WARM + size.alone), False, drain),
@@ -211,6 +212,19 @@ def _measure(settings: dict[str, Any]) -> None:
         equal = device.type == "cuda" or all(curve == curves[0] for curve in curves)
         result = {"start": start, "first": first, "rounds": rounds, "equal": equal}
         Path(settings["path"]).write_text(json.dumps(result))
+
+
+class _Curves:
+    """Checkpoints of which the curves alone are kept: no arm writes anything."""
+
+    def __init__(self, curves: list[bytes]):
+        self.curves = curves
+
+    def newest(self) -> Checkpoint:
+        return Checkpoint(0, {}, ())
+
+    def save(self, step: int, files: Mapping[str, bytes]) -> None:
+        self.curves.append(files[CURVE])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ JPEGs of 32 x 32, of which one decodes in some 20 µs.
 
 import argparse
 import io
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -62,8 +63,6 @@ def compare(
     parser: Parser, media: Sequence[bytes], side: int, repeats: int, seconds: float
 ) -> tuple[list[float], list[float]]:
     """Images per second (sandboxed, in process) of each repeat."""
-    import json
-
     parse = load(parser.function, json.loads(parser.settings))
     numbers = [(1, AUGMENT, i) for i in range(len(media))]
     out = {arm: np.empty((len(media), side, side, 3), np.uint8) for arm in ("sandbox", "plain")}
@@ -81,7 +80,10 @@ def compare(
         if not (out["sandbox"] == out["plain"]).all():
             raise SystemExit("the sandbox gives other pixels")
         rates = interleave(
-            {"sandbox": lambda: rate(sandboxed, len(media), seconds), "plain": lambda: rate(plain, len(media), seconds)},
+            {
+                "sandbox": lambda: rate(sandboxed, len(media), seconds),
+                "plain": lambda: rate(plain, len(media), seconds),
+            },
             repeats,
         )
     return rates["sandbox"], rates["plain"]

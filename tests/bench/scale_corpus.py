@@ -5,7 +5,7 @@ selects can be worked out from N alone. Letters: N samples, B batch, C classes, 
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from processes import CORES
 
 from raylabel.labels.scorer import Ranked, Run
+from raylabel.media.sandbox import Parser
 
 CLASSES = 1000
 ROWS = 50_000  # samples per shard
@@ -73,6 +74,11 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
+def as_it_is() -> Callable[[bytes, Sequence[int]], bytes]:
+    """Takes a sample's bytes for its pixels."""
+    return lambda data, _: data
+
+
 @dataclass(frozen=True)
 class NullScorer:
     """Ranks by the sample's bytes, in no time."""
@@ -83,8 +89,9 @@ class NullScorer:
     def shape(self) -> tuple[int, ...]:
         return (16,)
 
-    def prepare(self, media: bytes) -> np.ndarray:
-        return np.frombuffer(media, np.uint8)
+    @property
+    def parser(self) -> Parser:
+        return Parser.of(as_it_is)
 
     def start(self, gpu: bool) -> Run:
         def run(batches: Iterable[np.ndarray]) -> Iterator[Ranked]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import DIGITS_VIEW, broken_model, contents, digit_images, random_model, write_parquet
+from poison import Fragile
 
 from raylabel.artifact import Artifact, Root
 from raylabel.corpus import Corpus, index_corpus
@@ -21,6 +22,7 @@ from raylabel.duplicates import find_duplicates
 from raylabel.errors import InputError
 from raylabel.labels import pool, teacher
 from raylabel.labels import scores as stage
+from raylabel.labels.scores import make_scores
 from raylabel.labels.teacher import Label, label
 from raylabel.media.views import View, eval_pixels, normalise
 from raylabel.models import load_model
@@ -149,6 +151,79 @@ def test_a_corpus_that_grows_is_scored_where_it_is_new(ray_local, tmp_path, monk
     (folder / "a0.parquet").unlink()
     fourth = run(grown, corpus, config)
     assert (fourth.info["images"], fourth.info["earlier"]) == (1250, 0)
+
+
+def test_rejects_are_tried_again_when_asked(ray_local, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "UNIT", 32)
+    monkeypatch.setattr(stage, "PART", 2)
+    media, _ = digit_images()
+    folder, away = tmp_path / "corpus", tmp_path / "away"
+    folder.mkdir()
+    away.mkdir()
+    for row, one in enumerate(media[:200]):
+        (folder / f"{row:03d}.png").write_bytes(b"no picture" if row == 77 else one)
+    corpus, config = Corpus(uri=(str(folder),)), Label(batch=8, reject_limit=0.5)
+    root = Root.open(str(tmp_path / "root"))
+    shards = index_corpus(root, "unlabeled", corpus)
+
+    def scores(retry: bool = True, root: Root = root) -> Artifact:
+        model, resources = random_model(root), Resources(teachers=1)
+        return label(root, model, shards, corpus, DIGITS_VIEW, config, resources, retry)
+
+    lost = [f"{row:03d}.png" for row in (0, 5, 64, 130, 131, 199)]
+    for name in lost:
+        (folder / name).rename(away / name)
+    first = scores()
+    assert first.info["reasons"] == {"missing": 6, "unrecognized": 1}
+    before = contents(first)
+
+    assert scores().uri == first.uri  # nothing gained, and nothing left of the try
+    assert len(list(Path(root.uri).glob("scores-*"))) == 1
+
+    for name in lost[:4]:
+        (away / name).rename(folder / name)
+    assert scores(retry=False).uri == first.uri  # nobody asked
+    second = scores()
+    assert second.info["reasons"] == {"missing": 2, "unrecognized": 1}
+    assert (second.info["images"], second.info["earlier"], second.info["scored"]) == (7, 193, 197)
+    assert scores(retry=False).uri == second.uri != first.uri
+
+    for name in lost[4:]:
+        (away / name).rename(folder / name)
+    third = scores()
+    assert third.info["rejected"] == 1 and third.info["images"] == 3
+    scratch = scores(root=Root.open(str(tmp_path / "scratch")))
+    assert contents(third) == contents(scratch)
+    assert contents(first) == before
+    keys = third.table("scores-", SCORES, ["key"]).column("key").to_pylist()
+    assert keys == [row for row in range(200) if row != 77]
+
+    # A corpus that has grown takes over what was found last.
+    (folder / "200.png").write_bytes(media[200])
+    shards = index_corpus(root, "unlabeled", corpus)
+    grown = scores(retry=False)
+    assert grown.info["rejected"] == 1 and grown.info["samples"] == 201
+
+
+def test_a_sample_that_kills_the_teacher_is_the_only_one_lost(ray_local, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "UNIT", 64)
+    rng = np.random.default_rng(0)
+    media = [bytes([a, b, 0]) for a, b in rng.integers(0, 256, (400, 2))]
+    guilty = (137, 331)
+    some = [
+        data[:2] + b"K" if row in guilty else b"!segfault" if row == 200 else data for row, data in enumerate(media)
+    ]
+    made = []
+    for name, files in (("poison", some), ("clean", media)):
+        corpus = Corpus(uri=(str(write_parquet(tmp_path / f"{name}.parquet", files)),))
+        root = Root.open(str(tmp_path / name))
+        shards = index_corpus(root, "unlabeled", corpus)
+        made.append(make_scores(root, Fragile(), {}, shards, corpus, 16, 0.5, Resources(teachers=2)))
+    poison, clean = made
+    rejects = {r["key"]: (r["stage"], r["reason"]) for r in poison.table("rejects-", REJECTS).to_pylist()}
+    assert rejects == {200: ("decode", "decoder_crash")} | {row: ("score", "teacher_crash") for row in guilty}
+    expected = clean.table("scores-", SCORES)
+    assert poison.table("scores-", SCORES) == expected.filter([row not in rejects for row in range(400)])
 
 
 def test_not_finite_scores_are_rejects(ray_local, tmp_path):

@@ -452,7 +452,7 @@ def test_first_frame(format):
         (b"\0", "unrecognized"),
         (bytes(100), "unrecognized"),
         (b"<html><body>404", "unrecognized"),
-        (b"#EXTM3U\n", "unrecognized"),
+        (b"#EXTM3U\n", "format_not_allowed"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "format_not_allowed"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "format_not_allowed"),
         (b"%PDF-1.7\n", "format_not_allowed"),

@@ -19,6 +19,7 @@ from helpers import png
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from raylabel.media import nursery
 from raylabel.media import sandbox as module
 from raylabel.media.decode import Reject
 from raylabel.media.sandbox import Parser, Sandbox, SandboxError, shared_sandbox
@@ -71,8 +72,21 @@ def test_what_happens_to_one_sample_is_its_own_business(words: Sandbox, word: st
     assert words.convert([b"next"]) == [b"NEXT"]
 
 
+def test_whom_a_child_died_of_is_tried_once_more_alone(monkeypatch: pytest.MonkeyPatch):
+    asked, ask = [], nursery.Child.ask
+    monkeypatch.setattr(
+        nursery.Child, "ask", lambda self, media, *rest: (asked.append(media), ask(self, media, *rest))[1]
+    )
+    with Sandbox(Parser.of(poison.words)) as sandbox:
+        assert told(sandbox.convert([b"a", b"!not_first", b"b"])) == ["A", "!NOT_FIRST", "B"]
+        assert asked.count([b"!not_first"]) == 1
+        asked.clear()
+        assert told(sandbox.convert([b"a", b"!segfault", b"b"])) == ["A", "decoder_crash: SIGSEGV", "B"]
+    assert asked[0] == [b"a", b"!segfault", b"b"] and sorted(asked[1:]) == [[b"!segfault"], [b"a"], [b"b"]]
+
+
 def test_a_hang_ends(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "WALL_SECONDS", 0.3)
+    monkeypatch.setattr(nursery, "WALL_SECONDS", 0.3)
     with Sandbox(Parser.of(poison.words)) as sandbox:
         verdicts = told(sandbox.convert([b"a", b"!hang", b"b"]))
         assert verdicts == ["A", "timeout: no progress in 0.3 s", "B"]
@@ -109,7 +123,7 @@ def test_killed_from_outside_is_not_the_samples_fault(words: Sandbox):
 
     def kill() -> None:
         while not stop.wait(0.02):
-            for pid in children_of(os.getpid(), deep=True)[1:]:  # the first is the one that forks
+            for pid in children_of(words._nursery._process.pid):
                 killed.append(pid)
                 os.kill(pid, signal.SIGKILL)
 
@@ -132,12 +146,10 @@ def test_the_one_that_forks_may_be_killed():
         assert verdicts == ["D", "decoder_crash: SIGSEGV", "E"]
 
 
-def children_of(pid: int, deep: bool = False) -> list[int]:
-    """The live children of a process, by its threads; with theirs, if `deep`."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return found + [below for child in found for below in children_of(child)] if deep else found
+def children_of(pid: int) -> list[int]:
+    """The children of a process, by its threads."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 @LINUX
@@ -159,6 +171,20 @@ def test_a_child_reaches_nobody(words: Sandbox):
 
 
 @LINUX
+def test_a_child_is_bounded_by_the_kernel(words: Sandbox):
+    words.convert([b"a"])
+    child = words._idle.queue[-1]
+    assert child
+    limits = Path(f"/proc/{child._pid}/limits").read_text()
+    found = {line[:26].strip(): line[26:].split()[:2] for line in limits.splitlines()}
+    assert found["Max open files"] == ["5", "5"] and found["Max core file size"] == ["0", "0"]
+    assert all(int(value) < 16 << 30 for name in ("address space", "file size") for value in found[f"Max {name}"])
+    assert int(found["Max cpu time"][0]) <= 12
+    status = Path(f"/proc/{child._pid}/status").read_text()
+    assert "Seccomp:\t2" in status and "NoNewPrivs:\t1" in status
+
+
+@LINUX
 def test_a_child_knows_no_secret(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret-value")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "s3cret-value")
@@ -166,8 +192,8 @@ def test_a_child_knows_no_secret(monkeypatch: pytest.MonkeyPatch):
         environment, files = told(sandbox.convert([b"!try environ", b"!try files"]))
         assert "s3cret" not in environment
         assert files == "did: [0, 1, 2, 3, 4]"
-        nursery = sandbox._nursery._process.pid
-        for pid in [nursery, *children_of(nursery)]:
+        forker = sandbox._nursery._process.pid
+        for pid in [forker, *children_of(forker)]:
             assert b"s3cret" not in Path(f"/proc/{pid}/environ").read_bytes()
 
 
@@ -182,8 +208,8 @@ def test_nothing_is_left_when_it_ends_or_its_process_is_killed():
         [sys.executable, "-c", program], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
     ) as process:
         assert process.stdout
-        nursery = int(process.stdout.readline())
-        pids = [nursery, *children_of(nursery)]
+        forker = int(process.stdout.readline())
+        pids = [forker, *children_of(forker)]
         process.kill()
     assert len(pids) == 2
     deadline = time.monotonic() + 20
@@ -253,7 +279,8 @@ def test_the_shared_one_is_shared():
 def test_pixels_are_those_of_parsing_in_process(shared: Path, view: View):
     """Every odd picture: nothing that its decoding needs is missing in a child, and the verdicts are the same."""
     folder = shared / "odd-images"
-    names = [row["file"] for row in csv.DictReader((folder / "manifest.csv").open())]
+    with (folder / "manifest.csv").open() as manifest:
+        names = [row["file"] for row in csv.DictReader(manifest)]
     media = [(folder / name).read_bytes() for name in names]
     expected, verdicts = zip(*(in_process(eval_pixels, data, view) for data in media), strict=True)
     out = np.empty((len(media), view.size, view.size, 3), np.uint8)

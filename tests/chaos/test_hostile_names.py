@@ -1,0 +1,393 @@
+"""Names that others chose are data: in the page, in the terminal, in files and in paths.
+
+The whole job runs twice over the same pictures, once with hostile names wherever somebody else's text may stand and
+once with harmless ones in the same order, and must do the same.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from helpers import digit_images, open_in_chromium
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from raylabel.artifact import Root
+from raylabel.corpus import Corpus, Shards, index_corpus, read_keys
+from raylabel.errors import InputError
+from raylabel.labels.truth import truth
+from raylabel.models import Model, build, save_weights
+from raylabel.report.run import slug
+from raylabel.schema import PICKS, REJECTS
+
+JOB = Path(__file__).resolve().parents[2] / "jobs" / "semi_supervised.py"
+SECRET = "s3cret-of-the-driver"
+CANARY = "CANARY-51.5N"
+
+CLASSES = [
+    "../../../escape",
+    "<script>alert(1)</script>",
+    "</script></style><img src=x onerror=alert(1)>",
+    "\"><img src='x' onerror=alert(1)>",
+    "=cmd|' /C calc'!A0",
+    "\x1b]0;title\x07\x1b[31mred\x9b2J\r\nfake: ok",
+    "\u202egnp.exe\u2066\u2028\u2029",
+    "nul\0byte\ttab",
+    "CON",
+    "4 KB " + "x<b>\u00e9" * 680,
+]
+FILES = [
+    "<img src=x onerror=alert(1)>",
+    "=cmd",
+    "\x1b[31mred\x9b2J",
+    "line\nbreak\r",
+    "\u202egnp\u2028",
+    "CON",
+    "'\"&{{7*7}}{%x%}$(id)`id`;|",
+    "x" * 220,
+    "%2e%2e%2f",
+    "#?*[a]",
+]
+RUN = "../../up/<img src=x onerror=alert(1)>\x1b[31m\u202e" + "n" * 300
+
+RECIPE = """
+import json, os
+from raylabel.corpus import Corpus
+from raylabel.labels.teacher import Label
+from raylabel.media.views import View
+from raylabel.models import Model
+from raylabel.pipeline import Recipe, Teacher
+from raylabel.examples import Materialize
+from raylabel.resources import Resources
+from raylabel.schedule import Schedule
+from raylabel.selection import Select
+from raylabel.train import Train
+
+def recipe():
+    told = json.load(open(os.path.join(os.path.dirname(__file__), "told.json")))
+    train = Train(images=256, batch=64, schedule=Schedule(lr=0.05))
+    return Recipe(
+        name=told["run"],
+        labeled=Corpus(uri=(told["labeled"],)),
+        unlabeled=Corpus(uri=(told["unlabeled"],)),
+        test=Corpus(uri=(told["test"],)),
+        view=View(size=8, resize=8, crop="padded", padding=1, flip=False),
+        teacher=Teacher(model=Model(arch="resnet8x1"), checkpoint=told["checkpoint"]),
+        label=Label(batch=64, reject_limit=0.2),
+        select=Select(k=20, p=10),
+        materialize=Materialize(lanes=8),
+        student=Model(arch="resnet8x1"),
+        pretrain=train,
+        finetune=train,
+        resources=Resources(workers=1),
+    )
+"""
+
+
+def picture(png: bytes) -> bytes:
+    """A digit as JPEG that tells where it was taken."""
+    exif = Image.Exif()
+    exif[0x010E] = CANARY
+    exif.get_ifd(0x8825)[29] = CANARY
+    out = io.BytesIO()
+    Image.open(io.BytesIO(png)).save(out, "JPEG", exif=exif, comment=CANARY.encode())
+    return out.getvalue()
+
+
+def write_labeled(path: Path, media: list[bytes], labels: list[str]) -> str:
+    pq.write_table(pa.table({"image": media, "label": labels}), path)
+    return str(path)
+
+
+class World:
+    """A recipe and its corpora under names of one kind, and what came of the job."""
+
+    def __init__(self, folder: Path, hostile: bool) -> None:
+        self.folder, media_and_digits = folder, digit_images()
+        names = sorted(CLASSES) if hostile else [f"class {i}" for i in range(10)]
+        self.names = names
+        media, digits = media_and_digits
+        labels = [names[digit] for digit in digits]
+        told = {"run": RUN if hostile else "harmless"}
+        data = folder / ("data <svg onload=alert(1)> \x1b[5m" if hostile else "data")
+        data.mkdir(parents=True)
+        told["labeled"] = write_labeled(data / "labeled.parquet", media[:100], labels[:100])
+        told["test"] = write_labeled(data / "test.parquet", media[100:200], labels[100:200])
+
+        # In the order of whole paths, so that a sample has the same key whatever its name.
+        paths = sorted(f"{a}/{b} {i}.jpg" if i % 2 else f"{a} {b[:9]} {i}.jpg" for i in range(2)
+                       for a in FILES for b in FILES)  # fmt: skip
+        self.bad = paths[7::25]
+        corpus = data / ("corpus =cmd() '\"<b>" if hostile else "corpus")
+        for i, path in enumerate(paths):
+            at = corpus / (path if hostile else f"{i:04}.jpg")
+            at.parent.mkdir(parents=True, exist_ok=True)
+            at.write_bytes(b"\x1b[31mno picture" + path.encode() if path in self.bad else picture(media[200 + i]))
+        told["unlabeled"] = str(corpus)
+
+        torch.manual_seed(0)
+        checkpoint = data / ("teacher <script>\n\u202e.safetensors" if hostile else "teacher.safetensors")
+        checkpoint.write_bytes(save_weights(build(Model(arch="resnet8x1"), 10)))
+        told["checkpoint"] = str(checkpoint)
+        (data / "told.json").write_text(json.dumps(told))
+        code = data / ("=cmd() <b>\x1b[31m.py" if hostile else "my.py")
+        code.write_text(RECIPE)
+
+        self.root = folder / ("results =cmd() <b>'\"\x1b[31m\n\u202e" if hostile else "results")
+        (folder / "here").mkdir()
+        (folder / "home").mkdir()
+        before = set(folder.rglob("*"))
+        environment = {"HOME": str(folder / "home"), "AWS_SECRET_ACCESS_KEY": SECRET, "HF_TOKEN": SECRET}
+        self.process = subprocess.Popen(
+            [sys.executable, str(JOB), f"{code}:recipe", "--root", str(self.root)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder / "here", env=os.environ | environment,
+        )  # fmt: skip
+        self.before = before
+
+    def wait(self) -> None:
+        out, _ = self.process.communicate(timeout=280)
+        assert self.process.returncode == 0, out.decode()[-1000:]
+        self.out = out.decode()
+        after = set(self.folder.rglob("*")) - self.before
+        self.made = {p for p in after if not p.is_relative_to(self.folder / "home")}
+        (summary,) = self.folder.rglob("summary.json")
+        self.summary = json.loads(summary.read_text("utf-8"))
+        self.page = summary.with_name("report.html")
+
+
+SLOW = pytest.mark.slow  # what needs the two runs
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, World]:
+    """The hostile one and the harmless one, of jobs that ran side by side."""
+    both = [World(tmp_path_factory.mktemp("world"), hostile) for hostile in (True, False)]
+    for world in both:
+        world.wait()
+    return both[0], both[1]
+
+
+class Parsed(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: Counter[tuple[str, tuple[str, ...]]] = Counter()
+        self.addresses: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements[tag, tuple(sorted(name for name, _ in attrs))] += 1
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+
+
+def steering(text: str) -> list[str]:
+    """Characters that could steer a terminal or reorder a page."""
+    kinds = ("Cc", "Cs", "Zl", "Zp")
+    return [c for c in text if c != "\n" and (unicodedata.category(c) in kinds or c in "\u202e\u2066")]
+
+
+@SLOW
+def test_the_names_went_through(worlds: tuple[World, World]):
+    hostile, harmless = worlds
+    assert hostile.summary["classes"] == sorted(CLASSES) and hostile.summary["run"] == RUN
+    assert hostile.summary["counts"] == harmless.summary["counts"]
+    assert hostile.summary["counts"]["rejected"] == len(hostile.bad) == 8
+    assert hostile.summary["picks"] == harmless.summary["picks"]
+    for table in ("scores", "picks", "duplicates"):
+        hashes = [
+            sorted(hashlib.sha256(p.read_bytes()).hexdigest() for p in world.root.glob(f"{table}-*/*.parquet")
+                   if not p.name.startswith("rejects"))
+            for world in worlds
+        ]  # fmt: skip
+        assert hashes[0] == hashes[1] and hashes[0], table
+
+
+@SLOW
+def test_rejects_tell_the_name_as_it_is(worlds: tuple[World, World]):
+    hostile, _ = worlds
+    found = [pq.read_table(p, schema=REJECTS) for p in hostile.root.glob("scores-*/rejects-*.parquet")]
+    rows = [row for table in found for row in table.to_pylist() if "/corpus" in row["uri"]]
+    assert sorted(row["uri"].partition("<b>/")[2] for row in rows) == sorted(hostile.bad)
+    assert {row["reason"] for row in rows} == {"unrecognized"}
+    assert not any(steering(row["detail"]) for row in rows)
+
+
+@SLOW
+def test_the_page_has_no_element_more(worlds: tuple[World, World]):
+    pages = [world.page.read_text("utf-8") for world in worlds]
+    hostile, harmless = map(Parsed, pages)
+    assert hostile.elements == harmless.elements
+    assert hostile.addresses and all(a.startswith("data:image/jpeg;base64,") for a in hostile.addresses)
+    assert not steering(pages[0])
+    policy = re.search(r'<meta http-equiv="Content-Security-Policy" content="([^"]+)">', pages[0])
+    assert policy and policy[1].startswith("default-src 'none';")
+
+
+@SLOW
+def test_the_page_opens_in_a_browser_and_tells_nothing_of_where_pictures_were_taken(
+    worlds: tuple[World, World], tmp_path: Path
+):
+    page = tmp_path / "report.html"
+    page.write_bytes(worlds[0].page.read_bytes())
+    addresses = Parsed(page.read_text("utf-8")).addresses
+    assert len(addresses) > 30
+    for address in addresses:
+        jpeg = base64.b64decode(address.partition(",")[2])
+        assert jpeg.startswith(b"\xff\xd8\xff") and CANARY.encode() not in jpeg and b"Exif" not in jpeg
+    console, _ = open_in_chromium(page, tmp_path)
+    assert console == []
+
+
+@SLOW
+def test_the_terminal_gets_plain_text(worlds: tuple[World, World]):
+    for world in worlds:
+        assert steering(world.out) == []
+    assert "report.html" in worlds[0].out and "[31mred" in worlds[0].out
+    assert len(worlds[0].out.splitlines()) >= len(worlds[1].out.splitlines())
+
+
+@SLOW
+def test_nothing_is_written_but_under_the_root_and_under_plain_names(worlds: tuple[World, World]):
+    for world in worlds:
+        assert all(path.is_relative_to(world.root) for path in world.made), world.made
+        inside = [path.relative_to(world.root) for path in world.made if path != world.root]
+        assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,100}", part) for path in inside for part in path.parts), inside
+        assert len({path.parts[0] for path in inside if path.parts[0].startswith("run-")}) == 1
+
+
+@SLOW
+def test_no_secret_and_no_place_is_written(worlds: tuple[World, World]):
+    for world in worlds:
+        assert SECRET not in world.out
+        for path in world.made:
+            if path.is_file():
+                data = path.read_bytes()
+                assert SECRET.encode() not in data, path
+                if not path.parent.name.startswith("examples-"):  # they keep the bytes of the corpus
+                    assert CANARY.encode() not in data, path
+
+
+# Each form of a corpus ----------------------------------------------------------------------------------------------
+
+
+def tar_of(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    import tarfile
+
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def as_parquet(folder: Path, labels: list[str]) -> Corpus:
+    pq.write_table(pa.table({"image": [b"x"] * len(labels), "label": labels}), folder / "a.parquet")
+    return Corpus(uri=(str(folder / "a.parquet"),))
+
+
+def as_tar(folder: Path, labels: list[str]) -> Corpus:
+    members = []
+    for i, label in enumerate(labels):
+        members += [(f"{i:03}.jpg", b"x"), (f"{i:03}.cls", label.encode())]
+    return Corpus(uri=(str(tar_of(folder / "a.tar", members)),))
+
+
+def as_list(folder: Path, labels: list[str]) -> Corpus:
+    (folder / "x.jpg").write_bytes(b"x")
+    (folder / "list.txt").write_text("".join(f"x.jpg\t{label}\n" for label in labels), "utf-8", newline="")
+    return Corpus(uri=(str(folder / "list.txt"),))
+
+
+def as_folders(folder: Path, labels: list[str]) -> Corpus:
+    for i, label in enumerate(labels):
+        (folder / "c" / label).mkdir(parents=True, exist_ok=True)
+        (folder / "c" / label / f"{i:03}.jpg").write_bytes(b"x")
+    return Corpus(uri=(str(folder / "c"),))
+
+
+@pytest.mark.parametrize(
+    ("form", "holds"),
+    [
+        (as_parquet, lambda label: True),
+        (as_tar, lambda label: label == label.strip()),  # the text of a member is stripped
+        (as_list, lambda label: not set(label) & set("\t\r\n")),  # what ends a label there
+        (as_folders, lambda label: not set(label) & set("/\0") and len(label.encode()) < 256),
+    ],
+)
+def test_any_label_comes_through_every_form_that_can_hold_it(
+    form: Callable[[Path, list[str]], Corpus], holds: Callable[[str], bool], tmp_path: Path, ray_local: None
+):
+    labels = [label for label in dict.fromkeys([*CLASSES, *FILES]) if holds(label)]
+    assert len(labels) >= 13
+    corpus = form(tmp_path, labels)
+    root = Root.open(str(tmp_path / "root"))
+    shards = index_corpus(root, "labeled", corpus)
+    found = truth(root, shards, corpus)
+    assert found.info["classes"] == sorted(labels)
+    keys = found.table("picks", PICKS, ["key"])["key"].to_pylist()
+    samples = read_keys(corpus, Shards(shards), keys)
+    assert all(sample.media == b"x" for sample in samples.values())
+
+
+def test_names_of_tar_members_are_told_and_never_followed(tmp_path: Path, ray_local: None):
+    names = [f"{name}/{i}" for i, name in enumerate([*CLASSES[1:7], *FILES, "\udcff\udcfe no utf-8", "x" * 4000])]
+    path = tmp_path / "a.tar"
+    tar_of(path, [(f"{name}.jpg", b"x%d" % i) for i, name in enumerate(names)])
+    corpus = Corpus(uri=(str(path),))
+    shards = Shards(index_corpus(Root.open(str(tmp_path / "root")), "c", corpus))
+    samples = list(read_keys(corpus, shards, list(range(shards.samples))).values())
+    wanted = [name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for name in names]
+    assert [s.uri.partition("#")[2] for s in samples] == [f"{name}.jpg" for name in wanted]
+    assert [s.media for s in samples] == [b"x%d" % i for i in range(len(names))]
+
+
+# Paths and errors ---------------------------------------------------------------------------------------------------
+
+
+@given(st.text(max_size=200), st.text(max_size=200))
+def test_a_slug_is_a_plain_name_of_its_own(a: str, b: str):
+    assert re.fullmatch("[A-Za-z0-9_-]{0,73}", slug(a))
+    assert (slug(a) == slug(b)) == (a == b)
+    assert slug("digits-8x8_v2") == "digits-8x8_v2"
+
+
+@pytest.mark.parametrize("uri", ["a\0b", "a\udcffb.parquet", "s3://bucket/\udcff"])
+def test_a_place_that_is_no_text_is_refused(uri: str):
+    with pytest.raises(InputError, match="not UTF-8 or holds a NUL"):
+        Corpus(uri=(uri,))
+
+
+@pytest.mark.parametrize("line", ["a\0.jpg", "https://example.org/a.jpg", "/etc/passwd", ""])
+def test_a_listed_path_that_is_no_path_here_is_refused(line: str, tmp_path: Path, ray_local: None):
+    (tmp_path / "list.txt").write_text(f"{line}\t1\n")
+    with pytest.raises(InputError, match="line 1 of '.*list.txt'"):
+        index_corpus(Root.open(str(tmp_path / "root")), "c", Corpus(uri=(str(tmp_path / "list.txt"),)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["\x1b[31m\r\nfake ok \u202e\x9b2J"], b"error: no recipe '[31m  fake ok 2J'"),
+        (["digits", "--root", os.fsdecode(b"/tmp/\xff\xfe")], b"is not UTF-8"),
+    ],
+)
+def test_an_error_is_one_plain_line(arguments: list[str], said: bytes, tmp_path: Path):
+    done = subprocess.run([sys.executable, str(JOB), *arguments], capture_output=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count(b"\n") == 1
+    assert steering(done.stderr.decode()) == []

@@ -1,0 +1,169 @@
+"""Damaged and lying media through the real sandbox: each is a picture or a reject, and nothing else happens."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import bombs
+import hostile_media
+import numpy as np
+import pytest
+from canary import canary
+
+from raylabel.media.child import CPU_SECONDS, MEMORY
+from raylabel.media.decode import MAX_PIXELS
+from raylabel.media.sandbox import Parser, Sandbox
+from raylabel.media.views import View, eval_parser, train_parser
+from raylabel.schema import REASONS
+
+SECRET = "s3cret-of-the-parent"
+PARSERS = {
+    "evaluation": Parser.of(eval_parser, view=View(size=48, resize=56)),
+    "training": Parser.of(train_parser, view=View(size=48, resize=56)),
+}
+CHILDREN = 2
+TOGETHER = 250
+
+
+def verdicts(sandbox: Sandbox, media: list[bytes], first: int = 0) -> list[str]:
+    """Of each its reject or the hash of its pixels; its numbers are those of its place."""
+    side, found = View(size=48, resize=56).size, []
+    for at in range(0, len(media), TOGETHER):
+        some = media[at : at + TOGETHER]
+        out = np.empty((len(some), side, side, 3), np.uint8)
+        numbers = [(7, 1, first + at + i) for i in range(len(some))]
+        for slot, reject in enumerate(sandbox.fill(out, some, numbers)):
+            assert reject is None or reject.reason in REASONS and not out[slot].any()
+            found.append(f"{reject}" if reject else hashlib.sha256(out[slot]).hexdigest())
+        check_children(sandbox)
+    return found
+
+
+def reason_of(verdict: str) -> str:
+    word = verdict.partition(":")[0]
+    return word if word in REASONS else "decoded"
+
+
+def pids(sandbox: Sandbox) -> list[int]:
+    """The process that forks, and its children."""
+    nursery = sandbox._nursery._process.pid
+    return [nursery, *map(int, Path(f"/proc/{nursery}/task/{nursery}/children").read_text().split())]
+
+
+def check_children(sandbox: Sandbox) -> None:
+    for pid in pids(sandbox):
+        assert SECRET.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+    assert len(pids(sandbox)) <= 1 + CHILDREN
+    for pid in pids(sandbox)[1:]:
+        assert len(os.listdir(f"/proc/{pid}/fd")) <= 5
+
+
+@pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_mutants_are_pictures_or_rejects_and_always_the_same(
+    count: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    sound = hostile_media.seeds()
+    if (folder := Path(__file__).resolve().parents[3] / "shared" / "data" / "videos").is_dir():
+        sound |= hostile_media.clips(folder)
+    whole = list(sound.values())
+    before = len(os.listdir("/proc/self/fd")), set(os.listdir("/dev/shm"))
+    with canary() as port:
+        sound = {name: data.replace(b"127.0.0.1", b"127.0.0.1:%d" % port) for name, data in sound.items()}
+        made = list(hostile_media.mutants(count, 0, sound))
+        media = [data for _, data in made]
+        some = list(range(0, count, 10))
+        found: dict[str, list[str]] = {}
+        for name, parser in PARSERS.items():
+            with Sandbox(parser, CHILDREN) as sandbox:
+                sure = [reason_of(verdict) for verdict in verdicts(sandbox, whole)]
+                found[name] = verdicts(sandbox, media)
+                held = sum(os.fstat(child._memory).st_size for child in sandbox._idle.queue if child)
+                assert held < 300 << 20
+            with Sandbox(parser) as sandbox:  # one by one, backwards, in other children
+                again = {i: verdicts(sandbox, [media[i]], i)[0] for i in reversed(some)}
+            assert again == {i: found[name][i] for i in some}
+            pictures = {kind for kind, data in sound.items() if not kind.startswith(("mp4", "webm", "mkv", "mov"))}
+            for kind, reason in zip(sound, sure, strict=True):  # unharmed they are what they are
+                assert (reason == "decoded") == (kind in pictures), f"{kind}: {reason}"
+    for (_, data), one, other in zip(made, found["evaluation"], found["training"], strict=True):
+        assert (reason_of(one) == "decoded") == (reason_of(other) == "decoded"), data[:40]
+    assert len(os.listdir("/proc/self/fd")) <= before[0] and set(os.listdir("/dev/shm")) <= before[1]
+
+    told = {name: Counter(map(reason_of, verdicts)) for name, verdicts in found.items()}
+    lost = sum(counts[reason] for counts in told.values() for reason in ("decoder_crash", "timeout", "out_of_memory"))
+    with capsys.disabled():
+        print(f"\n{count:,} mutants of {len(sound)} files parsed twice, {lost} of them killed a child")
+        for name, counts in told.items():
+            print(f"  {name}: " + ", ".join(f"{reason} {n:,}" for reason, n in counts.most_common()))
+    assert told["evaluation"]["decoded"] > count / 20 and told["evaluation"]["corrupt"] > count / 20
+
+
+def measured(sandbox: Sandbox, data: bytes) -> tuple[str, int, float]:
+    """(verdict, bytes that its child took at most, CPU seconds); of a child that it killed 0 and 0."""
+    verdicts(sandbox, [SOUND])  # so that there is a child
+    (pid,) = pids(sandbox)[1:]
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak counts anew
+    held, before = memory(pid, "VmRSS"), processor_seconds(pid)
+    (verdict,) = verdicts(sandbox, [data])
+    if pid not in pids(sandbox):
+        return reason_of(verdict), 0, 0.0
+    return reason_of(verdict), memory(pid, "VmHWM") - held, processor_seconds(pid) - before
+
+
+def memory(pid: int, field: str) -> int:
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) << 10
+
+
+def processor_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+SOUND = hostile_media.encode(hostile_media.photographs()[0], "PNG")
+
+
+@pytest.fixture(scope="module", params=PARSERS)
+def gauge(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    with Sandbox(PARSERS[request.param]) as sandbox:
+        yield sandbox
+
+
+ALL = {**bombs.BOMBS, **{f"largest {name}": bomb for name, bomb in bombs.LARGEST.items()}}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("largest")) for name in ALL]
+)
+def test_a_small_file_that_asks_for_much_costs_itself_alone(name: str, gauge: Sandbox):
+    make, right = ALL[name]
+    verdict, peak, seconds = measured(gauge, make())
+    print(f"{verdict}, {peak >> 20:,} MB, {seconds:.1f} s")
+    assert verdict in right
+    assert peak < MEMORY and seconds < CPU_SECONDS
+    assert reason_of(verdicts(gauge, [SOUND])[0]) == "decoded"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", bombs.ENDLESS)
+def test_what_takes_too_long_ends(name: str, gauge: Sandbox):
+    media = [SOUND, bombs.ENDLESS[name](), SOUND]
+    assert [reason_of(verdict) for verdict in verdicts(gauge, media)] == ["decoded", "timeout", "decoded"]
+
+
+def test_the_largest_are_the_largest():
+    assert bombs.SIDE**2 <= MAX_PIXELS < (bombs.SIDE + 1) ** 2
+
+
+@pytest.mark.slow
+def test_the_largest_are_decoded_whatever_came_before(gauge: Sandbox):
+    """A child that is full of what others left decodes them as a new one does."""
+    media = [make() for make, _ in bombs.LARGEST.values()]
+    first = verdicts(gauge, media)
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(media)).tolist()
+        again = dict(zip(order, verdicts(gauge, [media[i] for i in order]), strict=True))
+        assert [reason_of(again[i]) for i in range(len(media))] == [reason_of(verdict) for verdict in first]

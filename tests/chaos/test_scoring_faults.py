@@ -1,0 +1,128 @@
+"""Whatever dies while a corpus is scored, the lists are the golden ones, byte for byte, and the counts are exact."""
+
+import random
+import time
+from collections.abc import Callable
+
+import pytest
+from golden import SLOW_WORDS, WORDS
+from harness import Driver, Stage, kill_one
+
+ACTORS = {"cpus": 4, "resources": {"teachers": 3}}
+WHERE = ["beside", "cluster"]  # decoding runs
+CLUSTER = {"cpus": 4, "resources": {"teachers": 2, "decode": "cluster"}}
+
+
+def rejected(stage: Stage, *words: str) -> dict[int, str]:
+    """Position → reason of the samples that say one of these words, if the parser obeys."""
+    reasons = {word.encode(): reason for word, reason in (WORDS | SLOW_WORDS).items() if word in words}
+    found = {i: reasons[data] for i, data in enumerate(stage.golden.media) if data in reasons}
+    assert len(found) == len(words)
+    return found
+
+
+def kill_while_scoring(driver: Driver, victims: Callable[[], list[int]], times: int, seconds: float) -> int:
+    """SIGKILL to one of the victims every so many seconds until the run ends or it was done so often; how often."""
+    chance, killed = random.Random(times), 0
+    driver.wait_until(driver.parts)
+    while killed < times and driver.process.poll() is None:
+        killed += kill_one(victims(), chance)
+        time.sleep(seconds)
+    return killed
+
+
+def test_a_clean_run_is_the_golden_one(small: Stage):
+    with Driver(small.spec(**ACTORS)) as driver:
+        driver.must_succeed(120)
+    small.check()
+
+
+def test_actors_and_what_parses_are_killed(small_tar: Stage):
+    """Of the same corpus in tars: its form shows as little as the deaths."""
+    chance = random.Random(0)
+    with Driver(small_tar.spec(**ACTORS, teacher={"seconds": 0.2})) as driver:
+        for count in (2, 5):
+            driver.wait_until(lambda: len(driver.parts()) >= count)  # noqa: B023
+            for victims in (driver.parsers, driver.nurseries, driver.actors):
+                driver.wait_until(lambda: kill_one(victims(), chance), 60)  # noqa: B023
+        driver.must_succeed(200)
+    small_tar.check()
+
+
+def test_media_that_kill_the_process_that_parses_are_rejected_and_no_other(small: Stage):
+    with Driver(small.spec(**ACTORS, teacher={"obeys": list(WORDS)})) as driver:
+        driver.must_succeed(200)
+    small.check(reasons=rejected(small, *WORDS))
+
+
+@pytest.mark.parametrize("resources", [ACTORS, pytest.param(CLUSTER, marks=pytest.mark.slow)], ids=WHERE)
+def test_a_picture_that_kills_the_teacher_is_rejected_and_no_other(small: Stage, resources: dict):
+    with Driver(small.spec(**resources, teacher={"crashes": True})) as driver:
+        driver.must_succeed(250)
+    small.check(reasons={small.golden.cursed: "teacher_crash"})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=WHERE)
+def test_an_actor_is_killed_every_five_seconds(whole: Stage, resources: dict):
+    with Driver(whole.spec(**resources, teacher={"seconds": 0.35})) as driver:
+        assert kill_while_scoring(driver, driver.actors, 10, 5) == 10
+        driver.must_succeed(300)
+    whole.check()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=WHERE)
+def test_what_parses_is_killed_twice_a_second(whole: Stage, resources: dict):
+    """The children, and the processes that fork them."""
+    with Driver(whole.spec(**resources, teacher={"seconds": 0.15})) as driver:
+        assert kill_while_scoring(driver, lambda: driver.parsers() + driver.nurseries(), 1000, 0.5) > 30
+        driver.must_succeed(300)
+    whole.check()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_workers_that_decode_are_killed(whole: Stage):
+    with Driver(whole.spec(**CLUSTER, teacher={"seconds": 0.1})) as driver:
+        assert kill_while_scoring(driver, driver.decoders, 30, 1) >= 10
+        driver.must_succeed(300)
+    whole.check()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("actors", "decode", "constants"),
+    [
+        (1, "beside", {}),
+        (2, "cluster", {"raylabel.labels.pool:PIXELS": 1}),
+        (7, "beside", {"raylabel.labels.pool:ITEMS": 1}),
+        (7, "cluster", {"raylabel.labels.pool:BLOCK": 1 << 10}),
+        (2, "beside", {"raylabel.labels.pool:ITEMS": 1000, "raylabel.selection:GROUP_CANDIDATES": 1000}),
+    ],
+)
+def test_how_work_is_dealt_does_not_show(whole: Stage, actors: int, decode: str, constants: dict[str, int]):
+    settings = {"cpus": actors + 1, "resources": {"teachers": actors, "decode": decode}}
+    with Driver(whole.spec(**settings, constants=constants)) as driver:
+        driver.must_succeed(400)
+    whole.check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=WHERE)
+def test_media_that_hang_are_rejected_too(whole: Stage, resources: dict):
+    with Driver(whole.spec(**resources, teacher={"obeys": [*WORDS, *SLOW_WORDS]})) as driver:
+        driver.must_succeed(250)
+    whole.check(reasons=rejected(whole, *WORDS, *SLOW_WORDS))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_object_store_under_twenty_times_as_much(whole: Stage):
+    copies = 20 * 100_000_000 // (len(whole.golden.media) * 16 * 16 * 3) + 1
+    with Driver(whole.spec(**CLUSTER, store=100_000_000, teacher={"copies": copies})) as driver:
+        driver.must_succeed(500)
+    whole.check()

@@ -1,0 +1,407 @@
+"""Training under faults: real processes, killed for real, against a run that nobody disturbed."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from helpers import contents
+
+from raylabel.artifact import Artifact, Root
+from raylabel.stream import Stream
+
+STEPS, BATCH, EVERY = 40, 64, 5
+DRIVER = Path(__file__).parent / "training_driver.py"
+SEED = 3  # of test_train.fit
+QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_AUTH_MODE": "disabled"}  # the latter for a cluster of several machines
+
+slow = pytest.mark.slow
+
+
+@dataclass
+class Training:
+    """One command: a root, how many workers, and what goes wrong."""
+
+    folder: Path
+    workers: int = 2
+    pause: float = 0.0
+    fault: str = ""
+    steps: int = STEPS
+    nodes: int = 0
+
+    def start(self) -> subprocess.Popen:
+        for name in ("root", "corpus", "log"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        settings: dict = {name: str(self.folder / name) for name in ("root", "corpus", "log")}
+        settings |= {"workers": self.workers, "nodes": self.nodes, "steps": self.steps, "every": EVERY}
+        settings |= {"pause": self.pause, "fault": self.fault}
+        paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+        return subprocess.Popen(
+            [sys.executable, str(DRIVER), json.dumps(settings)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **QUIET},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, status: int = 0) -> str:
+        return said(self.start(), status)
+
+    @property
+    def net(self) -> Artifact:
+        (net,) = Root.open(str(self.folder / "root")).named("net")
+        return net
+
+    @property
+    def examples(self) -> Artifact:
+        (examples,) = Root.open(str(self.folder / "root")).named("examples-labeled")
+        return examples
+
+    def checkpoints(self) -> list[Path]:
+        """Those that are finished, the newest last."""
+        found = self.folder.glob("root/net-*/scratch/checkpoints/*/checksums.json")
+        return sorted(path.parent for path in found)
+
+    def logs(self) -> list[tuple[int, int, int, Path]]:
+        """(size of the group, rank, pid, log) of each worker that was ever started, in that order."""
+        paths = sorted((self.folder / "log").iterdir(), key=lambda path: int(path.name.split("-")[0]))
+        return [(*map(int, path.name.split("-")[1:]), path) for path in paths]
+
+    def alive(self) -> dict[int, int]:
+        """Rank → pid of the workers that are there now and have begun."""
+        return {rank: pid for _, rank, pid, _ in self.logs() if Path(f"/proc/{pid}").exists()}
+
+
+def said(process: subprocess.Popen, status: int = 0) -> str:
+    """What it prints until it ends, with that status."""
+    try:
+        output = process.communicate(timeout=200)[0]
+    finally:
+        process.kill()
+    assert process.returncode == status, output
+    return output
+
+
+def wait_for(what: Callable[[], object], process: subprocess.Popen) -> None:
+    """Until `what` is true; the process must be running then."""
+    deadline = time.monotonic() + 150
+    while not what():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert process.poll() is None
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory) -> Callable[[int], Training]:
+    """Runs that nobody disturbs, one for each number of workers."""
+    made: dict[int, Training] = {}
+
+    def run(workers: int) -> Training:
+        if workers not in made:
+            made[workers] = Training(tmp_path_factory.mktemp(f"clean{workers}"), workers)
+            made[workers].run()
+        return made[workers]
+
+    return run
+
+
+def beside(clean: Training, folder: Path, **more) -> Training:
+    """A training on the same EXAMPLES, in another root."""
+    shutil.copytree(clean.folder / "corpus", folder / "corpus")
+    for path in (clean.folder / "root").iterdir():
+        if not path.name.startswith("net-"):
+            shutil.copytree(path, folder / "root" / path.name)
+    return Training(folder, **{"workers": clean.workers, **more})
+
+
+def same_end(one: Training, two: Training) -> None:
+    """Same identity, same weights to the last bit, same curve; nothing of the work is left."""
+    assert one.net.digest == two.net.digest and contents(one.net) == contents(two.net)
+    assert not list(two.folder.glob("root/net-*/scratch"))
+
+
+def effective_history(training: Training) -> dict[int, int]:
+    """Global item → key of what the weights have learned from: each start's items up to where the next one began.
+
+    Every item has to be served by exactly one worker of its start.
+    """
+    starts: dict[int, list[Path]] = {}
+    number, seen = -1, set[int]()
+    for world, rank, _, path in training.logs():
+        if rank in seen or number < 0 or len(seen) == world:
+            number, seen = number + 1, set()
+        seen.add(rank)
+        starts.setdefault(number, []).append(path)
+    history: dict[int, int] = {}
+    begun: list[tuple[int, dict[int, int]]] = []
+    for paths in starts.values():
+        items: dict[int, int] = {}
+        for path in paths:
+            for g, key in (map(int, line.split()) for line in path.read_text().splitlines() if line.count(" ") == 1):
+                assert g not in items
+                items[g] = key
+        if items:
+            begun.append((min(items) // BATCH * BATCH, items))
+    ends = [first for first, _ in begun[1:]] + [training.steps * BATCH]
+    for (first, items), end in zip(begun, ends, strict=True):
+        for g in range(first, end):
+            assert g not in history, "an item was learned twice"
+            history[g] = items[g]
+    return history
+
+
+def clean_history(training: Training) -> dict[int, int]:
+    items = Stream(training.examples, SEED).items(0, training.steps * BATCH)
+    return {g: key for g, key, _, _ in items}
+
+
+def test_a_lost_worker_costs_the_steps_since_the_last_checkpoint(clean, tmp_path):
+    training = beside(clean(2), tmp_path, pause=0.1)
+    process = training.start()
+    for rank in (1, 0):
+        before = len(training.checkpoints()) and int(training.checkpoints()[-1].name)
+        wait_for(
+            lambda before=before: (
+                training.checkpoints() and int(training.checkpoints()[-1].name) > before and len(training.alive()) == 2
+            ),
+            process,
+        )
+        gone = training.alive()
+        os.kill(gone[rank], signal.SIGKILL)
+        wait_for(lambda gone=gone: set(training.alive().values()) - set(gone.values()), process)
+    output = said(process)
+    assert output.count("lost worker") == 2 and "goes on from step" in output
+    assert {world for world, *_ in training.logs()} == {2} and len(training.logs()) == 6
+    same_end(clean(2), training)
+    assert effective_history(training) == clean_history(training)
+
+
+def kill(process: subprocess.Popen, training: Training) -> None:
+    """Kills the driver, and waits for its workers to notice: they may save another checkpoint until then."""
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while training.alive():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def interrupted(clean: Training, folder: Path) -> Training:
+    """A training whose driver was killed when it had two checkpoints, and not all."""
+    training = beside(clean, folder, pause=0.1)
+    process = training.start()
+    wait_for(lambda: len(training.checkpoints()) == 2, process)
+    kill(process, training)
+    training.pause = 0
+    return training
+
+
+@slow
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(clean, tmp_path):
+    training = interrupted(clean(2), tmp_path / "one")
+    older, newest = training.checkpoints()
+    weights = newest / "model.safetensors"
+    content = weights.read_bytes()
+    middle = len(content) // 2
+    weights.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    output = training.run()
+    assert re.search(rf"warning: checkpoint {newest.name} is damaged.*step {int(older.name)} ", output)
+    assert len(training.net.info["passed_over"]) == 1 and newest.name in training.net.info["passed_over"][0]
+    assert training.net.info["images"] == (STEPS - int(older.name)) * BATCH
+    same_end(clean(2), training)
+    assert effective_history(training) == clean_history(training)
+
+    training = interrupted(clean(2), tmp_path / "two")
+    for checkpoint in training.checkpoints():
+        weights = checkpoint / "momentum.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1])
+    folder = training.checkpoints()[0].parent
+    begun = len(training.logs())
+    output = training.run(status=2)
+    assert f"{folder}: not one of its checkpoints is whole" in output and "Traceback" not in output
+    assert len(training.logs()) == begun  # no fresh start
+
+
+def test_a_bug_in_the_loop_ends_the_run_at_once(clean, tmp_path):
+    training = beside(clean(2), tmp_path, fault="raise")
+    output = training.run(status=1)
+    assert "a bug in the loop" in output
+    assert len(training.logs()) == 2  # one start of two workers
+
+
+@slow
+def test_workers_that_die_again_and_again_end_the_run(clean, tmp_path):
+    training = beside(clean(2), tmp_path, fault="die")
+    output = training.run(status=2)
+    assert "got no further than step 20" in output and "the same command goes on" in output
+    training.fault = ""
+    training.run()
+    same_end(clean(2), training)
+
+
+@slow
+@pytest.mark.parametrize("victim", ["worker", "driver"])
+def test_a_kill_in_the_midst_of_a_checkpoint(clean, tmp_path, victim):
+    training = beside(clean(2), tmp_path, fault="slow save")
+    process = training.start()
+
+    def unfinished() -> bool:
+        folders = set(training.folder.glob("root/net-*/scratch/checkpoints/*"))
+        return bool(training.checkpoints()) and bool(folders - set(training.checkpoints()))
+
+    wait_for(unfinished, process)
+    if victim == "worker":
+        os.kill(training.alive()[0], signal.SIGKILL)
+        output = said(process)
+    else:
+        kill(process, training)
+        output = training.run()
+    assert "was cut off while it was written; it is passed over" in output
+    same_end(clean(2), training)
+    assert effective_history(training) == clean_history(training)
+
+
+@slow
+def test_two_workers_then_one_then_three_see_the_same_samples(clean, tmp_path):
+    training = beside(clean(2), tmp_path, pause=0.1)
+    for workers, step in (2, 10), (1, 25), (3, STEPS):
+        training.workers = workers
+        process = training.start()
+        if step < STEPS:
+            wait_for(lambda step=step: training.checkpoints() and int(training.checkpoints()[-1].name) >= step, process)
+            kill(process, training)
+        else:
+            said(process)
+    assert {world for world, *_ in training.logs()} == {1, 2, 3}
+    assert training.net.digest == clean(2).net.digest and training.net.info["workers"] == 3
+    assert effective_history(training) == clean_history(training)
+
+
+@slow
+def test_a_worker_that_is_told_to_end_saves_what_it_has_learned(clean, tmp_path):
+    training = beside(clean(2), tmp_path, pause=0.2)
+    process = training.start()
+    wait_for(lambda: training.checkpoints() and len(training.alive()) == 2, process)
+    begin = time.monotonic()
+    os.kill(training.alive()[1], signal.SIGTERM)
+    wait_for(lambda: any(int(c.name) % EVERY for c in training.checkpoints()), process)  # one of its own
+    assert time.monotonic() - begin < 30
+    output = said(process)
+    assert "a worker was told to end; training goes on from step" in output
+    assert effective_history(training) == clean_history(training)
+    assert weights(training) == weights(clean(2))
+
+
+def weights(training: Training) -> str:
+    """Of the file; the sums of the curve are taken in another order where a halt comes between two points of it."""
+    return contents(training.net)["model.safetensors"]
+
+
+@slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_driver_that_is_told_to_end_saves_what_its_workers_have_learned(clean, tmp_path, number):
+    training = beside(clean(2), tmp_path, pause=0.2)
+    process = training.start()
+    wait_for(lambda: training.checkpoints() and len(training.alive()) == 2, process)
+    newest = int(training.checkpoints()[-1].name)
+    begin = time.monotonic()
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert time.monotonic() - begin < 30 and process.returncode != 0
+    kept = int(training.checkpoints()[-1].name)
+    assert kept > newest and kept % EVERY  # no regular one
+    training.pause = 0
+    training.run()
+    assert training.net.info["images"] == (STEPS - kept) * BATCH
+    assert effective_history(training) == clean_history(training)
+    assert weights(training) == weights(clean(2))
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A real disk of 50 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=50m", "tmpfs", folder], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@slow
+def test_a_full_disk_under_the_checkpoints(clean, small_disk):
+    training = beside(clean(2), small_disk, pause=0.05)
+    (small_disk / "log").mkdir()
+    process = training.start()
+    wait_for(lambda: len(training.checkpoints()) == 2, process)
+    ballast = small_disk / "ballast"
+    with pytest.raises(OSError, match="No space left"):
+        with open(ballast, "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 12))
+    begin = time.monotonic()
+    output = said(process, status=2)
+    assert time.monotonic() - begin < 60
+    assert f"{small_disk}/root/net-" in output and "No space left" in output and "Traceback" not in output
+    assert not list(small_disk.glob("root/net-*/manifest.json")) and not list(small_disk.glob("root/**/*.tmp"))
+    subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
+    training.run()
+    same_end(clean(2), training)
+
+
+@slow
+def test_a_lost_machine_leaves_fewer_workers_and_a_new_one_is_taken_in(clean, tmp_path):
+    training = beside(clean(2), tmp_path, pause=0.3, workers=3, nodes=3, steps=120)
+    process = training.start()
+    wait_for(lambda: training.checkpoints() and len(training.alive()) == 3, process)
+    _, *nodes = (tmp_path / "nodes").read_text().splitlines()
+    os.kill(int(nodes[0].split()[1]), signal.SIGKILL)
+    wait_for(lambda: 2 in {world for world, *_ in training.logs()}, process)
+    (tmp_path / "more").touch()
+    wait_for(lambda: training.logs()[-1][0] == 3, process)
+    output = said(process)
+    assert output.count("lost worker") == 1 and output.count("there is room for more workers") == 1
+    worlds = [world for world, *_ in training.logs()]
+    assert worlds == [3] * 3 + [2] * 2 + [3] * 3
+    assert training.net.info["workers"] == 3
+    assert effective_history(training) == clean_history(training)
+
+
+@slow
+def test_a_machine_that_is_about_to_be_taken_away_is_left_in_time(clean, tmp_path):
+    training = beside(clean(2), tmp_path, pause=0.3, workers=2, nodes=2, steps=80)
+    process = training.start()
+    wait_for(lambda: training.checkpoints() and len(training.alive()) == 2, process)
+    address, *nodes = (tmp_path / "nodes").read_text().splitlines()
+    node, raylet = nodes[0].split()
+    begin, stood = time.monotonic(), len(training.checkpoints())
+    notice = f"drain-node --address {address} --node-id {node} --deadline-remaining-seconds 60 --reason"
+    words = ["DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a spot notice"]
+    command = [str(Path(sys.executable).parent / "ray"), *notice.split(), *words]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **QUIET})
+    wait_for(lambda: 1 in {world for world, *_ in training.logs()}, process)
+    assert time.monotonic() - begin < 30 and stood
+    os.kill(int(raylet), signal.SIGKILL)  # nobody is there any more
+    output = said(process)
+    assert "a machine is about to be taken away" in output and "lost worker" not in output
+    assert [world for world, *_ in training.logs()] == [2, 2, 1]
+    history = effective_history(training)
+    assert history == clean_history(training)
+    assert any(first % (EVERY * BATCH) for first in starts(training))  # it went on from where it was told to halt
+
+
+def starts(training: Training) -> list[int]:
+    """The first global item of each worker that was started."""
+    return [int(path.read_text().split(maxsplit=1)[0]) // BATCH * BATCH for *_, path in training.logs()]

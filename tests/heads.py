@@ -1,0 +1,117 @@
+"""Ray heads of their own, started and ended as a person would, for tests of what attaches to them."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+JOBS = Path(__file__).resolve().parents[1] / "jobs"
+TOKEN = "0123456789abcdef" * 2
+RAY = Path(sys.executable).parent / "ray"
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands in the way to a head, and what its clients need in their environment."""
+
+    address: str
+    dashboard: str
+    folder: str
+    environment: dict[str, str]
+
+
+@contextmanager
+def started_head(*arguments: str, host: str = "127.0.0.1", token: str = TOKEN, cpus: int = 2) -> Iterator[Head]:
+    """A head that goes by the address `host` and asks for the token unless that is empty; ended with all its own."""
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: it holds sockets, whose paths may have 107 bytes
+    port, dashboard, agent, metrics, client = free_ports(5)
+    secrets = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
+    try:
+        done = subprocess.run(
+            [
+                *(sys.executable, str(RAY), "start", "--head", f"--node-ip-address={host}", f"--num-cpus={cpus}"),
+                *(f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
+                *(f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}"),
+                *(f"--temp-dir={folder}", "--disable-usage-stats", *arguments),
+            ],
+            env=environment(**secrets),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout
+        address = f"{host}:{port}"
+        yield Head(address, f"http://127.0.0.1:{dashboard}", folder, {"RAY_ADDRESS": address, **secrets})
+    finally:
+        _end(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's, without what it says of a Ray, and with a path to Ray's own programs."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return kept | {"PATH": f"{RAY.parent}:{kept['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"} | more
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on at the moment."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def outward_address() -> str:
+    """This machine's address as others see it; empty if it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent
+        except OSError:
+            return ""
+        found = probe.getsockname()[0]
+    return "" if found.startswith("127.") else found
+
+
+def _end(folder: str) -> None:
+    for signum, seconds in ((signal.SIGTERM, 2), (signal.SIGKILL, 20)):
+        for pid in _processes(folder):
+            try:
+                os.kill(pid, signum)
+            except ProcessLookupError:
+                pass
+        deadline = time.monotonic() + seconds
+        while _processes(folder):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError(f"processes of the Ray in {folder} outlive SIGKILL")
+
+
+def _processes(folder: str) -> list[int]:
+    """Those with the folder in their command line: all that a head starts, and their workers by their parents."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if folder.encode() in (entry / "cmdline").read_bytes() and _state(entry) != "Z":
+                    found.append(int(entry.name))
+            except OSError:
+                pass
+    return found
+
+
+def _state(entry: Path) -> str:
+    return (entry / "stat").read_text().rpartition(")")[2].split()[0]

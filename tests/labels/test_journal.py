@@ -1,0 +1,136 @@
+"""A teacher whose process dies of some samples: exactly those are rejected, whatever else kills it meanwhile."""
+
+import contextlib
+import os
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raylabel.labels import journal as module
+from raylabel.labels.journal import Journal
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.tempfile, "gettempdir", lambda: str(tmp_path))
+    return tmp_path
+
+
+class Death(Exception):
+    """Stands for the end of a process: nothing of it runs after."""
+
+
+def live(
+    batches: dict[int, int], poison: set[tuple[int, int]], accidents: set[int], clock: list[int], name="a", hit=()
+):
+    """One life of an actor that scores every batch (key → rows); {key: guilty slots} of those it scored in parts."""
+    journal = Journal(name)
+
+    def score(key: int, first: int, last: int) -> None:
+        journal.take((key, first, last))
+        clock[0] += 1
+        if clock[0] in accidents and (key, first) not in hit:  # the same sample is not hit by chance twice
+            if last - first == 1:
+                hit.add((key, first))
+            os.close(journal._file)
+            raise Death
+        if any((key, slot) in poison for slot in range(first, last)):
+            os.close(journal._file)
+            raise Death
+        journal.give()
+
+    guilty = {}
+    for key, rows in batches.items():
+        if journal.accuses(key, rows):
+            guilty[key] = []
+            covered = []
+            for first, last, sure in journal.parts(key, rows):
+                if sure:
+                    guilty[key].append(first)
+                else:
+                    score(key, first, last)
+                covered += range(first, last)
+            assert covered == list(range(rows))
+        else:
+            score(key, 0, rows)
+    os.close(journal._file)
+    return guilty
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_the_guilty_are_found_and_nobody_else(data):
+    rows = data.draw(st.lists(st.integers(1, 256), min_size=1, max_size=4))
+    batches = {1000 * i: n for i, n in enumerate(rows)}
+    slots = [(key, slot) for key, n in batches.items() for slot in range(n)]
+    poison = set(data.draw(st.lists(st.sampled_from(slots), max_size=4)))
+    accidents = set(data.draw(st.lists(st.integers(1, 60), max_size=6, unique=True)))
+    clock, name, hit = [0], f"actor-{time.monotonic_ns()}", set()
+    lives, guilty = 0, None
+    while guilty is None:
+        lives += 1
+        assert lives < 200, "it goes on for ever"
+        with contextlib.suppress(Death):
+            guilty = live(batches, poison, accidents, clock, name, hit)
+    assert {(key, slot) for key, some in guilty.items() for slot in some} == poison
+    assert lives <= 1 + len(accidents) * 2 + 12 * len(poison)
+
+
+def test_one_death_accuses_nobody_and_other_actors_know_nothing():
+    clock = [0]
+    with pytest.raises(Death):
+        live({0: 8}, {(0, 3)}, set(), clock, "a", set())
+    journal = Journal("a")
+    assert not journal.accuses(0, 8)
+    os.close(journal._file)
+    with pytest.raises(Death):
+        live({0: 8}, {(0, 3)}, set(), clock, "a", set())
+    journal = Journal("a")
+    assert journal.accuses(0, 8) and not journal.accuses(0, 7) and not journal.accuses(8, 8)
+    other = Journal("b")
+    assert not other.accuses(0, 8)
+
+
+def test_a_life_without_any_batch_is_counted():
+    for _ in range(module.LIVES):
+        journal = Journal("a")
+        assert not journal.hopeless
+        journal.take((0, 0, 8))
+        os.close(journal._file)
+    assert Journal("a").hopeless
+    journal = Journal("c")
+    for number in range(2 * module.LIVES):  # one that dies often, but gets on
+        journal = Journal("c")
+        assert not journal.hopeless
+        journal.take((number, 0, 8))
+        journal.give()
+        journal.take((number + 1, 0, 8))
+        os.close(journal._file)
+
+
+def test_old_journals_are_swept(folder):
+    for name in ("raylabel-journal-old", "raylabel-journal-new", "another"):
+        (folder / name).write_bytes(b"")
+    past = time.time() - module.WEEK - 10
+    os.utime(folder / "raylabel-journal-old", (past, past))
+    os.utime(folder / "another", (past, past))
+    Journal("mine")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "another",
+        "raylabel-journal-mine",
+        "raylabel-journal-new",
+    ]
+
+
+def test_batches_in_hand_at_once():
+    journal = Journal("a")
+    journal.take((0, 0, 4))
+    journal.take((4, 0, 4))
+    journal.give()
+    journal.take((8, 0, 4))
+    os.close(journal._file)
+    died = Journal("a")
+    assert np.array_equal(sorted(died._deaths), [(4, 0, 4), (8, 0, 4)])
