@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raylabel.errors import InputError
+from raylabel.patient import Patient
 
 ATTEMPTS = 10  # of a request to S3: of 1e9 requests of which 5% fail, none fails so often
 CONNECT_SECONDS = 10.0  # to reach S3; a second, the default, is too short for a thousand clients that start at once
@@ -48,13 +49,17 @@ def _store(scheme: str, bucket: str) -> tuple[pafs.FileSystem, str]:
     try:
         if scheme == "gs":
             return pafs.GcsFileSystem(retry_time_limit=timedelta(seconds=GOOGLE_SECONDS)), bucket
-        found, path = pafs.FileSystem.from_uri(f"{uri}/")  # which asks where the bucket is
-        make, (options,) = found.__reduce__()
-        patient = pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
-        times = {"connect_timeout": CONNECT_SECONDS, "request_timeout": SILENT_SECONDS}
-        return make({**options, **times, "retry_strategy": patient}), path.rstrip("/")
+        return pafs.PyFileSystem(_s3(bucket)), bucket
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"cannot open '{uri}': {line(error)}; give a local path or an s3:// or gs:// URI") from error
+
+
+def _s3(bucket: str) -> Patient:
+    found, _ = pafs.FileSystem.from_uri(f"s3://{bucket}/")  # which asks where the bucket is
+    make, (options,) = found.__reduce__()
+    options |= {"connect_timeout": CONNECT_SECONDS, "request_timeout": SILENT_SECONDS}
+    options["retry_strategy"] = pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
+    return Patient(make(options), ATTEMPTS, (_s3, (bucket,)))
 
 
 def is_local(uri: str) -> bool:

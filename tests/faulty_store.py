@@ -1,5 +1,6 @@
 """An S3 server whose requests fail or are slow, as told: real sockets, real resets, in front of a real S3 server."""
 
+import os
 import random
 import socket
 import struct
@@ -43,13 +44,18 @@ class Plan:
             return fault
 
 
+class _Handler(MotoRequestHandler):
+    def connection_dropped(self, error: BaseException, environ: dict[str, Any] | None = None) -> None:
+        self.close_connection = True
+
+
 class FaultyStore:
     """The server; `plan` is in force at once when it is set."""
 
     def __init__(self) -> None:
         self.plan = Plan()
         self._backend = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server("127.0.0.1", 0, self._answer, True, request_handler=MotoRequestHandler)
+        self._server = make_server("127.0.0.1", 0, self._answer, True, request_handler=_Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     def start(self) -> str:
@@ -90,7 +96,7 @@ def _reset(environ: dict[str, Any]) -> list[bytes]:
     """No answer but a TCP reset."""
     connection: socket.socket = environ["werkzeug.socket"]
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
+    os.close(connection.detach())  # its own `close` would wait for the files that the server has made of it
     raise ConnectionError("planned")
 
 

@@ -10,6 +10,7 @@ ROWS = [
     {"errors", "watch"},
     {
         "schema",
+        "patient",
         "storage",
         "artifact",
         "lease",

@@ -12,6 +12,7 @@ from raylabel.schema import PICKS, check
 
 def test_made_once_then_found(tmp_path):
     root, built = Root.open(str(tmp_path)), []
+    assert list(tmp_path.iterdir()) == []
 
     def build(draft):
         built.append(draft)

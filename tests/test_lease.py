@@ -27,6 +27,16 @@ from raylabel.artifact import Root
 from raylabel.errors import InputError
 lease.BEAT, lease.STALE, lease.LOOK = 0.2, 2.0, 0.1
 lease._machine = lambda: sys.argv[2]
+others = lease._Lease._others
+
+def first_look(self):
+    lease._Lease._others = others
+    print("wrote", flush=True)
+    sys.stdin.readline()
+    return others(self)
+
+if sys.argv[3:]:
+    lease._Lease._others = first_look
 try:
     with lease.held(Root(sys.argv[1])):
         print("held", flush=True)
@@ -50,9 +60,9 @@ def start() -> Any:
     """Starts drivers; `machine` is what tells their machine from another."""
     running: list[subprocess.Popen] = []
 
-    def start(root: Root, machine: str = "") -> subprocess.Popen:
+    def start(root: Root, machine: str = "", *waits: str) -> subprocess.Popen:
         path = str(Path(__file__).resolve().parents[1])
-        command = [sys.executable, "-c", HOLD, root.uri, machine or lease._machine()]
+        command = [sys.executable, "-c", HOLD, root.uri, machine or lease._machine(), *waits]
         pipes: dict[str, Any] = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
         running.append(subprocess.Popen(command, text=True, env={**os.environ, "PYTHONPATH": path}, **pipes))
         return running[-1]
@@ -135,7 +145,12 @@ def test_a_pid_that_is_another_process_now_is_none(root: Root, monkeypatch: pyte
 
 @pytest.mark.parametrize("machine", ["", "each its own"])
 def test_of_many_that_start_at_once_exactly_one_goes_on(root: Root, start: Start, machine: str) -> None:
-    processes = [start(root, machine and f"{machine} {i}") for i in range(5)]
+    processes = [start(root, machine and f"{machine} {i}", "and waits before it looks") for i in range(5)]
+    assert [says(process) for process in processes] == ["wrote"] * 5
+    for process in processes:  # all have written, none has looked
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
     said = [says(process) for process in processes]
     assert sorted(word[:5] for word in said) == ["error"] * 4 + ["held"]
     assert all("another run is at work in" in word for word in said if word != "held")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "jobs"))
 
-from launch import Options, launched  # noqa: E402
+from launch import Options, launched  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 from raylabel.artifact import Artifact, Root  # noqa: E402
 from raylabel.corpus import Corpus  # noqa: E402

@@ -57,11 +57,11 @@ def test_the_last_row_of_a_shard_that_changed_is_never_given(
             os.replace(other, path)
 
     # Before it is opened, and while it is read.
-    given = []
+    given: list[Sample] = []
     change()
     with pytest.raises(InputError, match=f"'{path}' changed since it was indexed: put it back"):
-        given += [*read_rows(corpus, shards.row(1), range(17))]
-    assert not given
+        given += read_rows(corpus, shards.row(1), range(17))
+    assert len(given) < 17
     path.write_bytes(whole)
     assert read(corpus, shards, 1) == before
 

@@ -1,0 +1,119 @@
+"""An object store whose small reads are asked for again, which pyarrow's client does not do by itself.
+
+It gives the AWS SDK a buffer of just the bytes that it wants. The text of a refusal such as 503 Slow Down, some 300
+bytes, does not fit into a smaller one; the SDK takes that for a fault of its own and gives up at once. A footer or a
+line of JSON is such a read. (The same in another client of that SDK: github.com/apache/doris/pull/66557.)
+"""
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+OVERFLOWN = "Failed to flush response stream"
+LONGEST = 20.0  # seconds between two attempts
+
+T = TypeVar("T")
+
+
+class Patient(pafs.FileSystemHandler):
+    """The handler of a `pyarrow.fs.PyFileSystem` that is `inner` but for that."""
+
+    def __init__(self, inner: pafs.FileSystem, attempts: int, again: tuple[Callable[..., "Patient"], tuple]) -> None:
+        """`again`: what makes it anew in another process, and its arguments; `inner` would lose its settings there."""
+        self._inner, self._attempts, self._again = inner, attempts, again
+
+    def __reduce__(self) -> tuple[Callable[..., "Patient"], tuple]:
+        return self._again
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Patient) and self._inner == other._inner
+
+    def get_type_name(self) -> str:
+        return self._inner.type_name
+
+    def normalize_path(self, path: str) -> str:
+        return self._inner.normalize_path(path)
+
+    def get_file_info(self, paths: list[str]) -> list[pafs.FileInfo]:
+        return self._inner.get_file_info(paths)
+
+    def get_file_info_selector(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
+        return self._inner.get_file_info(selector)
+
+    def create_dir(self, path: str, recursive: bool) -> None:
+        self._inner.create_dir(path, recursive=recursive)
+
+    def delete_dir(self, path: str) -> None:
+        self._inner.delete_dir(path)
+
+    def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
+        self._inner.delete_dir_contents(path, missing_dir_ok=missing_dir_ok)
+
+    def delete_root_dir_contents(self) -> None:
+        raise NotImplementedError
+
+    def delete_file(self, path: str) -> None:
+        self._inner.delete_file(path)
+
+    def move(self, src: str, dest: str) -> None:
+        self._inner.move(src, dest)
+
+    def copy_file(self, src: str, dest: str) -> None:
+        self._inner.copy_file(src, dest)
+
+    def open_input_stream(self, path: str) -> pa.PythonFile:
+        return self.open_input_file(path)
+
+    def open_input_file(self, path: str) -> pa.PythonFile:
+        return pa.PythonFile(_File(self._inner.open_input_file(path), self._attempts), mode="r")
+
+    def open_output_stream(self, path: str, metadata: Any) -> pa.NativeFile:
+        return self._inner.open_output_stream(path, metadata=metadata)
+
+    def open_append_stream(self, path: str, metadata: Any) -> pa.NativeFile:
+        return self._inner.open_append_stream(path, metadata=metadata)
+
+
+class _File:
+    """What pa.PythonFile asks of a file."""
+
+    def __init__(self, inner: pa.NativeFile, attempts: int) -> None:
+        self._inner, self._attempts, self._size, self._at = inner, attempts, inner.size(), 0
+
+    @property
+    def closed(self) -> bool:
+        return self._inner.closed
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = (0, self._at, self._size)[whence] + offset
+        return self._at
+
+    def read(self, count: int | None = None) -> bytes:
+        left = max(0, self._size - self._at)
+        count = left if count is None or count < 0 else min(count, left)
+        data = self._ask(lambda: self._inner.read_at(count, self._at)) if count else b""
+        self._at += len(data)
+        return data
+
+    def _ask(self, read: Callable[[], T]) -> T:
+        failure = None
+        for attempt in range(1, self._attempts + 1):
+            try:
+                return read()
+            except OSError as error:
+                if OVERFLOWN not in str(error):
+                    raise
+                failure = error
+            if attempt < self._attempts:
+                time.sleep(random.uniform(0, min(LONGEST, 2**attempt / 2)))
+        raise OSError(f"the store refused to give a few bytes, {self._attempts} times") from failure
