@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from helpers import contents
 
-from raylabel.artifact import Artifact, Root
+from raylabel.artifact import Artifact, Root, list_files
 from raylabel.stream import Stream
 
 STEPS, BATCH, EVERY = 40, 64, 5
@@ -36,13 +36,14 @@ class Training:
     fault: str = ""
     steps: int = STEPS
     nodes: int = 0
+    root: str = ""
 
     def start(self) -> subprocess.Popen:
         for name in ("root", "corpus", "log"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         settings: dict = {name: str(self.folder / name) for name in ("root", "corpus", "log")}
         settings |= {"workers": self.workers, "nodes": self.nodes, "steps": self.steps, "every": EVERY}
-        settings |= {"pause": self.pause, "fault": self.fault}
+        settings |= {"pause": self.pause, "fault": self.fault} | ({"root": self.root} if self.root else {})
         paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
         return subprocess.Popen(
             [sys.executable, str(DRIVER), json.dumps(settings)],
@@ -73,7 +74,8 @@ class Training:
     def logs(self) -> list[tuple[int, int, int, Path]]:
         """(size of the group, rank, pid, log) of each worker that was ever started, in that order."""
         paths = sorted((self.folder / "log").iterdir(), key=lambda path: int(path.name.split("-")[0]))
-        return [(*map(int, path.name.split("-")[1:]), path) for path in paths]
+        names = ([int(word) for word in path.name.split("-")] for path in paths)
+        return [(world, rank, pid, path) for (_, world, rank, pid), path in zip(names, paths, strict=True)]
 
     def alive(self) -> dict[int, int]:
         """Rank → pid of the workers that are there now and have begun."""
@@ -134,18 +136,16 @@ def effective_history(training: Training) -> dict[int, int]:
 
     Every item has to be served by exactly one worker of its start.
     """
-    starts: dict[int, list[Path]] = {}
-    number, seen = -1, set[int]()
+    groups: list[tuple[int, dict[int, Path]]] = []  # (size, rank → log)
     for world, rank, _, path in training.logs():
-        if rank in seen or number < 0 or len(seen) == world:
-            number, seen = number + 1, set()
-        seen.add(rank)
-        starts.setdefault(number, []).append(path)
+        if not groups or groups[-1][0] != world or rank in groups[-1][1]:
+            groups.append((world, {}))
+        groups[-1][1][rank] = path
     history: dict[int, int] = {}
     begun: list[tuple[int, dict[int, int]]] = []
-    for paths in starts.values():
+    for _, paths in groups:
         items: dict[int, int] = {}
-        for path in paths:
+        for path in paths.values():
             for g, key in (map(int, line.split()) for line in path.read_text().splitlines() if line.count(" ") == 1):
                 assert g not in items
                 items[g] = key
@@ -359,6 +359,19 @@ def test_a_full_disk_under_the_checkpoints(clean, small_disk):
     subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
     training.run()
     same_end(clean(2), training)
+
+
+@slow
+def test_a_driver_killed_while_its_root_is_a_bucket(clean, bucket, tmp_path):
+    training = Training(tmp_path, pause=0.2, root=f"{bucket}/a root")
+    process = training.start()
+    wait_for(lambda: sum("checksums.json" in name for name in list_files(training.root)) == 2, process)
+    kill(process, training)
+    training.pause = 0
+    training.run()
+    (net,) = Root.open(training.root).named("net")
+    assert net.info["images"] <= (STEPS - 2 * EVERY) * BATCH and contents(net) == contents(clean(2).net)
+    assert not [name for name in list_files(training.root) if "/scratch/" in name]
 
 
 @slow
