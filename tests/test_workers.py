@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import ray.exceptions
 import ray.train
 import torch
 import torch.distributed
@@ -17,10 +18,8 @@ from raylabel.workers import _lost
 
 def _wait(rank: int, folder: str, end: str) -> None:
     """Rank 1 is lost, in one way or another, and rank 0 writes down how it fails that waits for it."""
-    store = torch.distributed.FileStore(f"{folder}/store", 2)
-    torch.distributed.init_process_group(
-        "gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=5 if end == "stopped" else 100)
-    )
+    wait = timedelta(seconds=5 if end == "stopped" else 100)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", wait, 2, rank)
     torch.distributed.all_reduce(torch.ones(1))
     if rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP if end == "stopped" else signal.SIGKILL)

@@ -38,7 +38,7 @@ def make_board() -> Any:
     It lives on the driver's machine, so that it ends with the driver and with nobody else.
     """
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    return ray.remote(num_cpus=0, label_selector=here)(_Board).remote()
+    return ray.remote(num_cpus=0, label_selector=here, max_restarts=5, max_task_retries=5)(_Board).remote()
 
 
 @contextmanager

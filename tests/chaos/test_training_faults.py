@@ -1,5 +1,6 @@
 """Training under faults: real processes, killed for real, against a run that nobody disturbed."""
 
+import contextlib
 import json
 import os
 import re
@@ -109,8 +110,9 @@ def clean(tmp_path_factory) -> Callable[[int], Training]:
 
     def run(workers: int) -> Training:
         if workers not in made:
-            made[workers] = Training(tmp_path_factory.mktemp(f"clean{workers}"), workers)
-            made[workers].run()
+            training = Training(tmp_path_factory.mktemp(f"clean{workers}"), workers)
+            training.run()
+            made[workers] = training
         return made[workers]
 
     return run
@@ -185,14 +187,50 @@ def test_a_lost_worker_costs_the_steps_since_the_last_checkpoint(clean, tmp_path
     assert effective_history(training) == clean_history(training)
 
 
+@slow
+def test_a_lost_controller_and_a_lost_board_end_nothing(clean, tmp_path):
+    training = beside(clean(2), tmp_path, pause=0.3)
+    process = training.start()
+    for title in "ray::_Board", "ray::TrainController":
+        wait_for(lambda: training.checkpoints() and len(training.alive()) == 2, process)
+        newest, (pid,) = training.checkpoints()[-1].name, below(process.pid, title)
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda newest=newest: training.checkpoints()[-1].name > newest, process)
+    output = said(process)
+    assert "lost all workers (ActorDiedError" in output
+    same_end(clean(2), training)
+    assert effective_history(training) == clean_history(training)
+
+
+def below(pid: int, title: str) -> list[int]:
+    """The processes of that title whose line of parents leads to `pid`."""
+    parents: dict[int, int] = {}
+    titles: dict[int, str] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            titles[int(folder.name)] = (folder / "cmdline").read_text()
+        except OSError:  # it has ended
+            continue
+
+    def line(child: int) -> Iterator[int]:
+        while child := parents.get(child, 0):
+            yield child
+
+    return [child for child in parents if titles.get(child, "").startswith(title) and pid in line(child)]
+
+
 def kill(process: subprocess.Popen, training: Training) -> None:
-    """Kills the driver, and waits for its workers to notice: they may save another checkpoint until then."""
+    """Kills the driver and its workers, which would go on for as long as Ray takes to notice."""
     process.kill()
-    process.communicate()
     deadline = time.monotonic() + 60
-    while training.alive():
+    while alive := training.alive():
+        for pid in alive.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    process.communicate()
 
 
 def interrupted(clean: Training, folder: Path) -> Training:
