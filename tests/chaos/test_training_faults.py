@@ -414,7 +414,7 @@ def test_a_driver_killed_while_its_root_is_a_bucket(clean, bucket, tmp_path):
 
 @slow
 def test_a_lost_machine_leaves_fewer_workers_and_a_new_one_is_taken_in(clean, tmp_path):
-    training = beside(clean(2), tmp_path, pause=0.3, workers=3, nodes=3, steps=120)
+    training = beside(clean(2), tmp_path, pause=0.25, workers=3, nodes=3, steps=400)
     process = training.start()
     wait_for(lambda: training.checkpoints() and len(training.alive()) == 3, process)
     _, *nodes = (tmp_path / "nodes").read_text().splitlines()
