@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import ray
+import ray.exceptions
 import ray.train
 import ray.train.torch
 import torch
@@ -109,7 +110,7 @@ class Workers:
                 return found
             try:
                 why = self._attempt(loop, settings, storage)
-            except ray.train.TrainingFailedError as error:
+            except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
                 if mend := find_input_error(error):
                     raise mend from error
                 if _waits(error):
@@ -183,16 +184,16 @@ def _in_thread(call: Callable[[], None]) -> Future[None]:
     return outcome
 
 
-def _waits(error: ray.train.TrainingFailedError) -> bool:
+def _waits(error: Exception) -> bool:
     """Whether the workers got no place in the cluster: that is no failure, only time."""
     return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
 
 
-def _lost(error: ray.train.TrainingFailedError) -> str:
+def _lost(error: Exception) -> str:
     """In words, that workers or their machines were lost; "" if the loop failed for a reason of its own."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
-    if not failures:
-        return f"the workers could not be started ({_line(error)})"
+    if not failures:  # the process that starts and watches them was lost itself, or could not start them
+        return f"lost all workers ({_line(error)})"
     dead = {rank: failure for rank, failure in failures.items() if type(failure).__module__.startswith("ray.")}
     # When one is gone, the others fail where they wait for it; at times they are the first to be heard.
     if not dead and not all(map(_waited, failures.values())):

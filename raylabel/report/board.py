@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylabel.report.terminal import Progress
 
@@ -38,8 +37,8 @@ def make_board() -> Any:
 
     It lives on the driver's machine, so that it ends with the driver and with nobody else.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    return ray.remote(num_cpus=0, label_selector=here, max_restarts=5, max_task_retries=5)(_Board).remote()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Training under faults: real processes, killed for real, against a run that nobody disturbed."""
 
+import contextlib
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from helpers import contents
 
-from raylabel.artifact import Artifact, Root
+from raylabel.artifact import Artifact, Root, list_files
 from raylabel.stream import Stream
 
 STEPS, BATCH, EVERY = 40, 64, 5
@@ -36,13 +37,14 @@ class Training:
     fault: str = ""
     steps: int = STEPS
     nodes: int = 0
+    root: str = ""
 
     def start(self) -> subprocess.Popen:
         for name in ("root", "corpus", "log"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         settings: dict = {name: str(self.folder / name) for name in ("root", "corpus", "log")}
         settings |= {"workers": self.workers, "nodes": self.nodes, "steps": self.steps, "every": EVERY}
-        settings |= {"pause": self.pause, "fault": self.fault}
+        settings |= {"pause": self.pause, "fault": self.fault} | ({"root": self.root} if self.root else {})
         paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
         return subprocess.Popen(
             [sys.executable, str(DRIVER), json.dumps(settings)],
@@ -73,7 +75,8 @@ class Training:
     def logs(self) -> list[tuple[int, int, int, Path]]:
         """(size of the group, rank, pid, log) of each worker that was ever started, in that order."""
         paths = sorted((self.folder / "log").iterdir(), key=lambda path: int(path.name.split("-")[0]))
-        return [(*map(int, path.name.split("-")[1:]), path) for path in paths]
+        names = ([int(word) for word in path.name.split("-")] for path in paths)
+        return [(world, rank, pid, path) for (_, world, rank, pid), path in zip(names, paths, strict=True)]
 
     def alive(self) -> dict[int, int]:
         """Rank → pid of the workers that are there now and have begun."""
@@ -107,8 +110,9 @@ def clean(tmp_path_factory) -> Callable[[int], Training]:
 
     def run(workers: int) -> Training:
         if workers not in made:
-            made[workers] = Training(tmp_path_factory.mktemp(f"clean{workers}"), workers)
-            made[workers].run()
+            training = Training(tmp_path_factory.mktemp(f"clean{workers}"), workers)
+            training.run()
+            made[workers] = training
         return made[workers]
 
     return run
@@ -134,18 +138,16 @@ def effective_history(training: Training) -> dict[int, int]:
 
     Every item has to be served by exactly one worker of its start.
     """
-    starts: dict[int, list[Path]] = {}
-    number, seen = -1, set[int]()
+    groups: list[tuple[int, dict[int, Path]]] = []  # (size, rank → log)
     for world, rank, _, path in training.logs():
-        if rank in seen or number < 0 or len(seen) == world:
-            number, seen = number + 1, set()
-        seen.add(rank)
-        starts.setdefault(number, []).append(path)
+        if not groups or groups[-1][0] != world or rank in groups[-1][1]:
+            groups.append((world, {}))
+        groups[-1][1][rank] = path
     history: dict[int, int] = {}
     begun: list[tuple[int, dict[int, int]]] = []
-    for paths in starts.values():
+    for _, paths in groups:
         items: dict[int, int] = {}
-        for path in paths:
+        for path in paths.values():
             for g, key in (map(int, line.split()) for line in path.read_text().splitlines() if line.count(" ") == 1):
                 assert g not in items
                 items[g] = key
@@ -185,14 +187,50 @@ def test_a_lost_worker_costs_the_steps_since_the_last_checkpoint(clean, tmp_path
     assert effective_history(training) == clean_history(training)
 
 
+@slow
+def test_a_lost_controller_and_a_lost_board_end_nothing(clean, tmp_path):
+    training = beside(clean(2), tmp_path, pause=0.3)
+    process = training.start()
+    for title in "ray::_Board", "ray::TrainController":
+        wait_for(lambda: training.checkpoints() and len(training.alive()) == 2, process)
+        newest, (pid,) = training.checkpoints()[-1].name, below(process.pid, title)
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda newest=newest: training.checkpoints()[-1].name > newest, process)
+    output = said(process)
+    assert "lost all workers (ActorDiedError" in output
+    same_end(clean(2), training)
+    assert effective_history(training) == clean_history(training)
+
+
+def below(pid: int, title: str) -> list[int]:
+    """The processes of that title whose line of parents leads to `pid`."""
+    parents: dict[int, int] = {}
+    titles: dict[int, str] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            titles[int(folder.name)] = (folder / "cmdline").read_text()
+        except OSError:  # it has ended
+            continue
+
+    def line(child: int) -> Iterator[int]:
+        while child := parents.get(child, 0):
+            yield child
+
+    return [child for child in parents if titles.get(child, "").startswith(title) and pid in line(child)]
+
+
 def kill(process: subprocess.Popen, training: Training) -> None:
-    """Kills the driver, and waits for its workers to notice: they may save another checkpoint until then."""
+    """Kills the driver and its workers, which would go on for as long as Ray takes to notice."""
     process.kill()
-    process.communicate()
     deadline = time.monotonic() + 60
-    while training.alive():
+    while alive := training.alive():
+        for pid in alive.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    process.communicate()
 
 
 def interrupted(clean: Training, folder: Path) -> Training:
@@ -362,8 +400,21 @@ def test_a_full_disk_under_the_checkpoints(clean, small_disk):
 
 
 @slow
+def test_a_driver_killed_while_its_root_is_a_bucket(clean, bucket, tmp_path):
+    training = Training(tmp_path, pause=0.2, root=f"{bucket}/a root")
+    process = training.start()
+    wait_for(lambda: sum("checksums.json" in name for name in list_files(training.root)) == 2, process)
+    kill(process, training)
+    training.pause = 0
+    training.run()
+    (net,) = Root.open(training.root).named("net")
+    assert net.info["images"] <= (STEPS - 2 * EVERY) * BATCH and contents(net) == contents(clean(2).net)
+    assert not [name for name in list_files(training.root) if "/scratch/" in name]
+
+
+@slow
 def test_a_lost_machine_leaves_fewer_workers_and_a_new_one_is_taken_in(clean, tmp_path):
-    training = beside(clean(2), tmp_path, pause=0.3, workers=3, nodes=3, steps=120)
+    training = beside(clean(2), tmp_path, pause=0.25, workers=3, nodes=3, steps=400)
     process = training.start()
     wait_for(lambda: training.checkpoints() and len(training.alive()) == 3, process)
     _, *nodes = (tmp_path / "nodes").read_text().splitlines()

@@ -45,7 +45,9 @@ def hook(settings: dict) -> None:
             time.sleep(0.5)
         write_file(uri, data)
 
-    stream.Stream.items, stream.Stream.batches, checkpoint.write_file = logged, slow, slow_write
+    for where, name, put in (stream.Stream, "items", logged), (stream.Stream, "batches", slow):
+        setattr(where, name, put)
+    checkpoint.write_file = slow_write
 
 
 def cluster_of(nodes: int, folder: Path) -> str:
@@ -58,7 +60,8 @@ def cluster_of(nodes: int, folder: Path) -> str:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     added = [cluster.add_node(num_cpus=1) for _ in range(nodes)]
     lines = [f"{node.node_id} {node.all_processes['raylet'][0].process.pid}" for node in added]
-    (folder / "nodes").write_text("\n".join([cluster.address, *lines]))
+    address = str(cluster.address)
+    (folder / "nodes").write_text("\n".join([address, *lines]))
 
     def add() -> None:
         while not (folder / "more").exists():
@@ -66,7 +69,7 @@ def cluster_of(nodes: int, folder: Path) -> str:
         cluster.add_node(num_cpus=1)
 
     threading.Thread(target=add, daemon=True).start()
-    return cluster.address
+    return address
 
 
 def main() -> None:
