@@ -72,7 +72,8 @@ class Driver:
             for pid in self._left():
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            shutil.rmtree(self._temporary, ignore_errors=True)
+            wait_until(lambda: not self._left(), 60, lambda: "processes that were killed are still there")
+            shutil.rmtree(self._temporary)
 
     def _left(self) -> list[int]:
         return alive(self._seen)

@@ -30,7 +30,7 @@ class Held:
     shared: float
     """In /dev/shm and in files without a name, MB."""
     descriptors: int
-    """Of the driver and of Ray's own processes, which live as long."""
+    """Of the driver, Ray's scheduler and its store of facts; its log monitor keeps up to 200 logs open."""
     processes: int
 
 
@@ -42,7 +42,7 @@ def held(driver: Driver) -> Held:
             status = (folder / "status").read_text()
             memory[pid] = int(status.partition("RssAnon:")[2].split()[0]) / 1024
             files = list((folder / "fd").iterdir())
-            lasting = not told(pid).startswith("ray::") and "raylabel.media.child" not in told(pid)
+            lasting = pid == driver.process.pid or told(pid).split(" ")[0].endswith(("/raylet", "/gcs_server"))
             descriptors += len(files) if lasting else 0
             for file in files:
                 if os.readlink(file).startswith(("/dev/shm/", "/memfd:")):
