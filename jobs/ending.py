@@ -94,7 +94,7 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 def _known(error: BaseException, machine: str) -> str:
     """What is known of an error of this kind, and the mend; empty if nothing is."""
     if isinstance(error, of_ray.OutOfDiskError):
-        return f"the disk of Ray's spill folder is full: {_spill_folder()}{machine}. {SPILL}"
+        return f"the disk of Ray's spill folder is full{machine}{_spill_folder()}. {SPILL}"
     if isinstance(error, of_ray.ObjectStoreFullError):
         return f"Ray's object store is full{machine}. {STORE}"
     if isinstance(error, of_ray.OutOfMemoryError):
@@ -132,11 +132,11 @@ def _first_lines(error: BaseException) -> str:
 
 def _spill_folder() -> str:
     node = ray._private.worker._global_node  # pyright: ignore
-    folder = getattr(node, "fallback_directory", None) or (node.get_session_dir_path() if node else "")
+    folder = getattr(node, "_fallback_directory", None)
     if not folder or not os.path.isdir(folder):
-        return folder
+        return ""  # known to the machine that it is on
     usage = shutil.disk_usage(folder)
-    return f"{folder} ({usage.free / 1e6:,.0f} of {usage.total / 1e6:,.0f} MB free)"
+    return f": {folder} ({usage.free / 1e6:,.0f} of {usage.total / 1e6:,.0f} MB free)"
 
 
 def _logs() -> str:
