@@ -17,6 +17,8 @@ def causes(error: BaseException | None) -> list[BaseException]:
     while todo:
         if (one := todo.pop()) is not None and not any(one is other for other in found):
             found.append(one)
-            todo += [*getattr(one, "worker_failures", {}).values()]  # of ray.train
+            # Of Ray Train: what its workers raised, each in a wrapping of its own, and what its controller did.
+            todo += [*getattr(one, "worker_failures", {}).values()]
+            todo += [getattr(one, "_base_exc", None), getattr(one, "controller_failure", None)]
             todo.append(getattr(one, "cause", None) or one.__cause__)  # of a task or an actor; of anything else
     return found

@@ -29,7 +29,7 @@ SMALL = (
         "--select.p",
         "10",
         "--pretrain.images",
-        "12800",
+        "3200",
         "--finetune.images",
         "640",
     ),
@@ -50,7 +50,10 @@ def start(folder: Path, *arguments: str, **more: str) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=280)
+    try:
+        out, err = process.communicate(timeout=580)
+    finally:
+        process.kill()
     return process.returncode, out, err
 
 
@@ -97,6 +100,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_job_that_is_stopped_again_and_again_ends_with_the_picks_of_one_that_was_not(
     clean: Path, tmp_path: Path, signum: int, code: int
