@@ -20,11 +20,11 @@ from typing import NoReturn
 import ray
 from ray import exceptions as of_ray
 
-from raylabel.errors import find_input_error
+from raylabel.errors import causes, find_input_error
 from raylabel.media.sandbox import SandboxError
 from raylabel.report.summary import printable
 
-GRACE = 15.0
+GRACE = 25.0
 """Seconds that it may take to end in order: a machine that is taken away is gone after 30."""
 LINES = 15  # of a dead process's last words
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -42,8 +42,8 @@ def readable() -> Iterator[None]:
     except KeyboardInterrupt:
         _leave(143 if _terminated else 130, f"stopped: {AGAIN}")
     except Exception as error:
-        if found := find_input_error(error):
-            _leave(2, f"error: {printable(str(found))}")
+        if mendable := find_input_error(error):
+            _leave(2, f"error: {printable(str(mendable))}")
         _leave(1, explain(error))
 
 
@@ -55,48 +55,43 @@ def stop_on_sigterm() -> None:
 def _terminate(signum: int, frame: FrameType | None) -> None:
     global _terminated
     _terminated = True
+    _end_within_grace(143)
     raise KeyboardInterrupt
 
 
 def _leave(status: int, text: str) -> NoReturn:
     # Names of files and words of other processes are in it: nothing of them steers the terminal.
     print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
-    # Whatever is committed is whole, so an ending that hangs may be cut short.
+    _end_within_grace(status)
+    sys.exit(status)
+
+
+def _end_within_grace(status: int) -> None:
+    """Whatever is committed is whole, so an ending that hangs may be cut short."""
     guard = threading.Timer(GRACE, os._exit, (status,))
     guard.daemon = True
     guard.start()
-    sys.exit(status)
 
 
 def explain(error: BaseException) -> str:
     """What happened and what to do, in words; where nobody foresaw it, the traceback that says where."""
-    causes = _causes(error)
-    remote = [COLOURS.sub("", str(one)) for one in causes if isinstance(one, of_ray.RayTaskError)]  # its traceback
+    found = causes(error)
+    remote = [COLOURS.sub("", str(one)) for one in found if isinstance(one, of_ray.RayTaskError)]  # its traceback
     place = re.search(r"\bip=([^\s,)]+)", remote[-1]) if remote else None
     machine = f" on {place[1]}" if place else ""
-    for one in reversed(causes):
+    for one in reversed(found):
         if words := _known(one, machine):
             return f"error: {words}. Then {AGAIN}"
     where = remote[-1] if remote else "".join(traceback.format_exception(error))
-    what = f"{type(causes[-1]).__name__}: {causes[-1]}".partition("\n")[0]
+    what = f"{type(found[-1]).__name__}: {found[-1]}".partition("\n")[0]
     told = "this is not foreseen; the lines above say where it happened"
     return f"{where.rstrip()}\nerror: {what}: {told}. Once it is mended {AGAIN}"
-
-
-def _causes(error: BaseException | None) -> list[BaseException]:
-    """The error and what led to it, from whatever Ray and Ray Train wrapped around it, the innermost last."""
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
-        failures = list(getattr(error, "worker_failures", {}).values())  # of ray.train
-        error = (failures[0] if failures else None) or getattr(error, "cause", None) or error.__cause__
-    return found
 
 
 def _known(error: BaseException, machine: str) -> str:
     """What is known of an error of this kind, and the mend; empty if nothing is."""
     if isinstance(error, of_ray.OutOfDiskError):
-        return f"the disk of Ray's spill folder is full: {_spill_folder()}{machine}. {SPILL}"
+        return f"the disk of Ray's spill folder is full{machine}{_spill_folder()}. {SPILL}"
     if isinstance(error, of_ray.ObjectStoreFullError):
         return f"Ray's object store is full{machine}. {STORE}"
     if isinstance(error, of_ray.OutOfMemoryError):
@@ -134,11 +129,11 @@ def _first_lines(error: BaseException) -> str:
 
 def _spill_folder() -> str:
     node = ray._private.worker._global_node  # pyright: ignore
-    folder = getattr(node, "fallback_directory", None) or (node.get_session_dir_path() if node else "")
+    folder = getattr(node, "_fallback_directory", None)
     if not folder or not os.path.isdir(folder):
-        return folder
+        return ""  # known to the machine that it is on
     usage = shutil.disk_usage(folder)
-    return f"{folder} ({usage.free / 1e6:,.0f} of {usage.total / 1e6:,.0f} MB free)"
+    return f": {folder} ({usage.free / 1e6:,.0f} of {usage.total / 1e6:,.0f} MB free)"
 
 
 def _logs() -> str:

