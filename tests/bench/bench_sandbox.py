@@ -80,10 +80,7 @@ def compare(
         if not (out["sandbox"] == out["plain"]).all():
             raise SystemExit("the sandbox gives other pixels")
         rates = interleave(
-            {
-                "sandbox": lambda: rate(sandboxed, len(media), seconds),
-                "plain": lambda: rate(plain, len(media), seconds),
-            },
+            {"sandbox": lambda: rate(sandboxed, len(media), seconds), "plain": lambda: rate(plain, len(media), seconds)},
             repeats,
         )
     return rates["sandbox"], rates["plain"]
