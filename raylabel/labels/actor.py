@@ -177,6 +177,7 @@ def _batches(
         for _ in threads.map(fill, spans) if threads else map(fill, spans):
             pass
         pixels[len(samples) :] = 0
+        beat()
         yield facts, pixels
 
 
