@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ def hook(settings: dict) -> None:
     """Runs in each of Ray's processes before any work: training logs its samples, and goes wrong where it is told to.
 
     A worker's log is named by start, size of the group, rank and pid; each line is an item's position and its key.
+    Beside the logs, `log.steps` has a byte for each step of each worker.
     """
     from raylabel import checkpoint, stream
 
@@ -39,6 +39,8 @@ def hook(settings: dict) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(settings["pause"])
             yield each
+            with open(f"{settings['log']}.steps", "a") as done:
+                done.write(".")
 
     def slow_write(uri, data):
         if settings["fault"] == "slow save" and "/checkpoints/" in uri:
@@ -51,7 +53,7 @@ def hook(settings: dict) -> None:
 
 
 def cluster_of(nodes: int, folder: Path) -> str:
-    """The address of a Ray of as many machines with a CPU each; one more whenever a file `more` appears.
+    """The address of a Ray of as many machines with a CPU each; one more for each SIGUSR1.
 
     Whom to kill stands in `nodes`: a line for each, of its id and the pid of its raylet.
     """
@@ -63,12 +65,7 @@ def cluster_of(nodes: int, folder: Path) -> str:
     address = str(cluster.address)
     (folder / "nodes").write_text("\n".join([address, *lines]))
 
-    def add() -> None:
-        while not (folder / "more").exists():
-            time.sleep(0.1)
-        cluster.add_node(num_cpus=1)
-
-    threading.Thread(target=add, daemon=True).start()
+    signal.signal(signal.SIGUSR1, lambda *_: cluster.add_node(num_cpus=1))  # in the main thread, as Ray asks for
     return address
 
 
