@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from raylabel.errors import InputError
-from raylabel.storage import filesystem, list_files, read_file, write_file
+from raylabel.storage import delete_folder, list_files, read_file, write_file
 
 CHECKSUMS = "checksums.json"
 
@@ -40,19 +40,14 @@ class Checkpoints:
 
         InputError if there are some and every one of them is damaged, or if they cannot be read.
         """
-        try:
-            stands = self._list()
-            passed_over: list[str] = []
-            for step in sorted(stands, reverse=True):
-                files, wrong = self._read(step, stands[step])
-                if not wrong:
-                    self._good = step
-                    return Checkpoint(step, files, tuple(passed_over))
-                passed_over.append(f"checkpoint {_name(step)} {wrong}")
-        except OSError as error:
-            raise InputError(
-                f"cannot read the checkpoints in {self.folder}: {error}; mend that and run the same command again"
-            ) from error
+        stands = self._list()
+        passed_over: list[str] = []
+        for step in sorted(stands, reverse=True):
+            files, wrong = self._read(step, stands[step])
+            if not wrong:
+                self._good = step
+                return Checkpoint(step, files, tuple(passed_over))
+            passed_over.append(f"checkpoint {_name(step)} {wrong}")
         if any(CHECKSUMS in names for names in stands.values()):
             raise InputError(
                 f"{self.folder}: not one of its checkpoints is whole ({'; '.join(passed_over)}); put back a copy, or "
@@ -65,22 +60,16 @@ class Checkpoints:
 
         InputError if it cannot be written; what stood before still stands then.
         """
-        try:
-            stands = self._list()
-            if step in stands:  # a part of one that was cut off, or one that was passed over
-                self._delete(step)
-            for name, data in files.items():
-                write_file(f"{self.folder}/{_name(step)}/{name}", data)
-            sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-            write_file(f"{self.folder}/{_name(step)}/{CHECKSUMS}", json.dumps(sums, indent=2).encode())
-            if self._good is not None:
-                for other in stands.keys() - {step, self._good}:
-                    self._delete(other)
-        except OSError as error:
-            raise InputError(
-                f"cannot write a checkpoint to {self.folder}: {error}; make room there and run the same command again: "
-                "it goes on from the checkpoint before"
-            ) from error
+        stands = self._list()
+        if step in stands:  # a part of one that was cut off, or one that was passed over
+            self._delete(step)
+        for name, data in files.items():
+            write_file(f"{self.folder}/{_name(step)}/{name}", data)
+        sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        write_file(f"{self.folder}/{_name(step)}/{CHECKSUMS}", json.dumps(sums, indent=2).encode())
+        if self._good is not None:
+            for other in stands.keys() - {step, self._good}:
+                self._delete(other)
         self._good = step
 
     def _list(self) -> dict[int, set[str]]:
@@ -112,8 +101,7 @@ class Checkpoints:
         return files, ""
 
     def _delete(self, step: int) -> None:
-        fs, path = filesystem(f"{self.folder}/{_name(step)}")
-        fs.delete_dir(path)
+        delete_folder(f"{self.folder}/{_name(step)}")
 
 
 def _name(step: int) -> str:
