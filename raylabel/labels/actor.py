@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from raylabel.ahead import ahead
 from raylabel.corpus import Corpus, Sample, Shards, Unit, read_unit
@@ -65,7 +64,7 @@ class Actor:
 
     def __init__(self, job: Job):
         self._job = job
-        self._journal = Journal(ray.get_runtime_context().get_actor_id() or f"process-{os.getpid()}")
+        self._journal = Journal(_journal_path())
         self._threads = ThreadPoolExecutor(job.pool.threads) if job.pool.threads > 1 else None
         self._sandbox = Sandbox(job.scorer.parser, job.pool.threads) if job.pool.threads else None
         self._run = job.scorer.start(gpu=job.pool.gpus > 0)  # while the sandbox starts
@@ -130,6 +129,14 @@ class Actor:
 def _whole(facts: "Facts") -> tuple[int, int]:
     """What a batch is known by: the key of its first sample, and how many it has."""
     return int(facts.key[0]), len(facts.key)
+
+
+def _journal_path() -> str:
+    """In the folder of this Ray on this machine, with which it goes."""
+    import ray._private.worker  # there is no public way
+
+    folder = ray._private.worker._global_node.get_session_dir_path()  # pyright: ignore
+    return os.path.join(folder, f"raylabel-journal-{ray.get_runtime_context().get_actor_id()}")
 
 
 def decode(job: Job, table: pa.Table) -> Iterator[pa.Table]:

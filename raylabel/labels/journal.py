@@ -6,12 +6,9 @@ death to a single sample; that one is rejected once it was alone in hand at two 
 Machines that vanish leave no journal, and accuse nobody.
 """
 
-import contextlib
 import json
 import os
 import struct
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -21,8 +18,6 @@ LIVES = 20  # in a row without a single batch that was finished: then it is not 
 Span = tuple[int, int, int]
 """Key of the first sample of a batch, and which of its slots were scored together: from, to."""
 
-WEEK = 7 * 24 * 3600.0
-_PREFIX = "raylabel-journal-"
 _HAND = struct.Struct("<qqq")
 _PLACES = 3  # batches that may be in hand at once; a scorer on a GPU has two
 
@@ -30,12 +25,9 @@ _PLACES = 3  # batches that may be in hand at once; a scorer on a GPU has two
 class Journal:
     """Of one actor. Writing what is in hand takes some microseconds a batch."""
 
-    def __init__(self, name: str) -> None:
-        """`name` is the actor's, in all its lives."""
-        folder = tempfile.gettempdir()
-        _sweep(folder)
-        self._path = os.path.join(folder, f"{_PREFIX}{name}")
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    def __init__(self, path: str) -> None:
+        """`path`: a file of this actor alone, in all its lives."""
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         self._deaths: Counter[Span] = Counter()
         self._lives = 1  # without a finished batch, this one counted
         found = os.pread(self._file, 1 << 20, 0)
@@ -96,11 +88,3 @@ class Journal:
         data = json.dumps(known).encode() + b"\n"
         os.pwrite(self._file, data, _PLACES * _HAND.size)
         os.ftruncate(self._file, _PLACES * _HAND.size + len(data))
-
-
-def _sweep(folder: str) -> None:
-    """Removes journals that were not written to for a week: Ray ends actors that it needs no more without a word."""
-    for entry in os.scandir(folder):
-        with contextlib.suppress(OSError):  # another's, or gone
-            if entry.name.startswith(_PREFIX) and time.time() - entry.stat(follow_symlinks=False).st_mtime > WEEK:
-                os.remove(entry.path)

@@ -1,8 +1,8 @@
 """A teacher whose process dies of some samples: exactly those are rejected, whatever else kills it meanwhile."""
 
 import contextlib
+import itertools
 import os
-import time
 
 import numpy as np
 import pytest
@@ -13,10 +13,10 @@ from raylabel.labels import journal as module
 from raylabel.labels.journal import Journal
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(module.tempfile, "gettempdir", lambda: str(tmp_path))
-    return tmp_path
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    folder, count = tmp_path_factory.mktemp("journals"), itertools.count()
+    return lambda: str(folder / str(next(count)))
 
 
 class Death(Exception):
@@ -61,14 +61,14 @@ def live(
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_the_guilty_are_found_and_nobody_else(data):
+@given(data=st.data())
+def test_the_guilty_are_found_and_nobody_else(path, data):
     rows = data.draw(st.lists(st.integers(1, 256), min_size=1, max_size=4))
     batches = {1000 * i: n for i, n in enumerate(rows)}
     slots = [(key, slot) for key, n in batches.items() for slot in range(n)]
     poison = set(data.draw(st.lists(st.sampled_from(slots), max_size=4)))
     accidents = set(data.draw(st.lists(st.integers(1, 60), max_size=6, unique=True)))
-    clock, name, hit = [0], f"actor-{time.monotonic_ns()}", set()
+    clock, name, hit = [0], path(), set()
     lives, guilty = 0, None
     while guilty is None:
         lives += 1
@@ -79,31 +79,32 @@ def test_the_guilty_are_found_and_nobody_else(data):
     assert lives <= 1 + len(accidents) * 2 + 12 * len(poison)
 
 
-def test_one_death_accuses_nobody_and_other_actors_know_nothing():
-    clock = [0]
+def test_one_death_accuses_nobody_and_other_actors_know_nothing(path):
+    clock, name = [0], path()
     with pytest.raises(Death):
-        live({0: 8}, {(0, 3)}, set(), clock, "a", set())
-    journal = Journal("a")
+        live({0: 8}, {(0, 3)}, set(), clock, name, set())
+    journal = Journal(name)
     assert not journal.accuses(0, 8)
     os.close(journal._file)
     with pytest.raises(Death):
-        live({0: 8}, {(0, 3)}, set(), clock, "a", set())
-    journal = Journal("a")
+        live({0: 8}, {(0, 3)}, set(), clock, name, set())
+    journal = Journal(name)
     assert journal.accuses(0, 8) and not journal.accuses(0, 7) and not journal.accuses(8, 8)
-    other = Journal("b")
+    other = Journal(path())
     assert not other.accuses(0, 8)
 
 
-def test_a_life_without_any_batch_is_counted():
+def test_a_life_without_any_batch_is_counted(path):
+    name, other = path(), path()
     for _ in range(module.LIVES):
-        journal = Journal("a")
+        journal = Journal(name)
         assert not journal.hopeless
         journal.take((0, 0, 8))
         os.close(journal._file)
-    assert Journal("a").hopeless
-    journal = Journal("c")
+    assert Journal(name).hopeless
+    journal = Journal(other)
     for number in range(2 * module.LIVES):  # one that dies often, but gets on
-        journal = Journal("c")
+        journal = Journal(other)
         assert not journal.hopeless
         journal.take((number, 0, 8))
         journal.give()
@@ -111,35 +112,23 @@ def test_a_life_without_any_batch_is_counted():
         os.close(journal._file)
 
 
-def test_a_journal_that_was_cut_short_is_read(folder):
-    journal = Journal("a")
+def test_a_journal_that_was_cut_short_is_read(path):
+    name = path()
+    journal = Journal(name)
     journal.take((4, 0, 8))
     os.close(journal._file)
-    path = folder / "raylabel-journal-a"
-    path.write_bytes(path.read_bytes() + b', "deaths": [[1, 2')  # of a longer one, which was to be cut off next
-    assert Journal("a")._deaths == {(4, 0, 8): 1}
+    with open(name, "ab") as file:
+        file.write(b', "deaths": [[1, 2')  # of a longer one, which was to be cut off next
+    assert Journal(name)._deaths == {(4, 0, 8): 1}
 
 
-def test_old_journals_are_swept(folder):
-    for name in ("raylabel-journal-old", "raylabel-journal-new", "another"):
-        (folder / name).write_bytes(b"")
-    past = time.time() - module.WEEK - 10
-    os.utime(folder / "raylabel-journal-old", (past, past))
-    os.utime(folder / "another", (past, past))
-    Journal("mine")
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "another",
-        "raylabel-journal-mine",
-        "raylabel-journal-new",
-    ]
-
-
-def test_batches_in_hand_at_once():
-    journal = Journal("a")
+def test_batches_in_hand_at_once(path):
+    name = path()
+    journal = Journal(name)
     journal.take((0, 0, 4))
     journal.take((4, 0, 4))
     journal.give()
     journal.take((8, 0, 4))
     os.close(journal._file)
-    died = Journal("a")
+    died = Journal(name)
     assert np.array_equal(sorted(died._deaths), [(4, 0, 4), (8, 0, 4)])
