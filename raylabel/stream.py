@@ -23,11 +23,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from raylabel.ahead import ahead
-from raylabel.artifact import Artifact, filesystem
+from raylabel.artifact import Artifact
 from raylabel.errors import InputError
 from raylabel.media.sandbox import Parser, Sandbox
 from raylabel.media.views import View, train_parser
 from raylabel.rng import AUGMENT, LANE_ORDER, WINDOW_ORDER, rng
+from raylabel.storage import filesystem, reading
 
 WINDOW = 4  # row groups of a lane that are held and shuffled together: some 256 samples
 SPARE = 4  # windows that are read before the items consumed have made room for them: a second or so of an object store
@@ -167,8 +168,9 @@ class Stream:
         """
         found: list[tuple[int, bytes, int]] = []
         for file, count in window.groups:
-            path = f"{self._path}/{self.names[file]}"
-            with pq.ParquetFile(path, filesystem=self._fs, pre_buffer=True) as parquet:  # one request for all columns
+            uri, path = f"{self.examples.uri}/{self.names[file]}", f"{self._path}/{self.names[file]}"
+            # pre_buffer: one request for all columns
+            with reading(uri), pq.ParquetFile(path, filesystem=self._fs, pre_buffer=True) as parquet:
                 table = parquet.read_row_group(window.lane, use_threads=False)
             columns = (table.column(name).to_pylist() for name in ("key", "media", "labels"))
             rows = zip(*columns, strict=True)

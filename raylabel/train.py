@@ -19,6 +19,7 @@ import ray.train.torch
 from raylabel.artifact import NOT_IDENTITY, Artifact, Built, Draft, Root, identity_of, write_bytes
 from raylabel.checkpoint import Checkpoints
 from raylabel.errors import InputError
+from raylabel.halts import Halts, heed_sigterm
 from raylabel.media.views import View, normalise
 from raylabel.models import CURVE, WEIGHTS, Model, build, describe, load_model, load_weights, save_weights
 from raylabel.report.board import make_board, shown
@@ -26,10 +27,9 @@ from raylabel.report.terminal import Progress
 from raylabel.resources import Cluster, Resources
 from raylabel.schedule import Schedule, lr_at
 from raylabel.stream import Stream
-from raylabel.workers import TERMINATED, Workers, heed_sigterm
+from raylabel.workers import Workers
 
 POINTS = 200  # of a training curve
-AGREE = 2.0  # seconds between two agreements of all ranks on whether to halt: one small broadcast each
 MOMENTUM = "momentum.safetensors"
 STATE = "state.json"  # of a checkpoint, beside its tensors: {step, sums, passed_over}
 
@@ -176,7 +176,7 @@ def steps(job: Job, checkpoints: Checkpoints) -> Generator[int, None, None]:
     batches = Stream(job.examples, job.seed).batches(
         job.view, config.batch, step * config.batch, total, rank, world, _loaders(), _memory(device)
     )
-    note, told, halts = "", 0.0, _Halts(job.board, rank, step, device)
+    note, told, halts = "", 0.0, Halts(job.board, rank, step, device)
     for pixels, labels in batches:
         lr = lr_at(config.schedule, step * config.batch, total)
         for group in optimizer.param_groups:
@@ -217,44 +217,6 @@ def steps(job: Job, checkpoints: Checkpoints) -> Generator[int, None, None]:
         if halted:
             batches.close()
             return
-
-
-class _Halts:
-    """Whether training is to halt: rank 0 hears it from the board, and all ranks agree on it now and then."""
-
-    def __init__(self, board: Any, rank: int, step: int, device):
-        self._board, self._rank, self._device = board, rank, device
-        self._next, self._then, self._gap = step + 1, time.monotonic(), 1
-        self._answer: Any = None
-        self._passed_on = False
-
-    def tell(self, done: int, note: str) -> None:
-        """Rank 0 tells the board how far training is; the answer is looked at later, so that nothing waits for it."""
-        self._answer = self._board.set.remote(done, note)
-
-    def agreed(self, step: int) -> bool:
-        """Whether all ranks halt after this step: each has to ask after every step. A broadcast every AGREE seconds."""
-        import torch
-        import torch.distributed
-
-        if TERMINATED.is_set() and not self._passed_on:
-            self._passed_on = True
-            self._board.halt.remote(True)
-        if step < self._next:
-            return False
-        halted = False
-        if self._rank == 0:
-            if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
-                halted = ray.get(self._answer)
-            now = time.monotonic()
-            # Steps until AGREE seconds have gone by, as fast as the last ones were; at first they are no measure.
-            due = round(AGREE * self._gap / max(now - self._then, 1e-6))
-            self._gap, self._then = max(1, min(due, 4 * self._gap)), now
-        word = torch.tensor([halted, self._gap], dtype=torch.int64, device=self._device)
-        torch.distributed.broadcast(word, 0)
-        agreed, self._gap = word.tolist()
-        self._next = step + self._gap
-        return bool(agreed)
 
 
 def _loaders() -> int:

@@ -6,7 +6,6 @@ that moment: the order of the samples does not depend on how many there are.
 """
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -41,8 +40,6 @@ NO_ROOM = 600.0  # seconds that a start may wait for its workers' place in the c
 # Ray Train's own wait for that place, in seconds; then room is looked for again. It may have waited for a machine that
 # was lost a moment before, when Ray did not know it yet.
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
-
-TERMINATED = threading.Event()  # in a worker: it was sent SIGTERM
 
 
 def fit(
@@ -210,13 +207,3 @@ def _waited(failure: BaseException) -> bool:
 def _line(error: BaseException) -> str:
     cause = getattr(error, "health_check_failure", None) or getattr(error, "controller_failure", None) or error
     return f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}"
-
-
-def heed_sigterm() -> None:
-    """In a worker: SIGTERM no longer ends it at once, but sets TERMINATED, so that it can save what it has learned."""
-    # Only a process's main thread may say so, which runs the actor's methods while the loop has a thread of its own.
-    ray.get(ray.get_runtime_context().current_actor.execute.remote(_heed))
-
-
-def _heed() -> None:
-    signal.signal(signal.SIGTERM, lambda number, frame: TERMINATED.set())

@@ -25,7 +25,7 @@ ROWS = [
     },
     {"media", "models", "corpus", "report.summary", "report.terminal", "report.board", "report.page"},
     {"report.run", "report.plan", "datasets", "stream"},
-    {"labels", "duplicates", "selection", "examples", "workers", "train", "evaluate"},
+    {"labels", "duplicates", "selection", "examples", "workers", "halts", "train", "evaluate"},
     {"pilot"},
     {"pipeline"},
     {"plan", "recipes"},

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pytest
 
-from raylabel.artifact import NOT_IDENTITY, Built, Root, digest, identity_of, write_bytes, write_file, write_table
+from raylabel.artifact import NOT_IDENTITY, Built, Root, digest, identity_of, write_bytes, write_table
 from raylabel.errors import InputError
 from raylabel.schema import PICKS, check
+from raylabel.storage import write_file
 
 
 def test_made_once_then_found(tmp_path):

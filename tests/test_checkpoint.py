@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raylabel.artifact import list_files, write_file
 from raylabel.checkpoint import CHECKSUMS, Checkpoints
 from raylabel.errors import InputError
+from raylabel.storage import list_files, write_file
 
 FILES = {"model": b"weights" * 100, "momentum": b"more" * 100, "state.json": b'{"step": 1}'}
 

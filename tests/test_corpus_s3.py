@@ -7,10 +7,10 @@ import pyarrow.fs as pafs
 import pytest
 from test_corpus import FORMS, Indexed, read_all, rows_of
 
-from raylabel.artifact import filesystem
 from raylabel.corpus import Corpus, class_names, read_keys, read_labels, verify
 from raylabel.errors import InputError
 from raylabel.schema import SHARDS
+from raylabel.storage import filesystem
 
 
 @pytest.mark.parametrize("form", FORMS)

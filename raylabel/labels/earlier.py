@@ -17,7 +17,7 @@ from raylabel.artifact import Artifact, Root
 from raylabel.corpus import Shards, Unit, Units
 from raylabel.retry import TRY
 from raylabel.schema import REJECTS, SCORES, make_key
-from raylabel.storage import filesystem
+from raylabel.storage import filesystem, reading
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ def read_part(folder: str, name: str, number: int) -> pa.Table:
     """A part's `scores` or `rejects`."""
     fs, path = filesystem(folder)
     schema = {"scores": SCORES, "rejects": REJECTS}[name]
-    return pq.read_table(f"{path}/{name}-{number:06d}.parquet", filesystem=fs, schema=schema)
+    with reading(f"{folder}/{name}-{number:06d}.parquet"):
+        return pq.read_table(f"{path}/{name}-{number:06d}.parquet", filesystem=fs, schema=schema)
 
 
 def rejected_units(folder: str, number: int) -> tuple[Unit, ...]:

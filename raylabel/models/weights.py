@@ -21,9 +21,9 @@ import torchvision
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from raylabel import artifact
 from raylabel.errors import InputError
 from raylabel.models.build import Model
+from raylabel.storage import read_file
 
 # torchvision's DenseNet files are older than its DenseNet and say 'norm.1' where it says 'norm1'; the pattern is that
 # of torchvision.models.densenet._load_state_dict.
@@ -125,7 +125,7 @@ def checkpoint_digest(uri: str) -> str:
 
 def _read(uri: str) -> bytes:
     try:
-        return artifact.read_file(uri)
+        return read_file(uri)
     except OSError as error:
         raise InputError(f"cannot read checkpoint '{uri}': {_line(error)}; give the path of a file") from error
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from helpers import contents
 
-from raylabel.artifact import Artifact, Root, list_files
+from raylabel.artifact import Artifact, Root
+from raylabel.storage import list_files
 from raylabel.stream import Stream
 
 STEPS, BATCH, EVERY = 40, 64, 5

@@ -109,6 +109,9 @@ def main() -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    if settings.get("nodes"):  # what ends the machines of a made-up cluster ends this process too, with status 1
+        sys.stdout.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":
