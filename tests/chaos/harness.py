@@ -77,12 +77,12 @@ class Driver:
             shutil.rmtree(self._temporary)
 
     def _left(self) -> list[int]:
-        return alive(self._seen)
+        return alive(self._seen.copy())
 
     def _watch(self) -> None:
         """Remembers who was there: those whose parent is gone are nobody's children."""
         while not self._watched.wait(0.2):
-            self._seen |= self.family()
+            self._seen = self._seen | self.family()
 
     def kill(self) -> None:
         self.process.kill()
@@ -144,16 +144,16 @@ class Driver:
         return [pid for pid in self.family() if told(pid).startswith("ray::")]
 
     def sandboxed(self) -> list[int]:
-        """The processes that parse media, and those that fork them."""
-        return [pid for pid in self.family() if _MEDIA in told(pid)]
+        """The processes that parse media, also where the one that forked them is gone, and those that fork them."""
+        return [pid for pid in {*self.family(), *self._left()} if _MEDIA in told(pid)]
 
     def nurseries(self) -> list[int]:
         """The processes that fork those that parse."""
-        return [pid for pid in self.sandboxed() if _MEDIA not in told(_parent(pid))]
+        return [pid for pid in self.sandboxed() if told(_parent(pid)).startswith("ray::")]
 
     def parsers(self) -> list[int]:
         """The processes that parse media."""
-        return [pid for pid in self.sandboxed() if _MEDIA in told(_parent(pid))]
+        return [pid for pid in self.sandboxed() if not told(_parent(pid)).startswith("ray::")]
 
 
 def kill_one(pids: list[int], chance: random.Random) -> bool:
