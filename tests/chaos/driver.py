@@ -80,6 +80,7 @@ def _connect(spec: Spec) -> Cluster | None:
     node: dict[str, Any] = {"object_store_memory": spec.store, "include_dashboard": False}
     cluster = None
     if not spec.nodes:
+        os.environ["RAY_health_check_failure_threshold"] = "60"  # of 3 s each: its only node may be slow, not dead
         ray.init(address="local", num_cpus=spec.cpus, _temp_dir=spec.temporary, **node, **QUIET, **hook)
     else:
         head = {"num_cpus": spec.cpus, "temp_dir": spec.temporary, **node}

@@ -22,6 +22,7 @@ from driver import SMALL, Spec, run
 from golden import Golden
 
 _HERE = Path(__file__).resolve().parent
+_MEDIA = "raylabel.media.child"  # in the command line of a sandbox's processes
 _PATHS = [_HERE, _HERE.parent, _HERE.parents[1]]
 
 
@@ -76,12 +77,12 @@ class Driver:
             shutil.rmtree(self._temporary)
 
     def _left(self) -> list[int]:
-        return alive(self._seen)
+        return alive(self._seen.copy())
 
     def _watch(self) -> None:
         """Remembers who was there: those whose parent is gone are nobody's children."""
         while not self._watched.wait(0.2):
-            self._seen |= self.family()
+            self._seen = self._seen | self.family()
 
     def kill(self) -> None:
         self.process.kill()
@@ -142,15 +143,17 @@ class Driver:
         """The processes of Ray tasks and actors, busy or not."""
         return [pid for pid in self.family() if told(pid).startswith("ray::")]
 
+    def sandboxed(self) -> list[int]:
+        """The processes that parse media, also where the one that forked them is gone, and those that fork them."""
+        return [pid for pid in {*self.family(), *self._left()} if _MEDIA in told(pid)]
+
     def nurseries(self) -> list[int]:
         """The processes that fork those that parse."""
-        family = self.family()
-        nurseries = [pid for pid in family if "raylabel.media.child" in told(pid)]
-        return [pid for pid in nurseries if _parent(pid) not in nurseries]
+        return [pid for pid in self.sandboxed() if told(_parent(pid)).startswith("ray::")]
 
     def parsers(self) -> list[int]:
         """The processes that parse media."""
-        return [pid for nursery in self.nurseries() for pid in _below(nursery) if pid != nursery]
+        return [pid for pid in self.sandboxed() if not told(_parent(pid)).startswith("ray::")]
 
 
 def kill_one(pids: list[int], chance: random.Random) -> bool:

@@ -24,7 +24,7 @@ def rejected(stage: Stage, *words: str) -> dict[int, str]:
 def kill_while_scoring(driver: Driver, victims: Callable[[], list[int]], times: int, seconds: float) -> int:
     """SIGKILL to one of the victims every so many seconds until the run ends or it was done so often; how often."""
     chance, killed = random.Random(times), 0
-    driver.wait_until(driver.parts)
+    driver.wait_until(driver.actors)
     while killed < times and driver.process.poll() is None:
         killed += kill_one(victims(), chance)
         time.sleep(seconds)
@@ -77,8 +77,8 @@ def test_an_actor_is_killed_every_five_seconds(whole: Stage, resources: dict):
 @pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=WHERE)
 def test_what_parses_is_killed_twice_a_second(whole: Stage, resources: dict):
     """The children, and the processes that fork them."""
-    with Driver(whole.spec(**resources, teacher={"seconds": 0.15})) as driver:
-        assert kill_while_scoring(driver, lambda: driver.parsers() + driver.nurseries(), 1000, 0.5) > 30
+    with Driver(whole.spec(**resources, teacher={"seconds": 0.3})) as driver:
+        assert kill_while_scoring(driver, driver.sandboxed, 1000, 0.5) > 30
         driver.must_succeed(300)
     whole.check()
 
