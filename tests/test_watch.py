@@ -70,6 +70,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_a_stage_that_gets_no_cpu_ends_in_an_error_that_says_so_whatever_it_waits_in(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", STARVED.replace("PATIENCE", "3"), str(tmp_path)],

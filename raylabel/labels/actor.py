@@ -74,9 +74,9 @@ class Actor:
         if table.schema.names == BATCH.names:
             yield from self._score(_unpack(table, self._job))
         else:
-            assert self._sandbox
+            sandbox = self._sandbox or shared_sandbox(self._job.scorer.parser)
             for units in _units(table):
-                yield from self._score(_batches(self._job, units, self._sandbox, self._threads))
+                yield from self._score(_batches(self._job, units, sandbox, self._threads))
 
     def _score(self, batches: Iterable[tuple["Facts", np.ndarray]]) -> Iterator[pa.Table]:
         if self._journal.hopeless:

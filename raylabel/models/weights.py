@@ -126,8 +126,9 @@ def checkpoint_digest(uri: str) -> str:
 def _read(uri: str) -> bytes:
     try:
         return read_file(uri)
-    except OSError as error:
-        raise InputError(f"cannot read checkpoint '{uri}': {_line(error)}; give the path of a file") from error
+    except (OSError, InputError) as error:
+        why = _line(error.__cause__ or error)
+        raise InputError(f"cannot read checkpoint '{uri}': {why}; give the path of a file") from error
 
 
 def _unpickle(uri: str, data: bytes) -> Any:

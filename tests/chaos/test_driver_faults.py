@@ -41,6 +41,7 @@ def do_nothing(stage: Stage) -> None:
         driver.must_succeed(100)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_commits(small: Stage):
     die(small, r"parts/000006\.json$", "torn")
     die(small, r"parts/000009\.json$", "after")

@@ -31,6 +31,7 @@ def kill_while_scoring(driver: Driver, victims: Callable[[], list[int]], times: 
     return killed
 
 
+@pytest.mark.slow
 def test_a_clean_run_is_the_golden_one(small: Stage):
     with Driver(small.spec(**ACTORS)) as driver:
         driver.must_succeed(120)
@@ -55,7 +56,8 @@ def test_media_that_kill_the_process_that_parses_are_rejected_and_no_other(small
     small.check(reasons=rejected(small, *WORDS))
 
 
-@pytest.mark.parametrize("resources", [ACTORS, pytest.param(CLUSTER, marks=pytest.mark.slow)], ids=WHERE)
+@pytest.mark.slow
+@pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=WHERE)
 def test_a_picture_that_kills_the_teacher_is_rejected_and_no_other(small: Stage, resources: dict):
     with Driver(small.spec(**resources, teacher={"crashes": True})) as driver:
         driver.must_succeed(250)

@@ -173,6 +173,7 @@ def clean_history(training: Training) -> dict[int, int]:
     return {g: key for g, key, _, _ in items}
 
 
+@pytest.mark.slow
 def test_a_lost_worker_costs_the_steps_since_the_last_checkpoint(clean, tmp_path):
     training = beside(clean(2), tmp_path, pause=0.1)
     process = training.start()
@@ -276,6 +277,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(clean, tmp_path):
     assert len(training.logs()) == begun  # no fresh start
 
 
+@pytest.mark.slow
 def test_a_bug_in_the_loop_ends_the_run_at_once(clean, tmp_path):
     training = beside(clean(2), tmp_path, fault="raise")
     output = training.run(status=1)
