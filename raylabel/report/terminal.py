@@ -161,7 +161,7 @@ class Progress:
             line = self._line((done - before) / (now - then) if now > then else None)
             if self._live:
                 self._bar.update(self._task, completed=done, line=line)
-            elif now - self._printed >= LINE_EVERY:
+            elif now - self._printed >= LINE_EVERY and done != self._total:  # of the end the last line tells
                 self._printed = now
                 self._print(line)
 
