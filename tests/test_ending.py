@@ -169,7 +169,7 @@ def head() -> Iterator[Head]:
         (
             "sandbox",
             1,
-            ["error: the sandbox that decodes media does not work on ", "Its own words are in /tmp/ray"],
+            ["error: the sandbox that decodes media does not work on ", "Its own words are in "],
         ),
         ("disk", 1, ["error: no space left on ", "No space left on device", "Free some there"]),
         ("worker", 1, ["error: a process died too often: ", "/logs"]),
