@@ -184,6 +184,30 @@ def test_unreadable_picks_are_rejects_and_too_many_an_error(ray_local, tmp_path,
         make(tmp_path / "again", bad, pairs, limit=0.01)
 
 
+def test_rejects_are_tried_again_when_asked(ray_local, tmp_path, media):
+    data, away = tmp_path / "data", tmp_path / "away"
+    data.mkdir()
+    for row, one in enumerate(media[0][:30]):
+        (data / f"{row:02d}.png").write_bytes(one)
+    corpus, config = Corpus(uri=(str(data),)), Materialize(lanes=2)
+    root = Root.open(str(tmp_path / "root"))
+    shards, picks = index_corpus(root, "corpus", corpus), picks_of(root, [(0, row) for row in range(30)])
+
+    def made(retry: bool, root: Root = root) -> Artifact:
+        return materialize(root, "bench", picks, shards, corpus, config, 0.5, retry)
+
+    (data / "07.png").rename(away)
+    first = made(retry=True)
+    assert first.info["reasons"] == {"missing": 1}
+    assert made(retry=True).uri == first.uri  # nothing gained, and nothing left of the try
+    assert len(list(Path(root.uri).glob("examples-*"))) == 1
+    away.rename(data / "07.png")
+    assert made(retry=False).uri == first.uri  # nobody asked
+    second = made(retry=True)
+    assert second.info["rejected"] == 0 and made(retry=False).uri == second.uri
+    assert contents(second) == contents(made(False, Root.open(str(tmp_path / "scratch"))))
+
+
 def test_mixing_is_a_bijection():
     keys = [k << s for k in range(200) for s in (0, 32)]
     assert len({examples._mix(k) for k in keys}) == len(set(keys))
