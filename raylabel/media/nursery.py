@@ -24,6 +24,7 @@ from raylabel.media.decode import Reject
 from raylabel.schema import MAX_BYTES, REASONS, Reason
 
 WALL_SECONDS = 10.0  # without progress, of a child that sleeps
+OUTSIDE = 20  # times in a row that a process may be killed by somebody else
 STARVED_SECONDS = 240.0  # without progress, of a child that gets no CPU
 
 _PAGE = 4096  # where media begin in the shared memory; before it stands the number of the sample in hand
@@ -93,7 +94,7 @@ class Nursery:
 
     def child(self) -> "Child":
         with self._lock:
-            for _ in range(3):  # somebody may have killed it
+            for _ in range(OUTSIDE):  # somebody may have killed it
                 with contextlib.suppress(OSError, ValueError):
                     if not self._ready:
                         self._ready = self._control.recv(64) == READY
@@ -103,7 +104,10 @@ class Nursery:
                 if failed and self._process.returncode == 1:  # a Python error, which it has printed
                     raise SandboxError(f"the sandbox cannot load {self.parser.function}: see the lines above")
                 self._start()
-        raise SandboxError("the process that makes the sandbox's children was killed 3 times")
+        raise SandboxError(
+            f"the process that makes the sandbox's children was killed from outside, {OUTSIDE} times: something on "
+            "this machine does that. Is it out of memory?"
+        )
 
     def _fork(self) -> "Child":
         ours, theirs = socket.socketpair()

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from raylabel.media.decode import Reject
-from raylabel.media.nursery import Child, DiedError, Nursery, Parser, SandboxError
+from raylabel.media.nursery import OUTSIDE, Child, DiedError, Nursery, Parser, SandboxError
 from raylabel.schema import MAX_BYTES
 
 SAMPLES = 64  # most in one request: handing it over costs as much as to decode a few tiny ones
 BYTES = 512 << 10  # of encoded media in one request, if it is more than one sample: that much stays in the caches
-OUTSIDE = 20  # times in a row that a child may be killed by somebody else
 
 
 class Sandbox:

@@ -153,6 +153,21 @@ def test_the_one_that_forks_may_be_killed():
         assert verdicts == ["D", "decoder_crash: SIGSEGV", "E"]
 
 
+def test_the_one_that_forks_may_be_killed_again_and_again(monkeypatch: pytest.MonkeyPatch):
+    started, start = [], nursery.Nursery._start
+
+    def start_and_kill(self: nursery.Nursery) -> None:
+        start(self)
+        started.append(self._process.pid)
+        if len(started) <= 6:
+            os.kill(self._process.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(nursery.Nursery, "_start", start_and_kill)
+    with Sandbox(Parser.of(poison.words)) as sandbox:
+        assert sandbox.convert([b"a"]) == [b"A"]
+    assert len(started) == 7
+
+
 def children_of(pid: int) -> list[int]:
     """The children of a process, by its threads."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
