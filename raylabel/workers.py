@@ -49,13 +49,13 @@ def fit(
     workers: int,
     gpu: bool,
     failures: int = 0,
-) -> None:
+) -> Future[None]:
     """Runs the loop on that many workers, each with the settings; `failures`: how often Ray Train may start them anew.
 
     `storage`: where Ray Train keeps its books. It has no checkpoints of its own: it is told of none.
     """
     fs, path = filesystem(storage)
-    ray.train.torch.TorchTrainer(
+    trainer = ray.train.torch.TorchTrainer(
         loop,
         train_loop_config=settings,
         torch_config=ray.train.torch.TorchConfig(timeout_s=SILENCE),
@@ -68,7 +68,9 @@ def fit(
                 max_failures=failures, max_preemption_failures=failures, controller_failure_limit=failures
             ),
         ),
-    ).fit()
+    )
+    # Not in the main thread, where Ray Train would take Ctrl-C for itself, and for good.
+    return _in_thread(trainer.fit)
 
 
 class Workers:
@@ -135,8 +137,7 @@ class Workers:
         """Runs the loop once; why it was told to halt, if it was."""
         ray.get(self._board.halt.remote(False))
         self.count, begin, drained, why = self._room(), time.monotonic(), draining_nodes(), ""
-        # Not in the main thread, where Ray Train would take Ctrl-C for itself, and for good.
-        outcome = _in_thread(lambda: fit(loop, settings, storage, self.count, self._gpu))
+        outcome = fit(loop, settings, storage, self.count, self._gpu)
         try:
             while not outcome.done():
                 wait([outcome], timeout=LOOK)
@@ -166,7 +167,7 @@ class Workers:
         return next(count for count in range(most, 0, -1) if self._stream.serves(count, self._batch))
 
 
-def _in_thread(call: Callable[[], None]) -> Future[None]:
+def _in_thread(call: Callable[[], Any]) -> Future[None]:
     outcome: Future[None] = Future()
 
     def run() -> None:

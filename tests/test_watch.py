@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -193,6 +194,7 @@ def test_a_main_thread_that_no_signal_reaches_is_ended_with_the_process() -> Non
 
 
 def test_ctrl_c_stays_ctrl_c(ray_local: None) -> None:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "nothing that ran here before may keep it"
     with pytest.raises(KeyboardInterrupt), watched(60):
         threading.Timer(0.2, os.kill, (os.getpid(), 2)).start()
         ray.get(ray.remote(num_cpus=0)(_work).remote(10.0, 1, False))

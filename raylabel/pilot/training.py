@@ -41,7 +41,7 @@ def measure_training(draft: Draft, job: Job, workers: int, gpu: bool) -> Trained
     begin, board = time.monotonic(), make_board()
     settings = {"job": replace(job, config=config, board=board), "folder": draft.uri, "seconds": SECONDS}
     settings["checkpoints"] = Checkpoints(draft.scratch("checkpoints"))  # none is due
-    fit(_loop, settings, draft.scratch("ray_train"), workers, gpu, failures=3)
+    fit(_loop, settings, draft.scratch("ray_train"), workers, gpu, failures=3).result()
     total = time.monotonic() - begin
     ray.kill(board)
     found = json.loads(read_file(f"{draft.uri}/{FOUND}"))
