@@ -116,9 +116,9 @@ def _limit() -> None:
 def _serve(parent: socket.socket, parse: Parse) -> None:
     """Answers requests until the parent closes.
 
-    A request: {"media": [[offset, bytes, numbers], ...], "out": offset}. The answer has for each the bytes that were
-    written from `out` on, one behind the other, or [reason, detail]; where one was rejected and `size` is given, so
-    many are left out. Before each, its number is written at 0, so that the parent knows whom a dead child held.
+    A request: {"media": [[offset, bytes, numbers], ...], "out": offset, "size": bytes of each result, 0 for any}. The
+    answer has for each the bytes that were written from `out` on, one behind the other, or [reason, detail]; where one
+    was rejected, `size` bytes are left out. Before each, its number is written at 0, so that the parent knows whom a dead child held.
     """
     requests = parent.makefile("rb")
     allowed = 0
