@@ -118,7 +118,8 @@ def _serve(parent: socket.socket, parse: Parse) -> None:
 
     A request: {"media": [[offset, bytes, numbers], ...], "out": offset, "size": bytes of each result, 0 for any}. The
     answer has for each the bytes that were written from `out` on, one behind the other, or [reason, detail]; where one
-    was rejected, `size` bytes are left out. Before each, its number is written at 0, so that the parent knows whom a dead child held.
+    was rejected, `size` bytes are left out. Before each, its number is written at 0, so that the parent knows whom a
+    dead child held.
     """
     requests = parent.makefile("rb")
     allowed = 0
