@@ -1,6 +1,7 @@
 """The tables, declared once and checked at every border.
 
-Letters: N samples, B batch, C classes, P classes kept per sample, K samples kept per class, H W pixels.
+Letters: N samples, B batch, C classes, P classes kept per sample, K samples kept per class, H W pixels; of videos
+M clips of T frames.
 """
 
 from typing import Literal, get_args
@@ -29,10 +30,12 @@ SHARDS = pa.schema(
 SCORES = pa.schema(
     [
         pa.field("key", pa.int64(), nullable=False),
-        pa.field("digest", pa.binary(DIGEST_BYTES), nullable=False),  # BLAKE2b-128 of the encoded bytes
+        pa.field("digest", pa.binary(DIGEST_BYTES), nullable=False),  # BLAKE2b-128 of the encoded bytes, and of a part
+        pa.field("group", pa.int64(), nullable=False),  # the same for all samples of one source video; 0: of its own
         pa.field("classes", pa.list_(pa.int32()), nullable=False),
         pa.field("log_odds", pa.list_(pa.float32()), nullable=False),
         pa.field("logits", pa.list_(pa.float32()), nullable=False),
+        pa.field("clips", pa.list_(pa.int32()), nullable=False),  # best class of each of a video's M clips; else empty
     ]
 )
 

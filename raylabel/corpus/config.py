@@ -46,6 +46,21 @@ class Corpus:
     classes: str | None = None
     """A text file with one class name a line; integer labels are zero-based line numbers of it."""
 
+    kind: Literal["image", "video"] = "image"
+    """What the media are: which files of a folder, and which members of a tar, are taken for them."""
+
+    start: str | None = None
+    """Where samples are parts of longer videos: what holds the beginning of each, in seconds; the column of a parquet
+    file or of a CSV list, or the tar members' extension. Empty or null: the video's beginning."""
+
+    end: str | None = None
+    """Likewise the end, in seconds; empty or null: the video's end."""
+
+    group: str | None = None
+    """What holds the name of the source video, the same for all samples that were cut from it: a column or an
+    extension, likewise. Without it a source is told by its bytes, and files named as UCF101's are (v_..._g01_c02) by
+    their names."""
+
     def __post_init__(self) -> None:
         if not isinstance(self.uri, tuple) or not self.uri or not all(isinstance(u, str) and u for u in self.uri):
             raise InputError(f"Corpus.uri is {self.uri!r}: give a tuple of one or more paths or URIs")

@@ -51,6 +51,12 @@ class Sample:
     """missing (a null, no such file, no media member), empty (zero bytes), unreadable, or too_many_bytes (a member or a
     file of more than MAX_BYTES, which is not read); None if media is there."""
 
+    part: tuple[float, float] | None = None
+    """(start, end) in seconds, if the sample is a part of the video; None: it is all of it."""
+
+    group: str | None = None
+    """The name of the source video; None: the corpus names none."""
+
 
 def read_unit(corpus: Corpus, shard: Mapping[str, Any], unit: Unit, labels: bool = False) -> Iterator[Sample]:
     """The unit's `unit.rows` Samples, in row order; `shard` is its row of SHARDS. As `read_rows` of all its rows."""

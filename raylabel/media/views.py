@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from raylabel.errors import InputError
+from raylabel.media.clips import Clip
 from raylabel.media.decode import decode_draft, decode_image, decode_pixels
 from raylabel.rng import rng
 
@@ -64,6 +65,9 @@ class View:
 
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Standard deviation, likewise."""
+
+    clip: Clip | None = None
+    """What of a video the model sees; None: the media are pictures."""
 
     def __post_init__(self) -> None:
         for name, least in (("size", 1), ("resize", self.size), ("padding", 0)):
