@@ -30,6 +30,7 @@ from raylabel.artifact import (
 )
 from raylabel.corpus import Corpus, Sample, Shards, read_rows
 from raylabel.errors import InputError
+from raylabel.media.clips import Clip, cut_parser
 from raylabel.media.decode import Reject, decode_pixels
 from raylabel.media.sandbox import Parser, shared_sandbox
 from raylabel.report.terminal import Progress
@@ -38,7 +39,8 @@ from raylabel.schema import EXAMPLES, PICKS, REJECTS, check, split_key
 from raylabel.storage import filesystem, reading
 from raylabel.watch import beat
 
-SAMPLES = 4096  # picked samples in a file
+SAMPLES = 4096  # picked samples in a file, if they are pictures
+VIDEO = 8  # times as many pictures as videos are in one, for these are as much larger
 TOGETHER = 64  # of them read and decoded at a time
 JPEG_SIDE = 65_500  # the largest that libjpeg writes, pixels
 
@@ -46,14 +48,20 @@ JPEG_SIDE = 65_500  # the largest that libjpeg writes, pixels
 PLAN = pa.schema([EXAMPLES.field("key"), EXAMPLES.field("labels")])
 
 
+def file_samples(corpus: Corpus) -> int:
+    """Picked samples of the corpus in a file."""
+    return SAMPLES if corpus.kind == "image" else SAMPLES // VIDEO
+
+
 @dataclass(frozen=True, kw_only=True)
 class Materialize:
     """What training reads."""
 
     short_side: int = 0
-    """Re-encode larger pictures as JPEG with this short side, in pixels; 0 keeps the bytes of the corpus."""
+    """Re-encode larger pictures as JPEG, and larger videos as H.264 in MP4, with this short side, in pixels; 0 keeps
+    the bytes of the corpus. A sample that is a part of a video is cut out and re-encoded either way."""
     quality: int = 90
-    """JPEG quality of re-encoded pictures, 1 to 95."""
+    """JPEG quality of re-encoded pictures, 1 to 95; videos have one of their own, at which no loss is seen."""
     lanes: int = 64
     """Lanes that the stream is dealt into: the most workers that will ever train on it (64 in Yalniz et al. 2019). Of a
     corpus that is sorted by class a batch is the better mixed the more there are; with 64 it is nearly a random one."""
@@ -76,8 +84,11 @@ def materialize(
     config: Materialize,
     reject_limit: float,
     retry_rejects: bool = False,
+    clip: Clip | None = None,
 ) -> Artifact:
     """EXAMPLES of the picks: a sample's bytes once, with all its labels in the order of their numbers.
+
+    `clip`: what of a video its reader sees; None where the media are pictures.
 
     One pass over what holds a pick: shards and parquet row groups without one are not read. Each sample is decoded
     once here, so that training never meets one it cannot read: REJECTS lists those left out, InputError if they are
@@ -85,16 +96,16 @@ def materialize(
     writes all anew where some were rejected, which may be read now.
 
     Memory: one task holds the picks, some 60 bytes each, while it sorts them; a task that writes a file holds the
-    bytes of its 4,096 samples twice; the driver holds 64 numbers for each file.
+    bytes of its 4,096 samples (512, if they are videos) twice; the driver holds 64 numbers for each file.
     """
 
     def build(draft: Draft, before: Artifact | None) -> Built:
-        plan = draft.scratch("plan")
-        samples = ray.get(_write_plan.remote(plan, picks))
+        plan, size = draft.scratch("plan"), file_samples(corpus)
+        samples = ray.get(_write_plan.remote(plan, picks, size))
         done = committed_parts(draft.uri)
         stood = sum(record["samples"] for record in done.values())
-        todo = [p for p in range(-(-samples // SAMPLES)) if p not in done]
-        inputs: list[Any] = [ray.put(x) for x in (Shards(shards), corpus, config)]
+        todo = [p for p in range(-(-samples // size)) if p not in done]
+        inputs: list[Any] = [ray.put(x) for x in (Shards(shards), corpus, config, clip)]
         running = [_write_part.remote(draft.uri, plan, part, *inputs) for part in todo]
         passed, rejected = stood, _rejected(done.values())
         with Progress(f"materialize {name}", samples, done=stood) as progress:
@@ -111,6 +122,8 @@ def materialize(
         return Built(built.files, {**built.info, "images": samples - stood})
 
     identity = {"picks": picks.digest, "shards": shards.info["content"], "materialize": identity_of(config)}
+    if clip:
+        identity["reader"] = clip.reader
     return make(root, f"examples-{name}", identity, build, retry_rejects)
 
 
@@ -157,35 +170,44 @@ def _plan(picks: Artifact) -> pa.Table:
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def _write_plan(folder: str, picks: Artifact) -> int:
+def _write_plan(folder: str, picks: Artifact, size: int) -> int:
     """Writes `plan.parquet`; returns how many samples it has."""
     plan = _plan(picks)
-    write_table(folder, "plan.parquet", *(plan[i : i + SAMPLES] for i in range(0, len(plan), SAMPLES)))
+    write_table(folder, "plan.parquet", *(plan[i : i + size] for i in range(0, len(plan), size)))
     return len(plan)
 
 
 @ray.remote(num_cpus=1, max_retries=3)
 def _write_part(
-    folder: str, plan: str, part: int, shards: Shards, corpus: Corpus, config: Materialize
+    folder: str, plan: str, part: int, shards: Shards, corpus: Corpus, config: Materialize, clip: Clip | None
 ) -> dict[str, Any]:
     fs, path = filesystem(plan)
     with reading(plan), pq.ParquetFile(f"{path}/plan.parquet", filesystem=fs) as file:
         labels = dict(zip(*file.read_row_group(part).to_pydict().values(), strict=True))
-    return write_part(folder, part, labels, shards, corpus, config)
+    return write_part(folder, part, labels, shards, corpus, config, clip)
 
 
 def write_part(
-    folder: str, part: int, labels: dict[int, list[int]], shards: Shards, corpus: Corpus, config: Materialize
+    folder: str,
+    part: int,
+    labels: dict[int, list[int]],
+    shards: Shards,
+    corpus: Corpus,
+    config: Materialize,
+    clip: Clip | None = None,
 ) -> dict[str, Any]:
     """Reads a part's samples, given by key, ascending, and writes them lane by lane; its record is the commit."""
     kept: list[tuple[int, bytes, list[int]]] = []
     rejects: list[tuple[int, str, str, str, str]] = []
-    sandbox = shared_sandbox(Parser.of(encode_parser, short_side=config.short_side, quality=config.quality))
+    parser = Parser.of(encode_parser, short_side=config.short_side, quality=config.quality)
+    if clip:
+        parser = Parser.of(cut_parser, short_side=config.short_side, reader=clip.reader)
+    sandbox = shared_sandbox(parser)
     samples = _read(corpus, shards, list(labels))
     while some := list(itertools.islice(samples, TOGETHER)):
         beat()
         read = [sample for sample in some if sample.media is not None]
-        encoded = sandbox.convert([sample.media or b"" for sample in read])
+        encoded = sandbox.convert([sample.media or b"" for sample in read], [sample.part or () for sample in read])
         for sample, found in zip(read, encoded, strict=True):
             if isinstance(found, Reject):
                 rejects.append((sample.key, sample.uri, "decode", found.reason, found.detail))

@@ -62,7 +62,7 @@ class Recipe:
     truth: Truth | None = None
     """True labels of the corpus, where somebody has them: only to measure the precision of the picks."""
     view: View
-    """What the models see of an image."""
+    """What the models see of an image or a video."""
     teacher: Teacher
     """Who labels."""
     label: Label = Label()
@@ -105,6 +105,11 @@ class Prepared:
     """Their names, in label order."""
     teacher: Artifact | None
     """The teacher, if it is given and not trained here."""
+
+
+def settle(recipe: Recipe) -> Recipe:
+    """The recipe with what this installation decides: who reads videos."""
+    return replace(recipe, view=resolve_reader(recipe.view))
 
 
 def prepare(root: Root, recipe: Recipe) -> Prepared:
@@ -157,11 +162,12 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
 
     Whatever stands in the root already is used as it is. InputError for input that a person can mend.
     """
+    recipe = settle(recipe)
     start = prepare(root, recipe)
     corpora, shards, classes = start.corpora, start.shards, start.classes
-    labels, limit, again = start.labels, recipe.label.reject_limit, recipe.retry_rejects
+    labels, limit, again, clip = start.labels, recipe.label.reject_limit, recipe.retry_rejects, recipe.view.clip
     lesson = materialize(
-        root, "labeled", labels, shards["labeled"], corpora["labeled"], recipe.materialize, limit, again
+        root, "labeled", labels, shards["labeled"], corpora["labeled"], recipe.materialize, limit, again, clip
     )
 
     for config in (recipe.teacher.train, recipe.finetune, recipe.control):  # known now, not after days of pre-training
@@ -181,7 +187,7 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
     duplicates = find_duplicates(root, scores)
     picks = select(root, scores, duplicates, recipe.select, classes)
     pseudo = materialize(
-        root, "picked", picks, shards["unlabeled"], corpora["unlabeled"], recipe.materialize, limit, again
+        root, "picked", picks, shards["unlabeled"], corpora["unlabeled"], recipe.materialize, limit, again, clip
     )
 
     # 3. The student learns from the picks alone. 4. It is fine-tuned on the clean labels alone.
@@ -244,6 +250,14 @@ def _check(recipe: Recipe) -> None:
     """InputError for what can be known before any work."""
     check(recipe.teacher.model)
     check(recipe.student)
+    for name, model in (("teacher", recipe.teacher.model), ("student", recipe.student)):
+        check_input(name, model, recipe.view)
+    kind = "video" if recipe.view.clip else "image"
+    for name in ("labeled", "unlabeled", "test"):
+        corpus = getattr(recipe, name)
+        if corpus.kind != kind:
+            raise InputError(f"{name}.kind is '{corpus.kind}', but view.clip says that the media are {kind}s")
+        recipe.label.check_against(corpus, recipe.view)
     cluster = Cluster.now()
     cluster.teachers(recipe.resources)
     for config in (recipe.teacher.train, recipe.pretrain, recipe.finetune):

@@ -21,7 +21,17 @@ from raylabel.checkpoint import Checkpoints
 from raylabel.errors import InputError
 from raylabel.halts import Halts, heed_sigterm
 from raylabel.media.views import View, normalise
-from raylabel.models import CURVE, WEIGHTS, Model, build, describe, load_model, load_weights, save_weights
+from raylabel.models import (
+    CURVE,
+    WEIGHTS,
+    Model,
+    build,
+    describe,
+    load_model,
+    load_weights,
+    memory_format,
+    save_weights,
+)
 from raylabel.report.board import make_board, shown
 from raylabel.report.terminal import Progress
 from raylabel.resources import Cluster, Resources
@@ -36,7 +46,9 @@ STATE = "state.json"  # of a checkpoint, beside its tensors: {step, sums, passed
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """How a network is trained. Length is counted in images processed, forward and backward (Yalniz et al. 2019 §3)."""
+    """How a network is trained. Length is counted in images processed, forward and backward (Yalniz et al. 2019 §3);
+    of videos an image is a clip.
+    """
 
     images: int
     """Images processed in all, rounded up to whole batches."""
@@ -164,7 +176,7 @@ def steps(job: Job, checkpoints: Checkpoints) -> Generator[int, None, None]:
     torch.set_num_threads(1)  # a worker per core: also one order of every sum
     torch.manual_seed(job.seed)
     module = load_model(job.init) if job.init else build(job.model, job.classes)
-    module = module.to(device, memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+    module = module.to(device, memory_format=memory_format(module)).train()  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.SGD(
         module.parameters(), config.schedule.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )

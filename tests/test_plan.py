@@ -40,11 +40,11 @@ JOB = Path(__file__).resolve().parents[1] / "jobs" / "plan.py"
 
 def test_labeling_counts_padded_batches_and_idle_actors():
     # 100 units of 1,024 rows in batches of 256, four actors of 250 slots a second each: 100 x 4 batches.
-    assert labeling_seconds(np.array([100 * 1024]), 256, 4, 250.0) == pytest.approx(102_400 / 1000)
+    assert labeling_seconds(np.array([100 * 1024]), 1024, 256, 4, 250.0) == pytest.approx(102_400 / 1000)
     # A shard of 1,100 rows is 4 batches and one for the rest; two units keep two of the four actors busy.
-    assert labeling_seconds(np.array([1100]), 256, 4, 250.0) == pytest.approx(5 * 256 / 1000 * 2)
+    assert labeling_seconds(np.array([1100]), 1024, 256, 4, 250.0) == pytest.approx(5 * 256 / 1000 * 2)
     # Five units over four actors: three of them wait for the fifth unit.
-    assert labeling_seconds(np.array([5 * 1024]), 256, 4, 250.0) == pytest.approx(5 * 1024 / 1000 * 8 / 5)
+    assert labeling_seconds(np.array([5 * 1024]), 1024, 256, 4, 250.0) == pytest.approx(5 * 1024 / 1000 * 8 / 5)
 
 
 def test_sorting_takes_what_was_seen_and_the_rest_by_its_tasks():
@@ -57,8 +57,8 @@ def test_materializing_takes_rounds_of_files(tmp_path):
     found = Materialized(Artifact("", "", ""), 1.5, 1e-5, 1e-3, 100.0, 1)
     # 10,000 samples are three files; two CPUs write them in two rounds.
     per_file = (50_000 * 1e-5 + 10_000 * 1e-3) / 3
-    assert materializing_seconds(10_000, 50_000, 2, found) == pytest.approx(1.5 + 2 * per_file)
-    assert materializing_seconds(10_000, 50_000, 64, found) == pytest.approx(1.5 + per_file)
+    assert materializing_seconds(10_000, 50_000, 4096, 2, found) == pytest.approx(1.5 + 2 * per_file)
+    assert materializing_seconds(10_000, 50_000, 4096, 64, found) == pytest.approx(1.5 + per_file)
 
 
 @pytest.mark.parametrize("group, density", [(1, 0.3), (10, 0.05), (100, 0.02), (100, 1.0)])
@@ -91,7 +91,7 @@ def test_where_all_was_seen_the_picks_are_those_of_the_selection(seed, rows, p, 
     values = rng.integers(-3, 4, (rows, 3)).astype(np.float32)  # ties
     key = np.sort(rng.choice(5000, rows, replace=False))
     digest = rng.integers(0, 2 * rows, rows)
-    found = expected_picks(scores_of(classes, values, key, digest), rows, rows, Select(k=k, p=p, rank=rank), 5)
+    found = expected_picks(scores_of(classes, values, key, digest), 1024, rows, rows, Select(k=k, p=p, rank=rank), 5)
 
     original = [i for i in range(rows) if digest[i] not in digest[:i]]
     picked: list[tuple[int, int]] = []
@@ -117,7 +117,7 @@ def test_a_sample_is_scaled_and_its_interval_holds_the_truth():
         some = np.random.default_rng(seed).choice(units, 20, replace=False)
         flat, keys = truths[some].ravel(), key[some].ravel()
         scores = scores_of(flat[:, None], rng.normal(size=(len(flat), 1)).astype(np.float32), keys, keys)
-        found = expected_picks(scores, len(flat), units * rows, Select(k=k, p=1), 10)
+        found = expected_picks(scores, 1024, len(flat), units * rows, Select(k=k, p=1), 10)
         assert found.reach[1] <= found.reach[0] <= found.reach[2]
         inside += found.reach[1] <= truth <= found.reach[2]
         assert found.picks == pytest.approx(np.minimum(np.bincount(truths.ravel()), k).sum(), rel=0.03)
@@ -133,7 +133,7 @@ def test_neighbours_that_are_alike_widen_the_interval():
     sorted_corpus = scores_of(classes[:, None], np.zeros((len(keys), 1), np.float32), keys, keys)
     mixed = scores_of(rng.permutation(classes)[:, None], np.zeros((len(keys), 1), np.float32), keys, keys)
     config, samples = Select(k=30_000, p=1), 400 * rows
-    low, high = (expected_picks(one, len(keys), samples, config, 10).reach[1:] for one in (sorted_corpus, mixed))
+    low, high = (expected_picks(one, 1024, len(keys), samples, config, 10).reach[1:] for one in (sorted_corpus, mixed))
     assert low[1] - low[0] > high[1] - high[0]
 
 
@@ -145,7 +145,7 @@ def test_units_that_follow_each_other_were_drawn_together():
         unit = (np.arange(12)[:, None] * 100 + np.arange(8) * apart).ravel()
         keys = np.repeat(unit, rows) * 1024 + np.tile(np.arange(rows), 96)
         scores = scores_of(classes[:, None], np.zeros((len(keys), 1), np.float32), keys, keys)
-        reach = expected_picks(scores, len(keys), 100 * len(keys), Select(k=20_000, p=1), 10).reach
+        reach = expected_picks(scores, 1024, len(keys), 100 * len(keys), Select(k=20_000, p=1), 10).reach
         widths.append(reach[2] - reach[1])
     assert widths[0] > widths[1]
 

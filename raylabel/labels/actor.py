@@ -10,6 +10,7 @@ import functools
 import hashlib
 import itertools
 import os
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ class Actor:
             found = found or [np.zeros_like(values) for values in ranked]
             for values, new in zip(found, ranked, strict=True):
                 values[first:last] = new[first:last]
-        return _rows(facts, (found[0], found[1], found[2]))
+        return _rows(facts, tuple(found))
 
 
 def _whole(facts: "Facts") -> tuple[int, int]:
@@ -152,6 +153,7 @@ class Facts:
 
     key: np.ndarray
     digest: list[bytes]
+    group: list[int]
     uri: list[str]
     stage: list[str]
     """Empty if the sample is no reject, as are the following."""
@@ -219,16 +221,27 @@ def _facts(samples: list[Sample]) -> Facts:
     n = len(samples)
     key = np.fromiter((sample.key for sample in samples), np.int64, n)
     uri = [sample.uri for sample in samples]
-    return Facts(key, [b"\0" * DIGEST_BYTES] * n, uri, [""] * n, [""] * n, [""] * n)
+    return Facts(key, [b"\0" * DIGEST_BYTES] * n, [0] * n, uri, [""] * n, [""] * n, [""] * n)
+
+
+def _identify(sample: Sample, media: bytes) -> tuple[bytes, int]:
+    """(digest, group): parts of one video are other samples, and of one source though it has no name."""
+    digest = hashlib.blake2b(media, digest_size=DIGEST_BYTES).digest()
+    source = digest if sample.part else b""
+    if sample.group is not None:
+        source = hashlib.blake2b(sample.group.encode(), digest_size=DIGEST_BYTES).digest()
+    if sample.part:
+        digest = hashlib.blake2b(struct.pack("<dd", *sample.part) + digest, digest_size=DIGEST_BYTES).digest()
+    return digest, (int.from_bytes(source[:8], "little", signed=True) or 1) if source else 0
 
 
 def _fill(sandbox: Sandbox, samples: list[Sample], facts: Facts, pixels: np.ndarray, slots: range) -> None:
     read = [(slot, media) for slot in slots if (media := samples[slot].media) is not None]
     for slot, media in read:
-        facts.digest[slot] = hashlib.blake2b(media, digest_size=DIGEST_BYTES).digest()
+        facts.digest[slot], facts.group[slot] = _identify(samples[slot], media)
     some = pixels[slots.start : slots.stop]
     own = some if len(read) == len(slots) else np.empty((len(read), *some.shape[1:]), np.uint8)
-    rejects = sandbox.fill(own, [media for _, media in read])
+    rejects = sandbox.fill(own, [media for _, media in read], [samples[slot].part or () for slot, _ in read])
     if own is not some:
         some[:] = 0
         some[[slot - slots.start for slot, _ in read]] = own
@@ -242,21 +255,23 @@ def _fill(sandbox: Sandbox, samples: list[Sample], facts: Facts, pixels: np.ndar
 
 def _rows(facts: Facts, ranked: Ranked) -> pa.Table:
     """ROWS of a batch. A score that is no number is a reject, never ranked."""
-    n, p = len(facts.key), ranked[0].shape[1]
-    classes, log_odds, logits = (values[:n] for values in ranked)
+    n = len(facts.key)
+    classes, log_odds, logits, *more = (values[:n] for values in ranked)
+    clips = more[0] if more else np.empty((n, 0), np.int32)
     finite = np.isfinite(log_odds).all(axis=1) & np.isfinite(logits).all(axis=1)
     readable = np.fromiter((not reason for reason in facts.reason), bool, n)
     for slot in np.flatnonzero(readable & ~finite).tolist():
         facts.reject(slot, "score", "not_finite")
     keep = readable & finite
     ends = np.zeros(n + 1, np.int32)
-    np.cumsum(keep * p, out=ends[1:])
+    np.cumsum(keep, out=ends[1:])
+    found = {"classes": classes, "log_odds": log_odds, "logits": logits, "clips": clips}
     lists = {
-        name: pa.ListArray.from_arrays(ends, values[keep].ravel())
-        for name, values in (("classes", classes), ("log_odds", log_odds), ("logits", logits))
+        name: pa.ListArray.from_arrays(ends * np.int32(values.shape[1]), values[keep].ravel())
+        for name, values in found.items()
     }
     uri = [uri if reason else "" for uri, reason in zip(facts.uri, facts.reason, strict=True)]  # only rejects tell it
-    plain = {"key": facts.key, "digest": facts.digest, "uri": uri}
+    plain = {"key": facts.key, "digest": facts.digest, "group": facts.group, "uri": uri}
     plain |= {name: getattr(facts, name) for name in ("stage", "reason", "detail")}
     columns = [lists[f.name].cast(f.type) if f.name in lists else pa.array(plain[f.name], f.type) for f in ROWS]
     return pa.Table.from_arrays(columns, schema=ROWS)

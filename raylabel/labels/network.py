@@ -1,4 +1,7 @@
-"""A trained network as a scorer: on a CPU in a single thread, on a GPU compiled and a batch behind."""
+"""A trained network as a scorer: on a CPU in a single thread, on a GPU compiled and a batch behind.
+
+Letters: B batch, C classes, P classes kept per sample, M clips of a video, T frames of a clip, H W pixels.
+"""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -19,7 +22,7 @@ CACHED = 16 * 224 * 224
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network that ranks its classes for an image."""
+    """A trained network that ranks its classes for an image, or for a video by the mean of its clips' softmax."""
 
     model: Artifact
     view: View
@@ -28,7 +31,7 @@ class Network:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.view.size, self.view.size, 3
+        return self.view.eval_shape
 
     @property
     def parser(self) -> Parser:
@@ -37,11 +40,12 @@ class Network:
     def start(self, gpu: bool) -> Run:
         import torch
 
-        from raylabel.models import load_model
+        from raylabel.models import load_model, memory_format
 
         torch.set_num_threads(1)  # one single-threaded actor per core beats threads (and sums in one order)
         device = torch.device("cuda" if gpu else "cpu")
-        module = load_model(self.model).eval().to(device).to(memory_format=torch.channels_last)  # pyright: ignore
+        module = load_model(self.model).eval().to(device)
+        module = module.to(memory_format=memory_format(module))  # pyright: ignore[reportCallIssue]
         if not gpu:
             return lambda batches: (_to_numpy(self._forward(module, torch.from_numpy(b))) for b in batches)
         torch.backends.cudnn.deterministic = True
@@ -51,18 +55,21 @@ class Network:
         return lambda batches: self._run_on_gpu(module, batches)
 
     def _forward(self, module: Any, pixels: Any) -> tuple[Any, ...]:
-        """classes, log-odds and logits, each [B, P], of pixels uint8 [B, H, W, 3], on their device."""
+        """What `Ranked` says, of pixels uint8 [B, H, W, 3] or [B, M, T, H, W, 3], on their device."""
         import torch
 
-        from raylabel.labels.log_odds import top_classes
+        from raylabel.labels.log_odds import top_classes, top_classes_of_clips
 
-        step = len(pixels) if pixels.is_cuda else max(1, CACHED // self.view.size**2)
+        inputs = pixels.flatten(0, 1) if self.view.clip else pixels
+        step = len(inputs) if pixels.is_cuda else max(1, CACHED // (inputs[0].numel() // 3))
         with torch.inference_mode():
-            logits = torch.cat([self.logits(module, some) for some in pixels.split(step)])
+            logits = torch.cat([self.logits(module, some) for some in inputs.split(step)])
+            if self.view.clip:
+                return top_classes_of_clips(logits.unflatten(0, pixels.shape[:2]), self.p)
             return top_classes(logits, self.p)
 
     def logits(self, module: Any, pixels: Any) -> Any:
-        """float32 [B, C] of pixels uint8 [B, H, W, 3], in one pass."""
+        """float32 [B, C] of pixels uint8 [B, H, W, 3], or [B, T, H, W, 3] of clips, in one pass."""
         import torch
 
         from raylabel.media.views import normalise
@@ -102,5 +109,4 @@ def _when_done(done: Any, staged: Any, back: tuple[Any, ...]) -> Ranked:
 
 
 def _to_numpy(found: tuple[Any, ...]) -> Ranked:
-    classes, log_odds, logits = (x.numpy() for x in found)
-    return classes, log_odds, logits
+    return tuple(x.numpy() for x in found)

@@ -152,7 +152,7 @@ def _commit(folder: str, part: Part, cuts: Sequence[Sequence[int]], *blocks: pa.
         rejects.append(taken[1])
     if part.retried:
         scores.append(read_part(part.retried, "scores", part.number))
-    files, reasons, rows = [], collections.Counter(), 0
+    files, reasons, rows, grouped = [], collections.Counter(), 0, 0
     for name, tables, schema in (("scores", scores, SCORES), ("rejects", rejects, REJECTS)):
         table = check(pa.concat_tables([schema.empty_table(), *tables]), schema, name)
         if part.pieces or part.retried:
@@ -161,6 +161,8 @@ def _commit(folder: str, part: Part, cuts: Sequence[Sequence[int]], *blocks: pa.
             files.append(write_table(folder, f"{name}-{part.number:06d}.parquet", table))
         if name == "rejects":
             reasons.update(table.column("reason").to_pylist())
+        else:
+            grouped = int(np.count_nonzero(table.column("group").to_numpy()))
         rows += table.num_rows
-    found = {"rows": rows, "earlier": rows - part.rows, "reasons": reasons}
+    found = {"rows": rows, "earlier": rows - part.rows, "grouped": grouped, "reasons": reasons}
     return commit_part(folder, part.number, files, found)

@@ -1,6 +1,6 @@
 """Who ranks the classes of a sample: what an actor pool needs to know of it.
 
-Letters: B batch, P classes kept per sample.
+Letters: B batch, P classes kept per sample, M clips of a video.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -10,8 +10,9 @@ import numpy as np
 
 from raylabel.media.sandbox import Parser
 
-Ranked = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""classes int32, log-odds float32, logits float32, each [B, P], best class first."""
+Ranked = tuple[np.ndarray, ...]
+"""classes int32, log-odds float32, logits float32, each [B, P], best class first; of videos also clips int32 [B, M],
+the best class of each clip."""
 
 Run = Callable[[Iterable[np.ndarray]], Iterator[Ranked]]
 """Batches uint8 [B, *shape] → what it makes of each, in order; a batch is the caller's again when the next is asked."""

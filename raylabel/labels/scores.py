@@ -20,8 +20,14 @@ from raylabel.report.terminal import Progress
 from raylabel.resources import Cluster, Resources
 from raylabel.retry import NothingGainedError, make
 
-UNIT = 1024  # rows of a unit of work
+UNIT = 1024  # rows of a unit of work, if they are pictures
+VIDEO = 32  # times as many pictures as videos are in one: ten clips of a video are the work of a hundred pictures
 PART = 64  # units that are committed together: some 8 MB of scores, which tasks write as one file
+
+
+def unit_rows(corpus: Corpus) -> int:
+    """Rows of a unit of the corpus."""
+    return UNIT if corpus.kind == "image" else max(1, UNIT // VIDEO)
 
 
 def make_scores(
@@ -39,20 +45,20 @@ def make_scores(
 
     `source` is the scorer's identity: all that shows in its ranking. Shards that the same source scored as part of an
     earlier state of the corpus are taken over; with `retry_rejects` so is all but the rejects (retry.py). Files
-    `scores-*` and `rejects-*`, one per part. Info: samples, scored, rejected, reasons, images (scored in the build that
-    took `seconds`), earlier (taken over in it), p. InputError if more than `reject_limit` of the samples could not be
-    read, or a shard changed meanwhile.
+    `scores-*` and `rejects-*`, one per part. Info: samples, scored, rejected, reasons, grouped (rows with a group),
+    images (scored in the build that took `seconds`), earlier (taken over in it), p. InputError if more than
+    `reject_limit` of the samples could not be read, or a shard changed meanwhile.
     """
     cluster = Cluster.now()
-    job = Job(scorer, corpus, Shards(shards), batch, cluster.teachers(resources))
-    identity = {"source": dict(source), "shards": shards.info["content"], "unit": [UNIT, PART]}
+    job, unit = Job(scorer, corpus, Shards(shards), batch, cluster.teachers(resources)), unit_rows(corpus)
+    identity = {"source": dict(source), "shards": shards.info["content"], "unit": [unit, PART]}
 
     def build(draft: Draft, before: Artifact | None) -> Built:
-        units = Units(job.shards.rows, UNIT)
+        units = Units(job.shards.rows, unit)
         if before:
             part = functools.partial(_retried_part, before, frozenset(file.name for file in before.files("rejects-")))
         else:
-            part = functools.partial(_part, units, find_earlier(root, identity, job.shards, UNIT, PART))
+            part = functools.partial(_part, units, find_earlier(root, identity, job.shards, unit, PART))
         found = _build(draft, job, -(-len(units) // PART), part, reject_limit)
         if before and found.info["rejected"] == before.info["rejected"]:
             draft.discard()
@@ -91,6 +97,7 @@ def _build(draft: Draft, job: Job, count: int, part: Callable[[int], Part], reje
         "scored": tally.total - tally.rejected,
         "rejected": tally.rejected,
         "reasons": dict(tally.reasons.most_common()),
+        "grouped": sum(record["grouped"] for record in committed.values()),
     }
     return Built(files_of(committed), info)
 

@@ -1,15 +1,18 @@
 """label source: a trained model ranks every class for every sample of a corpus."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from raylabel.artifact import NOT_IDENTITY, Artifact, Root, identity_of
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.labels.network import Network
-from raylabel.labels.scores import UNIT, make_scores
+from raylabel.labels.scores import UNIT, make_scores, unit_rows
 from raylabel.media.views import View
 from raylabel.resources import Cluster, Resources
+
+BATCH_BYTES = 1 << 29  # of pixels, held by every actor; 256 images at 224 are a thirteenth of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +20,8 @@ class Label:
     """How a model labels a corpus."""
 
     batch: int = 256
-    """Images per forward pass, always padded to this number so that scores do not depend on their neighbours."""
+    """Images or videos per forward pass, always padded to this number so that scores do not depend on their neighbours.
+    """
     p: int = 10
     """Classes stored per sample: the largest P that a selection can ask for later (fewer where there are fewer)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -32,6 +36,16 @@ class Label:
             raise InputError(f"label.p is {self.p}: store at least 1 class per sample")
         if not 0 <= self.reject_limit <= 1:
             raise InputError(f"label.reject_limit is {self.reject_limit}: give a share between 0 and 1")
+
+    def check_against(self, corpus: Corpus, view: View) -> None:
+        """InputError if a batch crosses a unit, or if its pixels would take more than BATCH_BYTES: clips are large."""
+        if self.batch > (unit := unit_rows(corpus)):
+            raise InputError(f"label.batch is {self.batch}: no batch crosses a unit, and of videos that has {unit}")
+        if self.batch * (sample := math.prod(view.eval_shape)) > BATCH_BYTES:
+            raise InputError(
+                f"label.batch is {self.batch}, and the pixels of that many samples are "
+                f"{self.batch * sample / 1e9:.1f} GB: lower it to {max(2, BATCH_BYTES // sample)}"
+            )
 
 
 def label(
@@ -51,6 +65,7 @@ def label(
     earlier, smaller corpus are not scored again; `retry_rejects` scores the rejects of an earlier run alone. InputError
     if too many samples are rejected.
     """
+    config.check_against(corpus, view)
     precision = Cluster.now().precision(config.precision)
     source = {
         "model": model.digest,
@@ -64,4 +79,6 @@ def label(
 
 def _evaluation_identity(view: View) -> dict[str, Any]:
     """What of a view shows in evaluation pixels: its training crop does not."""
-    return {name: identity_of(getattr(view, name)) for name in ("size", "resize", "dct_scale", "mean", "std")}
+    shown = {name: identity_of(getattr(view, name)) for name in ("size", "resize", "dct_scale", "mean", "std")}
+    clip = view.clip and replace(view.clip, max_resize=0)
+    return shown | {"clip": identity_of(clip)}

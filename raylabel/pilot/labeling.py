@@ -17,7 +17,7 @@ from raylabel.artifact import Artifact, Built, Draft, Root, identity_of, write_b
 from raylabel.corpus import Unit, Units
 from raylabel.labels.actor import Actor, Job, decode, item
 from raylabel.labels.pool import PIXELS, units_of_item
-from raylabel.labels.scores import UNIT
+from raylabel.labels.scores import unit_rows
 from raylabel.models import WEIGHTS, Model, build, describe, save_weights
 from raylabel.pilot import process
 from raylabel.schema import SCORES
@@ -52,9 +52,10 @@ class Labeled:
 
 def measure_labeling(job: Job) -> Labeled:
     """Labels units of the corpus, drawn at random, as the run will; each actor stops by the clock."""
-    begin, pool, drawn = time.monotonic(), job.pool, process.draw(job.shards)
+    begin, pool, unit = time.monotonic(), job.pool, unit_rows(job.corpus)
+    drawn = process.draw(job.shards, unit)
     labeler: Any = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus)(_Labeler)
-    units = len(Units(job.shards.rows, UNIT))
+    units = len(Units(job.shards.rows, unit))
     size = units_of_item(units, pool.actors)
     # As the run: no more actors than there are pieces of work.
     actors, decoders = [labeler.remote() for _ in range(min(pool.actors, -(-units // size)))], []
@@ -69,8 +70,8 @@ def measure_labeling(job: Job) -> Labeled:
                 job = replace(job, batch=job.batch // 2)
             once = max(ray.get([actor.load.remote(job, drawn[0]) for actor in actors]))
         # As long as those of the run, for it costs to begin inside a file, but so short that an actor sees some.
-        rows = min(size * UNIT, max(1, int(SECONDS / PLACES / once)) * job.batch)
-        places = [process.stretch(job.shards, unit, rows) for unit in drawn]
+        rows = min(size * unit, max(1, int(SECONDS / PLACES / once)) * job.batch)
+        places = [process.stretch(job.shards, one, rows, unit) for one in drawn]
         if not pool.threads:  # others decode, in halves of the CPUs that are left
             decoder: Any = ray.remote(num_cpus=0.5)(_Decoder)
             free = int(ray.cluster_resources().get("CPU", 1) - pool.actors * pool.cpus)

@@ -15,7 +15,9 @@ import ray
 from raylabel.artifact import Artifact, Built, Draft, Root, write_table
 from raylabel.corpus import Corpus, Shards, Unit, read_unit
 from raylabel.duplicates import find_duplicates
-from raylabel.examples import SAMPLES, Materialize, summarise, write_part
+from raylabel.examples import Materialize, file_samples, summarise, write_part
+from raylabel.labels.scores import unit_rows
+from raylabel.media.clips import Clip
 from raylabel.pilot import process
 from raylabel.schema import DIGEST_BYTES, SCORES, make_key
 from raylabel.selection import Select, select
@@ -103,11 +105,13 @@ def _synthetic(root: Root, rows: int, classes: int, p: int, number: int) -> Arti
             "log_odds": values,
             "logits": values,
         }
+        none = np.zeros(rows + 1, np.int32)
         digests = pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(DIGEST_BYTES), rows, [None, pa.py_buffer(rng.bytes(rows * DIGEST_BYTES))]
         )
         lists = {name: pa.ListArray.from_arrays(ends, column) for name, column in flat.items()}
-        columns = {"key": pa.array(np.arange(rows)), "digest": digests, **lists}
+        lists["clips"] = pa.ListArray.from_arrays(none, np.empty(0, np.int32))
+        columns = {"key": pa.array(np.arange(rows)), "digest": digests, "group": pa.array(none[1:]), **lists}
         table = pa.Table.from_arrays([columns[f.name].cast(f.type) for f in SCORES], schema=SCORES)
         return Built([write_table(draft.uri, "scores-000000.parquet", table)], {"p": p})
 
@@ -115,15 +119,15 @@ def _synthetic(root: Root, rows: int, classes: int, p: int, number: int) -> Arti
 
 
 def measure_materializing(
-    root: Root, name: str, shards: Shards, corpus: Corpus, config: Materialize, classes: int
+    root: Root, name: str, shards: Shards, corpus: Corpus, config: Materialize, clip: Clip | None, classes: int
 ) -> Materialized:
     """Reads stretches of the corpus on every CPU, and writes them as EXAMPLES, all at once."""
     tasks = max(1, int(ray.cluster_resources().get("CPU", 1)))
     records: list[dict[str, Any]] = []
 
     def build(draft: Draft) -> Built:
-        shared: Any = [ray.put(value) for value in (shards, corpus, config, classes, WRITING)]
-        drawn = enumerate(process.draw(shards)[:tasks])
+        shared: Any = [ray.put(value) for value in (shards, corpus, config, clip, classes, WRITING)]
+        drawn = enumerate(process.draw(shards, unit_rows(corpus))[:tasks])
         records.extend(ray.get([_materialize.remote(draft.uri, part, unit, *shared) for part, unit in drawn]))
         return summarise(dict(enumerate(records)), sum(record["samples"] for record in records), 1.0)
 
@@ -152,6 +156,7 @@ def _materialize(
     shards: Shards,
     corpus: Corpus,
     config: Materialize,
+    clip: Clip | None,
     classes: int,
     seconds: float,
 ) -> dict[str, Any]:
@@ -163,7 +168,7 @@ def _materialize(
         with pq.ParquetFile(path, filesystem=fs) as file:
             group = file.metadata.row_group(0).num_rows
     first = unit.first - unit.first % group  # where a reader of this unit begins
-    end = min(first + SAMPLES, shard["rows"])
+    end = min(first + file_samples(corpus), shard["rows"])
     rows, reading = 0, time.monotonic()
     for _ in read_unit(corpus, shard, Unit(unit.shard, first, end - first)):
         rows += 1
@@ -174,7 +179,7 @@ def _materialize(
     def write(where: str, count: int) -> tuple[float, dict[str, Any]]:
         labels = {make_key(unit.shard, row): [row % classes] for row in range(first, first + count)}
         begin = time.monotonic()
-        record = write_part(where, part, labels, shards, corpus, config)
+        record = write_part(where, part, labels, shards, corpus, config, clip)
         return time.monotonic() - begin, record
 
     few = min(end - first, TRIED)

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from raylabel.examples import SAMPLES
 from raylabel.labels.pool import units_of_item
-from raylabel.labels.scores import UNIT
 from raylabel.pilot import Materialized, Sorted
 from raylabel.selection import Select
 from raylabel.topk import TopK
@@ -20,14 +18,15 @@ from raylabel.topk import TopK
 REPLICATES = 200  # of the bootstrap
 
 
-def labeling_seconds(rows: np.ndarray, batch: int, actors: int, slots_per_second: float) -> float:
-    """Of a corpus of so many rows in each shard, int64 [S], in the steady state; the slots are those of an actor.
+def labeling_seconds(rows: np.ndarray, unit: int, batch: int, actors: int, slots_per_second: float) -> float:
+    """Of a corpus of so many rows in each shard, int64 [S], and in a unit, in the steady state; the slots are those of
+    an actor.
 
     Batches are padded at the end of a unit, and actors take whole pieces of work: at the end of a small corpus some
     have nothing to do.
     """
-    full, rest = np.divmod(rows, UNIT)
-    slots = int((full * -(-UNIT // batch) + -(-rest // batch)).sum()) * batch
+    full, rest = np.divmod(rows, unit)
+    slots = int((full * -(-unit // batch) + -(-rest // batch)).sum()) * batch
     units = int((full + (rest > 0)).sum())
     pieces = math.ceil(units / units_of_item(units, actors))
     rounds = math.ceil(pieces / actors)
@@ -39,9 +38,9 @@ def sorting_seconds(rows: int, tasks: int, found: Sorted) -> float:
     return found.taken + max(0, rows - found.rows) * found.seconds_per_row / tasks
 
 
-def materializing_seconds(samples: int, read: float, cpus: int, found: Materialized) -> float:
-    """Of reading so many rows and writing so many samples of them, in files of SAMPLES that a CPU each writes."""
-    parts = max(1, -(-samples // SAMPLES))
+def materializing_seconds(samples: int, read: float, file_samples: int, cpus: int, found: Materialized) -> float:
+    """Of reading so many rows and writing so many samples of them, in files of so many that a CPU each writes."""
+    parts = max(1, -(-samples // file_samples))
     work = read * found.seconds_per_row + samples * found.seconds_per_pick
     return found.start + work / parts * -(-parts // cpus)
 
@@ -70,8 +69,9 @@ class Expected:
     """Distinct samples."""
 
 
-def expected_picks(scores: pa.Table, seen: int, samples: int, config: Select, classes: int) -> Expected:
-    """From SCORES of whole units, or stretches of them, that were drawn at random: `seen` of the `samples`, N.
+def expected_picks(scores: pa.Table, unit: int, seen: int, samples: int, config: Select, classes: int) -> Expected:
+    """From SCORES of whole units of so many rows, or stretches of them, that were drawn at random: `seen` of the
+    `samples`, N.
 
     The interval is that of drawing units (a bootstrap over them: neighbours in a corpus are alike). Where all has been
     seen, and scored, the figures are those of the selection itself.
@@ -86,10 +86,10 @@ def expected_picks(scores: pa.Table, seen: int, samples: int, config: Select, cl
     ranked = "log_odds" if config.rank == "softmax" else "logits"
     key = np.repeat(key[kept], p)
     label, value = (_lists(scores, name)[kept, :p].ravel() for name in ("classes", ranked))
-    units, unit = np.unique(key // UNIT, return_inverse=True)
-    place = np.cumsum(np.diff(units, prepend=units[:1]) > 1)  # units that follow each other were drawn together
-    units, unit = np.unique(place), place[unit]
-    counts = np.bincount(unit * classes + label, minlength=len(units) * classes).reshape(len(units), classes)
+    units, place = np.unique(key // unit, return_inverse=True)
+    together = np.cumsum(np.diff(units, prepend=units[:1]) > 1)  # units that follow each other were drawn together
+    units, place = np.unique(together), together[place]
+    counts = np.bincount(place * classes + label, minlength=len(units) * classes).reshape(len(units), classes)
     expected = counts.sum(axis=0) * scale
 
     best = TopK(classes, math.ceil(config.k / scale))
@@ -100,7 +100,7 @@ def expected_picks(scores: pa.Table, seen: int, samples: int, config: Select, cl
     if seen < samples:
         rng = np.random.default_rng(0)
         weights = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), REPLICATES)
-        rows = np.bincount(unit, minlength=len(units)) / p
+        rows = np.bincount(place, minlength=len(units)) / p
         drawn = weights @ counts * (scale * rows.sum() / (weights @ rows))[:, None]
         ends = np.percentile((drawn >= config.k).sum(axis=1), (2.5, 97.5))
         low, high = min(reach, math.floor(ends[0])), max(reach, math.ceil(ends[1]))

@@ -11,7 +11,7 @@ from raylabel.duplicates import find_duplicates
 from raylabel.evaluate.classify import TOP
 from raylabel.examples import materialize
 from raylabel.labels.earlier import find_earlier
-from raylabel.labels.scores import PART, UNIT
+from raylabel.labels.scores import PART, unit_rows
 from raylabel.labels.teacher import label
 from raylabel.pipeline import Prepared, Recipe, fit_model
 from raylabel.selection import select
@@ -72,7 +72,7 @@ def look(root: Root, recipe: Recipe, start: Prepared) -> Standing:
     config, limit = recipe.materialize, recipe.label.reject_limit
 
     def write(name: str, corpus: str, picks: Artifact) -> Artifact:
-        return materialize(bare, name, picks, shards[corpus], corpora[corpus], config, limit)
+        return materialize(bare, name, picks, shards[corpus], corpora[corpus], config, limit, clip=recipe.view.clip)
 
     def score(corpus: str, p: int, model: Artifact) -> Artifact:
         how = replace(recipe.label, p=p)
@@ -107,18 +107,20 @@ def look(root: Root, recipe: Recipe, start: Prepared) -> Standing:
         student=student,
         control=control,
         tests=tuple(find("test", functools.partial(score, "test", TOP), network) for network in networks),
-        labeled=_labeled(root, Shards(shards["unlabeled"]), scores, missing.get("scores")),
+        labeled=_labeled(
+            root, Shards(shards["unlabeled"]), unit_rows(corpora["unlabeled"]), scores, missing.get("scores")
+        ),
         lesson_written=_written(missing.get("lesson")),
         pseudo_written=_written(missing.get("pseudo")),
     )
 
 
-def _labeled(root: Root, shards: Shards, scores: Artifact | None, missing: _Missing | None) -> int:
+def _labeled(root: Root, shards: Shards, unit: int, scores: Artifact | None, missing: _Missing | None) -> int:
     if scores:
         return shards.samples
     if missing is None:
         return 0
-    earlier = find_earlier(root, missing.identity, shards, UNIT, PART)
+    earlier = find_earlier(root, missing.identity, shards, unit, PART)
     records = committed_parts(missing.uri).values()
     return (earlier.samples if earlier else 0) + sum(record["rows"] - record["earlier"] for record in records)
 

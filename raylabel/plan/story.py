@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 from raylabel.artifact import Artifact, Root
 from raylabel.corpus import Shards
 from raylabel.duplicates import BUCKET_ROWS
+from raylabel.examples import file_samples
+from raylabel.labels.scores import unit_rows
 from raylabel.models import Model, build
 from raylabel.pilot import Labeled, Materialized
-from raylabel.pipeline import Prepared, Recipe, prepare
+from raylabel.pipeline import Prepared, Recipe, prepare, settle
 from raylabel.plan.cost import (
     Expected,
     expected_picks,
@@ -43,6 +45,7 @@ def plan(root: Root, recipe: Recipe) -> Plan:
 
     InputError for input that a person can mend. The pilot's progress goes to stderr.
     """
+    recipe = settle(recipe)
     cluster, start = Cluster.now(), prepare(root, recipe)
     stands = look(root, recipe, start)
     begin = time.monotonic()
@@ -82,7 +85,7 @@ def _scratch(root: Root) -> Iterator[Root]:
 
 def _expect(recipe: Recipe, start: Prepared, stands: Standing, labeled: Labeled | None) -> Expected | None:
     """What will be picked; None if there is no teacher yet to say so."""
-    classes = len(start.classes)
+    classes, unit = len(start.classes), unit_rows(start.corpora["unlabeled"])
     if stands.picks:
         info = stands.picks.info
         reach = sum(count >= recipe.select.k for count in info["per_class"])
@@ -94,10 +97,10 @@ def _expect(recipe: Recipe, start: Prepared, stands: Standing, labeled: Labeled 
         with reading(stands.scores.uri):
             tables = [pq.read_table(f"{path}/{file.name}", filesystem=fs) for file in some]
         table = pa.concat_tables([SCORES.empty_table(), *tables])
-        return expected_picks(table, table.num_rows, stands.scores.info["scored"], recipe.select, classes)
+        return expected_picks(table, unit, table.num_rows, stands.scores.info["scored"], recipe.select, classes)
     if stands.teacher and labeled:
         samples = Shards(start.shards["unlabeled"]).samples
-        return expected_picks(labeled.rows, labeled.seen, samples, recipe.select, classes)
+        return expected_picks(labeled.rows, unit, labeled.seen, samples, recipe.select, classes)
     return None
 
 
@@ -117,6 +120,7 @@ class _Costs:
         self.cluster, self.expected = cluster, expected
         self.classes = len(start.classes)
         self.corpus = Shards(start.shards["unlabeled"])
+        self.unit, self.file_samples = (f(start.corpora["unlabeled"]) for f in (unit_rows, file_samples))
 
     def works(self) -> tuple[Work, ...]:
         recipe = self.recipe
@@ -148,7 +152,7 @@ class _Costs:
 
     def _labeling(self, shards: Shards, found: Labeled) -> float:
         actors = self.cluster.teachers(self.recipe.resources).actors
-        return labeling_seconds(shards.rows, self.recipe.label.batch, actors, found.slots_per_second)
+        return labeling_seconds(shards.rows, self.unit, self.recipe.label.batch, actors, found.slots_per_second)
 
     def _select(self) -> Work:
         found, labeled, scores = self.measured.selected, self.measured.teacher, self.stands.scores
@@ -178,7 +182,7 @@ class _Costs:
                 continue
             left, cpus = max(0, samples - written), self.cluster.cpus
             rows = rows_read(shards.samples, samples / shards.samples, found.group_rows) * left / samples
-            seconds = materializing_seconds(left, rows, cpus, found)
+            seconds = materializing_seconds(left, rows, self.file_samples, cpus, found)
             total = Work(
                 stage=total.stage,
                 images=total.images + left,
