@@ -218,6 +218,7 @@ def finished(planned) -> tuple[Root, Summary]:
     return planned[0], semi_supervised(planned[0], short_digits())[1]
 
 
+@pytest.mark.slow
 def test_what_stands_costs_nothing_and_k_is_known(planned, finished):
     root, summary = finished
     found = plan(root, short_digits())
@@ -233,6 +234,7 @@ def test_what_stands_costs_nothing_and_k_is_known(planned, finished):
     assert works["teacher"].bytes_written == pytest.approx(3 * weights, rel=0.05)
 
 
+@pytest.mark.slow
 def test_another_k_is_counted_in_the_scores_that_stand(quick, finished):
     root, recipe = finished[0], dataclasses.replace(short_digits(), select=Select(k=200, p=2))
     found = plan(root, recipe)
@@ -247,6 +249,7 @@ def test_another_k_is_counted_in_the_scores_that_stand(quick, finished):
     assert works["evaluate"].images == 2 * 500  # by the networks that depend on K
 
 
+@pytest.mark.slow
 def test_a_teacher_tells_before_it_has_labeled(quick, finished):
     root = finished[0]
     recipe = dataclasses.replace(short_digits(), label=Label(p=3, batch=128), select=Select(k=250, p=3))
@@ -277,6 +280,7 @@ def test_the_pilot_scores_as_the_run_does_wherever_it_decodes(ray_local, quick, 
     assert found.slots_per_second > 0 and found.start > 0 and found.memory > 0
 
 
+@pytest.mark.slow
 def test_of_a_corpus_that_grew_only_what_is_new_is_to_be_labeled(ray_local, tmp_path):
     root, media = Root.open(str(tmp_path / "root")), digit_images()[0]
     folder, file = tmp_path / "corpus", tmp_path / "teacher.safetensors"
@@ -364,6 +368,7 @@ def test_the_table_holds_the_numbers_of_the_json(width):
         assert expected in text
 
 
+@pytest.mark.slow
 def test_the_job_prints_one_json_object_and_nothing_else(finished, tmp_path):
     def job(*arguments: str) -> subprocess.CompletedProcess:
         command = [sys.executable, str(JOB), "digits", "--root", finished[0].uri, *arguments]
