@@ -35,6 +35,8 @@ class Teacher:
     """A trained one: a .safetensors file or a PyTorch state dict."""
     weights: str = ""
     """A trained one by torchvision's name, such as ResNet50_Weights.IMAGENET1K_V2."""
+    view: View | None = None
+    """What it sees, where that differs from the student's view: more frames of a video (Yalniz et al. 2019 §5.1)."""
 
     def __post_init__(self):
         if self.checkpoint and self.weights:
@@ -86,6 +88,10 @@ class Recipe:
     """What the work may use; changes no result's identity."""
 
     @property
+    def teacher_view(self) -> View:
+        return self.teacher.view or self.view
+
+    @property
     def control(self) -> Train:
         """Pre-training's recipe on the labeled set alone, for as many images as pre-training and fine-tuning have."""
         return replace(self.pretrain, images=self.pretrain.processed + self.finetune.processed)
@@ -109,7 +115,10 @@ class Prepared:
 
 def settle(recipe: Recipe) -> Recipe:
     """The recipe with what this installation decides: who reads videos."""
-    return replace(recipe, view=resolve_reader(recipe.view))
+    teacher = recipe.teacher
+    if teacher.view:
+        teacher = replace(teacher, view=resolve_reader(teacher.view))
+    return replace(recipe, view=resolve_reader(recipe.view), teacher=teacher)
 
 
 def prepare(root: Root, recipe: Recipe) -> Prepared:
@@ -143,6 +152,7 @@ def fit_model(
 ) -> Artifact:
     """One of the recipe's networks, trained."""
     assert config is not None
+    view = recipe.teacher_view if name == "teacher" else recipe.view
     return train(
         root,
         name,
@@ -150,7 +160,7 @@ def fit_model(
         classes=classes,
         examples=examples,
         config=config,
-        view=recipe.view,
+        view=view,
         seed=recipe.seed,
         resources=recipe.resources,
         init=init,
@@ -182,7 +192,14 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
 
     # 2. It labels the corpus, once; the best K of every class become a training set.
     scores = label(
-        root, teacher, shards["unlabeled"], corpora["unlabeled"], recipe.view, recipe.label, recipe.resources, again
+        root,
+        teacher,
+        shards["unlabeled"],
+        corpora["unlabeled"],
+        recipe.teacher_view,
+        recipe.label,
+        recipe.resources,
+        again,
     )
     duplicates = find_duplicates(root, scores)
     picks = select(root, scores, duplicates, recipe.select, classes)
@@ -205,8 +222,18 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
         "student (fine-tuned)": student,
     }
     config = replace(recipe.label, p=TOP)
+    views = {"teacher": recipe.teacher_view}
     tests = {
-        name: label(root, model, shards["test"], corpora["test"], recipe.view, config, recipe.resources, again)
+        name: label(
+            root,
+            model,
+            shards["test"],
+            corpora["test"],
+            views.get(name, recipe.view),
+            config,
+            recipe.resources,
+            again,
+        )
         for name, model in models.items()
     }
     right = {name: hits(tested, start.test_labels) for name, tested in tests.items()}
@@ -250,14 +277,7 @@ def _check(recipe: Recipe) -> None:
     """InputError for what can be known before any work."""
     check(recipe.teacher.model)
     check(recipe.student)
-    for name, model in (("teacher", recipe.teacher.model), ("student", recipe.student)):
-        check_input(name, model, recipe.view)
-    kind = "video" if recipe.view.clip else "image"
-    for name in ("labeled", "unlabeled", "test"):
-        corpus = getattr(recipe, name)
-        if corpus.kind != kind:
-            raise InputError(f"{name}.kind is '{corpus.kind}', but view.clip says that the media are {kind}s")
-        recipe.label.check_against(corpus, recipe.view)
+    _check_media(recipe)
     cluster = Cluster.now()
     cluster.teachers(recipe.resources)
     for config in (recipe.teacher.train, recipe.pretrain, recipe.finetune):
@@ -266,6 +286,27 @@ def _check(recipe: Recipe) -> None:
                 f"{workers} training workers but {recipe.materialize.lanes} lanes: raise --materialize.lanes, or lower "
                 "--resources.workers"
             )
+
+
+def _check_media(recipe: Recipe) -> None:
+    """InputError if networks, views and corpora are not all of images, or all of videos."""
+    clip = recipe.view.clip
+    kind = "video" if clip else "image"
+    for name in ("labeled", "unlabeled", "test"):
+        corpus = getattr(recipe, name)
+        if corpus.kind != kind:
+            raise InputError(f"{name}.kind is '{corpus.kind}', but by view.clip the media are {kind}s: change either")
+        for view in (recipe.view, recipe.teacher_view):
+            recipe.label.check_against(corpus, view)
+    seen = {"teacher": (recipe.teacher.model, recipe.teacher_view), "student": (recipe.student, recipe.view)}
+    for name, (model, view) in seen.items():
+        if bool(view.clip) != takes_clips(model):
+            takes = "clips of videos" if takes_clips(model) else "images"
+            raise InputError(f"{name}: {model.arch} takes {takes}, but its view is of {kind}s: choose another arch")
+        if view.clip:
+            check_input(model, view.clip.frames, view.size)
+        if clip and view.clip and view.clip.reader != clip.reader:
+            raise InputError("teacher.view.clip.reader differs from view.clip.reader: videos are read in one way")
 
 
 def _given_teacher(root: Root, teacher: Teacher, classes: int) -> Artifact | None:

@@ -11,6 +11,7 @@ from raylabel.corpus import Shards
 from raylabel.evaluate.classify import TOP
 from raylabel.labels.actor import Job
 from raylabel.labels.network import Network
+from raylabel.media.views import View
 from raylabel.models import Model
 from raylabel.pilot import (
     Labeled,
@@ -51,6 +52,7 @@ class Remaining:
 
     name: str
     model: Model
+    view: View
     config: Train
     examples: str
     """What it trains on: 'lesson' or 'pseudo'."""
@@ -60,19 +62,20 @@ def remaining(recipe: Recipe, stands: Standing) -> list[Remaining]:
     found = []
     if not stands.teacher:
         assert recipe.teacher.train is not None
-        found.append(Remaining("teacher", recipe.teacher.model, recipe.teacher.train, "lesson"))
+        found.append(Remaining("teacher", recipe.teacher.model, recipe.teacher_view, recipe.teacher.train, "lesson"))
     if not stands.pretrained:
-        found.append(Remaining("pretrain", recipe.student, recipe.pretrain, "pseudo"))
+        found.append(Remaining("pretrain", recipe.student, recipe.view, recipe.pretrain, "pseudo"))
     if not stands.student:
-        found.append(Remaining("finetune", recipe.student, recipe.finetune, "lesson"))
+        found.append(Remaining("finetune", recipe.student, recipe.view, recipe.finetune, "lesson"))
     if not stands.control:
-        found.append(Remaining("control", recipe.student, recipe.control, "lesson"))
+        found.append(Remaining("control", recipe.student, recipe.view, recipe.control, "lesson"))
     return found
 
 
 def _kind(training: Remaining) -> str:
     """Trainings of one kind go equally fast: one of them is measured."""
-    return f"training {training.model.arch} in batches of {training.config.batch}"
+    frames = f" of {training.view.clip.frames} frames" if training.view.clip else ""
+    return f"training {training.model.arch}{frames} in batches of {training.config.batch}"
 
 
 class Pilot:
@@ -87,9 +90,11 @@ class Pilot:
         trainings = remaining(recipe, stands)
         todo: dict[str, Callable[[], Any]] = {}
         if not stands.scores or not stands.tests[0]:
-            todo["teacher"] = lambda: self._label(stands.teacher, recipe.teacher.model, "unlabeled", recipe.label.p)
+            todo["teacher"] = lambda: self._label(
+                stands.teacher, recipe.teacher.model, recipe.teacher_view, "unlabeled", recipe.label.p
+            )
         if not all(stands.tests[1:]):
-            todo["student"] = lambda: self._label(None, recipe.student, "test", TOP)
+            todo["student"] = lambda: self._label(None, recipe.student, recipe.view, "test", TOP)
         if not stands.picks:
             todo["selected"] = self._select
         if not stands.lesson:
@@ -107,11 +112,11 @@ class Pilot:
         parts = {name: found.get(name) for name in ("teacher", "student", "selected", "lesson", "pseudo")}
         return Measured(**parts, trained={training.name: found[_kind(training)] for training in trainings})
 
-    def _label(self, model: Artifact | None, arch: Model, corpus: str, p: int) -> Labeled:
+    def _label(self, model: Artifact | None, arch: Model, view: View, corpus: str, p: int) -> Labeled:
         recipe = self.recipe
         model = model or random_network(self.root, arch, self.classes)
         precision = self.cluster.precision(recipe.label.precision)
-        scorer = Network(model, recipe.view, precision, min(p, self.classes))
+        scorer = Network(model, view, precision, min(p, self.classes))
         shards, pool = Shards(self.start.shards[corpus]), self.cluster.teachers(recipe.resources)
         return measure_labeling(Job(scorer, self.start.corpora[corpus], shards, recipe.label.batch, pool))
 
@@ -133,5 +138,5 @@ class Pilot:
         Stream(examples, recipe.seed).check_workers(workers, config.batch)
         precision = self.cluster.precision(config.precision)
         model, classes, seed = training.model, self.classes, recipe.seed
-        job = Training(model, classes, examples, config, precision, recipe.view, None, seed, None)
+        job = Training(model, classes, examples, config, precision, training.view, None, seed, None)
         return measure_training(Draft(f"{self.root.uri}/{training.name}"), job, workers, bool(self.cluster.gpus))

@@ -13,6 +13,7 @@ from raylabel.examples import materialize
 from raylabel.labels.earlier import find_earlier
 from raylabel.labels.scores import PART, unit_rows
 from raylabel.labels.teacher import label
+from raylabel.media.views import View
 from raylabel.pipeline import Prepared, Recipe, fit_model
 from raylabel.selection import select
 
@@ -74,9 +75,9 @@ def look(root: Root, recipe: Recipe, start: Prepared) -> Standing:
     def write(name: str, corpus: str, picks: Artifact) -> Artifact:
         return materialize(bare, name, picks, shards[corpus], corpora[corpus], config, limit, clip=recipe.view.clip)
 
-    def score(corpus: str, p: int, model: Artifact) -> Artifact:
+    def score(corpus: str, p: int, view: View, model: Artifact) -> Artifact:
         how = replace(recipe.label, p=p)
-        return label(bare, model, shards[corpus], corpora[corpus], recipe.view, how, recipe.resources)
+        return label(bare, model, shards[corpus], corpora[corpus], view, how, recipe.resources)
 
     fit = functools.partial(fit_model, bare, recipe, len(classes))
     model = recipe.student
@@ -84,7 +85,7 @@ def look(root: Root, recipe: Recipe, start: Prepared) -> Standing:
     teacher = start.teacher or find(
         "teacher", lambda lesson: fit("teacher", recipe.teacher.model, lesson, recipe.teacher.train), lesson
     )
-    scores = find("scores", functools.partial(score, "unlabeled", recipe.label.p), teacher)
+    scores = find("scores", functools.partial(score, "unlabeled", recipe.label.p, recipe.teacher_view), teacher)
     copies = find("duplicates", lambda scores: find_duplicates(bare, scores), scores)
     picks = find("picks", lambda scores, copies: select(bare, scores, copies, recipe.select, classes), scores, copies)
     pseudo = find("pseudo", functools.partial(write, "picked", "unlabeled"), picks)
@@ -96,7 +97,7 @@ def look(root: Root, recipe: Recipe, start: Prepared) -> Standing:
         pretrained,
     )
     control = find("control", lambda lesson: fit("control", model, lesson, recipe.control), lesson)
-    networks = (teacher, control, pretrained, student)
+    networks = ((teacher, recipe.teacher_view), *((one, recipe.view) for one in (control, pretrained, student)))
     return Standing(
         lesson=lesson,
         teacher=teacher,
@@ -106,7 +107,7 @@ def look(root: Root, recipe: Recipe, start: Prepared) -> Standing:
         pretrained=pretrained,
         student=student,
         control=control,
-        tests=tuple(find("test", functools.partial(score, "test", TOP), network) for network in networks),
+        tests=tuple(find("test", functools.partial(score, "test", TOP, view), one) for one, view in networks),
         labeled=_labeled(
             root, Shards(shards["unlabeled"]), unit_rows(corpora["unlabeled"]), scores, missing.get("scores")
         ),
