@@ -1,6 +1,6 @@
 """Networks by name, and their weights in and out of files."""
 
-from raylabel.models.build import Model, build, check
+from raylabel.models.build import Model, build, check, check_input, memory_format, takes_clips
 from raylabel.models.trained import CURVE, WEIGHTS, describe, import_model, load_model
 from raylabel.models.weights import (
     checkpoint_digest,
@@ -17,13 +17,16 @@ __all__ = [
     "Model",
     "build",
     "check",
+    "check_input",
     "checkpoint_digest",
     "describe",
     "import_model",
     "load_checkpoint",
     "load_model",
     "load_weights",
+    "memory_format",
     "read_checkpoint",
     "save_weights",
+    "takes_clips",
     "torchvision_weights",
 ]

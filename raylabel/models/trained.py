@@ -17,7 +17,9 @@ def describe(model: Model, classes: int) -> dict:
 
 
 def load_model(artifact: Artifact) -> nn.Module:
-    """The network with its weights, on the CPU, in training mode; logits float32 [B, C] from images [B, 3, H, W]."""
+    """The network with its weights, on the CPU, in training mode; logits float32 [B, C] from images [B, 3, H, W]
+    or clips [B, 3, T, H, W].
+    """
     module = build(Model(**artifact.info["model"]), artifact.info["classes"])
     load_weights(module, artifact.read(WEIGHTS), artifact.uri)
     return module
@@ -34,10 +36,10 @@ def import_model(root: Root, name: str, model: Model, classes: int, *, checkpoin
             module = build(model, classes)
             load_checkpoint(module, checkpoint, model, classes)
         else:
-            known, state = torchvision_weights(weights)
-            if known != model or classes != 1000:
+            known, count, state = torchvision_weights(weights)
+            if known != model or classes != count:
                 raise InputError(
-                    f"weights {weights} are of {known.arch} with 1000 classes, not of {model.arch} with {classes}: "
+                    f"weights {weights} are of {known.arch} with {count} classes, not of {model.arch} with {classes}: "
                     "give a checkpoint, or train the teacher"
                 )
             module = build(model, classes)

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from raylabel.errors import InputError
-from raylabel.models.build import Model
+from raylabel.models.build import VIDEO, Model
 from raylabel.storage import read_file
 
 # torchvision's DenseNet files are older than its DenseNet and say 'norm.1' where it says 'norm1'; the pattern is that
@@ -100,12 +100,13 @@ def load_checkpoint(module: nn.Module, uri: str, model: Model, classes: int) -> 
     module.load_state_dict(state)
 
 
-def torchvision_weights(name: str) -> tuple[Model, dict[str, Tensor]]:
-    """The network of 1,000 ImageNet classes, and its state, of a torchvision weight such as
-    'ResNet50_Weights.IMAGENET1K_V2'; downloaded into torch's cache (TORCH_HOME) if it is not there.
+def torchvision_weights(name: str) -> tuple[Model, int, dict[str, Tensor]]:
+    """The network, its number of classes and its state, of a torchvision weight such as
+    'ResNet50_Weights.IMAGENET1K_V2' (1,000 classes) or 'R2Plus1D_18_Weights.KINETICS400_V1' (400); downloaded into
+    torch's cache (TORCH_HOME) if it is not there.
 
-    Every classifier's weights, but no 'DEFAULT', which names other weights in every release of torchvision. InputError
-    if there are none of that name or they cannot be downloaded.
+    Every weight of a network known here, but no 'DEFAULT', which names other weights in every release of torchvision.
+    InputError if there are none of that name or they cannot be downloaded.
     """
     arch, weight = _torchvision_weight(name)
     try:
@@ -115,7 +116,7 @@ def torchvision_weights(name: str) -> tuple[Model, dict[str, Tensor]]:
         raise InputError(
             f"cannot get torchvision weights '{name}' from {weight.url}: {_line(error)}; give a checkpoint file instead"
         ) from error
-    return Model(arch=arch), _current_names(state, arch)
+    return Model(arch=arch), len(weight.meta["categories"]), _current_names(state, arch)
 
 
 def checkpoint_digest(uri: str) -> str:
@@ -174,10 +175,13 @@ def _current_names(state: Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
 @cache
 def _torchvision_table() -> dict[str, tuple[str, Any]]:
     table = {}
-    for arch in torchvision.models.list_models(module=torchvision.models):
+    video = [arch for arch in torchvision.models.list_models(module=torchvision.models.video) if arch in VIDEO]
+    for arch in [*torchvision.models.list_models(module=torchvision.models), *video]:
         for weight in torchvision.models.get_model_weights(arch):  # aliases such as DEFAULT are not iterated
             # Vision transformers of larger images have more position embeddings than `build` makes, for 224 pixels.
             if arch.startswith("vit_") and weight.meta["min_size"] > (224, 224):
+                continue
+            if weight.meta["categories"] is None:  # VGG16's IMAGENET1K_FEATURES has NaN for a classifier
                 continue
             table[str(weight)] = (arch, weight)
     return table
@@ -188,7 +192,7 @@ def _torchvision_weight(name: str) -> tuple[str, Any]:
     if name not in table:
         close = difflib.get_close_matches(name, table, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "expected such as 'ResNet50_Weights.IMAGENET1K_V2'"
-        raise InputError(f"{name!r} is no torchvision weight of an image classifier; {hint}")
+        raise InputError(f"{name!r} is no torchvision weight of a network known here; {hint}")
     return table[name]
 
 

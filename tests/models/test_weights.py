@@ -281,8 +281,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_torchvision_s_weights_load():
     ours = network(1, Model(arch="mobilenet_v3_small"), 1000)
     cached("MobileNet_V3_Small_Weights.IMAGENET1K_V1", ours.state_dict())
-    model, state = torchvision_weights("MobileNet_V3_Small_Weights.IMAGENET1K_V1")
-    assert model == Model(arch="mobilenet_v3_small")
+    model, classes, state = torchvision_weights("MobileNet_V3_Small_Weights.IMAGENET1K_V1")
+    assert model == Model(arch="mobilenet_v3_small") and classes == 1000
     theirs = build(model, 1000)
     theirs.load_state_dict(state)
     assert same(ours, theirs)
@@ -304,11 +304,11 @@ def test_torchvision_s_old_names_are_ours(tmp_path: Path):
     assert "features.denseblock1.denselayer1.norm1.weight" not in old
     old = {k: v for k, v in old.items() if not k.endswith("num_batches_tracked")}
     cached("DenseNet121_Weights.IMAGENET1K_V1", old)
-    _, state = torchvision_weights("DenseNet121_Weights.IMAGENET1K_V1")
+    _, _, state = torchvision_weights("DenseNet121_Weights.IMAGENET1K_V1")
     assert list(state) == [name for name in names if not name.endswith("num_batches_tracked")]
 
     cached("GoogLeNet_Weights.IMAGENET1K_V1", {name: torch.zeros(1) for name in googlenet.state_dict()})
-    model, state = torchvision_weights("GoogLeNet_Weights.IMAGENET1K_V1")
+    model, _, state = torchvision_weights("GoogLeNet_Weights.IMAGENET1K_V1")
     with torch.device("meta"):
         assert list(state) == list(build(model, 1000).state_dict())
 
@@ -338,14 +338,16 @@ def test_without_a_network_the_weight_and_the_mend_are_named():
         ("ResNet50_Weights.IMAGENET1K_V3", "ResNet50_Weights.IMAGENET1K_V2"),
         ("ResNet50_Weights.DEFAULT", "ResNet50_Weights.IMAGENET1K_V1"),  # names other weights in each release
         ("ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1", "ViT_B_16_Weights.IMAGENET1K_SWAG_LINEAR_V1"),  # 384 pixels
-        ("R3D_18_Weights.KINETICS400_V1", "did you mean"),  # video
+        ("R3D_18_Weights.KINETICS400_V2", "R3D_18_Weights.KINETICS400_V1"),
+        ("MViT_V2_S_Weights.KINETICS400_V1", "did you mean"),  # a network that `build` does not know
+        ("VGG16_Weights.IMAGENET1K_FEATURES", "did you mean"),  # its classifier is NaN
         ("", "expected such as 'ResNet50_Weights.IMAGENET1K_V2'"),
         ("Any.thing", "expected such as 'ResNet50_Weights.IMAGENET1K_V2'"),
         ("a.b.c", "expected such as 'ResNet50_Weights.IMAGENET1K_V2'"),
     ],
 )
 def test_an_unknown_weight_names_the_closest(name: str, close: str):
-    with pytest.raises(InputError, match=f"^'{name}' is no torchvision weight of an image classifier; .*{close}"):
+    with pytest.raises(InputError, match=f"^'{name}' is no torchvision weight of a network known here; .*{close}"):
         torchvision_weights(name)
 
 
@@ -357,7 +359,18 @@ def test_every_torchvision_weight_is_of_the_network_that_is_built():
         assert torchvision.models.get_weight(name) is weight
         if arch.startswith("regnet"):  # cannot be built on the meta device, and one of them takes 2.6 GB
             continue
+        classes = len(weight.meta["categories"])
         with torch.device("meta"):
-            parameters = sum(p.numel() for p in build(Model(arch=arch), 1000).parameters())
+            parameters = sum(p.numel() for p in build(Model(arch=arch), classes).parameters())
         aux = sum(p.numel() for p in InceptionAux(768, 1000).parameters()) if arch == "inception_v3" else 0
         assert parameters + aux == weight.meta["num_params"], name
+
+
+def test_a_video_network_s_weights_have_its_own_number_of_classes():
+    ours = network(1, Model(arch="mc3_18"), 400)
+    cached("MC3_18_Weights.KINETICS400_V1", ours.state_dict())
+    model, classes, state = torchvision_weights("MC3_18_Weights.KINETICS400_V1")
+    assert model == Model(arch="mc3_18") and classes == 400
+    theirs = build(model, classes)
+    theirs.load_state_dict(state)
+    assert same(ours, theirs)

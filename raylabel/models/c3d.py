@@ -1,0 +1,59 @@
+"""C3D (Tran et al. 2015, arXiv 1412.0767, §3), in the form that Pondenkandath et al. 2018 (arXiv 1811.01640) use.
+
+Letters: B batch, C classes, T frames, H W pixels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class C3D(nn.Module):
+    """Eight 3x3x3 convolutions, five max-pools, three linear layers with dropout 0.5, and no batch norm. The names of
+    its weights are those of DavideA/c3d-pytorch, whose checkpoint loads.
+
+    That code returns a softmax, which cross-entropy would take once more; here logits come out. Weights begin as those
+    of torchvision's VGG, the same kind of network for images: convolutions with He's normal initialisation (fan out),
+    linear layers with a standard deviation of 0.01, biases at 0.
+    """
+
+    FRAMES = 16
+    SIZE = 112  # pixels; fc6 is made for the 512 channels of 1 x 4 x 4 that are left of such a clip
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.conv1 = nn.Conv3d(3, 64, 3, padding=1)
+        self.pool1 = nn.MaxPool3d((1, 2, 2))
+        self.conv2 = nn.Conv3d(64, 128, 3, padding=1)
+        self.pool2 = nn.MaxPool3d(2)
+        self.conv3a = nn.Conv3d(128, 256, 3, padding=1)
+        self.conv3b = nn.Conv3d(256, 256, 3, padding=1)
+        self.pool3 = nn.MaxPool3d(2)
+        self.conv4a = nn.Conv3d(256, 512, 3, padding=1)
+        self.conv4b = nn.Conv3d(512, 512, 3, padding=1)
+        self.pool4 = nn.MaxPool3d(2)
+        self.conv5a = nn.Conv3d(512, 512, 3, padding=1)
+        self.conv5b = nn.Conv3d(512, 512, 3, padding=1)
+        self.pool5 = nn.MaxPool3d(2, padding=(0, 1, 1))
+        self.fc6 = nn.Linear(512 * 1 * 4 * 4, 4096)
+        self.fc7 = nn.Linear(4096, 4096)
+        self.fc8 = nn.Linear(4096, classes)
+        self.dropout = nn.Dropout(0.5)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # pyright: ignore[reportArgumentType]
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, 0, 0.01)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Logits [B, C] of float clips [B, 3, 16, 112, 112]."""
+        x = self.pool1(F.relu(self.conv1(clips)))
+        x = self.pool2(F.relu(self.conv2(x)))
+        x = self.pool3(F.relu(self.conv3b(F.relu(self.conv3a(x)))))
+        x = self.pool4(F.relu(self.conv4b(F.relu(self.conv4a(x)))))
+        x = self.pool5(F.relu(self.conv5b(F.relu(self.conv5a(x)))))
+        x = self.dropout(F.relu(self.fc6(torch.flatten(x, 1))))
+        x = self.dropout(F.relu(self.fc7(x)))
+        return self.fc8(x)
