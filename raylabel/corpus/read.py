@@ -3,8 +3,9 @@
 import os
 import posixpath
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, islice
@@ -16,16 +17,18 @@ import pyarrow.parquet as pq
 
 from raylabel.corpus.config import THREADS, Corpus, locate
 from raylabel.corpus.fingerprint import no_longer, verify_open, verify_shard
-from raylabel.corpus.listing import file_path, file_root
+from raylabel.corpus.lists import Entry, file_uri, split_line
+from raylabel.corpus.parts import is_name, named_group, parse_part
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.tar import Member, TarReader, TarSample
 from raylabel.corpus.units import Unit
 from raylabel.errors import InputError
 from raylabel.schema import MAX_BYTES, make_key, split_key
-from raylabel.storage import unreadable
+from raylabel.storage import filesystem, unreadable
 
 BATCH = 128  # rows decoded at once from parquet; more are no quicker and take more memory
 BLOCK = 8 << 20  # bytes that are read at once where all are read
+HELD = 256 << 20  # bytes of loose files that are read before their turn, by the mean of their shard
 
 
 Unread = Literal["missing", "empty", "unreadable", "too_many_bytes"]
@@ -112,17 +115,24 @@ def changed(shard: Mapping[str, Any]) -> InputError:
     return InputError(f"'{shard['uri']}' changed since it was indexed: {what}; index the corpus anew")
 
 
-def _sample(key: int, uri: str, media: bytes | None, label: str | None, error: Unread = "missing") -> Sample:
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What a row says of its media."""
+
+    label: str | None = None
+    part: tuple[float, float] | None = None
+    group: str | None = None
+
+
+def _sample(key: int, uri: str, media: bytes | None, row: _Row, error: Unread = "missing") -> Sample:
     """A Sample; `error` is why, if there is no media."""
-    if media:
-        return Sample(key, uri, media, label, None)
-    return Sample(key, uri, None, label, error if media is None else "empty")
+    why = None if media else error if media is None else "empty"
+    return Sample(key, uri, media or None, row.label, why, row.part, row.group)
 
 
 def label_text(shard: Mapping[str, Any], column: pa.ChunkedArray | pa.Array) -> list[str | None]:
     """The labels of a column of integers or strings, as text. InputError if it is of another type."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not is_name(column.type):
         where = f"the label column of '{shard['uri']}'"
         raise InputError(f"no labels: {where} is {column.type}, expected integers or strings")
     return column.cast(pa.string()).to_pylist()
@@ -139,10 +149,11 @@ def check_label_column(corpus: Corpus, shard: Mapping[str, Any], names: Sequence
 def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool) -> Iterator[Sample]:
     fs, path, _ = locate(shard["uri"])
     local = isinstance(fs, pafs.LocalFileSystem)
-    columns = [corpus.media_column] + ([corpus.label_column] if labels else [])
+    about = [corpus.label_column if labels else None, corpus.start, corpus.end, corpus.group]
+    columns = list({corpus.media_column, *about} - {None})
 
-    def sample(row: int, media: bytes | None, label: str | None = None, error: Unread = "missing") -> Sample:
-        return _sample(make_key(shard["shard"], row), f"{shard['uri']}#{row}", media, label, error)
+    def sample(row: int, media: bytes | None, about: _Row = _Row(), error: Unread = "missing") -> Sample:
+        return _sample(make_key(shard["shard"], row), f"{shard['uri']}#{row}", media, about, error)
 
     # A column chunk may be gigabytes: without pre_buffer and through a buffer, its pages are read as they are needed.
     options = {"pre_buffer": False, "buffer_size": 1 << (20 if local else 23)}
@@ -169,9 +180,10 @@ def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int],
                     media = part.column(corpus.media_column)
                     if pa.types.is_struct(media.type):
                         media = media.flatten()[media.type.get_field_index("bytes")]  # null where the struct is
-                    texts = label_text(shard, part.column(corpus.label_column)) if labels else [None] * len(part)
-                    for row, data, label in zip(some, media.to_pylist(), texts, strict=True):
-                        yield sample(row, data, label)
+                    for row, data, said in zip(
+                        some, media.to_pylist(), _rows(corpus, shard, part, some, labels), strict=True
+                    ):
+                        yield sample(row, data, said)
                         at += 1
                     if at == end:
                         break
@@ -182,6 +194,18 @@ def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int],
                 yield sample(lost, None, error="unreadable")
             at = end
         verify_open(shard, source)
+
+
+def _rows(
+    corpus: Corpus, shard: Mapping[str, Any], batch: pa.RecordBatch, numbers: Sequence[int], labels: bool
+) -> Iterator[_Row]:
+    """What these rows of a parquet file say, but for their media."""
+    nothing: list[Any] = [None] * len(numbers)
+    label = label_text(shard, batch.column(corpus.label_column)) if labels else nothing
+    start, end = (batch.column(name).to_pylist() if name else nothing for name in (corpus.start, corpus.end))
+    group = batch.column(corpus.group).cast(pa.string()).to_pylist() if corpus.group else nothing
+    for at, number in enumerate(numbers):
+        yield _Row(label[at], parse_part(start[at], end[at], f"{shard['uri']}#{number}"), group[at] or None)
 
 
 def _demand_bytes(source: pa.NativeFile, group: pq.RowGroupMetaData) -> None:
@@ -217,12 +241,19 @@ def _read_tar(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
             if row == rows[0]:
                 starts[row] = found.offset
             member = found.media(corpus)
+            place = f"{shard['uri']}#{member.name if member else found.name}"
+            start, end = (tar_text(tar, found, name) for name in (corpus.start, corpus.end))
+            said = _Row(
+                tar_text(tar, found, corpus.label_extension) if labels else None,
+                parse_part(start, end, place),
+                tar_group(corpus, tar, found),
+            )
             large = member is not None and member.size > MAX_BYTES
             yield _sample(
                 make_key(shard["shard"], row),
-                f"{shard['uri']}#{member.name if member else found.name}",
+                place,
                 tar.read_member(member) if member and not large else None,
-                tar_label(corpus, tar, found) if labels else None,
+                said,
                 "too_many_bytes" if large else "missing",
             )
         if (following := next(samples, None)) is not None:
@@ -230,42 +261,66 @@ def _read_tar(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
         verify_open(shard, tar.file)
 
 
-def tar_label(corpus: Corpus, tar: TarReader, sample: TarSample) -> str | None:
-    """The stripped text of the sample's label member. InputError if it is not UTF-8."""
-    member: Member | None = sample.members.get(corpus.label_extension)
+def tar_text(tar: TarReader, sample: TarSample, extension: str | None) -> str | None:
+    """The stripped text of the sample's member with that extension; None if it has none or that is empty. InputError
+    if it is not UTF-8."""
+    member: Member | None = sample.members.get(extension) if extension else None
     if member is None:
         return None
     try:
         return tar.read_member(member).decode().strip() or None
     except UnicodeDecodeError as error:
-        raise InputError(f"the label '{tar.uri}#{member.name}' is no UTF-8 text: {error}") from error
+        raise InputError(f"'{tar.uri}#{member.name}' is no UTF-8 text: {error}; mend it or take it out") from error
 
 
-def file_label(path: str, uri: str, line: str) -> str | None:
-    """The name of the file's folder; for a listed file, what stands behind the TAB."""
+def tar_group(corpus: Corpus, tar: TarReader, sample: TarSample) -> str | None:
+    """What its member says, if the corpus has such; else what the name of its media says."""
+    if corpus.group:
+        return tar_text(tar, sample, corpus.group)
+    member = sample.media(corpus)
+    return named_group(corpus, member.name) if member else None
+
+
+def file_label(place: str, uri: str, entry: Entry) -> str | None:
+    """The name of the file's folder; for a listed file, what the list says."""
     if uri.endswith("/"):
-        return posixpath.basename(posixpath.dirname(path)) or None
-    return line.partition("\t")[2] or None
+        return posixpath.basename(posixpath.dirname(place)) or None
+    return entry.label or None
+
+
+def file_group(corpus: Corpus, entry: Entry) -> str | None:
+    """What the list says, if it has such a column; else what the file's name says."""
+    return entry.group or None if corpus.group else named_group(corpus, entry.path)
 
 
 def _read_files(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool) -> Iterator[Sample]:
-    uri = shard["uri"]
-    fs, root, prefix = locate(file_root(uri))
-    every: Sequence[str] = shard["paths"]
-    lines = [every[row] for row in rows]
-    paths = [file_path(root, uri, line) for line in lines]
+    uri, every = shard["uri"], shard["paths"]
+    entries = [split_line(uri, every[row]) for row in rows]
+    # The parts of one video stand one behind the other: they are read once.
+    runs = [list(run) for _, run in groupby(zip(rows, entries, strict=True), key=lambda pair: pair[1].path)]
+    most = max(1, HELD * len(every) // max(1, shard["bytes"]))
     pool = ThreadPoolExecutor(THREADS)
+    reading: deque[Future[tuple[bytes | None, Unread]]] = deque()
     try:
-        read = pool.map(lambda path: _read_file(fs, path, prefix), paths)
-        for row, line, path, (media, error) in zip(rows, lines, paths, read, strict=True):
-            label = file_label(path, uri, line) if labels else None
-            yield _sample(make_key(shard["shard"], row), prefix + path, media, label, error)
+        todo = iter(file_uri(uri, run[0][1].path) for run in runs)
+        for run in runs:
+            reading.extend(pool.submit(_read_file, place) for place in islice(todo, most - len(reading)))
+            media, error = reading.popleft().result()
+            for row, entry in run:
+                place = file_uri(uri, entry.path)
+                said = _Row(
+                    file_label(place, uri, entry) if labels else None,
+                    parse_part(entry.start, entry.end, place),
+                    file_group(corpus, entry),
+                )
+                yield _sample(make_key(shard["shard"], row), place, media, said, error)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _read_file(fs: pafs.FileSystem, path: str, prefix: str) -> tuple[bytes | None, Unread]:
+def _read_file(uri: str) -> tuple[bytes | None, Unread]:
     """(bytes or None, why there are none). InputError if an object store does not answer."""
+    fs, path = filesystem(uri)
     local = isinstance(fs, pafs.LocalFileSystem)
     if local and os.path.exists(path) and not os.path.isfile(path):
         return None, "unreadable"  # to open a pipe would wait for ever
@@ -278,5 +333,5 @@ def _read_file(fs: pafs.FileSystem, path: str, prefix: str) -> tuple[bytes | Non
         return None, "missing"
     except OSError as error:
         if not local:
-            raise unreadable(prefix + path, error) from error
+            raise unreadable(uri, error) from error
         return None, "unreadable"
