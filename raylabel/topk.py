@@ -26,12 +26,10 @@ class TopK:
         self.k = k
         self._threshold = np.full(classes, -np.inf, np.float32)
         # Columns: score, key, and group if there are groups. Of each class at most K rows, in no order.
-        self._none: tuple[np.ndarray, ...] = (np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64))[
-            : 2 + groups
-        ]
-        self._rows = [self._none] * classes
+        none = tuple(np.empty(0, dtype) for dtype in (np.float32, np.int64, np.int64)[: 2 + groups])
+        self._rows: list[tuple[np.ndarray, ...]] = [none] * classes
         self._labels: list[np.ndarray] = []  # of what is staged, and its columns
-        self._staged: list[list[np.ndarray]] = [[] for _ in self._none]
+        self._staged: list[list[np.ndarray]] = [[] for _ in none]
         self._staged_rows = 0
 
     def add(self, label: np.ndarray, score: np.ndarray, key: np.ndarray, group: np.ndarray | None = None) -> None:
@@ -79,7 +77,7 @@ class TopK:
             rows = order[ends[c] - counts[c] : ends[c]]
             mine = tuple(np.concatenate((old, new[rows])) for old, new in zip(self._rows[c], staged, strict=True))
             if len(mine) == 3:
-                first = best_of_groups(*mine)
+                first = _best_of_groups(*mine)
                 mine = tuple(column[first] for column in mine)
             if len(mine[0]) >= self.k:
                 self._threshold[c], first = _first(mine[0], mine[1], self.k)
@@ -105,7 +103,7 @@ def _first(score: np.ndarray, key: np.ndarray, k: int) -> tuple[np.float32, np.n
     return last, first
 
 
-def best_of_groups(score: np.ndarray, key: np.ndarray, group: np.ndarray) -> np.ndarray:
+def _best_of_groups(score: np.ndarray, key: np.ndarray, group: np.ndarray) -> np.ndarray:
     """The indices of the rows that count, in no order: of each group the one of the best score, of those the smallest
     key; of group 0 every one."""
     alone, shared = np.flatnonzero(group == 0), np.flatnonzero(group)
