@@ -5,7 +5,7 @@ Letters: N samples, C classes, P classes kept per sample, K samples kept per cla
 A map task per run of SCORES files keeps the K best of each class, a reduce task per slice of classes joins what they
 kept. No task holds more than O(C * K) rows, and how many ran never shows in the output: the order (score descending,
 key ascending) is total. The selection is that of Yalniz et al. 2019 (arXiv 1905.00546, section 3.2): the P best classes
-of each sample, then the K best samples of each class.
+of each sample, then the K best samples of each class. Of the parts of one source video a class takes the best alone.
 """
 
 from collections.abc import Iterator
@@ -36,6 +36,7 @@ GROUP_CANDIDATES = 1 << 26
 
 # `place` is the class, counted from the first of its slice.
 CANDIDATES = pa.schema([("place", pa.uint8()), ("score", pa.float32()), ("key", pa.int64())])
+GROUPED = CANDIDATES.append(pa.field("group", pa.int64()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,8 @@ class Select:
     """P, classes kept per sample: it is a candidate of its P best classes. 10 of 1,000 in the paper."""
     rank: Literal["softmax", "logits"] = "softmax"
     """What orders a class's list: 'softmax' (by log-odds, the same order) or 'logits' (the raw prediction)."""
+    repeat_videos: bool = False
+    """Whether a class may list several parts of one source video; else the best of them stands for it there."""
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -71,9 +74,10 @@ class Select:
 def select(root: Root, scores: Artifact, duplicates: Artifact, config: Select, classes: tuple[str, ...]) -> Artifact:
     """PICKS, the artifact `picks`: per class the first K of its candidates, by score descending, then key ascending.
 
-    A sample is a candidate of the first P of its classes in SCORES, unless its key stands in `duplicates`. A class of
-    fewer than K candidates keeps all. Files `picks-*`, one per 64 classes, ordered by (label, rank).
-    Info: picks (rows), samples (distinct keys), per_class (rows of each class), k, p, rank.
+    A sample is a candidate of the first P of its classes in SCORES, unless its key stands in `duplicates`, or a better
+    part of the same video is one. A class of fewer than K candidates keeps all. Files `picks-*`, one per 64 classes,
+    ordered by (label, rank).
+    Info: picks (rows), samples (distinct keys), per_class (rows of each class), k, p, rank, repeat_videos.
     InputError if P is above C or above what SCORES hold, or if a class has no candidate at all.
     """
     kept = scores.info["p"]
@@ -81,6 +85,7 @@ def select(root: Root, scores: Artifact, duplicates: Artifact, config: Select, c
     files = scores.files("scores-")
     rows = sum(f.rows for f in files)
     copies = [f.name for f in duplicates.files("duplicates-") if f.rows]
+    grouped = bool(scores.info.get("groups")) and not config.repeat_videos
     identity = {
         "select": identity_of(config),
         "scores": scores.digest,
@@ -91,16 +96,16 @@ def select(root: Root, scores: Artifact, duplicates: Artifact, config: Select, c
     def build(draft: Draft) -> Built:
         scratch = draft.scratch("candidates")
         tasks = min(int(ray.cluster_resources().get("CPU", 1)), -(-rows * config.p // GROUP_CANDIDATES))
-        groups = group_files(files, tasks)
+        runs = group_files(files, tasks)
         maps = [
-            (scores.uri, group, kept, duplicates.uri, copies, config, len(classes), scratch, group_name(i, groups))
-            for i, group in enumerate(groups)
+            (scores.uri, run, kept, duplicates.uri, copies, config, grouped, len(classes), scratch, group_name(i, runs))
+            for i, run in enumerate(runs)
         ]
         with Progress("select", rows) as progress:
             candidates = run_tasks(_write_candidates, maps, lambda share: progress.update(int(share * rows)))
             slices = [(low, min(low + SLICE, len(classes))) for low in range(0, len(classes), SLICE)]
             reduces = [
-                (scratch, candidates, low, high, config.k, draft.uri, f"picks-{i:05d}.parquet")
+                (scratch, candidates, low, high, config.k, grouped, draft.uri, f"picks-{i:05d}.parquet")
                 for i, (low, high) in enumerate(slices)
             ]
             reduced = run_tasks(_write_picks, reduces)
@@ -133,43 +138,45 @@ def _write_candidates(
     duplicates: str,
     copies: list[str],
     config: Select,
+    grouped: bool,
     classes: int,
     folder: str,
-    group: str,
+    run: str,
 ) -> str:
     """The K best of some SCORES files alone, a part per slice: none but these rows can be among the K best of all."""
     column = "log_odds" if config.rank == "softmax" else "logits"
-    top = TopK(classes, config.k)
+    columns = ["key", "classes", column] + ["group"] * grouped
+    top = TopK(classes, config.k, grouped)
     drop = _keys_to_drop(scores, names, duplicates, copies)
     for name in names:
         where = f"{scores}/{name}"
         with open_scores(scores, name) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=["key", "classes", column], use_threads=False):
-                key = batch.column("key").to_numpy()
+            for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
+                own = [batch.column(name).to_numpy() for name in ("key", "group")[: 1 + grouped]]
                 label = _entries(batch.column("classes"), kept, where)[:, : config.p]
                 score = _entries(batch.column(column), kept, where)[:, : config.p]
                 if len(drop):
-                    once = drop[np.searchsorted(drop, key).clip(max=len(drop) - 1)] != key
-                    key, label, score = key[once], label[once], score[once]
+                    once = drop[np.searchsorted(drop, own[0]).clip(max=len(drop) - 1)] != own[0]
+                    own, label, score = [values[once] for values in own], label[once], score[once]
                 if label.size and not 0 <= label.min() <= label.max() < classes:
                     raise InputError(f"{where}: a class index is outside 0..{classes - 1}: these scores are of others")
                 if np.isnan(score).any():
                     raise InputError(f"{where}: column '{column}' holds NaN, which has no rank: score again")
-                top.add(label.ravel(), score.ravel(), np.repeat(key, config.p))
+                top.add(label.ravel(), score.ravel(), *(np.repeat(values, config.p) for values in own))
 
     def parts() -> Iterator[list[np.ndarray]]:
         for low in range(0, classes, SLICE):
-            label, score, key = top.kept(low, min(low + SLICE, classes))
-            yield [(label - low).astype(np.uint8), score, key]
+            label, *rest = top.kept(low, min(low + SLICE, classes))
+            yield [(label - low).astype(np.uint8), *rest]
 
-    return write_parts(folder, f"candidates-{group}.arrow", CANDIDATES, parts())
+    return write_parts(folder, f"candidates-{run}.arrow", GROUPED if grouped else CANDIDATES, parts())
 
 
 def _write_picks(
-    scratch: str, names: list[str], low: int, high: int, k: int, out: str, name: str
+    scratch: str, names: list[str], low: int, high: int, k: int, grouped: bool, out: str, name: str
 ) -> tuple[File, list[int]]:
     """PICKS of the classes low..high-1, and how many each has."""
-    top = TopK(high - low, k)
+    top = TopK(high - low, k, grouped)
     for candidates in names:
         top.add(*read_part(scratch, candidates, low // SLICE))
     place, rank, score, key = top.result()

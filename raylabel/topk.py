@@ -11,65 +11,78 @@ STAGE_ROWS = 512  # rows staged per class: below this the loop over classes cost
 class TopK:
     """The K best (score, key) of each of C classes in a stream: score descending, then key ascending.
 
+    With `groups`, of the rows of a class that share a group, not 0, only the best counts.
+
     Exact under any order and any split of the stream, and associative: the results of parts, added, give the whole's.
+    (A row that is dropped has a better one of its group, or K better ones of different groups, and the same then holds
+    of all that comes later.)
     Once a class has K rows, the K-th score is a threshold that most newcomers fail at the price of one comparison.
     What passes is staged; when C * max(K / 4, 512) rows are, each class takes its own and cuts itself back to K. So it
-    holds at most C * K rows of 12 bytes and the staged ones, some 32 bytes each while they are dealt out.
+    holds at most C * K rows of 12 bytes and the staged ones, some 32 bytes each while they are dealt out; with groups 8
+    and 16 bytes more.
     """
 
-    def __init__(self, classes: int, k: int) -> None:
+    def __init__(self, classes: int, k: int, groups: bool = False) -> None:
         self.k = k
         self._threshold = np.full(classes, -np.inf, np.float32)
-        self._score = [np.empty(0, np.float32)] * classes  # of each class at most K, in no order; and their keys
-        self._key = [np.empty(0, np.int64)] * classes
-        self._staged: tuple[list[np.ndarray], ...] = ([], [], [])  # labels, scores, keys
+        # Columns: score, key, and group if there are groups. Of each class at most K rows, in no order.
+        none = tuple(np.empty(0, dtype) for dtype in (np.float32, np.int64, np.int64)[: 2 + groups])
+        self._rows: list[tuple[np.ndarray, ...]] = [none] * classes
+        self._labels: list[np.ndarray] = []  # of what is staged, and its columns
+        self._staged: list[list[np.ndarray]] = [[] for _ in none]
         self._staged_rows = 0
 
-    def add(self, label: np.ndarray, score: np.ndarray, key: np.ndarray) -> None:
-        """label: integers [n] in 0..C-1, unchecked; score: float32 [n], not NaN; key: int64 [n], once per label."""
+    def add(self, label: np.ndarray, score: np.ndarray, key: np.ndarray, group: np.ndarray | None = None) -> None:
+        """label: integers [n] in 0..C-1, unchecked; score: float32 [n], not NaN; key: int64 [n], once per label; group:
+        int64 [n], 0 where a row shares its group with no other; given if `groups`."""
         # mode="wrap" does without numpy's check of the labels, which costs more than all the rest of this line.
         stay = np.flatnonzero(score >= self._threshold.take(label, mode="wrap"))  # ties with the K-th: keys decide
-        labels, scores, keys = self._staged
-        labels.append(label[stay].astype(np.min_scalar_type(len(self._threshold))))  # 16 bits are sorted by radix
-        scores.append(score[stay] + np.float32(0))  # -0.0 + 0 is 0.0
-        keys.append(key[stay])
+        self._labels.append(label[stay].astype(np.min_scalar_type(len(self._threshold))))  # 16 bits are sorted by radix
+        columns = (score, key) if group is None else (score, key, group)
+        for pieces, column in zip(self._staged, columns, strict=True):
+            pieces.append(column[stay])
+        self._staged[0][-1] += np.float32(0)  # -0.0 + 0 is 0.0
         self._staged_rows += len(stay)
         if self._staged_rows > len(self._threshold) * max(self.k // 4, STAGE_ROWS):
             self._compact()
 
-    def kept(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """label int32, score float32, key int64 of the classes low..high-1, by label and within a label in no order."""
+    def kept(self, low: int, high: int) -> tuple[np.ndarray, ...]:
+        """label int32, score float32, key int64, with groups group int64, of the classes low..high-1, by label and
+        within a label in no order: what another's `add` takes."""
         self._compact()
-        label = np.repeat(np.arange(low, high, dtype=np.int32), [len(key) for key in self._key[low:high]])
-        return label, np.concatenate(self._score[low:high]), np.concatenate(self._key[low:high])
+        rows = self._rows[low:high]
+        label = np.repeat(np.arange(low, high, dtype=np.int32), [len(score) for score, *_ in rows])
+        return label, *(np.concatenate(column) for column in zip(*rows, strict=True))
 
     def result(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """label int32, rank int32 from 1, score float32, key int64, by (label, rank). -0.0 comes back as 0.0."""
         self._compact()
-        for c, (score, key) in enumerate(zip(self._score, self._key, strict=True)):
-            order = sort_order(-score, key)
-            self._score[c], self._key[c] = score[order], key[order]
-        rank = np.concatenate([np.arange(1, len(key) + 1, dtype=np.int32) for key in self._key])
-        label, score, key = self.kept(0, len(self._key))
+        for c, columns in enumerate(self._rows):
+            order = sort_order(-columns[0], columns[1])
+            self._rows[c] = tuple(column[order] for column in columns)
+        rank = np.concatenate([np.arange(1, len(score) + 1, dtype=np.int32) for score, *_ in self._rows])
+        label, score, key, *_ = self.kept(0, len(self._rows))
         return label, rank, score, key
 
     def _compact(self) -> None:
         """Deals the staged rows out to their classes and keeps the K first of each."""
         if not self._staged_rows:
             return
-        label, score, key = (_take_all(pieces) for pieces in self._staged)
+        label, *staged = (_take_all(pieces) for pieces in (self._labels, *self._staged))
         self._staged_rows = 0
         order = np.argsort(label, kind="stable")
         counts = np.bincount(label, minlength=len(self._threshold))
         ends = np.cumsum(counts)
         for c in np.flatnonzero(counts).tolist():
             rows = order[ends[c] - counts[c] : ends[c]]
-            mine = np.concatenate((self._score[c], score[rows]))
-            keys = np.concatenate((self._key[c], key[rows]))
-            if len(mine) >= self.k:
-                self._threshold[c], first = _first(mine, keys, self.k)
-                mine, keys = mine[first], keys[first]
-            self._score[c], self._key[c] = mine, keys
+            mine = tuple(np.concatenate((old, new[rows])) for old, new in zip(self._rows[c], staged, strict=True))
+            if len(mine) == 3:
+                first = _best_of_groups(*mine)
+                mine = tuple(column[first] for column in mine)
+            if len(mine[0]) >= self.k:
+                self._threshold[c], first = _first(mine[0], mine[1], self.k)
+                mine = tuple(column[first] for column in mine)
+            self._rows[c] = mine
 
 
 def _take_all(pieces: list[np.ndarray]) -> np.ndarray:
@@ -88,6 +101,16 @@ def _first(score: np.ndarray, key: np.ndarray, k: int) -> tuple[np.float32, np.n
         room = k - len(above)
         first = np.concatenate((above, tied[np.argpartition(key[tied], room)[:room]]))
     return last, first
+
+
+def _best_of_groups(score: np.ndarray, key: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """The indices of the rows that count, in no order: of each group the one of the best score, of those the smallest
+    key; of group 0 every one."""
+    alone, shared = np.flatnonzero(group == 0), np.flatnonzero(group)
+    order = shared[sort_order(group[shared], -score[shared], key[shared])]
+    new = np.ones(len(order), bool)
+    new[1:] = group[order][1:] != group[order][:-1]
+    return np.concatenate((alone, order[new]))
 
 
 def sort_order(first: np.ndarray, *rest: np.ndarray) -> np.ndarray:

@@ -70,10 +70,14 @@ def test_rows_read_are_those_up_to_the_last_pick_of_each_group(group, density):
     assert rows_read(1000, 0.0, group) == 0
 
 
-def scores_of(classes: np.ndarray, values: np.ndarray, key: np.ndarray, digest: np.ndarray) -> pa.Table:
+def scores_of(
+    classes: np.ndarray, values: np.ndarray, key: np.ndarray, digest: np.ndarray, group: np.ndarray | None = None
+) -> pa.Table:
     """SCORES; `values` serve as log-odds, and negated as logits."""
     lists = {"classes": classes.tolist(), "log_odds": values.tolist(), "logits": (-values).tolist()}
-    columns = {"key": key.tolist(), "digest": [int(d).to_bytes(16, "big") for d in digest], **lists}
+    group = np.zeros(len(key), np.int64) if group is None else group
+    plain = {"key": key.tolist(), "digest": [int(d).to_bytes(16, "big") for d in digest], "group": group.tolist()}
+    columns = {**plain, **lists, "clips": [[]] * len(key)}
     return pa.Table.from_arrays([pa.array(columns[f.name], f.type) for f in SCORES], schema=SCORES)
 
 
@@ -84,14 +88,18 @@ def scores_of(classes: np.ndarray, values: np.ndarray, key: np.ndarray, digest: 
     st.integers(1, 3),
     st.integers(1, 12),
     st.sampled_from(["softmax", "logits"]),
+    st.sampled_from([None, 1, 3, 20]),
+    st.booleans(),
 )
-def test_where_all_was_seen_the_picks_are_those_of_the_selection(seed, rows, p, k, rank):
+def test_where_all_was_seen_the_picks_are_those_of_the_selection(seed, rows, p, k, rank, videos, repeat):
     rng = np.random.default_rng(seed)
     classes = np.array([rng.permutation(5)[:3] for _ in range(rows)])
     values = rng.integers(-3, 4, (rows, 3)).astype(np.float32)  # ties
     key = np.sort(rng.choice(5000, rows, replace=False))
     digest = rng.integers(0, 2 * rows, rows)
-    found = expected_picks(scores_of(classes, values, key, digest), 1024, rows, rows, Select(k=k, p=p, rank=rank), 5)
+    group = rng.integers(0, videos, rows) if videos else np.zeros(rows, np.int64)  # 0: a video of its own
+    config = Select(k=k, p=p, rank=rank, repeat_videos=repeat)
+    found = expected_picks(scores_of(classes, values, key, digest, group), 1024, rows, rows, config, 5)
 
     original = [i for i in range(rows) if digest[i] not in digest[:i]]
     picked: list[tuple[int, int]] = []
@@ -99,6 +107,9 @@ def test_where_all_was_seen_the_picks_are_those_of_the_selection(seed, rows, p, 
     for c in range(5):
         some = [(i, j) for i in original for j in range(p) if classes[i, j] == c]
         some.sort(key=lambda at: ((-1 if rank == "softmax" else 1) * values[at], key[at[0]]))
+        if not repeat:
+            best = {int(group[i]): i for i, _ in reversed(some)}
+            some = [(i, j) for i, j in some if not group[i] or best[int(group[i])] == i]
         reach += len(some) >= k
         picked += [(c, i) for i, _ in some[:k]]
     assert found.reach == (reach, reach, reach)

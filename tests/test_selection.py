@@ -14,20 +14,24 @@ from raylabel.artifact import Artifact, Built, File, Root, write_table
 from raylabel.duplicates import _write_hashes, find_duplicates
 from raylabel.errors import InputError
 from raylabel.schema import DUPLICATES, PICKS, SCORES, check
-from raylabel.selection import Select, select
+from raylabel.selection import Select, _write_candidates, select
 from raylabel.topk import TopK, sort_order
 
 
 def best(rows, k):
-    """(label, rank, score, key) of the first k of each label, for rows of (label, score, key)."""
+    """(label, rank, score, key) of the first k of each label, for rows of (label, score, key[, group])."""
     lists = defaultdict(list)
-    for label, score, key in rows:
-        lists[label].append((-score, key))
-    return [
-        (label, rank, -score, key)
-        for label in sorted(lists)
-        for rank, (score, key) in enumerate(sorted(lists[label])[:k], 1)
-    ]
+    for label, score, key, *group in rows:
+        lists[label].append((-score, key, *group))
+    found = []
+    for label in sorted(lists):
+        seen, mine = set(), []
+        for score, key, *group in sorted(lists[label]):
+            if group in ([], [0]) or group[0] not in seen:
+                mine.append((-score, key))
+            seen.update(group)
+        found += [(label, rank, score, key) for rank, (score, key) in enumerate(mine[:k], 1)]
+    return found
 
 
 def as_rows(result):
@@ -45,16 +49,10 @@ def test_topk_equals_brute_force(data):
     rows = data.draw(st.lists(st.tuples(st.integers(0, classes - 1), tied_score), max_size=60))
     keys = data.draw(st.permutations(range(len(rows))))
     rows = [(label, score, key) for (label, score), key in zip(rows, keys, strict=True)]
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=6)))
     top = TopK(classes, k)
     with mock.patch.object(topk, "STAGE_ROWS", data.draw(st.integers(0, 20))):
-        for start, end in zip([0, *cuts], [*cuts, len(rows)], strict=True):
-            part = rows[start:end]
-            top.add(
-                np.array([r[0] for r in part], np.int32),
-                np.array([r[1] for r in part], np.float32),
-                np.array([r[2] for r in part], np.int64),
-            )
+        for part in cut(data, rows):
+            top.add(*columns_of(part))
     low, high = sorted(data.draw(st.tuples(st.integers(0, classes - 1), st.integers(1, classes))))
     wanted = {(label, score, key) for label, _, score, key in best(rows, k) if low <= label < high}
     if low < high:
@@ -65,15 +63,46 @@ def test_topk_equals_brute_force(data):
     assert not np.signbit(result[2][result[2] == 0]).any()  # one zero, whichever came
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_topk_takes_the_best_of_each_group_whoever_saw_which_rows(data):
+    classes, k = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 6))
+    group = (
+        st.integers(-(2**63), 2**63 - 1) if data.draw(st.booleans()) else st.integers(0, data.draw(st.integers(0, 9)))
+    )
+    rows = data.draw(st.lists(st.tuples(st.integers(0, classes - 1), tied_score, group), max_size=60))
+    keys = data.draw(st.permutations(range(len(rows))))
+    rows = [(label, score, key, group) for (label, score, group), key in zip(rows, keys, strict=True)]
+    whole = TopK(classes, k, groups=True)
+    with mock.patch.object(topk, "STAGE_ROWS", data.draw(st.integers(0, 20))):
+        for share in cut(data, rows):  # what one task sees, in pieces; its result is added to the whole's
+            top = TopK(classes, k, groups=True)
+            for part in cut(data, share):
+                top.add(*columns_of(part, groups=True))
+            assert as_rows(top.result()) == best(share, k)
+            whole.add(*top.kept(0, classes))
+    assert as_rows(whole.result()) == best(rows, k)
+
+
+def cut(data, rows):
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=6)))
+    return [rows[start:end] for start, end in zip([0, *cuts], [*cuts, len(rows)], strict=True)]
+
+
+def columns_of(rows, groups=False):
+    types = (np.int32, np.float32, np.int64, np.int64)[: 3 + groups]
+    return [np.array([row[i] for row in rows], dtype) for i, dtype in enumerate(types)]
+
+
 def test_topk_drops_what_is_below_the_threshold_before_it_stages():
     top = TopK(2, 10)
     with mock.patch.object(topk, "STAGE_ROWS", 25):
         top.add(np.zeros(60, np.int32), np.arange(60, dtype=np.float32), np.arange(60))
-        assert (len(top._key[0]), top._staged_rows) == (10, 0)
+        assert (len(top._rows[0][0]), top._staged_rows) == (10, 0)
         top.add(np.zeros(40, np.int32), np.full(40, 49.0, np.float32), np.arange(40))
-        assert (len(top._key[0]), top._staged_rows) == (10, 0)
+        assert (len(top._rows[0][0]), top._staged_rows) == (10, 0)
         top.add(np.zeros(3, np.int32), np.full(3, 50.0, np.float32), np.array([7, 50, 99]))  # ties with the last
-        assert (len(top._key[0]), top._staged_rows) == (10, 3)
+        assert (len(top._rows[0][0]), top._staged_rows) == (10, 3)
     assert top.result()[3].tolist() == [59, 58, 57, 56, 55, 54, 53, 52, 51, 7]
 
 
@@ -109,20 +138,22 @@ def test_a_part_comes_back_as_it_was_written(tmp_path):
 # ---- the whole selection, over a small corpus of scores ----
 
 
-def fake_scores(root, name, rows, files, p):
-    """SCORES of rows (key, digest, classes, log_odds, logits), cut into runs in key order of the given sizes."""
+def fake_scores(root, name, rows, files, p, groups=None):
+    """SCORES of rows (key, digest, classes, log_odds, logits), cut into runs in key order of the given sizes; `groups`
+    gives those of some keys."""
     assert sum(files) == len(rows)
+    rows = [(key, digest, (groups or {}).get(key, 0), *lists, []) for key, digest, *lists in rows]
 
     def build(draft):
         written, start = [], 0
         for i, size in enumerate(files):
-            columns = [list(c) for c in zip(*rows[start : start + size], strict=True)] or [[]] * 5
+            columns = [list(c) for c in zip(*rows[start : start + size], strict=True)] or [[]] * len(SCORES)
             table = check(pa.table(columns, schema=SCORES), SCORES, "fake")
-            groups = [table[j : j + 7] for j in range(0, size, 7)]
-            written.append(write_table(draft.uri, f"scores-{i:05d}.parquet", *groups, table[:0]))
+            pieces = [table[j : j + 7] for j in range(0, size, 7)]
+            written.append(write_table(draft.uri, f"scores-{i:05d}.parquet", *pieces, table[:0]))
             start += size
         rejects = write_table(draft.uri, "rejects-00000.parquet", pa.table({"key": [1]}))
-        return Built([*written, rejects], {"p": p})
+        return Built([*written, rejects], {"p": p} | ({} if groups is None else {"groups": len(groups)}))
 
     return root.make("scores", {"name": name}, build)
 
@@ -154,11 +185,11 @@ def duplicates_of(rows):
     return sorted(found)
 
 
-def picks_of(rows, config):
+def picks_of(rows, config, groups=None):
     drop = {key for key, _ in duplicates_of(rows)}
     column = 3 if config.rank == "softmax" else 4
     return best(
-        [(label, score, row[0]) for row in rows if row[0] not in drop
+        [(label, score, row[0], (groups or {}).get(row[0], 0)) for row in rows if row[0] not in drop
          for label, score in zip(row[2][: config.p], row[column][: config.p], strict=True)],
         config.k,
     )  # fmt: skip
@@ -193,7 +224,7 @@ def test_select_equals_sorting_everything(ray_local, tmp_path, p, k):
         per_class = [sum(row[0] == c for row in wanted) for c in range(5)]
         samples = len({row[3] for row in wanted})
         expected = {"picks": len(wanted), "samples": samples, "per_class": per_class, "k": k, "p": p, "rank": rank}
-        assert info == expected
+        assert info == {**expected, "repeat_videos": False}
 
 
 def test_the_bytes_do_not_show_how_the_work_was_cut(ray_local, tmp_path, monkeypatch):
@@ -223,6 +254,52 @@ def test_the_bytes_do_not_show_how_the_work_was_cut(ray_local, tmp_path, monkeyp
         assert read(picks, "picks-", PICKS) == picks_of(rows, config)
     assert sorted(results[0]) == [f"picks-{i:05d}.parquet" for i in range(3)]
     assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize("sizes", [1, 40, 900])
+def test_a_class_lists_the_best_part_of_a_video_alone(ray_local, tmp_path, monkeypatch, sizes):
+    rows = random_rows(1500, 70, 4, seed=3)  # two slices of classes
+    rng = np.random.default_rng(sizes)
+    # of about that many parts each, anywhere in the corpus; a quarter are videos of their own
+    groups = {row[0]: int(rng.integers(1, 1500 // sizes + 1)) * 2**40 for row in rows if rng.random() < 0.75}
+    root, results = Root.open(str(tmp_path)), []
+    config = Select(k=8, p=3)
+    for group_candidates, files in [(10**6, [1500]), (1500, [300] * 5), (1, [100, 1, 499, 0, 900])]:
+        monkeypatch.setattr(selection, "GROUP_CANDIDATES", group_candidates)
+        scores = fake_scores(root, f"{files}", rows, files, 4, groups)
+        picks = select(root, scores, find_duplicates(root, scores), config, names(70))
+        assert read(picks, "picks-", PICKS) == picks_of(rows, config, groups)
+        results.append(everything(picks))
+    assert all(result == results[0] for result in results)
+    again = Select(k=8, p=3, repeat_videos=True)
+    picks = select(root, scores, find_duplicates(root, scores), again, names(70))
+    assert read(picks, "picks-", PICKS) == picks_of(rows, config)
+    assert everything(picks) != results[0] or sizes == 1
+
+
+def test_a_copy_is_dropped_before_the_best_part_is_chosen(ray_local, tmp_path):
+    same = b"s" * 16
+    rows = [
+        (1, same, [0], [1.0], [1.0]),
+        (2, b"b" * 16, [0], [2.0], [2.0]),
+        (3, same, [0], [9.0], [9.0]),  # the best of its video, but a copy of 1: it stands for nothing
+        (4, b"d" * 16, [0], [0.0], [0.0]),
+    ]
+    root = Root.open(str(tmp_path))
+    scores = fake_scores(root, "s", rows, [4], 1, {2: 7, 3: 7, 4: 8})
+    picks = select(root, scores, find_duplicates(root, scores), Select(k=5, p=1), names(1))
+    assert read(picks, "picks-", PICKS) == [(0, 1, 2.0, 2), (0, 2, 1.0, 1), (0, 3, 0.0, 4)]
+
+
+def test_groups_are_read_where_there_are_some_alone(tmp_path):
+    rows = random_rows(60, 3, 2, seed=4)
+    scores = fake_scores(Root.open(str(tmp_path)), "s", rows, [60], 2, {row[0]: 5 for row in rows})
+    for grouped, columns in ((False, 3), (True, 4)):
+        name = _write_candidates(
+            scores.uri, ["scores-00000.parquet"], 2, "", [], Select(k=9, p=2), grouped, 3, str(tmp_path), f"{grouped}"
+        )
+        found = exchange.read_part(str(tmp_path), name, 0)
+        assert len(found) == columns and len(found[0]) == (3 if grouped else 27)
 
 
 def test_of_copies_the_smallest_key_counts_whatever_the_scores(ray_local, tmp_path):

@@ -1,6 +1,10 @@
-"""SCORES of a labeled set + its true labels → METRICS: top-1 and top-5 with n and a 95% interval."""
+"""SCORES of a labeled set + its true labels → METRICS: top-1 and top-5 with n and a 95% interval.
+
+Letters: N test samples, M clips of a video.
+"""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +17,7 @@ Z = 1.959963984540054  # the normal quantile of a two-sided 95% interval
 TOP = 5
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
+def wilson(successes: float, n: int) -> tuple[float, float]:
     """95% score interval of a proportion (Wilson 1927): right for few samples and near 0 and 1 too."""
     p, z2 = successes / n, Z * Z
     centre, half = p + z2 / (2 * n), Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
@@ -33,53 +37,64 @@ def paired_gain(a: np.ndarray, b: np.ndarray) -> Gain:
     return Gain(value=(wins - losses) / n, low=max(-1.0, centre - half), high=min(1.0, centre + half), n=n)
 
 
-def hits(scores: Artifact, truth: Artifact) -> tuple[np.ndarray, np.ndarray]:
-    """(top-1, top-5) hits, bool [N], in the order of the test set's keys, each sample once.
+class Hits(NamedTuple):
+    """What a model got right, in the order of the test set's keys, each sample once."""
 
-    A test sample that could not be read is a miss: leaving it out would flatter.
-    """
+    top1: np.ndarray
+    """bool [N]"""
+    top5: np.ndarray
+    """bool [N]"""
+    clips: np.ndarray | None
+    """Share of a video's M clips whose own best class is right, float64 [N]; None if the samples are no videos."""
+
+
+def hits(scores: Artifact, truth: Artifact) -> Hits:
+    """A test sample that could not be read is a miss, in all its clips: leaving it out would flatter."""
     labels = truth.table("picks", PICKS, ["key", "label"])
     key, label = labels.column("key").to_numpy(), labels.column("label").to_numpy()
     order = np.argsort(key, kind="stable")
     key, label = key[order], label[order]
-    scored = scores.table("scores-", SCORES, ["key", "classes"])
+    scored = scores.table("scores-", SCORES, ["key", "classes", "clips"])
     at = np.searchsorted(key, scored.column("key").to_numpy())
     if len(np.unique(at)) != len(at) or not np.array_equal(key[at], scored.column("key").to_numpy()):
         raise AssertionError(f"{scores.name} does not hold the samples of {truth.name}, each at most once")
-    p = scores.info["p"]
-    classes = scored.column("classes").combine_chunks().flatten().to_numpy().reshape(-1, p)  # pyright: ignore
-    right = classes == label[at][:, None]
+    right = _lists(scored, "classes") == label[at][:, None]
     top1, top5 = np.zeros(len(key), bool), np.zeros(len(key), bool)
     top1[at], top5[at] = right[:, 0], right[:, :TOP].any(axis=1)
-    return top1, top5
+    right, clips = _lists(scored, "clips") == label[at][:, None], None
+    if right.shape[1]:
+        clips = np.zeros(len(key))
+        clips[at] = right.mean(axis=1)
+    return Hits(top1, top5, clips)
 
 
-def accuracy(name: str, top1: np.ndarray, top5: np.ndarray, classes: int) -> Accuracy:
-    """The two shares with their intervals; no top-5 where it says nothing."""
-    n = len(top1)
-    first, fifth = int(top1.sum()), int(top5.sum())
-    low, high = wilson(first, n)
-    one = Accuracy(model=name, top1=first / n, top1_low=low, top1_high=high, n=n)
-    if classes <= TOP:
-        return one
-    low, high = wilson(fifth, n)
-    return Accuracy(
-        model=name,
-        top1=one.top1,
-        top1_low=one.top1_low,
-        top1_high=one.top1_high,
-        top5=fifth / n,
-        top5_low=low,
-        top5_high=high,
-        n=n,
-    )
+def _lists(table: pa.Table, name: str) -> np.ndarray:
+    """A column of lists of one length as an array [rows, length]."""
+    column = table.column(name).combine_chunks()
+    return column.flatten().to_numpy().reshape(len(column), -1 if len(column) else 1)  # pyright: ignore
+
+
+def accuracy(name: str, top1: np.ndarray, top5: np.ndarray, clips: np.ndarray | None, classes: int) -> Accuracy:
+    """The shares of `Hits` with their intervals; no top-5 where it says nothing.
+
+    That of clips is the mean over videos, each counted once. The M clips of a video are no M samples, so its interval
+    is that of N samples: what it would be if a video's clips were right or wrong all together. A mean of shares from 0
+    to 1 varies no more than that, so it is too wide, if anything.
+    """
+    n, found = len(top1), {}
+    for metric, right in (("top1", top1), ("top5", top5 if classes > TOP else None), ("clip_top1", clips)):
+        if right is not None:
+            total = float(right.sum())
+            found[metric] = total / n
+            found[f"{metric}_low"], found[f"{metric}_high"] = wilson(total, n)
+    return Accuracy(model=name, **found, n=n)
 
 
 def metrics(root: Root, run: str, dataset: tuple[str, ...], accuracies: list[Accuracy], gain: Gain) -> Artifact:
     """METRICS of a run: each model's figures on the test set, and the gain."""
     rows, where = [], ", ".join(dataset)
     for one in accuracies:
-        for metric in ("top1", "top1_low", "top1_high", "top5", "top5_low", "top5_high"):
+        for metric in (f"{which}{end}" for which in ("top1", "top5", "clip_top1") for end in ("", "_low", "_high")):
             if (value := getattr(one, metric)) is not None:
                 rows.append((f"{run}/{one.model}", where, "test", metric, value, one.n))
     for metric in ("value", "low", "high"):

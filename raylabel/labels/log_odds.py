@@ -1,9 +1,10 @@
 """The score that orders samples as softmax does and does not saturate.
 
-Letters: B batch, C classes, P classes kept per sample.
+Letters: B batch, M clips of a video, C classes, P classes kept per sample.
 
 Near p = 1 a float32 softmax has no more than 2^24 values for each factor of two and then only 1.0: the head of a long
-list is one tie. log p / (1 - p) grows with p and keeps its resolution there.
+list is one tie. log p / (1 - p) grows with p and keeps its resolution there. Of a video, p is the mean of the softmax
+over its clips (Yalniz et al. 2019, section 5.1).
 """
 
 import torch
@@ -16,22 +17,51 @@ def log_odds(logits: torch.Tensor) -> torch.Tensor:
     infinite logit gives NaN in that row. ValueError if there are fewer than 2 classes.
 
     Computed in float64 and rounded once, so that the order is that of the exact value wherever float32 can tell two
-    values apart. The sum over the other classes never comes from subtracting a term that dominates it:
-    the best class has its others summed directly, and for any other class that sum holds exp(0) of the best.
+    values apart.
     """
-    if logits.ndim != 2 or logits.shape[1] < 2:
+    if logits.ndim != 2:
         raise ValueError(f"log-odds need logits [B, C] with at least 2 classes, got {list(logits.shape)}")
+    own, others, _ = _parts(logits)
+    return (own - others).float()
+
+
+def mean_log_odds(logits: torch.Tensor) -> torch.Tensor:
+    """log p / (1 - p) of every class, p = the mean over clips of softmax(logits).
+
+    logits: [B, M, C], M >= 1, else as for `log_odds`, whose bits it gives where M is 1. Returns float32 [B, C].
+
+    The means of p and of 1 - p are taken apart, each from its logarithms: their quotient keeps its resolution where
+    either is as good as 0, and neither is had by subtracting the other from 1.
+    """
+    if logits.ndim != 3 or not logits.shape[1]:
+        raise ValueError(f"log-odds of clips need logits [B, M, C] with at least 1 clip, got {list(logits.shape)}")
+    own, others, whole = _parts(logits)
+    # Each clip's sum of exponentials divides its terms. Only the clips' sums relative to each other count, and relative
+    # to the first clip's a single clip's is exactly 1.
+    whole = whole - whole[:, :1]
+    return ((own - whole).logsumexp(1) - (others - whole).logsumexp(1)).float()
+
+
+def _parts(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The logarithms of exp x_c, of the sum of the others, and of the whole sum, relative to exp of the largest x.
+
+    logits: [..., C]. Returns float64 [..., C] twice, and [..., 1]. The sum of the others never comes from subtracting a
+    term that dominates it: the best class has its others summed directly, and for any other class that sum holds exp(0)
+    of the best.
+    """
+    if logits.shape[-1] < 2:
+        raise ValueError(f"log-odds need at least 2 classes, got logits {list(logits.shape)}")
     x = logits.double()
-    top, best = x.max(dim=1, keepdim=True)
-    x = x - top  # [B, C], 0 at the best class
-    others = x.scatter(1, best, -torch.inf)
+    top, best = x.max(dim=-1, keepdim=True)
+    x = x - top  # [..., C], 0 at the best class
+    others = x.scatter(-1, best, -torch.inf)
     terms = others.exp()
-    rest = terms.sum(1, keepdim=True) - terms  # of c != best: all terms but its own and the best's, which is 1
-    second = others.amax(1, keepdim=True)
+    total = terms.sum(-1, keepdim=True)  # but for the best's, which is 1
+    second = others.amax(-1, keepdim=True)
     # Of the best class: the sum relative to the second best, whose own term is the 1 that log1p adds back. Written
     # like this, classes that tie for the best get the same bits.
-    tail = (others - second).exp().sum(1, keepdim=True) - 1
-    return (x - rest.log1p()).scatter(1, best, -second - tail.log1p()).float()
+    tail = (others - second).exp().sum(-1, keepdim=True) - 1
+    return x, (total - terms).log1p().scatter(-1, best, second + tail.log1p()), total.log1p()
 
 
 def top_classes(logits: torch.Tensor, p: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -40,9 +70,33 @@ def top_classes(logits: torch.Tensor, p: int) -> tuple[torch.Tensor, torch.Tenso
     logits: [B, C], as for `log_odds`. Returns classes int32 [B, P], log_odds float32 [B, P], logits float32 [B, P].
     ValueError if p is not in 1..C.
     """
-    if not 1 <= p <= logits.shape[1]:
-        raise ValueError(f"cannot keep {p} of {logits.shape[1]} classes per sample")
+    _check(p, logits.shape[-1])
     logits = logits.float() + 0.0  # -0.0 becomes 0.0: one value, one place in the order, whatever the sort makes of it
-    # Not torch.topk: which of several equal logits it returns is unspecified.
-    best = logits.sort(dim=1, descending=True, stable=True).indices[:, :p]
+    best = _descending(logits)[:, :p]
     return best.int(), log_odds(logits).gather(1, best), logits.gather(1, best)
+
+
+def top_classes_of_clips(logits: torch.Tensor, p: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The `p` best classes of every video: log-odds of the mean softmax descending, then mean logit descending, then
+    class index ascending.
+
+    logits: [B, M, C], as for `mean_log_odds`. Returns classes int32 [B, P], log_odds float32 [B, P], logits float32
+    [B, P], the mean over clips, and clips int32 [B, M], the best class of each clip, of equals the first. The first
+    three are those of `top_classes` where M is 1. ValueError if p is not in 1..C.
+    """
+    _check(p, logits.shape[-1])
+    logits = logits.float()
+    odds, mean = mean_log_odds(logits), logits.double().mean(1).float() + 0.0
+    best = _descending(mean)
+    best = best.gather(1, _descending(odds.gather(1, best)))[:, :p]  # a stable sort keeps the order of what ties
+    return best.int(), odds.gather(1, best), mean.gather(1, best), logits.argmax(2).int()
+
+
+def _check(p: int, classes: int) -> None:
+    if not 1 <= p <= classes:
+        raise ValueError(f"cannot keep {p} of {classes} classes per sample")
+
+
+def _descending(values: torch.Tensor) -> torch.Tensor:
+    """The order of each row, equals by index. Not torch.topk: which of several equals it returns is unspecified."""
+    return values.sort(dim=1, descending=True, stable=True).indices

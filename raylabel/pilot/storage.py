@@ -105,13 +105,13 @@ def _synthetic(root: Root, rows: int, classes: int, p: int, number: int) -> Arti
             "log_odds": values,
             "logits": values,
         }
-        none = np.zeros(rows + 1, np.int32)
         digests = pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(DIGEST_BYTES), rows, [None, pa.py_buffer(rng.bytes(rows * DIGEST_BYTES))]
         )
         lists = {name: pa.ListArray.from_arrays(ends, column) for name, column in flat.items()}
-        lists["clips"] = pa.ListArray.from_arrays(none, np.empty(0, np.int32))
-        columns = {"key": pa.array(np.arange(rows)), "digest": digests, "group": pa.array(none[1:]), **lists}
+        none = pa.ListArray.from_arrays(np.zeros(rows + 1, np.int32), np.empty(0, np.int32))
+        plain = {"key": np.arange(rows), "group": np.zeros(rows, np.int64)}
+        columns = {**{name: pa.array(x) for name, x in plain.items()}, "digest": digests, **lists, "clips": none}
         table = pa.Table.from_arrays([columns[f.name].cast(f.type) for f in SCORES], schema=SCORES)
         return Built([write_table(draft.uri, "scores-000000.parquet", table)], {"p": p})
 

@@ -73,6 +73,7 @@ def expected_picks(scores: pa.Table, unit: int, seen: int, samples: int, config:
     """From SCORES of whole units of so many rows, or stretches of them, that were drawn at random: `seen` of the
     `samples`, N.
 
+    Parts of one video that do not stand together in the corpus are counted as if they were of several.
     The interval is that of drawing units (a bootstrap over them: neighbours in a corpus are alike). Where all has been
     seen, and scored, the figures are those of the selection itself.
     """
@@ -84,12 +85,17 @@ def expected_picks(scores: pa.Table, unit: int, seen: int, samples: int, config:
     kept = np.sort(order[new])  # byte-identical copies count once, under the smallest key
     p, scale = config.p, samples / max(1, seen)
     ranked = "log_odds" if config.rank == "softmax" else "logits"
-    key = np.repeat(key[kept], p)
     label, value = (_lists(scores, name)[kept, :p].ravel() for name in ("classes", ranked))
-    units, place = np.unique(key // unit, return_inverse=True)
-    together = np.cumsum(np.diff(units, prepend=units[:1]) > 1)  # units that follow each other were drawn together
-    units, place = np.unique(together), together[place]
-    counts = np.bincount(place * classes + label, minlength=len(units) * classes).reshape(len(units), classes)
+    units = np.unique(key[kept] // unit)
+    place = np.cumsum(np.diff(units, prepend=units[:1]) > 1)  # units that follow each other were drawn together
+    places = len(np.unique(place))
+    rows = np.bincount(place[np.searchsorted(units, key[kept] // unit)], minlength=places)
+    own = [np.repeat(values[kept], p) for values in (key, scores.column("group").to_numpy())]
+    best = TopK(classes, max(1, len(label)), groups=True)
+    best.add(label, value, own[0], own[1] * (not config.repeat_videos))
+    label, value, key, _ = best.kept(0, classes)
+    of = place[np.searchsorted(units, key // unit)]
+    counts = np.bincount(of * classes + label, minlength=places * classes).reshape(places, classes)
     expected = counts.sum(axis=0) * scale
 
     best = TopK(classes, math.ceil(config.k / scale))
@@ -99,8 +105,7 @@ def expected_picks(scores: pa.Table, unit: int, seen: int, samples: int, config:
     low = high = reach
     if seen < samples:
         rng = np.random.default_rng(0)
-        weights = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), REPLICATES)
-        rows = np.bincount(place, minlength=len(units)) / p
+        weights = rng.multinomial(places, np.full(places, 1 / places), REPLICATES)
         drawn = weights @ counts * (scale * rows.sum() / (weights @ rows))[:, None]
         ends = np.percentile((drawn >= config.k).sum(axis=1), (2.5, 97.5))
         low, high = min(reach, math.floor(ends[0])), max(reach, math.ceil(ends[1]))

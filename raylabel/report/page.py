@@ -125,6 +125,7 @@ def write_page(summary: Summary, curves: Mapping[str, Sequence[Point]], strips: 
             "{:g}%".format,
         ),
         with_top5=any(a["top5"] is not None for a in accuracies),
+        with_clips=any(a["clip_top1"] is not None for a in accuracies),
         shares=[(name, counts[name]) for name in ("scored", "rejected", "duplicates")],
         named_classes=NAMED_CLASSES,
         fewest=by_picks[:10],

@@ -74,7 +74,7 @@ class Accuracy:
     """teacher | control (the student's architecture trained on the labeled set alone) | student (pretrained) |
     student (fine-tuned)."""
     top1: float
-    """Share of test samples whose best class is the true one."""
+    """Share of test samples whose best class is the true one; of a video, that of the mean over its clips."""
     top1_low: float
     """Lower end of the interval of top1."""
     top1_high: float
@@ -85,16 +85,28 @@ class Accuracy:
     """Lower end of the interval of top5."""
     top5_high: float | None = None
     """Upper end of the interval of top5."""
+    clip_top1: float | None = None
+    """Mean over the test videos of the share of their clips whose own best class is the true one; None for pictures."""
+    clip_top1_low: float | None = None
+    """Lower end of the interval of clip_top1: as if each video's clips were right or wrong all together, n samples."""
+    clip_top1_high: float | None = None
+    """Upper end of the interval of clip_top1."""
     n: int
     """Test samples."""
 
     def __post_init__(self) -> None:
         _within(self.top1_low, self.top1, self.top1_high, f"top-1 of {self.model}")
-        top5 = (self.top5_low, self.top5, self.top5_high)
-        if self.top5_low is not None and self.top5 is not None and self.top5_high is not None:
-            _within(self.top5_low, self.top5, self.top5_high, f"top-5 of {self.model}")
-        elif top5 != (None, None, None):
-            raise ValueError(f"top-5 of {self.model}: value and interval are given together or not at all, got {top5}")
+        for name, value, low, high in (
+            ("top-5", self.top5, self.top5_low, self.top5_high),
+            ("clip top-1", self.clip_top1, self.clip_top1_low, self.clip_top1_high),
+        ):
+            if low is not None and value is not None and high is not None:
+                _within(low, value, high, f"{name} of {self.model}")
+            elif (value, low, high) != (None, None, None):
+                found = (low, value, high)
+                raise ValueError(
+                    f"{name} of {self.model}: value and interval are given together or not at all, got {found}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

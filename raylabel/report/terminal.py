@@ -74,6 +74,9 @@ def _accuracy_table(summary: Summary, console: Console) -> Table:
         if with_top5:
             cells += _percent(a.top5, a.top5_low, a.top5_high)
         table.add_row(Text(encodable(a.model, console)), *cells, f"{a.n:,}")
+        if a.clip_top1 is not None:  # in a row of its own: 80 columns have no room for another two
+            cells = _percent(a.clip_top1, a.clip_top1_low, a.clip_top1_high) + ["", ""] * with_top5
+            table.add_row("  per clip", *cells, f"{a.n:,}")
     return table
 
 

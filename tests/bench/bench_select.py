@@ -67,9 +67,11 @@ def make_scores(number: int, rows: int = FILE_ROWS) -> pa.Table:
     columns = [
         pa.array(key),
         pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), rows, [None, pa.py_buffer(digest)]),
+        pa.array(np.zeros(rows, np.int64)),
         lists((place * P + stratum).astype(np.int32)),
         lists(log_odds),
         lists(np.zeros_like(log_odds)),
+        pa.ListArray.from_arrays(np.zeros(rows + 1, np.int32), pa.array([], pa.int32())),
     ]
     return pa.table(columns, schema=SCORES)
 

@@ -50,9 +50,9 @@ def _true_gain() -> float:
 TRUE_GAIN = _true_gain()
 
 
-def scores_of(root: Root, keys: list[int], classes: list[list[int]]) -> Artifact:
+def scores_of(root: Root, keys: list[int], classes: list[list[int]], clips: list[list[int]] | None = None) -> Artifact:
     n, p = len(keys), len(classes[0])
-    columns = [keys, [b"0" * 16] * n, classes, [[0.0] * p] * n, [[0.0] * p] * n]
+    columns = [keys, [b"0" * 16] * n, [0] * n, classes, [[0.0] * p] * n, [[0.0] * p] * n, clips or [[]] * n]
     table = pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, SCORES, strict=True)], schema=SCORES)
     return root.make("scores", {}, lambda d: Built([write_table(d.uri, "scores-0.parquet", table)], {"p": p}))
 
@@ -67,12 +67,41 @@ def test_each_test_sample_counts_once_and_an_unread_one_is_a_miss(tmp_path):
     root = Root.open(str(tmp_path))
     truth = truth_of(root, {9: 1, 2: 3, 5: 0, 7: 2})  # 7 was not scored
     scores = scores_of(root, [5, 2, 9], [[0, 1, 2], [1, 2, 3], [0, 2, 3]])
-    top1, top5 = hits(scores, truth)
+    top1, top5, clips = hits(scores, truth)
+    assert clips is None
     assert top1.tolist() == [False, True, False, False]  # keys 2, 5, 7, 9
     assert top5.tolist() == [True, True, False, False]
-    one = accuracy("m", top1, top5, classes=10)
-    assert (one.top1, one.top5, one.n) == (0.25, 0.5, 4)
-    assert accuracy("m", top1, top5, classes=5).top5 is None
+    one = accuracy("m", top1, top5, clips, classes=10)
+    assert (one.top1, one.top5, one.n, one.clip_top1) == (0.25, 0.5, 4, None)
+    assert accuracy("m", top1, top5, clips, classes=5).top5 is None
+
+
+def test_each_test_video_counts_once_among_clips_too(tmp_path):
+    root = Root.open(str(tmp_path))
+    truth = truth_of(root, {9: 1, 2: 3, 5: 0, 7: 2})  # 7 was not scored
+    scores = scores_of(root, [5, 2, 9], [[0, 1], [1, 3], [0, 1]], [[0, 0, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
+    found = hits(scores, truth)
+    assert found.top1.tolist() == [False, True, False, False]  # keys 2, 5, 7, 9
+    assert found.clips is not None and found.clips.tolist() == [0.0, 0.75, 0.0, 1.0]
+    one = accuracy("m", *found, classes=10)
+    assert (one.clip_top1, one.n) == (1.75 / 4, 4)
+    assert (one.clip_top1_low, one.clip_top1_high) == wilson(1.75, 4)
+    table = metrics(root, "run", ("a",), [one], paired_gain(found.top1, found.top1)).table("metrics", METRICS)
+    rows = {r["metric"]: (r["value"], r["n"]) for r in table.to_pylist()}
+    assert rows["clip_top1"] == (1.75 / 4, 4) and len(rows) == 12
+    assert rows["clip_top1_low"][0] < rows["clip_top1"][0] < rows["clip_top1_high"][0]
+
+
+@pytest.mark.parametrize("alike", [0.05, 0.5, 20.0])  # clips of a video from all but equal to all but independent
+def test_the_interval_of_clips_holds_the_truth_at_least_as_often_as_it_says(alike):
+    rng, inside = np.random.default_rng(1), 0
+    for _ in range(2000):
+        chance = rng.beta(0.7 * alike, 0.3 * alike, 60)  # of each of 60 videos that a clip of it is right
+        shares = rng.binomial(10, chance) / 10
+        one = accuracy("m", shares > 0.5, shares > 0, shares, classes=10)
+        assert one.clip_top1_low is not None and one.clip_top1_high is not None
+        inside += one.clip_top1_low <= 0.7 <= one.clip_top1_high
+    assert inside / 2000 >= 0.94  # of 2,000 trials at 95%, 0.5% is the standard deviation
 
 
 @pytest.mark.parametrize("keys", [[5, 5, 2], [5, 2, 8]])
@@ -85,7 +114,7 @@ def test_scores_of_other_samples_are_refused(tmp_path, keys):
 
 def test_metrics_have_a_row_per_number(tmp_path):
     hit = np.array([True] * 7 + [False] * 3)
-    one, gain = accuracy("teacher", hit, hit, 10), paired_gain(hit, ~hit)
+    one, gain = accuracy("teacher", hit, hit, None, 10), paired_gain(hit, ~hit)
     table = metrics(Root.open(str(tmp_path)), "run", ("a", "b"), [one], gain).table("metrics", METRICS)
     rows = {(r["run"], r["metric"]): r["value"] for r in table.to_pylist()}
     assert rows["run/teacher", "top1"] == 0.7 and rows["run", "gain_value"] == pytest.approx(0.4)

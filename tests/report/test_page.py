@@ -38,7 +38,7 @@ HOSTILE = [
 COLOURS = [(255, 0, 255), (0, 255, 0), (255, 255, 0), (0, 0, 255), (255, 0, 0), (0, 255, 255)]
 
 
-def make(names: list[str], text: str = "plain") -> Summary:
+def make(names: list[str], text: str = "plain", video: bool = False) -> Summary:
     """A summary of those classes; `text` stands wherever somebody else's text may stand."""
     rng = np.random.default_rng(0)
     per_class = [int(n) for n in rng.integers(1, 50, len(names))]
@@ -47,6 +47,7 @@ def make(names: list[str], text: str = "plain") -> Summary:
             model=model, top1=top1, top1_low=top1 - 0.011, top1_high=top1 + 0.0123, n=5000,
             top5=None if len(names) < 6 else 0.98, top5_low=None if len(names) < 6 else 0.97,
             top5_high=None if len(names) < 6 else 0.99,
+            **({"clip_top1": 0.71234, "clip_top1_low": 0.6, "clip_top1_high": 0.8} if video else {}),
         )
         for model, top1 in [("teacher", 0.8123456789), ("control", 0.771), (text, 0.75), ("student (fine-tuned)", 0.79)]
     ]  # fmt: skip
@@ -122,16 +123,18 @@ def leaves(value: Any, key: str = "") -> dict[str, Any]:
     return {k: v for name, child in inner for k, v in leaves(child, f"{key}.{name}" if key else str(name)).items()}
 
 
-@pytest.mark.parametrize("classes", [2, 10, NAMED_CLASSES + 1])
-def test_every_value_of_the_json_stands_on_the_page_exactly(classes: int) -> None:
-    summary = make([f"class {i}" for i in range(classes)])
+@pytest.mark.parametrize(("classes", "video"), [(2, False), (2, True), (10, True), (NAMED_CLASSES + 1, False)])
+def test_every_value_of_the_json_stands_on_the_page_exactly(classes: int, video: bool) -> None:
+    summary = make([f"class {i}" for i in range(classes)], video=video)
     expected = leaves(json.loads(json.dumps(summary.to_dict())))
     found = Parsed(write_page(summary, make_curves(), make_strips("class 0"))).numbers
     for key, value in found:
         assert json.loads(value) == expected[key], key
     missing = expected.keys() - {key for key, _ in found}
-    assert {key for key in missing if not re.match(r"accuracies\.\d\.top5", key)} == set()
-    assert bool(missing) == (classes < 6)  # without a top-5 there is no column of it
+    # Without a top-5 there is no column of it, nor of clips without any.
+    absent = ["top5"] * (classes < 6) + ["clip_top1"] * (not video)
+    ends = ("", "_low", "_high")
+    assert missing == {f"accuracies.{i}.{name}{end}" for i in range(4) for name in absent for end in ends}
 
 
 def test_the_text_beside_a_value_is_that_value() -> None:

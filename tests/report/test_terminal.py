@@ -105,6 +105,22 @@ def test_the_table_is_plain_text_of_at_most_100_columns_with_all_the_figures() -
         assert expected in re.sub(" +", " ", text)
 
 
+def test_of_videos_80_columns_hold_every_figure_of_clips_too() -> None:
+    shares = {"top1": 1.0, "top1_low": 0.912, "top1_high": 1.0, "top5": 1.0, "top5_low": 0.97, "top5_high": 1.0}
+    clips = {"clip_top1": 0.813, "clip_top1_low": 0.75, "clip_top1_high": 0.876}
+    where, stream = console(width=80)
+    models = [Accuracy(model=model, **shares, **clips, n=20_000) for model in ("teacher", "student (fine-tuned)")]
+    print_summary(dataclasses.replace(small(), accuracies=models), "/runs/run-0123", where)
+    text = re.sub(" +", " ", text_of(stream))
+    assert max(map(len, text_of(stream).splitlines())) <= 80
+    assert text.count("100.0% 91.2 to 100.0 100.0% 97.0 to 100.0 20,000") == 2
+    assert text.count("per clip 81.3% 75.0 to 87.6 20,000") == 2
+    with pytest.raises(ValueError, match="clip top-1 of teacher: 0.9 is not within its interval 0.75 to 0.876"):
+        dataclasses.replace(models[0], clip_top1=0.9)
+    with pytest.raises(ValueError, match="clip top-1 of teacher: value and interval are given together"):
+        dataclasses.replace(models[0], clip_top1_low=None)
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_hostile_names_reach_the_terminal_as_inert_text(terminal: bool, encoding: str) -> None:
