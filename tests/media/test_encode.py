@@ -15,6 +15,7 @@ from av.container import InputContainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raylabel.media import encode
 from raylabel.media.encode import encode_mp4, warm_up
 from raylabel.media.sandbox import Parser, Sandbox
 
@@ -142,6 +143,7 @@ def test_the_index_comes_first_and_names_nobody() -> None:
 HASH = """
 import hashlib, numpy as np
 from test_encode import numbered
+from raylabel.media import encode
 from raylabel.media.encode import encode_mp4
 print(hashlib.sha256(encode_mp4(numbered(90, 113, 150), 25)).hexdigest())
 """
@@ -167,6 +169,14 @@ def test_the_same_bytes_on_one_core_and_on_many() -> None:
             check=True,
         )
         assert done.stdout.strip() == here
+
+
+@pytest.mark.parametrize("able", ["0", "SSE2"])
+def test_the_same_bytes_on_a_processor_that_can_do_less(able: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = numbered(60, 64, 80)
+    here = encode_mp4(frames, 25)
+    monkeypatch.setattr(encode, "_X264", f"{encode._X264}:asm={able}")
+    assert encode_mp4(frames, 25) == here
 
 
 @pytest.mark.parametrize(
