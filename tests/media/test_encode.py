@@ -173,7 +173,7 @@ def test_the_same_bytes_on_one_core_and_on_many() -> None:
 
 @pytest.mark.parametrize("able", ["0", "SSE2"])
 def test_the_same_bytes_on_a_processor_that_can_do_less(able: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = numbered(60, 64, 80)
+    frames = numbered(90, 113, 150)
     here = encode_mp4(frames, 25)
     monkeypatch.setattr(encode, "_X264", f"{encode._X264}:asm={able}")
     assert encode_mp4(frames, 25) == here
