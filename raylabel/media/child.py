@@ -21,15 +21,18 @@ import numpy as np
 
 from raylabel.media.decode import Reject
 from raylabel.media.seccomp import filter_calls
+from raylabel.schema import MAX_BYTES
 
 MEMORY = 1 << 30  # bytes of address space that a child may take beyond what it is forked with
-CPU_SECONDS = 10  # of one sample; a picture of MAX_PIXELS takes 1 to 3
+COPIES = 3  # of the encoded bytes that it may take besides: as they come, and two that decord makes for itself
+CPU_SECONDS = 10  # of one sample, unless its parser says otherwise; a picture of MAX_PIXELS takes 1 to 3
+FEW = 1 << 20  # bytes of a sample that count for nothing
 _SOCKET, _SHARED = 3, 4  # the only files of a child besides 0, 1 and 2, which are /dev/null
 
 OUT_OF_MEMORY = 64  # exit status of a child
 READY = b"ready"  # the first word of every process
 
-Parse = Callable[[bytes, Sequence[int]], np.ndarray | bytes]
+Parse = Callable[[bytes, Sequence[float]], np.ndarray | bytes]
 """(encoded media, numbers that the sample comes with) → what is made of it; Reject if they are no such media."""
 
 
@@ -47,7 +50,9 @@ def _frozen(value: Any) -> Any:
 
 def main(control: socket.socket) -> None:
     """Loads the parser, then forks and reaps children at the parent's word, until the parent is gone."""
-    parse = load(**json.loads(control.recv(1 << 16)))
+    word = json.loads(control.recv(1 << 16))
+    cpu_seconds = word.pop("cpu_seconds")
+    parse = load(**word)
     control.sendall(READY)
     alive: set[int] = set()
     while True:
@@ -58,7 +63,7 @@ def main(control: socket.socket) -> None:
             pid = os.fork()
             if pid == 0:
                 control.close()
-                _become_child(files, parse)
+                _become_child(files, parse, cpu_seconds)
             for file in files:
                 os.close(file)
             alive.add(pid)
@@ -73,7 +78,7 @@ def main(control: socket.socket) -> None:
         os.waitpid(pid, 0)
 
 
-def _become_child(files: Sequence[int], parse: Parse) -> None:
+def _become_child(files: Sequence[int], parse: Parse, cpu_seconds: int) -> None:
     status = 1
     try:
         os.dup2(files[0], 10)  # out of the way: either may stand where the other has to be
@@ -85,12 +90,12 @@ def _become_child(files: Sequence[int], parse: Parse) -> None:
         os.closerange(_SHARED + 1, 1 << 16)
         parent = socket.socket(fileno=_SOCKET)
         try:
-            _limit()
+            memory = _limit()
         except Exception as error:
             parent.sendall(f"{type(error).__name__}: {error}".encode())
             raise
         parent.sendall(READY)
-        _serve(parent, parse)
+        _serve(parent, parse, cpu_seconds, memory)
         status = 0
     except MemoryError:
         status = OUT_OF_MEMORY
@@ -98,22 +103,28 @@ def _become_child(files: Sequence[int], parse: Parse) -> None:
         os._exit(status)
 
 
-def _limit() -> None:
-    """From here on no file is opened, no socket made and no program started, and memory is bounded."""
+def _limit() -> int:
+    """From here on no file is opened, no socket made and no program started, and memory is bounded.
+
+    The bytes of address space for a sample of few bytes; 0 where that is not bounded.
+    """
     limits = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: _SHARED + 1,  # so no more can be opened, not even where there is no seccomp
         resource.RLIMIT_FSIZE: 4 << 30,  # of the shared memory
     }
-    if sys.platform == "linux":
-        with open("/proc/self/statm") as file:
-            limits[resource.RLIMIT_AS] = int(file.read().split()[0]) * resource.getpagesize() + MEMORY
     for kind, value in limits.items():
         resource.setrlimit(kind, (value, value))
+    memory = 0
+    if sys.platform == "linux":
+        with open("/proc/self/statm") as file:
+            memory = int(file.read().split()[0]) * resource.getpagesize() + MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory + COPIES * MAX_BYTES))
     filter_calls(os.getpid())
+    return memory
 
 
-def _serve(parent: socket.socket, parse: Parse) -> None:
+def _serve(parent: socket.socket, parse: Parse, cpu_seconds: int, memory: int) -> None:
     """Answers requests until the parent closes.
 
     A request: {"media": [[offset, bytes, numbers], ...], "out": offset, "size": bytes of each result, 0 for any}. The
@@ -122,15 +133,19 @@ def _serve(parent: socket.socket, parse: Parse) -> None:
     dead child held.
     """
     requests = parent.makefile("rb")
-    allowed = 0
+    allowed, raised = 0, 0
     while line := requests.readline():
         request = json.loads(line)
         out, size, answer = request["out"], request["size"], []
         for number, (offset, length, numbers) in enumerate(request["media"]):
             os.pwrite(_SHARED, number.to_bytes(4, "little"), 0)
-            if (due := int(time.process_time()) + CPU_SECONDS + 1) > allowed:
+            if (due := int(time.process_time()) + cpu_seconds + 1) > allowed:
                 allowed = due
                 resource.setrlimit(resource.RLIMIT_CPU, (allowed, resource.RLIM_INFINITY))
+            more = COPIES * length if length > FEW else 0
+            if memory and more != raised:
+                resource.setrlimit(resource.RLIMIT_AS, (memory + more, memory + COPIES * MAX_BYTES))
+                raised = more
             try:
                 made = parse(os.pread(_SHARED, length, offset), numbers)
             except MemoryError:

@@ -67,7 +67,8 @@ _ALLOWED = (
     (b"II+\0", "TIFF"),  # BigTIFF
     (b"MM\0+", "TIFF"),
 )
-# Known by name only to tell "not decoded here" from "no picture at all".
+_PICTURES = frozenset((*(name for _, name in _ALLOWED), "WEBP"))
+# Videos (video.py), and what is known by name only, to tell "not decoded here" from "nothing known".
 _NOT_ALLOWED = (
     (b"\0\0\0\x0cjP  ", "JPEG 2000"),
     (b"\xff\x4f\xff\x51", "JPEG 2000"),
@@ -98,27 +99,32 @@ _NOT_ALLOWED = (
 _ATOMS = frozenset((b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"))
 
 
-def _format(data: bytes) -> str:
-    """Pillow's name of the format, by the first bytes alone: a file's name and its headers say nothing certain."""
+def known_format(data: bytes) -> str:
+    """The format by the first bytes alone: a file's name and its headers say nothing certain. Rejects what is unknown.
+
+    Of a picture that is decoded here it is Pillow's name; of ISO media and QuickTime it begins with these words.
+    """
     if not data:
         raise Reject("empty")
-    for magic, name in _ALLOWED:
+    for magic, name in (*_ALLOWED, *_NOT_ALLOWED):
         if data.startswith(magic):
             return name
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "WEBP"
-    for magic, name in _NOT_ALLOWED:
-        if data.startswith(magic):
-            raise Reject("format_not_allowed", name)
-    if data.startswith(b"RIFF") and data[8:12] == b"AVI ":
-        raise Reject("format_not_allowed", "AVI")
+    if data.startswith(b"RIFF") and data[8:12] in (b"WEBP", b"AVI "):
+        return data[8:12].decode().strip()
     if data[4:8] == b"ftyp":
-        raise Reject("format_not_allowed", f"ISO media (AVIF, HEIF or MP4), brand {data[8:12]!r}")
+        return f"ISO media (AVIF, HEIF or MP4), brand {data[8:12]!r}"
     if data[4:8] in _ATOMS and data[0] < 0x20:
-        raise Reject("format_not_allowed", f"QuickTime, begins with {data[4:8]!r}")
+        return f"QuickTime, begins with {data[4:8]!r}"
     if data[:1] == data[188:189] == data[376:377] == b"G":
-        raise Reject("format_not_allowed", "MPEG transport stream")
+        return "MPEG transport stream"
     raise Reject("unrecognized", f"begins with {data[:16]!r}")
+
+
+def _format(data: bytes) -> str:
+    name = known_format(data)
+    if name not in _PICTURES:
+        raise Reject("format_not_allowed", name)
+    return name
 
 
 def _check_pixels(size: tuple[int, int]) -> None:

@@ -45,11 +45,14 @@ class Parser:
     """'module:name'."""
     settings: str
     """A JSON object."""
+    cpu_seconds: int = CPU_SECONDS
+    """Of one sample: pictures take less than the default, videos may take more (`View.cpu_seconds`)."""
 
     @classmethod
-    def of(cls, function: Any, **settings: Any) -> "Parser":
+    def of(cls, function: Any, cpu_seconds: int = CPU_SECONDS, **settings: Any) -> "Parser":
         """The parser that a module's function makes of its settings; a config among them is given by its fields."""
-        return cls(f"{function.__module__}:{function.__qualname__}", json.dumps(settings, default=dataclasses.asdict))
+        text = json.dumps(settings, default=dataclasses.asdict)
+        return cls(f"{function.__module__}:{function.__qualname__}", text, cpu_seconds)
 
 
 class SandboxError(RuntimeError):
@@ -89,8 +92,8 @@ class Nursery:
             )
         self._ready = False
         self._finalizer = weakref.finalize(self, _end, self._control, self._process)
-        settings = json.loads(self.parser.settings)
-        self._control.sendall(json.dumps({"function": self.parser.function, "settings": settings}).encode())
+        word = dataclasses.asdict(self.parser) | {"settings": json.loads(self.parser.settings)}
+        self._control.sendall(json.dumps(word).encode())
 
     def child(self) -> "Child":
         with self._lock:
@@ -162,7 +165,7 @@ class Child:
         self.dead = False
 
     def ask(
-        self, media: Sequence[bytes], numbers: Sequence[Sequence[int]], out: np.ndarray | None, size: int
+        self, media: Sequence[bytes], numbers: Sequence[Sequence[float]], out: np.ndarray | None, size: int
     ) -> list[Any]:
         """As Sandbox._parse, once; DiedError if the child ends or has to be ended."""
         places, end = [], _PAGE
@@ -240,7 +243,7 @@ class Child:
             return DiedError(held, "decoder_crash", f"exit status {code}")
         number = os.WTERMSIG(status)
         if number == signal.SIGXCPU:
-            return DiedError(held, "timeout", f"over {CPU_SECONDS} s of CPU time")
+            return DiedError(held, "timeout", f"over {self._nursery.parser.cpu_seconds} s of CPU time")
         return DiedError(held, "decoder_crash", signal.Signals(number).name)
 
     def close(self) -> None:
@@ -255,9 +258,12 @@ def _is_verdict(verdict: Any) -> bool:
 
 
 def _runs(pid: int) -> bool:
-    """Whether the process has a processor, or waits for one or for its memory; False where that cannot be known."""
+    """Whether a thread has a processor, or waits for one or for its memory; False where that cannot be known."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] in "RD"
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/task/{thread}/stat") as file:
+                if file.read().rpartition(")")[2].split()[0] in "RD":
+                    return True
     except OSError:
-        return False
+        pass
+    return False

@@ -1,6 +1,6 @@
 """Media is parsed in child processes that can do nothing else: whatever breaks there costs one sample.
 
-Each child has 1 GB of memory and 10 s of CPU time for a sample, no file, no network, no environment and few system
+Each child has 1 GB of memory and 10 s of CPU time for a sample (a video more of both), no file, no network, no environment and few system
 calls. One that dies or hangs is replaced; the sample that it held is tried once more, alone, and then is a Reject.
 Pixels and bytes pass through memory that both processes share, and nothing that a child says is believed: its answers
 are numbers and words of a fixed vocabulary, its pixels are pixels.
@@ -34,7 +34,7 @@ class Sandbox:
             self._idle.put(None)  # to be born when there is work
 
     def fill(
-        self, out: np.ndarray, media: Sequence[bytes], numbers: Sequence[Sequence[int]] = ()
+        self, out: np.ndarray, media: Sequence[bytes], numbers: Sequence[Sequence[float]] = ()
     ) -> list[Reject | None]:
         """Parses the samples into `out` [n, ...], C-contiguous; of each why it was rejected, or None.
 
@@ -51,9 +51,13 @@ class Sandbox:
                 flat[slot] = 0
         return found
 
-    def convert(self, media: Sequence[bytes]) -> list[bytes | Reject]:
-        """What the parser makes of each sample: bytes of any length."""
-        return [verdict for _, some in _spans(media) for verdict in self._parse(some, (), None, 0)]
+    def convert(self, media: Sequence[bytes], numbers: Sequence[Sequence[float]] = ()) -> list[bytes | Reject]:
+        """What the parser makes of each sample: bytes of any length. `numbers` as for `fill`."""
+        return [
+            verdict
+            for first, some in _spans(media)
+            for verdict in self._parse(some, numbers[first : first + len(some)], None, 0)
+        ]
 
     def close(self) -> None:
         """Ends all processes. A sandbox that is not closed ends with its process, whatever way that ends."""
@@ -70,7 +74,7 @@ class Sandbox:
         self.close()
 
     def _parse(
-        self, media: Sequence[bytes], numbers: Sequence[Sequence[int]], out: np.ndarray | None, size: int
+        self, media: Sequence[bytes], numbers: Sequence[Sequence[float]], out: np.ndarray | None, size: int
     ) -> list[Any]:
         """The verdict on each sample: a Reject, None (its pixels are in `out`), or bytes where there is no `out`."""
         verdicts: list[Any] = [None] * len(media)

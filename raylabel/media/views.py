@@ -14,7 +14,9 @@ import numpy as np
 from PIL import Image
 
 from raylabel.errors import InputError
-from raylabel.media.clips import Clip
+from raylabel.media.clips import CPU_SECONDS as CLIP_CPU_SECONDS
+from raylabel.media.clips import Clip, eval_clips, part_of, train_clip, with_short_side
+from raylabel.media.child import CPU_SECONDS
 from raylabel.media.decode import decode_draft, decode_image, decode_pixels
 from raylabel.rng import rng
 
@@ -88,14 +90,25 @@ class View:
             value = getattr(self, name)
             if not (type(value) is tuple and len(value) == 3 and all(least <= x <= 1 for x in value)):
                 raise InputError(f"View.{name} is {value!r}; give a tuple of 3 numbers from {least:g} to 1")
+        if self.clip and 0 < self.clip.max_resize < self.resize:
+            raise InputError(f"Clip.max_resize is {self.clip.max_resize}; give 0, or at least View.resize, {self.resize}")
 
+    @property
+    def eval_shape(self) -> tuple[int, ...]:
+        """Of one sample's pixels at evaluation: [S, S, 3], or [M, T, S, S, 3] of a video."""
+        square = (self.size, self.size, 3)
+        return (self.clip.count, self.clip.frames, *square) if self.clip else square
 
-def _short_side(size: tuple[float, float], side: int) -> tuple[int, int]:
-    """`size` (width, height) with its short side at `side`; the long side is rounded down, as torchvision."""
-    width, height = size
-    if width <= height:
-        return side, int(side * height // width)
-    return int(side * width // height), side
+    @property
+    def train_shape(self) -> tuple[int, ...]:
+        """Of one sample's pixels in training: [S, S, 3], or [T, S, S, 3] of a video."""
+        square = (self.size, self.size, 3)
+        return (self.clip.frames, *square) if self.clip else square
+
+    @property
+    def cpu_seconds(self) -> int:
+        """What the sandbox grants a sample."""
+        return CLIP_CPU_SECONDS if self.clip else CPU_SECONDS
 
 
 def _resize_crop(image: Image.Image, to: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
@@ -135,7 +148,7 @@ def eval_pixels(data: bytes, view: View) -> np.ndarray:
     else:
         pixels = decode_pixels(data)
         size = pixels.shape[1], pixels.shape[0]
-    to = _short_side(size, view.resize)
+    to = with_short_side(size, view.resize)
     left, top = (round((n - view.size) / 2) for n in to)
     if max(to) > _MAX_ASPECT * min(to):
         return np.asarray(_resize_crop(Image.fromarray(pixels), to, (left, top, left + view.size, top + view.size)))
@@ -144,21 +157,38 @@ def eval_pixels(data: bytes, view: View) -> np.ndarray:
     return pixels[top : top + view.size, left : left + view.size]
 
 
-def eval_parser(view: dict) -> Callable[[bytes, Sequence[int]], np.ndarray]:
-    """`eval_pixels` of a view, given by its fields, for the sandbox."""
+def eval_parser(view: dict) -> Callable[[bytes, Sequence[float]], np.ndarray]:
+    """`eval_pixels` of a view, given by its fields, for the sandbox; of a view with a clip `eval_clips`, a sample's
+    numbers being none, or the start and end of its part in seconds."""
+    config = _view_of(view)
+    if config.clip:
+        from raylabel.media.video import warm_up
+
+        warm_up()
+        return lambda data, numbers: eval_clips(data, config, part_of(numbers))
+
     import torch
 
     torch.set_num_threads(1)
-    config = View(**view)
     # At its first call torch looks in a file what the processor can do. A child opens none, and would take slow ways.
     _resize(np.zeros((2, 2, 3), np.uint8), (2, 2), (4, 4))
     return lambda data, _: eval_pixels(data, config)
 
 
 def train_parser(view: dict) -> Callable[[bytes, Sequence[int]], np.ndarray]:
-    """`train_pixels` of a view, given by its fields, for the sandbox; a sample's numbers are those of `rng`."""
-    config = View(**view)
+    """`train_pixels` of a view, or `train_clip`, for the sandbox; a sample's numbers are those of `rng`."""
+    config = _view_of(view)
+    if config.clip:
+        from raylabel.media.video import warm_up
+
+        warm_up()
+        return lambda data, numbers: train_clip(data, config, rng(*numbers))
     return lambda data, numbers: train_pixels(data, config, rng(*numbers))
+
+
+def _view_of(fields: dict) -> View:
+    clip = fields.get("clip")
+    return View(**{**fields, "clip": Clip(**clip) if clip else None})
 
 
 def _resize(pixels: np.ndarray, size: tuple[float, float], to: tuple[int, int]) -> np.ndarray:
@@ -219,7 +249,7 @@ def _padded_crop(picture: np.ndarray, view: View, draws: list[float]) -> np.ndar
     """The random square of the padded picture. `draws`: x, y, flip. The padding is never built, nor what is cut off."""
     size, pad = view.size, view.padding
     height, width, _ = picture.shape
-    to = _short_side((width, height), size)
+    to = with_short_side((width, height), size)
     # The square's place in the resized picture, whose corner is (0, 0); it may reach over each edge by the padding.
     x, y = (int(draw * (n + 2 * pad - size + 1)) - pad for draw, n in zip(draws, to, strict=False))
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + size, to[0]), min(y + size, to[1])
@@ -234,20 +264,25 @@ def _padded_crop(picture: np.ndarray, view: View, draws: list[float]) -> np.ndar
 
 
 def normalise(pixels: "torch.Tensor", view: View) -> "torch.Tensor":
-    """(pixels / 255 − mean) / std: uint8 [B, H, W, 3] to float32 [B, 3, H, W] in channels_last, on the same device."""
+    """(pixels / 255 − mean) / std: uint8 [B, H, W, 3] to float32 [B, 3, H, W] in channels_last, on the same device.
+
+    Clips [B, T, H, W, 3] to [B, 3, T, H, W] in channels_last_3d.
+    """
     import torch
 
-    mean, std = _constants(view.mean, view.std, pixels.device)
-    out = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
+    axes = pixels.ndim - 1
+    mean, std = _constants(view.mean, view.std, pixels.device, axes)
+    layout = torch.channels_last if axes == 3 else torch.channels_last_3d
+    out = pixels.permute(0, axes, *range(1, axes)).to(torch.float32, memory_format=layout)
     return out.div_(255).sub_(mean).div_(std)
 
 
 @lru_cache(maxsize=16)
 def _constants(
-    mean: tuple[float, float, float], std: tuple[float, float, float], device: "torch.device"
+    mean: tuple[float, float, float], std: tuple[float, float, float], device: "torch.device", axes: int
 ) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Mean and std as [3, 1, 1] on the device; kept, because each copy to it would wait for all work queued there."""
+    """Mean and std as [3, 1, 1] (of 3 `axes`) on the device; kept, because each copy to it would wait for all work queued there."""
     import torch
 
-    m, s = (torch.tensor(x, dtype=torch.float32, device=device).view(3, 1, 1) for x in (mean, std))
+    m, s = (torch.tensor(x, dtype=torch.float32, device=device).view(3, *[1] * (axes - 1)) for x in (mean, std))
     return m, s
