@@ -15,7 +15,7 @@ from raylabel.corpus import Corpus, Shards, read_keys
 from raylabel.media.sandbox import Parser, Sandbox
 from raylabel.models import CURVE
 from raylabel.report.page import Picture, Point, Strip, thumbnail_parser, write_page
-from raylabel.report.summary import Accuracy, Counts, Gain, Picks, Reject, Stage, Summary
+from raylabel.report.summary import Accuracy, Counts, Gain, Leaks, Picks, Reject, Stage, Summary
 from raylabel.schema import PICKS
 
 SUMMARY, PAGE = "summary.json", "report.html"
@@ -46,6 +46,7 @@ class Run:
     accuracies: list[Accuracy]
     gain: Gain
     precision: tuple[float, int] | None = None
+    leaks: Leaks | None = None
     more: tuple[Artifact, ...] = field(default=())
     """Artifacts that belong to the run and to no stage."""
 
@@ -106,6 +107,7 @@ def summarise(run: Run) -> Summary:
         ),
         precision=run.precision[0] if run.precision else None,
         precision_n=run.precision[1] if run.precision else None,
+        leaks=run.leaks,
         stages=[_stage(name, some) for name, some in run.stages.items()],
         hardware=scores["hardware"],
         settings=run.settings,

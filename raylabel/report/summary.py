@@ -171,6 +171,45 @@ class Picks:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Leaks:
+    """What of the test set stands among what was learned from too."""
+
+    known: int
+    """Test samples whose source video is known."""
+    videos: int
+    """Source videos of the test set that are also in the labeled set or in the corpus."""
+    labeled: int
+    """Labeled samples of these videos."""
+    unlabeled: int
+    """Scored samples of the corpus of these videos."""
+    copies: int
+    """Scored samples of the corpus that are a test sample byte for byte."""
+    test: int
+    """Test samples of these videos, or with such a copy."""
+    n: int
+    """Test samples."""
+    examples: list[str]
+    """Names of the first of these videos."""
+
+    @property
+    def sentence(self) -> str:
+        """What there is to say of it; empty where no source videos are known and nothing is shared."""
+        if not self.test:
+            none = "no source video of the test set is in the labeled set or in the corpus"
+            return none if self.known else ""
+        said = []
+        if self.videos:
+            more = ", ..." if self.videos > len(self.examples) else ""
+            said.append(
+                f"{self.videos:,} of its source videos ({', '.join(self.examples)}{more}) are also those of "
+                f"{self.labeled:,} labeled samples and {self.unlabeled:,} of the corpus"
+            )
+        if self.copies:
+            said.append(f"{self.copies:,} samples of the corpus are the same files")
+        return f"{self.test:,} of {self.n:,} test samples leak: {'; '.join(said)}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """What a stage cost when it was built; a reused stage keeps its figures."""
 
@@ -206,6 +245,8 @@ class Summary:
     """Share of picks whose label is the true one, 0 to 1; None without a truth table."""
     precision_n: int | None = None
     """Picks whose true label is known."""
+    leaks: Leaks | None = None
+    """What of the test set was there to learn from; None where nobody looked."""
     stages: list[Stage]
     """In the order they ran."""
     hardware: str

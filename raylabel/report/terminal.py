@@ -57,6 +57,8 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
     if summary.precision is not None:
         known = "" if summary.precision_n is None else f" of {summary.precision_n:,}"
         say(f"picks with the true label: {100 * summary.precision:.1f}%{known}")
+    if summary.leaks and summary.leaks.sentence:
+        say(f"leaks: {summary.leaks.sentence}", "bold red" if summary.leaks.test else "")
     console.print(_stage_table(summary, console), width=min(console.width, WIDTH))
     say(f"hardware: {summary.hardware}")
     for name in ("report.html", "summary.json"):  # one line each, however long: a path that is folded cannot be copied

@@ -8,7 +8,7 @@ import threading
 import pytest
 from rich.console import Console
 
-from raylabel.report.summary import Accuracy, Counts, Gain, Picks, Reject, Stage, Summary, printable
+from raylabel.report.summary import Accuracy, Counts, Gain, Leaks, Picks, Reject, Stage, Summary, printable
 from raylabel.report.terminal import PATIENCE, PatientProgress, Progress, print_summary
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07\r\n[bold]x[/bold] \u202egpj.exe \x9b2J \udcff 猫"
@@ -119,6 +119,44 @@ def test_of_videos_80_columns_hold_every_figure_of_clips_too() -> None:
         dataclasses.replace(models[0], clip_top1=0.9)
     with pytest.raises(ValueError, match="clip top-1 of teacher: value and interval are given together"):
         dataclasses.replace(models[0], clip_top1_low=None)
+
+
+NO_LEAK = Leaks(known=0, videos=0, labeled=0, unlabeled=0, copies=0, test=0, n=96, examples=[])
+
+
+@pytest.mark.parametrize(
+    ("leaks", "said"),
+    [
+        (None, None),
+        (NO_LEAK, None),
+        (
+            dataclasses.replace(NO_LEAK, known=96),
+            "leaks: no source video of the test set is in the labeled set or in the corpus",
+        ),
+        (
+            dataclasses.replace(NO_LEAK, known=96, videos=2, labeled=1234, unlabeled=5, test=7, examples=["a", "b"]),
+            "leaks: 7 of 96 test samples leak: 2 of its source videos (a, b) are also those of 1,234 labeled samples "
+            "and 5 of the corpus",
+        ),
+        (
+            dataclasses.replace(NO_LEAK, known=9, videos=3, unlabeled=5, copies=6, test=7, examples=["\x1b[2Ja", "b"]),
+            "leaks: 7 of 96 test samples leak: 3 of its source videos ([2Ja, b, ...) are also those of 0 labeled "
+            "samples and 5 of the corpus; 6 samples of the corpus are the same files",
+        ),
+        (
+            dataclasses.replace(NO_LEAK, copies=6, test=7),
+            "leaks: 7 of 96 test samples leak: 6 samples of the corpus are the same files",
+        ),
+    ],
+)
+def test_leaks_are_told_where_source_videos_are_known_or_something_is_shared(
+    leaks: Leaks | None, said: str | None
+) -> None:
+    where, stream = console()
+    print_summary(dataclasses.replace(small(), leaks=leaks), "/runs/run-0123", where)
+    text = text_of(stream).replace("\n", " ").replace("  ", " ")
+    assert ("leaks" in text) == (said is not None)
+    assert said is None or said in text
 
 
 @pytest.mark.parametrize("terminal", [False, True])
