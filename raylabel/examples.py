@@ -30,7 +30,7 @@ from raylabel.artifact import (
 )
 from raylabel.corpus import Corpus, Sample, Shards, read_rows
 from raylabel.errors import InputError
-from raylabel.media.clips import Clip, cut_parser
+from raylabel.media.clips import CPU_SECONDS, Clip, cut_parser
 from raylabel.media.decode import Reject, decode_pixels
 from raylabel.media.sandbox import Parser, shared_sandbox
 from raylabel.report.terminal import Progress
@@ -43,6 +43,7 @@ SAMPLES = 4096  # picked samples in a file, if they are pictures
 VIDEO = 8  # times as many pictures as videos are in one, for these are as much larger
 TOGETHER = 64  # of them read and decoded at a time
 JPEG_SIDE = 65_500  # the largest that libjpeg writes, pixels
+CRF = 18  # x264's constant rate factor for videos: no loss is seen
 
 # What is to be materialized: each picked sample once with its labels, in key order, a row group per file of EXAMPLES.
 PLAN = pa.schema([EXAMPLES.field("key"), EXAMPLES.field("labels")])
@@ -201,7 +202,7 @@ def write_part(
     rejects: list[tuple[int, str, str, str, str]] = []
     parser = Parser.of(encode_parser, short_side=config.short_side, quality=config.quality)
     if clip:
-        parser = Parser.of(cut_parser, short_side=config.short_side, reader=clip.reader)
+        parser = Parser.of(cut_parser, CPU_SECONDS, short_side=config.short_side, quality=CRF, reader=clip.reader)
     sandbox = shared_sandbox(parser)
     samples = _read(corpus, shards, list(labels))
     while some := list(itertools.islice(samples, TOGETHER)):

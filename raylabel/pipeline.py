@@ -13,8 +13,9 @@ from raylabel.evaluate.precision import Truth, pick_precision
 from raylabel.examples import Materialize, materialize
 from raylabel.labels.teacher import Label, label
 from raylabel.labels.truth import truth
+from raylabel.media.clips import resolve_reader
 from raylabel.media.views import View
-from raylabel.models import Model, check, import_model
+from raylabel.models import Model, check, check_input, import_model
 from raylabel.report.run import Run, write_run
 from raylabel.report.summary import Summary
 from raylabel.resources import Cluster, Resources
@@ -298,13 +299,8 @@ def _check_media(recipe: Recipe) -> None:
             raise InputError(f"{name}.kind is '{corpus.kind}', but by view.clip the media are {kind}s: change either")
         for view in (recipe.view, recipe.teacher_view):
             recipe.label.check_against(corpus, view)
-    seen = {"teacher": (recipe.teacher.model, recipe.teacher_view), "student": (recipe.student, recipe.view)}
-    for name, (model, view) in seen.items():
-        if bool(view.clip) != takes_clips(model):
-            takes = "clips of videos" if takes_clips(model) else "images"
-            raise InputError(f"{name}: {model.arch} takes {takes}, but its view is of {kind}s: choose another arch")
-        if view.clip:
-            check_input(model, view.clip.frames, view.size)
+    for model, view in ((recipe.teacher.model, recipe.teacher_view), (recipe.student, recipe.view)):
+        check_input(model, view.clip.frames if view.clip else None, view.size)
         if clip and view.clip and view.clip.reader != clip.reader:
             raise InputError("teacher.view.clip.reader differs from view.clip.reader: videos are read in one way")
 

@@ -201,7 +201,7 @@ class Stream:
         ended when the iterator has, or is closed.
         """
 
-        sandbox = Sandbox(Parser.of(train_parser, view=view), threads)
+        sandbox = Sandbox(Parser.of(train_parser, view.cpu_seconds, view=view), threads)
 
         def fill(pixels: np.ndarray, items: list[Item]) -> None:
             numbers = [(self.seed, AUGMENT, item[0]) for item in items]

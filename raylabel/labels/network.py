@@ -35,7 +35,7 @@ class Network:
 
     @property
     def parser(self) -> Parser:
-        return Parser.of(eval_parser, view=self.view)
+        return Parser.of(eval_parser, self.view.cpu_seconds, view=self.view)
 
     def start(self, gpu: bool) -> Run:
         import torch

@@ -164,5 +164,5 @@ def _commit(folder: str, part: Part, cuts: Sequence[Sequence[int]], *blocks: pa.
         else:
             grouped = int(np.count_nonzero(table.column("group").to_numpy()))
         rows += table.num_rows
-    found = {"rows": rows, "earlier": rows - part.rows, "grouped": grouped, "reasons": reasons}
+    found = {"rows": rows, "earlier": rows - part.rows, "groups": grouped, "reasons": reasons}
     return commit_part(folder, part.number, files, found)

@@ -45,7 +45,7 @@ def make_scores(
 
     `source` is the scorer's identity: all that shows in its ranking. Shards that the same source scored as part of an
     earlier state of the corpus are taken over; with `retry_rejects` so is all but the rejects (retry.py). Files
-    `scores-*` and `rejects-*`, one per part. Info: samples, scored, rejected, reasons, grouped (rows with a group),
+    `scores-*` and `rejects-*`, one per part. Info: samples, scored, rejected, reasons, groups (rows that have one),
     images (scored in the build that took `seconds`), earlier (taken over in it), p. InputError if more than
     `reject_limit` of the samples could not be read, or a shard changed meanwhile.
     """
@@ -97,7 +97,7 @@ def _build(draft: Draft, job: Job, count: int, part: Callable[[int], Part], reje
         "scored": tally.total - tally.rejected,
         "rejected": tally.rejected,
         "reasons": dict(tally.reasons.most_common()),
-        "grouped": sum(record["grouped"] for record in committed.values()),
+        "groups": sum(record["groups"] for record in committed.values()),
     }
     return Built(files_of(committed), info)
 
