@@ -126,8 +126,17 @@ class Cluster:
             )
         return resources.workers or (self.gpus or max(1, min(self.cpus, batch // 32)))
 
-    def precision(self, wanted: str) -> str:
-        """'bf16' or 'fp32' for 'auto': bf16 where the hardware multiplies in it, twice as fast or more."""
+    def precision(self, wanted: str, clips: bool = False) -> str:
+        """'bf16' or 'fp32' for 'auto': bf16 where the hardware multiplies in it, twice as fast or more.
+
+        Of networks over `clips` fp32 without a GPU, and InputError if bf16 is wanted there: on a CPU torch's bf16
+        gradient of a 3-D convolution over 2 frames is garbage, in silence (2.11 and 2.15, AVX-512 BF16, 2026-11-21),
+        and 2 frames are what R(2+1)D makes of 8.
+        """
+        if clips and not self.gpus:
+            if wanted == "bf16":
+                raise InputError("precision is 'bf16', in which torch trains video wrongly on a CPU: give 'fp32'")
+            return "fp32"
         if wanted != "auto":
             return wanted
         import torch

@@ -61,7 +61,7 @@ class Train:
     weight_decay: float = 1e-4
     """Weight decay, on every parameter (1e-4 in the paper)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Arithmetic of the forward pass (autocast); auto is bf16 where the hardware has it."""
+    """Arithmetic of the forward pass (autocast); auto is bf16 where the hardware has it, but for videos on a CPU."""
     checkpoint_every: int = field(default=1000, metadata=NOT_IDENTITY)
     """Steps between checkpoints: what a crash can cost."""
 
@@ -120,7 +120,7 @@ def train(
     workers. info: seconds, images, workers (of its last start), passed_over (damaged checkpoints, if there were any).
     """
     cluster = Cluster.now()
-    precision = cluster.precision(config.precision)
+    precision = cluster.precision(config.precision, view.clip is not None)
     identity = {
         "model": identity_of(model),
         "classes": classes,

@@ -115,7 +115,7 @@ class Pilot:
     def _label(self, model: Artifact | None, arch: Model, view: View, corpus: str, p: int) -> Labeled:
         recipe = self.recipe
         model = model or random_network(self.root, arch, self.classes)
-        precision = self.cluster.precision(recipe.label.precision)
+        precision = self.cluster.precision(recipe.label.precision, view.clip is not None)
         scorer = Network(model, view, precision, min(p, self.classes))
         shards, pool = Shards(self.start.shards[corpus]), self.cluster.teachers(recipe.resources)
         return measure_labeling(Job(scorer, self.start.corpora[corpus], shards, recipe.label.batch, pool))
@@ -136,7 +136,7 @@ class Pilot:
         examples = getattr(self.stands, training.examples) or found[training.examples].examples
         workers = self.cluster.workers(recipe.resources, config.batch)
         Stream(examples, recipe.seed).check_workers(workers, config.batch)
-        precision = self.cluster.precision(config.precision)
+        precision = self.cluster.precision(config.precision, training.view.clip is not None)
         model, classes, seed = training.model, self.classes, recipe.seed
         job = Training(model, classes, examples, config, precision, training.view, None, seed, None)
         return measure_training(Draft(f"{self.root.uri}/{training.name}"), job, workers, bool(self.cluster.gpus))
