@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 import av
+import av.subtitles.codeccontext  # PyAV does so at the first file with subtitles, where a child may open no files
 import numpy as np
 from av.stream import Disposition
 from av.video.frame import PictureType
@@ -74,6 +75,19 @@ def demuxer_of(data: bytes) -> str:
     if name not in _DEMUXERS:
         raise Reject("format_not_allowed", name)
     return _DEMUXERS[name]
+
+
+class _Watched(io.BytesIO):
+    """Whether the reader went beyond the end: the file is shorter than it says."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._length, self.beyond = len(data), False
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        place = super().seek(offset, whence)
+        self.beyond |= place > self._length
+        return place
 
 
 class Video:
@@ -158,20 +172,21 @@ class Video:
 
     # What the file says ---------------------------------------------------------------------------------------------
 
-    def _open(self) -> "tuple[av.container.InputContainer, av.VideoStream, int]":
-        """(container, the stream, number of video streams); the decoder has not begun."""
-        container = av.open(io.BytesIO(self._data), format=self._demuxer, options=_DEMUXER_OPTIONS)
+    def _open(self) -> "tuple[av.container.InputContainer, av.VideoStream, int, _Watched]":
+        """(container, the stream, number of video streams, the file); the decoder has not begun."""
+        file = _Watched(self._data)
+        container = av.open(file, format=self._demuxer, options=_DEMUXER_OPTIONS)
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             raise Reject("corrupt", "no video stream")
         context = streams[0].codec_context
         context.thread_count = 1
         context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
-        return container, streams[0], len(streams)
+        return container, streams[0], len(streams), file
 
     def _scan(self) -> bool:
         """Reads the header, all packets and the first frame; whether decord is known to read such files right."""
-        container, stream, streams = self._open()
+        container, stream, streams, file = self._open()
         with container:
             context = stream.codec_context
             size = context.width, context.height
@@ -196,6 +211,7 @@ class Video:
                 if packet.is_keyframe:
                     keys.append(len(shown))
                 shown.append(packet.pts)
+            sound &= not file.beyond  # decord would read what stands in memory behind the file
             if first is None:
                 raise Reject("corrupt", "no frame can be decoded")
             rotation = first.rotation
@@ -203,10 +219,7 @@ class Video:
             self.width, self.height = size[::-1] if self._turns % 2 else size
             base, rate = stream.time_base, stream.average_rate or stream.guessed_rate
         timed = (
-            self._demuxer in _TIMED
-            and codec in _TIMED_CODECS
-            and None not in shown
-            and len(set(shown)) == len(shown)
+            self._demuxer in _TIMED and codec in _TIMED_CODECS and None not in shown and len(set(shown)) == len(shown)
         )
         self._pts = np.array(sorted(shown), np.int64) if timed else None
         if self._pts is None:
@@ -231,7 +244,7 @@ class Video:
 
     def _count(self) -> list[int | None]:
         """The timestamps of all frames, where only decoding can tell how many there are."""
-        container, stream, _ = self._open()
+        container, stream, *_ = self._open()
         with container:
             return [frame.pts for frame in container.decode(stream)]
 
@@ -268,7 +281,7 @@ class Video:
             yield frame
 
     def _decode_from(self, wanted: np.ndarray, size: tuple[int, int], seeks: bool) -> Iterator[np.ndarray | None]:
-        container, stream, _ = self._open()
+        container, stream, *_ = self._open()
         reformatter, turned = VideoReformatter(), size[::-1] if self._turns % 2 else size
 
         def pixels(frame: av.VideoFrame) -> np.ndarray:
