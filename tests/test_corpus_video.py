@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from test_corpus import Indexed, add, read_all, tar_bytes, values
 
 from raylabel.artifact import Root
-from raylabel.corpus import Corpus, index_corpus, read, read_groups, read_keys, read_labels, read_rows
+from raylabel.corpus import Corpus, index_corpus, loose, read, read_groups, read_keys, read_labels, read_rows
 from raylabel.corpus.config import Kind
 from raylabel.corpus.lists import Entry, file_uri, list_lines, split_line
 from raylabel.errors import InputError
@@ -361,21 +361,36 @@ def test_the_parts_of_a_video_are_read_once_and_few_videos_before_their_turn(
     corpus = Corpus(uri=(str(tmp_path / "l.csv"),), kind="video", start="t0", end="t1")
     shard = indexed(corpus).row(0)
     opened: list[str] = []
-    plain = read._read_file
+    plain = loose._read_file
 
-    def read_file(uri: str) -> tuple[bytes | None, read.Unread]:
+    def read_file(uri: str) -> tuple[bytes | None, loose.Unread]:
         opened.append(os.path.basename(uri))
         return plain(uri)
 
-    monkeypatch.setattr(read, "_read_file", read_file)
+    monkeypatch.setattr(loose, "_read_file", read_file)
     for held, ahead in ((1, 1), (5000, 10), (1 << 20, 60)):  # bytes, and so many files of 500
-        monkeypatch.setattr(read, "HELD", held)
+        monkeypatch.setattr(loose, "HELD", held)
         opened.clear()
         for number, sample in enumerate(read_rows(corpus, shard, range(180))):
             assert len(opened) <= number // 3 + 1 + ahead
             assert sample.media == files[number // 3].encode() * 100
             assert sample.part == (number % 3, number % 3 + 1)
         assert sorted(opened) == sorted(files)
+
+
+def test_of_large_videos_in_parquet_few_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indexed: Indexed
+) -> None:
+    media = pa.array([os.urandom(1_000_000) for _ in range(60)])
+    pq.write_table(pa.table({"video": media}), tmp_path / "a.parquet", write_batch_size=1)
+    del media
+    corpus = Corpus(uri=(str(tmp_path),), kind="video")
+    shard = indexed(corpus).row(0)
+    pool = pa.default_memory_pool()
+    before = pool.bytes_allocated()
+    monkeypatch.setattr(read, "HELD", 4_000_000)
+    held = [pool.bytes_allocated() - before for sample in read_rows(corpus, shard, range(60)) if sample.media]
+    assert len(held) == 60 and max(held) < 15e6
 
 
 def test_the_real_list_of_actions(shared: Path, indexed: Indexed) -> None:

@@ -3,7 +3,8 @@
 from raylabel.corpus.config import Corpus
 from raylabel.corpus.index import index_corpus, verify, verify_packed
 from raylabel.corpus.labels import class_names, encode_labels, read_groups, read_labels
-from raylabel.corpus.read import Sample, read_keys, read_rows, read_unit
+from raylabel.corpus.read import read_keys, read_rows, read_unit
+from raylabel.corpus.sample import Sample
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.units import Unit, Units
 

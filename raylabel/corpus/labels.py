@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from raylabel.corpus.config import THREADS, Corpus, locate, read_lines
 from raylabel.corpus.lists import file_uri, split_line
-from raylabel.corpus.read import changed, check_label_column, file_group, file_label, label_text, tar_group, tar_text
+from raylabel.corpus.loose import file_group, file_label
+from raylabel.corpus.read import changed, check_label_column, label_text, tar_group, tar_text
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.tar import TarReader
 from raylabel.errors import InputError

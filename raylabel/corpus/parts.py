@@ -40,10 +40,14 @@ def _seconds(what: str, value: str | float | None, default: float, place: str) -
 
 
 def named_group(corpus: Corpus, name: str) -> str | None:
-    """The source video as the file's name tells it: `Archery_g07` of UCF101's `v_Archery_g07_c02.avi`; else None."""
-    if corpus.kind == "video" and (match := _UCF101.fullmatch(posixpath.basename(name))):
-        return match[1]
-    return None
+    """The source video as the name of a corpus's file tells it; None if it does not."""
+    return ucf101_group(name) if corpus.kind == "video" else None
+
+
+def ucf101_group(name: str) -> str | None:
+    """`Archery_g07` of a file or path named as UCF101's `v_Archery_g07_c02.avi`; else None."""
+    match = _UCF101.fullmatch(posixpath.basename(name))
+    return match[1] if match else None
 
 
 def is_seconds(kind: pa.DataType) -> bool:

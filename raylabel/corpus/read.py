@@ -1,64 +1,29 @@
 """Samples of a corpus: the rows of one unit in order, some rows of a shard, or a few rows anywhere."""
 
-import os
-import posixpath
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby, islice
-from typing import Any, Literal
+from itertools import groupby, islice, repeat
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raylabel.corpus.config import THREADS, Corpus, locate
+from raylabel.corpus.config import Corpus, locate
 from raylabel.corpus.fingerprint import no_longer, verify_open, verify_shard
-from raylabel.corpus.lists import Entry, file_uri, split_line
+from raylabel.corpus.loose import read_files
 from raylabel.corpus.parts import is_name, named_group, parse_part
+from raylabel.corpus.sample import HELD, NOTHING, Said, Sample, Unread, make_sample
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.tar import Member, TarReader, TarSample
 from raylabel.corpus.units import Unit
 from raylabel.errors import InputError
 from raylabel.schema import MAX_BYTES, make_key, split_key
-from raylabel.storage import filesystem, unreadable
+from raylabel.storage import unreadable
 
-BATCH = 128  # rows decoded at once from parquet; more are no quicker and take more memory
+BATCH = 128  # rows decoded at once from parquet, at most; more are no quicker and take more memory
 BLOCK = 8 << 20  # bytes that are read at once where all are read
-HELD = 256 << 20  # bytes of loose files that are read before their turn, by the mean of their shard
-
-
-Unread = Literal["missing", "empty", "unreadable", "too_many_bytes"]
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One row of a corpus. Either `media` is there, or `error` says why not."""
-
-    key: int
-    """shard << 32 | row."""
-
-    uri: str
-    """Where a person finds it: `file.parquet#row`, `x.tar#member`, `folder/a.jpg`."""
-
-    media: bytes | None
-    """The encoded bytes, as they stand in the corpus; never empty."""
-
-    label: str | None
-    """The label as text (an integer in decimal); None if it has none or labels were not asked for."""
-
-    error: Unread | None
-    """missing (a null, no such file, no media member), empty (zero bytes), unreadable, or too_many_bytes (a member or a
-    file of more than MAX_BYTES, which is not read); None if media is there."""
-
-    part: tuple[float, float] | None = None
-    """(start, end) in seconds, if the sample is a part of the video; None: it is all of it."""
-
-    group: str | None = None
-    """The name of the source video; None: the corpus names none."""
 
 
 def read_unit(corpus: Corpus, shard: Mapping[str, Any], unit: Unit, labels: bool = False) -> Iterator[Sample]:
@@ -79,7 +44,7 @@ def read_rows(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
     failure other than a missing object is an InputError too, naming the object: it may pass, and must not go down as a
     bad sample.
     """
-    read = {"parquet": _read_parquet, "webdataset": _read_tar, "files": _read_files}[shard["format"]]
+    read = {"parquet": _read_parquet, "webdataset": _read_tar, "files": read_files}[shard["format"]]
     left, last = len(rows), None
     try:
         for sample in read(corpus, shard, rows, labels):
@@ -115,21 +80,6 @@ def changed(shard: Mapping[str, Any]) -> InputError:
     return InputError(f"'{shard['uri']}' changed since it was indexed: {what}; index the corpus anew")
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """What a row says of its media."""
-
-    label: str | None = None
-    part: tuple[float, float] | None = None
-    group: str | None = None
-
-
-def _sample(key: int, uri: str, media: bytes | None, row: _Row, error: Unread = "missing") -> Sample:
-    """A Sample; `error` is why, if there is no media."""
-    why = None if media else error if media is None else "empty"
-    return Sample(key, uri, media or None, row.label, why, row.part, row.group)
-
-
 def label_text(shard: Mapping[str, Any], column: pa.ChunkedArray | pa.Array) -> list[str | None]:
     """The labels of a column of integers or strings, as text. InputError if it is of another type."""
     if not is_name(column.type):
@@ -152,8 +102,8 @@ def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int],
     about = [corpus.label_column if labels else None, corpus.start, corpus.end, corpus.group]
     columns = list({corpus.media_column, *about} - {None})
 
-    def sample(row: int, media: bytes | None, about: _Row = _Row(), error: Unread = "missing") -> Sample:
-        return _sample(make_key(shard["shard"], row), f"{shard['uri']}#{row}", media, about, error)
+    def sample(row: int, media: bytes | None, said: Said = NOTHING, error: Unread = "missing") -> Sample:
+        return make_sample(make_key(shard["shard"], row), f"{shard['uri']}#{row}", media, said, error)
 
     # A column chunk may be gigabytes: without pre_buffer and through a buffer, its pages are read as they are needed.
     options = {"pre_buffer": False, "buffer_size": 1 << (20 if local else 23)}
@@ -169,7 +119,9 @@ def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int],
             if at == end:
                 continue
             try:
-                for batch in file.iter_batches(BATCH, row_groups=[group], columns=columns, use_threads=False):
+                size = max(1, file.metadata.row_group(group).total_byte_size)
+                few = max(1, min(BATCH, HELD * file.metadata.row_group(group).num_rows // size))
+                for batch in file.iter_batches(few, row_groups=[group], columns=columns, use_threads=False):
                     first, before = before, before + batch.num_rows
                     some = rows[at : bisect_left(rows, before, at, end)]
                     if not some:
@@ -198,14 +150,17 @@ def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int],
 
 def _rows(
     corpus: Corpus, shard: Mapping[str, Any], batch: pa.RecordBatch, numbers: Sequence[int], labels: bool
-) -> Iterator[_Row]:
+) -> Iterator[Said]:
     """What these rows of a parquet file say, but for their media."""
+    if not (labels or corpus.start or corpus.end or corpus.group):
+        yield from repeat(NOTHING, len(numbers))
+        return
     nothing: list[Any] = [None] * len(numbers)
     label = label_text(shard, batch.column(corpus.label_column)) if labels else nothing
     start, end = (batch.column(name).to_pylist() if name else nothing for name in (corpus.start, corpus.end))
     group = batch.column(corpus.group).cast(pa.string()).to_pylist() if corpus.group else nothing
     for at, number in enumerate(numbers):
-        yield _Row(label[at], parse_part(start[at], end[at], f"{shard['uri']}#{number}"), group[at] or None)
+        yield Said(label[at], parse_part(start[at], end[at], f"{shard['uri']}#{number}"), group[at] or None)
 
 
 def _demand_bytes(source: pa.NativeFile, group: pq.RowGroupMetaData) -> None:
@@ -243,13 +198,13 @@ def _read_tar(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
             member = found.media(corpus)
             place = f"{shard['uri']}#{member.name if member else found.name}"
             start, end = (tar_text(tar, found, name) for name in (corpus.start, corpus.end))
-            said = _Row(
+            said = Said(
                 tar_text(tar, found, corpus.label_extension) if labels else None,
                 parse_part(start, end, place),
                 tar_group(corpus, tar, found),
             )
             large = member is not None and member.size > MAX_BYTES
-            yield _sample(
+            yield make_sample(
                 make_key(shard["shard"], row),
                 place,
                 tar.read_member(member) if member and not large else None,
@@ -279,59 +234,3 @@ def tar_group(corpus: Corpus, tar: TarReader, sample: TarSample) -> str | None:
         return tar_text(tar, sample, corpus.group)
     member = sample.media(corpus)
     return named_group(corpus, member.name) if member else None
-
-
-def file_label(place: str, uri: str, entry: Entry) -> str | None:
-    """The name of the file's folder; for a listed file, what the list says."""
-    if uri.endswith("/"):
-        return posixpath.basename(posixpath.dirname(place)) or None
-    return entry.label or None
-
-
-def file_group(corpus: Corpus, entry: Entry) -> str | None:
-    """What the list says, if it has such a column; else what the file's name says."""
-    return entry.group or None if corpus.group else named_group(corpus, entry.path)
-
-
-def _read_files(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool) -> Iterator[Sample]:
-    uri, every = shard["uri"], shard["paths"]
-    entries = [split_line(uri, every[row]) for row in rows]
-    # The parts of one video stand one behind the other: they are read once.
-    runs = [list(run) for _, run in groupby(zip(rows, entries, strict=True), key=lambda pair: pair[1].path)]
-    most = max(1, HELD * len(every) // max(1, shard["bytes"]))
-    pool = ThreadPoolExecutor(THREADS)
-    reading: deque[Future[tuple[bytes | None, Unread]]] = deque()
-    try:
-        todo = iter(file_uri(uri, run[0][1].path) for run in runs)
-        for run in runs:
-            reading.extend(pool.submit(_read_file, place) for place in islice(todo, most - len(reading)))
-            media, error = reading.popleft().result()
-            for row, entry in run:
-                place = file_uri(uri, entry.path)
-                said = _Row(
-                    file_label(place, uri, entry) if labels else None,
-                    parse_part(entry.start, entry.end, place),
-                    file_group(corpus, entry),
-                )
-                yield _sample(make_key(shard["shard"], row), place, media, said, error)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _read_file(uri: str) -> tuple[bytes | None, Unread]:
-    """(bytes or None, why there are none). InputError if an object store does not answer."""
-    fs, path = filesystem(uri)
-    local = isinstance(fs, pafs.LocalFileSystem)
-    if local and os.path.exists(path) and not os.path.isfile(path):
-        return None, "unreadable"  # to open a pipe would wait for ever
-    try:
-        with fs.open_input_file(path) as file:
-            if file.size() > MAX_BYTES:
-                return None, "too_many_bytes"
-            return file.read(), "empty"  # which it is, if there are no bytes
-    except FileNotFoundError:
-        return None, "missing"
-    except OSError as error:
-        if not local:
-            raise unreadable(uri, error) from error
-        return None, "unreadable"
