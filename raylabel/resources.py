@@ -129,9 +129,10 @@ class Cluster:
     def precision(self, wanted: str, clips: bool = False) -> str:
         """'bf16' or 'fp32' for 'auto': bf16 where the hardware multiplies in it, twice as fast or more.
 
-        Of networks over `clips` fp32 without a GPU, and InputError if bf16 is wanted there: on a CPU torch's bf16
-        gradient of a 3-D convolution over 2 frames is garbage, in silence (2.11 and 2.15, AVX-512 BF16, 2026-11-21),
-        and 2 frames are what R(2+1)D makes of 8.
+        Of networks over `clips` it is fp32 without a GPU, and bf16 an InputError: where a clip has two frames left, as
+        in the third stage of r2plus1d_18 of 8, oneDNN's bf16 gradient of a convolution's weights is uninitialised
+        memory, in silence (torch 2.11 and 2.15, AVX-512 BF16, 2026-11-21); of tiny pictures it is wrong forward too
+        (pytorch/pytorch#169688).
         """
         if clips and not self.gpus:
             if wanted == "bf16":

@@ -7,12 +7,13 @@ from raylabel.artifact import Artifact, Root
 from raylabel.corpus import Corpus
 from raylabel.datasets.actions import CLASSES, LIST, SCHEME, actions, hmdb51, kinetics, list_videos, ucf101
 from raylabel.datasets.digits import digits
+from raylabel.datasets.moving_digits import moving_digits
 from raylabel.errors import InputError
 
-__all__ = ["actions", "digits", "hmdb51", "kinetics", "resolve", "ucf101"]
+__all__ = ["actions", "digits", "hmdb51", "kinetics", "moving_digits", "resolve", "ucf101"]
 
 EMBEDDED = "embedded://"
-SETS: dict[str, Callable[[Root], Artifact]] = {"digits": digits}  # each of labeled, unlabeled and test.parquet
+SETS: dict[str, Callable[[Root], Artifact]] = {"digits": digits, "moving-digits": moving_digits}  # each of labeled, unlabeled and test.parquet
 
 
 def resolve(root: Root, corpus: Corpus) -> Corpus:

@@ -1,6 +1,6 @@
 """Networks by name, and their weights in and out of files."""
 
-from raylabel.models.build import Model, build, check, check_input, memory_format, takes_clips, trains_in_bf16
+from raylabel.models.build import Model, build, check, check_input, memory_format, takes_clips
 from raylabel.models.trained import CURVE, WEIGHTS, describe, import_model, load_model
 from raylabel.models.weights import (
     checkpoint_digest,
@@ -29,5 +29,4 @@ __all__ = [
     "save_weights",
     "takes_clips",
     "torchvision_weights",
-    "trains_in_bf16",
 ]

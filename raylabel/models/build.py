@@ -102,16 +102,6 @@ def check_input(model: Model, frames: int | None, size: int) -> None:
         )
 
 
-def trains_in_bf16(model: Model, gpu: bool) -> bool:
-    """Whether autocast to bf16 leaves its gradients right. For clips on a CPU it does not.
-
-    Where a clip has two frames left, as in the third stage of r2plus1d_18 of 8, oneDNN's gradient of a 3x1x1 or 3x3x3
-    convolution's weights is uninitialised memory now and then: 1e15 at one step in ten, then NaN (torch 2.15 on an AMD
-    EPYC with avx512_bf16, 2026-11-21). What it computes forward is right in bf16, and in fp32 all is.
-    """
-    return gpu or not takes_clips(model)
-
-
 def memory_format(module: nn.Module) -> torch.memory_format:
     """The layout to give to `module.to` and to its input: the channels of a pixel side by side.
 

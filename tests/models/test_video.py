@@ -22,7 +22,6 @@ from raylabel.models import (
     memory_format,
     save_weights,
     takes_clips,
-    trains_in_bf16,
 )
 
 ARCHS = ["r2plus1d_18", "r3d_18", "mc3_18", "r2plus1d_34", "c3d", "r2plus1d8x1", "r2plus1d14x2"]
@@ -344,13 +343,6 @@ def test_a_clip_is_told_from_an_image():
         assert takes_clips(Model(arch=arch))
     for arch in [*torchvision.models.list_models(module=torchvision.models), "resnet8x1", "resnext101_32x4d"]:
         assert not takes_clips(Model(arch=arch))
-
-
-def test_on_a_cpu_clips_are_trained_on_in_fp32():
-    for arch in ARCHS:
-        assert not trains_in_bf16(Model(arch=arch), gpu=False)
-        assert trains_in_bf16(Model(arch=arch), gpu=True)
-    assert trains_in_bf16(Model(arch="resnet8x1"), gpu=False)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 8])

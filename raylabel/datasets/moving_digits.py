@@ -1,0 +1,55 @@
+"""Embedded videos: scikit-learn's digits, each moving in one of eight directions. The classes are the directions."""
+
+import numpy as np
+import pyarrow as pa
+
+from raylabel.artifact import Artifact, Built, Draft, Root, write_table
+from raylabel.media.encode import encode_mp4
+
+DIRECTIONS = ("east", "northeast", "north", "northwest", "west", "southwest", "south", "southeast")
+SIDE = 16  # pixels of a frame; a digit is 8 wide, and what leaves at one side comes back at the other
+FRAMES, FPS = 16, 8
+NOISE = 0.3
+SPLIT = {"labeled": 2, "test": 50}  # a class; the unlabeled set has the rest
+_STEPS = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1))  # down, right
+_CRF = 12
+
+
+def moving_digits(root: Root) -> Artifact:
+    """scikit-learn's 1,797 digits (8x8, grey), each a video of its own: 16 frames of 16x16 as MP4, in three parquet
+    files of `video` and `label`.
+
+    A digit starts anywhere, moves a pixel a frame and wraps around at the edges, on a ground of noise: no single frame
+    says where it goes. labeled: 2 a class; test: 50 a class; unlabeled: the rest, without labels. Seed 0.
+    """
+
+    def build(draft: Draft) -> Built:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits(return_X_y=True)[0].reshape(-1, 8, 8) / 16
+        random = np.random.default_rng(0)
+        order, directions = random.permutation(len(digits)), np.arange(len(digits)) % len(DIRECTIONS)
+        media = [encode_mp4(_frames(digits[i], d, random), FPS, _CRF) for i, d in zip(order, directions, strict=True)]
+        files, start = [], 0
+        for name in ("labeled", "test", "unlabeled"):
+            count = SPLIT[name] * len(DIRECTIONS) if name in SPLIT else len(media) - start
+            rows = slice(start, start + count)
+            columns = {"video": pa.array(media[rows], pa.binary())}
+            if name in SPLIT:
+                columns["label"] = pa.array([DIRECTIONS[d] for d in directions[rows]])
+            files.append(write_table(draft.uri, f"{name}.parquet", pa.table(columns)))
+            start += count
+        return Built(files, {"videos": len(media)})
+
+    return root.make("moving-digits", {**SPLIT, "seed": 0}, build)
+
+
+def _frames(digit: np.ndarray, direction: int, random: np.random.Generator) -> list[np.ndarray]:
+    """uint8 [SIDE, SIDE, 3] each."""
+    scene = np.zeros((SIDE, SIDE))
+    scene[:8, :8] = digit
+    scene = np.roll(scene, random.integers(SIDE, size=2), (0, 1))
+    down, right = _STEPS[direction]
+    ground = NOISE * random.random((FRAMES, SIDE, SIDE))
+    frames = [(1 - NOISE) * np.roll(scene, (t * down, t * right), (0, 1)) + ground[t] for t in range(FRAMES)]
+    return [np.repeat(np.round(255 * frame).astype(np.uint8)[:, :, None], 3, 2) for frame in frames]
