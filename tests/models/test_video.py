@@ -348,10 +348,14 @@ def test_a_clip_is_told_from_an_image():
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 8])
 def test_the_gradients_of_short_clips_are_right(frames: int):
     """In the layout and the precision of training, against double precision, which oneDNN does not have; memory that
-    is taken up again holds NaN, as it may in a run. In bf16 this fails for 2 and 8 frames, which become two at
-    the end."""
+    is taken up again holds NaN, as it may in a run. In bf16 this fails for all but one frame, which are two at
+    some stage."""
     torch.manual_seed(0)
     network = build(Model(arch="r2plus1d8x1"), 3)
+    for module in network.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU):  # its kink may go either way, which changes gradients by some per cent
+                setattr(module, name, nn.SiLU())
     double = copy.deepcopy(network).double()
     network.to(memory_format=memory_format(network))  # type: ignore[call-overload]
     clips = torch.randn(4, 3, frames, 24, 24)
@@ -366,8 +370,7 @@ def test_the_gradients_of_short_clips_are_right(frames: int):
             found, wanted = parameter.grad, expected[name].grad
             assert found is not None and wanted is not None
             scale = wanted.abs().max() + 1e-3
-            # A ReLU at its kink may go either way: 0.006 was seen.
-            torch.testing.assert_close(found.double() / scale, wanted / scale, rtol=0, atol=0.05)
+            torch.testing.assert_close(found.double() / scale, wanted / scale, rtol=0, atol=1e-3)
 
 
 def test_the_view_and_the_network_agree():
