@@ -109,17 +109,17 @@ def _limit() -> int:
     The bytes of address space for a sample of few bytes; 0 where that is not bounded.
     """
     limits = {
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NOFILE: _SHARED + 1,  # so no more can be opened, not even where there is no seccomp
-        resource.RLIMIT_FSIZE: 4 << 30,  # of the shared memory
+        resource.RLIMIT_CORE: (0, 0),
+        resource.RLIMIT_NOFILE: (_SHARED + 1,) * 2,  # so no more can be opened, not even where there is no seccomp
+        resource.RLIMIT_FSIZE: (4 << 30,) * 2,  # of the shared memory
     }
-    for kind, value in limits.items():
-        resource.setrlimit(kind, (value, value))
     memory = 0
     if sys.platform == "linux":
         with open("/proc/self/statm") as file:
             memory = int(file.read().split()[0]) * resource.getpagesize() + MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory + COPIES * MAX_BYTES))
+        limits[resource.RLIMIT_AS] = (memory, memory + COPIES * MAX_BYTES)
+    for kind, values in limits.items():
+        resource.setrlimit(kind, values)
     filter_calls(os.getpid())
     return memory
 

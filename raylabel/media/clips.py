@@ -4,7 +4,7 @@ Letters: M clips of a video, T frames of a clip, n frames of a video, H W pixels
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -15,10 +15,10 @@ from raylabel.errors import InputError
 if TYPE_CHECKING:
     from raylabel.media.views import View
 
-Reader = Literal["auto", "decord", "pyav"]
+Reader = Literal["pyav", "decord"]
 
-# Of one video in the sandbox: the ten clips of any video whose keyframes are at most 10 s apart, and all of five minutes
-# of 1920 x 1080 or of an hour and a half of 320 x 240 (about 150 and 2,500 frames per second on a core).
+# Of one video in the sandbox: to decode all of five minutes of 1920 x 1080, or of two hours of 320 x 240 (H.264, about
+# 150 and 3,000 frames per second on a core); ten clips of a video need less, where its keyframes are 10 s apart.
 CPU_SECONDS = 60
 
 
@@ -41,9 +41,9 @@ class Clip:
     """Scale jitter: in training the short side is drawn from `View.resize` to this, pixels, before the random crop; 0:
     it is `View.resize`."""
 
-    reader: Reader = "auto"
-    """'decord' reads what it can and PyAV the rest, 'pyav' reads all. 'auto': decord where it is installed; a run says
-    which in its identity, since their pixels differ by 1 or 2 of 255."""
+    reader: Reader = "pyav"
+    """'pyav' reads all files on all machines. 'decord' reads those that it is known to read right and PyAV the rest;
+    then all machines of a run need decord. At native size their frames are the same, resized they differ a little."""
 
     def __post_init__(self) -> None:
         for name, least in (("frames", 1), ("stride", 1), ("count", 1), ("max_resize", 0)):
@@ -51,25 +51,17 @@ class Clip:
             if type(value) is not int or value < least:
                 raise InputError(f"Clip.{name} is {value!r}; give a whole number of at least {least}")
         if self.reader not in get_args(Reader):
-            raise InputError(f"Clip.reader is {self.reader!r}; give 'auto', 'decord' or 'pyav'")
+            raise InputError(f"Clip.reader is {self.reader!r}; give 'pyav' or 'decord'")
 
 
 def resolve_reader(view: "View") -> "View":
-    """The view with 'auto' replaced by what this machine reads videos with.
-
-    InputError if it asks for decord and this machine has none: all machines of a run have to read alike.
-    """
-    if view.clip is None:
-        return view
-    found = find_spec("decord") is not None
-    if view.clip.reader == "decord" and not found:
+    """The view, if this machine can read as it asks; InputError if it asks for decord and this machine has none."""
+    if view.clip and view.clip.reader == "decord" and not find_spec("decord"):
         raise InputError(
             "Clip.reader is 'decord', which is not installed on this machine (it has wheels for Linux on x86-64 only): "
-            "install it, or give 'pyav'"
+            "install it on all, or give 'pyav'"
         )
-    if view.clip.reader != "auto":
-        return view
-    return replace(view, clip=replace(view.clip, reader="decord" if found else "pyav"))
+    return view
 
 
 def with_short_side(size: tuple[float, float], side: int) -> tuple[int, int]:
@@ -105,8 +97,8 @@ def eval_clips(data: bytes, view: "View", part: tuple[float, float] | None = Non
     """
     from raylabel.media.video import Video
 
-    clip, reader = _clip_of(view)
-    video = Video(data, reader, part)
+    clip = _clip_of(view)
+    video = Video(data, clip.reader, part)
     wanted, places = np.unique(eval_indices(video.frames, clip), return_inverse=True)
     to = with_short_side((video.width, video.height), view.resize)
     left, top = (round((n - view.size) / 2) for n in to)
@@ -123,9 +115,9 @@ def train_clip(data: bytes, view: "View", random: np.random.Generator) -> np.nda
     """
     from raylabel.media.video import Video
 
-    clip, reader = _clip_of(view)
+    clip = _clip_of(view)
     start, side, x, y, flip = random.random(5).tolist()
-    video = Video(data, reader)
+    video = Video(data, clip.reader)
     first = int(start * (_room(video.frames, clip) + 1))
     indices = (first + clip.stride * np.arange(clip.frames)) % video.frames
     most = max(clip.max_resize, view.resize)
@@ -135,12 +127,12 @@ def train_clip(data: bytes, view: "View", random: np.random.Generator) -> np.nda
     return frames[:, :, ::-1] if view.flip and flip < 0.5 else frames
 
 
-def cut_parser(short_side: int, quality: int, reader: str) -> Callable[[bytes, Sequence[float]], bytes]:
+def cut_parser(short_side: int, quality: int, reader: Reader) -> Callable[[bytes, Sequence[float]], bytes]:
     """What to train on of a video, or of the part that a sample's numbers (start, end) name; for the sandbox.
 
     No bytes where those of the corpus will do: of a whole video that is not to be made smaller. Then every frame has
     been decoded once, so that training meets no video that it cannot read. Else an MP4 file of the part, H.264 of that
-    `short_side` (0, or more than it has: as it is), at the video's frame rate; `quality` is x264's constant rate factor.
+    `short_side` (0, or more than it has: as it is), at the video's frame rate. `quality`: x264's constant rate factor.
     """
     from raylabel.media.encode import encode_mp4
     from raylabel.media.video import Video, warm_up
@@ -167,9 +159,7 @@ def part_of(numbers: Sequence[float]) -> tuple[float, float] | None:
     return start, end
 
 
-def _clip_of(view: "View") -> tuple[Clip, Literal["decord", "pyav"]]:
+def _clip_of(view: "View") -> Clip:
     if view.clip is None:
         raise InputError("the view has no `clip`, so it is one of pictures and not of videos")
-    if view.clip.reader == "auto":
-        raise InputError("Clip.reader is 'auto'; it has to be resolved where the run begins (resolve_reader)")
-    return view.clip, view.clip.reader
+    return view.clip

@@ -1,9 +1,9 @@
 """Media is parsed in child processes that can do nothing else: whatever breaks there costs one sample.
 
-Each child has 1 GB of memory and 10 s of CPU time for a sample (a video more of both), no file, no network, no environment and few system
-calls. One that dies or hangs is replaced; the sample that it held is tried once more, alone, and then is a Reject.
-Pixels and bytes pass through memory that both processes share, and nothing that a child says is believed: its answers
-are numbers and words of a fixed vocabulary, its pixels are pixels.
+Each child has 1 GB of memory and 10 s of CPU time for a sample (60 s for a video), no file, no network, no environment
+and few system calls. One that dies or hangs is replaced; the sample that it held is tried once more, alone, and then is
+a Reject. Pixels and bytes pass through memory that both processes share, and nothing that a child says is believed: its
+answers are numbers and words of a fixed vocabulary, its pixels are pixels.
 """
 
 import contextlib

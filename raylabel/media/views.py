@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from raylabel.errors import InputError
+from raylabel.media.child import CPU_SECONDS
 from raylabel.media.clips import CPU_SECONDS as CLIP_CPU_SECONDS
 from raylabel.media.clips import Clip, eval_clips, part_of, train_clip, with_short_side
-from raylabel.media.child import CPU_SECONDS
 from raylabel.media.decode import decode_draft, decode_image, decode_pixels
 from raylabel.rng import rng
 
@@ -91,7 +91,9 @@ class View:
             if not (type(value) is tuple and len(value) == 3 and all(least <= x <= 1 for x in value)):
                 raise InputError(f"View.{name} is {value!r}; give a tuple of 3 numbers from {least:g} to 1")
         if self.clip and 0 < self.clip.max_resize < self.resize:
-            raise InputError(f"Clip.max_resize is {self.clip.max_resize}; give 0, or at least View.resize, {self.resize}")
+            raise InputError(
+                f"Clip.max_resize is {self.clip.max_resize}; give 0, or at least View.resize, {self.resize}"
+            )
 
     @property
     def eval_shape(self) -> tuple[int, ...]:
@@ -281,7 +283,7 @@ def normalise(pixels: "torch.Tensor", view: View) -> "torch.Tensor":
 def _constants(
     mean: tuple[float, float, float], std: tuple[float, float, float], device: "torch.device", axes: int
 ) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Mean and std as [3, 1, 1] (of 3 `axes`) on the device; kept, because each copy to it would wait for all work queued there."""
+    """Mean and std, [3, 1, 1] (or as many `axes`), on the device; kept: a copy to it would wait for all queued there."""
     import torch
 
     m, s = (torch.tensor(x, dtype=torch.float32, device=device).view(3, *[1] * (axes - 1)) for x in (mean, std))

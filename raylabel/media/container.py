@@ -1,0 +1,189 @@
+"""What the file of a video says of itself, read before a frame is asked for: its streams, its packets, its limits.
+
+Letters: N frames of the whole video.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import av.logging
+import av.subtitles.codeccontext  # PyAV does so at the first file with subtitles, where a child may open no files
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from raylabel.media.decode import Reject, known_format
+
+MAX_FRAME_PIXELS = 10_000_000  # 4096 x 2304 and a little; a decoder keeps up to 17 frames of 1.5 or 3 bytes a pixel
+MAX_ASPECT = 16  # of the sides of a frame: with its short side at 256 it would be a million pixels
+
+# libavformat's name of the reader by the name of the format. It is forced: told by the content alone, a list of
+# addresses would be opened. (Of QuickTime and MP4 it follows no references to other files unless asked.)
+_DEMUXERS = {
+    "Matroska or WebM": "matroska",
+    "AVI": "avi",
+    "Flash video": "flv",
+    "MPEG transport stream": "mpegts",
+    "MPEG program stream": "mpeg",
+    "ASF or WMV": "asf",
+    "Ogg": "ogg",
+    "GIF": "gif",
+}
+_STILL = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix", b"hevc", b"hevx")  # brands of pictures in ISO media
+
+# Containers and codecs of which every packet has the time at which its frame is shown. Of others only decoding tells
+# how many frames there are: some packets of AVI hold none or two, those of interlaced broadcasts half of one.
+_TIMED = frozenset(("mov", "matroska", "flv"))
+_TIMED_CODECS = frozenset(("h264", "hevc", "vp8", "vp9", "av1", "mpeg4"))
+
+av.logging.set_level(av.logging.PANIC)  # what is wrong with a video stands in its Reject
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What is known of a video without decoding it, or where there is no other way, by decoding it once."""
+
+    width: int
+    height: int
+    """Of an upright frame, pixels."""
+    turns: int
+    """By 90 degrees, counterclockwise, that make a stored frame upright."""
+    times: np.ndarray
+    """Of each frame, from the first one's, in seconds, float64 [N]."""
+    fps: float
+    """Frames per second from the first to the last; of a single one, and without sound timestamps, the header's."""
+    pts: list[int] | None
+    """The timestamp of each frame, ascending, in the container's unit; None where they do not tell frames apart."""
+    keys: list[int]
+    """The frames at which decoding may begin, ascending; none where `pts` is None."""
+    codec: str
+    """libavcodec's name."""
+    plain: bool
+    """Nothing is odd: one stream of 8-bit 4:2:0, all packets whole and shown, no group of pictures needs another."""
+
+
+def demuxer_of(data: bytes) -> str:
+    """libavformat's name of what reads such files, by the first bytes alone; Reject for all that is no video."""
+    name = known_format(data)
+    if name.startswith("ISO media") and data[8:12] not in _STILL or name.startswith("QuickTime"):
+        return "mov"
+    if name not in _DEMUXERS:
+        raise Reject("format_not_allowed", name)
+    return _DEMUXERS[name]
+
+
+class _File(io.BytesIO):
+    """Whether its reader went beyond the end: then the file is shorter than it says."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._length, self.beyond = len(data), False
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        place = super().seek(offset, whence)
+        self.beyond |= place > self._length
+        return place
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[tuple[InputContainer, VideoStream, int, _File]]:
+    """(container, first video stream, number of such, file); its decoder runs on this thread. What libav raises
+    meanwhile is a Reject, in words that are the same in every run."""
+    demuxer, file = demuxer_of(data), _File(data)
+    try:
+        with av.open(file, "r", format=demuxer) as container:
+            streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+            if not streams:
+                raise Reject("corrupt", "no video stream")
+            context = streams[0].codec_context
+            if context is None:
+                raise Reject("format_not_allowed", "no decoder for its codec")
+            context.thread_count = 1
+            context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # frames may be larger than the header says
+            yield container, streams[0], len(streams), file
+    except (Reject, MemoryError):
+        raise
+    except EOFError as error:
+        raise Reject("truncated", "ends too early") from error
+    except Exception as error:
+        detail = getattr(error, "strerror", None) or str(error)
+        raise Reject("corrupt", f"{type(error).__name__}: {detail}") from error
+
+
+def read_header(data: bytes) -> Header:
+    """Reads all packets, and decodes the first frame; Reject if it is no video or none that is decoded here."""
+    with opened(data) as (container, stream, streams, file):
+        context = stream.codec_context
+        size = context.width, context.height
+        if min(size) < 1:
+            raise Reject("corrupt", f"frames of {size[0]} x {size[1]}")
+        if size[0] * size[1] > MAX_FRAME_PIXELS or max(size) > MAX_ASPECT * min(size):
+            limits = f"limits {MAX_FRAME_PIXELS} and {MAX_ASPECT} to 1"
+            raise Reject("too_many_pixels", f"frames of {size[0]} x {size[1]}, {limits}")
+        codec, plain = context.codec.canonical_name, context.pix_fmt in ("yuv420p", "yuvj420p") and streams == 1
+        first, shown, keys = None, [], []
+        for packet in container.demux(stream):
+            if first is None:
+                first = next(iter(packet.decode()), None)
+            if not packet.size:
+                continue
+            # Cut off by a list of edits, or (VP8) a picture that others are predicted from and nobody sees.
+            if packet.is_discard or codec == "vp8" and not memoryview(packet)[0] & 0x10:
+                plain = False
+                continue
+            plain &= not packet.is_corrupt
+            if packet.is_keyframe:
+                keys.append(len(shown))
+            shown.append(packet.pts)
+        if first is None:
+            raise Reject("corrupt", "no frame can be decoded")
+        rotation = first.rotation
+        base, rate = stream.time_base or Fraction(1), stream.average_rate or stream.guessed_rate
+        timed = container.format.name.partition(",")[0] in _TIMED and codec in _TIMED_CODECS
+    pts = None
+    if timed and None not in shown and len(set(shown)) == len(shown):
+        pts = sorted(shown)
+    if pts is None:
+        times = _count(data)
+        keys = []
+    else:
+        times = pts
+        # Of an open group of pictures what is shown before its keyframe stands behind it.
+        places = np.searchsorted(pts, [shown[key] for key in keys]).tolist()
+        plain &= places == keys and keys[:1] == [0] and not file.beyond
+        keys = sorted(places)
+    turns = rotation // 90 % 4 if rotation % 90 == 0 else 0
+    width, height = size[::-1] if turns % 2 else size
+    seconds, fps = _seconds(times, base, rate)
+    return Header(
+        width=width,
+        height=height,
+        turns=turns,
+        times=seconds,
+        fps=fps,
+        pts=pts,
+        keys=keys,
+        codec=codec,
+        plain=plain and pts is not None and rotation % 90 == 0,
+    )
+
+
+def _count(data: bytes) -> list[int | None]:
+    """The timestamps of all frames, in the order in which they are decoded."""
+    with opened(data) as (container, stream, *_):
+        return [frame.pts for frame in container.decode(stream)]
+
+
+def _seconds(times: list[int] | list[int | None], base: Fraction, rate: Fraction | None) -> tuple[np.ndarray, float]:
+    if len(times) > 1 and None not in times:
+        units = np.array(times, np.int64)
+        if (np.diff(units) > 0).all():
+            seconds = (units - units[0]) * base.numerator / base.denominator
+            return seconds, float((len(units) - 1) / seconds[-1])
+    fps = float(rate or 25)
+    return np.arange(len(times)) / fps, fps

@@ -1,0 +1,151 @@
+"""Clips per second on one core: raylabel's reading of videos, through the sandbox, over decord as it is documented.
+
+The work: 10 s of 320 x 240 at 25 frames per second, H.264 with a keyframe every 250 or every 50 frames; of each video
+10 uniformly spaced clips of 8 or 32 frames, short side at 128, the 112 x 112 in the middle. The peer opens a
+VideoReader, takes each clip by get_batch and resizes it by torch, in uint8 or in floats, whichever is faster here; the
+floor is PyAV decoding all frames and doing nothing with them. Then the memory of a child over 500 videos.
+"""
+
+import argparse
+import functools
+import io
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import av
+import decord
+import numpy as np
+import torch
+from bench_examples import photograph
+from figures import interleave, print_ratio, print_value
+from PIL import Image
+
+from raylabel.media.clips import Clip, eval_indices
+from raylabel.media.sandbox import Parser, Sandbox
+from raylabel.media.views import View, eval_parser
+
+BARS = {8: 1.2, 32: 2.3}
+FPS, SECONDS, WIDTH, HEIGHT = 25, 10, 320, 240
+VIDEOS = 8
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--repeats", type=int, default=7)
+    options.add_argument("--reader", default="decord", choices=["decord", "pyav"])
+    arguments = options.parse_args()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+    decord.bridge.set_bridge("torch")
+    slow = []
+    for gop in (250, 50):
+        media = [encode(seed, gop) for seed in range(VIDEOS)]
+        for frames, bar in BARS.items():
+            view = View(size=112, resize=128, clip=Clip(frames=frames, reader=arguments.reader))
+            name = f"10 clips of {frames} frames, keyframe every {gop}, {arguments.reader}"
+            if compare(name, media, view, arguments.repeats) < bar:
+                slow.append(name)
+    print_value("video", "child's memory after 500 videos, beyond that after 50", [memory_growth(media, view)], "MB")
+    if slow:
+        raise SystemExit(f"below their bars: {', '.join(slow)}")
+
+
+def encode(seed: int, gop: int) -> bytes:
+    """A pan over a photograph with some noise that changes, at about 350 kbit/s."""
+    noise = np.random.default_rng(seed)
+    scene = np.asarray(Image.open(io.BytesIO(photograph(seed))).resize((2 * WIDTH, 2 * HEIGHT)))
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4") as container:
+        options = {"crf": "26", "g": str(gop), "sc_threshold": "0"}
+        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for i in range(FPS * SECONDS):
+            x, y = (round((1 + np.sin(i / 40 + seed + phase)) / 2 * side) for phase, side in ((0, WIDTH), (1, HEIGHT)))
+            pixels = scene[y : y + HEIGHT, x : x + WIDTH].astype(np.int16)
+            pixels = (pixels + noise.integers(-4, 5, pixels.shape, np.int16)).clip(0, 255).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return out.getvalue()
+
+
+def compare(name: str, media: Sequence[bytes], view: View, repeats: int) -> float:
+    """Prints the figures; the ratio to the faster form of the peer."""
+    clip = view.clip
+    assert clip
+    out = np.empty((len(media), *view.eval_shape), np.uint8)
+    indices = eval_indices(FPS * SECONDS, clip)
+    with Sandbox(Parser.of(eval_parser, cpu_seconds=view.cpu_seconds, view=view)) as sandbox:
+
+        def mine() -> None:
+            assert not any(sandbox.fill(out, media))
+
+        def peer(dtype: torch.dtype) -> list[torch.Tensor]:
+            return [documented(data, indices, view, dtype) for data in media]
+
+        mine()
+        theirs = torch.stack(peer(torch.float32)).numpy()
+        # Other filters, but the same frames and the same place: else one would not be measured against the other.
+        difference = abs(theirs - out.astype(np.float32)).mean()
+        if difference > 4:
+            raise SystemExit(f"{name}: the peer's pixels are {difference:.1f} off")
+        arms: dict[str, Callable[[], object]] = {
+            "raylabel": mine,
+            "uint8": lambda: peer(torch.uint8),
+            "float": lambda: peer(torch.float32),
+            "floor": lambda: [decode(data) for data in media],
+        }
+        clips = len(media) * clip.count
+        rates = interleave({arm: functools.partial(rate, work, clips) for arm, work in arms.items()}, repeats)
+    print_value("video", f"{name}: raylabel", rates["raylabel"], "clips/s")
+    faster = max(("uint8", "float"), key=lambda arm: np.median(rates[arm]))
+    print_value("video", f"{name}: decord as documented, resized in {faster}", rates[faster], "clips/s")
+    print_ratio("video", name, "decoding all frames, PyAV", rates["raylabel"], rates["floor"])
+    return print_ratio("video", name, f"decord as documented, {faster}", rates["raylabel"], rates[faster])
+
+
+def documented(data: bytes, indices: np.ndarray, view: View, dtype: torch.dtype) -> torch.Tensor:
+    """The clips [M, T, S, S, 3]."""
+    reader = decord.VideoReader(io.BytesIO(data), ctx=decord.cpu(0), num_threads=1)
+    height, width = view.resize, view.resize * WIDTH // HEIGHT
+    top, left = (height - view.size) // 2, (width - view.size) // 2
+    clips = []
+    for wanted in indices:
+        frames = reader.get_batch(wanted).permute(0, 3, 1, 2).to(dtype)
+        frames = torch.nn.functional.interpolate(frames, size=(height, width), mode="bilinear", antialias=True)
+        clips.append(frames[:, :, top : top + view.size, left : left + view.size].permute(0, 2, 3, 1))
+    return torch.stack(clips)
+
+
+def decode(data: bytes) -> None:
+    with av.open(io.BytesIO(data)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        for _ in container.decode(stream):
+            pass
+
+
+def rate(work: Callable[[], object], clips: int) -> float:
+    begin = time.perf_counter()
+    work()
+    return clips / (time.perf_counter() - begin)
+
+
+def memory_growth(media: Sequence[bytes], view: View) -> float:
+    """MB that a child holds after 500 videos beyond what it held after 50."""
+    out = np.empty((10, *view.eval_shape), np.uint8)
+    held = []
+    with Sandbox(Parser.of(eval_parser, cpu_seconds=view.cpu_seconds, view=view)) as sandbox:
+        for i in range(50):
+            sandbox.fill(out, [media[(10 * i + j) % len(media)] for j in range(10)])
+            if i in (4, 49):
+                (child,) = sandbox._idle.queue
+                assert child
+                status = Path(f"/proc/{child._pid}/status").read_text()
+                held.append(int(status.partition("VmRSS:")[2].split()[0]) / 1024)
+    return held[1] - held[0]
+
+
+if __name__ == "__main__":
+    main()
