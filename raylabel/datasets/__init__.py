@@ -13,7 +13,8 @@ from raylabel.errors import InputError
 __all__ = ["actions", "digits", "hmdb51", "kinetics", "moving_digits", "resolve", "ucf101"]
 
 EMBEDDED = "embedded://"
-SETS: dict[str, Callable[[Root], Artifact]] = {"digits": digits, "moving-digits": moving_digits}  # each of labeled, unlabeled and test.parquet
+# Each is a folder of labeled.parquet, unlabeled.parquet and test.parquet.
+SETS: dict[str, Callable[[Root], Artifact]] = {"digits": digits, "moving-digits": moving_digits}
 
 
 def resolve(root: Root, corpus: Corpus) -> Corpus:

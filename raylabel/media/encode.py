@@ -61,11 +61,6 @@ def encode_mp4(frames: Iterable[np.ndarray], fps: float, crf: int = 23) -> bytes
     return _index_first(out.getvalue())
 
 
-def warm_up() -> None:
-    """Encodes once: a child of the sandbox, which opens no file, finds all that is loaded at the first use."""
-    encode_mp4([np.zeros((16, 16, 3), np.uint8)], 25)
-
-
 def _checked(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size or frame.shape != shape:
         raise ValueError(f"a frame of {frame.dtype} {list(frame.shape)}; give uint8 [H, W, 3], all of one size")

@@ -5,7 +5,6 @@ characters are stripped, and the page forbids itself to load or run anything (Co
 """
 
 import base64
-import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,9 +14,7 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
-from PIL import Image
 
-from raylabel.media.decode import decode_image
 from raylabel.report.summary import Summary, printable
 
 MODELS = ("teacher", "control", "pretrain", "finetune")
@@ -26,6 +23,14 @@ SERIES = 6
 """Colours in the page's style; further curves repeat them dashed."""
 NAMED_CLASSES = 60
 """Up to this many classes each has its bar; beyond it they are one sorted line."""
+SECONDS = 3.0
+"""Of a clip that plays, at most."""
+RATE = 15.0
+"""Frames per second of a clip, about: a whole part of the video's."""
+CLIP_BYTES = 48 << 10
+"""Of one clip that plays; a larger one is left out. Those measured had 1 to 22 kB."""
+CLIPS_BYTES = 4 << 20
+"""Of all clips of a page, the best ranks of each class first; the page writes 4 characters for 3 of them."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,18 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Film:
+    """How a video plays."""
+
+    seconds: float
+    """Length of the video, or of the part of it that the sample is."""
+    poster: bytes
+    """JPEG: the clip's first frame."""
+    clip: bytes
+    """MP4: some seconds of its middle."""
+
+
+@dataclass(frozen=True)
 class Picture:
     """One pick, to be looked at."""
 
@@ -55,7 +72,9 @@ class Picture:
     key: int
     """Finds the sample again."""
     jpeg: bytes
-    """From `thumbnail`: small, and without the metadata of the file it was made of."""
+    """Small, and without the metadata of the file it was made of: the picture, or the video's filmstrip."""
+    film: Film | None = None
+    """If it is of a video."""
 
 
 @dataclass(frozen=True)
@@ -66,31 +85,6 @@ class Strip:
     """Class name."""
     pictures: Sequence[Picture]
     """By rank."""
-
-
-def thumbnail(image: Image.Image, side: int = 112) -> bytes:
-    """JPEG of at most `side` x `side` pixels, without EXIF, comment, or colour profile.
-
-    Smaller pictures grow by a whole factor, so that the pixels of an 8x8 digit stay square. The pixels are taken as
-    they stand: an EXIF orientation that the caller did not apply is not applied here. Transparency turns white.
-    """
-    pixels = image.convert("RGBA")
-    # A new image has no `info`, where Pillow keeps comments and profiles that it would write again.
-    clean = Image.new("RGB", pixels.size, "white")
-    clean.paste(pixels, mask=pixels.getchannel("A"))
-    factor = side // max(clean.size)
-    if factor > 1:
-        clean = clean.resize((clean.width * factor, clean.height * factor), Image.Resampling.NEAREST)
-    else:
-        clean.thumbnail((side, side), Image.Resampling.LANCZOS)
-    out = io.BytesIO()
-    clean.save(out, "JPEG", quality=85, subsampling=0)  # full colour resolution: 8x8 squares would bleed otherwise
-    return out.getvalue()
-
-
-def thumbnail_parser() -> Callable[[bytes, Sequence[int]], bytes]:
-    """`thumbnail` of encoded pictures, for the sandbox."""
-    return lambda data, _: thumbnail(decode_image(data))
 
 
 def write_page(summary: Summary, curves: Mapping[str, Sequence[Point]], strips: Sequence[Strip]) -> str:
@@ -133,10 +127,28 @@ def write_page(summary: Summary, curves: Mapping[str, Sequence[Point]], strips: 
         series=[(name, _style(name, i)) for i, name in enumerate(_in_story_order(curves))],
         charts=_charts(curves),
         strips=strips,
-        data_uri=lambda jpeg: "data:image/jpeg;base64," + base64.b64encode(jpeg).decode(),
+        films=sum(p.film is not None for s in strips for p in s.pictures),
+        playing=_playing(strips),
+        seconds=f"{SECONDS:g}",
+        rate=f"{RATE:g}",
+        clip_bytes=CLIP_BYTES,
+        clips_bytes=CLIPS_BYTES,
+        kilobytes=lambda n: f"{n >> 10:,} kB",
+        data_uri=lambda kind, data: f"data:{kind};base64," + base64.b64encode(data).decode(),
         probability=_probability,
         settings=list(_leaves(data["settings"], ("settings",))),
     )
+
+
+def _playing(strips: Sequence[Strip]) -> set[tuple[int, int]]:
+    """(strip, place in it) of the videos whose clip the page has room for."""
+    found, room = set(), CLIPS_BYTES
+    films = [(place, i, p.film) for i, s in enumerate(strips) for place, p in enumerate(s.pictures) if p.film]
+    for place, i, film in sorted(films, key=lambda one: one[:2]):
+        if len(film.clip) <= min(CLIP_BYTES, room):
+            room -= len(film.clip)
+            found.add((i, place))
+    return found
 
 
 class _Shown:

@@ -12,10 +12,13 @@ import numpy as np
 
 from raylabel.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.corpus import Corpus, Shards, read_keys
+from raylabel.media.clips import CPU_SECONDS as CLIP_CPU_SECONDS
+from raylabel.media.decode import Reject as Unread
 from raylabel.media.sandbox import Parser, Sandbox
 from raylabel.models import CURVE
-from raylabel.report.page import Picture, Point, Strip, thumbnail_parser, write_page
+from raylabel.report.page import Film, Picture, Point, Strip, write_page
 from raylabel.report.summary import Accuracy, Counts, Gain, Leaks, Picks, Reject, Stage, Summary
+from raylabel.report.thumbnails import film_parser, thumbnail_parser, unpack
 from raylabel.schema import PICKS
 
 SUMMARY, PAGE = "summary.json", "report.html"
@@ -124,25 +127,40 @@ def _stage(name: str, artifacts: tuple[Artifact, ...]) -> Stage:
 
 
 def _strips(run: Run) -> list[Strip]:
-    """The real pictures at ranks 1, 2, 5, 10, ... of classes spread over all."""
+    """The real pictures or videos at ranks 1, 2, 5, 10, ... of classes spread over all."""
     table = run.picks.table("picks", PICKS)
     label, rank, score, key = (table.column(name).to_numpy() for name in ("label", "rank", "score", "key"))
     shown = np.unique(np.linspace(0, len(run.classes) - 1, min(STRIPS, len(run.classes))).round().astype(int))
     wanted = np.concatenate([np.flatnonzero((label == c) & _shown_ranks(rank, label == c)) for c in shown])
-    samples = read_keys(run.corpus, Shards(run.shards), key[wanted].tolist())
+    looks = _looks(run, sorted(set(key[wanted].tolist())))
     logits = run.picks.info["rank"] == "logits"
     pictures: dict[int, list[Picture]] = {int(c): [] for c in shown}
-    media = {number: sample.media for number, sample in samples.items() if sample.media is not None}
-    with Sandbox(Parser.of(thumbnail_parser)) as sandbox:
-        small = dict(zip(media, sandbox.convert(list(media.values())), strict=True))
     for i in wanted:
-        jpeg = small.get(int(key[i]))
-        if isinstance(jpeg, bytes):
+        if look := looks.get(int(key[i])):
             value = float(score[i])
             probability = None if logits else 1 / (1 + math.exp(-max(-700.0, value)))
-            picture = Picture(rank=int(rank[i]), score=value, probability=probability, key=int(key[i]), jpeg=jpeg)
+            jpeg, film = look
+            picture = Picture(
+                rank=int(rank[i]), score=value, probability=probability, key=int(key[i]), jpeg=jpeg, film=film
+            )
             pictures[int(label[i])].append(picture)
     return [Strip(label=run.classes[c], pictures=some) for c, some in pictures.items()]
+
+
+def _looks(run: Run, keys: list[int]) -> dict[int, tuple[bytes, Film | None]]:
+    """Key → (JPEG, how it plays if it is a video) of the samples that can be shown."""
+    films = run.corpus.kind == "video"
+    looks: dict[int, tuple[bytes, Film | None]] = {}
+    parser = Parser.of(film_parser, CLIP_CPU_SECONDS) if films else Parser.of(thumbnail_parser)
+    with Sandbox(parser) as sandbox:
+        for some in [[key] for key in keys] if films else [keys]:  # a hundred videos may not fit into memory
+            samples = [s for s in read_keys(run.corpus, Shards(run.shards), some).values() if s.media]
+            made = sandbox.convert([s.media or b"" for s in samples], [s.part or () for s in samples])
+            for sample, look in zip(samples, made, strict=True):
+                found = None if isinstance(look, Unread) else unpack(look) if films else (look, None)
+                if found:
+                    looks[sample.key] = found
+    return looks
 
 
 def _shown_ranks(rank: np.ndarray, mine: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raylabel.media import encode
-from raylabel.media.encode import encode_mp4, warm_up
+from raylabel.media.encode import encode_mp4
 from raylabel.media.sandbox import Parser, Sandbox
 
 
@@ -199,7 +199,7 @@ def test_what_is_no_video_is_refused(frames: list[np.ndarray], fps: float, messa
 
 def encoder() -> Callable[[bytes, Sequence[int]], bytes]:
     """A parser for the sandbox: count, height and width as a JSON list → those frames, encoded."""
-    warm_up()
+    encode_mp4(numbered(1, 16, 16), 25)  # loads all that is loaded at the first use
     return lambda data, _: encode_mp4(numbered(*json.loads(data)), 25)
 
 

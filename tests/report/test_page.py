@@ -19,8 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from raylabel.report.page import NAMED_CLASSES, Picture, Point, Strip, thumbnail, write_page
+from raylabel.report.page import NAMED_CLASSES, Picture, Point, Strip, write_page
 from raylabel.report.summary import Accuracy, Counts, Gain, Leaks, Picks, Reject, Stage, Summary
+from raylabel.report.thumbnails import thumbnail
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -246,62 +247,6 @@ def test_a_loss_that_is_not_finite_breaks_the_line_and_is_named() -> None:
     assert svg_paths(page)[0].count("M") == 2
     assert "teacher: training loss not finite at 500 images" in page
     assert not re.search(r"\b(nan|inf)\b", page)
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        ((8, 8), (112, 112)),
-        ((32, 32), (96, 96)),
-        ((5, 8), (70, 112)),
-        ((100, 60), (100, 60)),
-        ((112, 112), (112, 112)),
-        ((500, 250), (112, 56)),
-        ((3000, 1), (112, 1)),
-    ],
-)
-def test_thumbnails_grow_by_factors_and_shrink_to_the_side(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    rng = np.random.default_rng(0)
-    image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
-    small = Image.open(io.BytesIO(thumbnail(image)))
-    assert (small.format, small.size) == ("JPEG", expected)
-
-
-def test_a_small_picture_keeps_its_pixels_square() -> None:
-    digit = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
-    shown = np.asarray(Image.open(io.BytesIO(thumbnail(Image.fromarray(digit)))).convert("L")).astype(int)
-    # JPEG at quality 85 is off by about 1; a bicubic enlargement by 23.
-    assert np.abs(shown - np.kron(digit, np.ones((14, 14)))).mean() < 4
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])
-def test_thumbnails_take_every_mode(mode: str) -> None:
-    image = Image.linear_gradient("L").resize((16, 16))
-    if mode == "I;16":
-        image = Image.fromarray(np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16))
-    elif mode == "PA":
-        image = image.convert("LA").convert("PA")
-    else:
-        image = image.convert(mode)
-    shown = np.asarray(Image.open(io.BytesIO(thumbnail(image))).convert("L"))
-    assert shown.max() > 200 and shown.min() < 55  # not clipped, not blank
-
-
-def test_transparency_turns_white() -> None:
-    shown = Image.open(io.BytesIO(thumbnail(Image.new("RGBA", (8, 8), (0, 0, 0, 0)))))
-    assert shown.getextrema() == ((255, 255),) * 3
-
-
-def test_thumbnails_carry_nothing_of_the_file_they_were_made_of() -> None:
-    exif = Image.Exif()
-    exif[0x010E] = "CANARY exif"
-    exif.get_ifd(0x8825)[29] = "CANARY gps"
-    file = io.BytesIO()
-    Image.new("RGB", (300, 200)).save(file, "JPEG", exif=exif, comment=b"CANARY comment", icc_profile=b"CANARY icc")
-    assert file.getvalue().count(b"CANARY") == 4
-    again = thumbnail(Image.open(file))
-    assert b"CANARY" not in again and b"Exif" not in again
-    assert not Image.open(io.BytesIO(again)).getexif()
 
 
 def test_strips_show_rank_log_odds_and_probability() -> None:
