@@ -3,12 +3,15 @@
 import functools
 from dataclasses import dataclass, field, replace
 
+import pyarrow as pa
+
 from raylabel import datasets
 from raylabel.artifact import NOT_IDENTITY, Artifact, Root, identity_of
-from raylabel.corpus import Corpus, index_corpus
+from raylabel.corpus import Corpus, Shards, index_corpus, read_groups
 from raylabel.duplicates import find_duplicates
 from raylabel.errors import InputError
 from raylabel.evaluate.classify import TOP, accuracy, hits, metrics, paired_gain
+from raylabel.evaluate.leaks import Policy, find_leaks
 from raylabel.evaluate.precision import Truth, pick_precision
 from raylabel.examples import Materialize, materialize
 from raylabel.labels.teacher import Label, label
@@ -80,6 +83,9 @@ class Recipe:
     """The student on the picks, from random weights."""
     finetune: Train
     """The student on the labeled set, all layers."""
+    leaks: Policy = "report"
+    """What to do if source videos of the test set, or its very files, stand among what is learned from: 'report' it, or
+    end in an 'error'."""
     seed: int = 0
     """Of every random choice: weights, order, crops."""
     retry_rejects: bool = field(default=False, metadata=NOT_IDENTITY)
@@ -110,6 +116,8 @@ class Prepared:
     """PICKS of the test set."""
     classes: tuple[str, ...]
     """Their names, in label order."""
+    groups: dict[str, pa.Table]
+    """Of the labeled and the test set, what `read_groups` says."""
     teacher: Artifact | None
     """The teacher, if it is given and not trained here."""
 
@@ -130,6 +138,8 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
     labels = truth(root, shards["labeled"], corpora["labeled"])
     classes = tuple(labels.info["classes"])
     test_labels = truth(root, shards["test"], corpora["test"], classes)
+    groups = {n: read_groups(corpora[n], Shards(shards[n])) for n in ("labeled", "test")}
+    find_leaks(root, recipe.leaks, groups["labeled"], groups["test"])  # those that nothing need be scored to see
     recipe.select.check_against(len(classes), min(recipe.label.p, len(classes)))
     return Prepared(
         corpora=corpora,
@@ -137,6 +147,7 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
         labels=labels,
         test_labels=test_labels,
         classes=classes,
+        groups=groups,
         teacher=_given_teacher(root, recipe.teacher, len(classes)),
     )
 
@@ -237,6 +248,9 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
         )
         for name, model in models.items()
     }
+    shared = find_leaks(
+        root, recipe.leaks, start.groups["labeled"], start.groups["test"], scores, tests["student (fine-tuned)"]
+    )
     right = {name: hits(tested, start.test_labels) for name, tested in tests.items()}
     accuracies = [accuracy(name, *found, len(classes)) for name, found in right.items()]
     gain = paired_gain(right["student (fine-tuned)"][0], right["control"][0])
@@ -263,6 +277,7 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
         curves={**({} if start.teacher else {"teacher": teacher}), **students},
         accuracies=accuracies,
         gain=gain,
+        leaks=shared,
         precision=pick_precision(picks, shards["unlabeled"], recipe.truth),
         more=(
             *shards.values(),

@@ -66,7 +66,8 @@ class Golden:
     def ranked(self) -> tuple[np.ndarray, np.ndarray]:
         """(classes, log-odds) of `scored`, [., P]."""
         pixels = np.stack([_pixels(self.media[i] or b"") for i in self.scored])
-        return rank(pixels)[:2]
+        classes, log_odds, _ = rank(pixels)
+        return classes, log_odds
 
     def copies(self, lost: Collection[int] = ()) -> dict[int, int]:
         """Key of each copy → key of what it is a copy of, the first in the corpus."""

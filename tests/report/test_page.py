@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import io
 import json
 import math
 import re
