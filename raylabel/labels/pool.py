@@ -5,6 +5,7 @@ Only references pass the driver.
 
 import collections
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
+from ray.util.annotations import RayDeprecationWarning
 
 from raylabel.artifact import commit_part, write_table
 from raylabel.corpus import Unit
@@ -92,23 +94,25 @@ def units_of_item(units: int, actors: int) -> int:
 
 def _pipeline(job: Job, items: list[pa.Table]) -> ray.data.Dataset:
     pool, work = job.pool, ray.data.from_arrow(items)
-    if not pool.threads:
-        # Half a CPU: a decoder waits for storage as long as it computes. (It also differs from the actors' whole one,
-        # which keeps Ray from fusing decoding into them.)
-        work = work.map_batches(
-            functools.partial(decode, job), batch_size=1, batch_format="pyarrow", num_cpus=0.5, max_retries=DEATHS
+    with warnings.catch_warnings():  # Ray will want retries told in another way, and has none yet
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        if not pool.threads:
+            # Half a CPU: a decoder waits for storage as long as it computes. (It also differs from the actors' whole
+            # one, which keeps Ray from fusing decoding into them.)
+            work = work.map_batches(
+                functools.partial(decode, job), batch_size=1, batch_format="pyarrow", num_cpus=0.5, max_retries=DEATHS
+            )
+        return work.map_batches(
+            Actor,
+            fn_constructor_args=(job,),
+            batch_size=1 if pool.threads else PIXELS,  # rows of a call
+            batch_format="pyarrow",
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+            compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(items)), max_tasks_in_flight_per_actor=2),
+            max_restarts=DEATHS,
+            max_task_retries=DEATHS,
         )
-    return work.map_batches(
-        Actor,
-        fn_constructor_args=(job,),
-        batch_size=1 if pool.threads else PIXELS,  # rows of a call
-        batch_format="pyarrow",
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus,
-        compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(items)), max_tasks_in_flight_per_actor=2),
-        max_restarts=DEATHS,
-        max_task_retries=DEATHS,
-    )
 
 
 def _grouped(dataset: ray.data.Dataset, parts: Iterator[Part]) -> Iterator[tuple[Part, list[Span]]]:
