@@ -302,8 +302,11 @@ def test_ucf101_names_its_groups_itself(tmp_path: Path, indexed: Indexed) -> Non
         samples = read_all(corpus, shards)
         assert {os.path.basename(s.uri.partition("#")[2] or s.uri): s.group for s in samples} == names
         assert read_groups(corpus, shards)["group"].to_pylist() == [s.group for s in samples]
+    (tmp_path / "l.csv").write_bytes(written(["path", "g"], [[f"d/x/{name}", name[2:5]] for name in names]))
     corpus = Corpus(uri=(str(tmp_path / "l.csv"),), kind="video", group="g")
-    assert {s.group for s in read_all(corpus, indexed(corpus))} == {"mine"}
+    assert [s.group for s in read_all(corpus, indexed(corpus))] == [name[2:5] for name in names]
+    (tmp_path / "l.csv").write_bytes(written(["path", "g"], [[f"d/x/{name}", ""] for name in names]))
+    assert {s.group for s in read_all(corpus, indexed(corpus))} == {None}  # what the list leaves open stays open
     corpus = Corpus(uri=(str(tmp_path / "l.txt"),))  # pictures
     assert {s.group for s in read_all(corpus, indexed(corpus))} == {None}
     assert read_groups(corpus, indexed(corpus))["group"].null_count == len(names)

@@ -35,22 +35,19 @@ def read_files(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], la
     and few are read before their turn."""
     uri, every = shard["uri"], shard["paths"]
     entries = [split_line(uri, every[row]) for row in rows]
-    runs = [list(run) for _, run in groupby(zip(rows, entries, strict=True), key=lambda pair: pair[1].path)]
+    places = [file_uri(uri, entry.path) for entry in entries]
+    runs = [(place, len(list(run))) for place, run in groupby(places)]
     most = max(1, HELD * len(every) // max(1, shard["bytes"]))
     pool = ThreadPoolExecutor(THREADS)
     reading: deque[Future[tuple[bytes | None, Unread]]] = deque()
     try:
-        todo = iter(file_uri(uri, run[0][1].path) for run in runs)
-        for run in runs:
-            reading.extend(pool.submit(_read_file, place) for place in islice(todo, most - len(reading)))
+        todo, about = iter(runs), zip(rows, entries, strict=True)
+        for place, count in runs:
+            reading.extend(pool.submit(_read_file, ahead) for ahead, _ in islice(todo, most - len(reading)))
             media, error = reading.popleft().result()
-            for row, entry in run:
-                place = file_uri(uri, entry.path)
-                said = Said(
-                    file_label(place, uri, entry) if labels else None,
-                    parse_part(entry.start, entry.end, place),
-                    file_group(corpus, entry),
-                )
+            for row, entry in islice(about, count):
+                label = file_label(place, uri, entry) if labels else None
+                said = Said(label, parse_part(entry.start, entry.end, place), file_group(corpus, entry))
                 yield make_sample(make_key(shard["shard"], row), place, media, said, error)
     finally:
         pool.shutdown(cancel_futures=True)
