@@ -1,0 +1,125 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from raylabel.errors import InputError
+from raylabel.models import (
+    Model,
+    build,
+    check_input,
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """As in test_build: small convolutions on the threads of a busy machine mostly wait."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def on_meta(arch: str, classes: int) -> nn.Module:
+    """The network without its numbers: 80 million cost nothing."""
+    with torch.device("meta"):
+        return build(Model(arch=arch), classes)
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def giga_multiply_adds(network: nn.Module, frames: int, size: int) -> float:
+    """Of one clip; torch counts a multiplication and an addition as two."""
+    clips = torch.empty(1, 3, frames, size, size, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        assert network.eval()(clips).shape[0] == 1
+    return counter.get_total_flops() / 2e9
+
+
+@pytest.mark.parametrize(
+    ("classes", "count"), [(487, 79_991_015), (400, 79_634_576), (101, 78_409_573), (51, 78_204_723)]
+)
+def test_c3d_has_its_size(classes: int, count: int):
+    """Tran et al. 2015: 27.66 million in the convolutions; VMZ lists 38.5 giga multiply-adds of 16 x 112 x 112."""
+    network = on_meta("c3d", classes)
+    assert parameters(network) == count
+    convolutions = sum(parameters(m) for m in network.modules() if isinstance(m, nn.Conv3d))
+    assert round(convolutions / 1e6, 2) == 27.66
+    assert round(giga_multiply_adds(network, 16, 112), 1) == 38.5
+
+
+def test_c3d_keeps_the_shapes_of_the_paper():
+    network, shapes = on_meta("c3d", 487), {}
+
+    def note(name: str):
+        return lambda _, inputs, output: shapes.update({name: tuple(output.shape[1:])})
+
+    for name, module in network.named_children():
+        module.register_forward_hook(note(name))
+    network(torch.empty(1, 3, 16, 112, 112, device="meta"))
+    expected = {
+        "conv1": (64, 16, 112, 112),
+        "pool1": (64, 16, 56, 56),
+        "conv2": (128, 16, 56, 56),
+        "pool2": (128, 8, 28, 28),
+        "conv3a": (256, 8, 28, 28),
+        "conv3b": (256, 8, 28, 28),
+        "pool3": (256, 4, 14, 14),
+        "conv4a": (512, 4, 14, 14),
+        "conv4b": (512, 4, 14, 14),
+        "pool4": (512, 2, 7, 7),
+        "conv5a": (512, 2, 7, 7),
+        "conv5b": (512, 2, 7, 7),
+        "pool5": (512, 1, 4, 4),
+        "fc6": (4096,),
+        "fc7": (4096,),
+        "fc8": (487,),
+    }
+    assert {name: shapes[name] for name in expected} == expected
+    assert set(shapes) - set(expected) == {"dropout"}
+
+
+def test_c3d_computes_logits_layer_by_layer():
+    """Against functions alone; its dropout is off in evaluation and 0.5, twice, in training."""
+    with torch.device("meta"):
+        network = build(Model(arch="c3d"), 7)
+    torch.manual_seed(0)
+
+    def drawn(t: Tensor) -> Tensor:
+        return torch.randn(t.shape) * ((2 / t[0].numel()) ** 0.5 if t.ndim > 1 else 1)
+
+    s: dict[str, Tensor] = {name: drawn(t) for name, t in network.state_dict().items()}
+    network.load_state_dict(s, assign=True)
+    clips = torch.randn(1, 3, 16, 112, 112)
+
+    def conv(x: Tensor, name: str) -> Tensor:
+        return F.relu(F.conv3d(x, s[f"{name}.weight"], s[f"{name}.bias"], padding=1))
+
+    x = F.max_pool3d(conv(clips, "conv1"), (1, 2, 2), (1, 2, 2))
+    x = F.max_pool3d(conv(x, "conv2"), 2, 2)
+    for stage in (3, 4, 5):
+        x = conv(conv(x, f"conv{stage}a"), f"conv{stage}b")
+        x = F.max_pool3d(x, 2, 2, padding=(0, 1, 1) if stage == 5 else 0)
+    x = x.flatten(1)
+    for layer in ("fc6", "fc7"):
+        x = F.relu(x @ s[f"{layer}.weight"].T + s[f"{layer}.bias"])
+    expected = x @ s["fc8.weight"].T + s["fc8.bias"]
+    with torch.inference_mode():
+        logits = network.eval()(clips)
+        torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(logits.sum(), torch.ones(())) and logits.min() < 0
+    assert [m.p for m in network.modules() if isinstance(m, nn.Dropout)] == [0.5]
+
+
+@pytest.mark.parametrize(("frames", "size"), [(8, 112), (32, 112), (17, 112), (16, 128), (16, 111)])
+def test_c3d_s_clip_is_demanded_in_words(frames: int, size: int):
+    with pytest.raises(
+        InputError, match=f"^arch is 'c3d'.* 16 frames of 112 x 112 .* {frames} of {size} x {size}"
+    ) as e:
+        check_input(Model(arch="c3d"), frames, size)
+    assert "\n" not in str(e.value)
