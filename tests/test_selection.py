@@ -5,6 +5,7 @@ from unittest import mock
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -292,12 +293,14 @@ def test_a_copy_is_dropped_before_the_best_part_is_chosen(ray_local, tmp_path):
 
 
 def test_groups_are_read_where_there_are_some_alone(tmp_path):
+    iter_batches = pq.ParquetFile.iter_batches
     rows = random_rows(60, 3, 2, seed=4)
     scores = fake_scores(Root.open(str(tmp_path)), "s", rows, [60], 2, {row[0]: 5 for row in rows})
+    folder, some = str(tmp_path), ["scores-00000.parquet"]
     for grouped, columns in ((False, 3), (True, 4)):
-        name = _write_candidates(
-            scores.uri, ["scores-00000.parquet"], 2, "", [], Select(k=9, p=2), grouped, 3, str(tmp_path), f"{grouped}"
-        )
+        with mock.patch.object(pq.ParquetFile, "iter_batches", autospec=True, side_effect=iter_batches) as opened:
+            name = _write_candidates(scores.uri, some, 2, "", [], Select(k=9, p=2), grouped, 3, folder, f"{grouped}")
+        assert ("group" in opened.call_args.kwargs["columns"]) == grouped
         found = exchange.read_part(str(tmp_path), name, 0)
         assert len(found) == columns and len(found[0]) == (3 if grouped else 27)
 

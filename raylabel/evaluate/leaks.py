@@ -97,7 +97,7 @@ def _place(key: int) -> str:
 
 
 def _compare(root: Root, scores: Artifact, tested: Artifact) -> Artifact:
-    """The artifact `leaks`: SHARED, the rows of `tested` that have a counterpart in `scores`, in key order.
+    """The artifact `leaks`: SHARED, the rows of `tested` that have a counterpart in `scores`.
 
     Info: unlabeled (samples of the corpus whose source video is one of the test set's), copies (those that are a test
     sample byte for byte).
@@ -113,11 +113,9 @@ def _compare(root: Root, scores: Artifact, tested: Artifact) -> Artifact:
             found = run_tasks(_count_shared, tasks, lambda share: progress.update(int(share * rows)))
         videos, same, unlabeled, copies = zip(*found, strict=True)
         video, copy = np.any(videos, axis=0), np.any(same, axis=0)
-        table = tested.table("scores-", SCORES, ["key"])
-        keys = table.column("key").to_numpy()
-        order = np.argsort(keys)
-        order = order[np.logical_or(video, copy)[order]]
-        shared = pa.table([keys[order], video[order], copy[order]], schema=SHARED)
+        key = tested.table("scores-", SCORES, ["key"]).column("key").to_numpy()
+        either = np.logical_or(video, copy)
+        shared = pa.table([key[either], video[either], copy[either]], schema=SHARED)
         info = {"unlabeled": sum(unlabeled), "copies": sum(copies)}
         return Built([write_table(draft.uri, "shared.parquet", shared)], info)
 

@@ -149,6 +149,9 @@ def test_one_clip_has_the_bits_of_an_image(rows):
 
 def test_one_clip_has_the_bits_of_an_image_in_wide_rows_with_ties():
     g = torch.Generator().manual_seed(3)
+    half = 1 + torch.randint(0, 2**23, (500, 1), generator=g).double() * 2**-23 + 2**-24  # between two of float32
+    x = torch.cat([half, torch.zeros_like(half)], 1)
+    assert mean_log_odds(x[:, None]).numpy().tobytes() == log_odds(x).numpy().tobytes()
     for x in (torch.randn(50, 1000, generator=g) * 8, torch.randint(-9, 9, (50, 1000), generator=g).float() / 8):
         assert mean_log_odds(x[:, None]).numpy().tobytes() == log_odds(x).numpy().tobytes()
         for mine, wanted in zip(top_classes_of_clips(x[:, None], 1000), top_classes(x, 1000), strict=False):
@@ -169,6 +172,11 @@ def test_top_classes_of_clips_are_in_the_total_order(clips, data):
     assert not logits[logits == 0].signbit().any()
     assert firsts.tolist() == [[row.index(max(row)) for row in clips]]
     assert classes.dtype == firsts.dtype == torch.int32 and values.dtype == logits.dtype == torch.float32
+
+
+def test_a_mean_logit_that_rounds_to_zero_is_the_one_zero():
+    x = torch.tensor([[[-1.4e-45, -1.0], [0.0, -1.0]]])
+    assert not top_classes_of_clips(x, 1)[2].signbit().any()
 
 
 def test_a_clip_that_is_no_number_makes_the_video_none():
