@@ -83,7 +83,7 @@ class Recipe:
     """The student on the picks, from random weights."""
     finetune: Train
     """The student on the labeled set, all layers."""
-    leaks: Policy = "report"
+    leaks: Policy = field(default="report", metadata=NOT_IDENTITY)
     """What to do if source videos of the test set, or its very files, stand among what is learned from: 'report' it, or
     end in an 'error'."""
     seed: int = 0
@@ -248,9 +248,7 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
         )
         for name, model in models.items()
     }
-    shared = find_leaks(
-        root, recipe.leaks, start.groups["labeled"], start.groups["test"], scores, tests["student (fine-tuned)"]
-    )
+    shared = find_leaks(root, recipe.leaks, start.groups["labeled"], start.groups["test"], scores, tests["teacher"])
     right = {name: hits(tested, start.test_labels) for name, tested in tests.items()}
     accuracies = [accuracy(name, *found, len(classes)) for name, found in right.items()]
     gain = paired_gain(right["student (fine-tuned)"][0], right["control"][0])

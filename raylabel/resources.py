@@ -126,17 +126,16 @@ class Cluster:
             )
         return resources.workers or (self.gpus or max(1, min(self.cpus, batch // 32)))
 
-    def precision(self, wanted: str, clips: bool = False) -> str:
+    def precision(self, wanted: str, trains_clips: bool = False) -> str:
         """'bf16' or 'fp32' for 'auto': bf16 where the hardware multiplies in it, twice as fast or more.
 
-        Of networks over `clips` it is fp32 without a GPU, and bf16 an InputError: where a clip has two frames left, as
-        in the third stage of r2plus1d_18 of 8, oneDNN's bf16 gradient of a convolution's weights is uninitialised
-        memory, in silence (torch 2.11 and 2.15, AVX-512 BF16, 2026-11-21); of tiny pictures it is wrong forward too
-        (pytorch/pytorch#169688).
+        To train on clips of video it is fp32 without a GPU, and bf16 an InputError: where a clip has two frames left,
+        as in the third stage of r2plus1d_18 of 8, oneDNN's bf16 gradient of a convolution's weights is uninitialised
+        memory, in silence (torch 2.11 and 2.15, AVX-512 BF16, 2026-11-21). Forward it is right.
         """
-        if clips and not self.gpus:
+        if trains_clips and not self.gpus:
             if wanted == "bf16":
-                raise InputError("precision is 'bf16', in which torch trains video wrongly on a CPU: give 'fp32'")
+                raise InputError("precision is 'bf16', whose gradients of clips are wrong on a CPU: leave it at 'auto'")
             return "fp32"
         if wanted != "auto":
             return wanted

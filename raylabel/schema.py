@@ -31,7 +31,7 @@ SCORES = pa.schema(
     [
         pa.field("key", pa.int64(), nullable=False),
         pa.field("digest", pa.binary(DIGEST_BYTES), nullable=False),  # BLAKE2b-128 of the encoded bytes, and of a part
-        pa.field("group", pa.int64(), nullable=False),  # the same for all samples of one source video; 0: of its own
+        pa.field("group", pa.int64(), nullable=False),  # the same for all samples of one source video; 0: no video
         pa.field("classes", pa.list_(pa.int32()), nullable=False),
         pa.field("log_odds", pa.list_(pa.float32()), nullable=False),
         pa.field("logits", pa.list_(pa.float32()), nullable=False),

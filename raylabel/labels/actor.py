@@ -182,7 +182,7 @@ def _batches(
         facts = _facts(samples)
         span = -(-len(samples) // (SPANS * job.pool.threads)) if threads else len(samples)
         spans = [range(i, min(i + span, len(samples))) for i in range(0, len(samples), span)]
-        fill = functools.partial(_fill, sandbox, samples, facts, pixels)
+        fill = functools.partial(_fill, sandbox, job.corpus.kind, samples, facts, pixels)
         for _ in threads.map(fill, spans) if threads else map(fill, spans):
             pass
         pixels[len(samples) :] = 0
@@ -224,10 +224,10 @@ def _facts(samples: list[Sample]) -> Facts:
     return Facts(key, [b"\0" * DIGEST_BYTES] * n, [0] * n, uri, [""] * n, [""] * n, [""] * n)
 
 
-def _identify(sample: Sample, media: bytes) -> tuple[bytes, int]:
-    """(digest, group): parts of one video are other samples, and of one source though it has no name."""
+def _identify(sample: Sample, media: bytes, kind: str) -> tuple[bytes, int]:
+    """(digest, group): parts of a video are other samples than it, and of one source with it though it has no name."""
     digest = hashlib.blake2b(media, digest_size=DIGEST_BYTES).digest()
-    source = digest if sample.part else b""
+    source = digest if kind == "video" else b""
     if sample.group is not None:
         source = hashlib.blake2b(sample.group.encode(), digest_size=DIGEST_BYTES).digest()
     if sample.part:
@@ -235,10 +235,10 @@ def _identify(sample: Sample, media: bytes) -> tuple[bytes, int]:
     return digest, (int.from_bytes(source[:8], "little", signed=True) or 1) if source else 0
 
 
-def _fill(sandbox: Sandbox, samples: list[Sample], facts: Facts, pixels: np.ndarray, slots: range) -> None:
+def _fill(sandbox: Sandbox, kind: str, samples: list[Sample], facts: Facts, pixels: np.ndarray, slots: range) -> None:
     read = [(slot, media) for slot in slots if (media := samples[slot].media) is not None]
     for slot, media in read:
-        facts.digest[slot], facts.group[slot] = _identify(samples[slot], media)
+        facts.digest[slot], facts.group[slot] = _identify(samples[slot], media, kind)
     some = pixels[slots.start : slots.stop]
     own = some if len(read) == len(slots) else np.empty((len(read), *some.shape[1:]), np.uint8)
     rejects = sandbox.fill(own, [media for _, media in read], [samples[slot].part or () for slot, _ in read])

@@ -25,7 +25,7 @@ class Label:
     p: int = 10
     """Classes stored per sample: the largest P that a selection can ask for later (fewer where there are fewer)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Arithmetic of the forward pass; auto is bf16 where the hardware has it, but for videos on a CPU."""
+    """Arithmetic of the forward pass; auto is bf16 where the hardware has it."""
     reject_limit: float = field(default=0.05, metadata=NOT_IDENTITY)
     """Share of samples that may be unreadable before the run stops, 0 to 1."""
 
@@ -66,7 +66,7 @@ def label(
     if too many samples are rejected.
     """
     config.check_against(corpus, view)
-    precision = Cluster.now().precision(config.precision, view.clip is not None)
+    precision = Cluster.now().precision(config.precision)
     source = {
         "model": model.digest,
         "view": _evaluation_identity(view),

@@ -115,7 +115,7 @@ class Pilot:
     def _label(self, model: Artifact | None, arch: Model, view: View, corpus: str, p: int) -> Labeled:
         recipe = self.recipe
         model = model or random_network(self.root, arch, self.classes)
-        precision = self.cluster.precision(recipe.label.precision, view.clip is not None)
+        precision = self.cluster.precision(recipe.label.precision)
         scorer = Network(model, view, precision, min(p, self.classes))
         shards, pool = Shards(self.start.shards[corpus]), self.cluster.teachers(recipe.resources)
         return measure_labeling(Job(scorer, self.start.corpora[corpus], shards, recipe.label.batch, pool))
