@@ -55,9 +55,9 @@ def test_a_walk_is_in_the_order_of_whole_paths(tree: list[str], ahead: int, held
         patch.setattr(listing, "HELD", held)
         write_tree(folder, tree)
         expected = sorted_at_the_end(folder)
-        assert list(walk(pafs.LocalFileSystem(), folder)) == expected
+        assert list(walk(pafs.LocalFileSystem(), folder, "image")) == expected
         store = pafs.SubTreeFileSystem(folder, pafs.LocalFileSystem())  # no LocalFileSystem: listed as a store is
-        assert list(walk(store, "")) == expected
+        assert list(walk(store, "", "image")) == expected
 
 
 def test_folders_are_listed_before_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_folders_are_listed_before_their_turn(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(listing, "AHEAD", 4)
     monkeypatch.setattr(listing, "_list_local", list_local)
-    assert [path for path, _ in walk(pafs.LocalFileSystem(), str(tmp_path))] == [
+    assert [path for path, _ in walk(pafs.LocalFileSystem(), str(tmp_path), "image")] == [
         f"{letter}/{i}.jpg" for letter in "abcdefgh" for i in range(2)
     ]
 
@@ -101,7 +101,7 @@ def test_folders_that_are_full_keep_others_from_being_listed(tmp_path: Path, mon
     monkeypatch.setattr(listing, "ThreadPoolExecutor", AtOnce)
     monkeypatch.setattr(listing, "_list_local", list_local)
     monkeypatch.setattr(listing, "HELD", 25)
-    for number, _ in enumerate(walk(pafs.LocalFileSystem(), str(tmp_path))):
+    for number, _ in enumerate(walk(pafs.LocalFileSystem(), str(tmp_path), "image")):
         assert len(listed) - 1 <= number // 10 + 1 + 3  # its own folder, and three with 30 names ahead of it
     assert len(listed) == 31
 

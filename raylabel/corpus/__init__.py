@@ -1,9 +1,10 @@
-"""Media at rest: parquet files, WebDataset tars or loose image files, local or in an object store, as numbered rows."""
+"""Media at rest: parquet files, WebDataset tars or loose files, local or in an object store, as numbered rows."""
 
 from raylabel.corpus.config import Corpus
 from raylabel.corpus.index import index_corpus, verify, verify_packed
-from raylabel.corpus.labels import class_names, encode_labels, read_labels
-from raylabel.corpus.read import Sample, read_keys, read_rows, read_unit
+from raylabel.corpus.labels import class_names, encode_labels, read_groups, read_labels
+from raylabel.corpus.read import read_keys, read_rows, read_unit
+from raylabel.corpus.sample import Sample
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.units import Unit, Units
 
@@ -16,6 +17,7 @@ __all__ = [
     "class_names",
     "encode_labels",
     "index_corpus",
+    "read_groups",
     "read_keys",
     "read_labels",
     "read_rows",

@@ -3,6 +3,7 @@
 import io
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,7 +16,15 @@ Format = Literal["parquet", "webdataset", "files"]
 
 THREADS = 16  # of a process that reads many small things: their time is waiting
 
-IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
+Kind = Literal["image", "video"]
+
+# A GIF is a picture among pictures and a video among videos.
+EXTENSIONS: dict[Kind, frozenset[str]] = {
+    "image": frozenset("jpg jpeg png webp gif bmp tif tiff".split()),
+    "video": frozenset(
+        "mp4 m4v mov qt mkv webm avi divx flv f4v ts mts m2ts mpg mpeg m2v vob wmv asf ogv gif 3gp 3g2 mxf".split()
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,29 +33,33 @@ class Corpus:
 
     - parquet: a column of encoded bytes (binary, large_binary, or Hugging Face's struct<bytes, path>).
     - webdataset: plain tars; a sample is the run of members with the same name up to the first dot of the basename.
-    - files: loose images, found in a folder or named in a text list.
+    - files: loose files, found in a folder or named in a list.
     """
 
     uri: tuple[str, ...]
     """Where it is: local paths or s3://, gs:// URIs. Each is a *.parquet or *.tar file, a folder (searched recursively;
-    names that start with a dot are left out), a pattern of them with * ? [ ] (a ** is a *), or a *.txt list of images:
-    one path per line, relative to the list's folder, then optionally a TAB and the label."""
+    names that start with a dot are left out), a pattern of them with * ? [ ] (a ** is a *), or a list.
+
+    A *.txt list has one path a line, relative to the list's folder, then optionally a TAB and the label. A *.csv list
+    (RFC 4180, with a header) has a column `path`, optionally `label`, and those that the fields below name; it may have
+    others. Its paths may also be absolute, or s3:// and gs:// URIs. A file may stand in it many times, once a part."""
 
     format: Literal["auto", "parquet", "webdataset", "files"] = "auto"
     """The form; auto goes by the extension, and for a folder by what it contains."""
 
     media: str | None = None
-    """What holds the encoded bytes: the parquet column (default 'image'), or the tar members' extension without its
-    leading dot (default: any image extension)."""
+    """What holds the encoded bytes: the parquet column (default: the kind, 'image' or 'video'), or the tar members'
+    extension without its leading dot (default: any of the kind). In a CSV list, the column of the paths."""
 
     label: str | None = None
-    """What holds the label: the parquet column (default 'label'), or the tar members' extension (default 'cls').
-    The label of a loose file is its folder's name, that of a listed file stands in the list."""
+    """What holds the label: the column of a parquet file or of a CSV list (default 'label'), or the tar members'
+    extension (default 'cls'). The label of a loose file is its folder's name, that of a listed file stands in the
+    list."""
 
     classes: str | None = None
     """A text file with one class name a line; integer labels are zero-based line numbers of it."""
 
-    kind: Literal["image", "video"] = "image"
+    kind: Kind = "image"
     """What the media are: which files of a folder, and which members of a tar, are taken for them."""
 
     start: str | None = None
@@ -54,7 +67,7 @@ class Corpus:
     file or of a CSV list, or the tar members' extension. Empty or null: the video's beginning."""
 
     end: str | None = None
-    """Likewise the end, in seconds; empty or null: the video's end."""
+    """Likewise the end, in seconds, which is beyond the start; empty or null: the video's end."""
 
     group: str | None = None
     """What holds the name of the source video, the same for all samples that were cut from it: a column or an
@@ -68,15 +81,20 @@ class Corpus:
             raise InputError(f"Corpus.uri has {bad[0]!r}, which is not UTF-8 or holds a NUL: rename it")
         if self.format not in ("auto", *get_args(Format)):
             raise InputError(f"Corpus.format is {self.format!r}: give auto, parquet, webdataset or files")
-        for field in ("media", "label", "classes"):
+        if self.kind not in get_args(Kind):
+            raise InputError(f"Corpus.kind is {self.kind!r}: give image or video")
+        for field in ("media", "label", "classes", "start", "end", "group"):
             if getattr(self, field) == "":
                 raise InputError(f"Corpus.{field} is empty: give a name or leave it out")
-        if self.format == "files" and (self.media or self.label):
+        listed = any(uri.lower().endswith(".csv") for uri in self.uri)
+        if self.format == "files" and (self.media or self.label) and not listed:
             raise InputError("Corpus.media and Corpus.label name nothing in loose files: leave them out")
+        if self.kind == "image" and (self.start or self.end):
+            raise InputError("Corpus.start and Corpus.end are of videos, an image has no parts: set kind to video")
 
     @property
     def media_column(self) -> str:
-        return self.media or "image"
+        return self.media or self.kind
 
     @property
     def label_column(self) -> str:
@@ -104,9 +122,9 @@ def is_text(name: str) -> bool:
     return "\0" not in name and (name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name))
 
 
-def is_image(name: str) -> bool:
-    """Whether the name ends in an image extension, in any case."""
-    return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+def is_media(name: str, kind: Kind) -> bool:
+    """Whether the name ends in an extension of that kind, in any case."""
+    return name.rpartition(".")[2].lower() in EXTENSIONS[kind]
 
 
 def read_lines(uri: str) -> list[str]:
@@ -116,19 +134,26 @@ def read_lines(uri: str) -> list[str]:
 
 def iterate_lines(uri: str) -> Iterator[str]:
     """`read_lines` one at a time: a list may be longer than memory."""
-    fs, path, _ = locate(uri)
     blank = 0  # lines that are left out if no other follows
+    # Lines end in \n alone: a form feed or U+2028 may stand in a file's name.
+    with open_text(uri, newline="\n") as text:
+        for line in text:
+            line = line.rstrip("\r\n")
+            if not line:
+                blank += 1
+                continue
+            yield from itertools.repeat("", blank)
+            blank = 0
+            yield line
+
+
+@contextmanager
+def open_text(uri: str, newline: str) -> Iterator[io.TextIOWrapper]:
+    """A UTF-8 text file, read as it is asked for; `newline` as of `open`. InputError if it cannot be read."""
+    fs, path, _ = locate(uri)
     try:
         with fs.open_input_file(path) as file:
-            # Lines end in \n alone: a form feed or U+2028 may stand in a file's name.
             buffer = io.BufferedReader(file, 1 << 22)  # pyright: ignore[reportArgumentType]
-            for line in io.TextIOWrapper(buffer, "utf-8-sig", newline="\n"):
-                line = line.rstrip("\r\n")
-                if not line:
-                    blank += 1
-                    continue
-                yield from itertools.repeat("", blank)
-                blank = 0
-                yield line
+            yield io.TextIOWrapper(buffer, "utf-8-sig", newline=newline)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read '{uri}' as a UTF-8 text file: {error}") from error

@@ -1,6 +1,7 @@
 """How many rows a shard has, and what tells that it is still the same."""
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,11 +9,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raylabel.corpus.config import Corpus, Format, locate
-from raylabel.corpus.listing import file_path, file_root
+from raylabel.corpus.lists import file_uri, split_line
+from raylabel.corpus.parts import is_name, is_seconds
 from raylabel.corpus.tar import TarReader
 from raylabel.errors import InputError
-from raylabel.storage import line, reading
+from raylabel.storage import filesystem, line, reading
 from raylabel.watch import beat
+
+_COLUMNS = (
+    ("start", is_seconds, "numbers of seconds"),
+    ("end", is_seconds, "numbers of seconds"),
+    ("group", is_name, "strings or integers"),
+)
 
 EDGE = 1 << 16  # bytes at either end of a file that its fingerprint covers; the last ones hold a parquet's footer
 
@@ -43,9 +51,19 @@ def measure_files(paths: Sequence[str], sizes: Sequence[int]) -> tuple[int, str]
 
 def file_sizes(uri: str, lines: Sequence[str]) -> list[int]:
     """The bytes of loose files as they are now, -1 if one is missing or no plain file; a request each."""
-    fs, root, _ = locate(file_root(uri))
-    infos = fs.get_file_info([file_path(root, uri, line) for line in lines])
-    return [-1 if info.size is None else info.size for info in infos]
+    sizes: list[int] = []
+    places = (file_uri(uri, split_line(uri, text).path) for text in lines)
+    for _, run in itertools.groupby(places, key=_store):
+        found = [filesystem(place) for place in run]
+        infos = found[0][0].get_file_info([path for _, path in found])
+        sizes += [-1 if info.size is None else info.size for info in infos]
+    return sizes
+
+
+def _store(uri: str) -> str:
+    """What all URIs of one file system have in common."""
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}" if separator else ""
 
 
 def verify_shard(shard: Mapping[str, Any]) -> None:
@@ -94,8 +112,7 @@ def _parquet_rows(corpus: Corpus, uri: str, source: pa.NativeFile) -> int:
     except pa.ArrowException as error:
         raise InputError(f"cannot read the parquet footer of '{uri}': {line(error)}; mend it or take it out") from error
     column = corpus.media_column
-    if column not in schema.names:
-        raise InputError(f"no column '{column}' in '{uri}': it has {', '.join(schema.names)}; set media to one of them")
+    _demand_column(schema, uri, column, "media")
     kind = schema.field(column).type
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
@@ -104,4 +121,17 @@ def _parquet_rows(corpus: Corpus, uri: str, source: pa.NativeFile) -> int:
             f"column '{column}' of '{uri}' is {schema.field(column).type}: expected encoded bytes "
             "(binary, large_binary or struct<bytes, path>; URLs are not fetched); set media to the column that has them"
         )
+    for field, fits, expected in _COLUMNS:
+        if (column := getattr(corpus, field)) is None:
+            continue
+        _demand_column(schema, uri, column, field)
+        if not fits(kind := schema.field(column).type):
+            raise InputError(f"column '{column}' of '{uri}' is {kind}: expected {expected}; set {field} to another")
     return rows
+
+
+def _demand_column(schema: pa.Schema, uri: str, column: str, field: str) -> None:
+    if column not in schema.names:
+        raise InputError(
+            f"no column '{column}' in '{uri}': it has {', '.join(schema.names)}; set {field} to one of them"
+        )

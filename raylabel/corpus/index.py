@@ -24,7 +24,7 @@ def index_corpus(root: Root, name: str, corpus: Corpus) -> Artifact:
     their URIs (part-9 before part-10), loose files in the order of their paths.
 
     The `uri` of loose files is their folder, with a slash at its end, and `paths` are relative to it; or it is their
-    list, and `paths` are lines of it, with their label if they have one.
+    list, and `paths` are its lines in the form that corpus/lists.py describes.
 
     info["content"] names what is in it, wherever it lies: the identity that everything made from the corpus builds on.
     To see what changed costs the same whether anything did: folders are listed, the files of a list are asked for
@@ -41,6 +41,8 @@ def index_corpus(root: Root, name: str, corpus: Corpus) -> Artifact:
         "media": corpus.media,
         "label": corpus.label,
         "classes": read_lines(corpus.classes) if corpus.classes else None,
+        "kind": corpus.kind,
+        "parts": [corpus.start, corpus.end, corpus.group],
         "shards": _hash(found.light, "rows", "bytes", "fingerprint"),
     }
     identity = {"corpus": identity_of(corpus), "places": _hash(found.light, "uri", "fingerprint")}

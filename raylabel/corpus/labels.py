@@ -1,5 +1,6 @@
-"""The labels of a labeled corpus, and the classes they name."""
+"""The labels and the groups of a corpus, read without its media, and the classes that the labels name."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -8,14 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raylabel.corpus.config import THREADS, Corpus, locate, read_lines
-from raylabel.corpus.listing import file_path, file_root
-from raylabel.corpus.read import changed, check_label_column, file_label, label_text, tar_label
+from raylabel.corpus.lists import file_uri, split_line
+from raylabel.corpus.loose import file_group, file_label
+from raylabel.corpus.read import changed, check_label_column, label_text, tar_group, tar_text
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.tar import TarReader
 from raylabel.errors import InputError
 from raylabel.schema import make_key, split_key
 
 LABELS = pa.schema([pa.field("key", pa.int64(), nullable=False), pa.field("label", pa.string(), nullable=False)])
+GROUPS = pa.schema([pa.field("key", pa.int64(), nullable=False), pa.field("group", pa.string())])
 
 
 def read_labels(corpus: Corpus, shards: Shards) -> pa.Table:
@@ -23,12 +26,45 @@ def read_labels(corpus: Corpus, shards: Shards) -> pa.Table:
 
     InputError if the label column is missing or a row has no label, naming it.
     """
-    rows = [shards.row(number) for number in range(len(shards))]
+    return _by_key(shards, lambda shard: pa.array(_read_labels(corpus, shard), pa.string()), LABELS)
+
+
+def read_groups(corpus: Corpus, shards: Shards) -> pa.Table:
+    """(key int64, group string) of every row of SHARDS, in key order, without reading the media; null where the corpus
+    names no source video."""
+    return _by_key(shards, lambda shard: _read_groups(corpus, shard), GROUPS)
+
+
+def _by_key(shards: Shards, read: Callable[[dict[str, Any]], pa.Array], schema: pa.Schema) -> pa.Table:
+    """The keys of all rows of SHARDS, and the strings that `read` has for those of a shard."""
+    numbers, rows = range(len(shards)), shards.rows.tolist()
     with ThreadPoolExecutor(THREADS) as pool:
-        read = list(pool.map(lambda shard: _read_labels(corpus, shard), rows))
-    keys = [make_key(shard["shard"], 0) + np.arange(shard["rows"], dtype=np.int64) for shard in rows]
-    labels = pa.chunked_array([pa.array(texts, pa.string()) for texts in read], pa.string())
-    return pa.table([pa.array(np.concatenate([*keys, np.empty(0, np.int64)])), labels], schema=LABELS)
+        chunks = list(pool.map(lambda number: read(shards.row(number)), numbers))
+    keys = [make_key(number, 0) + np.arange(rows[number], dtype=np.int64) for number in numbers]
+    return pa.table(
+        [pa.array(np.concatenate([*keys, np.empty(0, np.int64)])), pa.chunked_array(chunks, pa.string())], schema=schema
+    )
+
+
+def _read_groups(corpus: Corpus, shard: dict[str, Any]) -> pa.Array:
+    uri, form = shard["uri"], shard["format"]
+    if not corpus.group and (corpus.kind == "image" or form == "parquet"):
+        return pa.nulls(shard["rows"], pa.string())
+    try:
+        if form == "parquet":
+            fs, path, _ = locate(uri)
+            with fs.open_input_file(path) as source, pq.ParquetFile(source) as file:
+                names = file.read([corpus.group]).column(0).cast(pa.string()).to_pylist()
+        elif form == "webdataset":
+            with TarReader(uri) as tar:
+                names = [tar_group(corpus, tar, sample) for sample in tar.samples()]
+        else:
+            names = [file_group(corpus, split_line(uri, line)) for line in shard["paths"]]
+    except OSError as error:
+        raise InputError(f"cannot read the groups of '{uri}': {error}; put it back or index the corpus anew") from error
+    if len(names) != shard["rows"]:
+        raise changed(shard)
+    return pa.array([name or None for name in names], pa.string())
 
 
 def _read_labels(corpus: Corpus, shard: dict[str, Any]) -> list[str | None]:
@@ -42,13 +78,12 @@ def _read_labels(corpus: Corpus, shard: dict[str, Any]) -> list[str | None]:
                 labels = label_text(shard, file.read([corpus.label_column]).column(0))
         elif shard["format"] == "webdataset":
             with TarReader(uri) as tar:
-                read = [(sample.name, tar_label(corpus, tar, sample)) for sample in tar.samples()]
+                read = [(sample.name, tar_text(tar, sample, corpus.label_extension)) for sample in tar.samples()]
             where, labels = [f"{uri}#{name}" for name, _ in read], [label for _, label in read]
         else:
-            _, root, prefix = locate(file_root(uri))
-            paths = [file_path(root, uri, line) for line in shard["paths"]]
-            where = [prefix + path for path in paths]
-            labels = [file_label(path, uri, line) for path, line in zip(paths, shard["paths"], strict=True)]
+            entries = [split_line(uri, line) for line in shard["paths"]]
+            where = [file_uri(uri, entry.path) for entry in entries]
+            labels = [file_label(place, uri, entry) for place, entry in zip(where, entries, strict=True)]
     except OSError as error:
         raise InputError(f"cannot read the labels of '{uri}': {error}; put it back or index the corpus anew") from error
     if len(labels) != shard["rows"]:

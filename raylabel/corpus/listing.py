@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import posixpath
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +12,8 @@ from operator import itemgetter
 
 import pyarrow.fs as pafs
 
-from raylabel.corpus.config import Corpus, Format, is_image, is_text, iterate_lines, locate
+from raylabel.corpus.config import Corpus, Format, Kind, is_media, is_text, locate
+from raylabel.corpus.lists import is_list, list_lines
 from raylabel.errors import InputError
 
 AHEAD = 32  # folders that are listed before their turn: a listing of an object store takes some 50 ms
@@ -31,12 +31,12 @@ class Packed:
 
 @dataclass(frozen=True)
 class Loose:
-    """The images of a folder, whose `uri` ends in a slash, or of a list."""
+    """The media files of a folder, whose `uri` ends in a slash, or of a list."""
 
     uri: str
     files: Iterator[tuple[str, int | None]]
-    """(path relative to the folder, or line of the list; bytes, None if not known, -1 for what is no plain file).
-    To be read before the next thing is asked for."""
+    """(path relative to the folder, or line of the list as SHARDS have it; bytes, None if not known, -1 for what is no
+    plain file). To be read before the next thing is asked for."""
 
 
 def find(corpus: Corpus, uri: str) -> Iterator[Packed | Loose]:
@@ -55,7 +55,7 @@ def find(corpus: Corpus, uri: str) -> Iterator[Packed | Loose]:
             if match.type == pafs.FileType.Directory:
                 yield from _find_in_folder(corpus, fs, match.path, prefix)
             else:
-                yield _find_file(prefix + match.path, corpus.format)
+                yield _find_file(corpus, prefix + match.path)
     except FAILURES as error:
         raise InputError(f"cannot look for '{uri}': {error}") from error
 
@@ -70,69 +70,59 @@ def name(corpus: Corpus) -> str:
     return "corpus " + ", ".join(f"'{uri}'" for uri in corpus.uri)
 
 
-def file_root(uri: str) -> str:
-    """The folder that the paths of loose files are relative to."""
-    return uri.rpartition("/")[0]
-
-
-def file_path(root: str, uri: str, line: str) -> str:
-    """The path, in its file system, of a loose file; `line` is its path in the folder or its line of the list."""
-    return f"{root}/{line}" if uri.endswith("/") else posixpath.normpath(f"{root}/{line.partition(chr(9))[0]}")
-
-
-def _form(name: str) -> Format | None:
-    """The form that a file in a folder is of, by its extension."""
+def _form(name: str, kind: Kind) -> Format | None:
+    """The form that a file in a folder of such media is of, by its extension."""
     extension = name.rpartition(".")[2].lower()
     if extension in ("parquet", "tar"):
         return "parquet" if extension == "parquet" else "webdataset"
-    return "files" if is_image(name) else None
+    return "files" if is_media(name, kind) else None
 
 
-def _find_file(place: str, form: str) -> Packed | Loose:
-    if place.lower().endswith(".txt") and form in ("auto", "files"):
-        return Loose(place, ((line, None) for line in _list_lines(place)))
+def _find_file(corpus: Corpus, place: str) -> Packed | Loose:
+    form = corpus.format
+    if is_list(place) and form in ("auto", "files"):
+        if not place.lower().endswith(".csv"):
+            _demand_no_columns(corpus, place)
+        return Loose(place, ((line, None) for line in list_lines(corpus, place)))
     if form == "parquet" or form == "webdataset":
         return Packed(place, form)
-    if (guess := _form(place)) in ("parquet", "webdataset") and form == "auto":
+    if (guess := _form(place, corpus.kind)) in ("parquet", "webdataset") and form == "auto":
         return Packed(place, guess)
     hint = "its folder" if guess == "files" else "a *.parquet, an uncompressed *.tar"
-    raise InputError(f"'{place}' cannot be read as corpus of format '{form}': give {hint} or a *.txt list")
+    raise InputError(f"'{place}' cannot be read as corpus of format '{form}': give {hint} or a *.txt or *.csv list")
+
+
+def _demand_no_columns(corpus: Corpus, place: str) -> None:
+    """InputError if parts or groups are asked of what cannot hold them: they must not be passed over."""
+    if named := [field for field in ("start", "end", "group") if getattr(corpus, field)]:
+        raise InputError(f"'{place}' has no columns, and Corpus.{named[0]} names one: give a *.csv list of the files")
 
 
 def _find_in_folder(corpus: Corpus, fs: pafs.FileSystem, folder: str, prefix: str) -> Iterator[Packed | Loose]:
     wanted = corpus.format
-    files = ((path, size) for path, size in walk(fs, folder) if wanted in ("auto", _form(path)))
+    found = walk(fs, folder, corpus.kind)
+    files = ((path, size) for path, size in found if wanted in ("auto", _form(path, corpus.kind)))
     first = next(files, None)
     if first is None:
-        what = "image, *.parquet or *.tar file" if wanted == "auto" else f"file of format '{wanted}'"
+        what = f"{corpus.kind}, *.parquet or *.tar file" if wanted == "auto" else f"file of format '{wanted}'"
         raise InputError(f"nothing found at '{prefix}{folder}': the folder holds no {what}")
-    form = _form(first[0])
+    form = _form(first[0], corpus.kind)
     assert form is not None
 
     def of_one_form() -> Iterator[tuple[str, int]]:
         try:
             for path, size in itertools.chain([first], files):
-                if (found := _form(path)) != form and found is not None:
+                if (found := _form(path, corpus.kind)) != form and found is not None:
                     raise mixed(corpus, {form, found})
                 yield path, size
         except FAILURES as error:  # not in `find`, which does not run while its files are read
             raise InputError(f"cannot look for '{prefix}{folder}': {error}") from error
 
     if form == "files":
+        _demand_no_columns(corpus, f"{prefix}{folder}")
         yield Loose(f"{prefix}{folder}/", of_one_form())
     else:
         yield from (Packed(f"{prefix}{folder}/{path}", form) for path, _ in of_one_form())
-
-
-def _list_lines(uri: str) -> Iterator[str]:
-    for number, line in enumerate(iterate_lines(uri), 1):
-        path, *labels = line.split("\t")
-        if not path or path.startswith("/") or "://" in path or not is_text(path) or len(labels) > 1:
-            raise InputError(
-                f"line {number} of '{uri}' is {line!r}: give a path relative to the list's folder (URLs are not "
-                "fetched), then at most a TAB and a label"
-            )
-        yield line
 
 
 def _glob(fs: pafs.FileSystem, pattern: str) -> list[pafs.FileInfo]:
@@ -153,6 +143,7 @@ Files = list[tuple[str, int]]  # (path relative to where the walk began, bytes)
 @dataclass
 class _Folder:
     path: str
+    kind: Kind
     below: str  # its path relative to where the walk began, with a slash at the end unless it is empty
     real: str = ""  # without symbolic links; of a local folder only, as is `above`
     above: frozenset[str] = frozenset()  # `real` of the folder and of those that it lies in
@@ -160,14 +151,14 @@ class _Folder:
     listing: "Future[list[Files | _Folder]] | None" = field(default=None, repr=False)
 
 
-def walk(fs: pafs.FileSystem, folder: str) -> Iterator[tuple[str, int]]:
-    """(path relative to the folder, bytes) of all images, *.parquet and *.tar below it, in the order of their paths.
+def walk(fs: pafs.FileSystem, folder: str, kind: Kind) -> Iterator[tuple[str, int]]:
+    """(path relative to the folder, bytes) of all such media, *.parquet and *.tar below it, in order of their paths.
 
     Names with a leading dot are left out: they are other programs' (.ipynb_checkpoints, macOS's ._a.jpg). Bytes are -1
     for what is no plain file. A link that leads back to a folder that it lies in is not followed.
     """
     real = os.path.realpath(folder)
-    first = _Folder(folder, "", real, frozenset([real]))
+    first = _Folder(folder, kind, "", real, frozenset([real]))
     list_folder = _list_local if isinstance(fs, pafs.LocalFileSystem) else partial(_list_store, fs)
     ahead: deque[Files | _Folder] = deque([first])
     pool = ThreadPoolExecutor(AHEAD)
@@ -209,9 +200,9 @@ def _list_local(folder: _Folder) -> "list[Files | _Folder]":
             if entry.is_dir():
                 real = os.path.realpath(entry.path) if entry.is_symlink() else f"{folder.real.rstrip('/')}/{name}"
                 if real not in folder.above:
-                    inner = _Folder(entry.path, f"{folder.below}{name}/", real, folder.above | {real})
+                    inner = _Folder(entry.path, folder.kind, f"{folder.below}{name}/", real, folder.above | {real})
                     found.append((f"{name}/", inner))
-            elif _form(name):
+            elif _form(name, folder.kind):
                 path = folder.below + name
                 if not is_text(path):
                     raise InputError(f"the name of {os.fsencode(entry.path)!r} is not UTF-8: rename the file")
@@ -226,8 +217,8 @@ def _list_store(fs: pafs.FileSystem, folder: _Folder) -> "list[Files | _Folder]"
         if name.startswith("."):
             continue
         if info.type == pafs.FileType.Directory:
-            found.append((f"{name}/", _Folder(info.path, f"{folder.below}{name}/")))
-        elif info.is_file and _form(name):
+            found.append((f"{name}/", _Folder(info.path, folder.kind, f"{folder.below}{name}/")))
+        elif info.is_file and _form(name, folder.kind):
             found.append((name, info.size))
     return _in_order(folder, found)
 

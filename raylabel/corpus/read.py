@@ -1,22 +1,20 @@
 """Samples of a corpus: the rows of one unit in order, some rows of a shard, or a few rows anywhere."""
 
-import os
-import posixpath
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby, islice
-from typing import Any, Literal
+from itertools import groupby, islice, repeat
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raylabel.corpus.config import THREADS, Corpus, locate
+from raylabel.corpus.config import Corpus, locate
 from raylabel.corpus.fingerprint import no_longer, verify_open, verify_shard
-from raylabel.corpus.listing import file_path, file_root
+from raylabel.corpus.loose import read_files
+from raylabel.corpus.parts import is_name, named_group, parse_part
+from raylabel.corpus.sample import HELD, NOTHING, Said, Sample, Unread, make_sample
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.tar import Member, TarReader, TarSample
 from raylabel.corpus.units import Unit
@@ -24,38 +22,8 @@ from raylabel.errors import InputError
 from raylabel.schema import MAX_BYTES, make_key, split_key
 from raylabel.storage import unreadable
 
-BATCH = 128  # rows decoded at once from parquet; more are no quicker and take more memory
+BATCH = 128  # rows decoded at once from parquet, at most; more are no quicker and take more memory
 BLOCK = 8 << 20  # bytes that are read at once where all are read
-
-
-Unread = Literal["missing", "empty", "unreadable", "too_many_bytes"]
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One row of a corpus. Either `media` is there, or `error` says why not."""
-
-    key: int
-    """shard << 32 | row."""
-
-    uri: str
-    """Where a person finds it: `file.parquet#row`, `x.tar#member`, `folder/a.jpg`."""
-
-    media: bytes | None
-    """The encoded bytes, as they stand in the corpus; never empty."""
-
-    label: str | None
-    """The label as text (an integer in decimal); None if it has none or labels were not asked for."""
-
-    error: Unread | None
-    """missing (a null, no such file, no media member), empty (zero bytes), unreadable, or too_many_bytes (a member or a
-    file of more than MAX_BYTES, which is not read); None if media is there."""
-
-    part: tuple[float, float] | None = None
-    """(start, end) in seconds, if the sample is a part of the video; None: it is all of it."""
-
-    group: str | None = None
-    """The name of the source video; None: the corpus names none."""
 
 
 def read_unit(corpus: Corpus, shard: Mapping[str, Any], unit: Unit, labels: bool = False) -> Iterator[Sample]:
@@ -76,7 +44,7 @@ def read_rows(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
     failure other than a missing object is an InputError too, naming the object: it may pass, and must not go down as a
     bad sample.
     """
-    read = {"parquet": _read_parquet, "webdataset": _read_tar, "files": _read_files}[shard["format"]]
+    read = {"parquet": _read_parquet, "webdataset": _read_tar, "files": read_files}[shard["format"]]
     left, last = len(rows), None
     try:
         for sample in read(corpus, shard, rows, labels):
@@ -112,17 +80,9 @@ def changed(shard: Mapping[str, Any]) -> InputError:
     return InputError(f"'{shard['uri']}' changed since it was indexed: {what}; index the corpus anew")
 
 
-def _sample(key: int, uri: str, media: bytes | None, label: str | None, error: Unread = "missing") -> Sample:
-    """A Sample; `error` is why, if there is no media."""
-    if media:
-        return Sample(key, uri, media, label, None)
-    return Sample(key, uri, None, label, error if media is None else "empty")
-
-
 def label_text(shard: Mapping[str, Any], column: pa.ChunkedArray | pa.Array) -> list[str | None]:
     """The labels of a column of integers or strings, as text. InputError if it is of another type."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not is_name(column.type):
         where = f"the label column of '{shard['uri']}'"
         raise InputError(f"no labels: {where} is {column.type}, expected integers or strings")
     return column.cast(pa.string()).to_pylist()
@@ -139,10 +99,11 @@ def check_label_column(corpus: Corpus, shard: Mapping[str, Any], names: Sequence
 def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool) -> Iterator[Sample]:
     fs, path, _ = locate(shard["uri"])
     local = isinstance(fs, pafs.LocalFileSystem)
-    columns = [corpus.media_column] + ([corpus.label_column] if labels else [])
+    about = [corpus.label_column if labels else None, corpus.start, corpus.end, corpus.group]
+    columns = list({corpus.media_column, *about} - {None})
 
-    def sample(row: int, media: bytes | None, label: str | None = None, error: Unread = "missing") -> Sample:
-        return _sample(make_key(shard["shard"], row), f"{shard['uri']}#{row}", media, label, error)
+    def sample(row: int, media: bytes | None, said: Said = NOTHING, error: Unread = "missing") -> Sample:
+        return make_sample(make_key(shard["shard"], row), f"{shard['uri']}#{row}", media, said, error)
 
     # A column chunk may be gigabytes: without pre_buffer and through a buffer, its pages are read as they are needed.
     options = {"pre_buffer": False, "buffer_size": 1 << (20 if local else 23)}
@@ -158,7 +119,9 @@ def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int],
             if at == end:
                 continue
             try:
-                for batch in file.iter_batches(BATCH, row_groups=[group], columns=columns, use_threads=False):
+                size = max(1, file.metadata.row_group(group).total_byte_size)
+                few = max(1, min(BATCH, HELD * file.metadata.row_group(group).num_rows // size))
+                for batch in file.iter_batches(few, row_groups=[group], columns=columns, use_threads=False):
                     first, before = before, before + batch.num_rows
                     some = rows[at : bisect_left(rows, before, at, end)]
                     if not some:
@@ -169,9 +132,10 @@ def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int],
                     media = part.column(corpus.media_column)
                     if pa.types.is_struct(media.type):
                         media = media.flatten()[media.type.get_field_index("bytes")]  # null where the struct is
-                    texts = label_text(shard, part.column(corpus.label_column)) if labels else [None] * len(part)
-                    for row, data, label in zip(some, media.to_pylist(), texts, strict=True):
-                        yield sample(row, data, label)
+                    for row, data, said in zip(
+                        some, media.to_pylist(), _rows(corpus, shard, part, some, labels), strict=True
+                    ):
+                        yield sample(row, data, said)
                         at += 1
                     if at == end:
                         break
@@ -182,6 +146,21 @@ def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int],
                 yield sample(lost, None, error="unreadable")
             at = end
         verify_open(shard, source)
+
+
+def _rows(
+    corpus: Corpus, shard: Mapping[str, Any], batch: pa.RecordBatch, numbers: Sequence[int], labels: bool
+) -> Iterator[Said]:
+    """What these rows of a parquet file say, but for their media."""
+    if not (labels or corpus.start or corpus.end or corpus.group):
+        yield from repeat(NOTHING, len(numbers))
+        return
+    nothing: list[Any] = [None] * len(numbers)
+    label = label_text(shard, batch.column(corpus.label_column)) if labels else nothing
+    start, end = (batch.column(name).to_pylist() if name else nothing for name in (corpus.start, corpus.end))
+    group = batch.column(corpus.group).cast(pa.string()).to_pylist() if corpus.group else nothing
+    for at, number in enumerate(numbers):
+        yield Said(label[at], parse_part(start[at], end[at], f"{shard['uri']}#{number}"), group[at] or None)
 
 
 def _demand_bytes(source: pa.NativeFile, group: pq.RowGroupMetaData) -> None:
@@ -217,12 +196,19 @@ def _read_tar(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
             if row == rows[0]:
                 starts[row] = found.offset
             member = found.media(corpus)
+            place = f"{shard['uri']}#{member.name if member else found.name}"
+            start, end = (tar_text(tar, found, name) for name in (corpus.start, corpus.end))
+            said = Said(
+                tar_text(tar, found, corpus.label_extension) if labels else None,
+                parse_part(start, end, place),
+                tar_group(corpus, tar, found),
+            )
             large = member is not None and member.size > MAX_BYTES
-            yield _sample(
+            yield make_sample(
                 make_key(shard["shard"], row),
-                f"{shard['uri']}#{member.name if member else found.name}",
+                place,
                 tar.read_member(member) if member and not large else None,
-                tar_label(corpus, tar, found) if labels else None,
+                said,
                 "too_many_bytes" if large else "missing",
             )
         if (following := next(samples, None)) is not None:
@@ -230,53 +216,21 @@ def _read_tar(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
         verify_open(shard, tar.file)
 
 
-def tar_label(corpus: Corpus, tar: TarReader, sample: TarSample) -> str | None:
-    """The stripped text of the sample's label member. InputError if it is not UTF-8."""
-    member: Member | None = sample.members.get(corpus.label_extension)
+def tar_text(tar: TarReader, sample: TarSample, extension: str | None) -> str | None:
+    """The stripped text of the sample's member with that extension; None if it has none or that is empty. InputError
+    if it is not UTF-8."""
+    member: Member | None = sample.members.get(extension) if extension else None
     if member is None:
         return None
     try:
         return tar.read_member(member).decode().strip() or None
     except UnicodeDecodeError as error:
-        raise InputError(f"the label '{tar.uri}#{member.name}' is no UTF-8 text: {error}") from error
+        raise InputError(f"'{tar.uri}#{member.name}' is no UTF-8 text: {error}; mend it or take it out") from error
 
 
-def file_label(path: str, uri: str, line: str) -> str | None:
-    """The name of the file's folder; for a listed file, what stands behind the TAB."""
-    if uri.endswith("/"):
-        return posixpath.basename(posixpath.dirname(path)) or None
-    return line.partition("\t")[2] or None
-
-
-def _read_files(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool) -> Iterator[Sample]:
-    uri = shard["uri"]
-    fs, root, prefix = locate(file_root(uri))
-    every: Sequence[str] = shard["paths"]
-    lines = [every[row] for row in rows]
-    paths = [file_path(root, uri, line) for line in lines]
-    pool = ThreadPoolExecutor(THREADS)
-    try:
-        read = pool.map(lambda path: _read_file(fs, path, prefix), paths)
-        for row, line, path, (media, error) in zip(rows, lines, paths, read, strict=True):
-            label = file_label(path, uri, line) if labels else None
-            yield _sample(make_key(shard["shard"], row), prefix + path, media, label, error)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _read_file(fs: pafs.FileSystem, path: str, prefix: str) -> tuple[bytes | None, Unread]:
-    """(bytes or None, why there are none). InputError if an object store does not answer."""
-    local = isinstance(fs, pafs.LocalFileSystem)
-    if local and os.path.exists(path) and not os.path.isfile(path):
-        return None, "unreadable"  # to open a pipe would wait for ever
-    try:
-        with fs.open_input_file(path) as file:
-            if file.size() > MAX_BYTES:
-                return None, "too_many_bytes"
-            return file.read(), "empty"  # which it is, if there are no bytes
-    except FileNotFoundError:
-        return None, "missing"
-    except OSError as error:
-        if not local:
-            raise unreadable(prefix + path, error) from error
-        return None, "unreadable"
+def tar_group(corpus: Corpus, tar: TarReader, sample: TarSample) -> str | None:
+    """What its member says, if the corpus has such; else what the name of its media says."""
+    if corpus.group:
+        return tar_text(tar, sample, corpus.group)
+    member = sample.media(corpus)
+    return named_group(corpus, member.name) if member else None

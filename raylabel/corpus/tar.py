@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import pyarrow.fs as pafs
 
-from raylabel.corpus.config import IMAGE_EXTENSIONS, Corpus, locate
+from raylabel.corpus.config import EXTENSIONS, Corpus, locate
 from raylabel.errors import InputError
 from raylabel.storage import line
 
@@ -50,10 +50,11 @@ class TarSample:
     members: dict[str, Member]
 
     def media(self, corpus: Corpus) -> Member | None:
-        """The member that holds the media: the first with an image extension, unless `corpus.media` says which."""
+        """What holds the media: the member that `corpus.media` names, or the first with an extension of the kind."""
         if corpus.media:
             return self.members.get(corpus.media)
-        return next((m for extension, m in self.members.items() if extension.lower() in IMAGE_EXTENSIONS), None)
+        extensions = EXTENSIONS[corpus.kind]
+        return next((m for extension, m in self.members.items() if extension.lower() in extensions), None)
 
 
 class TarReader(io.BufferedReader):

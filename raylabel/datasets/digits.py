@@ -1,29 +1,14 @@
 """Real data that comes with the dependencies: a corpus anyone can run, without a download."""
 
 import io
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
 from raylabel.artifact import Artifact, Built, Draft, Root, write_table
-from raylabel.corpus import Corpus
-from raylabel.errors import InputError
 
-SCHEME = "embedded://"
 DIGITS_LABELED, DIGITS_TEST = 5, 50  # a class
-
-
-def resolve(root: Root, corpus: Corpus) -> Corpus:
-    """The corpus itself, or, for a uri such as `embedded://digits/test`, one of files made from the embedded data."""
-    if not any(uri.startswith(SCHEME) for uri in corpus.uri):
-        return corpus
-    (uri,) = corpus.uri
-    name, _, part = uri.removeprefix(SCHEME).partition("/")
-    if name != "digits" or part not in ("labeled", "unlabeled", "test"):
-        raise InputError(f"no embedded data '{uri}': there is {SCHEME}digits/labeled, /unlabeled and /test")
-    return replace(corpus, uri=(f"{digits(root).uri}/{part}.parquet",))
 
 
 def digits(root: Root) -> Artifact:

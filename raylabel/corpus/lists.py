@@ -1,0 +1,112 @@
+"""Lists of files, *.txt or *.csv, and the one form that both take in SHARDS.
+
+There a row is a line of up to five fields with TABs between them: path, label, start, end, group; empty ones at the end
+are left out. Seconds are written as Python writes a float, so that 1 and 1.0 are the same row.
+"""
+
+import csv
+import math
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from raylabel.corpus.config import Corpus, is_text, iterate_lines, open_text
+from raylabel.corpus.parts import parse_part
+from raylabel.errors import InputError
+
+STORES = ("s3", "gs")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What SHARDS say of a loose file; what they do not say is empty."""
+
+    path: str
+    label: str = ""
+    start: str = ""
+    end: str = ""
+    group: str = ""
+
+
+def split_line(uri: str, line: str) -> Entry:
+    """Of a file in a folder (`uri` ends in a slash) the line is its path, whatever stands in it."""
+    return Entry(line) if uri.endswith("/") else Entry(*line.split("\t"))
+
+
+def file_uri(uri: str, path: str) -> str:
+    """Where a loose file is: `path` is relative to the folder `uri`, or to the folder that the list `uri` lies in."""
+    if uri.endswith("/"):
+        return uri + path
+    if path.startswith("/") or "://" in path:
+        return path
+    scheme, separator, folder = uri.rpartition("/")[0].rpartition("://")
+    return scheme + separator + posixpath.normpath(f"{folder}/{path}")
+
+
+def is_list(name: str) -> bool:
+    return name.lower().endswith((".txt", ".csv"))
+
+
+def list_lines(corpus: Corpus, uri: str) -> Iterator[str]:
+    """The lines, as in SHARDS, of the list `uri`, as they are asked for. InputError naming the line that is wrong."""
+    return _csv_lines(corpus, uri) if uri.lower().endswith(".csv") else _text_lines(uri)
+
+
+def _text_lines(uri: str) -> Iterator[str]:
+    for number, line in enumerate(iterate_lines(uri), 1):
+        path, *labels = line.split("\t")
+        if not path or path.startswith("/") or "://" in path or not is_text(path) or len(labels) > 1:
+            raise InputError(
+                f"line {number} of '{uri}' is {line!r}: give a path relative to the list's folder (URLs are not "
+                "fetched), then at most a TAB and a label"
+            )
+        yield line
+
+
+def _csv_lines(corpus: Corpus, uri: str) -> Iterator[str]:
+    with open_text(uri, newline="") as text:  # csv reads line ends by itself: a quoted field may hold them
+        rows = csv.reader(text, strict=True)
+        try:
+            header = next(rows, [])
+            columns = _find_columns(corpus, uri, header)
+            for row in rows:
+                if row:  # a blank line is none
+                    place = f"line {rows.line_num} of '{uri}'"
+                    if len(row) != len(header):
+                        raise InputError(f"{place} has {len(row)} fields and the header {len(header)}: give as many")
+                    yield _line(["" if at is None else row[at] for at in columns], place)
+        except csv.Error as error:
+            place = f"line {rows.line_num} of '{uri}'"
+            raise InputError(f"{place} is no CSV: {error}; quote fields as RFC 4180 says") from error
+
+
+def _find_columns(corpus: Corpus, uri: str, header: Sequence[str]) -> list[int | None]:
+    """Where the header has path, label, start, end and group; None for what the list need not have."""
+    found: list[int | None] = []
+    asked = [("media", corpus.media or "path"), ("label", corpus.label), ("start", corpus.start)]
+    for field, name in [*asked, ("end", corpus.end), ("group", corpus.group)]:
+        if name is None and field == "label" and "label" in header:
+            name = "label"
+        count = 0 if name is None else header.count(name)
+        if name is not None and count != 1:
+            what = f"has {count} columns" if count else "has no column"
+            raise InputError(f"the CSV list '{uri}' {what} '{name}': its header is {', '.join(header)}; set {field}")
+        found.append(None if name is None else header.index(name))
+    return found
+
+
+def _line(fields: list[str], place: str) -> str:
+    """The line in SHARDS of a row of a CSV list."""
+    for text in fields:
+        if not is_text(text) or any(letter in text for letter in "\t\r\n"):
+            raise InputError(f"{place} has {text!r}: names hold no TAB, line end or NUL here; rename it")
+    path, label, start, end, group = fields
+    scheme, separator, _ = path.partition("://")
+    if not path or (separator and scheme not in STORES):
+        raise InputError(
+            f"{place} has the path {path!r}: give one relative to the list's folder, an absolute one, or an s3:// or "
+            "gs:// URI; nothing is fetched from the web"
+        )
+    if part := parse_part(start, end, place):
+        start, end = (repr(seconds) if math.isfinite(seconds) else "" for seconds in part)
+    return "\t".join([path, label, start, end, group]).rstrip("\t")

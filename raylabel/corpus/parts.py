@@ -1,0 +1,61 @@
+"""Samples that are parts of longer videos, and the name of the video that they were cut from."""
+
+import math
+import posixpath
+import re
+
+import pyarrow as pa
+
+from raylabel.corpus.config import Corpus
+from raylabel.errors import InputError
+
+# UCF101's own names: class, group (the video, by one person in one place), clip (Soomro et al. 2012 §2.2).
+_UCF101 = re.compile(r"v_(.+_g\d{2})_c\d{2}\.[^.]+")
+
+
+def parse_part(start: str | float | None, end: str | float | None, place: str) -> tuple[float, float] | None:
+    """(start, end) in seconds; end is inf where it is not given, and all is None where neither is.
+
+    `place` is what an InputError names if either is no number, the start is negative, or the end not beyond it.
+    """
+    if start in (None, "") and end in (None, ""):
+        return None
+    first, last = _seconds("start", start, 0.0, place), _seconds("end", end, math.inf, place)
+    if not 0 <= first < last:
+        raise InputError(
+            f"{place} is the part from {first:g} to {last:g} seconds: give a start of 0 or more and a later end"
+        )
+    return first, last
+
+
+def _seconds(what: str, value: str | float | None, default: float, place: str) -> float:
+    if value is None or value == "":
+        return default
+    try:
+        if math.isfinite(seconds := float(value)):
+            return seconds
+    except ValueError:
+        pass
+    raise InputError(f"the {what} of {place} is {value!r}: give a number of seconds, or leave it empty")
+
+
+def named_group(corpus: Corpus, name: str) -> str | None:
+    """The source video as the name of a corpus's file tells it; None if it does not."""
+    return ucf101_group(name) if corpus.kind == "video" else None
+
+
+def ucf101_group(name: str) -> str | None:
+    """`Archery_g07` of a file or path named as UCF101's `v_Archery_g07_c02.avi`; else None."""
+    match = _UCF101.fullmatch(posixpath.basename(name))
+    return match[1] if match else None
+
+
+def is_seconds(kind: pa.DataType) -> bool:
+    """Whether a column of that type may hold the start or end of parts."""
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def is_name(kind: pa.DataType) -> bool:
+    """Whether a column of that type may hold labels or groups: integers or strings."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)

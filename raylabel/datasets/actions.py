@@ -1,0 +1,221 @@
+"""Standard sets of human actions on video, read by the list files that come with them.
+
+Such a set is a corpus by a URI like `dataset://ucf101/train/1@/data/ucf101`: set, part, split, and after the @ the
+folder that holds it, local or in an object store. It becomes a CSV list of absolute paths in the root. What a list
+names and the folder lacks is a sample that is missing; nothing here looks at a video.
+"""
+
+import csv
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from raylabel.artifact import Artifact, Built, Draft, Root, write_bytes
+from raylabel.corpus import Corpus
+from raylabel.corpus.config import THREADS, absolute, locate, open_text, read_lines
+from raylabel.corpus.parts import ucf101_group
+from raylabel.errors import InputError
+from raylabel.storage import reading
+
+SCHEME = "dataset://"
+LIST, CLASSES = "list.csv", "classes.txt"
+
+Row = tuple[str, str, str]  # path in the set's folder, class, source video; empty if not known
+Listed = tuple[list[Row], list[str] | None]  # with the names of the classes, in order of their indices
+
+
+def ucf101(data: str, part: str, split: int = 1) -> Corpus:
+    """UCF101 (Soomro et al. 2012): 13,320 clips of 101 classes. `part`: train or test; `split`: 1, 2 or 3.
+
+    `data` holds the archives unpacked: UCF-101/<Class>/v_<Class>_g01_c01.avi (the folder UCF-101 may be left out) and
+    ucfTrainTestlist. A group is what the names say: of each class 25, and no split has one in both parts.
+    """
+    return _corpus("ucf101", data, part, split)
+
+
+def hmdb51(data: str, part: str, split: int = 1) -> Corpus:
+    """HMDB51 (Kuehne et al. 2011): 6,766 clips of 51 classes. `part`: train, test, or unused, which are the clips that
+    a split leaves out; `split`: 1, 2 or 3.
+
+    `data` holds <class>/<name>.avi, and <class>_test_split1.txt there or in testTrainMulti_7030_splits. A name is
+    <source>_<class>_<body>_<camera>_<people>_<view>_<quality>_<number>: its source, cut off here, is the group. That is
+    as much as is known: one film may stand under two spellings, and what a source is called in two classes is taken
+    for one video.
+    """
+    return _corpus("hmdb51", data, part, split)
+
+
+def kinetics(data: str, part: str) -> Corpus:
+    """Kinetics-400, -600 or -700 (Kay et al. 2017). `part` names the list: train, val or validate, test.
+
+    `data` holds <part>.csv there or in annotations (label, youtube_id, time_start, time_end, and others), and the
+    trimmed videos <youtube_id>_<time_start>_<time_end>.mp4, seconds in six digits, in <part>/<label>, in <part> or in
+    `data` itself; a label's blanks may be underscores. The group is the video on YouTube. Classes are in the order of
+    their names. Links die, so expect some percent of the list to be missing.
+    """
+    return _corpus("kinetics", data, part)
+
+
+def actions(data: str, part: str) -> Corpus:
+    """A set with a manifest.csv of file, split, label and group, as other columns may follow, and a classes.txt that
+    the labels are line numbers of. `part` is one of the splits."""
+    return _corpus("actions", data, part)
+
+
+def _corpus(name: str, data: str, part: str, split: int | None = None) -> Corpus:
+    where = f"{part}/{split}" if split is not None else part
+    return Corpus(uri=(f"{SCHEME}{name}/{where}@{data}",), kind="video", group="group")
+
+
+def list_videos(root: Root, uri: str) -> Artifact:
+    """LIST, a CSV of path, label and group, and CLASSES if the set orders them, of a `dataset://` URI.
+
+    The artifact is named by what it holds, so a set whose lists changed is another. InputError if there is no such set
+    or part, or a list cannot be read or is not what such a list should be.
+    """
+    head, _, folder = uri.removeprefix(SCHEME).partition("@")
+    name, *parts = head.split("/")
+    read = {"ucf101": _ucf101, "hmdb51": _hmdb51, "kinetics": _kinetics, "actions": _actions}.get(name)
+    if read is None or len(parts) != (2 if name in ("ucf101", "hmdb51") else 1) or not folder:
+        raise InputError(f"no data set '{uri}': give the corpus that ucf101, hmdb51, kinetics or actions makes")
+    folder = absolute(folder)
+    rows, classes = read(folder, *parts)
+    if not rows:
+        raise InputError(f"'{uri}' lists no video: give a part that has some")
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(["path", "label", "group"])
+    table.writerows((f"{folder}/{path}", label, group) for path, label, group in rows)
+    files = {LIST: out.getvalue().encode()}
+    if classes:
+        files[CLASSES] = "".join(f"{one}\n" for one in classes).encode()
+
+    def build(draft: Draft) -> Built:
+        return Built([write_bytes(draft.uri, file, data) for file, data in files.items()], {"videos": len(rows)})
+
+    identity: dict[str, Any] = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
+    return root.make(f"list-{name}", {"set": name, "part": parts} | identity, build)
+
+
+def _ucf101(folder: str, part: str, split: str) -> Listed:
+    _demand("ucf101", part, ("train", "test"), split)
+    lists = f"{folder}/ucfTrainTestlist"
+    numbered = [line.split() for line in read_lines(f"{lists}/classInd.txt")]
+    classes = [words[-1] for words in numbered if words]
+    if numbered != [[str(1 + i), name] for i, name in enumerate(classes)]:
+        raise InputError(f"'{lists}/classInd.txt' does not number the classes from 1 on: take that of the set")
+    within = "UCF-101/" if _is_folder(f"{folder}/UCF-101") else ""
+    rows: list[Row] = []
+    for number, line in enumerate(read_lines(f"{lists}/{part}list0{split}.txt"), 1):
+        path, *index = line.split() or [""]  # the lists for training have the class's number behind the path
+        label = path.partition("/")[0]
+        if label not in classes or index not in ([], [str(1 + classes.index(label))]):
+            place = f"line {number} of '{lists}/{part}list0{split}.txt'"
+            raise InputError(f"{place} is {line!r}: expected <Class>/<video>, with that class's number or none")
+        rows.append((within + path, label, ucf101_group(path) or ""))
+    return rows, classes
+
+
+def _hmdb51(folder: str, part: str, split: str) -> Listed:
+    flags = {"train": "1", "test": "2", "unused": "0"}
+    _demand("hmdb51", part, tuple(flags), split)
+    lists = f"{folder}/testTrainMulti_7030_splits"
+    lists = lists if _is_folder(lists) else folder
+    fs, path, _ = locate(lists)
+    ending = f"_test_split{split}.txt"
+    with reading(lists):
+        names = [info.base_name for info in fs.get_file_info(pafs.FileSelector(path))]
+    classes = sorted(name.removesuffix(ending) for name in names if name.endswith(ending))
+    if not classes:
+        raise InputError(f"no <class>{ending} in '{lists}': unpack the splits of the set there")
+    rows: list[Row] = []
+    for label in classes:
+        for number, line in enumerate(read_lines(f"{lists}/{label}{ending}"), 1):
+            file, _, flag = line.rstrip().rpartition(" ")
+            if flag not in flags.values() or not file:
+                raise InputError(
+                    f"line {number} of '{lists}/{label}{ending}' is {line!r}: expected <video>.avi 0, 1 or 2"
+                )
+            if flag == flags[part]:
+                rows.append((f"{label}/{file}", label, _hmdb51_source(file, label)))
+    return rows, classes
+
+
+def _hmdb51_source(file: str, label: str) -> str:
+    """What the file's name has before class and tags; empty if it is not of that form."""
+    named = re.fullmatch(r"(.+)_[fhlu]_(?:cm|nm)_np\d+_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+\.avi", file)
+    return named[1].removesuffix(f"_{label}") if named else ""
+
+
+def _kinetics(folder: str, part: str) -> Listed:
+    places = [f"{folder}/{part}.csv", f"{folder}/annotations/{part}.csv"]
+    place = next((uri for uri in places if _type(uri) == pafs.FileType.File), None)
+    if place is None:
+        raise InputError(f"no {part}.csv in '{folder}' or its folder annotations: unpack the lists of the set there")
+    table = list(_read_csv(place, ("youtube_id", "time_start", "time_end"), "label"))
+    classes = sorted({label for _, (*_, label) in table if label})
+    within = f"{folder}/{part}" if _is_folder(f"{folder}/{part}") else folder
+    with ThreadPoolExecutor(THREADS) as pool:
+        inner = dict(zip(classes, pool.map(lambda label: _class_folder(within, label), classes), strict=True))
+    rows: list[Row] = []
+    for number, (video, start, end, label) in table:
+        try:
+            file = f"{video}_{round(float(start)):06}_{round(float(end)):06}.mp4"
+        except (ValueError, OverflowError) as error:
+            raise InputError(f"line {number} of '{place}': {error}; give seconds") from error
+        rows.append((f"{within}/{inner.get(label, '')}{file}".removeprefix(f"{folder}/"), label, video))
+    return rows, classes or None
+
+
+def _class_folder(folder: str, label: str) -> str:
+    """The folder in `folder` of the class's videos, with a slash at its end; empty if it has none of its own."""
+    spelled = (label, label.replace(" ", "_"))
+    return next((f"{name}/" for name in spelled if _is_folder(f"{folder}/{name}")), "")
+
+
+def _actions(folder: str, part: str) -> Listed:
+    table = [row for _, row in _read_csv(f"{folder}/manifest.csv", ("file", "label", "group", "split"))]
+    _demand("actions", part, tuple(sorted({split for *_, split in table})))
+    rows = [(file, label, group) for file, label, group, split in table if split == part]
+    return rows, read_lines(f"{folder}/classes.txt")
+
+
+def _demand(name: str, part: str, parts: tuple[str, ...], split: str = "1") -> None:
+    if part not in parts:
+        raise InputError(f"no part '{part}' of {name}: there is {', '.join(parts)}")
+    if split not in ("1", "2", "3"):
+        raise InputError(f"no split {split} of {name}: there is 1, 2 and 3")
+
+
+def _is_folder(uri: str) -> bool:
+    return _type(uri) == pafs.FileType.Directory
+
+
+def _type(uri: str) -> pafs.FileType:
+    fs, path, _ = locate(uri)
+    with reading(uri):
+        return fs.get_file_info(path).type
+
+
+def _read_csv(uri: str, columns: tuple[str, ...], optional: str | None = None) -> Iterator[tuple[int, list[str]]]:
+    """(line, these columns of it) of a CSV; the optional one, last, is empty where there is none."""
+    with open_text(uri, newline="") as text:
+        table = csv.reader(text, strict=True)
+        try:
+            header = next(table, [])
+            if missing := [name for name in columns if name not in header]:
+                raise InputError(f"'{uri}' has no column '{missing[0]}': its header is {', '.join(header)}")
+            wanted = [header.index(name) for name in columns]
+            last = header.index(optional) if optional in header else None
+            for row in filter(None, table):
+                if len(row) != len(header):
+                    raise InputError(f"line {table.line_num} of '{uri}' has not as many fields as the header: mend it")
+                more = [] if optional is None else ["" if last is None else row[last]]
+                yield table.line_num, [row[at] for at in wanted] + more
+        except csv.Error as error:
+            raise InputError(f"line {table.line_num} of '{uri}' is no CSV: {error}; mend it") from error
