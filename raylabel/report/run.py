@@ -132,7 +132,7 @@ def _strips(run: Run) -> list[Strip]:
     label, rank, score, key = (table.column(name).to_numpy() for name in ("label", "rank", "score", "key"))
     shown = np.unique(np.linspace(0, len(run.classes) - 1, min(STRIPS, len(run.classes))).round().astype(int))
     wanted = np.concatenate([np.flatnonzero((label == c) & _shown_ranks(rank, label == c)) for c in shown])
-    looks = _looks(run, sorted(set(key[wanted].tolist())))
+    looks = _looks(run.corpus, Shards(run.shards), sorted(set(key[wanted].tolist())))
     logits = run.picks.info["rank"] == "logits"
     pictures: dict[int, list[Picture]] = {int(c): [] for c in shown}
     for i in wanted:
@@ -147,14 +147,14 @@ def _strips(run: Run) -> list[Strip]:
     return [Strip(label=run.classes[c], pictures=some) for c, some in pictures.items()]
 
 
-def _looks(run: Run, keys: list[int]) -> dict[int, tuple[bytes, Film | None]]:
+def _looks(corpus: Corpus, shards: Shards, keys: list[int]) -> dict[int, tuple[bytes, Film | None]]:
     """Key → (JPEG, how it plays if it is a video) of the samples that can be shown."""
-    films = run.corpus.kind == "video"
+    films = corpus.kind == "video"
     looks: dict[int, tuple[bytes, Film | None]] = {}
     parser = Parser.of(film_parser, CLIP_CPU_SECONDS) if films else Parser.of(thumbnail_parser)
     with Sandbox(parser) as sandbox:
         for some in [[key] for key in keys] if films else [keys]:  # a hundred videos may not fit into memory
-            samples = [s for s in read_keys(run.corpus, Shards(run.shards), some).values() if s.media]
+            samples = [s for s in read_keys(corpus, shards, some).values() if s.media]
             made = sandbox.convert([s.media or b"" for s in samples], [s.part or () for s in samples])
             for sample, look in zip(samples, made, strict=True):
                 found = None if isinstance(look, Unread) else unpack(look) if films else (look, None)

@@ -24,7 +24,6 @@ LONG_SIDE = 2 * SIDE  # of a clip at most
 FRAMES = 5  # of a filmstrip
 FRAME_BOX = (128, 96)  # pixels at most, of one of them
 GAP = 3  # black pixels between two of them
-CRF = 28  # x264's: at this size hard to tell from 23, and half the bytes
 
 _HEAD = struct.Struct("<dIII")  # seconds; bytes of the strip, of the poster, of the clip
 
@@ -72,7 +71,7 @@ def film(video: "Video") -> tuple[bytes, Film]:
     return _side_by_side(frames[: len(some)]), Film(
         seconds=video.frames / video.fps,
         poster=_jpeg(Image.fromarray(clip[0]), quality=70),
-        clip=encode_mp4(clip, max(1, video.fps / step), CRF),
+        clip=encode_mp4(clip, max(1, video.fps / step)),
     )
 
 

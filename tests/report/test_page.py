@@ -18,7 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from raylabel.report.page import NAMED_CLASSES, Picture, Point, Strip, write_page
+from raylabel.media.encode import encode_mp4
+from raylabel.report import page as module
+from raylabel.report.page import NAMED_CLASSES, Film, Picture, Point, Strip, write_page
 from raylabel.report.summary import Accuracy, Counts, Gain, Leaks, Picks, Reject, Stage, Summary
 from raylabel.report.thumbnails import thumbnail
 
@@ -36,6 +38,9 @@ HOSTILE = [
     '=HYPERLINK("javascript:alert(1)")',
 ]
 COLOURS = [(255, 0, 255), (0, 255, 0), (255, 255, 0), (0, 0, 255), (255, 0, 0), (0, 255, 255)]
+
+
+SOURCES = ("src", "poster", "href", "srcset", "action", "xlink:href")
 
 
 def make(names: list[str], text: str = "plain", video: bool = False) -> Summary:
@@ -95,6 +100,17 @@ def make_strips(label: str) -> list[Strip]:
     return [Strip(label=label, pictures=pictures)]
 
 
+def make_films(label: str) -> list[Strip]:
+    """Videos of one colour, whose strips and posters are of the opposite one."""
+    pictures = []
+    for i, picture in enumerate(make_strips(label)[0].pictures):
+        opposite = tuple(255 - c for c in COLOURS[i])
+        clip = encode_mp4([np.full((112, 112, 3), COLOURS[i], np.uint8)] * 5, 5)
+        still = thumbnail(Image.new("RGB", (112, 112), opposite))
+        pictures.append(dataclasses.replace(picture, jpeg=still, film=Film(1.25 + i, still, clip)))
+    return [Strip(label=label, pictures=pictures)]
+
+
 class Parsed(HTMLParser):
     """What a parser that knows nothing of the template finds: elements, attribute names, and the numbers."""
 
@@ -112,7 +128,7 @@ class Parsed(HTMLParser):
         found = {name: value or "" for name, value in attrs}
         if "data-key" in found:
             self.numbers.append((found["data-key"], found["data-value"]))
-        self.addresses += [found[name] for name in ("src", "href", "srcset", "action", "xlink:href") if name in found]
+        self.addresses += [found[name] for name in SOURCES if name in found]
 
     def handle_data(self, data: str) -> None:
         self.texts.append(data)
@@ -161,9 +177,14 @@ def test_the_same_run_gives_the_same_page_and_nan_gives_none() -> None:
         write_page(dataclasses.replace(summary, precision=float("nan")), {}, [])
 
 
+FILMS = make_films("plain")
+
+
 def page_of(text: str, classes: int = 3) -> str:
     curves = make_curves((text, "teacher"))
-    return write_page(make([text] + [f"c{i}" for i in range(1, classes)], text, video=True), curves, make_strips(text))
+    strips = [*make_strips(text), *FILMS]
+    strips[1] = dataclasses.replace(strips[1], label=text)
+    return write_page(make([text] + [f"c{i}" for i in range(1, classes)], text, video=True), curves, strips)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -173,7 +194,7 @@ def test_hostile_text_adds_no_element_and_no_attribute(text: str, classes: int) 
     page.encode()  # a lone surrogate would fail here
     parsed = Parsed(page)
     assert parsed.elements == Parsed(page_of("plain", classes)).elements
-    assert all(address.startswith("data:image/jpeg;base64,") for address in parsed.addresses)
+    assert all(re.match("data:(image/jpeg|video/mp4);base64,", address) for address in parsed.addresses)
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page)
     if text.isascii() and text.isprintable():  # and it can be read, as it is
         assert text in parsed.texts
@@ -190,7 +211,7 @@ PLAIN_ELEMENTS = Parsed(page_of("plain")).elements
 
 def test_the_page_forbids_itself_scripts_and_addresses() -> None:
     page = page_of("plain")
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    policy = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
     assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in page
     assert page.index("Content-Security-Policy") < page.index("<style>")
     assert not re.search(r"<script|javascript:|https?:|url\(|@import", page)
@@ -271,6 +292,65 @@ def test_a_ranking_by_logits_shows_logits_alone() -> None:
     page = write_page(summary, {}, [Strip(label="a", pictures=pictures)])
     assert re.findall(r"<figcaption><strong>1</strong><br>(.*?)</figcaption>", page) == ["+12.00"]
     assert "logit of the class" in page and "probability" not in page
+
+
+def test_films_show_a_strip_and_a_clip_that_plays_by_its_controls() -> None:
+    page = write_page(make(["a", "b"]), {}, FILMS)
+    captions = re.findall(r"<figcaption><strong>[\d,]+</strong><br>[^<]+<br>p [^<]+<br>([^<]+)</figcaption>", page)
+    assert captions == ["1.2 s", "2.2 s", "3.2 s", "4.2 s", "5.2 s", "6.2 s"]  # to even
+    assert "Videos of the unlabeled corpus" in page and "by their frames alone" not in page
+    videos = re.findall(r"<video ([^>]*)>", page)
+    for picture, video in zip(FILMS[0].pictures, videos, strict=True):
+        attributes = dict(re.findall(r'([\w-]+)(?:="([^"]*)")?', video))
+        assert picture.film
+        assert attributes == {
+            "muted": "", "loop": "", "playsinline": "", "controls": "", "preload": "none",
+            "poster": "data:image/jpeg;base64," + base64.b64encode(picture.film.poster).decode(),
+            "src": "data:video/mp4;base64," + base64.b64encode(picture.film.clip).decode(),
+            "aria-label": f"clip of rank {picture.rank} of plain",
+        }  # fmt: skip
+    stills = re.findall(r'<img src="data:image/jpeg;base64,([^"]*)" alt="frames of rank ([\d]+) of plain"', page)
+    assert [(base64.b64decode(s), int(r)) for s, r in stills] == [(p.jpeg, p.rank) for p in FILMS[0].pictures]
+
+
+def test_clips_that_are_too_large_are_left_out_and_the_page_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def strip(label: str, *sizes: int) -> Strip:
+        pictures = [dataclasses.replace(FILMS[0].pictures[0], rank=i, film=Film(1, b"", label.encode() * n))
+                    for i, n in enumerate(sizes)]  # fmt: skip
+        return Strip(label=label, pictures=pictures)
+
+    def shown(*strips: Strip) -> list[str]:
+        page = write_page(make(["a", "b"]), {}, strips)
+        clips = [base64.b64decode(clip).decode() for clip in re.findall(r'src="data:video/mp4;base64,([^"]*)"', page)]
+        missing = sum(len(s.pictures) for s in strips) - len(clips)
+        said = re.search(r"(\d+) of (\d+) are shown by their frames alone: a clip has to have at most ([^,]+), "
+                         r"all clips of the page ([^.]+)\.", page)  # fmt: skip
+        assert page.count("<img") == sum(len(s.pictures) for s in strips)
+        assert (said.groups() if said else None) == (
+            (str(missing), str(missing + len(clips)), "3 kB", "8 kB") if missing else None
+        )
+        return [f"{clip[0]}{len(clip)}" for clip in clips]
+
+    monkeypatch.setattr(module, "CLIP_BYTES", 3 << 10)
+    monkeypatch.setattr(module, "CLIPS_BYTES", 8 << 10)
+    assert shown(strip("a", 3072, 3072), strip("b", 1024)) == ["a3072", "a3072", "b1024"]
+    assert shown(strip("a", 3073, 3072)) == ["a3072"]
+    # Of both classes the first ranks; then whatever there is room for.
+    assert shown(strip("a", 3000, 3000, 100), strip("b", 3000, 3000, 20)) == ["a3000", "a100", "b3000", "b20"]
+
+
+def test_clips_play_in_a_browser_in_their_colours(tmp_path: Path) -> None:
+    page = write_page(make(["a", "b"]), {}, FILMS)
+    # A page is loaded when such a video shows its first frame; without a poster it is seen at once.
+    page, changed = re.subn(r'controls preload="none" poster="[^"]*"', 'preload="auto"', page)
+    assert changed == len(COLOURS)
+    (tmp_path / "report.html").write_text(page, "utf-8")
+    console, pixels = open_in_chromium(tmp_path / "report.html", tmp_path)
+    assert console == []
+    for colour in COLOURS:
+        near = (np.abs(pixels - np.array(colour)) <= 6).all(axis=2).sum()
+        # A strip of it, 112 x 112, stands beside the video of the opposite colour; the video has 144 x 144.
+        assert near > 140 * 140 + (100 * 100 if tuple(255 - c for c in colour) in COLOURS else 0), colour
 
 
 def test_the_page_opens_in_a_browser_with_every_picture(tmp_path: Path) -> None:
