@@ -102,7 +102,7 @@ def eval_clips(data: bytes, view: "View", part: tuple[float, float] | None = Non
     wanted, places = np.unique(eval_indices(video.frames, clip), return_inverse=True)
     to = with_short_side((video.width, video.height), view.resize)
     left, top = (round((n - view.size) / 2) for n in to)
-    frames = video.read(wanted, to)[:, top : top + view.size, left : left + view.size]
+    frames = video.read(wanted, to, (left, top, left + view.size, top + view.size))
     return frames[places.reshape(clip.count, clip.frames)]
 
 
@@ -123,7 +123,7 @@ def train_clip(data: bytes, view: "View", random: np.random.Generator) -> np.nda
     most = max(clip.max_resize, view.resize)
     to = with_short_side((video.width, video.height), view.resize + int(side * (most - view.resize + 1)))
     left, top = (int(draw * (n - view.size + 1)) for draw, n in zip((x, y), to, strict=True))
-    frames = video.read(indices, to)[:, top : top + view.size, left : left + view.size]
+    frames = video.read(indices, to, (left, top, left + view.size, top + view.size))
     return frames[:, :, ::-1] if view.flip and flip < 0.5 else frames
 
 

@@ -37,6 +37,10 @@ _TOGETHER = 64  # frames of one batch of decord's where all frames are read
 _SKIPPED_CODECS = frozenset(("h264", "hevc"))
 
 
+Size = tuple[int, int]  # width, height
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+
+
 class Video:
     """A video, or a part of it: the frames shown at start ≤ t < end, t in seconds from the first frame.
 
@@ -56,7 +60,7 @@ class Video:
         self._by_decord = (
             reader == "decord" and header.plain and header.codec in _DECORD_CODECS and len(data) <= _DECORD_BYTES
         )
-        self._decord: tuple[tuple[int, int], Any] | None = None
+        self._decord: tuple[Size, Any] | None = None
         self.width, self.height, self.fps = header.width, header.height, header.fps
         first, last = 0, len(header.times)
         if part is not None:
@@ -68,29 +72,36 @@ class Video:
         self.frames: int = last - first
         """n, of the part."""
 
-    def read(self, indices: Sequence[int] | np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+    def read(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        size: Size | None = None,
+        box: Box | None = None,
+    ) -> np.ndarray:
         """The frames of these indices, uint8 [len(indices), H, W, 3]; any order, with repeats, 0 is the part's first.
 
-        `size`: (width, height) to which frames are resized as they are decoded, bilinear; None: as they are.
-        A frame that is missing though its packet is there is the one before it, as in a player; Reject if that is so of
-        more than half.
+        `size`: (width, height) to which frames are resized as they are decoded, bilinear; None: as they are. `box`:
+        (left, top, right, bottom) of what is kept of each then; None: all. A frame that is missing though its packet is
+        there is the one before it, as in a player; Reject if that is so of more than half.
         """
         wanted, places = np.unique(np.asarray(indices, np.int64), return_inverse=True)
         if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < self.frames:
             raise IndexError(f"frames {wanted[0]} to {wanted[-1]} of {self.frames}")
         size = self._checked(size)
         wanted += self._first
+        left, top, right, bottom = box or (0, 0, *size)
         found = self._read_decord(wanted, size) if self._by_decord else None
-        if found is None:
-            found = np.empty((len(wanted), size[1], size[0], 3), np.uint8)
-            for slot, frame in enumerate(self._decode(wanted.tolist(), size)):
-                found[slot] = frame
+        if found is not None:
+            found = found[:, top:bottom, left:right]
+        else:
+            found = np.stack(list(self._decode(wanted.tolist(), size, (left, top, right, bottom))))
         places = places.reshape(-1)
         return found if np.array_equal(places, np.arange(len(found))) else found[places]
 
-    def each(self, size: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
+    def each(self, size: Size | None = None) -> Iterator[np.ndarray]:
         """Every frame of the part in order, uint8 [H, W, 3], one at a time; by PyAV, whatever the reader."""
-        return self._decode(range(self._first, self._first + self.frames), self._checked(size))
+        size = self._checked(size)
+        return self._decode(range(self._first, self._first + self.frames), size, (0, 0, *size))
 
     def check(self) -> None:
         """Decodes every frame of the part once, with what `read` would use; Reject if that fails."""
@@ -104,13 +115,13 @@ class Video:
         for _ in self.each(size):
             pass
 
-    def _checked(self, size: tuple[int, int] | None) -> tuple[int, int]:
+    def _checked(self, size: Size | None) -> tuple[int, int]:
         width, height = size or (self.width, self.height)
         if width * height > MAX_FRAME_PIXELS:
             raise Reject("too_many_pixels", f"frames of {width} x {height}, limit {MAX_FRAME_PIXELS}")
         return width, height
 
-    def _read_decord(self, wanted: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+    def _read_decord(self, wanted: np.ndarray, size: Size) -> np.ndarray | None:
         """The frames of these indices of the whole video, which ascend; None: PyAV has to read this file."""
         try:
             if self._decord is None or self._decord[0] != size:
@@ -131,25 +142,25 @@ class Video:
         self._by_decord, self._decord = False, None
         return None
 
-    def _decode(self, wanted: Sequence[int], size: tuple[int, int]) -> Iterator[np.ndarray]:
+    def _decode(self, wanted: Sequence[int], size: Size, box: Box) -> Iterator[np.ndarray]:
         """The frames of these indices of the whole video, which ascend without repeats."""
         done = 0
         if self._header.pts is not None:
             with contextlib.suppress(Reject):
-                for frame in self._decode_some(self._header.pts, wanted, size):
+                for frame in self._decode_some(self._header.pts, wanted, size, box):
                     yield frame
                     done += 1
         if done < len(wanted):
-            yield from self._decode_all(wanted[done:], size)
+            yield from self._decode_all(wanted[done:], size, box)
 
-    def _decode_some(self, pts: list[int], wanted: Sequence[int], size: tuple[int, int]) -> Iterator[np.ndarray]:
+    def _decode_some(self, pts: list[int], wanted: Sequence[int], size: Size, box: Box) -> Iterator[np.ndarray]:
         """As `_decode`, seeking and leaving out what is not needed; ends early where that does not give what it has to.
 
         What it gives is what decoding from the beginning gives: each frame is told by its timestamp, and decoding goes
         on only at a keyframe that is all its own.
         """
         needed = {pts[index] for index in wanted} if self._header.codec in _SKIPPED_CODECS else None
-        convert = self._converter(size)
+        convert = self._converter(size, box)
         with opened(self._data) as (container, stream, *_):
             todo = at = 0  # of `wanted` the next, and the frame that the decoder gives next
             while (key := self._key_between(at, wanted[todo])) is not None or not at:
@@ -172,9 +183,9 @@ class Video:
                 else:
                     return
 
-    def _decode_all(self, wanted: Sequence[int], size: tuple[int, int]) -> Iterator[np.ndarray]:
+    def _decode_all(self, wanted: Sequence[int], size: Size, box: Box) -> Iterator[np.ndarray]:
         """As `_decode`, from the video's first frame on."""
-        pts, convert = self._header.pts, self._converter(size)
+        pts, convert = self._header.pts, self._converter(size, box)
         todo = at = missing = 0
         shown = None
         with opened(self._data) as (container, stream, *_):
@@ -205,15 +216,27 @@ class Video:
         place = bisect_right(self._header.keys, wanted)
         return key if place and (key := self._header.keys[place - 1]) > at else None
 
-    def _converter(self, size: tuple[int, int]) -> Callable[[VideoFrame], np.ndarray]:
-        """What makes uint8 [H, W, 3] of a decoded frame. One reformatter for all: to set it up takes as long as to use
-        it ten times."""
+    def _converter(self, size: Size, box: Box) -> Callable[[VideoFrame], np.ndarray]:
+        """What makes uint8 [H, W, 3] of a decoded frame, resized to `size` and cut to `box`.
+
+        One reformatter for all: to set it up takes as long as to use it ten times. Resized frames are taken as planes:
+        to 170 x 128 that is 1.3 times as fast, and 0.4 of 255 off what floats give instead of 1.7.
+        """
         reformat, turns = VideoReformatter().reformat, self._header.turns
         width, height = size[::-1] if turns % 2 else size
+        left, top, right, bottom = box
+        planar = size != (self.width, self.height)
 
         def convert(frame: VideoFrame) -> np.ndarray:
-            rgb = reformat(frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1)
-            return np.rot90(rgb.to_ndarray(), turns)
+            form = "gbrp" if planar else "rgb24"
+            rgb = reformat(frame, width, height, form, interpolation=Interpolation.BILINEAR, threads=1)
+            if not planar:
+                return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), turns)[top:bottom, left:right])
+            out = np.empty((bottom - top, right - left, 3), np.uint8)
+            for channel, plane in zip((1, 2, 0), rgb.planes, strict=True):
+                stored = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:height, :width]
+                out[..., channel] = np.rot90(stored, turns)[top:bottom, left:right]
+            return out
 
         return convert
 

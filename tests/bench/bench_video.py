@@ -38,7 +38,6 @@ def main() -> None:
     arguments = options.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
-    decord.bridge.set_bridge("torch")
     slow = []
     for gop in (250, 50):
         media = [encode(seed, gop) for seed in range(VIDEOS)]
@@ -112,7 +111,7 @@ def documented(data: bytes, indices: np.ndarray, view: View, dtype: torch.dtype)
     top, left = (height - view.size) // 2, (width - view.size) // 2
     clips = []
     for wanted in indices:
-        frames = reader.get_batch(wanted).permute(0, 3, 1, 2).to(dtype)
+        frames = torch.from_numpy(reader.get_batch(wanted).asnumpy()).permute(0, 3, 1, 2).to(dtype)
         frames = torch.nn.functional.interpolate(frames, size=(height, width), mode="bilinear", antialias=True)
         clips.append(frames[:, :, top : top + view.size, left : left + view.size].permute(0, 2, 3, 1))
     return torch.stack(clips)
