@@ -1,14 +1,15 @@
 """Encoded videos to upright RGB frames: the one place where frames of a video are decoded, only ever in the sandbox.
 
+PyAV alone reads them. decord 0.6.0, which many use, is no faster, and of what is odd it silently gives wrong frames:
+of H.264 that begins with an open group of pictures (by random access) others, of 10 bits other colours, and of a file
+that ends too early whatever stands in memory behind it.
+
 Letters: n frames of the part, H W pixels of a frame.
 """
 
 import contextlib
-import io
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
-from typing import Any, Literal
 
 import numpy as np
 from av.container import InputContainer
@@ -19,19 +20,6 @@ from av.video.stream import VideoStream
 from raylabel.media.container import MAX_FRAME_PIXELS, opened, read_header
 from raylabel.media.decode import Reject
 from raylabel.media.encode import encode_mp4
-
-decord: Any = None
-if find_spec("decord"):  # imported before a child of the sandbox is forked, which by then may open no files
-    import decord  # pyright: ignore[reportMissingImports]
-
-    decord.logging.set_level(decord.logging.QUIET)
-
-# What decord 0.6.0 (FFmpeg 4.1) was compared with PyAV for: at native size its frames are the same bytes. Others it
-# gives in other colours (10 bits), as other frames (AVI, open groups of pictures) or not at all (AV1). A file that ends
-# too early makes it read the memory behind. It copies the file four times.
-_DECORD_CODECS = frozenset(("h264", "hevc", "vp8", "vp9", "mpeg4"))
-_DECORD_BYTES = 64 << 20
-_TOGETHER = 64  # frames of one batch of decord's where all frames are read
 
 # Of these a frame that no other is predicted from can be left out, and the others are what they were.
 _SKIPPED_CODECS = frozenset(("h264", "hevc"))
@@ -47,20 +35,12 @@ class Video:
     Frames are upright: a rotation by 90, 180 or 270 degrees that the file asks for is applied (others and mirroring are
     not); where pixels are not square they stay as they are stored. Where timestamps are missing or make no sense,
     frames count as following each other at the header's rate. Of several video streams it is the first one.
-
-    PyAV reads all files; or decord those that it is known to read right and does not raise on, and PyAV the rest.
     """
 
-    def __init__(
-        self, data: bytes, reader: Literal["decord", "pyav"] = "pyav", part: tuple[float, float] | None = None
-    ) -> None:
+    def __init__(self, data: bytes, part: tuple[float, float] | None = None) -> None:
         """`data`: the encoded file. All methods raise Reject if it cannot be read; besides, only MemoryError passes."""
         self._data = data
         self._header = header = read_header(data)
-        self._by_decord = (
-            reader == "decord" and header.plain and header.codec in _DECORD_CODECS and len(data) <= _DECORD_BYTES
-        )
-        self._decord: tuple[Size, Any] | None = None
         self.width, self.height, self.fps = header.width, header.height, header.fps
         first, last = 0, len(header.times)
         if part is not None:
@@ -89,30 +69,18 @@ class Video:
             raise IndexError(f"frames {wanted[0]} to {wanted[-1]} of {self.frames}")
         size = self._checked(size)
         wanted += self._first
-        left, top, right, bottom = box or (0, 0, *size)
-        found = self._read_decord(wanted, size) if self._by_decord else None
-        if found is not None:
-            found = found[:, top:bottom, left:right]
-        else:
-            found = np.stack(list(self._decode(wanted.tolist(), size, (left, top, right, bottom))))
+        found = np.stack(list(self._decode(wanted.tolist(), size, box or (0, 0, *size))))
         places = places.reshape(-1)
         return found if np.array_equal(places, np.arange(len(found))) else found[places]
 
     def each(self, size: Size | None = None) -> Iterator[np.ndarray]:
-        """Every frame of the part in order, uint8 [H, W, 3], one at a time; by PyAV, whatever the reader."""
+        """Every frame of the part in order, uint8 [H, W, 3], one at a time."""
         size = self._checked(size)
         return self._decode(range(self._first, self._first + self.frames), size, (0, 0, *size))
 
     def check(self) -> None:
-        """Decodes every frame of the part once, with what `read` would use; Reject if that fails."""
-        size, last = (16, 16), self._first + self.frames
-        if self._by_decord:
-            for low in range(self._first, last, _TOGETHER):
-                if self._read_decord(np.arange(low, min(low + _TOGETHER, last)), size) is None:
-                    break
-            else:
-                return
-        for _ in self.each(size):
+        """Decodes every frame of the part once; Reject if that fails."""
+        for _ in self.each((16, 16)):
             pass
 
     def _checked(self, size: Size | None) -> tuple[int, int]:
@@ -120,27 +88,6 @@ class Video:
         if width * height > MAX_FRAME_PIXELS:
             raise Reject("too_many_pixels", f"frames of {width} x {height}, limit {MAX_FRAME_PIXELS}")
         return width, height
-
-    def _read_decord(self, wanted: np.ndarray, size: Size) -> np.ndarray | None:
-        """The frames of these indices of the whole video, which ascend; None: PyAV has to read this file."""
-        try:
-            if self._decord is None or self._decord[0] != size:
-                self._decord = None  # the old one's frames go first
-                options = {"width": size[0], "height": size[1], "num_threads": 1}
-                # Frames that it would repeat because it cannot decode them are an error.
-                reader = decord.VideoReader(io.BytesIO(self._data), ctx=decord.cpu(0), fault_tol=1e-9, **options)
-                self._decord = size, reader
-            reader = self._decord[1]
-            if len(reader) == len(self._header.times):
-                found = reader.get_batch(wanted).asnumpy()
-                if found.shape == (len(wanted), size[1], size[0], 3):
-                    return found
-        except MemoryError:
-            raise
-        except Exception:
-            pass
-        self._by_decord, self._decord = False, None
-        return None
 
     def _decode(self, wanted: Sequence[int], size: Size, box: Box) -> Iterator[np.ndarray]:
         """The frames of these indices of the whole video, which ascend without repeats."""
@@ -161,7 +108,7 @@ class Video:
         """
         needed = {pts[index] for index in wanted} if self._header.codec in _SKIPPED_CODECS else None
         convert = self._converter(size, box)
-        with opened(self._data) as (container, stream, *_):
+        with opened(self._data) as (container, stream):
             todo = at = 0  # of `wanted` the next, and the frame that the decoder gives next
             while (key := self._key_between(at, wanted[todo])) is not None or not at:
                 if key is not None:
@@ -188,7 +135,7 @@ class Video:
         pts, convert = self._header.pts, self._converter(size, box)
         todo = at = missing = 0
         shown = None
-        with opened(self._data) as (container, stream, *_):
+        with opened(self._data) as (container, stream):
             for frame in container.decode(stream):
                 index = at
                 if pts is not None:
@@ -252,8 +199,6 @@ def _frames(container: InputContainer, stream: VideoStream, needed: set[int] | N
 
 
 def warm_up() -> None:
-    """Reads a video by either reader: a child of the sandbox, which opens no file, finds all that is loaded at the
-    first use."""
+    """Reads a video: a child of the sandbox, which opens no file, finds all that is loaded at the first use."""
     data = encode_mp4([np.zeros((16, 16, 3), np.uint8)] * 3, 25)
-    for reader in ("decord", "pyav") if decord else ("pyav",):
-        Video(data, reader).read([0, 2], (32, 24))
+    Video(data).read([0, 2], (32, 24))
