@@ -62,7 +62,7 @@ class Video:
 
         `size`: (width, height) to which frames are resized as they are decoded, bilinear; None: as they are. `box`:
         (left, top, right, bottom) of what is kept of each then; None: all. A frame that is missing though its packet is
-        there is the one before it, as in a player; Reject if that is so of more than half.
+        there is the one before it, as in a player; Reject where that is so of more than half of the video up to there.
         """
         wanted, places = np.unique(np.asarray(indices, np.int64), return_inverse=True)
         if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < self.frames:
@@ -133,7 +133,7 @@ class Video:
     def _decode_all(self, wanted: Sequence[int], size: Size, box: Box) -> Iterator[np.ndarray]:
         """As `_decode`, from the video's first frame on."""
         pts, convert = self._header.pts, self._converter(size, box)
-        todo = at = missing = 0
+        todo = at = there = 0
         shown = None
         with opened(self._data) as (container, stream):
             for frame in container.decode(stream):
@@ -142,9 +142,8 @@ class Video:
                     index = -1 if frame.pts is None else bisect_left(pts, frame.pts)
                     if not at <= index < len(pts) or pts[index] != frame.pts:
                         continue
-                at = index + 1
+                at, there = index + 1, there + 1
                 while todo < len(wanted) and wanted[todo] <= index:
-                    missing += wanted[todo] < index
                     yield convert(frame if wanted[todo] == index else shown or frame)
                     todo += 1
                 if todo == len(wanted):
@@ -153,10 +152,9 @@ class Video:
             for _ in wanted[todo:]:
                 if shown is None:
                     raise Reject("corrupt", "no frame can be decoded")
-                missing += 1
                 yield convert(shown)
-            if 2 * missing > len(wanted):
-                raise Reject("corrupt", f"{missing} of {len(wanted)} frames cannot be decoded")
+            if 2 * there <= wanted[-1]:
+                raise Reject("corrupt", f"of {wanted[-1] + 1} frames {there} can be decoded")
 
     def _key_between(self, at: int, wanted: int) -> int | None:
         """The last keyframe up to `wanted`, if it lies beyond `at`, so that seeking saves decoding."""
