@@ -200,7 +200,7 @@ def test_a_part_is_the_frames_that_are_shown_in_it(decoded: dict[str, tuple[Vide
 def test_the_frame_before_stands_for_one_that_is_missing():
     """Packets of MPEG-4 may say that nothing has changed (ISO 14496-2, vop_coded); libavcodec gives no frame then."""
     data = videos.video(videos.scene(30), codec="mpeg4", options={"g": "30", "qscale": "3"})
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
     for lost, broken_off in (([5, 6, 7, 20], False), (range(8, 29), True)):
         broken = data
@@ -261,7 +261,15 @@ def test_what_is_no_video_is_rejected_by_name(data: bytes, reject: str):
 
 
 def test_the_demuxer_is_told_by_the_first_bytes(kinds: dict[str, bytes]):
-    names = {"mkv": "matroska", "webm": "matroska", "flv": "flv", "avi": "avi", "ts": "mpegts", "gif": "gif", "wmv": "asf"}
+    names = {
+        "mkv": "matroska",
+        "webm": "matroska",
+        "flv": "flv",
+        "avi": "avi",
+        "ts": "mpegts",
+        "gif": "gif",
+        "wmv": "asf",
+    }
     for name, data in kinds.items():
         assert demuxer_of(data) == names.get(name.partition(",")[0], "mov")
 
