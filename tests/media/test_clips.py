@@ -181,7 +181,7 @@ def test_what_is_cut_is_read_as_it_was(kinds: dict[str, bytes]):
             theirs = source.read(range(source.frames), size).mean(3)  # colours are halved in the small ones
             mine = made.read(range(made.frames))[:, : size[1], : size[0]].mean(3)
             apart = abs(mine[:, None] - theirs[None]).mean((2, 3))
-            assert apart.diagonal().max() < 10 and (apart.argmin(1) == np.arange(len(mine))).all(), (name, form)
+            assert apart.diagonal().max() < 16 and (apart.argmin(1) == np.arange(len(mine))).all(), (name, form)
 
 
 def test_normalise_takes_clips():
