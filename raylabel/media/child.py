@@ -24,7 +24,7 @@ from raylabel.media.seccomp import filter_calls
 from raylabel.schema import MAX_BYTES
 
 MEMORY = 1 << 30  # bytes of address space that a child may take beyond what it is forked with
-COPIES = 3  # of the encoded bytes that it may take besides: as they come, and two that decord makes for itself
+COPIES = 2  # of the encoded bytes that it may take besides: as they come, and once more
 CPU_SECONDS = 10  # of one sample, unless its parser says otherwise; a picture of MAX_PIXELS takes 1 to 3
 FEW = 1 << 20  # bytes of a sample that count for nothing
 _SOCKET, _SHARED = 3, 4  # the only files of a child besides 0, 1 and 2, which are /dev/null

@@ -5,8 +5,7 @@ Letters: M clips of a video, T frames of a clip, n frames of a video, H W pixels
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,8 +13,6 @@ from raylabel.errors import InputError
 
 if TYPE_CHECKING:
     from raylabel.media.views import View
-
-Reader = Literal["pyav", "decord"]
 
 # Of one video in the sandbox: to decode all of five minutes of 1920 x 1080, or of two hours of 320 x 240 (H.264, about
 # 150 and 3,000 frames per second on a core); ten clips of a video need less, where its keyframes are 10 s apart.
@@ -41,27 +38,11 @@ class Clip:
     """Scale jitter: in training the short side is drawn from `View.resize` to this, pixels, before the random crop; 0:
     it is `View.resize`."""
 
-    reader: Reader = "pyav"
-    """'pyav' reads all files on all machines. 'decord' reads those that it is known to read right and PyAV the rest;
-    then all machines of a run need decord. At native size their frames are the same, resized they differ a little."""
-
     def __post_init__(self) -> None:
         for name, least in (("frames", 1), ("stride", 1), ("count", 1), ("max_resize", 0)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise InputError(f"Clip.{name} is {value!r}; give a whole number of at least {least}")
-        if self.reader not in get_args(Reader):
-            raise InputError(f"Clip.reader is {self.reader!r}; give 'pyav' or 'decord'")
-
-
-def resolve_reader(view: "View") -> "View":
-    """The view, if this machine can read as it asks; InputError if it asks for decord and this machine has none."""
-    if view.clip and view.clip.reader == "decord" and not find_spec("decord"):
-        raise InputError(
-            "Clip.reader is 'decord', which is not installed on this machine (it has wheels for Linux on x86-64 only): "
-            "install it on all, or give 'pyav'"
-        )
-    return view
 
 
 def with_short_side(size: tuple[float, float], side: int) -> tuple[int, int]:
@@ -98,11 +79,11 @@ def eval_clips(data: bytes, view: "View", part: tuple[float, float] | None = Non
     from raylabel.media.video import Video
 
     clip = _clip_of(view)
-    video = Video(data, clip.reader, part)
+    video = Video(data, part)
     wanted, places = np.unique(eval_indices(video.frames, clip), return_inverse=True)
     to = with_short_side((video.width, video.height), view.resize)
     left, top = (round((n - view.size) / 2) for n in to)
-    frames = video.read(wanted, to)[:, top : top + view.size, left : left + view.size]
+    frames = video.read(wanted, to, (left, top, left + view.size, top + view.size))
     return frames[places.reshape(clip.count, clip.frames)]
 
 
@@ -117,17 +98,17 @@ def train_clip(data: bytes, view: "View", random: np.random.Generator) -> np.nda
 
     clip = _clip_of(view)
     start, side, x, y, flip = random.random(5).tolist()
-    video = Video(data, clip.reader)
+    video = Video(data)
     first = int(start * (_room(video.frames, clip) + 1))
     indices = (first + clip.stride * np.arange(clip.frames)) % video.frames
     most = max(clip.max_resize, view.resize)
     to = with_short_side((video.width, video.height), view.resize + int(side * (most - view.resize + 1)))
     left, top = (int(draw * (n - view.size + 1)) for draw, n in zip((x, y), to, strict=True))
-    frames = video.read(indices, to)[:, top : top + view.size, left : left + view.size]
+    frames = video.read(indices, to, (left, top, left + view.size, top + view.size))
     return frames[:, :, ::-1] if view.flip and flip < 0.5 else frames
 
 
-def cut_parser(short_side: int, quality: int, reader: Reader) -> Callable[[bytes, Sequence[float]], bytes]:
+def cut_parser(short_side: int, quality: int) -> Callable[[bytes, Sequence[float]], bytes]:
     """What to train on of a video, or of the part that a sample's numbers (start, end) name; for the sandbox.
 
     No bytes where those of the corpus will do: of a whole video that is not to be made smaller. Then every frame has
@@ -140,7 +121,7 @@ def cut_parser(short_side: int, quality: int, reader: Reader) -> Callable[[bytes
     warm_up()
 
     def cut(data: bytes, numbers: Sequence[float]) -> bytes:
-        video = Video(data, reader, part_of(numbers))
+        video = Video(data, part_of(numbers))
         size = video.width, video.height
         smaller = 0 < short_side < min(size)
         if not numbers and not smaller:

@@ -63,8 +63,6 @@ class Header:
     """The frames at which decoding may begin, ascending; none where `pts` is None."""
     codec: str
     """libavcodec's name."""
-    plain: bool
-    """Nothing is odd: one stream of 8-bit 4:2:0, all packets whole and shown, no group of pictures needs another."""
 
 
 def demuxer_of(data: bytes) -> str:
@@ -77,26 +75,13 @@ def demuxer_of(data: bytes) -> str:
     return _DEMUXERS[name]
 
 
-class _File(io.BytesIO):
-    """Whether its reader went beyond the end: then the file is shorter than it says."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self._length, self.beyond = len(data), False
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        place = super().seek(offset, whence)
-        self.beyond |= place > self._length
-        return place
-
-
 @contextmanager
-def opened(data: bytes) -> Iterator[tuple[InputContainer, VideoStream, int, _File]]:
-    """(container, first video stream, number of such, file); its decoder runs on this thread. What libav raises
-    meanwhile is a Reject, in words that are the same in every run."""
-    demuxer, file = demuxer_of(data), _File(data)
+def opened(data: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """(container, first video stream); its decoder runs on this thread. What libav raises meanwhile is a Reject, in
+    words that are the same in every run."""
+    demuxer = demuxer_of(data)
     try:
-        with av.open(file, "r", format=demuxer) as container:
+        with av.open(io.BytesIO(data), "r", format=demuxer) as container:
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams:
                 raise Reject("corrupt", "no video stream")
@@ -105,7 +90,7 @@ def opened(data: bytes) -> Iterator[tuple[InputContainer, VideoStream, int, _Fil
                 raise Reject("format_not_allowed", "no decoder for its codec")
             context.thread_count = 1
             context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # frames may be larger than the header says
-            yield container, streams[0], len(streams), file
+            yield container, streams[0]
     except (Reject, MemoryError):
         raise
     except EOFError as error:
@@ -117,7 +102,7 @@ def opened(data: bytes) -> Iterator[tuple[InputContainer, VideoStream, int, _Fil
 
 def read_header(data: bytes) -> Header:
     """Reads all packets, and decodes the first frame; Reject if it is no video or none that is decoded here."""
-    with opened(data) as (container, stream, streams, file):
+    with opened(data) as (container, stream):
         context = stream.codec_context
         size = context.width, context.height
         if min(size) < 1:
@@ -125,7 +110,7 @@ def read_header(data: bytes) -> Header:
         if size[0] * size[1] > MAX_FRAME_PIXELS or max(size) > MAX_ASPECT * min(size):
             limits = f"limits {MAX_FRAME_PIXELS} and {MAX_ASPECT} to 1"
             raise Reject("too_many_pixels", f"frames of {size[0]} x {size[1]}, {limits}")
-        codec, plain = context.codec.canonical_name, context.pix_fmt in ("yuv420p", "yuvj420p") and streams == 1
+        codec = context.codec.canonical_name
         first, shown, keys = None, [], []
         for packet in container.demux(stream):
             if first is None:
@@ -134,9 +119,7 @@ def read_header(data: bytes) -> Header:
                 continue
             # Cut off by a list of edits, or (VP8) a picture that others are predicted from and nobody sees.
             if packet.is_discard or codec == "vp8" and not memoryview(packet)[0] & 0x10:
-                plain = False
                 continue
-            plain &= not packet.is_corrupt
             if packet.is_keyframe:
                 keys.append(len(shown))
             shown.append(packet.pts)
@@ -153,10 +136,7 @@ def read_header(data: bytes) -> Header:
         keys = []
     else:
         times = pts
-        # Of an open group of pictures what is shown before its keyframe stands behind it.
-        places = np.searchsorted(pts, [shown[key] for key in keys]).tolist()
-        plain &= places == keys and keys[:1] == [0] and not file.beyond
-        keys = sorted(places)
+        keys = sorted(np.searchsorted(pts, [shown[key] for key in keys]).tolist())
     turns = rotation // 90 % 4 if rotation % 90 == 0 else 0
     width, height = size[::-1] if turns % 2 else size
     seconds, fps = _seconds(times, base, rate)
@@ -169,13 +149,12 @@ def read_header(data: bytes) -> Header:
         pts=pts,
         keys=keys,
         codec=codec,
-        plain=plain and pts is not None and rotation % 90 == 0,
     )
 
 
 def _count(data: bytes) -> list[int | None]:
     """The timestamps of all frames, in the order in which they are decoded."""
-    with opened(data) as (container, stream, *_):
+    with opened(data) as (container, stream):
         return [frame.pts for frame in container.decode(stream)]
 
 

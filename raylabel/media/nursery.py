@@ -78,7 +78,7 @@ class Nursery:
     def _start(self) -> None:
         self._control, theirs = socket.socketpair()
         environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
-        environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PATH": ""}  # decord adds to a PATH
+        environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         path = json.dumps([os.path.abspath(entry) for entry in sys.path])
         with theirs:
             self._process = subprocess.Popen(

@@ -283,7 +283,7 @@ def normalise(pixels: "torch.Tensor", view: View) -> "torch.Tensor":
 def _constants(
     mean: tuple[float, float, float], std: tuple[float, float, float], device: "torch.device", axes: int
 ) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Mean and std, [3, 1, 1] (or as many `axes`), on the device; kept: a copy to it would wait for all queued there."""
+    """Mean and std, [3, 1, 1] or as many `axes`, on the device; kept: a copy waits for all that is queued."""
     import torch
 
     m, s = (torch.tensor(x, dtype=torch.float32, device=device).view(3, *[1] * (axes - 1)) for x in (mean, std))

@@ -100,6 +100,16 @@ def test_a_loop_ends_by_its_cpu_time(words: Sandbox):
     assert told(words.convert([b"a", b"!spin", b"b"])) == ["A", "timeout: over 10 s of CPU time", "B"]
 
 
+def test_a_parser_may_have_another_time():
+    with Sandbox(Parser.of(poison.words, cpu_seconds=1)) as sandbox:
+        assert told(sandbox.convert([b"a", b"!spin", b"b"])) == ["A", "timeout: over 1 s of CPU time", "B"]
+
+
+def test_what_comes_with_a_sample_reaches_the_parser(words: Sandbox):
+    numbers = [(i, 7.0) if i % 2 else () for i in range(150)]
+    assert told(words.convert([b"x"] * 150, numbers)) == ["X" + "".join(f"{n:.0f}" for n in some) for some in numbers]
+
+
 def test_several_that_kill_in_one_span(words: Sandbox):
     media = [b"!segfault" if i % 5 == 2 else b"x%d" % i for i in range(40)]
     verdicts = told(words.convert(media))
