@@ -30,7 +30,7 @@ from raylabel.artifact import (
 )
 from raylabel.corpus import Corpus, Sample, Shards, read_rows
 from raylabel.errors import InputError
-from raylabel.media.clips import CPU_SECONDS, Clip, cut_parser
+from raylabel.media.clips import CPU_SECONDS, cut_parser
 from raylabel.media.decode import Reject, decode_pixels
 from raylabel.media.sandbox import Parser, shared_sandbox
 from raylabel.report.terminal import Progress
@@ -85,11 +85,8 @@ def materialize(
     config: Materialize,
     reject_limit: float,
     retry_rejects: bool = False,
-    clip: Clip | None = None,
 ) -> Artifact:
     """EXAMPLES of the picks: a sample's bytes once, with all its labels in the order of their numbers.
-
-    `clip`: what of a video its reader sees; None where the media are pictures.
 
     One pass over what holds a pick: shards and parquet row groups without one are not read. Each sample is decoded
     once here, so that training never meets one it cannot read: REJECTS lists those left out, InputError if they are
@@ -106,7 +103,7 @@ def materialize(
         done = committed_parts(draft.uri)
         stood = sum(record["samples"] for record in done.values())
         todo = [p for p in range(-(-samples // size)) if p not in done]
-        inputs: list[Any] = [ray.put(x) for x in (Shards(shards), corpus, config, clip)]
+        inputs: list[Any] = [ray.put(x) for x in (Shards(shards), corpus, config)]
         running = [_write_part.remote(draft.uri, plan, part, *inputs) for part in todo]
         passed, rejected = stood, _rejected(done.values())
         with Progress(f"materialize {name}", samples, done=stood) as progress:
@@ -123,8 +120,6 @@ def materialize(
         return Built(built.files, {**built.info, "images": samples - stood})
 
     identity = {"picks": picks.digest, "shards": shards.info["content"], "materialize": identity_of(config)}
-    if clip:
-        identity["reader"] = clip.reader
     return make(root, f"examples-{name}", identity, build, retry_rejects)
 
 
@@ -180,12 +175,12 @@ def _write_plan(folder: str, picks: Artifact, size: int) -> int:
 
 @ray.remote(num_cpus=1, max_retries=3)
 def _write_part(
-    folder: str, plan: str, part: int, shards: Shards, corpus: Corpus, config: Materialize, clip: Clip | None
+    folder: str, plan: str, part: int, shards: Shards, corpus: Corpus, config: Materialize
 ) -> dict[str, Any]:
     fs, path = filesystem(plan)
     with reading(plan), pq.ParquetFile(f"{path}/plan.parquet", filesystem=fs) as file:
         labels = dict(zip(*file.read_row_group(part).to_pydict().values(), strict=True))
-    return write_part(folder, part, labels, shards, corpus, config, clip)
+    return write_part(folder, part, labels, shards, corpus, config)
 
 
 def write_part(
@@ -195,14 +190,13 @@ def write_part(
     shards: Shards,
     corpus: Corpus,
     config: Materialize,
-    clip: Clip | None = None,
 ) -> dict[str, Any]:
     """Reads a part's samples, given by key, ascending, and writes them lane by lane; its record is the commit."""
     kept: list[tuple[int, bytes, list[int]]] = []
     rejects: list[tuple[int, str, str, str, str]] = []
     parser = Parser.of(encode_parser, short_side=config.short_side, quality=config.quality)
-    if clip:
-        parser = Parser.of(cut_parser, CPU_SECONDS, short_side=config.short_side, quality=CRF, reader=clip.reader)
+    if corpus.kind == "video":
+        parser = Parser.of(cut_parser, CPU_SECONDS, short_side=config.short_side, quality=CRF)
     sandbox = shared_sandbox(parser)
     samples = _read(corpus, shards, list(labels))
     while some := list(itertools.islice(samples, TOGETHER)):

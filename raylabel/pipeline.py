@@ -16,7 +16,6 @@ from raylabel.evaluate.precision import Truth, pick_precision
 from raylabel.examples import Materialize, materialize
 from raylabel.labels.teacher import Label, label
 from raylabel.labels.truth import truth
-from raylabel.media.clips import resolve_reader
 from raylabel.media.views import View
 from raylabel.models import Model, check, check_input, import_model
 from raylabel.report.run import Run, write_run
@@ -122,14 +121,6 @@ class Prepared:
     """The teacher, if it is given and not trained here."""
 
 
-def settle(recipe: Recipe) -> Recipe:
-    """The recipe with what this installation decides: who reads videos."""
-    teacher = recipe.teacher
-    if teacher.view:
-        teacher = replace(teacher, view=resolve_reader(teacher.view))
-    return replace(recipe, view=resolve_reader(recipe.view), teacher=teacher)
-
-
 def prepare(root: Root, recipe: Recipe) -> Prepared:
     """Checks the recipe, indexes its corpora, and reads their labels. InputError for input that a person can mend."""
     _check(recipe)
@@ -184,12 +175,11 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
 
     Whatever stands in the root already is used as it is. InputError for input that a person can mend.
     """
-    recipe = settle(recipe)
     start = prepare(root, recipe)
     corpora, shards, classes = start.corpora, start.shards, start.classes
-    labels, limit, again, clip = start.labels, recipe.label.reject_limit, recipe.retry_rejects, recipe.view.clip
+    labels, limit, again = start.labels, recipe.label.reject_limit, recipe.retry_rejects
     lesson = materialize(
-        root, "labeled", labels, shards["labeled"], corpora["labeled"], recipe.materialize, limit, again, clip
+        root, "labeled", labels, shards["labeled"], corpora["labeled"], recipe.materialize, limit, again
     )
 
     for config in (recipe.teacher.train, recipe.finetune, recipe.control):  # known now, not after days of pre-training
@@ -216,7 +206,7 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
     duplicates = find_duplicates(root, scores)
     picks = select(root, scores, duplicates, recipe.select, classes)
     pseudo = materialize(
-        root, "picked", picks, shards["unlabeled"], corpora["unlabeled"], recipe.materialize, limit, again, clip
+        root, "picked", picks, shards["unlabeled"], corpora["unlabeled"], recipe.materialize, limit, again
     )
 
     # 3. The student learns from the picks alone. 4. It is fine-tuned on the clean labels alone.
@@ -304,8 +294,7 @@ def _check(recipe: Recipe) -> None:
 
 def _check_media(recipe: Recipe) -> None:
     """InputError if networks, views and corpora are not all of images, or all of videos."""
-    clip = recipe.view.clip
-    kind = "video" if clip else "image"
+    kind = "video" if recipe.view.clip else "image"
     for name in ("labeled", "unlabeled", "test"):
         corpus = getattr(recipe, name)
         if corpus.kind != kind:
@@ -314,8 +303,6 @@ def _check_media(recipe: Recipe) -> None:
             recipe.label.check_against(corpus, view)
     for model, view in ((recipe.teacher.model, recipe.teacher_view), (recipe.student, recipe.view)):
         check_input(model, view.clip.frames if view.clip else None, view.size)
-        if clip and view.clip and view.clip.reader != clip.reader:
-            raise InputError("teacher.view.clip.reader differs from view.clip.reader: videos are read in one way")
 
 
 def _given_teacher(root: Root, teacher: Teacher, classes: int) -> Artifact | None:

@@ -61,7 +61,8 @@ class Train:
     weight_decay: float = 1e-4
     """Weight decay, on every parameter (1e-4 in the paper)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Arithmetic of the forward pass (autocast); auto is bf16 where the hardware has it, but fp32 for clips on a CPU."""
+    """Arithmetic of the forward pass (autocast); auto is bf16 where the hardware has it, and fp32 for clips on a CPU.
+    """
     checkpoint_every: int = field(default=1000, metadata=NOT_IDENTITY)
     """Steps between checkpoints: what a crash can cost."""
 

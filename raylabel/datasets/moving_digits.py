@@ -29,7 +29,10 @@ def moving_digits(root: Root) -> Artifact:
         digits = load_digits(return_X_y=True)[0].reshape(-1, 8, 8) / 16
         random = np.random.default_rng(0)
         order, directions = random.permutation(len(digits)), np.arange(len(digits)) % len(DIRECTIONS)
-        media = [encode_mp4(_frames(digits[i], d, random), FPS, _CRF) for i, d in zip(order, directions, strict=True)]
+        media = [
+            encode_mp4(_frames(digits[i], d, random), FPS, _CRF)
+            for i, d in zip(order, directions.tolist(), strict=True)
+        ]
         files, start = [], 0
         for name in ("labeled", "test", "unlabeled"):
             count = SPLIT[name] * len(DIRECTIONS) if name in SPLIT else len(media) - start

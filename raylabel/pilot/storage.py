@@ -17,7 +17,6 @@ from raylabel.corpus import Corpus, Shards, Unit, read_unit
 from raylabel.duplicates import find_duplicates
 from raylabel.examples import Materialize, file_samples, summarise, write_part
 from raylabel.labels.scores import unit_rows
-from raylabel.media.clips import Clip
 from raylabel.pilot import process
 from raylabel.schema import DIGEST_BYTES, SCORES, make_key
 from raylabel.selection import Select, select
@@ -119,14 +118,14 @@ def _synthetic(root: Root, rows: int, classes: int, p: int, number: int) -> Arti
 
 
 def measure_materializing(
-    root: Root, name: str, shards: Shards, corpus: Corpus, config: Materialize, clip: Clip | None, classes: int
+    root: Root, name: str, shards: Shards, corpus: Corpus, config: Materialize, classes: int
 ) -> Materialized:
     """Reads stretches of the corpus on every CPU, and writes them as EXAMPLES, all at once."""
     tasks = max(1, int(ray.cluster_resources().get("CPU", 1)))
     records: list[dict[str, Any]] = []
 
     def build(draft: Draft) -> Built:
-        shared: Any = [ray.put(value) for value in (shards, corpus, config, clip, classes, WRITING)]
+        shared: Any = [ray.put(value) for value in (shards, corpus, config, classes, WRITING)]
         drawn = enumerate(process.draw(shards, unit_rows(corpus))[:tasks])
         records.extend(ray.get([_materialize.remote(draft.uri, part, unit, *shared) for part, unit in drawn]))
         return summarise(dict(enumerate(records)), sum(record["samples"] for record in records), 1.0)
@@ -156,7 +155,6 @@ def _materialize(
     shards: Shards,
     corpus: Corpus,
     config: Materialize,
-    clip: Clip | None,
     classes: int,
     seconds: float,
 ) -> dict[str, Any]:
@@ -179,7 +177,7 @@ def _materialize(
     def write(where: str, count: int) -> tuple[float, dict[str, Any]]:
         labels = {make_key(unit.shard, row): [row % classes] for row in range(first, first + count)}
         begin = time.monotonic()
-        record = write_part(where, part, labels, shards, corpus, config, clip)
+        record = write_part(where, part, labels, shards, corpus, config)
         return time.monotonic() - begin, record
 
     few = min(end - first, TRIED)

@@ -128,8 +128,7 @@ class Pilot:
     def _write(self, corpus: str) -> Materialized:
         shards = Shards(self.start.shards[corpus])
         config = self.recipe.materialize
-        clip = self.recipe.view.clip
-        return measure_materializing(self.root, corpus, shards, self.start.corpora[corpus], config, clip, self.classes)
+        return measure_materializing(self.root, corpus, shards, self.start.corpora[corpus], config, self.classes)
 
     def _train(self, training: Remaining, found: Mapping[str, Any]) -> Trained:
         recipe, config = self.recipe, training.config

@@ -73,7 +73,7 @@ def look(root: Root, recipe: Recipe, start: Prepared) -> Standing:
     config, limit = recipe.materialize, recipe.label.reject_limit
 
     def write(name: str, corpus: str, picks: Artifact) -> Artifact:
-        return materialize(bare, name, picks, shards[corpus], corpora[corpus], config, limit, clip=recipe.view.clip)
+        return materialize(bare, name, picks, shards[corpus], corpora[corpus], config, limit)
 
     def score(corpus: str, p: int, view: View, model: Artifact) -> Artifact:
         how = replace(recipe.label, p=p)

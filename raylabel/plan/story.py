@@ -19,7 +19,7 @@ from raylabel.examples import file_samples
 from raylabel.labels.scores import unit_rows
 from raylabel.models import Model, build
 from raylabel.pilot import Labeled, Materialized
-from raylabel.pipeline import Prepared, Recipe, prepare, settle
+from raylabel.pipeline import Prepared, Recipe, prepare
 from raylabel.plan.cost import (
     Expected,
     expected_picks,
@@ -45,7 +45,6 @@ def plan(root: Root, recipe: Recipe) -> Plan:
 
     InputError for input that a person can mend. The pilot's progress goes to stderr.
     """
-    recipe = settle(recipe)
     cluster, start = Cluster.now(), prepare(root, recipe)
     stands = look(root, recipe, start)
     begin = time.monotonic()
