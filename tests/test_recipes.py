@@ -9,7 +9,7 @@ import pytest
 from raylabel import recipes
 from raylabel.errors import InputError
 from raylabel.pipeline import Teacher
-from raylabel.report.summary import Counts, Gain, Picks, Reject, Stage, Summary
+from raylabel.report.summary import Counts, Gain, Leaks, Picks, Reject, Stage, Summary
 from raylabel.resources import Cluster, Node, Pool, Resources
 from raylabel.schedule import lr_at
 
@@ -30,10 +30,26 @@ def test_the_paper(tmp_path):
     assert (recipe.view.size, recipe.view.resize, recipe.resources.workers) == (224, 256, 64)
 
 
+def test_the_paper_on_video(tmp_path):
+    recipe = recipes.make(recipes.find("kinetics-r2plus1d18"), str(tmp_path))
+    assert (recipe.select.k, recipe.select.p) == (4_000, 8)
+    assert (recipe.teacher.model.arch, recipe.student.arch) == ("r2plus1d_34", "r2plus1d_18")
+    clip, longer = recipe.view.clip, recipe.teacher_view.clip
+    assert clip and longer and (clip.frames, longer.frames, clip.count, longer.count) == (8, 32, 10, 10)
+    assert (recipe.view.size, recipe.view.resize) == (112, 128)
+    assert (recipe.pretrain.images, recipe.pretrain.weight_decay) == (490_000_000, 1e-4)
+    assert recipe.finetune.images == 72 * 240_436 and recipe.finetune.schedule.warmup == pytest.approx(16 / 72)
+    for corpus in (recipe.labeled, recipe.unlabeled, recipe.test):
+        recipe.label.check_against(corpus, recipe.view)
+        recipe.label.check_against(corpus, recipe.teacher_view)
+    other = recipes.make(recipes.find("kinetics-r2plus1d34"), str(tmp_path))
+    assert other.student.arch == "r2plus1d_34" and other.view == recipe.view
+
+
 @pytest.mark.parametrize("name", recipes.NAMED)
 def test_the_control_has_the_students_images_and_recipe(name, tmp_path):
     function = recipes.find(name)
-    recipe = recipes.make(function, "" if name == "digits" else str(tmp_path))
+    recipe = recipes.make(function, str(tmp_path) if recipes.takes_data(function) else "")
     assert recipe.name == name and name in (function.__doc__ or "")
     control = recipe.control
     assert control.processed == recipe.pretrain.processed + recipe.finetune.processed
@@ -100,6 +116,15 @@ def test_training_workers_are_as_many_as_devices(node, workers):
         cluster.workers(Resources(workers=max(node.gpus, node.cpus) + 1), 128)
 
 
+def test_clips_are_never_trained_on_in_bf16_without_a_gpu():
+    cpus, gpus = Cluster((Node(4),)), Cluster((Node(4, 1),))
+    assert cpus.precision("auto", trains_clips=True) == cpus.precision("fp32", trains_clips=True) == "fp32"
+    assert gpus.precision("auto", trains_clips=True) == gpus.precision("bf16", trains_clips=True) == "bf16"
+    assert cpus.precision("bf16") == "bf16"
+    with pytest.raises(InputError, match="gradients of clips are wrong on a CPU"):
+        cpus.precision("bf16", trains_clips=True)
+
+
 def test_a_small_batch_is_not_cut_into_crumbs():
     assert Cluster((Node(16),)).workers(Resources(), batch=64) == 2
     with pytest.raises(InputError, match="resources.workers is -1"):
@@ -110,7 +135,7 @@ def test_the_readme_names_every_key_of_the_summary_and_every_room():
     here = Path(recipes.__file__).resolve().parent
     text = (here.parent / "README.md").read_text()
     keys = text.partition("## summary.json")[2]
-    for part in (Summary, Counts, Reject, Gain, Picks, Stage):
+    for part in (Summary, Counts, Reject, Gain, Picks, Leaks, Stage):
         for field in dataclasses.fields(part):
             assert f"`{field.name}`" in keys, f"{part.__name__}.{field.name}"
     for path in here.iterdir():

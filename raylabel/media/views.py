@@ -69,7 +69,8 @@ class View:
     """Standard deviation, likewise."""
 
     clip: Clip | None = None
-    """What of a video the model sees; None: the media are pictures."""
+    """What of a video the model sees; None: the media are pictures. Of clips `crop` and what belongs to it say nothing:
+    after scale jitter, see `Clip.max_resize`, any `size` square is cut."""
 
     def __post_init__(self) -> None:
         for name, least in (("size", 1), ("resize", self.size), ("padding", 0)):
@@ -90,6 +91,8 @@ class View:
             value = getattr(self, name)
             if not (type(value) is tuple and len(value) == 3 and all(least <= x <= 1 for x in value)):
                 raise InputError(f"View.{name} is {value!r}; give a tuple of 3 numbers from {least:g} to 1")
+        if self.clip and (self.crop == "padded" or self.dct_scale):
+            raise InputError("View.crop 'padded' and View.dct_scale are for pictures, and View.clip is set: leave them")
         if self.clip and 0 < self.clip.max_resize < self.resize:
             raise InputError(
                 f"Clip.max_resize is {self.clip.max_resize}; give 0, or at least View.resize, {self.resize}"
