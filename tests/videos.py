@@ -94,6 +94,7 @@ def kinds() -> dict[str, bytes]:
         "mp4, one group, pyramid": video(frames, options=x264(250, bframes=5)),
         "mp4, no B-frames": video(frames, options=x264(bframes=0)),
         "mp4, uneven steps": video(frames, options=x264(), pts=steps),
+        "mp4, cut by its list of edits": video(frames, options=x264(bframes=0), pts=range(-5, 35)),
         "mp4, one frame": video(frames[:1]),
         "mp4, odd sides": video(scene(20, 65, 47), codec="libx264", options=x264(), pixels="yuv444p"),
         "mp4, full range": video(frames, options=x264(), pixels="yuvj420p"),

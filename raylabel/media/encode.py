@@ -5,7 +5,6 @@ Letters: H W pixels of a frame.
 
 import io
 import itertools
-import struct
 from collections.abc import Iterable
 from fractions import Fraction
 
@@ -23,7 +22,7 @@ _EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BIT
 
 
 def encode_mp4(frames: Iterable[np.ndarray], fps: float, crf: int = 23) -> bytes:
-    """The frames, each uint8 [H, W, 3] and all of one size, as an MP4 file that begins with its index.
+    """The frames, each uint8 [H, W, 3] and all of one size, as an MP4 file.
 
     They are taken one after another, and only x264's 40 or so are held at a time. Every frame is read back once and in
     this order. `crf`: x264's constant rate factor, 0 (lossless but for the colours) to 51; 6 more is half the bytes.
@@ -58,7 +57,7 @@ def encode_mp4(frames: Iterable[np.ndarray], fps: float, crf: int = 23) -> bytes
                 container.mux(strip.filter(packet))
         for packet in stream.encode():
             container.mux(strip.filter(packet))
-    return _index_first(out.getvalue())
+    return out.getvalue()
 
 
 def _checked(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -81,38 +80,3 @@ def _picture(frame: np.ndarray, number: int) -> av.VideoFrame:
     )
     picture.pts = number
     return picture
-
-
-def _index_first(data: bytes) -> bytes:
-    """The MP4 file with its index (the box moov) before its pictures (mdat).
-
-    libavformat does this only to a file that it can open a second time.
-    """
-    boxes = list(_boxes(data, 0, len(data)))
-    start, end = next((start, end) for name, start, end in boxes if name == b"moov")
-    moov = bytearray(data[start:end])
-    for at, count in _chunk_offsets(moov):
-        offsets = np.frombuffer(moov, ">u4", count, at)
-        offsets += np.uint32(len(moov))
-    head = next(end for name, _, end in boxes if name == b"ftyp")
-    return b"".join((data[:head], moov, data[head:start], data[end:]))
-
-
-def _chunk_offsets(moov: bytearray) -> list[tuple[int, int]]:
-    """(position, count) of the tables of 32-bit places in the file, ISO 14496-12 §8.7.5."""
-    inside, found = [(0, len(moov))], []
-    while inside:
-        for name, start, end in _boxes(moov, *inside.pop()):
-            if name == b"stco":
-                found.append((start + 16, struct.unpack_from(">I", moov, start + 12)[0]))
-            elif name in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
-                inside.append((start + 8, end))
-    return found
-
-
-def _boxes(data: bytes | bytearray, at: int, end: int) -> Iterable[tuple[bytes, int, int]]:
-    """(name, start, end) of each box of an MP4 file, ISO 14496-12 §4.2."""
-    while at < end:
-        size = struct.unpack_from(">I", data, at)[0]
-        yield bytes(data[at + 4 : at + 8]), at, at + size
-        at += size

@@ -83,7 +83,7 @@ def film_parser() -> Callable[[bytes, Sequence[float]], bytes]:
     from raylabel.media.video import Video, warm_up
 
     warm_up()
-    return lambda data, part: pack(*film(Video(data, "pyav", part_of(part))))
+    return lambda data, part: pack(*film(Video(data, part_of(part))))
 
 
 def pack(strip: bytes, film: Film) -> bytes:

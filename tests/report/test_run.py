@@ -36,5 +36,5 @@ def test_videos_become_films_of_their_parts(indexed: Index, tmp_path: Path) -> N
     corpus = Corpus(uri=(str(tmp_path / "p.parquet"),), kind="video", start="start", end="end")
     looks = _looks(corpus, indexed(corpus), [0, 1, 2, 3, 4, 5])
     parts = {0: None, 1: (1.0, 3.0), 2: (0.5, float("inf")), 5: (3.0, 9.0)}
-    assert looks == {key: film(Video(media[key] or b"", "pyav", part)) for key, part in parts.items()}
+    assert looks == {key: film(Video(media[key] or b"", part)) for key, part in parts.items()}
     assert [round(shown.seconds, 3) for _, shown in looks.values() if shown] == [4.0, 2.0, 3.5, 1.0]

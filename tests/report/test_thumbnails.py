@@ -107,7 +107,7 @@ def played(clip: bytes) -> tuple[np.ndarray, float]:
 
 
 def test_a_film_shows_all_of_a_video_in_its_strip_and_the_middle_in_its_clip() -> None:
-    strip, shown = film(Video(encode_mp4(bars(121, 60, 80), 20), "pyav"))
+    strip, shown = film(Video(encode_mp4(bars(121, 60, 80), 20)))
     assert shown.seconds == pytest.approx(121 / 20)
     assert numbers(parts(strip)) == [0, 30, 60, 90, 120]
     frames, seconds = played(shown.clip)
@@ -118,7 +118,7 @@ def test_a_film_shows_all_of_a_video_in_its_strip_and_the_middle_in_its_clip() -
 
 @pytest.mark.parametrize(("fps", "step"), [(10, 1), (24, 2), (30, 2), (60, 4), (1000, 67)])
 def test_a_clip_plays_as_fast_as_the_video_at_about_its_rate(fps: float, step: int) -> None:
-    _, shown = film(Video(encode_mp4(bars(120, 32, 32), fps), "pyav"))
+    _, shown = film(Video(encode_mp4(bars(120, 32, 32), fps)))
     frames, seconds = played(shown.clip)
     assert set(np.diff(numbers(frames))) <= {step}
     assert seconds == pytest.approx(min(SECONDS, step * -(-120 // step) / fps), abs=1.5 * step / fps)
@@ -128,13 +128,13 @@ def test_a_clip_plays_as_fast_as_the_video_at_about_its_rate(fps: float, step: i
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_a_video_of_few_frames_shows_each_once(count: int) -> None:
-    strip, shown = film(Video(encode_mp4(bars(count, 96, 96), 25), "pyav"))
+    strip, shown = film(Video(encode_mp4(bars(count, 96, 96), 25)))
     assert Image.open(io.BytesIO(strip)).size == (count * (96 + GAP) - GAP, 96)
     assert len(played(shown.clip)[0]) == -(-count // 2)
 
 
 def test_a_slow_video_plays_at_a_frame_per_second() -> None:
-    _, shown = film(Video(encode_mp4(bars(5, 64, 64), 0.1), "pyav"))
+    _, shown = film(Video(encode_mp4(bars(5, 64, 64), 0.1)))
     frames, seconds = played(shown.clip)
     assert (numbers(frames), seconds) == ([2], 1.0)
     assert shown.seconds == pytest.approx(50)
@@ -153,7 +153,7 @@ def test_a_slow_video_plays_at_a_frame_per_second() -> None:
     ],
 )
 def test_films_have_small_sides(size: tuple[int, int], clip: tuple[int, int], frame: tuple[int, int]) -> None:
-    strip, shown = film(Video(encode_mp4(bars(5, size[1], size[0]), 10), "pyav"))
+    strip, shown = film(Video(encode_mp4(bars(5, size[1], size[0]), 10)))
     assert played(shown.clip)[0].shape[2:0:-1] == clip
     assert parts(strip).shape[2:0:-1] == frame
 
@@ -172,7 +172,7 @@ def test_a_film_carries_nothing_of_the_file_it_was_made_of() -> None:
         container.mux(sound.encode(noise))
         container.mux([*stream.encode(), *sound.encode()])
     assert b"CANARY" in file.getvalue()
-    strip, shown = film(Video(file.getvalue(), "pyav"))
+    strip, shown = film(Video(file.getvalue()))
     assert b"CANARY" not in pack(strip, shown)
     played(shown.clip)  # it has no sound
     for jpeg in (strip, shown.poster):
@@ -202,7 +202,7 @@ def test_films_are_made_in_the_sandbox_of_all_or_of_a_part() -> None:
     data = encode_mp4(bars(100, 64, 80), 20)
     with Sandbox(Parser.of(film_parser)) as sandbox:
         whole, part, none = sandbox.convert([data, data, data[:500]], [(), (1.0, 3.0), ()])
-    assert whole == pack(*film(Video(data, "pyav")))
+    assert whole == pack(*film(Video(data)))
     assert isinstance(none, Reject)
     assert isinstance(part, bytes) and (found := unpack(part))
     strip, shown = found
