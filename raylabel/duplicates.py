@@ -36,7 +36,7 @@ def find_duplicates(root: Root, scores: Artifact) -> Artifact:
         scratch = draft.scratch("buckets")
         groups = group_files(files, -(-rows // BUCKET_ROWS))
         maps = [(scores.uri, group, bits, scratch, group_name(i, groups)) for i, group in enumerate(groups)]
-        with Progress("find duplicates", rows) as progress:
+        with Progress("find duplicates", rows, "samples") as progress:
             hashes = run_tasks(_write_hashes, maps, lambda share: progress.update(int(share * rows)))
             buckets = [(scratch, hashes, bucket, draft.uri) for bucket in range(1 << bits)]
             found = run_tasks(_write_duplicates, buckets)

@@ -106,7 +106,7 @@ def materialize(
         inputs: list[Any] = [ray.put(x) for x in (Shards(shards), corpus, config)]
         running = [_write_part.remote(draft.uri, plan, part, *inputs) for part in todo]
         passed, rejected = stood, _rejected(done.values())
-        with Progress(f"materialize {name}", samples, done=stood) as progress:
+        with Progress(f"materialize {name}", samples, f"{corpus.kind}s", done=stood) as progress:
             while running:
                 ready, running = ray.wait(running)
                 record = ray.get(ready[0])

@@ -147,8 +147,9 @@ def moving_digits() -> Recipe:
 def actions(data: str) -> Recipe:
     """A folder of labeled, unlabeled and test clips with a manifest.csv: a small set, quickly run.
 
-    `python jobs/semi_supervised.py actions --data DIR`; `data` holds manifest.csv (file, split, label, group) and
-    classes.txt. Its settings are those of 157 surveillance clips of two seconds, 40 of them labeled.
+    `python jobs/semi_supervised.py actions --data DIR`; `data` holds manifest.csv (file, split, label, group),
+    classes.txt and unlabeled-truth.csv (file, label). Its settings are those of 157 surveillance clips of two seconds,
+    40 of them labeled.
     """
     small = Train(images=2_000, batch=16, schedule=Schedule(lr=0.02, warmup=0.05), weight_decay=5e-4)
     return Recipe(
@@ -156,6 +157,7 @@ def actions(data: str) -> Recipe:
         labeled=datasets.actions(data, "labeled"),
         unlabeled=datasets.actions(data, "unlabeled"),
         test=datasets.actions(data, "test"),
+        truth=Truth(uri=f"{data}/unlabeled-truth.csv", id="file"),
         view=View(
             size=56,
             resize=64,

@@ -101,7 +101,7 @@ def select(root: Root, scores: Artifact, duplicates: Artifact, config: Select, c
             (scores.uri, run, kept, duplicates.uri, copies, config, grouped, len(classes), scratch, group_name(i, runs))
             for i, run in enumerate(runs)
         ]
-        with Progress("select", rows) as progress:
+        with Progress("select", rows, "samples") as progress:
             candidates = run_tasks(_write_candidates, maps, lambda share: progress.update(int(share * rows)))
             slices = [(low, min(low + SLICE, len(classes))) for low in range(0, len(classes), SLICE)]
             reduces = [

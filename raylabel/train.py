@@ -139,7 +139,10 @@ def train(
         start = checkpoints.newest()
         before = start.step * config.batch
         ray.get(board.set.remote(before, ""))
-        with Progress(f"train {name}", config.processed, done=before) as progress, shown(board, progress):
+        with (
+            Progress(f"train {name}", config.processed, view.inputs, done=before) as progress,
+            shown(board, progress),
+        ):
             settings, storage = {"job": job, "checkpoints": checkpoints}, draft.scratch("ray_train")
             final = workers.run(_loop, settings, storage, checkpoints, start, config.steps, progress.say)
         ray.kill(board)
@@ -214,7 +217,7 @@ def steps(job: Job, checkpoints: Checkpoints) -> Generator[int, None, None]:
             done = step * config.batch
             if loss != loss:  # on every rank alike: all end here
                 raise InputError(
-                    f"the loss is not a number after {done:,} images: lower the learning rate, here {lr:g}"
+                    f"the loss is not a number after {done:,} {job.view.inputs}: lower the learning rate, here {lr:g}"
                 )
             curve.append({"images": done, "loss": loss / seen, "accuracy": correct / seen, "lr": lr})
             note = f"loss {loss / seen:.3f}, accuracy {correct / seen:.1%}"

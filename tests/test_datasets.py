@@ -188,7 +188,7 @@ def test_kinetics(layout: str, where: str, tmp_path: Path, read: Read) -> None:
         read(kinetics(str(folder), "val"))
     for data, match in [
         ("label,youtube_id,time_start\n", "has no column 'time_end': its header is label, youtube_id, time_start"),
-        ("youtube_id,time_start,time_end\na,1,2\nb,1\n", "line 3 of '.*train.csv' has not as many fields"),
+        ("youtube_id,time_start,time_end\na,1,2\nb,1\n", "line 3 of '.*train.csv' has 2 fields and the header 3"),
         ("youtube_id,time_start,time_end\na,1,2\nb,1,x\n", "line 3 of '.*train.csv': could not convert"),
         ('youtube_id,time_start,time_end\n"a"b,1,2\n', "line 2 of '.*train.csv' is no CSV"),
     ]:

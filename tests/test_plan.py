@@ -337,6 +337,7 @@ def example() -> Plan:
         hardware="64 GPUs",
         device="GPU",
         devices=64,
+        kind="image",
         samples=10**9,
         classes=1000,
         k=16_000,
@@ -377,6 +378,14 @@ def test_the_table_holds_the_numbers_of_the_json(width):
         "classes that reach K 16,000 with P 10: 991 of 1,000 (95% interval 985 to 996)",
     ):
         assert expected in text
+
+
+@pytest.mark.parametrize(("kind", "word"), [("image", "images"), ("video", "samples")])
+def test_the_table_of_a_plan_over_videos_counts_samples(kind, word):
+    stream = io.StringIO()
+    print_plan(dataclasses.replace(example(), kind=kind), Console(file=stream, width=80))
+    (head,) = (line.split() for line in stream.getvalue().splitlines() if line.split()[:1] == ["stage"])
+    assert head[:4] == ["stage", word, f"{word}/s", "time"]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,9 +55,16 @@ def short() -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def run(ray_local, tmp_path_factory) -> tuple[Root, Artifact, Summary]:
+def told() -> io.StringIO:
+    """What the run says while it runs."""
+    return io.StringIO()
+
+
+@pytest.fixture(scope="module")
+def run(ray_local, tmp_path_factory, told: io.StringIO) -> tuple[Root, Artifact, Summary]:
     root = Root.open(str(tmp_path_factory.mktemp("root")))
-    return root, *semi_supervised(root, short())
+    with redirect_stdout(told):
+        return root, *semi_supervised(root, short())
 
 
 def test_every_video_is_accounted_for_and_counted_once(run):
@@ -70,6 +78,16 @@ def test_every_video_is_accounted_for_and_counted_once(run):
     rows = scores.table("scores-", SCORES)
     assert {len(clips) for clips in rows["clips"].to_pylist()} == {3}
     assert len(set(rows["group"].to_pylist())) == counts.samples  # each is a source of its own
+
+
+def test_stages_count_videos_and_training_clips(run, told):
+    ends = re.findall(r"^(.+?): ([\d,]+) of \2 (\w+),.* in \d", told.getvalue(), re.MULTILINE)
+    assert {(stage, unit) for stage, _, unit in ends} == {
+        *((f"train {name}", "clips") for name in ("teacher", "pretrained", "student", "control")),
+        *((stage, "videos") for stage in ("materialize labeled", "materialize picked", "label")),
+        *((stage, "samples") for stage in ("find duplicates", "select")),
+    }
+    assert "image" not in told.getvalue() and "clips processed" in run[1].read("report.html").decode()
 
 
 def test_the_page_plays_what_was_picked(run, tmp_path):

@@ -158,7 +158,7 @@ def test_each_word_of_a_stage_counts_and_only_if_more_is_done(ray_local: None) -
         return watch._watch.moves
 
     with watched(60):
-        for progress in (Progress("label", 10), PatientProgress("list", 10)):
+        for progress in (Progress("label", 10, "images"), PatientProgress("list", 10, "files")):
             before = moves()
             with progress:
                 assert watch._watch and watch._watch.stage in ("label", "list") and moves() == before + 1

@@ -4,13 +4,13 @@ There a row is a line of up to five fields with TABs between them: path, label, 
 are left out. Seconds are written as Python writes a float, so that 1 and 1.0 are the same row.
 """
 
-import csv
 import math
 import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from raylabel.corpus.config import Corpus, is_text, iterate_lines, open_text
+from raylabel.corpus.config import Corpus, is_text, iterate_lines
+from raylabel.corpus.csvs import csv_rows
 from raylabel.corpus.parts import parse_part
 from raylabel.errors import InputError
 
@@ -64,20 +64,11 @@ def _text_lines(uri: str) -> Iterator[str]:
 
 
 def _csv_lines(corpus: Corpus, uri: str) -> Iterator[str]:
-    with open_text(uri, newline="") as text:  # csv reads line ends by itself: a quoted field may hold them
-        rows = csv.reader(text, strict=True)
-        try:
-            header = next(rows, [])
-            columns = _find_columns(corpus, uri, header)
-            for row in rows:
-                if row:  # a blank line is none
-                    place = f"line {rows.line_num} of '{uri}'"
-                    if len(row) != len(header):
-                        raise InputError(f"{place} has {len(row)} fields and the header {len(header)}: give as many")
-                    yield _line(["" if at is None else row[at] for at in columns], place)
-        except csv.Error as error:
-            place = f"line {rows.line_num} of '{uri}'"
-            raise InputError(f"{place} is no CSV: {error}; quote fields as RFC 4180 says") from error
+    rows = csv_rows(uri)
+    _, header = next(rows)
+    columns = _find_columns(corpus, uri, header)
+    for number, row in rows:
+        yield _line(["" if at is None else row[at] for at in columns], f"line {number} of '{uri}'")
 
 
 def _find_columns(corpus: Corpus, uri: str, header: Sequence[str]) -> list[int | None]:

@@ -9,7 +9,6 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,7 +16,8 @@ import pyarrow.fs as pafs
 
 from raylabel.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.corpus import Corpus
-from raylabel.corpus.config import THREADS, absolute, locate, open_text, read_lines
+from raylabel.corpus.config import THREADS, absolute, locate, read_lines
+from raylabel.corpus.csvs import csv_columns
 from raylabel.corpus.parts import ucf101_group
 from raylabel.errors import InputError
 from raylabel.storage import reading
@@ -157,7 +157,7 @@ def _kinetics(folder: str, part: str) -> Listed:
     place = next((uri for uri in places if _type(uri) == pafs.FileType.File), None)
     if place is None:
         raise InputError(f"no {part}.csv in '{folder}' or its folder annotations: unpack the lists of the set there")
-    table = list(_read_csv(place, ("youtube_id", "time_start", "time_end"), "label"))
+    table = list(csv_columns(place, ("youtube_id", "time_start", "time_end"), "label"))
     classes = sorted({label for _, (*_, label) in table if label})
     within = f"{folder}/{part}" if _is_folder(f"{folder}/{part}") else folder
     with ThreadPoolExecutor(THREADS) as pool:
@@ -179,7 +179,7 @@ def _class_folder(folder: str, label: str) -> str:
 
 
 def _actions(folder: str, part: str) -> Listed:
-    table = [row for _, row in _read_csv(f"{folder}/manifest.csv", ("file", "label", "group", "split"))]
+    table = [row for _, row in csv_columns(f"{folder}/manifest.csv", ("file", "label", "group", "split"))]
     _demand("actions", part, tuple(sorted({split for *_, split in table})))
     rows = [(file, label, group) for file, label, group, split in table if split == part]
     return rows, read_lines(f"{folder}/classes.txt")
@@ -200,22 +200,3 @@ def _type(uri: str) -> pafs.FileType:
     fs, path, _ = locate(uri)
     with reading(uri):
         return fs.get_file_info(path).type
-
-
-def _read_csv(uri: str, columns: tuple[str, ...], optional: str | None = None) -> Iterator[tuple[int, list[str]]]:
-    """(line, these columns of it) of a CSV; the optional one, last, is empty where there is none."""
-    with open_text(uri, newline="") as text:
-        table = csv.reader(text, strict=True)
-        try:
-            header = next(table, [])
-            if missing := [name for name in columns if name not in header]:
-                raise InputError(f"'{uri}' has no column '{missing[0]}': its header is {', '.join(header)}")
-            wanted = [header.index(name) for name in columns]
-            last = header.index(optional) if optional in header else None
-            for row in filter(None, table):
-                if len(row) != len(header):
-                    raise InputError(f"line {table.line_num} of '{uri}' has not as many fields as the header: mend it")
-                more = [] if optional is None else ["" if last is None else row[last]]
-                yield table.line_num, [row[at] for at in wanted] + more
-        except csv.Error as error:
-            raise InputError(f"line {table.line_num} of '{uri}' is no CSV: {error}; mend it") from error

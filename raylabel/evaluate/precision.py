@@ -1,7 +1,9 @@
 """How many picks carry their true label, where somebody knows it: a measurement, never an input of training."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,34 +11,41 @@ import pyarrow.parquet as pq
 
 from raylabel.artifact import Artifact
 from raylabel.corpus import Shards
+from raylabel.corpus.config import THREADS, absolute
+from raylabel.corpus.csvs import csv_columns
+from raylabel.corpus.lists import file_uri, split_line
 from raylabel.errors import InputError
 from raylabel.schema import PICKS
-from raylabel.storage import filesystem
+from raylabel.storage import filesystem, line
 
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """True labels of a parquet corpus, joined by a column that both tables have."""
+    """True labels of a corpus of parquet files, joined by a column that both tables have, or of loose files, joined by
+    where they are."""
 
     uri: str
-    """Parquet file of ids and labels."""
+    """Table of ids and labels: a *.csv with a header, or a parquet file."""
     id: str = "id"
-    """Column that names a sample, in the truth and in the corpus."""
+    """Column that names a sample. Of parquet files the corpus has it too. Of loose files it holds paths, relative to
+    the truth's folder or absolute, or s3:// and gs:// URIs; the parts of a video share its label."""
     label: str = "label"
-    """Column of class indices in the truth."""
+    """Column of class indices in the truth; empty or null where the label is not known."""
 
 
 def pick_precision(picks: Artifact, shards: Artifact, truth: Truth | None) -> tuple[float, int] | None:
     """(share of picks whose label is true, picks whose truth is known); None without a truth table.
 
     Ids are compared as text. Holds the truth and the ids of the picks in memory: for corpora small enough that somebody
-    labeled them. Reads the ids of the shards that hold picks. InputError if a table lacks its column, an id has two
-    labels, or no pick is known.
+    labeled them. Reads the ids of the shards that hold picks. InputError if a table lacks its column, a label is no
+    number, an id has two labels, no pick is known, or the corpus is of tars, whose samples have no ids.
     """
     if truth is None:
         return None
-    known = _columns(truth.uri, [truth.id, truth.label])
-    known = pa.table({"id": _text(known[truth.id]), "true": known[truth.label].cast(pa.int64())}).drop_null()
+    corpus = Shards(shards)
+    if corpus.format == "webdataset":
+        raise InputError(f"truth '{truth.uri}': the samples of tars have no ids to join by: give no truth")
+    known = _read_truth(truth, corpus.format == "files")
     if len(known["id"].unique()) < len(known):
         raise InputError(f"truth '{truth.uri}': column '{truth.id}' names a sample twice: give each one label")
     table = picks.table("picks", PICKS, ["label", "key"]).sort_by("key")
@@ -44,22 +53,42 @@ def pick_precision(picks: Artifact, shards: Artifact, truth: Truth | None) -> tu
     numbers, firsts = np.unique(keys >> 32, return_index=True)
     rows = np.split(keys & 0xFFFFFFFF, firsts[1:])  # of each shard
 
-    uris = [Shards(shards).row(number)["uri"] for number in numbers.tolist()]
+    def ids_of(shard: Mapping[str, Any], rows: np.ndarray) -> pa.ChunkedArray:
+        uri, paths = shard["uri"], shard["paths"]
+        if shard["format"] == "files":
+            return pa.chunked_array([[file_uri(uri, split_line(uri, paths[row]).path) for row in rows]], _TEXT)
+        return _columns(uri, [truth.id])[truth.id].cast(_TEXT).take(pa.array(rows))
 
-    def ids_of(uri: str, rows: np.ndarray) -> pa.ChunkedArray:
-        return _text(_columns(uri, [truth.id])[truth.id]).take(pa.array(rows))
-
-    with ThreadPoolExecutor(16) as pool:
-        ids = [chunk for column in pool.map(ids_of, uris, rows) for chunk in column.chunks]
-    picked = pa.table({"id": pa.chunked_array(ids, pa.large_string()), "label": table["label"]})
+    with ThreadPoolExecutor(THREADS) as pool:
+        ids = [chunk for column in pool.map(ids_of, map(corpus.row, numbers.tolist()), rows) for chunk in column.chunks]
+    picked = pa.table({"id": pa.chunked_array(ids, _TEXT), "label": table["label"]})
     both = picked.join(known, "id", join_type="inner")
     if not len(both):
         raise InputError(f"truth '{truth.uri}': none of the picks' ids is in column '{truth.id}'")
     return float(np.mean(both["label"].to_numpy() == both["true"].to_numpy())), len(both)
 
 
-def _text(ids: pa.ChunkedArray) -> pa.ChunkedArray:
-    return ids.cast(pa.large_string())
+_TEXT = pa.large_string()
+
+
+def _read_truth(truth: Truth, files: bool) -> pa.Table:
+    """id (text; of loose files their full URIs) and true (int64) of the samples whose label is known."""
+    if truth.uri.lower().endswith(".csv"):
+        # An empty field is null, as in a parquet file.
+        rows = [[text or None for text in row] for _, row in csv_columns(truth.uri, (truth.id, truth.label))]
+        ids, labels = (pa.chunked_array([column], _TEXT) for column in (zip(*rows, strict=True) if rows else ([], [])))
+    else:
+        table = _columns(truth.uri, [truth.id, truth.label])
+        ids, labels = table[truth.id].cast(_TEXT), table[truth.label]
+    if files:
+        place = absolute(truth.uri)
+        ids = pa.chunked_array([[name and file_uri(place, name) for name in ids.to_pylist()]], _TEXT)
+    try:
+        labels = labels.cast(pa.int64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        what = f"truth '{truth.uri}': column '{truth.label}' is not of class indices"
+        raise InputError(f"{what}: {line(error)}; give zero-based numbers") from error
+    return pa.table({"id": ids, "true": labels}).drop_null()
 
 
 def _columns(uri: str, names: list[str]) -> pa.Table:

@@ -78,7 +78,7 @@ def _build(draft: Draft, job: Job, count: int, part: Callable[[int], Part], reje
     for record in committed.values():
         tally.add(record)
     before, done = tally.seen, 0
-    with Progress("label", tally.total, done=before) as progress:
+    with Progress("label", tally.total, f"{job.corpus.kind}s", done=before) as progress:
         for record in score(job, parts, draft.uri):
             committed[record["part"]] = record
             done += record["rows"] - record["earlier"]

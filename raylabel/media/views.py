@@ -99,6 +99,11 @@ class View:
             )
 
     @property
+    def inputs(self) -> str:
+        """What a model is trained on: 'images', or of videos 'clips'."""
+        return "clips" if self.clip else "images"
+
+    @property
     def eval_shape(self) -> tuple[int, ...]:
         """Of one sample's pixels at evaluation: [S, S, 3], or [M, T, S, S, 3] of a video."""
         square = (self.size, self.size, 3)

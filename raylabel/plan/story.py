@@ -60,6 +60,7 @@ def plan(root: Root, recipe: Recipe) -> Plan:
         hardware=cluster.name,
         device="GPU" if cluster.gpus else "CPU",
         devices=cluster.gpus or cluster.cpus,
+        kind=start.corpora["unlabeled"].kind,
         samples=samples,
         classes=len(start.classes),
         k=recipe.select.k,

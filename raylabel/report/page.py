@@ -38,11 +38,11 @@ class Point:
     """Training so far, as logged."""
 
     images: int
-    """Images processed (forward and backward) since this model's training began."""
+    """Images, or clips of videos, processed (forward and backward) since this model's training began."""
     loss: float
     """Mean training loss since the last point, nats."""
     accuracy: float
-    """Share of training images whose best class was their label since the last point, 0 to 1."""
+    """Share of them whose best class was their label since the last point, 0 to 1."""
     lr: float
     """Learning rate of the last step."""
 
@@ -125,7 +125,9 @@ def write_page(summary: Summary, curves: Mapping[str, Sequence[Point]], strips: 
         fewest=by_picks[:10],
         sorted_picks=_sorted_line([picks[i] for i in reversed(by_picks)]),
         series=[(name, _style(name, i)) for i, name in enumerate(_in_story_order(curves))],
-        charts=_charts(curves),
+        charts=_charts(curves, summary.inputs),
+        inputs=summary.inputs,
+        counted=summary.counted,
         strips=strips,
         films=sum(p.film is not None for s in strips for p in s.pictures),
         playing=_playing(strips),
@@ -261,7 +263,8 @@ class _Chart:
     notes: list[str]
 
 
-def _charts(curves: Mapping[str, Sequence[Point]]) -> list[_Chart]:
+def _charts(curves: Mapping[str, Sequence[Point]], inputs: str) -> list[_Chart]:
+    """`inputs` is what the points' `images` count."""
     if not any(curves.values()):
         return []
     ends = [max(p.images for p in points) for points in curves.values() if points]
@@ -270,10 +273,10 @@ def _charts(curves: Mapping[str, Sequence[Point]]) -> list[_Chart]:
     starts = [p.images for points in curves.values() for p in points if p.images > 0]
     x_axis = _log(min(starts), max(ends)) if log_x else _linear(0, max(ends), _short)
     panels = [("training loss", "loss"), ("training accuracy", "accuracy"), ("learning rate", "lr")]
-    return [_chart(title, field, curves, x_axis) for title, field in panels]
+    return [_chart(title, field, curves, x_axis, inputs) for title, field in panels]
 
 
-def _chart(title: str, field: str, curves: Mapping[str, Sequence[Point]], x_axis: _Axis) -> _Chart:
+def _chart(title: str, field: str, curves: Mapping[str, Sequence[Point]], x_axis: _Axis, inputs: str) -> _Chart:
     values = [v for points in curves.values() for p in points if math.isfinite(v := getattr(p, field))]
     if field == "lr" and (above_zero := [v for v in values if v > 0]):
         y_axis = _log(min(above_zero), max(above_zero))
@@ -299,10 +302,10 @@ def _chart(title: str, field: str, curves: Mapping[str, Sequence[Point]], x_axis
             pen_down = math.isfinite(mean)
         lines.append((name, _style(name, position), "".join(path)))
         if lost := [p.images for p in curves[name] if not math.isfinite(getattr(p, field))]:
-            notes.append(f"{name}: {title} not finite at {min(lost):,} images")
+            notes.append(f"{name}: {title} not finite at {min(lost):,} {inputs}")
     return _Chart(
         title,
-        "images processed" + (", logarithmic" if x_axis.log else ""),
+        f"{inputs} processed" + (", logarithmic" if x_axis.log else ""),
         [(round(_Chart.LEFT + at * wide, 1), text) for at, text in x_axis.ticks],
         [(round(_Chart.TOP + high * (1 - at), 1), text) for at, text in y_axis.ticks],
         lines,

@@ -18,7 +18,7 @@ class Work:
 
     stage: str
     images: int
-    """To be processed; of select, rows of scores."""
+    """To be processed, or videos, of which training counts clips; of select, rows of scores."""
     seconds: float
     bytes_read: int
     """Of the corpus and of artifacts; what is needed only while a stage runs is not counted."""
@@ -53,6 +53,8 @@ class Plan:
     device: str
     """What device-hours count: 'GPU', or 'CPU' (a core) where there is none."""
     devices: int
+    kind: str
+    """What the samples are: 'image' or 'video'."""
     samples: int
     """Of the corpus, N."""
     classes: int
@@ -116,7 +118,8 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
 def _table(plan: Plan) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("stage", overflow="fold")
-    for name in ("images", "images/s", "time", f"{plan.device}-h", "read", "written", "RAM"):
+    counted = "images" if plan.kind == "image" else "samples"
+    for name in (counted, f"{counted}/s", "time", f"{plan.device}-h", "read", "written", "RAM"):
         table.add_column(name, justify="right", no_wrap=True)
     for work in plan.stages:
         if not work.seconds:

@@ -218,7 +218,8 @@ class Stage:
     seconds: float
     """Wall time of the build that completed."""
     images: int | None = None
-    """Images processed (training counts each pass); None where that is no measure of the work."""
+    """Images processed (training counts each pass), or videos, of which training counts clips; None where that is no
+    measure of the work."""
     images_per_second: float | None = None
     """images / the seconds they took, over all machines."""
 
@@ -263,6 +264,16 @@ class Summary:
             raise ValueError(f"picks of {len(self.picks.per_class)} classes, but there are {len(self.classes)} classes")
         if (total := sum(self.picks.per_class)) != self.picks.total:
             raise ValueError(f"picks per class sum to {total}, but there are {self.picks.total} picks")
+
+    @property
+    def inputs(self) -> str:
+        """What training counted: 'images', or of videos 'clips'."""
+        return "clips" if (self.settings.get("view") or {}).get("clip") else "images"
+
+    @property
+    def counted(self) -> str:
+        """What the stages counted: 'images', or 'samples', where that is videos in one and clips in another."""
+        return "images" if self.inputs == "images" else "samples"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON, with the gain's verdict in words beside its numbers."""

@@ -85,7 +85,7 @@ def _accuracy_table(summary: Summary, console: Console) -> Table:
 def _stage_table(summary: Summary, console: Console) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("stage", overflow="fold")
-    for name in ("seconds", "images", "images/s"):
+    for name in ("seconds", summary.counted, f"{summary.counted}/s"):
         table.add_column(name, justify="right", no_wrap=True)
     for s in summary.stages:
         images = "-" if s.images is None else f"{s.images:,}"
@@ -117,13 +117,14 @@ class Progress:
         self,
         stage: str,
         total: int | None,
-        unit: str = "images",
+        unit: str,
         *,
         done: int = 0,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`done` of the `total` units stood already when this run began (a resumed stage): no part of the rate.
+        """`unit` is what is counted, in the plural. `done` of the `total` stood already when this run began (a resumed
+        stage): no part of the rate.
 
         `total` None: nobody knows it yet.
         """
@@ -216,7 +217,7 @@ class PatientProgress:
         self,
         stage: str,
         total: int | None,
-        unit: str = "images",
+        unit: str,
         *,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,

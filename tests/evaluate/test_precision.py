@@ -1,12 +1,24 @@
+import csv
+import tarfile
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raylabel.artifact import Built, Root, write_table
-from raylabel.corpus import Corpus, index_corpus
+from raylabel import datasets
+from raylabel.artifact import Artifact, Built, Root, write_table
+from raylabel.corpus import Corpus, Shards, index_corpus
 from raylabel.errors import InputError
 from raylabel.evaluate.precision import Truth, pick_precision
-from raylabel.schema import PICKS
+from raylabel.schema import PICKS, make_key
+
+
+def pick(root: Root, name: str, pairs: list[tuple[int, int]]) -> Artifact:
+    """PICKS of (label, key)."""
+    rows = [{"label": c, "rank": 1, "score": 0.0, "key": key} for c, key in pairs]
+    table = pa.Table.from_pylist(rows, schema=PICKS)
+    return root.make(name, {}, lambda d: Built([write_table(d.uri, "picks-0.parquet", table)], {}))
 
 
 def test_precision_joins_by_id_across_shards(ray_local, tmp_path):
@@ -17,9 +29,7 @@ def test_precision_joins_by_id_across_shards(ray_local, tmp_path):
     root = Root.open(str(tmp_path / "root"))
     shards = index_corpus(root, "unlabeled", Corpus(uri=(str(tmp_path / "u-*.parquet"),)))
     pairs = [(0, 0), (2, 1), (3, (1 << 32) + 3), (0, (1 << 32) + 2)]  # right, wrong, right, unknown
-    rows = [{"label": c, "rank": 1, "score": 0.0, "key": key} for c, key in pairs]
-    table = pa.Table.from_pylist(rows, schema=PICKS)
-    picks = root.make("picks", {}, lambda d: Built([write_table(d.uri, "picks-0.parquet", table)], {}))
+    picks = pick(root, "picks", pairs)
     uri = str(tmp_path / "truth.parquet")
     assert pick_precision(picks, shards, Truth(uri=uri)) == (2 / 3, 3)
     assert pick_precision(picks, shards, None) is None
@@ -37,3 +47,88 @@ def test_precision_joins_by_id_across_shards(ray_local, tmp_path):
         pick_precision(picks, shards, Truth(uri=uri, id="name"))
     with pytest.raises(InputError, match="cannot read"):
         pick_precision(picks, shards, Truth(uri=uri + "x"))
+    pq.write_table(pa.table({"id": ["00"], "label": ["zero"]}), tmp_path / "names.parquet")
+    with pytest.raises(InputError, match="names.parquet': column 'label' is not of class indices"):
+        pick_precision(picks, shards, Truth(uri=str(tmp_path / "names.parquet")))
+    (tmp_path / "truth.csv").write_text("id,label\n00,0\n01,1\n10,\n")  # of parquet files it may be a CSV too
+    assert pick_precision(picks, shards, Truth(uri=str(tmp_path / "truth.csv"))) == (1 / 2, 2)
+
+
+def write_csv(path: Path, *rows: tuple[object, ...]) -> str:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return str(path)
+
+
+def keys_of(shards: Artifact) -> list[int]:
+    return [make_key(shard, row) for shard, rows in enumerate(Shards(shards).rows) for row in range(rows)]
+
+
+@pytest.mark.parametrize("form", ["folders", "txt", "csv", "parts", "dataset"])
+def test_precision_joins_loose_files_by_where_they_are(ray_local, tmp_path: Path, monkeypatch, form: str):
+    names = ["a/0.mp4", "a/1.mp4", "b/0.mp4", "b/2, or 3.mp4"]
+    clips, lists, data = (tmp_path / name for name in ("data/clips", "lists", "data"))
+    lists.mkdir()
+    for name in names:
+        (clips / name).parent.mkdir(parents=True, exist_ok=True)
+        (clips / name).write_bytes(b"x")
+    (lists / "l.txt").write_text("".join(f"../data/clips/{name}\tx\n" for name in names))
+    whole = write_csv(lists / "whole.csv", ("path",), *((clips / name,) for name in names))
+    rows = [(f"../data/clips/{name}", start, start + 1) for name in names for start in (0, 1)]
+    parts = write_csv(lists / "parts.csv", ("path", "t0", "t1"), *rows)
+    manifest = ("file", "split", "label", "group"), *((f"clips/{name}", "unlabeled", "", "") for name in names)
+    write_csv(data / "manifest.csv", *manifest)
+    (data / "classes.txt").write_text("x\n")
+    corpus = {
+        "folders": Corpus(uri=(f"{clips}/a", f"{clips}/b"), kind="video"),
+        "txt": Corpus(uri=(f"{lists}/l.txt",), kind="video"),
+        "csv": Corpus(uri=(whole,), kind="video"),
+        "parts": Corpus(uri=(parts,), kind="video", start="t0", end="t1"),
+        "dataset": datasets.actions(str(data), "unlabeled"),
+    }[form]
+    known = [("clips/a/0.mp4", 0), (clips / "a/1.mp4", 9), ("clips/b/0.mp4", ""), ("clips/b/2, or 3.mp4", 3)]
+    write_csv(data / "truth.csv", ("file", "more", "label"), *((file, "-", label) for file, label in known))
+    monkeypatch.chdir(data)
+    root = Root.open(str(tmp_path / "root"))
+    shards = index_corpus(root, "unlabeled", datasets.resolve(root, corpus))
+    times, keys = 2 if form == "parts" else 1, keys_of(shards)
+    assert len(keys) == 4 * times and len(Shards(shards)) == (2 if form == "folders" else 1)
+    picks = pick(root, "picks", [(i // times, key) for i, key in enumerate(keys)])  # right, wrong, unknown, right
+    assert pick_precision(picks, shards, Truth(uri="truth.csv", id="file")) == (2 / 3, 3 * times)
+    table = pa.table({"file": [str(file) for file, _ in known], "label": pa.array([0, 9, None, 3])})
+    pq.write_table(table, data / "truth.parquet")
+    assert pick_precision(picks, shards, Truth(uri="truth.parquet", id="file")) == (2 / 3, 3 * times)
+    alone = pick(root, "some", [(3, keys[-1])])
+    assert pick_precision(alone, shards, Truth(uri="truth.csv", id="file")) == (1.0, 1)
+
+
+def test_a_truth_that_cannot_be_joined_says_why(ray_local, tmp_path: Path):
+    (tmp_path / "clips").mkdir()
+    for name in ("0.mp4", "1.mp4"):
+        (tmp_path / "clips" / name).write_bytes(b"x")
+    root = Root.open(str(tmp_path / "root"))
+    shards = index_corpus(root, "unlabeled", Corpus(uri=(str(tmp_path / "clips"),), kind="video"))
+    picks = pick(root, "picks", [(0, 0)])
+    for rows, match in [
+        ([], r"truth.csv': none of the picks' ids is in column 'id'"),
+        ([("0.mp4", 0)], r"truth.csv': none of the picks' ids is in column 'id'"),  # not beside the truth
+        ([("clips/0.mp4", "cat")], r"truth.csv': column 'label' is not of class indices: .*'cat'.*; give zero-based"),
+        ([("clips/0.mp4", 0), ("clips/./0.mp4", 1)], r"truth.csv': column 'id' names a sample twice"),
+        ([("clips/0.mp4", 0, 0)], r"line 2 of '.*truth.csv' has 3 fields and the header 2"),
+    ]:
+        uri = write_csv(tmp_path / "truth.csv", ("id", "label"), *rows)
+        with pytest.raises(InputError, match=match):
+            pick_precision(picks, shards, Truth(uri=uri))
+    uri = write_csv(tmp_path / "truth.csv", ("id", "label"))
+    for truth, match in [
+        (Truth(uri=uri, id="file"), "truth.csv' has no column 'file': its header is id, label"),
+        (Truth(uri=uri, label="class"), "truth.csv' has no column 'class'"),
+        (Truth(uri=f"{tmp_path}/none.csv"), "cannot read '.*none.csv'"),
+    ]:
+        with pytest.raises(InputError, match=match):
+            pick_precision(picks, shards, truth)
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        tar.add(tmp_path / "clips" / "0.mp4", "0.mp4")
+    tars = index_corpus(root, "tars", Corpus(uri=(str(tmp_path / "t.tar"),), kind="video"))
+    with pytest.raises(InputError, match="the samples of tars have no ids to join by"):
+        pick_precision(picks, tars, Truth(uri=uri))

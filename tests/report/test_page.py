@@ -269,6 +269,22 @@ def test_a_loss_that_is_not_finite_breaks_the_line_and_is_named() -> None:
     assert not re.search(r"\b(nan|inf)\b", page)
 
 
+@pytest.mark.parametrize(
+    ("clip", "inputs", "counted"), [(None, "images", "images"), ({"frames": 8}, "clips", "samples")]
+)
+def test_what_was_counted_has_its_name(clip: dict[str, int] | None, inputs: str, counted: str) -> None:
+    summary = dataclasses.replace(make(["a", "b"]), settings={"view": {"size": 16, "clip": clip}})
+    curves = make_curves(("teacher",))
+    curves["teacher"][4] = dataclasses.replace(curves["teacher"][4], loss=float("nan"))
+    page = write_page(summary, curves, [])
+    texts = [text.strip() for text in Parsed(page).texts]
+    assert texts.count(f"{inputs} processed") == 3 and page.count(f'against {inputs} processed"') == 3
+    assert f"teacher: training loss not finite at 320 {inputs}" in texts
+    heads = re.findall(r'<th class="number">([^<]+)</th>', page)
+    assert heads[heads.index("seconds") :] == ["seconds", counted, f"{counted} per second"]
+    assert any("images" in text for text in texts) == (clip is None)
+
+
 def test_strips_show_rank_log_odds_and_probability() -> None:
     page = write_page(make(["a", "b"]), {}, make_strips("a"))
     captions = re.findall(r"<figcaption><strong>([\d,]+)</strong><br>([^<]+)<br>p ([^<]+)</figcaption>", page)

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import re
 import threading
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -170,6 +171,17 @@ def test_hostile_names_reach_the_terminal_as_inert_text(terminal: bool, encoding
     assert "long" * 60 + "/report.html\n" in text  # one line: it can be copied
 
 
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [({}, "images"), ({"view": {"clip": None}}, "images"), ({"view": {"clip": {"frames": 8}}}, "samples")],
+)
+def test_the_stages_of_a_run_over_videos_count_samples(settings: dict[str, Any], word: str) -> None:
+    where, stream = console()
+    print_summary(dataclasses.replace(small(), settings=settings), "runs/run-cat-0", where)
+    (head,) = (line.split() for line in text_of(stream).splitlines() if line.split()[:2] == ["stage", "seconds"])
+    assert head == ["stage", "seconds", word, f"{word}/s"]
+
+
 class Clock:
     now = 0.0
 
@@ -179,7 +191,7 @@ class Clock:
 
 def test_without_a_terminal_a_plain_line_comes_at_most_every_five_seconds() -> None:
     clock, (where, stream) = Clock(), console()
-    with Progress("label\x1b[2J", 1000, console=where, clock=clock) as progress:
+    with Progress("label\x1b[2J", 1000, "images", console=where, clock=clock) as progress:
         for second in range(1, 21):
             clock.now = float(second)
             progress.update(second * 50, rejects=second // 10, note="unit\n7")
@@ -206,7 +218,7 @@ def test_the_rate_forgets_what_is_older_than_its_window_and_what_an_earlier_run_
 
 def test_an_error_ends_the_line_as_stopped_and_passes_on() -> None:
     clock, (where, stream) = Clock(), console()
-    with pytest.raises(KeyError), Progress("label", 0, console=where, clock=clock):
+    with pytest.raises(KeyError), Progress("label", 0, "images", console=where, clock=clock):
         clock.now = 3.0
         raise KeyError
     assert text_of(stream).splitlines()[-1] == "label: 0 of 0 images, 0/s, stopped after 3 s"
@@ -214,7 +226,7 @@ def test_an_error_ends_the_line_as_stopped_and_passes_on() -> None:
 
 def test_on_a_terminal_one_live_line_stays_when_done() -> None:
     clock, (where, stream) = Clock(), console(terminal=True)
-    with Progress("label", 1000, console=where, clock=clock) as progress:
+    with Progress("label", 1000, "images", console=where, clock=clock) as progress:
         clock.now = 4.0
         progress.update(400, rejects=3, note="[red]unit 7[/red]")
         progress._bar.refresh()
@@ -229,7 +241,7 @@ def test_on_a_terminal_one_live_line_stays_when_done() -> None:
 
 def test_updates_from_many_threads_neither_fail_nor_tear_a_line() -> None:
     clock, (where, stream) = Clock(), console()
-    with Progress("label", 8000, console=where, clock=clock) as progress:
+    with Progress("label", 8000, "images", console=where, clock=clock) as progress:
 
         def work() -> None:
             for done in range(1000):
