@@ -125,13 +125,13 @@ def test_parts_of_a_video_are_samples_of_one_source(ray_local, tmp_path):
         ):
             for c, value in zip(classes, values, strict=True):
                 place = (c, row if repeat else row % 40)
-                best[place] = max(value, best.get(place, value))
+                best[place] = max(value, best[place]) if place in best else value
         found = picks.table("picks", PICKS).sort_by([("label", "ascending"), ("score", "ascending")])
         assert found["score"].to_pylist() == [v for _, v in sorted((c, v) for (c, _), v in best.items())]
     lesson = materialize(root, "picked", picks, shards, corpus, Materialize(lanes=4), 0)
-    for table in (lesson.table(file.name, EXAMPLES) for file in lesson.files("examples-")):
-        for cut in table["media"].to_pylist():  # one second of eight frames, not the whole video
-            with av.open(io.BytesIO(cut)) as container:
+    for written in (lesson.table(file.name, EXAMPLES) for file in lesson.files("examples-")):
+        for cut in written["media"].to_pylist():  # one second of eight frames, not the whole video
+            with av.open(io.BytesIO(cut), "r") as container:
                 assert len(list(container.decode(video=0))) == 8
     batches = Stream(lesson, 0).batches(view, 16, 0, 16, 0, 1)
     (pixels, _) = next(batches)
