@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import open_in_chromium, random_model
+from helpers import contents, open_in_chromium, random_model
 
 from raylabel import datasets, recipes
 from raylabel.artifact import Artifact, Root
@@ -110,9 +110,14 @@ def test_parts_of_a_video_are_samples_of_one_source(ray_local, tmp_path):
     corpus = Corpus(uri=(str(tmp_path / "a.parquet"),), kind="video", start="from", end="to")
     shards = index_corpus(root, "unlabeled", corpus)
     model = random_model(root, "r2plus1d8x1", 8)
-    scores = label(root, model, shards, corpus, view, Label(batch=32), Resources())
+    config = Label(batch=32)
+    scores = label(root, model, shards, corpus, view, config, Resources())
     duplicates = find_duplicates(root, scores)
     assert scores.info["scored"] == 80 and not duplicates.info["duplicates"]  # parts of the same bytes are no copies
+    there = Root.open(str(tmp_path / "there"))
+    elsewhere = Resources(decode="cluster")
+    decoded = label(there, model, index_corpus(there, "unlabeled", corpus), corpus, view, config, elsewhere)
+    assert contents(decoded) == contents(scores)  # wherever the videos are decoded
     rows = scores.table("scores-", SCORES).sort_by("key")
     groups = rows["group"].to_pylist()
     assert groups[:40] == groups[40:] and len(set(groups)) == 40

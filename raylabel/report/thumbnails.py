@@ -76,10 +76,7 @@ def film(video: "Video") -> tuple[bytes, Film]:
 
 
 def film_parser() -> Callable[[bytes, Sequence[float]], bytes]:
-    """`film` of encoded videos, packed, for the sandbox; a sample's numbers are (start, end) of the part, or ().
-
-    They are read by PyAV, whatever the run reads them with: the page is the same on every machine.
-    """
+    """`film` of encoded videos, packed, for the sandbox; a sample's numbers are (start, end) of the part, or ()."""
     from raylabel.media.video import Video, warm_up
 
     warm_up()
