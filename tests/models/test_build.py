@@ -1,6 +1,5 @@
 import random
 import re
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import torch.nn.functional as F
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import on_meta, parameters
 from torch import Tensor, nn
 
 from raylabel.errors import InputError
@@ -16,27 +16,6 @@ from raylabel.models import Model, build, check
 
 TORCHVISION = torchvision.models.list_models(module=torchvision.models)
 RESNETS = {n for n in TORCHVISION if torchvision.models.get_model_builder(n).__module__ == "torchvision.models.resnet"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small convolutions on the threads of a busy machine mostly wait: 3.9 s for a GoogLeNet, 0.02 s on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def parameters(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
-def on_meta(model: Model, classes: int) -> nn.Module:
-    """The network without its numbers: a 1.2 GB one costs nothing."""
-    if model.arch.startswith("regnet"):  # computes its widths with tensors, so it cannot be built there
-        return build(model, classes).to("meta")
-    with torch.device("meta"):
-        return build(model, classes)
 
 
 @pytest.mark.parametrize("arch", [n for n in TORCHVISION if not n.startswith("regnet")] + ["regnet_y_400mf"])

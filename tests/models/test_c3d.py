@@ -1,10 +1,8 @@
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import giga_multiply_adds, on_meta, parameters
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from raylabel.errors import InputError
 from raylabel.models import (
@@ -14,39 +12,12 @@ from raylabel.models import (
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """As in test_build: small convolutions on the threads of a busy machine mostly wait."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def on_meta(arch: str, classes: int) -> nn.Module:
-    """The network without its numbers: 80 million cost nothing."""
-    with torch.device("meta"):
-        return build(Model(arch=arch), classes)
-
-
-def parameters(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
-def giga_multiply_adds(network: nn.Module, frames: int, size: int) -> float:
-    """Of one clip; torch counts a multiplication and an addition as two."""
-    clips = torch.empty(1, 3, frames, size, size, device="meta")
-    with FlopCounterMode(display=False) as counter:
-        assert network.eval()(clips).shape[0] == 1
-    return counter.get_total_flops() / 2e9
-
-
 @pytest.mark.parametrize(
     ("classes", "count"), [(487, 79_991_015), (400, 79_634_576), (101, 78_409_573), (51, 78_204_723)]
 )
 def test_c3d_has_its_size(classes: int, count: int):
     """Tran et al. 2015: 27.66 million in the convolutions; VMZ lists 38.5 giga multiply-adds of 16 x 112 x 112."""
-    network = on_meta("c3d", classes)
+    network = on_meta(Model(arch="c3d"), classes)
     assert parameters(network) == count
     convolutions = sum(parameters(m) for m in network.modules() if isinstance(m, nn.Conv3d))
     assert round(convolutions / 1e6, 2) == 27.66
@@ -54,7 +25,7 @@ def test_c3d_has_its_size(classes: int, count: int):
 
 
 def test_c3d_keeps_the_shapes_of_the_paper():
-    network, shapes = on_meta("c3d", 487), {}
+    network, shapes = on_meta(Model(arch="c3d"), 487), {}
 
     def note(name: str):
         return lambda _, inputs, output: shapes.update({name: tuple(output.shape[1:])})

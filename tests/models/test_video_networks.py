@@ -1,6 +1,5 @@
 import copy
 import re
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -8,8 +7,8 @@ import torch.nn.functional as F
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import giga_multiply_adds, on_meta, parameters
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, R2Plus1dStem, VideoResNet
 
 from raylabel.errors import InputError
@@ -27,38 +26,11 @@ from raylabel.models import (
 ARCHS = ["r2plus1d_18", "r3d_18", "mc3_18", "r2plus1d_34", "c3d", "r2plus1d8x1", "r2plus1d14x2"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """As in test_build: small convolutions on the threads of a busy machine mostly wait."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def on_meta(arch: str, classes: int) -> nn.Module:
-    """The network without its numbers: 80 million cost nothing."""
-    with torch.device("meta"):
-        return build(Model(arch=arch), classes)
-
-
-def parameters(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
-def giga_multiply_adds(network: nn.Module, frames: int, size: int) -> float:
-    """Of one clip; torch counts a multiplication and an addition as two."""
-    clips = torch.empty(1, 3, frames, size, size, device="meta")
-    with FlopCounterMode(display=False) as counter:
-        assert network.eval()(clips).shape[0] == 1
-    return counter.get_total_flops() / 2e9
-
-
 @pytest.mark.parametrize("arch", ["r2plus1d_18", "r3d_18", "mc3_18"])
 def test_torchvision_s_networks_have_its_parameters_and_multiply_adds(arch: str):
     """The enum states both, the latter for 16 frames of 112 x 112 pixels."""
     (weight,) = torchvision.models.get_model_weights(arch)
-    network = on_meta(arch, 400)
+    network = on_meta(Model(arch=arch), 400)
     assert parameters(network) == weight.meta["num_params"]
     assert giga_multiply_adds(network, 16, 112) == pytest.approx(weight.meta["_ops"], abs=1e-3)
 
@@ -67,7 +39,7 @@ def test_r2plus1d_34_has_the_size_of_vmz():
     """VMZ's model zoo: 63.6 million weights (it counts no biases and no norms), 49.8 and 199.0 giga multiply-adds for 8
     and 32 frames. Those are of 128 x 128 pixels; of 112 x 112, which the table says, they are the 38 and 152 of
     Ghadiyaram et al. 2019 (arXiv 1905.00561)."""
-    network = on_meta("r2plus1d_34", 400)
+    network = on_meta(Model(arch="r2plus1d_34"), 400)
     assert round(sum(p.numel() for p in network.parameters() if p.ndim > 1) / 1e6, 1) == 63.6
     assert parameters(network) == 63_697_175
     for frames, size, expected in ((8, 128, 49.8), (32, 128, 199.0), (8, 112, 38.1), (32, 112, 152.4)):
@@ -80,7 +52,7 @@ def test_r2plus1d_34_is_the_network_of_the_published_checkpoints():
         theirs = VideoResNet(BasicBlock, [Conv2Plus1D] * 4, [3, 4, 6, 3], R2Plus1dStem, 359)  # type: ignore[list-item]
         for stage, channels, between in (("layer2", 128, 288), ("layer3", 256, 576), ("layer4", 512, 1152)):
             theirs.get_submodule(f"{stage}.0.conv2")[0] = Conv2Plus1D(channels, channels, between)  # type: ignore[index]
-    ours = on_meta("r2plus1d_34", 359)
+    ours = on_meta(Model(arch="r2plus1d_34"), 359)
     a, b = ours.state_dict(), theirs.state_dict()
     assert list(a) == list(b)
     assert [n for n in a if a[n].shape != b[n].shape] == []
@@ -97,7 +69,7 @@ def test_r2plus1d_34_computes_what_torchvision_s_blocks_compute():
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm3d):
             module.eps = 1e-3
-    ours = on_meta("r2plus1d_34", 5)
+    ours = on_meta(Model(arch="r2plus1d_34"), 5)
     torch.manual_seed(0)
     # Small variances, for which eps counts.
     state = {
@@ -196,7 +168,7 @@ def test_small_nets_compute_what_their_docstring_says(n: int, w: int, shape: tup
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 200), st.integers(1, 40), st.integers(1, 40))
 @settings(max_examples=15, deadline=None)
 def test_small_nets_take_clips_of_any_size(n: int, w: int, classes: int, frames: int, size: int):
-    network, seen = on_meta(f"r2plus1d{6 * n + 2}x{w}", classes).eval(), []
+    network, seen = on_meta(Model(arch=f"r2plus1d{6 * n + 2}x{w}"), classes).eval(), []
     network.get_submodule("layer3").register_forward_hook(lambda _, inputs, output: seen.append(output.shape))
     assert network(torch.empty(2, 3, frames, size, size, device="meta")).shape == (2, classes)
     quarter = (-(-size // 2) + 1) // 2, (-(-frames // 2) + 1) // 2
@@ -255,7 +227,7 @@ def test_weights_come_back_and_the_layout_does_not_show():
 
 @pytest.mark.parametrize("arch", [*ARCHS, "resnet8x1", "resnet18", "vit_b_16"])
 def test_the_memory_format_is_of_the_weights(arch: str):
-    network = on_meta(arch, 3)
+    network = on_meta(Model(arch=arch), 3)
     wanted = torch.channels_last_3d if arch in ARCHS else torch.channels_last
     assert memory_format(network) == wanted
     network.to(memory_format=wanted)  # type: ignore[call-overload]

@@ -1,0 +1,27 @@
+"""What a network is, told without running it."""
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from raylabel.models import Model, build
+
+
+def on_meta(model: Model, classes: int) -> nn.Module:
+    """The network without its numbers: a 1.2 GB one costs nothing."""
+    if model.arch.startswith("regnet"):  # computes its widths with tensors, so it cannot be built there
+        return build(model, classes).to("meta")
+    with torch.device("meta"):
+        return build(model, classes)
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def giga_multiply_adds(network: nn.Module, frames: int, size: int) -> float:
+    """Of one clip; torch counts a multiplication and an addition as two."""
+    clips = torch.empty(1, 3, frames, size, size, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        assert network.eval()(clips).shape[0] == 1
+    return counter.get_total_flops() / 2e9
