@@ -117,7 +117,9 @@ def imagenet_yfcc_resnet50(data: str) -> Recipe:
 def moving_digits() -> Recipe:
     """scikit-learn's digits that move in eight directions, as embedded MP4 files: the loop on video, on a laptop.
 
-    The classes are the directions, which no single frame tells. `python jobs/semi_supervised.py moving-digits`.
+    The classes are the directions, which no single frame tells. `python jobs/semi_supervised.py moving-digits`, on 2
+    CPU cores (AMD EPYC) that did other work too in 3 min 42 s: teacher 62.5, control 61.8, student 88.8 top-1 on 400
+    test videos, gain +27.0 points (95% interval +21.8 to +32.0; one seed, 2026-11-21).
     """
     small = Train(images=4_000, batch=32, schedule=Schedule(lr=0.1, warmup=0.05), weight_decay=5e-4)
     return Recipe(
@@ -149,7 +151,8 @@ def actions(data: str) -> Recipe:
 
     `python jobs/semi_supervised.py actions --data DIR`; `data` holds manifest.csv (file, split, label, group),
     classes.txt and unlabeled-truth.csv (file, label). Its settings are those of 157 surveillance clips of two seconds,
-    40 of them labeled.
+    40 of them labeled: there, on 4 CPU cores (AMD EPYC) beside other work in 7 to 12 min, teacher 58.7, control 60.9,
+    student 58.7 top-1 on 46 test clips, no measurable gain (-2.2 points, 95% interval -18.9 to +14.7; 2026-11-21).
     """
     small = Train(images=2_000, batch=16, schedule=Schedule(lr=0.02, warmup=0.05), weight_decay=5e-4)
     return Recipe(
