@@ -1,4 +1,4 @@
-"""On a spot machine of AWS: waits for the notice that it is about to be taken away, and tells Ray, which tells raylabel.
+"""On a spot machine of AWS: waits for the notice that it is about to be taken away, and tells Ray of it.
 
 - python jobs/spot_notice.py HEAD:PORT     started beside Ray on each worker, see ../cluster.yaml
 
