@@ -57,7 +57,9 @@ def main(head: str) -> None:
     print(f"{datetime.now(UTC):%F %T}: AWS takes this machine away in {left:.0f} s", flush=True)
     reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a spot notice"]
     deadline = ["--deadline-remaining-seconds", str(int(left))]
-    subprocess.run(["ray", "drain-node", "--address", head, *reason, *deadline], check=True)
+    # Without a node's name it is the one that the command attaches to: this machine's, of that head.
+    attach = {**os.environ, "RAY_ADDRESS": head}
+    subprocess.run(["ray", "drain-node", "--address", head, *reason, *deadline], check=True, env=attach)
 
 
 if __name__ == "__main__":

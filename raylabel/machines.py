@@ -33,7 +33,8 @@ def ready(resources: Resources) -> Cluster:
     print(f"{words}: there are {cluster.cpus} and {cluster.gpus}; the cluster is asked for them", file=sys.stderr)
     # Ray Data and Ray Train ask through the same actor, every 20 seconds anew; `request_resources` would be overruled.
     asked = DefaultAutoscalingCoordinator(f"raylabel-{ray.get_runtime_context().get_job_id()}")
-    bundles = [{"CPU": 1, "GPU": 1}] * gpus + [{"CPU": 1}] * (cpus - gpus)
+    cpu: dict[str, float] = {"CPU": 1}
+    bundles = [cpu | {"GPU": 1}] * gpus + [cpu] * (cpus - gpus)
     try:
         while not _has(cluster, wanted):
             asked.request_resources(bundles, LAPSE)
