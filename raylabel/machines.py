@@ -28,7 +28,7 @@ def ready(resources: Resources) -> Cluster:
     from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import DefaultAutoscalingCoordinator
 
     cpus, gpus = wanted
-    words = f"waiting for {cpus} CPUs and {gpus} GPUs" if gpus else f"waiting for {cpus} CPUs"
+    words = f"waiting for {_count(cpus, 'CPU')}" + (f" and {_count(gpus, 'GPU')}" if gpus else "")
     moved(words)
     print(f"{words}: there are {cluster.cpus} and {cluster.gpus}; the cluster is asked for them", file=sys.stderr)
     # Ray Data and Ray Train ask through the same actor, every 20 seconds anew; `request_resources` would be overruled.
@@ -46,6 +46,10 @@ def ready(resources: Resources) -> Cluster:
         asked.cancel_request()
     moved("start")
     return cluster
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}{'s' if number != 1 else ''}"
 
 
 def _has(cluster: Cluster, wanted: tuple[int, int]) -> bool:
