@@ -5,40 +5,47 @@
 Training then writes a checkpoint and goes on without the machine; nothing new is started on it.
 """
 
+import http.client
 import json
 import os
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 # What AWS's own programs call the variable; the address is the same on each of its machines.
-ENDPOINT = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254").rstrip("/")
+PLACE = urlsplit(os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254")).netloc
 EVERY = 5.0  # seconds, as AWS advises
-NOTICE = f"{ENDPOINT}/latest/meta-data/spot/instance-action"
 
 
 def notice() -> float | None:
     """Seconds that are left to this machine, once its end is announced; None before.
 
-    OSError if the service does not answer.
+    OSError if the service does not answer as it should.
     """
     lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
-    request = urllib.request.Request(f"{ENDPOINT}/latest/api/token", method="PUT", headers=lifetime)
-    with urllib.request.urlopen(request, timeout=2) as answer:
-        token = answer.read().decode()
-    request = urllib.request.Request(NOTICE, headers={"X-aws-ec2-metadata-token": token})
+    token = _ask("PUT", "/latest/api/token", lifetime)
+    said = _ask("GET", "/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token})
+    if not said:
+        return None
+    return max(0.0, (datetime.fromisoformat(json.loads(said)["time"]) - datetime.now(UTC)).total_seconds())
+
+
+def _ask(method: str, path: str, headers: dict[str, str]) -> str:
+    """What the machine's metadata service answers, by no proxy; empty if there is no such thing."""
+    connection = http.client.HTTPConnection(PLACE, timeout=2)
     try:
-        with urllib.request.urlopen(request, timeout=2) as answer:
-            end = datetime.fromisoformat(json.load(answer)["time"])
-    except urllib.error.HTTPError as error:
-        with error:
-            if error.code == 404:
-                return None
-            raise
-    return max(0.0, (end - datetime.now(UTC)).total_seconds())
+        connection.request(method, path, headers=headers)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+    except http.client.HTTPException as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
+    finally:
+        connection.close()
+    if answer.status not in (200, 404):
+        raise OSError(f"{method} {path}: {answer.status} {answer.reason}")
+    return text if answer.status == 200 else ""
 
 
 def main(head: str) -> None:

@@ -27,12 +27,16 @@ class Metadata(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
         self.end: datetime | None = None
+        self.refuses = False
         self.asked = threading.Event()
         self.address = f"http://127.0.0.1:{self.server_address[1]}"
 
 
 class Answer(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
+        assert isinstance(self.server, Metadata)
+        if self.server.refuses:
+            return self.answer(503, "")
         right = self.path == "/latest/api/token" and self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
         self.answer(200 if right else 400, TOKEN)
 
@@ -71,14 +75,16 @@ def test_the_notice_is_read(metadata: Metadata) -> None:
 
     def said() -> str:
         more = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.address, "PYTHONPATH": str(JOBS)}
-        done = subprocess.run([sys.executable, "-c", code], env=environment(**more), capture_output=True, check=True)
-        return done.stdout.decode().strip()
+        done = subprocess.run([sys.executable, "-c", code], env=environment(**more), capture_output=True)
+        return (done.stdout + done.stderr).decode().strip()
 
     assert said() == "None"
     metadata.end = datetime.now(UTC) + timedelta(minutes=2)
     assert 60 < float(said()) <= 120
     metadata.end = datetime.now(UTC) - timedelta(minutes=2)
     assert float(said()) == 0
+    metadata.refuses = True
+    assert "OSError: PUT /latest/api/token: 503" in said()
 
 
 @pytest.mark.slow
