@@ -20,6 +20,7 @@ from raylabel.artifact import Root
 from raylabel.corpus.config import is_text
 from raylabel.errors import InputError
 from raylabel.lease import held
+from raylabel.machines import ready
 from raylabel.pipeline import Recipe
 from raylabel.watch import watched
 
@@ -50,6 +51,7 @@ def launched(description: str, kind: type[Kind]) -> Iterator[tuple[Root, Kind]]:
             connect()
             stop_on_sigterm()  # again: Ray has put its own handler there
             with watched(patience):
+                ready(options.recipe.resources)  # of a cluster that has gone down to its head
                 yield root, options
 
 

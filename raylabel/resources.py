@@ -24,12 +24,17 @@ class Resources:
     the machines without one have more CPUs than those with."""
     workers: int = 0
     """Training workers (DDP). 0: one per GPU; without a GPU one per CPU, each with at least 32 images of a batch."""
+    cpus: int = 0
+    """CPUs that scoring and training wait for, and ask for where the cluster starts machines on demand. 0: those that
+    there are, or the first one."""
+    gpus: int = 0
+    """GPUs, in the same way. 0: those that there are, or none: a cluster does not say what it could start."""
     patience: float = 300
     """Seconds in which nothing at all was done, in any process, after which a run ends in an error that says what it
     waits for. Where the cluster starts machines on demand: more than that takes."""
 
     def __post_init__(self):
-        for name in ("teachers", "workers"):
+        for name in ("teachers", "workers", "cpus", "gpus"):
             if getattr(self, name) < 0:
                 raise InputError(f"resources.{name} is {getattr(self, name)}: give 0 (choose) or a positive number")
         if not self.patience > 0:

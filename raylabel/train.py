@@ -20,6 +20,7 @@ from raylabel.artifact import NOT_IDENTITY, Artifact, Built, Draft, Root, identi
 from raylabel.checkpoint import Checkpoints
 from raylabel.errors import InputError
 from raylabel.halts import Halts, heed_sigterm
+from raylabel.machines import ready
 from raylabel.media.views import View, normalise
 from raylabel.models import (
     CURVE,
@@ -34,7 +35,7 @@ from raylabel.models import (
 )
 from raylabel.report.board import make_board, shown
 from raylabel.report.terminal import Progress
-from raylabel.resources import Cluster, Resources
+from raylabel.resources import Resources
 from raylabel.schedule import Schedule, lr_at
 from raylabel.stream import Stream
 from raylabel.workers import Workers
@@ -120,7 +121,7 @@ def train(
     A run that was killed goes on from its last checkpoint with the same sequence of samples, whatever the number of
     workers. info: seconds, images, workers (of its last start), passed_over (damaged checkpoints, if there were any).
     """
-    cluster = Cluster.now()
+    cluster = ready(resources)
     precision = cluster.precision(config.precision, view.clip is not None)
     identity = {
         "model": identity_of(model),

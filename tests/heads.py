@@ -29,10 +29,16 @@ class Head:
 
 
 @contextmanager
-def started_head(*arguments: str, host: str = "127.0.0.1", token: str = TOKEN, cpus: int = 2) -> Iterator[Head]:
-    """A head that goes by the address `host` and asks for the token unless that is empty; ended with all its own."""
+def started_head(
+    *arguments: str, host: str = "127.0.0.1", port: int = 0, token: str = TOKEN, cpus: int = 2, **more: str
+) -> Iterator[Head]:
+    """A head that goes by the address `host` and asks for the token unless that is empty; ended with all its own.
+
+    Port 0: any that is free. `more` is for its environment.
+    """
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: it holds sockets, whose paths may have 107 bytes
-    port, dashboard, agent, metrics, client = free_ports(5)
+    free, dashboard, agent, metrics, client = free_ports(5)
+    port = port or free
     secrets = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
     try:
         done = subprocess.run(
@@ -42,7 +48,7 @@ def started_head(*arguments: str, host: str = "127.0.0.1", token: str = TOKEN, c
                 *(f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}"),
                 *(f"--temp-dir={folder}", "--disable-usage-stats", *arguments),
             ],
-            env=environment(**secrets),
+            env=environment(**secrets, **more),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

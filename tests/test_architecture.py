@@ -15,6 +15,7 @@ ROWS = [
         "artifact",
         "lease",
         "resources",
+        "machines",
         "schedule",
         "topk",
         "ahead",

@@ -16,8 +16,9 @@ from raylabel.labels.actor import Job
 from raylabel.labels.earlier import Earlier, find_earlier, rejected_units
 from raylabel.labels.pool import Part, score
 from raylabel.labels.scorer import Scorer
+from raylabel.machines import ready
 from raylabel.report.terminal import Progress
-from raylabel.resources import Cluster, Resources
+from raylabel.resources import Resources
 from raylabel.retry import NothingGainedError, make
 
 UNIT = 1024  # rows of a unit of work, if they are pictures
@@ -49,7 +50,7 @@ def make_scores(
     images (scored in the build that took `seconds`), earlier (taken over in it), p. InputError if more than
     `reject_limit` of the samples could not be read, or a shard changed meanwhile.
     """
-    cluster = Cluster.now()
+    cluster = ready(resources)
     job, unit = Job(scorer, corpus, Shards(shards), batch, cluster.teachers(resources)), unit_rows(corpus)
     identity = {"source": dict(source), "shards": shards.info["content"], "unit": [unit, PART]}
 

@@ -9,8 +9,9 @@ from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.labels.network import Network
 from raylabel.labels.scores import UNIT, make_scores, unit_rows
+from raylabel.machines import ready
 from raylabel.media.views import View
-from raylabel.resources import Cluster, Resources
+from raylabel.resources import Resources
 
 BATCH_BYTES = 1 << 28  # of pixels, held by every actor, and by four where others decode; 256 images at 224 are 39 MB
 
@@ -66,7 +67,7 @@ def label(
     if too many samples are rejected.
     """
     config.check_against(corpus, view)
-    precision = Cluster.now().precision(config.precision)
+    precision = ready(resources).precision(config.precision)
     source = {
         "model": model.digest,
         "view": _evaluation_identity(view),
