@@ -21,6 +21,7 @@ from raylabel.checkpoint import Checkpoints
 from raylabel.errors import InputError
 from raylabel.halts import Halts, heed_sigterm
 from raylabel.media.views import View, normalise
+from raylabel.metrics import show_training
 from raylabel.models import (
     CURVE,
     WEIGHTS,
@@ -218,6 +219,8 @@ def steps(job: Job, checkpoints: Checkpoints) -> Generator[int, None, None]:
                 )
             curve.append({"images": done, "loss": loss / seen, "accuracy": correct / seen, "lr": lr})
             note = f"loss {loss / seen:.3f}, accuracy {correct / seen:.1%}"
+            if rank == 0:
+                show_training(checkpoints.folder.split("/")[-3], step, loss / seen)
         if rank == 0 and (step == last or time.monotonic() > told + 1):
             halts.tell(step * config.batch, note)
             told = time.monotonic()

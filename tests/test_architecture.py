@@ -22,6 +22,7 @@ ROWS = [
         "rng",
         "retry",
         "checkpoint",
+        "metrics",
     },
     {
         "media",
