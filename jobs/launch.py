@@ -24,7 +24,7 @@ from raylabel.corpus.config import is_text
 from raylabel.errors import InputError
 from raylabel.lease import held
 from raylabel.pipeline import Recipe
-from raylabel.storage import filesystem, is_local
+from raylabel.storage import filesystem
 from raylabel.watch import watched
 
 
@@ -62,7 +62,7 @@ def check_kept(root: str) -> None:
     """InputError if the root lies in what Ray unpacks for a submitted job, which is of one machine, and is deleted."""
     job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
     unpacked = "working_dir" in job.get("runtime_env", {})
-    if unpacked and is_local(root) and Path(filesystem(root)[1]).resolve().is_relative_to(Path.cwd()):
+    if unpacked and "://" not in root and Path(filesystem(root)[1]).resolve().is_relative_to(Path.cwd()):
         raise InputError(
             f"root '{root}' lies in the job's copy of --working-dir, which Ray deletes after the job: give --root a "
             "folder that all machines see, s3://, gs:// or /..."
