@@ -203,15 +203,16 @@ def _token(head: Head) -> dict[str, str]:
 
 
 def scraped(addresses: list[str]) -> Counter[tuple[str, str]]:
-    """(metric, its reason or network) → sum over processes and machines, of the metrics that are ours."""
+    """(metric, its reason, network or dataset) → sum over processes and machines, of what raylabel and Ray Data tell."""
     found: Counter[tuple[str, str]] = Counter()
     for address in addresses:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=30) as answer:
             for family in text_string_to_metric_families(answer.read().decode()):
                 for one in family.samples:
-                    if one.name.startswith("ray_raylabel_"):
-                        tag = one.labels.get("reason") or one.labels.get("network", "")
-                        found[one.name, tag.partition("-")[0]] += int(one.value)
+                    if one.name.startswith(("ray_raylabel_", "ray_data_")):
+                        tags = (one.labels.get(name) for name in ("reason", "network", "dataset"))
+                        tag = next(filter(None, tags), "")
+                        found[one.name, re.sub("[-_][0-9a-f]{12}.*", "", tag)] += int(one.value)
     return found
 
 
@@ -257,6 +258,7 @@ def test_digits_runs_on_machines_without_raylabel_and_is_counted(
     }
     assert seen["ray_raylabel_training_step", "teacher"] == 3200 // 64
     assert ("ray_raylabel_parts_writing", "") in seen
+    assert {"label-unlabeled", "label-test"} <= {tag for name, tag in seen if name == "ray_data_output_rows"}
 
 
 @pytest.mark.slow
