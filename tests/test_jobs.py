@@ -203,7 +203,7 @@ def _token(head: Head) -> dict[str, str]:
 
 
 def scraped(addresses: list[str]) -> Counter[tuple[str, str]]:
-    """(metric, its reason, network or dataset) → sum over processes and machines, of what raylabel and Ray Data tell."""
+    """(metric, its reason, network or dataset) → sum over processes and machines; raylabel's and Ray Data's."""
     found: Counter[tuple[str, str]] = Counter()
     for address in addresses:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=30) as answer:
@@ -212,7 +212,7 @@ def scraped(addresses: list[str]) -> Counter[tuple[str, str]]:
                     if one.name.startswith(("ray_raylabel_", "ray_data_")):
                         tags = (one.labels.get(name) for name in ("reason", "network", "dataset"))
                         tag = next(filter(None, tags), "")
-                        found[one.name, re.sub("[-_][0-9a-f]{12}.*", "", tag)] += int(one.value)
+                        found[one.name, re.sub("-[0-9a-f]{12}$|_[0-9a-f]+_[0-9]+$", "", tag)] += int(one.value)
     return found
 
 
