@@ -212,7 +212,7 @@ def scraped(addresses: list[str]) -> Counter[tuple[str, str]]:
                     if one.name.startswith(("ray_raylabel_", "ray_data_")):
                         tags = (one.labels.get(name) for name in ("reason", "network", "dataset"))
                         tag = next(filter(None, tags), "")
-                        found[one.name, re.sub("-[0-9a-f]{12}$|_[0-9a-f]+_[0-9]+$", "", tag)] += int(one.value)
+                        found[one.name, re.sub("-[0-9a-f]{12}$|_[0-9A-Za-z]+_[0-9]+$", "", tag)] += int(one.value)
     return found
 
 
