@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -203,17 +204,24 @@ def _token(head: Head) -> dict[str, str]:
 
 
 def scraped(addresses: list[str]) -> Counter[tuple[str, str]]:
-    """(metric, its reason, network or dataset) → sum over processes and machines; raylabel's and Ray Data's."""
+    """(metric, its reason or network) → sum over processes and machines, of the metrics that are raylabel's."""
     found: Counter[tuple[str, str]] = Counter()
     for address in addresses:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=30) as answer:
             for family in text_string_to_metric_families(answer.read().decode()):
                 for one in family.samples:
-                    if one.name.startswith(("ray_raylabel_", "ray_data_")):
-                        tags = (one.labels.get(name) for name in ("reason", "network", "dataset"))
-                        tag = next(filter(None, tags), "")
-                        found[one.name, re.sub("-[0-9a-f]{12}$|_[0-9A-Za-z]+_[0-9]+$", "", tag)] += int(one.value)
+                    if one.name.startswith("ray_raylabel_"):
+                        tag = one.labels.get("reason") or one.labels.get("network", "")
+                        found[one.name, tag.partition("-")[0]] += int(one.value)
     return found
+
+
+def shown(head: Head, what: str) -> Any:
+    """What the dashboard's page is made of."""
+    token = {"Authorization": f"Bearer {head.environment['RAY_AUTH_TOKEN']}"}
+    request = urllib.request.Request(f"{head.dashboard}/api/{what}", headers=token)
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
+        return json.load(answer)
 
 
 def wait_for(what: Callable[[], object], seconds: float = 280) -> None:
@@ -258,7 +266,9 @@ def test_digits_runs_on_machines_without_raylabel_and_is_counted(
     }
     assert seen["ray_raylabel_training_step", "teacher"] == 3200 // 64
     assert ("ray_raylabel_parts_writing", "") in seen
-    assert {"label-unlabeled", "label-test"} <= {tag for name, tag in seen if name == "ray_data_output_rows"}
+    (job,) = (one["job_id"] for one in shown(head, "jobs/") if root in one["entrypoint"])
+    datasets = Counter(one["dataset"].partition("_")[0] for one in shown(head, f"data/datasets/{job}")["datasets"])
+    assert datasets == {"label-unlabeled": 1, "label-test": 4}
 
 
 @pytest.mark.slow
