@@ -1,9 +1,9 @@
 """What Ray's metrics endpoint, and so Prometheus, hears of a run while it goes on. The tables are what counts.
 
-Each process counts for itself; every `RAY_metrics_report_interval_ms` (10 s), and when it ends, it hands on what it has
-to its machine's agent, which adds up and puts `ray_` before each name and `_total` behind a counter's. What is done
-again, since an actor died before its rows were committed, counts again, and a process that is killed takes along what
-it had not handed on.
+Each process counts for itself (its tag is `WorkerId`: sum over it). Every `RAY_metrics_report_interval_ms` (10 s), and
+when it ends, it tells its machine's agent, which puts `ray_` before each name and `_total` behind a counter's. What is
+done again, since an actor died before its rows were committed, counts again, and a machine that vanishes takes along
+what nobody had scraped.
 """
 
 from collections import Counter as Tally

@@ -220,7 +220,8 @@ def steps(job: Job, checkpoints: Checkpoints) -> Generator[int, None, None]:
             curve.append({"images": done, "loss": loss / seen, "accuracy": correct / seen, "lr": lr})
             note = f"loss {loss / seen:.3f}, accuracy {correct / seen:.1%}"
             if rank == 0:
-                show_training(checkpoints.folder.split("/")[-3], step, loss / seen)
+                artifact = checkpoints.folder.split("/")[-3]  # its folder/scratch/checkpoints
+                show_training(artifact, step, loss / seen)
         if rank == 0 and (step == last or time.monotonic() > told + 1):
             halts.tell(step * config.batch, note)
             told = time.monotonic()
