@@ -27,15 +27,16 @@ def connect() -> None:
         raise InputError(f"RAY_ADDRESS is {address}: run this on the cluster itself, by `ray job submit`")
     if address and address != "local":
         _knock(address)
-        try:
-            ray.init(**quiet)
-        except ConnectionError as error:
-            raise InputError(_nobody(address)) from error
-    else:
-        # Of its C++ side only what is fatal: it calls each actor pool an error. What fails comes as an exception too.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        # At least two CPUs in Ray's books: one for a model, one for those who read and decode for it.
-        with _without_stderr():  # on which Ray tells that it found that variable; a failure is an exception
+    # Of its C++ side only what is fatal: it calls each actor pool an error. What fails comes as an exception too.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    with _without_stderr():  # on which Ray tells that it found that variable; a failure is an exception
+        if address and address != "local":
+            try:
+                ray.init(**quiet)
+            except ConnectionError as error:
+                raise InputError(_nobody(address)) from error
+        else:
+            # At least two CPUs in Ray's books: one for a model, one for those who read and decode for it.
             ray.init(address="local", num_cpus=max(2, os.cpu_count() or 1), include_dashboard=False, **quiet)
     # Ray Data logs the whole of an exception before it raises it.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

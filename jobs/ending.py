@@ -29,6 +29,7 @@ GRACE = 25.0
 LINES = 15  # of a dead process's last words
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 AGAIN = "the same command goes on from what is committed"
+STOPPING = f"stopping, which takes up to {GRACE:.0f} s: if it is cut short, {AGAIN} too"
 
 _terminated = False
 
@@ -54,6 +55,8 @@ def stop_on_sigterm() -> None:
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
     global _terminated
+    if not _terminated:  # at once, for it may be the last word: whoever sends SIGTERM may soon send SIGKILL
+        os.write(2, f"{STOPPING}\n".encode())  # a signal may come in the middle of a print
     _terminated = True
     _end_within_grace(143)
     raise KeyboardInterrupt

@@ -1,11 +1,13 @@
 """What every job does: read the command line, connect to Ray, run, and end in words whatever happens."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -14,6 +16,7 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 import tyro
 from connect import connect
 from ending import readable, stop_on_sigterm
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from raylabel import recipes
 from raylabel.artifact import Root
@@ -22,6 +25,7 @@ from raylabel.errors import InputError
 from raylabel.lease import held
 from raylabel.machines import ready
 from raylabel.pipeline import Recipe
+from raylabel.storage import filesystem
 from raylabel.watch import watched
 
 
@@ -45,6 +49,7 @@ def launched(description: str, kind: type[Kind]) -> Iterator[tuple[Root, Kind]]:
     """
     with readable():
         options = _options(description, kind)
+        check_kept(options.root)
         root = Root.open(options.root)
         patience = options.recipe.resources.patience
         with held(root):
@@ -53,6 +58,17 @@ def launched(description: str, kind: type[Kind]) -> Iterator[tuple[Root, Kind]]:
             with watched(patience):
                 ready(options.recipe.resources)  # of a cluster that has gone down to its head
                 yield root, options
+
+
+def check_kept(root: str) -> None:
+    """InputError if the root lies in what Ray unpacks for a submitted job, which is of one machine, and is deleted."""
+    job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
+    unpacked = "working_dir" in job.get("runtime_env", {})
+    if unpacked and "://" not in root and Path(filesystem(root)[1]).resolve().is_relative_to(Path.cwd()):
+        raise InputError(
+            f"root '{root}' lies in the job's copy of --working-dir, which Ray deletes after the job: give --root a "
+            "folder that all machines see, s3://, gs:// or /..."
+        )
 
 
 def _options(description: str, kind: type[Kind]) -> Kind:

@@ -22,6 +22,7 @@ from raylabel.errors import InputError
 from raylabel.halts import Halts, heed_sigterm
 from raylabel.machines import ready
 from raylabel.media.views import View, normalise
+from raylabel.metrics import show_training
 from raylabel.models import (
     CURVE,
     WEIGHTS,
@@ -222,6 +223,9 @@ def steps(job: Job, checkpoints: Checkpoints) -> Generator[int, None, None]:
                 )
             curve.append({"images": done, "loss": loss / seen, "accuracy": correct / seen, "lr": lr})
             note = f"loss {loss / seen:.3f}, accuracy {correct / seen:.1%}"
+            if rank == 0:
+                artifact = checkpoints.folder.split("/")[-3]  # its folder/scratch/checkpoints
+                show_training(artifact, step, loss / seen)
         if rank == 0 and (step == last or time.monotonic() > told + 1):
             halts.tell(step * config.batch, note)
             told = time.monotonic()

@@ -24,49 +24,76 @@ class Head:
 
     address: str
     dashboard: str
+    metrics: str
     folder: str
     environment: dict[str, str]
 
 
 @contextmanager
 def started_head(
-    *arguments: str, host: str = "127.0.0.1", port: int = 0, token: str = TOKEN, cpus: int = 2, **more: str
+    *arguments: str,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    token: str = TOKEN,
+    cpus: int = 2,
+    python: str = sys.executable,
+    **more: str,
 ) -> Iterator[Head]:
     """A head that goes by the address `host` and asks for the token unless that is empty; ended with all its own.
 
-    Port 0: any that is free. `more` is for its environment.
+    Port 0: any that is free. It and its workers are run by `python`: where that is another one than this, nothing of
+    this one's path reaches it. `more` is for its environment.
     """
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: it holds sockets, whose paths may have 107 bytes
     free, dashboard, agent, metrics, client = free_ports(5)
     port = port or free
     secrets = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
     try:
-        done = subprocess.run(
-            [
-                *(sys.executable, str(RAY), "start", "--head", f"--node-ip-address={host}", f"--num-cpus={cpus}"),
-                *(f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
-                *(f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}"),
-                *(f"--temp-dir={folder}", "--disable-usage-stats", *arguments),
-            ],
-            env=environment(**secrets, **more),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
+        _start(
+            python,
+            secrets | more,
+            *("--head", f"--node-ip-address={host}", f"--num-cpus={cpus}", f"--port={port}"),
+            *(f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
+            *(f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}"),
+            *(f"--temp-dir={folder}", *arguments),
         )
-        assert done.returncode == 0, done.stdout
         address = f"{host}:{port}"
-        yield Head(address, f"http://127.0.0.1:{dashboard}", folder, {"RAY_ADDRESS": address, **secrets})
+        found = {"RAY_ADDRESS": address, **secrets}
+        yield Head(address, f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics", folder, found)
     finally:
         _end(folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def environment(**more: str) -> dict[str, str]:
-    """This process's, without what it says of a Ray, and with a path to Ray's own programs."""
+def join(head: Head, cpus: int, python: str = sys.executable) -> str:
+    """Starts another machine of the head's cluster, as far as Ray can tell; it ends with the head. Its metrics' URL."""
+    agent, metrics = free_ports(2)
+    ports = f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"
+    _start(python, head.environment, f"--address={head.address}", f"--num-cpus={cpus}", *ports)
+    return f"http://127.0.0.1:{metrics}/metrics"
+
+
+def _start(python: str, secrets: dict[str, str], *arguments: str) -> None:
+    done = subprocess.run(
+        [python, str(RAY), "start", "--disable-usage-stats", *arguments],
+        env=environment(python, **{name: value for name, value in secrets.items() if name != "RAY_ADDRESS"}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def environment(python: str = sys.executable, /, **more: str) -> dict[str, str]:
+    """This process's, without what it says of a Ray, and with a path to Ray's own programs. Of another `python` also
+    without this one's path to modules, and such that `python` is it."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return kept | {"PATH": f"{RAY.parent}:{kept['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"} | more
+    if python != sys.executable:
+        kept.pop("PYTHONPATH", None)
+    path = f"{Path(python).parent}:{RAY.parent}:{kept['PATH']}"
+    return kept | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0"} | more
 
 
 def free_ports(count: int) -> list[int]:

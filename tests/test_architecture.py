@@ -23,6 +23,7 @@ ROWS = [
         "rng",
         "retry",
         "checkpoint",
+        "metrics",
     },
     {
         "media",

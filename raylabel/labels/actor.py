@@ -24,6 +24,7 @@ from raylabel.errors import InputError
 from raylabel.labels.journal import LIVES, Journal
 from raylabel.labels.scorer import Ranked, Scorer
 from raylabel.media.sandbox import Sandbox, shared_sandbox
+from raylabel.metrics import count_samples
 from raylabel.resources import Pool
 from raylabel.schema import DIGEST_BYTES, REJECTS, SCORES
 from raylabel.watch import beat
@@ -263,6 +264,7 @@ def _rows(facts: Facts, ranked: Ranked) -> pa.Table:
     for slot in np.flatnonzero(readable & ~finite).tolist():
         facts.reject(slot, "score", "not_finite")
     keep = readable & finite
+    count_samples(int(keep.sum()), filter(None, facts.reason))
     ends = np.zeros(n + 1, np.int32)
     np.cumsum(keep, out=ends[1:])
     found = {"classes": classes, "log_odds": log_odds, "logits": logits, "clips": clips}

@@ -21,6 +21,7 @@ from raylabel.artifact import commit_part, write_table
 from raylabel.corpus import Unit
 from raylabel.labels.actor import Actor, Job, decode, item
 from raylabel.labels.earlier import Piece, read_part, read_piece
+from raylabel.metrics import show_writing
 from raylabel.schema import REJECTS, SCORES, check
 
 ITEMS = 32  # per actor, at least, where there are as many units: so that all end at about the same time
@@ -59,8 +60,10 @@ def score(job: Job, parts: Callable[[], Iterator[Part]], folder: str) -> Iterato
         while writing and (len(writing) > IN_FLIGHT or ray.wait(writing, timeout=0)[0]):
             done, writing = ray.wait(writing)
             yield ray.get(done[0])
+        show_writing(len(writing))
     while writing:
         done, writing = ray.wait(writing)
+        show_writing(len(writing))
         yield ray.get(done[0])
 
 
@@ -94,6 +97,7 @@ def units_of_item(units: int, actors: int) -> int:
 
 def _pipeline(job: Job, items: list[pa.Table]) -> ray.data.Dataset:
     pool, work = job.pool, ray.data.from_arrow(items)
+    work.set_name(job.shards.artifact.name.replace("shards", "label"))  # in Ray's dashboard and its metrics
     with warnings.catch_warnings():  # Ray will want retries told in another way, and has none yet
         warnings.simplefilter("ignore", RayDeprecationWarning)
         if not pool.threads:
