@@ -147,6 +147,10 @@ def train(
         ):
             settings, storage = {"job": job, "checkpoints": checkpoints}, draft.scratch("ray_train")
             final = workers.run(_loop, settings, storage, checkpoints, start, config.steps, progress.say)
+            last = json.loads(final.files[CURVE])[-1]
+            board.set.remote(
+                config.processed, _note(last["loss"], last["accuracy"])
+            )  # one started anew since knows less
         ray.kill(board)
         files = [write_bytes(draft.uri, name, final.files[name]) for name in (WEIGHTS, CURVE)]
         info = {**describe(model, classes), "workers": workers.count, "hardware": cluster.name}
@@ -156,6 +160,10 @@ def train(
         return Built(files, info)
 
     return root.make(name, identity, build_model)
+
+
+def _note(loss: float, accuracy: float) -> str:
+    return f"loss {loss:.3f}, accuracy {accuracy:.1%}"
 
 
 def _loop(settings: dict[str, Any]) -> None:
@@ -222,7 +230,7 @@ def steps(job: Job, checkpoints: Checkpoints) -> Generator[int, None, None]:
                     f"the loss is not a number after {done:,} {job.view.inputs}: lower the learning rate, here {lr:g}"
                 )
             curve.append({"images": done, "loss": loss / seen, "accuracy": correct / seen, "lr": lr})
-            note = f"loss {loss / seen:.3f}, accuracy {correct / seen:.1%}"
+            note = _note(loss / seen, correct / seen)
             if rank == 0:
                 artifact = checkpoints.folder.split("/")[-3]  # its folder/scratch/checkpoints
                 show_training(artifact, step, loss / seen)
