@@ -150,7 +150,7 @@ def train(
             last = json.loads(final.files[CURVE])[-1]
             board.set.remote(
                 config.processed, _note(last["loss"], last["accuracy"])
-            )  # one started anew since knows less
+            )  # a new one knows less
         ray.kill(board)
         files = [write_bytes(draft.uri, name, final.files[name]) for name in (WEIGHTS, CURVE)]
         info = {**describe(model, classes), "workers": workers.count, "hardware": cluster.name}
