@@ -148,9 +148,7 @@ def train(
             settings, storage = {"job": job, "checkpoints": checkpoints}, draft.scratch("ray_train")
             final = workers.run(_loop, settings, storage, checkpoints, start, config.steps, progress.say)
             last = json.loads(final.files[CURVE])[-1]
-            board.set.remote(
-                config.processed, _note(last["loss"], last["accuracy"])
-            )  # a new one knows less
+            board.set.remote(config.processed, _note(last["loss"], last["accuracy"]))  # a new one knows less
         ray.kill(board)
         files = [write_bytes(draft.uri, name, final.files[name]) for name in (WEIGHTS, CURVE)]
         info = {**describe(model, classes), "workers": workers.count, "hardware": cluster.name}
