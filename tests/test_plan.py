@@ -194,6 +194,7 @@ def planned(ray_local, quick, tmp_path_factory) -> tuple[Root, Plan]:
     return root, plan(root, short_digits())
 
 
+@pytest.mark.slow
 def test_a_plan_has_every_stage_and_its_sizes(planned):
     root, found = planned
     recipe, works = short_digits(), {work.stage: work for work in found.stages}
@@ -218,6 +219,7 @@ def test_a_plan_has_every_stage_and_its_sizes(planned):
     assert found.sampled == 1247
 
 
+@pytest.mark.slow
 def test_what_the_pilot_made_is_gone(planned):
     root, _ = planned
     names = {path.name.rpartition("-")[0] for path in Path(root.uri).iterdir()}

@@ -118,6 +118,7 @@ def test_the_page_opens_in_a_browser_and_shows_the_digits(first, tmp_path):
     assert (pixels.max(axis=2) < 12).sum() > 70 * 112 * 112 / 4
 
 
+@pytest.mark.slow
 def test_the_same_again_does_nothing_and_another_k_no_scoring(first):
     folder, _ = first
     before = stamps(folder)

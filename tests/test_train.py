@@ -124,6 +124,7 @@ fit(root, lesson(root, Path({root!r})))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(tmp_path):
     def start(root: Path) -> subprocess.Popen:
         root.mkdir(exist_ok=True)

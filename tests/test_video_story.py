@@ -67,6 +67,7 @@ def run(ray_local, tmp_path_factory, told: io.StringIO) -> tuple[Root, Artifact,
         return root, *semi_supervised(root, short())
 
 
+@pytest.mark.slow
 def test_every_video_is_accounted_for_and_counted_once(run):
     root, _, summary = run
     counts = summary.counts
@@ -80,6 +81,7 @@ def test_every_video_is_accounted_for_and_counted_once(run):
     assert len(set(rows["group"].to_pylist())) == counts.samples  # each is a source of its own
 
 
+@pytest.mark.slow
 def test_stages_count_videos_and_training_clips(run, told):
     ends = re.findall(r"^(.+?): ([\d,]+) of \2 (\w+),.* in \d", told.getvalue(), re.MULTILINE)
     assert {(stage, unit) for stage, _, unit in ends} == {
@@ -90,6 +92,7 @@ def test_stages_count_videos_and_training_clips(run, told):
     assert "image" not in told.getvalue() and "clips processed" in run[1].read("report.html").decode()
 
 
+@pytest.mark.slow
 def test_the_page_plays_what_was_picked(run, tmp_path):
     _, made, _ = run
     page = made.read("report.html").decode()
@@ -144,8 +147,8 @@ def test_parts_of_a_video_are_samples_of_one_source(ray_local, tmp_path):
     batches.close()
 
 
-def test_networks_views_and_corpora_have_to_agree(run):
-    root, recipe = run[0], short()
+def test_networks_views_and_corpora_have_to_agree(ray_local, tmp_path):
+    root, recipe = Root.open(str(tmp_path)), short()
     for wrong, message in (
         (replace(recipe, student=Model(arch="resnet8x1")), "takes images"),
         (replace(recipe, view=replace(recipe.view, clip=None)), "kind is 'video'"),
