@@ -203,6 +203,14 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
         recipe.resources,
         again,
     )
+
+    def test(model: Artifact, view: View) -> Artifact:
+        config = replace(recipe.label, p=TOP)
+        return label(root, model, shards["test"], corpora["test"], view, config, recipe.resources, again)
+
+    tested = test(teacher, recipe.teacher_view)
+    # What of the test set stands in the corpus is known now, not after days of pre-training.
+    shared = find_leaks(root, recipe.leaks, start.groups["labeled"], start.groups["test"], scores, tested)
     duplicates = find_duplicates(root, scores)
     picks = select(root, scores, duplicates, recipe.select, classes)
     pseudo = materialize(
@@ -217,28 +225,8 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
     control = fit("control", recipe.student, lesson, recipe.control)
 
     students = {"control": control, "pretrain": pretrained, "finetune": student}
-    models = {
-        "teacher": teacher,
-        "control": control,
-        "student (pretrained)": pretrained,
-        "student (fine-tuned)": student,
-    }
-    config = replace(recipe.label, p=TOP)
-    views = {"teacher": recipe.teacher_view}
-    tests = {
-        name: label(
-            root,
-            model,
-            shards["test"],
-            corpora["test"],
-            views.get(name, recipe.view),
-            config,
-            recipe.resources,
-            again,
-        )
-        for name, model in models.items()
-    }
-    shared = find_leaks(root, recipe.leaks, start.groups["labeled"], start.groups["test"], scores, tests["teacher"])
+    models = {"control": control, "student (pretrained)": pretrained, "student (fine-tuned)": student}
+    tests = {"teacher": tested, **{name: test(model, recipe.view) for name, model in models.items()}}
     right = {name: hits(tested, start.test_labels) for name, tested in tests.items()}
     accuracies = [accuracy(name, *found, len(classes)) for name, found in right.items()]
     gain = paired_gain(right["student (fine-tuned)"][0], right["control"][0])
@@ -301,6 +289,8 @@ def _check_media(recipe: Recipe) -> None:
             raise InputError(f"{name}.kind is '{corpus.kind}', but by view.clip the media are {kind}s: change either")
         for view in (recipe.view, recipe.teacher_view):
             recipe.label.check_against(corpus, view)
+    if bool(recipe.teacher_view.clip) != bool(recipe.view.clip):
+        raise InputError(f"teacher.view and view differ in whether they have a clip: the media are {kind}s for both")
     for model, view in ((recipe.teacher.model, recipe.teacher_view), (recipe.student, recipe.view)):
         check_input(model, view.clip.frames if view.clip else None, view.size)
 

@@ -286,7 +286,7 @@ def test_moving_digits_runs_as_a_job(cluster: tuple[Head, list[str]], work: Path
 @pytest.mark.parametrize(
     "field, words",
     [
-        (("--select.k", "0", "--root", "/tmp/never"), "select.k is 0"),
+        (("--select.k", "0", "--root", "/nowhere"), "select.k is 0"),
         (("--seed", "1"), "root 'runs' lies in the job's copy of --working-dir"),
     ],
 )

@@ -154,6 +154,7 @@ def test_networks_views_and_corpora_have_to_agree(ray_local, tmp_path):
         (replace(recipe, view=replace(recipe.view, clip=None)), "kind is 'video'"),
         (replace(recipe, unlabeled=replace(recipe.unlabeled, kind="image")), "unlabeled.kind is 'image'"),
         (replace(recipe, student=Model(arch="c3d")), "16 frames"),
+        (replace(recipe, teacher=replace(recipe.teacher, view=replace(recipe.view, clip=None))), "differ in whether"),
         (replace(recipe, label=Label(batch=256)), "label.batch is 256"),
     ):
         with pytest.raises(InputError, match=message):
