@@ -123,7 +123,7 @@ class Prepared:
 
 def prepare(root: Root, recipe: Recipe) -> Prepared:
     """Checks the recipe, indexes its corpora, and reads their labels. InputError for input that a person can mend."""
-    _check(recipe)
+    check_recipe(recipe)
     corpora = {n: datasets.resolve(root, getattr(recipe, n)) for n in ("labeled", "unlabeled", "test")}
     shards = {n: index_corpus(root, n, corpus) for n, corpus in corpora.items()}
     labels = truth(root, shards["labeled"], corpora["labeled"])
@@ -131,7 +131,7 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
     test_labels = truth(root, shards["test"], corpora["test"], classes)
     groups = {n: read_groups(corpora[n], Shards(shards[n])) for n in ("labeled", "test")}
     find_leaks(root, recipe.leaks, groups["labeled"], groups["test"])  # those that nothing need be scored to see
-    recipe.select.check_against(len(classes), min(recipe.label.p, len(classes)))
+    check_classes(recipe, len(classes))
     return Prepared(
         corpora=corpora,
         shards=shards,
@@ -139,7 +139,7 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
         test_labels=test_labels,
         classes=classes,
         groups=groups,
-        teacher=_given_teacher(root, recipe.teacher, len(classes)),
+        teacher=given_teacher(root, recipe.teacher, len(classes)),
     )
 
 
@@ -170,16 +170,29 @@ def fit_model(
     )
 
 
-def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
-    """Runs the recipe (Yalniz et al. 2019 §3); the artifact holds summary.json and report.html, the same numbers.
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """What stands once a student has learned from the corpus."""
 
-    Whatever stands in the root already is used as it is. InputError for input that a person can mend.
-    """
-    start = prepare(root, recipe)
+    lesson: Artifact
+    """EXAMPLES of the labeled set."""
+    teacher: Artifact
+    scores: Artifact
+    """SCORES of the corpus by the teacher."""
+    duplicates: Artifact
+    picks: Artifact
+    pseudo: Artifact
+    """EXAMPLES of the picks."""
+    student: Artifact
+    """The student, trained on the picks alone."""
+
+
+def pretrain(root: Root, recipe: Recipe, start: Prepared) -> Pretrained:
+    """Teacher, SCORES, PICKS and the student that learned from them. InputError for input that a person can mend."""
     corpora, shards, classes = start.corpora, start.shards, start.classes
-    labels, limit, again = start.labels, recipe.label.reject_limit, recipe.retry_rejects
+    limit, again = recipe.label.reject_limit, recipe.retry_rejects
     lesson = materialize(
-        root, "labeled", labels, shards["labeled"], corpora["labeled"], recipe.materialize, limit, again
+        root, "labeled", start.labels, shards["labeled"], corpora["labeled"], recipe.materialize, limit, again
     )
 
     for config in (recipe.teacher.train, recipe.finetune, recipe.control):  # known now, not after days of pre-training
@@ -209,18 +222,55 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
         root, "picked", picks, shards["unlabeled"], corpora["unlabeled"], recipe.materialize, limit, again
     )
 
-    # 3. The student learns from the picks alone. 4. It is fine-tuned on the clean labels alone.
-    pretrained = fit("pretrained", recipe.student, pseudo, recipe.pretrain)
-    student = fit("student", recipe.student, lesson, recipe.finetune, init=pretrained)
+    # 3. The student learns from the picks alone.
+    student = fit("pretrained", recipe.student, pseudo, recipe.pretrain)
+    return Pretrained(
+        lesson=lesson,
+        teacher=teacher,
+        scores=scores,
+        duplicates=duplicates,
+        picks=picks,
+        pseudo=pseudo,
+        student=student,
+    )
+
+
+def finetune(root: Root, recipe: Recipe, start: Prepared, found: Pretrained) -> Artifact:
+    """The student, fine-tuned on the clean labels alone."""
+    return fit_model(
+        root,
+        recipe,
+        len(start.classes),
+        "student",
+        recipe.student,
+        found.lesson,
+        recipe.finetune,
+        init=found.student,
+    )
+
+
+def semi_supervised(root: Root, recipe: Recipe, start: Prepared | None = None) -> tuple[Artifact, Summary]:
+    """Runs the recipe (Yalniz et al. 2019 §3); the artifact holds summary.json and report.html, the same numbers.
+
+    Whatever stands in the root already is used as it is. `start`: what the run rests on, if that is known; else it is
+    prepared. InputError for input that a person can mend.
+    """
+    start = start or prepare(root, recipe)
+    corpora, shards, classes, again = start.corpora, start.shards, start.classes, recipe.retry_rejects
+
+    # 1. A teacher 2. labels the corpus. 3. The student learns from the picks alone. 4. It is fine-tuned on the clean
+    # labels alone.
+    found = pretrain(root, recipe, start)
+    student = finetune(root, recipe, start, found)
 
     # Was it worth it? The same architecture, the same recipe, the same number of images, without the corpus.
-    control = fit("control", recipe.student, lesson, recipe.control)
+    control = fit_model(root, recipe, len(classes), "control", recipe.student, found.lesson, recipe.control)
 
-    students = {"control": control, "pretrain": pretrained, "finetune": student}
+    students = {"control": control, "pretrain": found.student, "finetune": student}
     models = {
-        "teacher": teacher,
+        "teacher": found.teacher,
         "control": control,
-        "student (pretrained)": pretrained,
+        "student (pretrained)": found.student,
         "student (fine-tuned)": student,
     }
     config = replace(recipe.label, p=TOP)
@@ -238,9 +288,11 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
         )
         for name, model in models.items()
     }
-    shared = find_leaks(root, recipe.leaks, start.groups["labeled"], start.groups["test"], scores, tests["teacher"])
+    shared = find_leaks(
+        root, recipe.leaks, start.groups["labeled"], start.groups["test"], found.scores, tests["teacher"]
+    )
     right = {name: hits(tested, start.test_labels) for name, tested in tests.items()}
-    accuracies = [accuracy(name, *found, len(classes)) for name, found in right.items()]
+    accuracies = [accuracy(name, *hit, len(classes)) for name, hit in right.items()]
     gain = paired_gain(right["student (fine-tuned)"][0], right["control"][0])
     run = Run(
         name=recipe.name,
@@ -248,28 +300,28 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
         classes=classes,
         corpus=corpora["unlabeled"],
         shards=shards["unlabeled"],
-        lesson=lesson,
-        scores=scores,
-        duplicates=duplicates,
-        picks=picks,
+        lesson=found.lesson,
+        scores=found.scores,
+        duplicates=found.duplicates,
+        picks=found.picks,
         stages={
-            "teacher": (teacher,),
-            "label": (scores,),
-            "select": (duplicates, picks),
-            "materialize": (lesson, pseudo),
-            "pretrain": (pretrained,),
+            "teacher": (found.teacher,),
+            "label": (found.scores,),
+            "select": (found.duplicates, found.picks),
+            "materialize": (found.lesson, found.pseudo),
+            "pretrain": (found.student,),
             "finetune": (student,),
             "control": (control,),
             "evaluate": tuple(tests.values()),
         },
-        curves={**({} if start.teacher else {"teacher": teacher}), **students},
+        curves={**({} if start.teacher else {"teacher": found.teacher}), **students},
         accuracies=accuracies,
         gain=gain,
         leaks=shared,
-        precision=pick_precision(picks, shards["unlabeled"], recipe.truth),
+        precision=pick_precision(found.picks, shards["unlabeled"], recipe.truth),
         more=(
             *shards.values(),
-            labels,
+            start.labels,
             start.test_labels,
             metrics(root, recipe.name, recipe.test.uri, accuracies, gain),
         ),
@@ -277,7 +329,7 @@ def semi_supervised(root: Root, recipe: Recipe) -> tuple[Artifact, Summary]:
     return write_run(root, run)
 
 
-def _check(recipe: Recipe) -> None:
+def check_recipe(recipe: Recipe) -> None:
     """InputError for what can be known before any work."""
     check(recipe.teacher.model)
     check(recipe.student)
@@ -290,6 +342,11 @@ def _check(recipe: Recipe) -> None:
                 f"{workers} training workers but {recipe.materialize.lanes} lanes: raise --materialize.lanes, or lower "
                 "--resources.workers"
             )
+
+
+def check_classes(recipe: Recipe, classes: int) -> None:
+    """InputError for what can be known once the labels were read."""
+    recipe.select.check_against(classes, min(recipe.label.p, classes))
 
 
 def _check_media(recipe: Recipe) -> None:
@@ -305,7 +362,8 @@ def _check_media(recipe: Recipe) -> None:
         check_input(model, view.clip.frames if view.clip else None, view.size)
 
 
-def _given_teacher(root: Root, teacher: Teacher, classes: int) -> Artifact | None:
+def given_teacher(root: Root, teacher: Teacher, classes: int) -> Artifact | None:
+    """The teacher, if it is given and not trained here."""
     if not teacher.given:
         return None
     return import_model(root, "teacher", teacher.model, classes, checkpoint=teacher.checkpoint, weights=teacher.weights)

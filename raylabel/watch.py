@@ -124,6 +124,8 @@ def moved(stage: str = "") -> None:
     if watch := _watch:
         watch.moves += 1
         watch.stage = stage or watch.stage
+    else:  # a trial of a sweep, which is watched from its driver
+        beat()
 
 
 _due = 0.0

@@ -33,11 +33,11 @@ ROWS = [
         "report.page",
         "report.thumbnails",
     },
-    {"report.run", "report.plan", "datasets", "stream"},
+    {"report.run", "report.plan", "report.sweep", "datasets", "stream"},
     {"labels", "duplicates", "selection", "examples", "workers", "halts", "train", "evaluate"},
     {"pilot"},
     {"pipeline"},
-    {"plan", "recipes"},
+    {"plan", "recipes", "sweep"},
 ]
 
 
