@@ -89,8 +89,7 @@ def print_sweep(sweep: Sweep, folder: str, console: Console | None = None) -> No
         console.print(Text(encodable(text, console), style=style), width=min(console.width, WIDTH))
 
     say(f"sweep {sweep.name}: {len(sweep.trials)} trials, n = {sweep.n:,} validation samples", "bold")
-    # A row that does not fit is folded, never cropped.
-    console.print(_table(sweep, console), width=max(console.width, 80) if console.is_terminal else WIDTH)
+    console.print(_table(sweep, console), width=min(console.width, WIDTH))
     for trial in sweep.trials:
         if trial.error:
             say(f"trial {trial.number} failed: {trial.error}")
@@ -102,8 +101,8 @@ def print_sweep(sweep: Sweep, folder: str, console: Console | None = None) -> No
     )
     if sweep.alone:
         say(
-            f"work: {sweep.images:,} images processed, {sweep.images / sweep.alone:.0%} of the {sweep.alone:,} of the "
-            "same trials one by one"
+            f"work: {sweep.images:,} images processed; the same trials one by one, sharing nothing: {sweep.alone:,} "
+            f"({sweep.images / sweep.alone:.0%} of them)"
         )
     console.print(Text(encodable(f"{sweep.run}/report.html", console)), soft_wrap=True)
     console.print(Text(encodable(f"TensorBoard: tensorboard --logdir {folder}", console)), soft_wrap=True)
@@ -118,21 +117,16 @@ def _table(sweep: Sweep, console: Console) -> Table:
     table.add_column("validation", justify="right", no_wrap=True)
     table.add_column("95% interval", justify="right", no_wrap=True)
     table.add_column("images", justify="right", no_wrap=True)
-    table.add_column("reused", overflow="fold")
+    table.add_column("reused", justify="right", no_wrap=True)
     for trial in sweep.trials:
         accuracy, interval = "-", trial.state
         if trial.accuracy is not None and trial.low is not None and trial.high is not None:
             accuracy = _percent(trial.accuracy) + (" (stopped)" if trial.state == "stopped" else "")
             interval = f"{100 * trial.low:.1f} to {100 * trial.high:.1f}"
         settings = [Text(encodable(_text(trial.settings[name]), console)) for name in names]
-        reused = Text(encodable(", ".join(_stems(trial.reused)) or "nothing", console))
+        reused = f"{len(trial.reused)} of {len(trial.reused) + len(trial.built)}"
         table.add_row(str(trial.number), *settings, accuracy, interval, f"{trial.images:,}", reused)
     return table
-
-
-def _stems(artifacts: Sequence[str]) -> list[str]:
-    """The names without their digests, each once."""
-    return list(dict.fromkeys(one.rpartition("-")[0] for one in artifacts))
 
 
 def _text(value: Any) -> str:

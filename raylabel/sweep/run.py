@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends a sweep as it ends any other job
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the old one can be silenced
 
 import ray
 import ray.tune
