@@ -11,11 +11,13 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+import ray.exceptions
 import ray.util
 from heads import _end as end_ray
 from hypothesis import given, settings
@@ -26,7 +28,7 @@ from raylabel.artifact import Artifact, Built, Draft, Root, write_bytes, write_t
 from raylabel.errors import InputError
 from raylabel.labels.validation import hold_out
 from raylabel.pipeline import Recipe
-from raylabel.report.sweep import Sweep
+from raylabel.report.sweep import Sweep, print_sweep
 from raylabel.schema import PICKS
 from raylabel.sweep import SweepConfig, sweep
 from raylabel.sweep.claims import Ledger, SharedRoot, make_claims
@@ -188,16 +190,12 @@ def test_a_sample_keeps_its_side_when_others_come_and_the_seed_moves_it(tmp_path
 # Who builds what.
 
 
-@ray.remote(num_cpus=0, max_concurrency=2)
 class Builder:
     def __init__(self, root: str, claims, who: str, trial: int, notes: str):
         self.root, self.notes = SharedRoot(root, claims, who, trial), notes
 
     def live(self) -> None:
         time.sleep(1e6)
-
-    def pid(self) -> int:
-        return os.getpid()
 
     def make(self, hold: str = "") -> str:
         """Builds until there is a file `hold`; says so in `notes`."""
@@ -214,7 +212,9 @@ class Builder:
 def builders(tmp_path: Path, count: int) -> tuple[list, Path]:
     (notes := tmp_path / "notes").mkdir()
     claims = make_claims(str(tmp_path))
-    made = [Builder.remote(str(tmp_path), claims, f"who{i}", i, str(notes)) for i in range(count)]
+    options = {"num_cpus": 0, "max_concurrency": 2}
+    remote: Any = ray.remote(Builder).options(**options)
+    made = [remote.remote(str(tmp_path), claims, f"who{i}", i, str(notes)) for i in range(count)]
     ray.get([claims.join.remote(f"who{i}", [one.live.remote()]) for i, one in enumerate(made)])
     return [claims, *made], notes
 
@@ -249,7 +249,8 @@ def test_another_builds_when_the_builder_dies(ray_local, tmp_path):
     assert ray.get(waiting, timeout=60) == "1"
     with pytest.raises(ray.exceptions.RayActorError):
         ray.get(building)
-    assert [(build.trial, build.done) for build in ray.get(claims.get.remote()).builds] == [(0, False), (1, True)]
+    ledger: Ledger = ray.get(claims.get.remote())
+    assert [(build.trial, build.done) for build in ledger.builds] == [(0, False), (1, True)]
 
 
 # Real trials.
@@ -287,6 +288,7 @@ def stems(artifacts) -> collections.Counter:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_grid_builds_each_artifact_once(ray_local, tmp_path):
     root = Root.open(str(tmp_path / "root"))
     told, folder = sweep(root, short(), SweepConfig(space=SPACE))
@@ -316,13 +318,14 @@ def test_a_grid_builds_each_artifact_once(ray_local, tmp_path):
     assert json.loads(Path(folder, "sweep.json").read_text())["alone"] == told.alone
 
     # The same again finds all of it.
-    before = {str(path): path.stat().st_mtime_ns for path in Path(folder).glob("trial_*/result.json")}
+    before = {path: path.read_bytes() for path in Path(folder).glob("trial_*/result.json")}
     assert sweep(root, short(), SweepConfig(space=SPACE)) == (told, folder)
-    assert {path: Path(path).stat().st_mtime_ns for path in before} == before and len(before) == 4
+    assert {path: path.read_bytes() for path in before} == before and len(before) == 4
     no_placement_group_is_left()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_asha_stops_between_stages_and_leaves_nothing(ray_local, tmp_path):
     root = Root.open(str(tmp_path / "root"))
     config = SweepConfig(space=("select.k=[1,5,10,20,40,80]",), scheduler="asha")
@@ -336,12 +339,26 @@ def test_asha_stops_between_stages_and_leaves_nothing(ray_local, tmp_path):
     no_placement_group_is_left()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_trial_that_fails_is_told_and_the_others_go_on(ray_local, tmp_path, capsys):
+    root = Root.open(str(tmp_path / "root"))
+    told, folder = sweep(root, short(), SweepConfig(space=("finetune.schedule.lr=[1e30,0.005]",)))
+    assert [(trial.number, trial.state) for trial in told.trials] == [(1, "finished"), (0, "failed")]
+    assert told.trials[1].error.startswith("the loss is not a number after")
+    capsys.readouterr()
+    print_sweep(told, folder)
+    assert "trial 0 failed: the loss is not a number after" in capsys.readouterr().out
+    no_placement_group_is_left()
+
+
 def no_placement_group_is_left() -> None:
     left = [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
     assert not left
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_halfway_it_keeps_what_is_finished_and_finds_the_same_best(tmp_path):
     images = ["--teacher.train.images", "4000", "--pretrain.images", "4000", "--finetune.images", "1000"]
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
@@ -356,7 +373,7 @@ def test_killed_halfway_it_keeps_what_is_finished_and_finds_the_same_best(tmp_pa
         )
 
     def finish(job: subprocess.Popen) -> dict:
-        out, _ = job.communicate(timeout=280)
+        out, _ = job.communicate(timeout=400)
         assert job.returncode == 0, out
         (found,) = (tmp_path / job.args[-1]).glob("sweep-*/sweep.json")  # pyright: ignore
         return json.loads(found.read_text())
@@ -370,10 +387,10 @@ def test_killed_halfway_it_keeps_what_is_finished_and_finds_the_same_best(tmp_pa
         job.wait()
         end_ray(folder)
         assert 1 <= len(done) < 4
-        results = {path: path.stat().st_mtime_ns for path in done}
+        results = {path: path.read_bytes() for path in done}
         networks = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*/model.safetensors")}
         again = finish(start("killed"))
-        assert {path: path.stat().st_mtime_ns for path in results} == results
+        assert {path: path.read_bytes() for path in results} == results
         assert {path: path.stat().st_mtime_ns for path in networks} == networks
         other = finish(start("whole"))
     finally:

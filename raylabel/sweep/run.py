@@ -124,6 +124,7 @@ def _tune(
         )
     with Progress("sweep", len(trials), "trials") as _line:
         results = tuner.fit()
+        _line.update(len(results))  # those of an earlier run too
     _line = None
     return {int(result.path.rpartition("_")[2]): result for result in results}
 
