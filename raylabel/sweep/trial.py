@@ -22,7 +22,8 @@ from raylabel.sweep.claims import SharedRoot
 from raylabel.sweep.space import Settings, apply
 
 STAGES = ("pretrain", "finetune")
-LOSSES = 5  # of the process of one trial, with the machine that it is on
+LOSSES = 5  # of the process of one trial: with the machine that it is on, or because that had no memory left
+LOST = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def trial(config: dict[str, Any], job: Job) -> None:
             try:
                 found = process.run(stage)
                 break
-            except ray.exceptions.RayActorError:
+            except LOST:
                 losses += 1
                 if losses > LOSSES:
                     raise
@@ -80,7 +81,7 @@ class _Process:
         self._handle: Any = None
 
     def run(self, stage: str) -> dict[str, Any]:
-        """The report of the stage. RayActorError if the process is lost meanwhile; the next call starts another."""
+        """The report of the stage. One of LOST if the process is lost meanwhile; the next call starts another."""
         if self._handle is None:
             who = uuid.uuid4().hex
             # 'DEFAULT' and not none at all: that would be the placement group of the actor that asks.
@@ -89,12 +90,13 @@ class _Process:
             ray.get(self._arguments[0].claims.join.remote(who, [self._handle.live.remote()]))
         try:
             return ray.get(self._handle.run.remote(stage))
-        except ray.exceptions.RayActorError:
-            self._handle = None
+        except LOST:
+            self.end()
             raise
 
     def end(self) -> None:
         ray.kill(self._handle)
+        self._handle = None
 
 
 class _Worker:
