@@ -314,11 +314,11 @@ def test_a_grid_builds_each_artifact_once(ray_local, tmp_path):
     assert not rows(lesson).keys() & rows(held).keys()
     examples = next(a for a in root.named("examples-labeled"))
     assert examples.identity["picks"] == lesson.digest
-    assert list(Path(folder).glob("trial_0000[0-3]/events.out.tfevents.*"))
+    assert list(Path(folder).glob("tune/trial_0000[0-3]/events.out.tfevents.*"))
     assert json.loads(Path(folder, "sweep.json").read_text())["alone"] == told.alone
 
     # The same again finds all of it.
-    before = {path: path.read_bytes() for path in Path(folder).glob("trial_*/result.json")}
+    before = {path: path.read_bytes() for path in Path(folder).glob("tune/trial_*/result.json")}
     assert sweep(root, short(), SweepConfig(space=SPACE)) == (told, folder)
     assert {path: path.read_bytes() for path in before} == before and len(before) == 4
     no_placement_group_is_left()
@@ -384,7 +384,7 @@ def test_killed_halfway_it_keeps_what_is_finished_and_finds_the_same_best(tmp_pa
             assert job.poll() is None, job.communicate()[0]
             time.sleep(0.2)
         job.send_signal(signal.SIGKILL)
-        job.wait()
+        job.communicate()
         end_ray(folder)
         assert 1 <= len(done) < 4
         results = {path: path.read_bytes() for path in done}
@@ -398,6 +398,8 @@ def test_killed_halfway_it_keeps_what_is_finished_and_finds_the_same_best(tmp_pa
     for one in (again, other):  # who built what is a matter of who came first
         for trial in one["trials"]:
             del trial["built"], trial["reused"], trial["images"]
+    (folder,) = (tmp_path / "killed").glob("sweep-*/ledger.json")
+    assert {len(used) for used in Ledger.read(str(folder)).uses.values()} == {10}
     assert [again[name] for name in ("trials", "test", "images", "alone")] == [
         other[name] for name in ("trials", "test", "images", "alone")
     ]
@@ -406,7 +408,7 @@ def test_killed_halfway_it_keeps_what_is_finished_and_finds_the_same_best(tmp_pa
 
 def finished(root: Path) -> list[Path]:
     """Results of the trials that Ray Tune has noted down as finished, once there are some."""
-    states = sorted(root.glob("sweep-*/experiment_state-*.json"))
+    states = sorted(root.glob("sweep-*/tune/experiment_state-*.json"))
     if not states:
         return []
     try:

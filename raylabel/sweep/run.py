@@ -31,6 +31,7 @@ from raylabel.sweep.space import Settings, apply, draw, grid, parse
 from raylabel.sweep.trial import STAGES, Job, trial
 
 SUMMARY = "sweep.json"
+TUNE = "tune"  # Ray Tune's folder: what else stood there it would put back as it was when the sweep was resumed
 SHARE = 3  # of so many pre-trained students ASHA has one fine-tuned
 SHELL = 0.01  # CPUs of a trial's actor in Ray Tune, which waits for the work that others do
 
@@ -104,10 +105,10 @@ def _tune(
     global _line
     fs, path = filesystem(root.uri)
     runnable = ray.tune.with_resources(ray.tune.with_parameters(trial, job=job), {"CPU": SHELL})
-    files = [file for file in list_files(f"{root.uri}/{name}") if "/" not in file]
+    files = [file for file in list_files(f"{root.uri}/{name}/{TUNE}") if "/" not in file]
     # Without a state it was killed before the first trial was noted down.
     if "tuner.pkl" in files and any(file.startswith("experiment_state") for file in files):
-        tuner = ray.tune.Tuner.restore(f"{path}/{name}", runnable, resume_errored=True, storage_filesystem=fs)
+        tuner = ray.tune.Tuner.restore(f"{path}/{name}/{TUNE}", runnable, resume_errored=True, storage_filesystem=fs)
     else:
         numbered = [{"number": number, "settings": settings} for number, settings in enumerate(trials)]
         tuner = ray.tune.Tuner(
@@ -120,7 +121,7 @@ def _tune(
                 trial_dirname_creator=_trial_name,
             ),
             run_config=ray.tune.RunConfig(
-                name=name, storage_path=path, storage_filesystem=fs, verbose=0, callbacks=[_Telling()]
+                name=TUNE, storage_path=f"{path}/{name}", storage_filesystem=fs, verbose=0, callbacks=[_Telling()]
             ),
         )
     with Progress("sweep", len(trials), "trials") as _line:
