@@ -38,8 +38,9 @@ def connect() -> None:
         else:
             # At least two CPUs in Ray's books: one for a model, one for those who read and decode for it.
             ray.init(address="local", num_cpus=max(2, os.cpu_count() or 1), include_dashboard=False, **quiet)
-    # Ray Data logs the whole of an exception before it raises it.
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # These log the whole of an exception before they raise it, or hand it on.
+    for name in ("ray.data", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     demand_token()
 

@@ -24,7 +24,7 @@ from raylabel.corpus.config import is_text
 from raylabel.errors import InputError
 from raylabel.lease import held
 from raylabel.machines import ready
-from raylabel.pipeline import Recipe
+from raylabel.recipe import Recipe
 from raylabel.storage import filesystem
 from raylabel.watch import watched
 

@@ -15,7 +15,7 @@ from raylabel.labels.teacher import Label
 from raylabel.media.clips import Clip
 from raylabel.media.views import View
 from raylabel.models import Model
-from raylabel.pipeline import Recipe, Teacher
+from raylabel.recipe import Recipe, Teacher
 from raylabel.resources import Resources
 from raylabel.schedule import Schedule, scaled_lr
 from raylabel.selection import Select

@@ -5,6 +5,7 @@ start nothing, a storage that does not answer and a worker that hangs all look t
 """
 
 import collections
+import functools
 import os
 import signal
 import sys
@@ -96,7 +97,7 @@ class _Watch:
 
 
 _watch: _Watch | None = None
-_counter: Any = None  # held, for an actor ends with its last handle
+_counter: Any = None
 
 
 @contextmanager
@@ -104,7 +105,9 @@ def watched(patience: float) -> Iterator[None]:
     """Ends the block by an InputError if for `patience` seconds nobody said that work was done; halfway a line is
     printed that says so. For the main thread, after ray.init; the process is ended where the block cannot be."""
     global _watch, _counter
-    _counter = _make_counter()
+    import ray
+
+    _counter = _make_counter(ray.get_runtime_context().get_job_id())
     before = signal.signal(signal.SIGALRM, _interrupt)
     _watch = watch = _Watch(patience)
     try:
@@ -124,6 +127,8 @@ def moved(stage: str = "") -> None:
     if watch := _watch:
         watch.moves += 1
         watch.stage = stage or watch.stage
+    else:  # a trial of a sweep, which is watched from its driver
+        beat()
 
 
 _due = 0.0
@@ -152,12 +157,14 @@ def _interrupt(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _make_counter() -> Any:
+@functools.cache  # an actor ends with the handle that made it: one that only found its name does not hold it
+def _make_counter(job: str) -> Any:
+    """The counter of a job of Ray's, for all that is watched in it."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"name": NAME, "get_if_exists": True, "num_cpus": 0, "max_restarts": 3, "scheduling_strategy": here}
+    options = {"name": NAME, "num_cpus": 0, "max_restarts": 3, "scheduling_strategy": here}
     return ray.remote(_Counter).options(**options).remote()
 
 

@@ -35,11 +35,12 @@ ROWS = [
         "report.page",
         "report.thumbnails",
     },
-    {"report.run", "report.plan", "datasets", "stream"},
+    {"report.run", "report.plan", "report.sweep", "datasets", "stream"},
     {"labels", "duplicates", "selection", "examples", "workers", "halts", "train", "evaluate"},
     {"pilot"},
+    {"recipe"},
     {"pipeline"},
-    {"plan", "recipes"},
+    {"plan", "recipes", "sweep"},
 ]
 
 

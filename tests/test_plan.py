@@ -25,10 +25,11 @@ from raylabel.labels.network import Network
 from raylabel.labels.teacher import Label, label
 from raylabel.models import WEIGHTS, Model
 from raylabel.pilot import Materialized, Sorted, labeling, measure_labeling, storage, training
-from raylabel.pipeline import Recipe, Teacher, prepare, semi_supervised
+from raylabel.pipeline import prepare, semi_supervised
 from raylabel.plan import plan
 from raylabel.plan.cost import expected_picks, labeling_seconds, materializing_seconds, rows_read, sorting_seconds
 from raylabel.plan.standing import look
+from raylabel.recipe import Recipe, Teacher
 from raylabel.report.plan import Plan, Reach, Work, print_plan
 from raylabel.report.summary import Summary
 from raylabel.resources import Cluster, Resources

@@ -8,7 +8,7 @@ import pytest
 
 from raylabel import recipes
 from raylabel.errors import InputError
-from raylabel.pipeline import Teacher
+from raylabel.recipe import Teacher
 from raylabel.report.summary import Counts, Gain, Leaks, Picks, Reject, Stage, Summary
 from raylabel.resources import Cluster, Node, Pool, Resources
 from raylabel.schedule import lr_at

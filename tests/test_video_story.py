@@ -28,7 +28,8 @@ from raylabel.labels.truth import truth
 from raylabel.media.clips import Clip
 from raylabel.media.views import View
 from raylabel.models import Model
-from raylabel.pipeline import Recipe, prepare, semi_supervised
+from raylabel.pipeline import prepare, semi_supervised
+from raylabel.recipe import Recipe
 from raylabel.report.summary import Summary
 from raylabel.resources import Resources
 from raylabel.schedule import Schedule

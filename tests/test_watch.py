@@ -153,6 +153,14 @@ def test_a_task_that_takes_longer_than_the_patience_goes_on_if_it_says_that_it_d
         run_tasks(_work, [(60.0, 1, False)])
 
 
+def test_one_watch_after_another_hears_of_work_elsewhere(ray_local: None) -> None:
+    for _ in range(2):
+        with watched(60):
+            before = ray.get(watch._counter.get.remote())
+            while ray.get(watch._counter.get.remote()) == before:
+                ray.get(ray.remote(num_cpus=0)(_work).remote(0.1, 1, True))
+
+
 def test_each_word_of_a_stage_counts_and_only_if_more_is_done(ray_local: None) -> None:
     def moves() -> int:
         assert watch._watch is not None

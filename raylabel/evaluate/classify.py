@@ -48,13 +48,18 @@ class Hits(NamedTuple):
     """Share of a video's M clips whose own best class is right, float64 [N]; None if the samples are no videos."""
 
 
-def hits(scores: Artifact, truth: Artifact) -> Hits:
-    """A test sample that could not be read is a miss, in all its clips: leaving it out would flatter."""
+def hits(scores: Artifact, truth: Artifact, part: bool = False) -> Hits:
+    """A test sample that could not be read is a miss, in all its clips: leaving it out would flatter.
+
+    `part`: the scores hold other samples too, which are left out.
+    """
     labels = truth.table("picks", PICKS, ["key", "label"])
     key, label = labels.column("key").to_numpy(), labels.column("label").to_numpy()
     order = np.argsort(key, kind="stable")
     key, label = key[order], label[order]
     scored = scores.table("scores-", SCORES, ["key", "classes", "clips"])
+    if part:
+        scored = scored.filter(pa.array(np.isin(scored.column("key").to_numpy(), key)))
     at = np.searchsorted(key, scored.column("key").to_numpy())
     if len(np.unique(at)) != len(at) or not np.array_equal(key[at], scored.column("key").to_numpy()):
         raise AssertionError(f"{scores.name} does not hold the samples of {truth.name}, each at most once")

@@ -24,8 +24,9 @@ from raylabel.pilot import (
     measure_training,
     random_network,
 )
-from raylabel.pipeline import Prepared, Recipe
+from raylabel.pipeline import Prepared
 from raylabel.plan.standing import Standing
+from raylabel.recipe import Recipe
 from raylabel.report.terminal import Progress
 from raylabel.resources import Cluster
 from raylabel.stream import Stream

@@ -14,7 +14,8 @@ from raylabel.labels.earlier import find_earlier
 from raylabel.labels.scores import PART, unit_rows
 from raylabel.labels.teacher import label
 from raylabel.media.views import View
-from raylabel.pipeline import Prepared, Recipe, fit_model
+from raylabel.pipeline import Prepared, fit_model
+from raylabel.recipe import Recipe
 from raylabel.selection import select
 
 

@@ -19,7 +19,7 @@ from raylabel.examples import file_samples
 from raylabel.labels.scores import unit_rows
 from raylabel.models import Model, build
 from raylabel.pilot import Labeled, Materialized
-from raylabel.pipeline import Prepared, Recipe, prepare
+from raylabel.pipeline import Prepared, prepare
 from raylabel.plan.cost import (
     Expected,
     expected_picks,
@@ -30,6 +30,7 @@ from raylabel.plan.cost import (
 )
 from raylabel.plan.measure import Measured, Pilot
 from raylabel.plan.standing import Standing, look
+from raylabel.recipe import Recipe
 from raylabel.report.plan import Plan, Reach, Work
 from raylabel.resources import Cluster
 from raylabel.schema import SCORES

@@ -28,8 +28,9 @@ from raylabel.corpus import Corpus
 from raylabel.labels.teacher import label
 from raylabel.media.views import View
 from raylabel.models import Model, build
-from raylabel.pipeline import Recipe, Teacher, prepare, semi_supervised
+from raylabel.pipeline import prepare, semi_supervised
 from raylabel.plan import plan
+from raylabel.recipe import Recipe, Teacher
 from raylabel.schedule import Schedule
 from raylabel.selection import Select
 from raylabel.train import Train

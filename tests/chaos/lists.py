@@ -15,7 +15,8 @@ from raylabel.examples import Materialize, materialize  # noqa: E402
 from raylabel.labels.teacher import Label, label  # noqa: E402
 from raylabel.media.views import View  # noqa: E402
 from raylabel.models import Model  # noqa: E402
-from raylabel.pipeline import Recipe, Teacher, prepare  # noqa: E402
+from raylabel.pipeline import prepare  # noqa: E402
+from raylabel.recipe import Recipe, Teacher  # noqa: E402
 from raylabel.resources import Resources  # noqa: E402
 from raylabel.schedule import Schedule  # noqa: E402
 from raylabel.selection import Select, select  # noqa: E402

@@ -71,7 +71,7 @@ from raylabel.corpus import Corpus
 from raylabel.labels.teacher import Label
 from raylabel.media.views import View
 from raylabel.models import Model
-from raylabel.pipeline import Recipe, Teacher
+from raylabel.recipe import Recipe, Teacher
 from raylabel.examples import Materialize
 from raylabel.resources import Resources
 from raylabel.schedule import Schedule

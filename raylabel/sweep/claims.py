@@ -1,0 +1,152 @@
+"""Trials that need the same artifact: one builds it, the others wait for it, and a book says who built what.
+
+The root has one driver at a time (lease.py), so whoever builds in it meanwhile is a trial of this driver's sweep. Who
+builds what is told by one actor on the driver's machine, not by the storage: nobody asks that again and again whether a
+manifest stands by now.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from raylabel.artifact import Artifact, Built, Draft, Root, digest
+from raylabel.storage import read_file, write_file
+
+LEDGER = "ledger.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """A line of the ledger: a trial began to build an artifact."""
+
+    artifact: str
+    """<name>-<digest>."""
+    trial: int
+    done: bool = False
+    """False if it is at it, or was stopped: then another line tells who went on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """Who built what, and who used it."""
+
+    builds: tuple[Build, ...] = ()
+    """In the order of their beginnings."""
+    uses: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    """Trial → artifact → images processed for it, in all."""
+
+    @classmethod
+    def read(cls, uri: str) -> "Ledger":
+        """What stands there; an empty one if nothing does."""
+        try:
+            found = json.loads(read_file(uri))
+        except FileNotFoundError:
+            return cls()
+        uses = {int(trial): images for trial, images in found["uses"].items()}
+        return cls(builds=tuple(Build(**line) for line in found["builds"]), uses=uses)
+
+
+class _Claims:
+    def __init__(self, uri: str):
+        self._uri, self._ledger = uri, Ledger.read(uri)
+        self._held: dict[str, tuple[str, int]] = {}  # artifact → who builds it, and its line in the book
+        self._stands: set[str] = set()
+        self._gone: set[str] = set()
+        self._change = asyncio.Condition()
+        self._watching: set[asyncio.Task] = set()
+
+    def join(self, who: str, alive: Any) -> None:
+        task = asyncio.get_running_loop().create_task(self._watch(who, alive))
+        self._watching.add(task)
+        task.add_done_callback(self._watching.discard)
+
+    async def claim(self, artifact: str, who: str, trial: int) -> bool:
+        async with self._change:
+            await self._change.wait_for(lambda: artifact not in self._held or who in self._gone)
+            if artifact in self._stands or who in self._gone:
+                return False
+            builds = self._ledger.builds
+            self._held[artifact] = who, len(builds)
+            self._write(builds=(*builds, Build(artifact=artifact, trial=trial)))
+            return True
+
+    async def release(self, artifact: str, done: bool) -> None:
+        async with self._change:
+            _, line = self._held.pop(artifact)
+            if done:
+                self._stands.add(artifact)
+                builds = list(self._ledger.builds)
+                builds[line] = replace(builds[line], done=True)
+                self._write(builds=tuple(builds))
+            self._change.notify_all()
+
+    def use(self, trial: int, images: Mapping[str, int]) -> None:
+        uses = self._ledger.uses
+        self._write(uses={**uses, trial: {**uses.get(trial, {}), **images}})
+
+    def get(self) -> Ledger:
+        return self._ledger
+
+    async def _watch(self, who: str, alive: Any) -> None:
+        try:
+            await alive[0]
+        except (ray.exceptions.RayError, asyncio.CancelledError):
+            pass
+        async with self._change:
+            self._gone.add(who)
+            for artifact in [one for one, (holder, _) in self._held.items() if holder == who]:
+                del self._held[artifact]
+            self._change.notify_all()
+
+    def _write(self, **changes: Any) -> None:
+        self._ledger = replace(self._ledger, **changes)
+        write_file(self._uri, json.dumps(asdict(self._ledger), indent=1).encode())
+
+
+def make_claims(folder: str) -> Any:
+    """A handle of the actor that gives out the claims of a sweep, whose ledger stands in the folder.
+
+    `.join.remote(who, [reference])`: `who` is alive until the reference is ready or fails; what it holds is free then.
+    `.claim.remote(artifact, who, trial)`: waits while another builds the artifact; True if it is to be built, False if
+    it stands. `.release.remote(artifact, done)`. `.use.remote(trial, {artifact: images})`. `.get.remote()`: the Ledger.
+    """
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    options = {"num_cpus": 0, "label_selector": here, "max_concurrency": 10_000}  # whoever waits is in a call
+    return ray.remote(_Claims).options(**options).remote(f"{folder}/{LEDGER}")
+
+
+@dataclass(frozen=True)
+class SharedRoot(Root):
+    """A root in which other trials build too."""
+
+    claims: Any
+    who: str
+    trial: int
+    used: dict[str, Artifact] = field(default_factory=dict, compare=False)
+    """What was asked for, by `<name>-<digest>`."""
+
+    def find(self, name: str, identity: Mapping[str, Any]) -> Artifact | None:
+        artifact = super().find(name, identity)
+        if artifact:
+            self.used[f"{name}-{digest(identity)}"] = artifact
+        return artifact
+
+    def make(self, name: str, identity: Mapping[str, Any], build: Callable[[Draft], Built]) -> Artifact:
+        """The artifact of that identity: built here, or by another trial that is waited for."""
+        place = f"{name}-{digest(identity)}"
+        if done := self.find(name, identity):
+            return done
+        if not ray.get(self.claims.claim.remote(place, self.who, self.trial)):
+            return super().make(name, identity, build)  # finds it
+        built = False
+        try:
+            made = super().make(name, identity, build)
+            built = True
+            return made
+        finally:
+            ray.get(self.claims.release.remote(place, built))
