@@ -158,6 +158,9 @@ class Progress:
             moved()
         with self._lock:
             now = self._clock()
+            if done < self._done:  # a training that went back to its last checkpoint: what is lost is no rate
+                self._recent = deque([(now, done)])
+                self._first = min(self._first, done)
             self._done, self._rejects, self._note = done, rejects, encodable(note, self._console)
             self._recent.append((now, done))
             # The newest point that is at least a window old stays: the rate is over the whole window, not less.

@@ -216,6 +216,18 @@ def test_the_rate_forgets_what_is_older_than_its_window_and_what_an_earlier_run_
     assert lines[-1].endswith(", 505/s, in 2 min 00 s")  # the whole of this run: 60,600 steps in 120 s
 
 
+def test_a_stage_that_goes_back_has_no_rate_below_zero() -> None:
+    clock, (where, stream) = Clock(), console()
+    with Progress("train", 1000, "images", done=200, console=where, clock=clock) as progress:
+        for second, done in ((3, 500), (6, 100), (12, 160), (20, 1000)):
+            clock.now = float(second)
+            progress.update(done)
+    lines = text_of(stream).splitlines()
+    assert lines[1] == "train: 100 of 1,000 images"
+    assert lines[2] == "train: 160 of 1,000 images, 10/s, 1 min 24 s left"
+    assert lines[-1] == "train: 1,000 of 1,000 images, 45/s, in 20 s"
+
+
 def test_an_error_ends_the_line_as_stopped_and_passes_on() -> None:
     clock, (where, stream) = Clock(), console()
     with pytest.raises(KeyError), Progress("label", 0, "images", console=where, clock=clock):
