@@ -5,7 +5,8 @@ The validation split chooses, never the test set: that is asked once, about the 
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ import ray
 import ray.tune
 import ray.tune.schedulers
 
-from raylabel.artifact import Root, digest, identity_of
+from raylabel.artifact import Artifact, Root, digest, identity_of
 from raylabel.errors import InputError, find_input_error
 from raylabel.labels.validation import hold_out
 from raylabel.pipeline import prepare, semi_supervised
@@ -28,6 +29,7 @@ from raylabel.resources import Cluster
 from raylabel.storage import filesystem, list_files, write_file
 from raylabel.sweep.claims import Ledger, make_claims
 from raylabel.sweep.config import SweepConfig
+from raylabel.sweep.soup import check_soup, make_soup
 from raylabel.sweep.space import Settings, apply, draw, grid, parse
 from raylabel.sweep.trial import STAGES, Job, trial
 
@@ -37,8 +39,9 @@ SHARE = 3  # of so many pre-trained students ASHA has one fine-tuned
 SHELL = 0.01  # CPUs of a trial's actor in Ray Tune, which waits for the work that others do
 
 
-def sweep(root: Root, recipe: Recipe, config: SweepConfig) -> tuple[Sweep, str]:
-    """Runs the trials that do not stand yet; (what they found, the folder of sweep.json and Ray Tune's logs).
+def sweep(root: Root, recipe: Recipe, config: SweepConfig, arguments: Sequence[str] = ()) -> tuple[Sweep, str]:
+    """Runs the trials that do not stand yet; (what they found, the folder of sweep.json, sweep.html and Ray Tune's
+    logs). `arguments` name the recipe on a command line, for the page.
 
     The folder is named by what the sweep is of: the same command again goes on with it, and runs no finished trial
     again. Trials share every artifact that they have in common, with each other and with any run in this root.
@@ -47,6 +50,8 @@ def sweep(root: Root, recipe: Recipe, config: SweepConfig) -> tuple[Sweep, str]:
     axes = parse(config.space, recipe)
     trials = draw(axes, config.samples, recipe.seed) if config.samples else grid(axes)
     recipe = replace(recipe, retry_rejects=False)
+    if config.soup:
+        check_soup(trials)
     for settings in trials:  # known now, not after the trials before it
         check_recipe(apply(recipe, settings))
     start = prepare(root, recipe)
@@ -69,7 +74,10 @@ def sweep(root: Root, recipe: Recipe, config: SweepConfig) -> tuple[Sweep, str]:
     results = _tune(root, name, trials, job, config, _concurrent(recipe, trials))
     ledger: Ledger = ray.get(claims.get.remote())
     ray.kill(claims)
-    found = ranked([_told(number, settings, results.get(number), ledger) for number, settings in enumerate(trials)])
+    seconds = _seconds(root, ledger)
+    found = ranked(
+        [_told(number, settings, results.get(number), ledger, seconds) for number, settings in enumerate(trials)]
+    )
     if found[0].state != "finished":
         raise InputError(f"not one of {len(trials)} trials finished; trial {found[0].number}: {found[0].error}")
     best = job.of(found[0].settings)
@@ -85,6 +93,9 @@ def sweep(root: Root, recipe: Recipe, config: SweepConfig) -> tuple[Sweep, str]:
         test_high=test.top1_high,
         test_n=test.n,
         run=run.uri,
+        soup=make_soup(root, job, found) if config.soup else None,
+        config=identity_of(config),
+        arguments=tuple(arguments),
     )
     write_file(f"{folder}/{SUMMARY}", json.dumps(told.to_dict(), indent=2, ensure_ascii=False).encode())
     return told, folder
@@ -161,7 +172,21 @@ class _Telling(ray.tune.Callback):
             _line.update(sum(one.is_finished() or one is trial for one in trials))
 
 
-def _told(number: int, settings: Settings, result: ray.tune.Result | None, ledger: Ledger) -> Trial:
+def _seconds(root: Root, ledger: Ledger) -> dict[str, float]:
+    """What the build of each artifact took that a trial used."""
+    places = sorted({place for uses in ledger.uses.values() for place in uses})
+    artifacts = [Artifact(f"{root.uri}/{place}", *place.rsplit("-", 1)) for place in places]
+    with ThreadPoolExecutor(16) as pool:  # small files: their time is waiting
+        return dict(zip(places, pool.map(lambda artifact: artifact.info["seconds"], artifacts), strict=True))
+
+
+def _told(
+    number: int,
+    settings: Settings,
+    result: ray.tune.Result | None,
+    ledger: Ledger,
+    seconds: Mapping[str, float],
+) -> Trial:
     metrics: Mapping[str, Any] = result.metrics or {} if result else {}
     error = result.error if result else None
     stage = metrics.get("stage", 0)
@@ -179,7 +204,9 @@ def _told(number: int, settings: Settings, result: ray.tune.Result | None, ledge
         high=metrics.get("high"),
         built=built,
         reused=tuple(sorted(uses.keys() - set(built))),
+        picks=metrics.get("picks"),
         images=sum(uses[place] for place in built),
+        seconds=round(sum(seconds[place] for place in built), 3),
         alone=sum(uses.values()),
         error=words,
     )

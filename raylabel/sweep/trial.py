@@ -19,6 +19,7 @@ from raylabel.evaluate.classify import TOP, accuracy, hits
 from raylabel.labels.teacher import label
 from raylabel.pipeline import Prepared, finetune, given_teacher, pretrain
 from raylabel.recipe import Recipe
+from raylabel.report.summary import Accuracy
 from raylabel.sweep.claims import SharedRoot
 from raylabel.sweep.space import Settings, apply
 
@@ -121,22 +122,21 @@ class _Worker:
         start = job.rests_on(root, recipe)
         found = pretrain(root, recipe, start)
         student = found.student if stage == "pretrain" else finetune(root, recipe, start, found)
-        scores = label(
-            root,
-            student,
-            start.shards["labeled"],
-            start.corpora["labeled"],
-            recipe.view,
-            replace(recipe.label, p=TOP),
-            recipe.resources,
-        )
-        right = accuracy("student", *hits(scores, job.held, part=True), len(start.classes))
+        right = validate(root, job, recipe, student)
         return {
             "stage": STAGES.index(stage) + 1,
             "accuracy": right.top1,
             "low": right.top1_low,
             "high": right.top1_high,
+            "picks": found.picks.info["picks"],
         }
+
+
+def validate(root: Root, job: Job, recipe: Recipe, model: Artifact) -> Accuracy:
+    """Its accuracy on the validation split."""
+    shards, corpus = job.start.shards["labeled"], job.start.corpora["labeled"]
+    scores = label(root, model, shards, corpus, recipe.view, replace(recipe.label, p=TOP), recipe.resources)
+    return accuracy(model.name, *hits(scores, job.held, part=True), len(job.start.classes))
 
 
 def work(artifact: Artifact) -> int:
