@@ -69,8 +69,7 @@ def sweep(root: Root, recipe: Recipe, config: SweepConfig, arguments: Sequence[s
     name = f"sweep-{slug(recipe.name)}-{digest(identity)}"
     folder = f"{root.uri}/{name}"
     claims = make_claims(folder)
-    # Without the groups, which are as long as the labeled set and which no trial asks for.
-    job = Job(root=root.uri, recipe=recipe, start=replace(start, groups={}), held=held, claims=claims)
+    job = Job(root=root.uri, recipe=recipe, start=start, held=held, claims=claims)
     results = _tune(root, name, trials, job, config, _concurrent(recipe, trials))
     ledger: Ledger = ray.get(claims.get.remote())
     ray.kill(claims)
@@ -81,7 +80,7 @@ def sweep(root: Root, recipe: Recipe, config: SweepConfig, arguments: Sequence[s
     if found[0].state != "finished":
         raise InputError(f"not one of {len(trials)} trials finished; trial {found[0].number}: {found[0].error}")
     best = job.of(found[0].settings)
-    run, summary = semi_supervised(root, best, replace(job.rests_on(root, best), groups=start.groups))
+    run, summary = semi_supervised(root, best, job.rests_on(root, best))
     (test,) = (one for one in summary.accuracies if one.model == "student (fine-tuned)")
     told = Sweep(
         name=recipe.name,
