@@ -1,7 +1,8 @@
 """What a sweep found: its trials, what they cost and shared, and the table of them."""
 
 import dataclasses
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raylabel.report.summary import Gain
-from raylabel.report.terminal import WIDTH, encodable
+from raylabel.report.terminal import WIDTH, encodable, percent, text_of
 
 State = Literal["finished", "stopped", "failed"]
 
@@ -111,6 +112,17 @@ class Sweep:
         return self.trials[0]
 
     @property
+    def command(self) -> str:
+        """A command line that goes on with the sweep, or finds it done; empty if no command line began it."""
+        return shlex.join(["python", "jobs/sweep.py", *self.arguments, *flags(self.config)]) if self.arguments else ""
+
+    @property
+    def best_command(self) -> str:
+        """A command line that runs the best trial's settings on the whole labeled set; or empty."""
+        best = flags(self.best.settings)
+        return shlex.join(["python", "jobs/semi_supervised.py", *self.arguments, *best]) if self.arguments else ""
+
+    @property
     def alone(self) -> int:
         """Images that the same trials would have processed one by one, sharing nothing."""
         return sum(trial.alone for trial in self.trials)
@@ -136,7 +148,23 @@ class Sweep:
         data = dataclasses.asdict(self)
         if self.soup:
             data["soup"]["verdict"] = self.soup.verdict
-        return data | {"alone": self.alone, "share": self.share, "rivals": self.rivals, "states": self.states}
+        for name in ("alone", "share", "rivals", "states", "command", "best_command"):
+            data[name] = getattr(self, name)
+        return data
+
+
+def flags(fields: Mapping[str, Any]) -> list[str]:
+    """Fields and their values as a command line takes them."""
+    found = []
+    for name, value in fields.items():
+        if isinstance(value, bool):
+            where, dot, last = name.rpartition(".")
+            found.append(f"--{where}{dot}{'' if value else 'no-'}{last}".replace("_", "-"))
+        elif isinstance(value, (list, tuple)):
+            found += [f"--{name}".replace("_", "-"), *map(str, value)]
+        else:
+            found += [f"--{name}".replace("_", "-"), str(value)]
+    return found
 
 
 def ranked(trials: Sequence[Trial]) -> tuple[Trial, ...]:
@@ -191,7 +219,7 @@ def _table(sweep: Sweep, console: Console) -> Table:
     for trial in sweep.trials:
         accuracy, interval = "-", trial.state
         if trial.accuracy is not None and trial.low is not None and trial.high is not None:
-            accuracy = _percent(trial.accuracy) + (" (stopped)" if trial.state == "stopped" else "")
+            accuracy = percent(trial.accuracy) + (" (stopped)" if trial.state == "stopped" else "")
             interval = f"{100 * trial.low:.1f} to {100 * trial.high:.1f}"
         settings = [Text(encodable(text_of(trial.settings[name]), console)) for name in names]
         reused = f"{len(trial.reused)} of {len(trial.reused) + len(trial.built)}"
@@ -199,14 +227,5 @@ def _table(sweep: Sweep, console: Console) -> Table:
     return table
 
 
-def text_of(value: Any) -> str:
-    """A field's value as it is shown."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _with_interval(value: float, low: float, high: float) -> str:
-    return f"{_percent(value)} (95% interval {_percent(low)} to {_percent(high)})"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
+    return f"{percent(value)} (95% interval {percent(low)} to {percent(high)})"

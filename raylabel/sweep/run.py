@@ -24,6 +24,7 @@ from raylabel.pipeline import prepare, semi_supervised
 from raylabel.recipe import Recipe, check_classes, check_recipe
 from raylabel.report.run import slug
 from raylabel.report.sweep import Sweep, Trial, ranked
+from raylabel.report.sweep_page import write_sweep_page
 from raylabel.report.terminal import Progress
 from raylabel.resources import Cluster
 from raylabel.storage import filesystem, list_files, write_file
@@ -33,7 +34,7 @@ from raylabel.sweep.soup import check_soup, make_soup
 from raylabel.sweep.space import Settings, apply, draw, grid, parse
 from raylabel.sweep.trial import STAGES, Job, trial
 
-SUMMARY = "sweep.json"
+SUMMARY, PAGE = "sweep.json", "sweep.html"
 TUNE = "tune"  # Ray Tune's folder: what else stood there it would put back as it was when the sweep was resumed
 SHARE = 3  # of so many pre-trained students ASHA has one fine-tuned
 SHELL = 0.01  # CPUs of a trial's actor in Ray Tune, which waits for the work that others do
@@ -97,6 +98,7 @@ def sweep(root: Root, recipe: Recipe, config: SweepConfig, arguments: Sequence[s
         arguments=tuple(arguments),
     )
     write_file(f"{folder}/{SUMMARY}", json.dumps(told.to_dict(), indent=2, ensure_ascii=False).encode())
+    write_file(f"{folder}/{PAGE}", write_sweep_page(told, folder).encode())
     return told, folder
 
 
