@@ -18,9 +18,12 @@ from raylabel.artifact import Artifact, Root
 from raylabel.errors import InputError
 from raylabel.models import WEIGHTS, Model, build, load_model
 from raylabel.report.sweep import flags, print_sweep
-from raylabel.sweep import SweepConfig, sweep
+from raylabel.sweep.config import SweepConfig
+from raylabel.sweep.run import sweep
 from raylabel.sweep.soup import average, check_soup, greedy
 from raylabel.sweep.space import apply
+
+JOBS = Path(__file__).resolve().parents[1] / "jobs"
 
 
 def trained(root: Root, count: int) -> list[Artifact]:
@@ -120,6 +123,7 @@ def test_a_sweep_that_cannot_have_a_soup_ends_at_once(tmp_path):
 
 
 def test_the_command_line_of_a_trial_gives_its_recipe(monkeypatch):
+    monkeypatch.syspath_prepend(str(JOBS))
     from launch import Options, _options
     from sweep import recipe_arguments  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -22,8 +22,9 @@ from raylabel.artifact import Artifact, Root
 from raylabel.recipe import Recipe
 from raylabel.report.sweep import Sweep, print_sweep
 from raylabel.schema import PICKS
-from raylabel.sweep import SweepConfig, sweep
 from raylabel.sweep.claims import Ledger
+from raylabel.sweep.config import SweepConfig
+from raylabel.sweep.run import sweep
 from raylabel.train import Train
 
 JOB = JOBS / "sweep.py"

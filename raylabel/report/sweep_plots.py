@@ -161,7 +161,7 @@ def _accuracy_axis(values: Sequence[float]) -> Axis:
 def _plot(sweep: Sweep, name: str, numbers: Sequence[str]) -> Plot:
     trials = [trial for trial in sweep.trials if trial.accuracy is not None]
     values = values_of(sweep.trials, name)
-    by = {K: P, P: K}.get(name)
+    by = {K: P, P: K}.get(name, "")
     groups = values_of(sweep.trials, by) if by in numbers else []
     groups = groups if len(groups) <= LINES else []
     # Where hardly a value comes twice, a line would join trials that differ in all other fields too.
