@@ -34,6 +34,9 @@ def trained(root: Root, count: int) -> list[Artifact]:
         module = build(Model(arch="resnet8x1"), 10).train()
         for _ in range(seed + 1):
             module(torch.rand(16, 3, 8, 8))
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter += torch.randn_like(parameter)
         found.append(as_artifact(root, Model(arch="resnet8x1"), 10, module))
     return found
 
@@ -59,7 +62,7 @@ def test_the_mean_is_that_of_torch(tmp_path):
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6)
         each = torch.stack([load_model(model).state_dict()[name].double() for model in models])
         assert torch.equal(tensor, each.mean(0).float())  # rounded once
-        assert float(each.std(0).max()) > 0 or not tensor.any() or name.endswith("bn.weight")
+        assert float(each.std(0).min()) > 0  # each value of them differs
 
 
 def test_the_order_of_the_networks_is_no_part_of_their_mean(tmp_path):

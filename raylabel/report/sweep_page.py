@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from raylabel.report.axes import linear
 from raylabel.report.html import render
+from raylabel.report.summary import printable
 from raylabel.report.sweep import Sweep
 from raylabel.report.sweep_plots import K, P, parallel, plots, swept, values_of
 
@@ -41,7 +42,7 @@ def write_sweep_page(sweep: Sweep, folder: str) -> str:
         data,
         quoted=shlex.quote(folder),
         value_at=lambda path: functools.reduce(operator.getitem, path, data),
-        report=f"../{quote(sweep.run.rpartition('/')[2])}/report.html",
+        report=f"../{quote(printable(sweep.run).rpartition('/')[2])}/report.html",
         fields=list(data["trials"][0]["settings"]),
         swept=swept(sweep),
         axis=axis,
