@@ -134,8 +134,10 @@ def test_a_trial_that_fails_is_told_and_the_others_go_on(ray_local, tmp_path, ca
 
 
 def no_placement_group_is_left() -> None:
-    left = [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
-    assert not left
+    deadline = time.monotonic() + 30
+    while left := [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import ray.tune.schedulers
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from raylabel.artifact import Root
+from raylabel.places import free_places
 from raylabel.recipe import Recipe
 from raylabel.report.terminal import Progress
 from raylabel.resources import Cluster
@@ -91,6 +92,7 @@ def run_trials(
         results = tuner.fit()
         line.update(len(results))  # those of an earlier run too
     _now = None
+    free_places()
     return {int(result.path.rpartition("_")[2]): result for result in results}
 
 
