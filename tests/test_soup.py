@@ -2,6 +2,7 @@
 
 import json
 import re
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -171,6 +172,11 @@ def test_a_soup_of_digits_validates_no_worse_and_is_told_everywhere(ray_local, t
     print_sweep(told, folder)
     assert f"soup minus chosen trial: {soup.verdict}" in " ".join(capsys.readouterr().out.split())
     assert np.isfinite(soup.test_high)
+    for trial in told.trials:
+        scalars, plugins = tensorboard(Path(folder, "tune", f"trial_{trial.number:05d}"))
+        steps, values = zip(*scalars["ray/tune/accuracy"], strict=True)
+        assert steps == (1, 2) and values[-1] == pytest.approx(trial.accuracy)
+        assert "hparams" in plugins
     # Asked for it again, nothing is done; not asked for it, it is the same sweep without it.
     before = {path: path.stat().st_mtime_ns for path in Path(root.uri).glob("*/manifest.json")}
     assert sweep(root, short(), SweepConfig(space=("select.k=[20,40]", rates), soup=True))[0].soup == soup
@@ -178,3 +184,21 @@ def test_a_soup_of_digits_validates_no_worse_and_is_told_everywhere(ray_local, t
     assert plain.soup is None and same == folder and plain.trials == told.trials
     assert {path: path.stat().st_mtime_ns for path in Path(root.uri).glob("*/manifest.json")} == before
     no_placement_group_is_left()
+
+
+def tensorboard(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], set[str]]:
+    """(tag → (step, value), plugins) of the events that TensorBoard finds in a folder."""
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportMissingImports]
+
+    scalars, plugins = {}, set()
+    for file in sorted(folder.glob("events.out.tfevents.*")):
+        data, at = file.read_bytes(), 0
+        while at < len(data):  # records: length, checksum of it, event, checksum of that
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            at += 16 + length
+            for value in event.summary.value:
+                plugins.add(value.metadata.plugin_data.plugin_name)
+                if value.WhichOneof("value") == "simple_value":
+                    scalars.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return scalars, plugins

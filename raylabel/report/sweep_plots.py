@@ -136,7 +136,7 @@ def _field_axis(name: str, values: Sequence[float], length: float, upright: bool
         wide, inner = axis.high - axis.low, base.high - base.low
         ticks = [((base.low + at * inner - axis.low) / wide, text) for at, text in base.ticks]
         ticks = [(at, text) for at, text in ticks if 0 <= at <= 1]
-        if len(ticks) < 2 or not _fit(ticks, length, upright):
+        if len(ticks) < 2:
             ticks = [(axis.at(value), _number(value)) for value in (low, high)]
     return Axis(axis.low, axis.high, is_log, ticks)
 
