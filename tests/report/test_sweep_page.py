@@ -212,7 +212,7 @@ def test_an_axis_holds_its_values_in_order_and_its_labels_do_not_overlap(values,
 @pytest.mark.parametrize("kind", ["grid", "asha", "drawn", "words", "pair"])
 def test_a_line_of_the_parallel_coordinates_is_a_trial_and_leads_to_its_row(kind: str) -> None:
     sweep, page = KINDS[kind], html(KINDS[kind])
-    svg = ElementTree.fromstring(re.findall(r"<svg class=\"parallel\".*?</svg>", page, re.S)[0])
+    svg = ElementTree.fromstring(re.findall(r"<svg class=\"parallel.*?</svg>", page, re.S)[0])
     width, height = map(float, svg.attrib["viewBox"].split()[2:])
     links = list(svg.iter("a"))
     assert len(links) == len(sweep.trials)
