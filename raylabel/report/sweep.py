@@ -211,7 +211,7 @@ def _table(sweep: Sweep, console: Console) -> Table:
     names = list(sweep.best.settings)
     table.add_column("trial", justify="right", no_wrap=True)
     for name in names:
-        table.add_column(encodable(name, console), justify="right", overflow="fold")
+        table.add_column(encodable(name, console).replace(".", ".\n"), justify="right", overflow="fold")
     table.add_column("validation", justify="right", no_wrap=True)
     table.add_column("95% interval", justify="right", no_wrap=True)
     table.add_column("images", justify="right", no_wrap=True)
