@@ -135,6 +135,23 @@ def test_a_trial_that_fails_is_told_and_the_others_go_on(ray_local, tmp_path, ca
     no_placement_group_is_left()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_what_no_trial_can_do_without_is_tried_once_a_run_and_told_once(ray_local, tmp_path):
+    root, config = Root.open(str(tmp_path / "root")), SweepConfig(space=("select.k=[10,20,40]",))
+    recipe = short(640)
+    assert recipe.teacher.train
+    wild = replace(recipe.teacher.train, schedule=replace(recipe.teacher.train.schedule, lr=1e30))
+    recipe = replace(recipe, teacher=replace(recipe.teacher, train=wild))
+    for run in (1, 2):
+        with pytest.raises(InputError, match="^all 3 trials failed: the loss is not a number after"):
+            sweep(root, recipe, config)
+        (ledger,) = tmp_path.glob("root/sweep-*/ledger.json")
+        builds = stems(build.artifact for build in Ledger.read(str(ledger)).builds)
+        assert builds == {"examples-labeled": 1, "teacher": run}
+    no_placement_group_is_left()
+
+
 def no_placement_group_is_left() -> None:
     deadline = time.monotonic() + 30
     while left := [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]:

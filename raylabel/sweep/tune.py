@@ -26,7 +26,7 @@ from raylabel.report.terminal import Progress
 from raylabel.resources import Cluster
 from raylabel.storage import filesystem, line, list_files, read_file
 from raylabel.sweep.config import SweepConfig
-from raylabel.sweep.shell import LOSSES, STAGES, trial
+from raylabel.sweep.shell import FAILED, LOSSES, STAGES, trial
 from raylabel.sweep.space import Settings, apply
 
 TUNE = "tune"  # Ray Tune's folder: what else stood there it would put back as it was when the sweep was resumed
@@ -76,8 +76,8 @@ def run_trials(
             runnable,
             param_space={"trial": ray.tune.grid_search(numbered)},
             tune_config=ray.tune.TuneConfig(
-                search_alg=_InTurn(),
-                scheduler=_scheduler(config),
+                search_alg=InTurn(),
+                scheduler=scheduler(config),
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
             ),
@@ -87,7 +87,6 @@ def run_trials(
                 storage_filesystem=fs,
                 verbose=0,
                 callbacks=[_Telling()],
-                failure_config=ray.tune.FailureConfig(max_failures=LOSSES),
             ),
         )
     with Progress("sweep", len(trials), "trials") as progress:
@@ -136,7 +135,7 @@ class _Now:
 _now: _Now | None = None
 
 
-class _InTurn(BasicVariantGenerator):
+class InTurn(BasicVariantGenerator):
     """Gives out the next trial when there is room for it now.
 
     Ray Tune's own bound would be that of the run before, and it starts all trials at once that were at work or failed
@@ -158,7 +157,7 @@ class _Asha(ray.tune.schedulers.ASHAScheduler):
             self.on_trial_complete(tune_controller, trial, {**trial.last_result, "stage": 1})
 
 
-def _scheduler(config: SweepConfig) -> Any:
+def scheduler(config: SweepConfig) -> Any:
     if config.scheduler == "fifo":
         return None
     # What decides is the accuracy after pre-training, which the report after fine-tuning repeats.
@@ -172,7 +171,16 @@ def _trial_name(one: Any) -> str:
 
 
 class _Telling(ray.tune.Callback):
-    """Tells the terminal how far the sweep is."""
+    """Tells the terminal how far the sweep is, and Ray Tune which trials are to be tried again."""
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        trial.max_failures = LOSSES  # of its process, with the machine that it was on
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if FAILED in result:
+            trial.max_failures = 0
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._tell(trials, trial)
