@@ -188,7 +188,7 @@ def test_a_soup_of_digits_validates_no_worse_and_is_told_everywhere(ray_local, t
 
 def tensorboard(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], set[str]]:
     """(tag → (step, value), plugins) of the events that TensorBoard finds in a folder."""
-    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportMissingImports]
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
     scalars, plugins = {}, set()
     for file in sorted(folder.glob("events.out.tfevents.*")):
