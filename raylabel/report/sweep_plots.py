@@ -174,8 +174,11 @@ def _plot(sweep: Sweep, name: str, numbers: Sequence[str]) -> Plot:
     tall = Plot.HEIGHT - Plot.TOP - Plot.BOTTOM
     wide = Plot.WIDTH - Plot.LEFT - Plot.RIGHT
     x_axis = _field_axis(name, values, wide)
-    ends = [e for t in trials for e in ((t.low, t.high) if t.number in shown else (t.accuracy,)) if e is not None]
-    y_axis = _accuracy_axis(ends)
+    drawn = [e for t in trials for e in ((t.low, t.high) if t.number in shown else (t.accuracy,)) if e is not None]
+    y_axis = _accuracy_axis(drawn)
+    places = [wide * x_axis.at(value) for value in values]
+    # Those of several lines stand beside each other, as far as the next value leaves room.
+    aside = min(5.0, 0.6 * min(b - a for a, b in itertools.pairwise(places)) / max(1, len(groups)))
 
     def up(share: float) -> float:
         return round(Plot.TOP + tall * (1 - y_axis.at(100 * share)), 1)
@@ -183,8 +186,8 @@ def _plot(sweep: Sweep, name: str, numbers: Sequence[str]) -> Plot:
     def mark(trial: Trial) -> Mark:
         assert trial.accuracy is not None and trial.low is not None and trial.high is not None
         at = groups.index(trial.settings[by]) if groups else 0
-        aside = 5 * (at - (len(groups) - 1) / 2) if groups else 0.0  # beside, not on each other
-        x = round(Plot.LEFT + wide * x_axis.at(trial.settings[name]) + aside, 1)
+        shift = aside * (at - (len(groups) - 1) / 2) if groups else 0.0
+        x = round(Plot.LEFT + wide * x_axis.at(trial.settings[name]) + shift, 1)
         ys = (up(trial.accuracy), up(trial.low), up(trial.high))
         return Mark(_style(at) if groups else "s3", x, *ys, trial.state == "stopped", _outcome(trial))
 
