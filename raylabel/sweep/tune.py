@@ -100,7 +100,8 @@ def run_trials(
 
 def _books(folder: str) -> list[str]:
     """The files that Ray Tune goes on from; none if there is nothing to go on from."""
-    files = [file for file in list_files(folder) if "/" not in file]
+    starts = "tuner.pkl", "experiment_state-", "basic-variant-state-"
+    files = [file for file in list_files(folder) if file.startswith(starts)]
     whole = "tuner.pkl" in files and any(file.startswith("experiment_state-") for file in files)
     return [f"{folder}/{file}" for file in files] if whole else []
 
