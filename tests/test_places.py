@@ -46,5 +46,6 @@ def test_the_groups_of_dead_makers_are_given_back_and_no_others(ray_local: None)
     finally:
         remove_placement_group(mine)
         del makers  # with whom their groups would stay until the job ends
-        while free_places() < 2 and time.monotonic() < deadline:
+        while standing() - before and time.monotonic() < deadline:
+            free_places()
             time.sleep(0.1)

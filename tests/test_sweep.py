@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import ray._private.state
+import ray.exceptions
 import ray.util
 
 from raylabel import recipes
@@ -18,6 +19,7 @@ from raylabel.recipe import Recipe
 from raylabel.report.sweep import Sweep, print_sweep
 from raylabel.schema import PICKS
 from raylabel.storage import list_files
+from raylabel.sweep import tune
 from raylabel.sweep.claims import Ledger
 from raylabel.sweep.config import SweepConfig
 from raylabel.sweep.run import sweep
@@ -155,6 +157,22 @@ def test_what_no_trial_can_do_without_is_tried_once_a_run_and_told_once(ray_loca
         (ledger,) = tmp_path.glob("root/sweep-*/ledger.json")
         builds = stems(build.artifact for build in Ledger.read(str(ledger)).builds)
         assert builds == {"examples-labeled": 1, "teacher": run}
+    no_placement_group_is_left()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_trial_killed_for_want_of_memory_is_not_the_end_of_the_others(ray_local, tmp_path, monkeypatch, capsys):
+    def kill(self, iteration, trials, trial, result, **info):
+        monkeypatch.undo()
+        # What Ray Tune's loop raises then (ray/air/execution/_internal/actor_manager.py).
+        raise RuntimeError("Caught unexpected exception") from ray.exceptions.OutOfMemoryError("1 worker was killed")
+
+    monkeypatch.setattr(tune._Telling, "on_trial_result", kill)
+    told, folder = sweep(Root.open(str(tmp_path / "root")), tiny(), SweepConfig(space=("select.k=[20,40]",)))
+    assert [trial.state for trial in told.trials] == ["finished"] * 2
+    made_once(told, folder)
+    assert capsys.readouterr().err.count("the sweep goes on\n") == 1
     no_placement_group_is_left()
 
 
