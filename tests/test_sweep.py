@@ -18,7 +18,7 @@ from raylabel.errors import InputError
 from raylabel.recipe import Recipe
 from raylabel.report.sweep import Sweep, print_sweep
 from raylabel.schema import PICKS
-from raylabel.storage import list_files
+from raylabel.storage import list_files, read_file
 from raylabel.sweep import tune
 from raylabel.sweep.claims import Ledger
 from raylabel.sweep.config import SweepConfig
@@ -213,8 +213,11 @@ def test_a_sweep_whose_root_is_a_bucket(ray_local, bucket, tmp_path):
     assert not list(tmp_path.iterdir())
 
     # The same again: nothing is built, nor run.
+    ledger = read_file(f"{folder}/ledger.json")
     assert sweep(root, tiny(), config) == (told, folder)
-    assert list_files(folder) == files
+    assert read_file(f"{folder}/ledger.json") == ledger
+    added = {*list_files(folder)} - {*files}
+    assert all(name.startswith(("tune/experiment_state-", "tune/basic-variant-state-")) for name in added), added
     no_placement_group_is_left()
 
 
