@@ -45,7 +45,7 @@ def write_parquet(path: Path, media: Sequence[bytes | None], labels=None, row_gr
 def random_model(root: Root, arch: str = "resnet8x1", classes: int = 10, seed: int = 0) -> Artifact:
     """An untrained network: as good a teacher as any where only the machinery is tested."""
     torch.manual_seed(seed)
-    return _as_artifact(root, Model(arch=arch), classes, build(Model(arch=arch), classes))
+    return as_artifact(root, Model(arch=arch), classes, build(Model(arch=arch), classes))
 
 
 def broken_model(root: Root) -> Artifact:
@@ -54,10 +54,10 @@ def broken_model(root: Root) -> Artifact:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.fill_(float("nan"))
-    return _as_artifact(root, Model(arch="resnet8x1"), 10, module)
+    return as_artifact(root, Model(arch="resnet8x1"), 10, module)
 
 
-def _as_artifact(root: Root, model: Model, classes: int, module: torch.nn.Module) -> Artifact:
+def as_artifact(root: Root, model: Model, classes: int, module: torch.nn.Module) -> Artifact:
     weights = save_weights(module)
 
     def write(draft: Draft) -> Built:
@@ -71,7 +71,7 @@ def contents(artifact: Artifact) -> dict[str, str]:
     return {f.name: hashlib.sha256(artifact.read(f.name)).hexdigest() for f in artifact.files()}
 
 
-def open_in_chromium(page: Path, folder: Path, height: int = 4000) -> tuple[list[str], np.ndarray]:
+def open_in_chromium(page: Path, folder: Path, height: int = 4000, dark: bool = False) -> tuple[list[str], np.ndarray]:
     """What the browser's console says of a page, and the page as it looks, int [H, W, 3]."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
@@ -79,6 +79,7 @@ def open_in_chromium(page: Path, folder: Path, height: int = 4000) -> tuple[list
     shot = folder / "page.png"
     flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --hide-scrollbars"
     flags += " --disable-component-update --disable-sync --disable-dev-shm-usage --enable-logging=stderr --v=0"
+    flags += f" --blink-settings=preferredColorScheme={0 if dark else 1}"
     command = [chromium, *flags.split(), f"--user-data-dir={folder / 'profile'}", f"--window-size=1280,{height}"]
     done = subprocess.run(
         [*command, f"--screenshot={shot}", page.as_uri()], capture_output=True, text=True, timeout=90, check=True

@@ -7,15 +7,13 @@ characters are stripped, and the page forbids itself to load or run anything (Co
 import base64
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
-from raylabel.report.summary import Summary, printable
+from raylabel.report.axes import Axis, linear, log, short
+from raylabel.report.html import render
+from raylabel.report.summary import Summary
 
 MODELS = ("teacher", "control", "pretrain", "finetune")
 """The curves of a run in the order of the story; each keeps its colour from page to page."""
@@ -97,23 +95,14 @@ def write_page(summary: Summary, curves: Mapping[str, Sequence[Point]], strips: 
     data = json.loads(json.dumps(summary.to_dict(), allow_nan=False))
     picks, gain, counts = data["picks"]["per_class"], data["gain"], data["counts"]
     accuracies, by_picks = data["accuracies"], sorted(range(len(picks)), key=lambda i: (picks[i], i))
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda x: printable(x) if type(x) is str else x,  # not Markup: that is ours
-    )
-    template = environment.from_string(resources.files("raylabel.report").joinpath("page.html.j2").read_text("utf-8"))
-    return template.render(
-        data=data,
-        show=_Shown(data),
-        json=json.dumps,
+    return render(
+        "page.html.j2",
+        data,
         headline=summary.gain.headline,
         detail=summary.gain.detail,
         outcome="gain" if gain["low"] > 0 else "loss" if gain["high"] < 0 else "none",
-        gain_axis=_linear(min(100 * gain["low"], 0), max(100 * gain["high"], 0), lambda x: f"{x:+g}" if x else "0"),
-        accuracy_axis=_linear(
+        gain_axis=linear(min(100 * gain["low"], 0), max(100 * gain["high"], 0), lambda x: f"{x:+g}" if x else "0"),
+        accuracy_axis=linear(
             100 * min((a["top1_low"] for a in accuracies), default=0),
             100 * max((a["top1_high"] for a in accuracies), default=1),
             "{:g}%".format,
@@ -153,32 +142,6 @@ def _playing(strips: Sequence[Strip]) -> set[tuple[int, int]]:
     return found
 
 
-class _Shown:
-    """Writes the value at a path of the summary, with the path and the exact value as attributes."""
-
-    FORMS = {
-        "count": lambda x: f"{x:,}",
-        "number": lambda x: f"{x:,.1f}".removesuffix(".0"),
-        "percent": lambda x: f"{100 * x:.1f}%",
-        "bare percent": lambda x: f"{100 * x:.1f}",
-        "points": lambda x: f"{100 * x:+.1f}",
-        "plain": lambda x: x if isinstance(x, str) else json.dumps(x),
-    }
-
-    def __init__(self, data: Any) -> None:
-        self._data = data
-
-    def __call__(self, *path: str | int, form: str = "count", text: str | None = None) -> Markup:
-        value = self._data
-        for part in path:
-            value = value[part]
-        if text is None:
-            text = "–" if value is None and form != "plain" else self.FORMS[form](value)
-        # json.dumps escapes all but ASCII, so control characters of a name stay exact in it and inert.
-        key = ".".join(json.dumps(str(part))[1:-1] for part in path)
-        return Markup('<span data-key="{}" data-value="{}">{}</span>').format(key, json.dumps(value), printable(text))
-
-
 def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     if not inner or not value:
@@ -190,54 +153,6 @@ def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str | int
 def _probability(p: float) -> str:
     # Four digits are what the eye compares; what lies beyond them, the log-odds beside it tell apart.
     return "> 0.9999" if p > 0.99995 else "< 0.0001" if p < 0.00005 else f"{p:.4f}"
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """Where values stand on a line from 0 to 1, and the ticks on it."""
-
-    low: float
-    high: float
-    log: bool
-    ticks: list[tuple[float, str]]
-
-    def at(self, value: float) -> float:
-        if self.log:
-            value = math.log10(max(value, 10**self.low))
-        return min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
-
-
-def _linear(low: float, high: float, form: Callable[[float], str]) -> _Axis:
-    """An axis that starts and ends on multiples of 1, 2 or 5 times a power of ten and covers low to high."""
-    span = (high - low) or abs(high) or 1.0
-    step = 10 ** math.floor(math.log10(span / 4))
-    step *= next(m for m in (1, 2, 5, 10) if m * step >= span / 4 * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    last = max(last, first + 1)
-    values = [i * step for i in range(first, last + 1)]
-    ticks = [(i / (last - first), form(round(v, 12))) for i, v in enumerate(values)]
-    return _Axis(values[0], values[-1], False, ticks)
-
-
-def _log(low: float, high: float) -> _Axis:
-    """A logarithmic axis of `low` (> 0) to `high`; ticks at powers of ten, at 2 and 5 times them if those are few."""
-    first, last = math.log10(low), math.log10(high)
-    last = max(last, first + 0.1)
-    decades = range(math.floor(first), math.ceil(last) + 1)
-    marks = [10.0**d for d in decades]
-    if last - first < 2.5:
-        marks = [m * 10.0**d for d in decades for m in (1, 2, 5)]
-    elif len(marks) > 6:
-        marks = marks[:: math.ceil(len(marks) / 6)]
-    inside = [(math.log10(m), _short(m)) for m in marks if first - 1e-9 <= math.log10(m) <= last + 1e-9]
-    return _Axis(first, last, True, [((x - first) / (last - first), text) for x, text in inside])
-
-
-def _short(value: float) -> str:
-    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= unit:
-            return f"{value / unit:g}{letter}"
-    return f"{value:g}"
 
 
 def _in_story_order(curves: Mapping[str, Sequence[Point]]) -> list[str]:
@@ -271,19 +186,19 @@ def _charts(curves: Mapping[str, Sequence[Point]], inputs: str) -> list[_Chart]:
     # Pretraining may process 30 times the images of fine-tuning, whose curve a linear axis would press into a stroke.
     log_x = min(ends) > 0 and max(ends) / min(ends) > 4
     starts = [p.images for points in curves.values() for p in points if p.images > 0]
-    x_axis = _log(min(starts), max(ends)) if log_x else _linear(0, max(ends), _short)
+    x_axis = log(min(starts), max(ends)) if log_x else linear(0, max(ends), short)
     panels = [("training loss", "loss"), ("training accuracy", "accuracy"), ("learning rate", "lr")]
     return [_chart(title, field, curves, x_axis, inputs) for title, field in panels]
 
 
-def _chart(title: str, field: str, curves: Mapping[str, Sequence[Point]], x_axis: _Axis, inputs: str) -> _Chart:
+def _chart(title: str, field: str, curves: Mapping[str, Sequence[Point]], x_axis: Axis, inputs: str) -> _Chart:
     values = [v for points in curves.values() for p in points if math.isfinite(v := getattr(p, field))]
     if field == "lr" and (above_zero := [v for v in values if v > 0]):
-        y_axis = _log(min(above_zero), max(above_zero))
+        y_axis = log(min(above_zero), max(above_zero))
     elif field == "accuracy":
-        y_axis = _Axis(0, 1, False, [(i / 4, f"{25 * i}%") for i in range(5)])
+        y_axis = Axis(0, 1, False, [(i / 4, f"{25 * i}%") for i in range(5)])
     else:
-        y_axis = _linear(min([0.0, *values]), max([0.0, *values]), _short)
+        y_axis = linear(min([0.0, *values]), max([0.0, *values]), short)
     wide, high = _Chart.WIDTH - _Chart.LEFT - _Chart.RIGHT, _Chart.HEIGHT - _Chart.TOP - _Chart.BOTTOM
     lines, dots, notes = [], [], []
     for position, name in enumerate(_in_story_order(curves)):

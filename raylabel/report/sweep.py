@@ -1,16 +1,18 @@
 """What a sweep found: its trials, what they cost and shared, and the table of them."""
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raylabel.report.terminal import WIDTH, encodable
+from raylabel.report.summary import Gain
+from raylabel.report.terminal import WIDTH, encodable, percent, text_of
 
 State = Literal["finished", "stopped", "failed"]
 
@@ -35,11 +37,48 @@ class Trial:
     """Artifacts that this trial made, <name>-<digest>."""
     reused: tuple[str, ...] = ()
     """Artifacts that it used, and another trial made, or an earlier run."""
+    picks: int | None = None
+    """Examples that were selected, pairs of a sample and a label; None if it failed before that."""
     images: int = 0
     """Processed for what it built: trained on, scored, or decoded once to be written down for training."""
     alone: int = 0
     """Images that it would have had processed without the others: those of all that it used."""
+    seconds: float = 0
+    """Wall time of the builds of what it made, whatever else went on beside them."""
     error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Soup:
+    """The mean of the weights of students that differ in their fine-tuning rate alone, by the greedy rule."""
+
+    trials: tuple[int, ...]
+    """Whose students it is the mean of, in the order in which they came in: the chosen trial first."""
+    left_out: tuple[int, ...]
+    """Those with which the mean validated worse."""
+    artifact: str
+    """<name>-<digest>: if no other came in, that of the chosen trial's student."""
+    accuracy: float
+    """Top-1 on the validation split, a fraction."""
+    low: float
+    high: float
+    """Ends of its 95% Wilson interval."""
+    test: float
+    """Top-1 on the test set, a fraction."""
+    test_low: float
+    test_high: float
+    """Ends of its 95% Wilson interval."""
+    gain: Gain
+    """Test accuracy of the soup minus that of the chosen trial's student."""
+
+    @property
+    def verdict(self) -> str:
+        """What may be said of the gain."""
+        if len(self.trials) == 1:
+            return "no other student came in: it is the student of the chosen trial"
+        if self.gain.low <= 0 <= self.gain.high:
+            return f"no measurable difference ({self.gain.detail})"
+        return f"{100 * self.gain.value:+.1f} points ({self.gain.detail})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +100,71 @@ class Sweep:
     test_n: int
     run: str
     """Folder of the run of the best trial, with its report."""
+    soup: Soup | None = None
+    """If it was asked for."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Of the sweep: space, samples and the like, as plain JSON."""
+    arguments: tuple[str, ...] = ()
+    """How a command line names the recipe, its changed fields and the root; empty if no command line began it."""
 
     @property
     def best(self) -> Trial:
         return self.trials[0]
 
     @property
+    def command(self) -> str:
+        """A command line that goes on with the sweep, or finds it done; empty if no command line began it."""
+        return shlex.join(["python", "jobs/sweep.py", *self.arguments, *flags(self.config)]) if self.arguments else ""
+
+    @property
+    def best_command(self) -> str:
+        """A command line that runs the best trial's settings on the whole labeled set; or empty."""
+        best = flags(self.best.settings)
+        return shlex.join(["python", "jobs/semi_supervised.py", *self.arguments, *best]) if self.arguments else ""
+
+    @property
     def alone(self) -> int:
         """Images that the same trials would have processed one by one, sharing nothing."""
         return sum(trial.alone for trial in self.trials)
 
+    @property
+    def share(self) -> float | None:
+        """What was processed, of what they would have processed one by one."""
+        return self.images / self.alone if self.alone else None
+
+    @property
+    def rivals(self) -> int:
+        """Trials that finished beside the best one, with an interval that overlaps with its own."""
+        low = self.best.low or 0
+        return sum(one.state == "finished" and (one.high or 0) >= low for one in self.trials) - 1
+
+    @property
+    def states(self) -> dict[State, int]:
+        """How many trials ended how."""
+        return {state: sum(one.state == state for one in self.trials) for state in get_args(State)}
+
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"alone": self.alone}
+        """Plain JSON, with what follows from the numbers beside them."""
+        data = dataclasses.asdict(self)
+        if self.soup:
+            data["soup"]["verdict"] = self.soup.verdict
+        for name in ("alone", "share", "rivals", "states", "command", "best_command"):
+            data[name] = getattr(self, name)
+        return data
+
+
+def flags(fields: Mapping[str, Any]) -> list[str]:
+    """Fields and their values as a command line takes them."""
+    found = []
+    for name, value in fields.items():
+        if isinstance(value, bool):
+            where, dot, last = name.rpartition(".")
+            found.append(f"--{where}{dot}{'' if value else 'no-'}{last}".replace("_", "-"))
+        elif isinstance(value, (list, tuple)):
+            found += [f"--{name}".replace("_", "-"), *map(str, value)]
+        else:
+            found += [f"--{name}".replace("_", "-"), str(value)]
+    return found
 
 
 def ranked(trials: Sequence[Trial]) -> tuple[Trial, ...]:
@@ -93,18 +185,24 @@ def print_sweep(sweep: Sweep, folder: str, console: Console | None = None) -> No
     for trial in sweep.trials:
         if trial.error:
             say(f"trial {trial.number} failed: {trial.error}")
-    best = ", ".join(f"{name} {_text(value)}" for name, value in sweep.best.settings.items())
+    best = ", ".join(f"{name} {text_of(value)}" for name, value in sweep.best.settings.items())
     say(f"chosen: trial {sweep.best.number} ({best})", "bold")
     say(
-        f"test accuracy of its student: {_percent(sweep.test)} (95% interval {_percent(sweep.test_low)} to "
-        f"{_percent(sweep.test_high)}, n = {sweep.test_n:,})"
+        f"test accuracy of its student: {_with_interval(sweep.test, sweep.test_low, sweep.test_high)}, "
+        f"n = {sweep.test_n:,}"
     )
-    if sweep.alone:
+    if soup := sweep.soup:
+        of = f"trial{'s' * (len(soup.trials) > 1)} {', '.join(map(str, soup.trials))}"
+        say(f"soup of {of}: {_with_interval(soup.accuracy, soup.low, soup.high)} of the validation samples")
+        say(f"its test accuracy: {_with_interval(soup.test, soup.test_low, soup.test_high)}", "bold")
+        say(f"soup minus chosen trial: {soup.verdict}")
+    if sweep.share is not None:
         say(
             f"work: {sweep.images:,} images processed; the same trials one by one, sharing nothing: {sweep.alone:,} "
-            f"({sweep.images / sweep.alone:.0%} of them)"
+            f"({sweep.share:.0%} of them)"
         )
-    console.print(Text(encodable(f"{sweep.run}/report.html", console)), soft_wrap=True)
+    for page in (f"{folder}/sweep.html", f"{sweep.run}/report.html"):
+        console.print(Text(encodable(page, console)), soft_wrap=True)
     console.print(Text(encodable(f"TensorBoard: tensorboard --logdir {folder}", console)), soft_wrap=True)
 
 
@@ -113,7 +211,7 @@ def _table(sweep: Sweep, console: Console) -> Table:
     names = list(sweep.best.settings)
     table.add_column("trial", justify="right", no_wrap=True)
     for name in names:
-        table.add_column(encodable(name, console), justify="right", overflow="fold")
+        table.add_column(encodable(name, console).replace(".", ".\n"), justify="right", overflow="fold")
     table.add_column("validation", justify="right", no_wrap=True)
     table.add_column("95% interval", justify="right", no_wrap=True)
     table.add_column("images", justify="right", no_wrap=True)
@@ -121,17 +219,13 @@ def _table(sweep: Sweep, console: Console) -> Table:
     for trial in sweep.trials:
         accuracy, interval = "-", trial.state
         if trial.accuracy is not None and trial.low is not None and trial.high is not None:
-            accuracy = _percent(trial.accuracy) + (" (stopped)" if trial.state == "stopped" else "")
+            accuracy = percent(trial.accuracy) + (" (stopped)" if trial.state == "stopped" else "")
             interval = f"{100 * trial.low:.1f} to {100 * trial.high:.1f}"
-        settings = [Text(encodable(_text(trial.settings[name]), console)) for name in names]
+        settings = [Text(encodable(text_of(trial.settings[name]), console)) for name in names]
         reused = f"{len(trial.reused)} of {len(trial.reused) + len(trial.built)}"
         table.add_row(str(trial.number), *settings, accuracy, interval, f"{trial.images:,}", reused)
     return table
 
 
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
+def _with_interval(value: float, low: float, high: float) -> str:
+    return f"{percent(value)} (95% interval {percent(low)} to {percent(high)})"

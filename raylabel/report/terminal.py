@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich import box
 from rich.console import Console
@@ -98,6 +98,16 @@ def _percent(value: float | None, low: float | None, high: float | None) -> list
     if value is None or low is None or high is None:
         return ["-", "-"]
     return [f"{100 * value:.1f}%", f"{100 * low:.1f} to {100 * high:.1f}"]
+
+
+def percent(value: float) -> str:
+    """A fraction as it is shown."""
+    return f"{100 * value:.1f}%"
+
+
+def text_of(value: Any) -> str:
+    """A field's value as it is shown."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def encodable(text: str, console: Console) -> str:

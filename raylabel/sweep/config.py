@@ -20,6 +20,8 @@ class SweepConfig:
     scheduler: Scheduler = "fifo"
     """'asha' (Li et al. 2020): of the trials whose student is pre-trained, only the best third by validation accuracy
     is fine-tuned."""
+    soup: bool = False
+    """Also average the chosen student with those of other fine-tuning rates, as long as that validates no worse."""
     validation: float = 0.2
     """Share of every class of the labeled set that is held out to choose by: no trial learns from it."""
 

@@ -1,0 +1,54 @@
+"""Pages from templates: text is escaped, and a number carries the place and the exact value that it was read from."""
+
+import json
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from raylabel.report.summary import printable
+from raylabel.report.terminal import percent, text_of
+
+
+def render(template: str, data: Any, **more: Any) -> str:
+    """The page of a template beside this file, to which `data` is known, `show` (see Shown), and what else is given."""
+    folder = resources.files("raylabel.report")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda x: printable(x) if type(x) is str else x,  # not Markup: that is ours
+    )
+    return environment.get_template(template).render(data=data, show=Shown(data), json=json.dumps, **more)
+
+
+class Shown:
+    """Writes the value at a path of the data, with the path and the exact value as attributes."""
+
+    FORMS = {
+        "count": lambda x: f"{x:,}",
+        "number": lambda x: f"{x:,.1f}".removesuffix(".0"),
+        "percent": percent,
+        "bare percent": lambda x: f"{100 * x:.1f}",
+        "points": lambda x: f"{100 * x:+.1f}",
+        "share": lambda x: f"{x:.0%}",
+        "setting": text_of,
+        "names": lambda x: " ".join(x),
+        "plain": lambda x: x if isinstance(x, str) else json.dumps(x),
+    }
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+
+    def __call__(self, *path: str | int, form: str = "count", text: str | None = None) -> Markup:
+        value = self._data
+        for part in path:
+            value = value[part]
+        if text is None:
+            text = "–" if value is None and form not in ("plain", "setting") else self.FORMS[form](value)
+        # json.dumps escapes all but ASCII, so control characters of a name stay exact in it and inert.
+        key = ".".join(json.dumps(str(part))[1:-1] for part in path)
+        return Markup('<span data-key="{}" data-value="{}">{}</span>').format(key, json.dumps(value), printable(text))
