@@ -15,11 +15,12 @@ VARIABLE = "RAYLABEL_TEST_FAULTS"
 
 
 def arm() -> None:
-    """Wraps os.replace as the environment says: {"driver": pid, "kill": [pattern, when], "slow": [...]}.
+    """Does as the environment says: {"driver": pid, "kill": [pattern, when], "slow": [...], "network": seconds}.
 
     "kill": the driver and the process that renames, at the first rename to a path that matches; `when` is "before",
     "after", or "torn": with half of the bytes written.
     "slow": [pattern, seconds that such a rename takes].
+    "network": seconds that a network takes longer for a batch that it scores.
     """
     faults: dict[str, Any] = json.loads(os.environ[VARIABLE])
     rename = os.replace
@@ -39,6 +40,20 @@ def arm() -> None:
             _die(faults["driver"])
 
     os.replace = replace
+    if "network" in faults:
+        _slow_network(faults["network"])
+
+
+def _slow_network(seconds: float) -> None:
+    from raylabel.labels.network import Network
+
+    forward = Network._forward
+
+    def slow(self: Network, module: Any, pixels: Any) -> Any:
+        time.sleep(seconds)
+        return forward(self, module, pixels)
+
+    Network._forward = slow
 
 
 def _die(driver: int) -> None:
