@@ -14,7 +14,8 @@ import tyro
 from launch import Options, launched
 
 from raylabel.report.sweep import print_sweep
-from raylabel.sweep import SweepConfig, sweep
+from raylabel.sweep.config import SweepConfig
+from raylabel.sweep.run import sweep
 
 
 @dataclass(frozen=True, kw_only=True)

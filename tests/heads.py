@@ -61,7 +61,7 @@ def started_head(
         found = {"RAY_ADDRESS": address, **secrets}
         yield Head(address, f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics", folder, found)
     finally:
-        _end(folder)
+        end_ray(folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -116,7 +116,8 @@ def outward_address() -> str:
     return "" if found.startswith("127.") else found
 
 
-def _end(folder: str) -> None:
+def end_ray(folder: str) -> None:
+    """Ends every process of the Ray whose temporary folder that is."""
     for signum, seconds in ((signal.SIGTERM, 2), (signal.SIGKILL, 20)):
         for pid in _processes(folder):
             try:

@@ -1,4 +1,4 @@
-"""Trials that need the same artifact: one builds it, the others wait for it, and a book says who built what.
+"""Trials that need the same artifact: one builds it, the others wait for it, and a ledger says who built what.
 
 The root has one driver at a time (lease.py), so whoever builds in it meanwhile is a trial of this driver's sweep. Who
 builds what is told by one actor on the driver's machine, not by the storage: nobody asks that again and again whether a
@@ -15,6 +15,7 @@ import ray
 import ray.exceptions
 
 from raylabel.artifact import Artifact, Built, Draft, Root, digest
+from raylabel.errors import InputError, find_input_error
 from raylabel.storage import read_file, write_file
 
 LEDGER = "ledger.json"
@@ -52,10 +53,13 @@ class Ledger:
 
 
 class _Claims:
-    def __init__(self, uri: str):
-        self._uri, self._ledger = uri, Ledger.read(uri)
+    def __init__(self, uri: str, seats: int):
+        self._uri, self._ledger, self._seats = uri, Ledger.read(uri), seats
         self._held: dict[str, tuple[str, int]] = {}  # artifact → who builds it, and its line in the book
         self._stands: set[str] = set()
+        self._failed: dict[str, str] = {}  # artifact → why it cannot be built, in this run
+        self._errors: dict[int, list[Exception]] = {}  # of trials that failed in this run; in a list: Ray raises others
+        self._seated: set[str] = set()
         self._gone: set[str] = set()
         self._change = asyncio.Condition()
         self._watching: set[asyncio.Task] = set()
@@ -65,9 +69,22 @@ class _Claims:
         self._watching.add(task)
         task.add_done_callback(self._watching.discard)
 
+    async def allow(self, seats: int) -> None:
+        async with self._change:
+            self._seats = seats
+            self._change.notify_all()
+
+    async def enter(self, who: str) -> None:
+        async with self._change:
+            await self._change.wait_for(lambda: len(self._seated) < self._seats or who in self._gone)
+            if who not in self._gone:
+                self._seated.add(who)
+
     async def claim(self, artifact: str, who: str, trial: int) -> bool:
         async with self._change:
             await self._change.wait_for(lambda: artifact not in self._held or who in self._gone)
+            if artifact in self._failed:
+                raise InputError(self._failed[artifact])
             if artifact in self._stands or who in self._gone:
                 return False
             builds = self._ledger.builds
@@ -75,7 +92,7 @@ class _Claims:
             self._write(builds=(*builds, Build(artifact=artifact, trial=trial)))
             return True
 
-    async def release(self, artifact: str, done: bool) -> None:
+    async def release(self, artifact: str, done: bool, why: str) -> None:
         async with self._change:
             _, line = self._held.pop(artifact)
             if done:
@@ -83,11 +100,19 @@ class _Claims:
                 builds = list(self._ledger.builds)
                 builds[line] = replace(builds[line], done=True)
                 self._write(builds=tuple(builds))
+            elif why:
+                self._failed[artifact] = why
             self._change.notify_all()
 
     def use(self, trial: int, images: Mapping[str, int]) -> None:
         uses = self._ledger.uses
         self._write(uses={**uses, trial: {**uses.get(trial, {}), **images}})
+
+    def fail(self, trial: int, error: list[Exception]) -> None:
+        self._errors[trial] = error
+
+    def failure(self, trial: int) -> list[Exception]:
+        return self._errors.get(trial, [])
 
     def get(self) -> Ledger:
         return self._ledger
@@ -99,6 +124,7 @@ class _Claims:
             pass
         async with self._change:
             self._gone.add(who)
+            self._seated.discard(who)
             for artifact in [one for one, (holder, _) in self._held.items() if holder == who]:
                 del self._held[artifact]
             self._change.notify_all()
@@ -108,16 +134,20 @@ class _Claims:
         write_file(self._uri, json.dumps(asdict(self._ledger), indent=1).encode())
 
 
-def make_claims(folder: str) -> Any:
+def make_claims(folder: str, seats: int) -> Any:
     """A handle of the actor that gives out the claims of a sweep, whose ledger stands in the folder.
 
-    `.join.remote(who, [reference])`: `who` is alive until the reference is ready or fails; what it holds is free then.
-    `.claim.remote(artifact, who, trial)`: waits while another builds the artifact; True if it is to be built, False if
-    it stands. `.release.remote(artifact, done)`. `.use.remote(trial, {artifact: images})`. `.get.remote()`: the Ledger.
+    - `join(who, [reference])`: `who` is alive until the reference is ready or fails; what it holds is free then.
+    - `enter(who)`: waits for one of the seats, of which there are so many; `allow(seats)`: from now on so many.
+    - `claim(artifact, who, trial)`: waits while another builds the artifact; True if it is to be built, False if it
+      stands, InputError if it cannot be built in this run.
+    - `release(artifact, done, why)`: `why` it cannot be built, where that is known.
+    - `use(trial, {artifact: images})`, and `get()`: the Ledger.
+    - `fail(trial, [error])`: the trial is not to be tried again in this run; `failure(trial)`: [error] or [].
     """
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     options = {"num_cpus": 0, "label_selector": here, "max_concurrency": 10_000}  # whoever waits is in a call
-    return ray.remote(_Claims).options(**options).remote(f"{folder}/{LEDGER}")
+    return ray.remote(_Claims).options(**options).remote(f"{folder}/{LEDGER}", seats)
 
 
 @dataclass(frozen=True)
@@ -137,16 +167,26 @@ class SharedRoot(Root):
         return artifact
 
     def make(self, name: str, identity: Mapping[str, Any], build: Callable[[Draft], Built]) -> Artifact:
-        """The artifact of that identity: built here, or by another trial that is waited for."""
+        """The artifact of that identity: built here, or by another trial that is waited for.
+
+        An InputError of its build is that of all trials that need it: none of them builds it again in this run.
+        """
         place = f"{name}-{digest(identity)}"
-        if done := self.find(name, identity):
-            return done
-        if not ray.get(self.claims.claim.remote(place, self.who, self.trial)):
+        if found := self.find(name, identity):
+            return found
+        try:
+            mine = ray.get(self.claims.claim.remote(place, self.who, self.trial))
+        except ray.exceptions.RayTaskError as error:
+            raise find_input_error(error) or error from error
+        if not mine:
             return super().make(name, identity, build)  # finds it
-        built = False
+        done, why = False, ""
         try:
             made = super().make(name, identity, build)
-            built = True
+            done = True
             return made
+        except InputError as error:
+            why = str(error)
+            raise
         finally:
-            ray.get(self.claims.release.remote(place, built))
+            ray.get(self.claims.release.remote(place, done, why))

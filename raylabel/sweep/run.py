@@ -4,17 +4,12 @@ The validation split chooses, never the test set: that is asked once, about the 
 """
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends a sweep as it ends any other job
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the old one can be silenced
-
 import ray
 import ray.tune
-import ray.tune.schedulers
 
 from raylabel.artifact import Root, digest, identity_of
 from raylabel.errors import InputError, find_input_error
@@ -23,18 +18,15 @@ from raylabel.pipeline import prepare, semi_supervised
 from raylabel.recipe import Recipe, check_classes, check_recipe
 from raylabel.report.run import slug
 from raylabel.report.sweep import Sweep, Trial, ranked
-from raylabel.report.terminal import Progress
-from raylabel.resources import Cluster
-from raylabel.storage import filesystem, list_files, write_file
+from raylabel.storage import write_file
 from raylabel.sweep.claims import Ledger, make_claims
 from raylabel.sweep.config import SweepConfig
+from raylabel.sweep.shell import STAGES
 from raylabel.sweep.space import Settings, apply, draw, grid, parse
-from raylabel.sweep.trial import STAGES, Job, trial
+from raylabel.sweep.trial import Job
+from raylabel.sweep.tune import Room, run_trials
 
 SUMMARY = "sweep.json"
-TUNE = "tune"  # Ray Tune's folder: what else stood there it would put back as it was when the sweep was resumed
-SHARE = 3  # of so many pre-trained students ASHA has one fine-tuned
-SHELL = 0.01  # CPUs of a trial's actor in Ray Tune, which waits for the work that others do
 
 
 def sweep(root: Root, recipe: Recipe, config: SweepConfig) -> tuple[Sweep, str]:
@@ -63,17 +55,17 @@ def sweep(root: Root, recipe: Recipe, config: SweepConfig) -> tuple[Sweep, str]:
     }
     name = f"sweep-{slug(recipe.name)}-{digest(identity)}"
     folder = f"{root.uri}/{name}"
-    claims = make_claims(folder)
-    # Without the groups, which are as long as the labeled set and which no trial asks for.
-    job = Job(root=root.uri, recipe=recipe, start=replace(start, groups={}), held=held, claims=claims)
-    results = _tune(root, name, trials, job, config, _concurrent(recipe, trials))
+    room = Room(recipe, trials)
+    claims = make_claims(folder, room())
+    job = Job(root=root.uri, recipe=recipe, start=start, held=held, claims=claims)
+    results = run_trials(root, name, trials, ray.put(job), claims, config, room)
     ledger: Ledger = ray.get(claims.get.remote())
     ray.kill(claims)
     found = ranked([_told(number, settings, results.get(number), ledger) for number, settings in enumerate(trials)])
     if found[0].state != "finished":
-        raise InputError(f"not one of {len(trials)} trials finished; trial {found[0].number}: {found[0].error}")
+        raise InputError(_none_finished(found))
     best = job.of(found[0].settings)
-    run, summary = semi_supervised(root, best, replace(job.rests_on(root, best), groups=start.groups))
+    run, summary = semi_supervised(root, best, job.rests_on(root, best))
     (test,) = (one for one in summary.accuracies if one.model == "student (fine-tuned)")
     told = Sweep(
         name=recipe.name,
@@ -90,75 +82,10 @@ def sweep(root: Root, recipe: Recipe, config: SweepConfig) -> tuple[Sweep, str]:
     return told, folder
 
 
-def _concurrent(recipe: Recipe, trials: list[Settings]) -> int:
-    """How many trials find room for their training workers at once: with more, each could hold what another needs."""
-    cluster = Cluster.now()
-    recipes = [apply(recipe, settings) for settings in trials]
-    configs = [config for one in recipes for config in (one.teacher.train, one.pretrain, one.finetune) if config]
-    workers = max(cluster.workers(recipe.resources, one.batch) for one in configs)
-    return max(1, (cluster.gpus or cluster.cpus) // workers)
-
-
-def _tune(
-    root: Root, name: str, trials: list[Settings], job: Job, config: SweepConfig, concurrent: int
-) -> dict[int, ray.tune.Result]:
-    """The last result of each trial, by its number. Goes on with what stands of the sweep."""
-    global _line
-    fs, path = filesystem(root.uri)
-    runnable = ray.tune.with_resources(ray.tune.with_parameters(trial, job=job), {"CPU": SHELL})
-    files = [file for file in list_files(f"{root.uri}/{name}/{TUNE}") if "/" not in file]
-    # Without a state it was killed before the first trial was noted down.
-    if "tuner.pkl" in files and any(file.startswith("experiment_state") for file in files):
-        tuner = ray.tune.Tuner.restore(f"{path}/{name}/{TUNE}", runnable, resume_errored=True, storage_filesystem=fs)
-    else:
-        numbered = [{"number": number, "settings": settings} for number, settings in enumerate(trials)]
-        tuner = ray.tune.Tuner(
-            runnable,
-            param_space={"trial": ray.tune.grid_search(numbered)},
-            tune_config=ray.tune.TuneConfig(
-                scheduler=_scheduler(config),
-                max_concurrent_trials=concurrent,
-                trial_name_creator=_trial_name,
-                trial_dirname_creator=_trial_name,
-            ),
-            run_config=ray.tune.RunConfig(
-                name=TUNE, storage_path=f"{path}/{name}", storage_filesystem=fs, verbose=0, callbacks=[_Telling()]
-            ),
-        )
-    with Progress("sweep", len(trials), "trials") as _line:
-        results = tuner.fit()
-        _line.update(len(results))  # those of an earlier run too
-    _line = None
-    return {int(result.path.rpartition("_")[2]): result for result in results}
-
-
-def _scheduler(config: SweepConfig) -> Any:
-    if config.scheduler == "fifo":
-        return None
-    return ray.tune.schedulers.ASHAScheduler(
-        time_attr="stage", metric="accuracy", mode="max", max_t=len(STAGES), grace_period=1, reduction_factor=SHARE
-    )
-
-
-def _trial_name(one: Any) -> str:
-    return f"trial_{one.config['trial']['number']:05d}"
-
-
-_line: Progress | None = None
-
-
-class _Telling(ray.tune.Callback):
-    """Tells the terminal how far the sweep is. Ray Tune keeps it in a file, so the line is not part of it."""
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell(trials, trial)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell(trials, trial)
-
-    def _tell(self, trials: list[Any], trial: Any) -> None:
-        if _line:
-            _line.update(sum(one.is_finished() or one is trial for one in trials))
+def _none_finished(trials: Sequence[Trial]) -> str:
+    if len({trial.error for trial in trials}) == 1:
+        return f"all {len(trials)} trials failed: {trials[0].error}"
+    return f"not one of {len(trials)} trials finished; trial {trials[0].number}: {trials[0].error}"
 
 
 def _told(number: int, settings: Settings, result: ray.tune.Result | None, ledger: Ledger) -> Trial:

@@ -1,0 +1,160 @@
+"""Ray Tune: which trials run, how many at once, which are stopped, and how a sweep goes on that was interrupted.
+
+Ray Tune writes its books into the sweep's folder `tune`. What of them is of the cluster, or of this process, is not to
+come back with them: it is set anew here.
+"""
+
+import os
+import time
+from typing import Any
+
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends a sweep as it ends any other job
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the old one can be silenced
+
+import ray
+import ray.tune
+import ray.tune.schedulers
+from ray.tune.search.basic_variant import BasicVariantGenerator
+
+from raylabel.artifact import Root
+from raylabel.recipe import Recipe
+from raylabel.report.terminal import Progress
+from raylabel.resources import Cluster
+from raylabel.storage import filesystem, list_files
+from raylabel.sweep.config import SweepConfig
+from raylabel.sweep.shell import LOSSES, STAGES, trial
+from raylabel.sweep.space import Settings, apply
+
+TUNE = "tune"  # Ray Tune's folder: what else stood there it would put back as it was when the sweep was resumed
+SHARE = 3  # of so many pre-trained students ASHA has one fine-tuned
+SHELL = 0.01  # CPUs of a trial's actor in Ray Tune, which waits for the work that others do
+LOOK = 5.0  # seconds between two looks at the cluster
+
+
+class Room:
+    """How many trials find room for their training workers at once: with more, each could hold what another needs."""
+
+    def __init__(self, recipe: Recipe, trials: list[Settings]):
+        recipes = [apply(recipe, settings) for settings in trials]
+        configs = [config for one in recipes for config in (one.teacher.train, one.pretrain, one.finetune) if config]
+        self._resources, self._batches = recipe.resources, {config.batch for config in configs}
+        self._gpu = bool(Cluster.now().gpus)  # for good: where all of them are lost a moment, the trials wait
+        self._next, self._found = 0.0, 1
+
+    def __call__(self) -> int:
+        """As the cluster is now, which may have grown or shrunk."""
+        if time.monotonic() > self._next:
+            cluster = Cluster.now()
+            workers = self._resources.workers or max(cluster.workers(self._resources, one) for one in self._batches)
+            self._found = max(1, (cluster.gpus if self._gpu else cluster.cpus) // workers)
+            self._next = time.monotonic() + LOOK
+        return self._found
+
+
+def run_trials(
+    root: Root, name: str, trials: list[Settings], job: ray.ObjectRef, claims: Any, config: SweepConfig, room: Room
+) -> dict[int, ray.tune.Result]:
+    """The last result of each trial, by its number. Goes on with what stands of the sweep of that name.
+
+    `job`: of the Job, which the caller keeps until this returns.
+    """
+    global _now
+    fs, path = filesystem(root.uri)
+    # In a list, for a reference alone would be replaced by what it is of.
+    runnable = ray.tune.with_resources(ray.tune.with_parameters(trial, job=[job], claims=claims), {"CPU": SHELL})
+    files = [file for file in list_files(f"{root.uri}/{name}/{TUNE}") if "/" not in file]
+    # Without a state it was killed before the first trial was noted down.
+    if "tuner.pkl" in files and any(file.startswith("experiment_state") for file in files):
+        tuner = ray.tune.Tuner.restore(f"{path}/{name}/{TUNE}", runnable, resume_errored=True, storage_filesystem=fs)
+    else:
+        numbered = [{"number": number, "settings": settings} for number, settings in enumerate(trials)]
+        tuner = ray.tune.Tuner(
+            runnable,
+            param_space={"trial": ray.tune.grid_search(numbered)},
+            tune_config=ray.tune.TuneConfig(
+                search_alg=_InTurn(),
+                scheduler=_scheduler(config),
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=ray.tune.RunConfig(
+                name=TUNE,
+                storage_path=f"{path}/{name}",
+                storage_filesystem=fs,
+                verbose=0,
+                callbacks=[_Telling()],
+                failure_config=ray.tune.FailureConfig(max_failures=LOSSES),
+            ),
+        )
+    with Progress("sweep", len(trials), "trials") as line:
+        _now = _Now(line, room, claims)
+        results = tuner.fit()
+        line.update(len(results))  # those of an earlier run too
+    _now = None
+    return {int(result.path.rpartition("_")[2]): result for result in results}
+
+
+class _Now:
+    """What is of this process alone, and no part of Ray Tune's books."""
+
+    def __init__(self, line: Progress, room: Room, claims: Any):
+        self.line, self._room, self._claims, self._seats = line, room, claims, 0
+
+    def seats(self) -> int:
+        """Trials that may run at once, which those that wait are told of."""
+        if (seats := self._room()) != self._seats:
+            self._seats = seats
+            self._claims.allow.remote(seats)
+        return seats
+
+
+_now: _Now | None = None
+
+
+class _InTurn(BasicVariantGenerator):
+    """Gives out the next trial when there is room for it now.
+
+    Ray Tune's own bound would be that of the run before, and it starts all trials at once that were at work or failed
+    then: these wait for a seat of the claims.
+    """
+
+    def next_trial(self) -> Any:
+        assert _now
+        self.max_concurrent = _now.seats()
+        return super().next_trial()
+
+
+class _Asha(ray.tune.schedulers.ASHAScheduler):
+    """Knows what the trials of an earlier run reported, too: Ray Tune's own begins anew when a sweep goes on."""
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        if trial.is_finished() and "pretrained" in trial.last_result:
+            self.on_trial_complete(tune_controller, trial, {**trial.last_result, "stage": 1})
+
+
+def _scheduler(config: SweepConfig) -> Any:
+    if config.scheduler == "fifo":
+        return None
+    # What decides is the accuracy after pre-training, which the report after fine-tuning repeats.
+    return _Asha(
+        time_attr="stage", metric="pretrained", mode="max", max_t=len(STAGES), grace_period=1, reduction_factor=SHARE
+    )
+
+
+def _trial_name(one: Any) -> str:
+    return f"trial_{one.config['trial']['number']:05d}"
+
+
+class _Telling(ray.tune.Callback):
+    """Tells the terminal how far the sweep is."""
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tell(trials, trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tell(trials, trial)
+
+    def _tell(self, trials: list[Any], trial: Any) -> None:
+        assert _now
+        _now.line.update(sum(one.is_finished() or one is trial for one in trials))
