@@ -26,6 +26,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from raylabel.checkpoint import Checkpoint, Checkpoints
 from raylabel.errors import InputError, find_input_error
 from raylabel.machines import Demand
+from raylabel.places import free_places
 from raylabel.resources import Cluster, Resources, draining_nodes
 from raylabel.storage import filesystem
 from raylabel.stream import Stream
@@ -140,6 +141,7 @@ class Workers:
     def _attempt(self, loop: Callable[[dict[str, Any]], None], settings: dict[str, Any], storage: str) -> str:
         """Runs the loop once; why it was told to halt, if it was."""
         ray.get(self._board.halt.remote(False))
+        free_places()  # of those before it, whose controllers were killed with their workers
         self.count, begin, drained, why = self._room(), time.monotonic(), draining_nodes(), ""
         lost = max(0, self._wanted - self.count)
         with Demand(self._name) as demand:  # Ray Train asks for those that it starts

@@ -16,6 +16,7 @@ ROWS = [
         "lease",
         "resources",
         "machines",
+        "places",
         "schedule",
         "topk",
         "ahead",

@@ -2,44 +2,38 @@
 
 import collections
 import json
-import math
-import os
-import signal
-import subprocess
-import sys
-import tempfile
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import ray
+import ray._private.state
 import ray.util
-from heads import JOBS, end_ray
 
 from raylabel import recipes
 from raylabel.artifact import Artifact, Root
+from raylabel.errors import InputError
 from raylabel.recipe import Recipe
 from raylabel.report.sweep import Sweep, print_sweep
 from raylabel.schema import PICKS
+from raylabel.storage import list_files
 from raylabel.sweep.claims import Ledger
 from raylabel.sweep.config import SweepConfig
 from raylabel.sweep.run import sweep
 from raylabel.train import Train
 
-JOB = JOBS / "sweep.py"
 SPACE = ("select.k=[20,40]", "finetune.schedule.lr=[0.005,0.01]")
-UNEVEN = ("select.k=[20,40]", "finetune.images=[500,40000]")  # two trials end long before the others
 
 
-def short() -> Recipe:
+def short(images: int = 4_000) -> Recipe:
     recipe = recipes.digits()
     assert recipe.teacher.train
     return replace(
         recipe,
-        teacher=replace(recipe.teacher, train=shorter(recipe.teacher.train, 4_000)),
-        pretrain=shorter(recipe.pretrain, 4_000),
-        finetune=shorter(recipe.finetune, 1_000),
+        teacher=replace(recipe.teacher, train=shorter(recipe.teacher.train, images)),
+        pretrain=shorter(recipe.pretrain, images),
+        finetune=shorter(recipe.finetune, images // 4),
     )
 
 
@@ -104,6 +98,14 @@ def test_a_grid_builds_each_artifact_once(ray_local, tmp_path):
     assert {path: path.read_bytes() for path in before} == before and len(before) == 4
     no_placement_group_is_left()
 
+    # And what Ray Tune wrote can be done without.
+    (state,) = Path(folder).glob("tune/experiment_state-*.json")
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(InputError, match=f"delete '{folder}/tune', Ray Tune's books alone"):
+        sweep(root, short(), SweepConfig(space=SPACE))
+    shutil.rmtree(f"{folder}/tune")
+    assert sweep(root, short(), SweepConfig(space=SPACE)) == (told, folder)
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
@@ -133,68 +135,72 @@ def test_a_trial_that_fails_is_told_and_the_others_go_on(ray_local, tmp_path, ca
     no_placement_group_is_left()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_what_no_trial_can_do_without_is_tried_once_a_run_and_told_once(ray_local, tmp_path):
+    root, config = Root.open(str(tmp_path / "root")), SweepConfig(space=("select.k=[10,20,40]",))
+    recipe = short(640)
+    assert recipe.teacher.train
+    wild = replace(recipe.teacher.train, schedule=replace(recipe.teacher.train.schedule, lr=1e30))
+    recipe = replace(recipe, teacher=replace(recipe.teacher, train=wild))
+    for run in (1, 2):
+        with pytest.raises(InputError, match="^all 3 trials failed: the loss is not a number after"):
+            sweep(root, recipe, config)
+        (ledger,) = tmp_path.glob("root/sweep-*/ledger.json")
+        builds = stems(build.artifact for build in Ledger.read(str(ledger)).builds)
+        assert builds == {"examples-labeled": 1, "teacher": run}
+    no_placement_group_is_left()
+
+
 def no_placement_group_is_left() -> None:
-    left = [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
-    assert not left
+    deadline = time.monotonic() + 30
+    while left := [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_thirty_trials_with_asha_end_and_leave_nothing(ray_local, tmp_path):
+    root = Root.open(str(tmp_path / "root"))
+    space = ("select.k=[1,2,4,8,12,16,24,32,48,64]", "finetune.schedule.lr=[0.001,0.005,0.02]")
+    told, folder = sweep(root, short(640), SweepConfig(space=space, scheduler="asha"))
+    states = collections.Counter(trial.state for trial in told.trials)
+    assert states["finished"] + states["stopped"] == 30 and states["finished"] >= 3 and states["stopped"] >= 3
+    ledger = made_once(told, folder)
+    assert stems(build.artifact for build in ledger.builds)["pretrained"] == 10
+    no_placement_group_is_left()
+    no_actor_is_left()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_halfway_it_keeps_what_is_finished_and_finds_the_same_best(tmp_path):
-    images = ["--teacher.train.images", "4000", "--pretrain.images", "4000"]
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+def test_a_sweep_whose_root_is_a_bucket(ray_local, bucket, tmp_path):
+    root = Root.open(f"{bucket}/some sweeps")
+    config = SweepConfig(space=("select.k=[20,40]",))
+    told, folder = sweep(root, short(640), config)
+    assert folder.startswith(f"{bucket}/some sweeps/sweep-digits-")
+    assert [trial.state for trial in told.trials] == ["finished"] * 2
+    made_once(told, folder)
+    files = list_files(folder)
+    assert {"ledger.json", "sweep.json", "tune/tuner.pkl"} <= {*files}
+    for number in (0, 1):
+        assert any(name.startswith(f"tune/trial_{number:05d}/events.out.tfevents.") for name in files)
+    assert not list(tmp_path.iterdir())
 
-    def start(root: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, str(JOB), "digits", "--space", *UNEVEN, *images, "--root", str(tmp_path / root)],
-            env=os.environ | {"RAY_TMPDIR": folder},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def finish(job: subprocess.Popen) -> dict:
-        out, _ = job.communicate(timeout=400)
-        assert job.returncode == 0, out
-        (found,) = (tmp_path / job.args[-1]).glob("sweep-*/sweep.json")  # pyright: ignore
-        return json.loads(found.read_text())
-
-    try:
-        job = start("killed")
-        while not (done := finished(tmp_path / "killed")):
-            assert job.poll() is None, job.communicate()[0]
-            time.sleep(0.2)
-        job.send_signal(signal.SIGKILL)
-        job.communicate()
-        end_ray(folder)
-        assert 1 <= len(done) < 4
-        results = {path: path.read_bytes() for path in done}
-        networks = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*/model.safetensors")}
-        again = finish(start("killed"))
-        assert {path: path.read_bytes() for path in results} == results
-        assert {path: path.stat().st_mtime_ns for path in networks} == networks
-        other = finish(start("whole"))
-    finally:
-        end_ray(folder)
-    for one in (again, other):  # who built what is a matter of who came first
-        for trial in one["trials"]:
-            del trial["built"], trial["reused"], trial["images"]
-    (folder,) = (tmp_path / "killed").glob("sweep-*/ledger.json")
-    assert {len(used) for used in Ledger.read(str(folder)).uses.values()} == {10}
-    assert [again[name] for name in ("trials", "test", "images", "alone")] == [
-        other[name] for name in ("trials", "test", "images", "alone")
-    ]
-    assert not math.isnan(again["test"])
+    # The same again: nothing is built, nor run.
+    assert sweep(root, short(640), config) == (told, folder)
+    assert list_files(folder) == files
+    no_placement_group_is_left()
 
 
-def finished(root: Path) -> list[Path]:
-    """Results of the trials that Ray Tune has noted down as finished, once there are some."""
-    states = sorted(root.glob("sweep-*/tune/experiment_state-*.json"))
-    if not states:
-        return []
-    try:
-        trials = [json.loads(trial[0]) for trial in json.loads(states[-1].read_text())["trial_data"]]
-    except (ValueError, OSError):  # it is being written
-        return []
-    ended = [one for one in trials if one["status"] == "TERMINATED"]
-    return [states[-1].parent / one["relative_logdir"] / "result.json" for one in ended]
+def no_actor_is_left() -> None:
+    """None but those of which a job has one, which others after this sweep go on with."""
+    kept = {"_Counter", "AutoscalingCoordinator", "_AutoscalingCoordinatorActor", "ActorLocationTracker", "_StatsActor"}
+    deadline = time.monotonic() + 60
+    while (
+        left := {actor["ActorClassName"] for actor in ray._private.state.actors().values() if actor["State"] != "DEAD"}
+        - kept
+    ):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)

@@ -19,7 +19,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from raylabel.artifact import commit_part, write_table
 from raylabel.corpus import Unit
-from raylabel.labels.actor import Actor, Job, decode, item
+from raylabel.labels.actor import Job, Labeler, decode, item
 from raylabel.labels.earlier import Piece, read_part, read_piece
 from raylabel.metrics import show_writing
 from raylabel.resources import WRITERS
@@ -109,7 +109,7 @@ def _pipeline(job: Job, items: list[pa.Table]) -> ray.data.Dataset:
                 functools.partial(decode, job), batch_size=1, batch_format="pyarrow", num_cpus=0.5, max_retries=DEATHS
             )
         return work.map_batches(
-            Actor,
+            Labeler,
             fn_constructor_args=(job,),
             batch_size=1 if pool.threads else PIXELS,  # rows of a call
             batch_format="pyarrow",

@@ -58,7 +58,6 @@ class _Claims:
         self._held: dict[str, tuple[str, int]] = {}  # artifact → who builds it, and its line in the book
         self._stands: set[str] = set()
         self._failed: dict[str, str] = {}  # artifact → why it cannot be built, in this run
-        self._errors: dict[int, list[Exception]] = {}  # of trials that failed in this run; in a list: Ray raises others
         self._seated: set[str] = set()
         self._gone: set[str] = set()
         self._change = asyncio.Condition()
@@ -108,12 +107,6 @@ class _Claims:
         uses = self._ledger.uses
         self._write(uses={**uses, trial: {**uses.get(trial, {}), **images}})
 
-    def fail(self, trial: int, error: list[Exception]) -> None:
-        self._errors[trial] = error
-
-    def failure(self, trial: int) -> list[Exception]:
-        return self._errors.get(trial, [])
-
     def get(self) -> Ledger:
         return self._ledger
 
@@ -143,7 +136,6 @@ def make_claims(folder: str, seats: int) -> Any:
       stands, InputError if it cannot be built in this run.
     - `release(artifact, done, why)`: `why` it cannot be built, where that is known.
     - `use(trial, {artifact: images})`, and `get()`: the Ledger.
-    - `fail(trial, [error])`: the trial is not to be tried again in this run; `failure(trial)`: [error] or [].
     """
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     options = {"num_cpus": 0, "label_selector": here, "max_concurrency": 10_000}  # whoever waits is in a call

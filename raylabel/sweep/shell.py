@@ -16,7 +16,8 @@ import ray.tune
 from raylabel.errors import find_input_error
 
 STAGES = ("pretrain", "finetune")
-LOSSES = 5  # of the process of one trial: with the machine that it is on, or because that had no memory left
+FAILED = "failed"  # in a report: for a reason of the trial's own, so that it is not to be tried again in this run
+LOSSES = 5  # of each process of a trial: with the machine that it is on, or because that had no memory left
 LOST = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
 
 
@@ -27,10 +28,7 @@ def trial(config: dict[str, Any], job: list[ray.ObjectRef], claims: Any) -> None
     that no training is cut off and no placement group is left behind. And fine-tuning is that of any other run, for
     nothing looks at it before it is done.
     """
-    number, losses = config["trial"]["number"], 0
-    if failed := ray.get(claims.failure.remote(number)):
-        raise failed[0]  # Ray Tune tries again whatever failed, for this process may have been lost
-    process, pretrained = _Process(job, claims, number, config["trial"]["settings"]), None
+    process, pretrained, losses = _Process(job, claims, **config["trial"]), None, 0
     for stage in STAGES:
         while True:
             try:
@@ -39,12 +37,12 @@ def trial(config: dict[str, Any], job: list[ray.ObjectRef], claims: Any) -> None
             except LOST:
                 losses += 1
                 if losses > LOSSES:
+                    ray.tune.report({FAILED: True})
                     raise
             except ray.exceptions.RayTaskError as error:
+                ray.tune.report({FAILED: True})
                 # Without what Ray wrapped around it, for a person to read.
-                failed = find_input_error(error) or error
-                ray.get(claims.fail.remote(number, [failed]))
-                raise failed from error
+                raise find_input_error(error) or error from error
         pretrained = found["accuracy"] if stage == "pretrain" else pretrained
         ray.tune.report({**found, "pretrained": pretrained})
     process.end()

@@ -4,7 +4,9 @@ Ray Tune writes its books into the sweep's folder `tune`. What of them is of the
 come back with them: it is set anew here.
 """
 
+import json
 import os
+import pickle
 import time
 from typing import Any
 
@@ -17,12 +19,14 @@ import ray.tune.schedulers
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from raylabel.artifact import Root
+from raylabel.errors import InputError
+from raylabel.places import free_places
 from raylabel.recipe import Recipe
 from raylabel.report.terminal import Progress
 from raylabel.resources import Cluster
-from raylabel.storage import filesystem, list_files
+from raylabel.storage import filesystem, line, list_files, read_file
 from raylabel.sweep.config import SweepConfig
-from raylabel.sweep.shell import LOSSES, STAGES, trial
+from raylabel.sweep.shell import FAILED, LOSSES, STAGES, trial
 from raylabel.sweep.space import Settings, apply
 
 TUNE = "tune"  # Ray Tune's folder: what else stood there it would put back as it was when the sweep was resumed
@@ -62,9 +66,9 @@ def run_trials(
     fs, path = filesystem(root.uri)
     # In a list, for a reference alone would be replaced by what it is of.
     runnable = ray.tune.with_resources(ray.tune.with_parameters(trial, job=[job], claims=claims), {"CPU": SHELL})
-    files = [file for file in list_files(f"{root.uri}/{name}/{TUNE}") if "/" not in file]
     # Without a state it was killed before the first trial was noted down.
-    if "tuner.pkl" in files and any(file.startswith("experiment_state") for file in files):
+    if books := _books(f"{root.uri}/{name}/{TUNE}"):
+        _check(books)
         tuner = ray.tune.Tuner.restore(f"{path}/{name}/{TUNE}", runnable, resume_errored=True, storage_filesystem=fs)
     else:
         numbered = [{"number": number, "settings": settings} for number, settings in enumerate(trials)]
@@ -72,8 +76,8 @@ def run_trials(
             runnable,
             param_space={"trial": ray.tune.grid_search(numbered)},
             tune_config=ray.tune.TuneConfig(
-                search_alg=_InTurn(),
-                scheduler=_scheduler(config),
+                search_alg=InTurn(),
+                scheduler=scheduler(config),
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
             ),
@@ -83,22 +87,42 @@ def run_trials(
                 storage_filesystem=fs,
                 verbose=0,
                 callbacks=[_Telling()],
-                failure_config=ray.tune.FailureConfig(max_failures=LOSSES),
             ),
         )
-    with Progress("sweep", len(trials), "trials") as line:
-        _now = _Now(line, room, claims)
+    with Progress("sweep", len(trials), "trials") as progress:
+        _now = _Now(progress, room, claims)
         results = tuner.fit()
-        line.update(len(results))  # those of an earlier run too
+        progress.update(len(results))  # those of an earlier run too
     _now = None
+    free_places()
     return {int(result.path.rpartition("_")[2]): result for result in results}
+
+
+def _books(folder: str) -> list[str]:
+    """The files that Ray Tune goes on from; none if there is nothing to go on from."""
+    files = [file for file in list_files(folder) if "/" not in file]
+    whole = "tuner.pkl" in files and any(file.startswith("experiment_state-") for file in files)
+    return [f"{folder}/{file}" for file in files] if whole else []
+
+
+def _check(books: list[str]) -> None:
+    """InputError if one cannot be read: Ray Tune does not write them in one step, and a disk may be full."""
+    for book in books:
+        try:
+            (json if "/experiment_state-" in book else pickle).loads(read_file(book))
+        except (ValueError, EOFError, pickle.UnpicklingError, AttributeError, ImportError) as error:
+            folder = book.rpartition("/")[0]
+            raise InputError(
+                f"cannot read '{book}' ({line(error)}): delete '{folder}', Ray Tune's books alone, and run again: what "
+                "was built stands, and trials that were finished are soon so again"
+            ) from error
 
 
 class _Now:
     """What is of this process alone, and no part of Ray Tune's books."""
 
-    def __init__(self, line: Progress, room: Room, claims: Any):
-        self.line, self._room, self._claims, self._seats = line, room, claims, 0
+    def __init__(self, progress: Progress, room: Room, claims: Any):
+        self.progress, self._room, self._claims, self._seats = progress, room, claims, 0
 
     def seats(self) -> int:
         """Trials that may run at once, which those that wait are told of."""
@@ -111,7 +135,7 @@ class _Now:
 _now: _Now | None = None
 
 
-class _InTurn(BasicVariantGenerator):
+class InTurn(BasicVariantGenerator):
     """Gives out the next trial when there is room for it now.
 
     Ray Tune's own bound would be that of the run before, and it starts all trials at once that were at work or failed
@@ -133,7 +157,7 @@ class _Asha(ray.tune.schedulers.ASHAScheduler):
             self.on_trial_complete(tune_controller, trial, {**trial.last_result, "stage": 1})
 
 
-def _scheduler(config: SweepConfig) -> Any:
+def scheduler(config: SweepConfig) -> Any:
     if config.scheduler == "fifo":
         return None
     # What decides is the accuracy after pre-training, which the report after fine-tuning repeats.
@@ -147,7 +171,16 @@ def _trial_name(one: Any) -> str:
 
 
 class _Telling(ray.tune.Callback):
-    """Tells the terminal how far the sweep is."""
+    """Tells the terminal how far the sweep is, and Ray Tune which trials are to be tried again."""
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        trial.max_failures = LOSSES  # of its process, with the machine that it was on
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if FAILED in result:
+            trial.max_failures = 0
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._tell(trials, trial)
@@ -157,4 +190,4 @@ class _Telling(ray.tune.Callback):
 
     def _tell(self, trials: list[Any], trial: Any) -> None:
         assert _now
-        _now.line.update(sum(one.is_finished() or one is trial for one in trials))
+        _now.progress.update(sum(one.is_finished() or one is trial for one in trials))
