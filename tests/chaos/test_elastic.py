@@ -57,7 +57,8 @@ def test_two_then_three_then_one_machine_make_what_one_makes(tmp_path: Path) -> 
 
 # A run on machines that its head starts for it.
 ON_DEMAND = """
-import sys
+import os, sys
+import faults
 import ray
 from dataclasses import replace
 from driver import Spec, digits
@@ -71,7 +72,9 @@ from raylabel.watch import watched
 workers.SETTLED = 5.0
 recipe = digits(Spec(root=sys.argv[1], resources={"workers": 4, "cpus": 4, "patience": 100}))
 recipe = replace(recipe, pretrain=replace(recipe.pretrain, images=12_800))
-ray.init(runtime_env={"worker_process_setup_hook": "faults.arm"}, log_to_driver=False, logging_level="ERROR")
+hook = {"worker_process_setup_hook": "faults.arm"}
+hook["env_vars"] = {name: os.environ[name] for name in ("PYTHONPATH", faults.VARIABLE)}
+ray.init(runtime_env=hook, log_to_driver=False, logging_level="ERROR")
 with watched(100):
     ready(recipe.resources)
     semi_supervised(Root.open(sys.argv[1]), recipe)
