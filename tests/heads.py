@@ -54,7 +54,7 @@ def started_head(
     try:
         _start(
             python,
-            {"RAY_memory_monitor_refresh_ms": "0"} | secrets | more,  # others' processes fill the memory too
+            secrets | more,
             *("--head", f"--node-ip-address={host}", f"--num-cpus={cpus}", f"--port={port}"),
             *(f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
             *(f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}"),
@@ -112,15 +112,16 @@ def join(head: Head, cpus: int, python: str = sys.executable) -> str:
     """Starts another machine of the head's cluster, as far as Ray can tell; it ends with the head. Its metrics' URL."""
     agent, metrics = free_ports(2)
     ports = f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"
-    calm = {"RAY_memory_monitor_refresh_ms": "0"}
-    _start(python, calm | head.environment, f"--address={head.address}", f"--num-cpus={cpus}", *ports)
+    _start(python, head.environment, f"--address={head.address}", f"--num-cpus={cpus}", *ports)
     return f"http://127.0.0.1:{metrics}/metrics"
 
 
 def _start(python: str, secrets: dict[str, str], *arguments: str) -> None:
+    kept = {name: value for name, value in secrets.items() if name != "RAY_ADDRESS"}
+    calm = {"RAY_memory_monitor_refresh_ms": "0"}  # it would kill where others fill the memory of this machine
     done = subprocess.run(
         [python, str(RAY), "start", "--disable-usage-stats", *arguments],
-        env=environment(python, **{name: value for name, value in secrets.items() if name != "RAY_ADDRESS"}),
+        env=environment(python, **calm, **kept),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
