@@ -98,7 +98,7 @@ def units_of_item(units: int, actors: int) -> int:
 
 def _pipeline(job: Job, items: list[pa.Table]) -> ray.data.Dataset:
     pool, work = job.pool, ray.data.from_arrow(items)
-    size = min(pool.actors, len(items))  # at least: those of a machine that went are what its place is asked for with
+    size = min(pool.actors, len(items))  # or more; where machines went, those that wait are what others are started for
     work.set_name(job.shards.artifact.name.replace("shards", "label"))  # in Ray's dashboard and its metrics
     with warnings.catch_warnings():  # Ray will want retries told in another way, and has none yet
         warnings.simplefilter("ignore", RayDeprecationWarning)
