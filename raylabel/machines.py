@@ -6,6 +6,7 @@ room for. Nor does it say what it could start: whoever wants GPUs names their nu
 
 import sys
 import time
+from typing import Self
 
 from raylabel.resources import Cluster, Resources
 from raylabel.watch import moved
@@ -24,28 +25,47 @@ def ready(resources: Resources) -> Cluster:
     cluster, wanted = Cluster.now(), (max(1, resources.cpus), resources.gpus)
     if _has(cluster, wanted):
         return cluster
-    import ray
-    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import DefaultAutoscalingCoordinator
-
     cpus, gpus = wanted
     words = f"waiting for {_count(cpus, 'CPU')}" + (f" and {_count(gpus, 'GPU')}" if gpus else "")
     moved(words)
     print(f"{words}: there are {cluster.cpus} and {cluster.gpus}; the cluster is asked for them", file=sys.stderr)
-    # Ray Data and Ray Train ask through the same actor, every 20 seconds anew; `request_resources` would be overruled.
-    asked = DefaultAutoscalingCoordinator(f"raylabel-{ray.get_runtime_context().get_job_id()}")
-    cpu: dict[str, float] = {"CPU": 1}
-    bundles = [cpu | {"GPU": 1}] * gpus + [cpu] * (cpus - gpus)
-    try:
+    with Demand("start") as demand:
         while not _has(cluster, wanted):
-            asked.request_resources(bundles, LAPSE)
+            demand.ask(cpus, gpus)
             time.sleep(LOOK)
             if (found := Cluster.now()) != cluster:
                 moved()
             cluster = found
-    finally:
-        asked.cancel_request()
     moved("start")
     return cluster
+
+
+class Demand:
+    """What the cluster's autoscaler, if there is one, is asked to have room for, beside what it is asked for by others
+    and under another `name`: until the block ends, and for LAPSE after it was last asked. For one thread."""
+
+    def __init__(self, name: str):
+        import ray
+        from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import DefaultAutoscalingCoordinator
+
+        # Ray Data and Ray Train ask through the same actor, every 20 s anew; `request_resources` would be overruled.
+        self._asked = DefaultAutoscalingCoordinator(f"raylabel-{ray.get_runtime_context().get_job_id()}-{name}")
+        self._any = False
+
+    def ask(self, cpus: int, gpus: int) -> None:
+        """Asks for so many CPUs and GPUs, one by one: on whatever machines. A GPU comes with a CPU."""
+        cpu: dict[str, float] = {"CPU": 1}
+        bundles = [cpu | {"GPU": 1}] * gpus + [cpu] * (cpus - gpus)
+        if bundles:
+            self._asked.request_resources(bundles, LAPSE)
+            self._any = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._any:
+            self._asked.cancel_request()
 
 
 def _count(number: int, unit: str) -> str:

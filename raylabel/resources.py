@@ -11,13 +11,15 @@ from raylabel.errors import InputError
 
 Decode = Literal["auto", "beside", "cluster"]
 
+WRITERS = 0.25  # CPUs of each machine that teacher actors leave to the tasks that commit what they find
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
     """How many processes do the work; 0 means: choose from what the cluster has."""
 
     teachers: int = 0
-    """Teacher actors. 0: one per GPU, or one per CPU where there is no GPU."""
+    """Teacher actors. 0: one per GPU, or one per CPU where there is no GPU, also on machines that join meanwhile."""
     decode: Decode = "auto"
     """Where the corpus is decoded for the teacher. 'beside' it, by the CPUs of its own machine, so that only encoded
     bytes travel; or in tasks all over the 'cluster', which hand it pixels. 'auto': beside, unless there are GPUs and
@@ -59,6 +61,8 @@ class Pool:
     cpus: float
     gpus: int
     threads: int
+    grows: bool = True
+    """Whether more are started on machines that join; their number is then what the pool begins with."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +94,14 @@ class Cluster:
         return f"{self.cpus} CPUs, {self.gpus} GPUs" if self.gpus else f"{self.cpus} CPUs, no GPU"
 
     def teachers(self, resources: Resources) -> Pool:
-        """The pool of teacher actors. A CPU of the cluster stays free in Ray's books, for the tasks that write and
-        those that decode: a pool that takes them all hangs Ray silently.
+        """The pool of teacher actors. Some of each machine's CPUs stay free in Ray's books, for the tasks that write
+        and those that decode: a pool that takes them all hangs Ray silently.
 
-        Without a GPU the actors are as many as the CPUs, of a single thread each, and ask for a little less than one.
+        Without a GPU the actors are as many as the CPUs, of a single thread each, and ask for a little less than one:
+        for so much that a machine like these, which joins, is given as many as it has CPUs, and no more.
         """
         with_gpu = [node for node in self.nodes if node.gpus]
-        cpus_beside = sum(node.cpus for node in with_gpu)
+        cpus_beside, sizes = sum(node.cpus for node in with_gpu), [node.cpus for node in self.nodes]
         decode = resources.decode
         if decode == "auto":
             decode = "cluster" if 0 < cpus_beside < self.cpus - cpus_beside else "beside"
@@ -106,12 +111,10 @@ class Cluster:
             cpus = min(max(1.0, threads), *(_share(node.cpus, 1, node.gpus) for node in with_gpu))
         elif decode == "beside":
             limit, threads, gpus = self.cpus, 1, 0
-            spare = 1 if len(self.nodes) == 1 else 0.5  # with 1, one of several machines could take an actor too many
-            cpus = min(_share(node.cpus, spare, node.cpus) for node in self.nodes)
-            cpus = _leaving(0.25, [node.cpus for node in self.nodes], np.arange(cpus, 0.1, -0.01))
+            cpus = min(_share(size, WRITERS, size) for size in sizes)
+            cpus = _leaving(WRITERS, sizes, np.arange(cpus, 0.1, -0.01))
         else:
             threads, gpus = 0, 0
-            sizes = [node.cpus for node in self.nodes]
             cpus = _leaving(0.5, sizes, np.arange(1, 2, 0.01)) if max(sizes) > 1 else 0.5
             limit = sum(int(size / cpus) for size in sizes) if max(sizes) > 1 else max(1, len(sizes) - 1)
         if resources.teachers > limit:
@@ -119,7 +122,9 @@ class Cluster:
                 f"resources.teachers is {resources.teachers}, but this cluster ({self.name}) has room for {limit}: "
                 "lower it, or 0 to choose"
             )
-        return Pool(resources.teachers or limit, cpus, gpus, threads)
+        # On machines of one CPU, actors that have pixels handed to them would take the place of those who decode.
+        grows = not resources.teachers and (bool(gpus or threads) or max(sizes) > 1)
+        return Pool(resources.teachers or limit, cpus, gpus, threads, grows)
 
     def workers(self, resources: Resources, batch: int) -> int:
         """Number of training workers. BatchNorm is per worker and wants some 32 images."""

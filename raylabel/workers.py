@@ -2,12 +2,14 @@
 
 Ray Train counts failures over the life of a run, which a week on spot machines uses up whatever the number is. Here
 those in a row count that brought no new checkpoint. Each start takes as many workers as the cluster has room for at
-that moment: the order of the samples does not depend on how many there are.
+that moment: the order of the samples does not depend on how many there are. Those that are lost are asked for again
+meanwhile, where the cluster starts machines on demand.
 """
 
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import replace
@@ -23,6 +25,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from raylabel.checkpoint import Checkpoint, Checkpoints
 from raylabel.errors import InputError, find_input_error
+from raylabel.machines import Demand
 from raylabel.places import free_places
 from raylabel.resources import Cluster, Resources, draining_nodes
 from raylabel.storage import filesystem
@@ -36,7 +39,7 @@ FLUSH = 25.0  # seconds for a last checkpoint when the driver is told to end; sp
 LOOK = 2.0  # seconds between two looks at the cluster
 SETTLED = 300.0  # seconds of training that a start must have brought before it is given up for one with more workers
 
-NO_ROOM = 600.0  # seconds that a start may wait for its workers' place in the cluster
+NO_ROOM = 600.0  # seconds that a start may wait for its workers' place in the cluster, or the run's patience if longer
 
 # Ray Train's own wait for that place, in seconds; then room is looked for again. It may have waited for a machine that
 # was lost a moment before, when Ray did not know it yet.
@@ -81,8 +84,9 @@ class Workers:
         """InputError if the cluster, as it is now, has no room for the workers that are asked for."""
         self._resources, self._batch, self._stream, self._board = resources, batch, stream, board
         self._gpu = bool(cluster.gpus)  # for good: without them it would wait, not go on a hundred times slower
-        self.count = cluster.workers(resources, batch)
+        self.count = self._wanted = cluster.workers(resources, batch)
         stream.check_workers(self.count, batch)
+        self._name = f"train-{uuid.uuid4().hex}"
 
     def run(
         self,
@@ -115,9 +119,9 @@ class Workers:
                     raise mend from error
                 if _waits(error):
                     waits = waits or time.monotonic()
-                    if time.monotonic() > waits + NO_ROOM:
+                    if time.monotonic() > waits + (limit := max(NO_ROOM, self._resources.patience)):
                         raise InputError(
-                            f"for {NO_ROOM:.0f} seconds the cluster has had no room for {self.count} training workers: "
+                            f"for {limit:.0f} seconds the cluster has had no room for {self.count} training workers: "
                             "see who holds its CPUs or GPUs (ray status), or lower --resources.workers"
                         ) from error
                     continue
@@ -139,22 +143,25 @@ class Workers:
         ray.get(self._board.halt.remote(False))
         free_places()  # of those before it, whose controllers were killed with their workers
         self.count, begin, drained, why = self._room(), time.monotonic(), draining_nodes(), ""
-        outcome = fit(loop, settings, storage, self.count, self._gpu)
-        try:
-            while not outcome.done():
-                wait([outcome], timeout=LOOK)
-                if why:
-                    continue
-                if draining_nodes() - drained:
-                    why = "a machine is about to be taken away"
-                elif time.monotonic() > begin + SETTLED and self._room() > self.count:
-                    why = "there is room for more workers"
-                if why:
-                    self._board.halt.remote(True)
-        except BaseException:  # Ctrl-C, SIGTERM: what was learned since the last checkpoint need not be lost
-            if ray.get(self._board.halt.remote(True)):  # there are workers at work
-                wait([outcome], timeout=FLUSH)
-            raise
+        lost = max(0, self._wanted - self.count)
+        with Demand(self._name) as demand:  # Ray Train asks for those that it starts
+            outcome = fit(loop, settings, storage, self.count, self._gpu)
+            try:
+                while not outcome.done():
+                    demand.ask(lost, lost if self._gpu else 0)
+                    wait([outcome], timeout=LOOK)
+                    if why:
+                        continue
+                    if draining_nodes() - drained:
+                        why = "a machine is about to be taken away"
+                    elif time.monotonic() > begin + SETTLED and self._room() > self.count:
+                        why = "there is room for more workers"
+                    if why:
+                        self._board.halt.remote(True)
+            except BaseException:  # Ctrl-C, SIGTERM: what was learned since the last checkpoint need not be lost
+                if ray.get(self._board.halt.remote(True)):  # there are workers at work
+                    wait([outcome], timeout=FLUSH)
+                raise
         outcome.result()
         return why or "a worker was told to end"
 

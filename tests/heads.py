@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
 TOKEN = "0123456789abcdef" * 2
@@ -65,6 +68,46 @@ def started_head(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+# What Ray's own pretended cloud can start.
+CLOUD: dict[str, Any] = {
+    "cluster_name": "cloud",
+    "max_workers": 4,
+    "provider": {"type": "fake_multinode", "disable_node_updaters": True, "disable_launch_config_check": True},
+    "available_node_types": {
+        "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "cpu": {"resources": {"CPU": 4}, "node_config": {}, "min_workers": 0, "max_workers": 2},
+        "gpu": {"resources": {"CPU": 2, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
+    },
+    "head_node_type": "head",
+    "idle_timeout_minutes": 5.0,
+    "upscaling_speed": 10.0,
+    "file_mounts_sync_continuously": False,
+    **{name: {} for name in ("auth", "docker", "file_mounts")},
+    **{name: [] for name in ("cluster_synced_files", "initialization_commands", "rsync_exclude", "rsync_filter")},
+    **{f"{who}setup_commands": [] for who in ("", "head_", "worker_")},
+    **{f"{who}_start_ray_commands": [] for who in ("head", "worker")},
+}
+
+
+@contextmanager
+def started_cloud(folder: Path, **changes: Any) -> Iterator[Head]:
+    """The head, without CPUs, of a cluster that starts and ends pretended machines on demand, as CLOUD but for the
+    changes says; what it takes to tell it lies in the folder."""
+    (port,) = free_ports(1)
+    settings = {**CLOUD, **changes}
+    settings["provider"] = {**settings["provider"], "gcs_address": f"127.0.0.1:{port}"}
+    (folder / "cloud.yaml").write_text(yaml.safe_dump(settings))
+    pretended = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    with started_head(f"--autoscaling-config={folder}/cloud.yaml", port=port, cpus=0, **pretended) as head:
+        yield head
+
+
+def raylets(head: Head) -> list[int]:
+    """The process that is the machine, as far as Ray can tell, of each but the head's own."""
+    lines = {pid: (Path("/proc") / str(pid) / "cmdline").read_bytes() for pid in _processes(head.folder)}
+    return [pid for pid, line in lines.items() if b"/raylet/raylet" in line.split(b"\0")[0] and b"--head" not in line]
+
+
 def join(head: Head, cpus: int, python: str = sys.executable) -> str:
     """Starts another machine of the head's cluster, as far as Ray can tell; it ends with the head. Its metrics' URL."""
     agent, metrics = free_ports(2)
@@ -74,9 +117,11 @@ def join(head: Head, cpus: int, python: str = sys.executable) -> str:
 
 
 def _start(python: str, secrets: dict[str, str], *arguments: str) -> None:
+    kept = {name: value for name, value in secrets.items() if name != "RAY_ADDRESS"}
+    calm = {"RAY_memory_monitor_refresh_ms": "0"}  # it would kill where others fill the memory of this machine
     done = subprocess.run(
         [python, str(RAY), "start", "--disable-usage-stats", *arguments],
-        env=environment(python, **{name: value for name, value in secrets.items() if name != "RAY_ADDRESS"}),
+        env=environment(python, **calm, **kept),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

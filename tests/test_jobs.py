@@ -333,6 +333,34 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again(
     assert {path: after[path] for path in before} == before
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_sweep_that_was_stopped_as_a_job_goes_on_when_it_is_submitted_again(
+    cluster: tuple[Head, list[str]], work: Path, tmp_path: Path
+) -> None:
+    head, root = cluster[0], tmp_path / "runs"
+    space = "--space", "select.k=[10,20]", "finetune.images=[640,64000]"  # two trials end long before the others
+    sweep = "jobs/sweep.py", "digits", *SMALL, *space, "--root", str(root)
+    grace = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "30"}})
+    flags = "--submission-id", "sweep", "--runtime-env-json", grace, "--no-wait"
+    status, out = run(head, *sweep, folder=work, flags=flags)
+    assert status == 0, out
+    wait_for(lambda: list(root.glob("student-*/manifest.json")), 500)
+    ask(head, "stop", "sweep")
+    assert "was stopped" in ask(head, "status", "sweep")
+    assert log_of(head, "sweep")[-1].startswith("stopped: the same command goes on")
+    before = stamps(root)
+    assert before and not list(root.glob("sweep-*/sweep.json"))
+    status, out = run(head, *sweep, folder=work)
+    assert status == 0, out
+    after = stamps(root)
+    assert {path: after[path] for path in before} == before
+    (told,) = root.glob("sweep-*/sweep.json")
+    assert [one["state"] for one in json.loads(told.read_text())["trials"]] == ["finished"] * 4
+    log = out[out.index("Running entrypoint") : out.index("succeeded")]
+    assert re.search("^sweep: 4 of 4 trials", log, re.M) and str(told.parent) in log
+
+
 def stamps(root: Path) -> dict[str, tuple[int, int]]:
     """The files of finished artifacts: when and as what they were written."""
     done = [path.parent for path in root.glob("*/manifest.json")]

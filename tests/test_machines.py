@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -11,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
-from heads import JOBS, RAY, Head, environment, started_head
+from heads import JOBS, RAY, Head, environment, started_cloud, started_head
 from test_ending import SMALL
 
 from raylabel.errors import InputError
@@ -85,26 +83,6 @@ def test_a_run_on_a_head_without_cpus_waits_for_the_first_machine(tmp_path: Path
     assert "student" in out
 
 
-# What Ray's own pretended cloud can start; its head has to listen on GCS_PORT.
-GCS_PORT = 6379
-CLOUD = {
-    "cluster_name": "cloud",
-    "max_workers": 4,
-    "provider": {"type": "fake_multinode", "disable_node_updaters": True, "disable_launch_config_check": True},
-    "available_node_types": {
-        "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
-        "cpu": {"resources": {"CPU": 4}, "node_config": {}, "min_workers": 0, "max_workers": 2},
-        "gpu": {"resources": {"CPU": 2, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
-    },
-    "head_node_type": "head",
-    "idle_timeout_minutes": 5.0,
-    "upscaling_speed": 10.0,
-    "file_mounts_sync_continuously": False,
-    **{name: {} for name in ("auth", "docker", "file_mounts")},
-    **{name: [] for name in ("cluster_synced_files", "initialization_commands", "rsync_exclude", "rsync_filter")},
-    **{f"{who}setup_commands": [] for who in ("", "head_", "worker_")},
-    **{f"{who}_start_ray_commands": [] for who in ("head", "worker")},
-}
 READY = """
 import json
 import os
@@ -125,12 +103,7 @@ print(json.dumps([len(before.nodes), sorted([node.cpus, node.gpus] for node in f
 
 @pytest.mark.slow
 def test_an_autoscaler_starts_the_machines_that_are_asked_for_and_no_others(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        if not probe.connect_ex(("127.0.0.1", GCS_PORT)):
-            pytest.skip(f"somebody listens on port {GCS_PORT}, which Ray's pretended cloud needs")
-    (tmp_path / "cloud.yaml").write_text(yaml.safe_dump(CLOUD))
-    cloud = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    with started_head(f"--autoscaling-config={tmp_path}/cloud.yaml", port=GCS_PORT, cpus=0, **cloud) as head:
+    with started_cloud(tmp_path) as head:
         path = os.pathsep.join(map(str, (JOBS, JOBS.parent, JOBS.parent / "tests")))
         done = subprocess.run(
             [sys.executable, "-c", READY],

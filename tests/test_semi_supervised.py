@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ JOB = Path(__file__).resolve().parents[1] / "jobs" / "semi_supervised.py"
 
 SECRETS = {"AWS_SECRET_ACCESS_KEY": "planted-key-1a2b3c", "AWS_SESSION_TOKEN": "planted-session-4d5e6f"}
 TOKEN = "0123456789abcdef" * 2
+TESTED = "teacher", "control", "pretrained", "student"
 
 
 def job(*arguments: str, folder: Path, **more: str) -> subprocess.CompletedProcess:
@@ -74,6 +76,8 @@ def test_it_tells_what_happened(first):
     summary = summary_of(folder)
     for text in ("teacher", "control", "student (fine-tuned)", "gain over control", "report.html"):
         assert text in out
+    passes = ["label unlabeled by teacher", *(f"label test by {name}" for name in TESTED)]
+    assert [line.partition(": ")[0] for line in out.splitlines() if re.match("label.* of .* in ", line)] == passes
     counts = summary["counts"]
     assert counts["samples"] == 1247 == counts["scored"] + counts["rejected"] + counts["duplicates"]
     assert summary["picks"]["total"] == sum(summary["picks"]["per_class"])

@@ -89,7 +89,7 @@ def test_a_stage_that_gets_no_cpu_ends_in_an_error_that_says_so_whatever_it_wait
         assert 3 <= seconds < 60, name
     assert found["ray.get"][0].startswith("list other: ")
     assert found["ray.wait"][0].partition("waiting for room: ")[2].count("2 x {1 CPU}") == 1
-    assert found["ray.data"][0].startswith("label: ")
+    assert found["ray.data"][0].startswith("label more by teacher: ")
     assert found["ray.train"][0].startswith("train net: ")
     halfway = [line for line in done.stderr.splitlines() if "an error after 3 s" in line]
     assert len(halfway) == 4 and all("0 of 2 CPUs free" in line for line in halfway)

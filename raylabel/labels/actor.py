@@ -61,7 +61,7 @@ def item(units: Iterable[Unit]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=ITEM)
 
 
-class Actor:
+class Labeler:
     """Holds what a scorer loads, and scores: units where it decodes for itself, batches of pixels where others do."""
 
     def __init__(self, job: Job):

@@ -19,9 +19,10 @@ from ray.util.annotations import RayDeprecationWarning
 
 from raylabel.artifact import commit_part, write_table
 from raylabel.corpus import Unit
-from raylabel.labels.actor import Actor, Job, decode, item
+from raylabel.labels.actor import Job, Labeler, decode, item
 from raylabel.labels.earlier import Piece, read_part, read_piece
 from raylabel.metrics import show_writing
+from raylabel.resources import WRITERS
 from raylabel.schema import REJECTS, SCORES, check
 
 ITEMS = 32  # per actor, at least, where there are as many units: so that all end at about the same time
@@ -97,6 +98,7 @@ def units_of_item(units: int, actors: int) -> int:
 
 def _pipeline(job: Job, items: list[pa.Table]) -> ray.data.Dataset:
     pool, work = job.pool, ray.data.from_arrow(items)
+    size = min(pool.actors, len(items))  # or more; where machines went, those that wait are what others are started for
     work.set_name(job.shards.artifact.name.replace("shards", "label"))  # in Ray's dashboard and its metrics
     with warnings.catch_warnings():  # Ray will want retries told in another way, and has none yet
         warnings.simplefilter("ignore", RayDeprecationWarning)
@@ -107,13 +109,18 @@ def _pipeline(job: Job, items: list[pa.Table]) -> ray.data.Dataset:
                 functools.partial(decode, job), batch_size=1, batch_format="pyarrow", num_cpus=0.5, max_retries=DEATHS
             )
         return work.map_batches(
-            Actor,
+            Labeler,
             fn_constructor_args=(job,),
             batch_size=1 if pool.threads else PIXELS,  # rows of a call
             batch_format="pyarrow",
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
-            compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(items)), max_tasks_in_flight_per_actor=2),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=size,
+                initial_size=size,
+                max_size=len(items) if pool.grows else size,
+                max_tasks_in_flight_per_actor=2,
+            ),
             max_restarts=DEATHS,
             max_task_retries=DEATHS,
         )
@@ -141,7 +148,7 @@ def _grouped(dataset: ray.data.Dataset, parts: Iterator[Part]) -> Iterator[tuple
         raise AssertionError(f"the stream of scores ended inside part {part.number}")
 
 
-@ray.remote(num_cpus=0.25, max_retries=3)
+@ray.remote(num_cpus=WRITERS / 4, max_retries=3)
 def _commit(folder: str, part: Part, cuts: Sequence[Sequence[int]], *blocks: pa.Table) -> dict[str, Any]:
     """Writes one part's SCORES and REJECTS, then its record: the record is the commit, and rewriting it is harmless."""
     scores, rejects = [], []

@@ -41,6 +41,7 @@ def make_scores(
     reject_limit: float,
     resources: Resources,
     retry_rejects: bool = False,
+    by: str = "",
 ) -> Artifact:
     """SCORES, the artifact `scores`: every sample of the corpus as the scorer ranks it, in batches of `batch`.
 
@@ -48,10 +49,12 @@ def make_scores(
     earlier state of the corpus are taken over; with `retry_rejects` so is all but the rejects (retry.py). Files
     `scores-*` and `rejects-*`, one per part. Info: samples, scored, rejected, reasons, groups (rows that have one),
     images (scored in the build that took `seconds`), earlier (taken over in it), p. InputError if more than
-    `reject_limit` of the samples could not be read, or a shard changed meanwhile.
+    `reject_limit` of the samples could not be read, or a shard changed meanwhile. `by`: who ranks them, for whoever
+    watches.
     """
     cluster = ready(resources)
     job, unit = Job(scorer, corpus, Shards(shards), batch, cluster.teachers(resources)), unit_rows(corpus)
+    stage = shards.name.replace("shards-", "label ") + (by and f" by {by}")
     identity = {"source": dict(source), "shards": shards.info["content"], "unit": [unit, PART]}
 
     def build(draft: Draft, before: Artifact | None) -> Built:
@@ -60,7 +63,7 @@ def make_scores(
             part = functools.partial(_retried_part, before, frozenset(file.name for file in before.files("rejects-")))
         else:
             part = functools.partial(_part, units, find_earlier(root, identity, job.shards, unit, PART))
-        found = _build(draft, job, -(-len(units) // PART), part, reject_limit)
+        found = _build(draft, stage, job, -(-len(units) // PART), part, reject_limit)
         if before and found.info["rejected"] == before.info["rejected"]:
             draft.discard()
             raise NothingGainedError
@@ -70,7 +73,7 @@ def make_scores(
     return make(root, "scores", identity, build, retry_rejects)
 
 
-def _build(draft: Draft, job: Job, count: int, part: Callable[[int], Part], reject_limit: float) -> Built:
+def _build(draft: Draft, stage: str, job: Job, count: int, part: Callable[[int], Part], reject_limit: float) -> Built:
     """SCORES of `count` parts; `part` makes each of its number."""
     committed = committed_parts(draft.uri)
     todo = [number for number in range(count) if number not in committed]
@@ -79,7 +82,7 @@ def _build(draft: Draft, job: Job, count: int, part: Callable[[int], Part], reje
     for record in committed.values():
         tally.add(record)
     before, done = tally.seen, 0
-    with Progress("label", tally.total, f"{job.corpus.kind}s", done=before) as progress:
+    with Progress(stage, tally.total, f"{job.corpus.kind}s", done=before) as progress:
         for record in score(job, parts, draft.uri):
             committed[record["part"]] = record
             done += record["rows"] - record["earlier"]

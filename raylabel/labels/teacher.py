@@ -75,7 +75,8 @@ def label(
     }
     scorer = Network(model, view, precision, min(config.p, model.info["classes"]))
     limit = config.reject_limit
-    return make_scores(root, scorer, source, shards, corpus, config.batch, limit, resources, retry_rejects)
+    batch, by = config.batch, model.name
+    return make_scores(root, scorer, source, shards, corpus, batch, limit, resources, retry_rejects, by)
 
 
 def _evaluation_identity(view: View) -> dict[str, Any]:

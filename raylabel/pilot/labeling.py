@@ -15,7 +15,7 @@ import ray
 
 from raylabel.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
 from raylabel.corpus import Unit, Units
-from raylabel.labels.actor import Actor, Job, decode, item
+from raylabel.labels.actor import Job, Labeler, decode, item
 from raylabel.labels.pool import PIXELS, units_of_item
 from raylabel.labels.scores import unit_rows
 from raylabel.models import WEIGHTS, Model, build, describe, save_weights
@@ -125,7 +125,7 @@ class _Labeler:
 
     def load(self, job: Job, unit: Unit) -> float:
         """Makes ready to score; seconds that a batch takes."""
-        self._job, self._actor = job, Actor(job)
+        self._job, self._actor = job, Labeler(job)
         one = item([replace(unit, rows=min(job.batch, unit.rows))])
         collections.deque(self._actor(one), maxlen=0)  # warms up
         begin = time.monotonic()

@@ -1,4 +1,5 @@
-"""What the fault tests run and kill: a corpus from SHARDS to PICKS, in a process of its own with a Ray of its own.
+"""What the fault tests run and kill: a corpus from SHARDS to PICKS, or a whole run of `digits`, in a process of its own
+with a Ray of its own.
 
 `python driver.py SPEC` with a JSON object, see `Spec`. Words on stdin: "add" brings a node into its cluster, "remove"
 ends the one that has been there longest. Exit status 2 and one line for an InputError, as jobs do it.
@@ -10,7 +11,7 @@ import logging
 import os
 import sys
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ from chaos_teacher import CLASSES, GoldenTeacher, P
 from golden import K
 from ray.cluster_utils import Cluster
 
+from raylabel import recipes
 from raylabel.artifact import Artifact, Root
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.duplicates import find_duplicates
 from raylabel.errors import InputError
 from raylabel.labels.scores import make_scores
+from raylabel.pipeline import semi_supervised
+from raylabel.recipe import Recipe
 from raylabel.resources import Resources
 from raylabel.selection import Select, select
 
@@ -41,8 +45,9 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 class Spec:
     """A run."""
 
-    corpus: list[str]
     root: str
+    corpus: list[str] = field(default_factory=list)
+    """None: `digits`, with as few images as show that it learns, and labels for them by a batch of 32."""
     temporary: str = ""
     """Of Ray, whose sockets bear no long path."""
     cpus: int = 4
@@ -61,13 +66,29 @@ class Spec:
 
 
 def run(spec: Spec, folder: str) -> Artifact:
-    """PICKS of the corpus, in the Ray that this process is connected to."""
-    root, corpus = Root.open(folder), Corpus(uri=tuple(spec.corpus))
+    """PICKS of the corpus, or the run of digits, in the Ray that this process is connected to."""
+    root = Root.open(folder)
+    if not spec.corpus:
+        return semi_supervised(root, digits(spec))[0]
+    corpus = Corpus(uri=tuple(spec.corpus))
     shards = index_corpus(root, "golden", corpus)
     teacher, resources = GoldenTeacher(**spec.teacher), Resources(**spec.resources)
     scores = make_scores(root, teacher, {"teacher": "golden"}, shards, corpus, BATCH, 0.05, resources)
     duplicates = find_duplicates(root, scores)
     return select(root, scores, duplicates, Select(k=K, p=P), NAMES)
+
+
+def digits(spec: Spec) -> Recipe:
+    recipe = recipes.digits()
+    assert recipe.teacher.train
+    return replace(
+        recipe,
+        teacher=replace(recipe.teacher, train=replace(recipe.teacher.train, images=3200)),
+        label=replace(recipe.label, batch=BATCH),
+        pretrain=replace(recipe.pretrain, images=6400, checkpoint_every=10),
+        finetune=replace(recipe.finetune, images=640),
+        resources=Resources(**spec.resources),
+    )
 
 
 def _connect(spec: Spec) -> Cluster | None:

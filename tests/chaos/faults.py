@@ -15,11 +15,12 @@ VARIABLE = "RAYLABEL_TEST_FAULTS"
 
 
 def arm() -> None:
-    """Wraps os.replace as the environment says: {"driver": pid, "kill": [pattern, when], "slow": [...]}.
+    """Does as the environment says: {"driver": pid, "kill": [pattern, when], "slow": [...], "network": [...], ...}.
 
     "kill": the driver and the process that renames, at the first rename to a path that matches; `when` is "before",
     "after", or "torn": with half of the bytes written.
     "slow": [pattern, seconds that such a rename takes].
+    "network", "training": [seconds that a batch takes longer that is scored, or trained on; a file that ends this].
     """
     faults: dict[str, Any] = json.loads(os.environ[VARIABLE])
     rename = os.replace
@@ -39,6 +40,36 @@ def arm() -> None:
             _die(faults["driver"])
 
     os.replace = replace
+    if "network" in faults:
+        _slow_network(*faults["network"])
+    if "training" in faults:
+        _slow_training(*faults["training"])
+
+
+def _slow_network(seconds: float, end: str) -> None:
+    from raylabel.labels.network import Network
+
+    forward = Network._forward
+
+    def slow(self: Network, module: Any, pixels: Any) -> Any:
+        time.sleep(0 if os.path.exists(end) else seconds)
+        return forward(self, module, pixels)
+
+    Network._forward = slow
+
+
+def _slow_training(seconds: float, end: str) -> None:
+    from raylabel.stream import Stream
+
+    batches = Stream.batches
+
+    def slow(self: Stream, *arguments: Any) -> Any:
+        for batch in batches(self, *arguments):
+            time.sleep(0 if os.path.exists(end) else seconds)
+            yield batch
+
+    for name, put in [("batches", slow)]:  # whose type is narrower
+        setattr(Stream, name, put)
 
 
 def _die(driver: int) -> None:

@@ -1,0 +1,122 @@
+"""Machines come and go during one run of `digits`: the same lists, networks and accuracies as on one machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faults
+import pytest
+from driver import Spec
+from harness import Driver, wait_until
+from heads import CLOUD, environment, raylets, started_cloud
+from helpers import contents
+
+from raylabel.artifact import Root
+
+# In the books; of a head without CPUs, for the driver's own machine cannot be taken from under it.
+NODES = {"cpus": 0, "nodes": [2, 2]}
+WORKERS = {"workers": 2}  # of the same number the weights are the same
+
+
+def found(root: Path) -> dict[str, Any]:
+    """All that a run is for, to the last bit."""
+    (run,) = root.glob("run-digits-*/summary.json")
+    summary = json.loads(run.read_text())
+    names = "scores", "picks", "teacher", "pretrained", "student", "control"
+    made = {name: {one.digest: contents(one) for one in Root.open(str(root)).named(name)} for name in names}
+    return made | {name: summary[name] for name in ("accuracies", "gain", "picks", "counts")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_then_three_then_one_machine_make_what_one_makes(tmp_path: Path) -> None:
+    with Driver(Spec(root=str(tmp_path / "alone"), resources=WORKERS)) as driver:
+        driver.must_succeed(400)
+    fast = tmp_path / "fast"
+    slow = {"network": [1.0, str(fast)], "slow": ["/pretrained-.*/checkpoints/", 0.2]}
+    with Driver(Spec(root=str(tmp_path / "root"), resources=WORKERS, faults=slow, **NODES)) as driver:
+        driver.wait_until(lambda: len(driver.parts()) >= 2)
+        assert len(driver.actors()) == 4
+        driver.tell("add")
+        driver.wait_until(lambda: len(driver.actors()) == 6)
+        driver.tell("remove")
+        fast.touch()
+        driver.wait_until(lambda: any(driver.root.glob("pretrained-*/scratch/checkpoints/*/*")))
+        driver.tell("add")  # the workers are on one of the others
+        driver.tell("remove")
+        driver.tell("remove")
+        driver.must_succeed(400)
+        assert "lost worker" in driver.output()
+    assert found(tmp_path / "root") == found(tmp_path / "alone")
+
+
+# A run on machines that its head starts for it.
+ON_DEMAND = """
+import os, sys
+import faults
+import ray
+from dataclasses import replace
+from driver import Spec, digits
+from raylabel import workers
+from raylabel.artifact import Root
+from raylabel.machines import ready
+from raylabel.pipeline import semi_supervised
+from raylabel.resources import Resources
+from raylabel.watch import watched
+
+workers.SETTLED = 5.0
+recipe = digits(Spec(root=sys.argv[1], resources={"workers": 4, "cpus": 4, "patience": 100}))
+recipe = replace(recipe, pretrain=replace(recipe.pretrain, images=12_800))
+hook = {"worker_process_setup_hook": "faults.arm"}
+hook["env_vars"] = {name: os.environ[name] for name in ("PYTHONPATH", faults.VARIABLE)}
+ray.init(runtime_env=hook, log_to_driver=False, logging_level="ERROR")
+with watched(100):
+    ready(recipe.resources)
+    semi_supervised(Root.open(sys.argv[1]), recipe)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_machine_that_is_lost_in_training_is_asked_for_again_and_none_stays_without_work(tmp_path: Path) -> None:
+    kinds = {**CLOUD["available_node_types"], "cpu": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 2}}
+    root, here = tmp_path / "root", Path(__file__).parent
+    path = os.pathsep.join(map(str, (here, here.parent, here.parents[1])))
+    said, fast = tmp_path / "said", tmp_path / "fast"
+    slow = {faults.VARIABLE: json.dumps({"driver": 0, "training": [1.0, str(fast)]})}
+    fast.touch()
+    with started_cloud(tmp_path, available_node_types=kinds, idle_timeout_minutes=0.2) as head:
+        with said.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-c", ON_DEMAND, str(root)],
+                env=environment(**head.environment, PYTHONPATH=path, **slow),
+                stdout=out,
+                stderr=out,
+            )
+
+        def happens(what: Callable[[], object]) -> None:
+            wait_until(lambda: bool(what()) or process.poll() is not None, 300, said.read_text)
+            assert process.poll() is None, said.read_text()
+
+        try:
+            happens(lambda: any(root.glob("examples-picked-*/manifest.json")))
+            fast.unlink()
+            happens(lambda: any(root.glob("pretrained-*/scratch/checkpoints/*/*")))
+            victim, _ = raylets(head)
+            os.kill(victim, signal.SIGKILL)
+            happens(lambda: "there is room for more workers" in said.read_text())
+            fast.touch()
+            assert process.wait(300) == 0, said.read_text()
+        finally:
+            process.kill()
+        wait_until(lambda: not raylets(head), 120, lambda: "machines without work stay")
+    words = said.read_text()
+    assert "waiting for 4 CPUs: there are 0" in words
+    assert words.count("lost worker") == words.count("there is room for more workers") == 1
+    (net,) = Root.open(str(root)).named("pretrained")
+    assert net.info["workers"] == 4
