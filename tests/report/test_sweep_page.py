@@ -260,8 +260,8 @@ def test_one_trial_has_no_plots_and_a_sweep_that_shares_nothing_still_a_page() -
     assert idle.share is None and "one by one" not in html(idle).split("<body>")[1]
 
 
-def test_examples_by_k_and_p_are_those_of_the_best_trial() -> None:
-    sweep = KINDS["asha"]
+@pytest.mark.parametrize("sweep", [KINDS["asha"], make(drawn(30), "fyyyy")])
+def test_examples_by_k_and_p_are_those_of_the_best_trial(sweep: Sweep) -> None:
     table = re.findall(r'<table class="byp">(.*?)</table>', html(sweep), re.S)[0]
     ps = [int(p) for p in re.findall(r"P = (\d+)", table)]
     found = {}
