@@ -211,7 +211,8 @@ def _table(sweep: Sweep, console: Console) -> Table:
     names = list(sweep.best.settings)
     table.add_column("trial", justify="right", no_wrap=True)
     for name in names:
-        table.add_column(encodable(name, console).replace(".", ".\n"), justify="right", overflow="fold")
+        head = encodable(name, console).replace(".", ".\n")
+        table.add_column(head, justify="right", overflow="fold")
     table.add_column("validation", justify="right", no_wrap=True)
     table.add_column("95% interval", justify="right", no_wrap=True)
     table.add_column("images", justify="right", no_wrap=True)
