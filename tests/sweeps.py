@@ -41,16 +41,17 @@ def make(
     seed: int = 0,
     n: int = 500,
 ) -> Sweep:
-    """`states`: f(inished), s(topped) or x (failed), repeated over the trials, of which the first has to finish."""
+    """`states`: f(inished), s(topped), x (failed) or y (failed after pre-training), repeated over the trials; the first
+    has to finish."""
     rng = np.random.default_rng(seed)
-    trials, names = [], {"f": "finished", "s": "stopped", "x": "failed"}
+    trials, names = [], {"f": "finished", "s": "stopped", "x": "failed", "y": "failed"}
     for number, (one, letter) in enumerate(zip(settings, itertools.cycle(states), strict=False)):
         state: State = names[letter]  # pyright: ignore[reportAssignmentType]
         k, p, lr = one.get("select.k", 100), one.get("select.p", 1), one.get("finetune.schedule.lr", 0.01)
         good = 0.9 - 0.04 * math.log10(k / 100) ** 2 - 0.05 * math.log10(lr / 0.01) ** 2 + rng.normal(0, 0.01)
-        right = int(n * min(max(good - 0.1 * (state == "stopped"), 0), 1))
+        right = int(n * min(max(good - 0.1 * (letter in "sy"), 0), 1))
         low, high = wilson(right, n)
-        told = {} if state == "failed" else {"accuracy": right / n, "low": low, "high": high}
+        told = {} if letter == "x" else {"accuracy": right / n, "low": low, "high": high}
         picks = int(10 * k * min(1, 0.6 + 0.2 * math.log2(p + 1)))
         made = ("picks", "examples-picked", "pretrained", "scores", "student")
         built = tuple(f"{name}-{rng.integers(16**12):012x}" for name in made[: int(rng.integers(6))])
@@ -58,7 +59,7 @@ def make(
         trials.append(
             Trial(
                 number=number, settings=one, state=state, built=built, reused=("teacher-0123456789ab", "scores-ba98"),
-                picks=None if state == "failed" else picks, images=images, alone=images + 2_000_000,
+                picks=None if letter == "x" else picks, images=images, alone=images + 2_000_000,
                 seconds=float(rng.integers(10**6)) / 1000, error=text if state == "failed" else "", **told,
             )
         )  # fmt: skip

@@ -28,8 +28,8 @@ class Trial:
     state: State
     """'stopped': by the scheduler, after pre-training; 'failed': see `error`."""
     accuracy: float | None = None
-    """Top-1 on the validation split, a fraction: of the fine-tuned student, of the pre-trained one if it was stopped.
-    """
+    """Top-1 on the validation split, a fraction: of the fine-tuned student, or of the pre-trained one if it was stopped
+    or failed after that."""
     low: float | None = None
     high: float | None = None
     """Ends of its 95% Wilson interval."""
@@ -211,7 +211,8 @@ def _table(sweep: Sweep, console: Console) -> Table:
     names = list(sweep.best.settings)
     table.add_column("trial", justify="right", no_wrap=True)
     for name in names:
-        table.add_column(encodable(name, console).replace(".", ".\n"), justify="right", overflow="fold")
+        head = encodable(name, console).replace(".", ".\n")
+        table.add_column(head, justify="right", overflow="fold")
     table.add_column("validation", justify="right", no_wrap=True)
     table.add_column("95% interval", justify="right", no_wrap=True)
     table.add_column("images", justify="right", no_wrap=True)
@@ -219,7 +220,7 @@ def _table(sweep: Sweep, console: Console) -> Table:
     for trial in sweep.trials:
         accuracy, interval = "-", trial.state
         if trial.accuracy is not None and trial.low is not None and trial.high is not None:
-            accuracy = percent(trial.accuracy) + (" (stopped)" if trial.state == "stopped" else "")
+            accuracy = percent(trial.accuracy) + (f" ({trial.state})" if trial.state != "finished" else "")
             interval = f"{100 * trial.low:.1f} to {100 * trial.high:.1f}"
         settings = [Text(encodable(text_of(trial.settings[name]), console)) for name in names]
         reused = f"{len(trial.reused)} of {len(trial.reused) + len(trial.built)}"

@@ -30,12 +30,12 @@ def write_sweep_page(sweep: Sweep, folder: str) -> str:
     """
     # Through JSON and back, so that the page shows what sweep.json holds (and neither can hold a NaN).
     data = json.loads(json.dumps(sweep.to_dict(), allow_nan=False))
-    measured = [(one["low"], one["high"]) for one in data["trials"] if one["accuracy"] is not None]
+    measured = [(one["low"], one["high"]) for one in data["trials"] if one["accuracy"] is not None]  # failed ones too
     measured.append((data["test_low"], data["test_high"]))
     if data["soup"]:
         measured += [(data["soup"][f"{name}low"], data["soup"][f"{name}high"]) for name in ("", "test_")]
     low, high = min(low for low, _ in measured), max(high for _, high in measured)
-    accuracies = [trial["accuracy"] for trial in data["trials"] if trial["accuracy"] is not None]
+    accuracies = [trial["accuracy"] for trial in data["trials"] if trial["state"] != "failed"]
     axis = linear(100 * low, 100 * high, "{:g}%".format)
     return render(
         "sweep.html.j2",

@@ -113,7 +113,7 @@ def told(trial: Trial) -> str:
 
 
 def _outcome(trial: Trial) -> str:
-    if trial.accuracy is None or trial.low is None or trial.high is None:
+    if trial.state == "failed" or trial.accuracy is None or trial.low is None or trial.high is None:
         return f"trial {trial.number}: {trial.state}"
     interval = f"{percent(trial.accuracy)} ({100 * trial.low:.1f} to {100 * trial.high:.1f})"
     return f"trial {trial.number}: {interval}" + (", pre-trained only" if trial.state == "stopped" else "")
@@ -159,7 +159,7 @@ def _accuracy_axis(values: Sequence[float]) -> Axis:
 
 
 def _plot(sweep: Sweep, name: str, numbers: Sequence[str]) -> Plot:
-    trials = [trial for trial in sweep.trials if trial.accuracy is not None]
+    trials = [trial for trial in sweep.trials if trial.state != "failed"]
     values = values_of(sweep.trials, name)
     by = {K: P, P: K}.get(name, "")
     groups = values_of(sweep.trials, by) if by in numbers else []
@@ -222,7 +222,7 @@ def parallel(sweep: Sweep) -> Parallel | None:
     width = max(860, 2 * Parallel.SIDE + 150 * len(names))
     step = (width - 2 * Parallel.SIDE) / len(names)
     xs = [round(Parallel.SIDE + step * i, 1) for i in range(len(names) + 1)]
-    known = [trial.accuracy for trial in sweep.trials if trial.accuracy is not None]
+    known = [one.accuracy for one in sweep.trials if one.state != "failed" and one.accuracy is not None]
     goal = _accuracy_axis(known)
     axes, places = [], []
     for x, name in zip(xs, names, strict=False):
@@ -246,7 +246,7 @@ def parallel(sweep: Sweep) -> Parallel | None:
     for trial in reversed(sweep.trials):
         points = [(x, up(place[trial.settings[name]])) for x, name, place in zip(xs, names, places, strict=False)]
         style, end = "failed", None
-        if trial.accuracy is not None:
+        if trial.state != "failed" and trial.accuracy is not None:
             end = xs[-1], up(goal.at(100 * trial.accuracy))
             shade = round(6 * (trial.accuracy - low) / (high - low)) if high > low else 6
             style = f"q{shade}" + (" dashed" if trial.state == "stopped" else "")
