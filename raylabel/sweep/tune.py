@@ -32,6 +32,7 @@ from raylabel.sweep.shell import FAILED, LOSSES, STAGES, trial
 from raylabel.sweep.space import Settings, apply
 
 TUNE = "tune"  # Ray Tune's folder: what else stood there it would put back as it was when the sweep was resumed
+BOOKS = "tuner.pkl", "experiment_state-", "basic-variant-state-"  # the files in it that it goes on from
 SHARE = 3  # of so many pre-trained students ASHA has one fine-tuned
 SHELL = 0.01  # CPUs of a trial's actor in Ray Tune, which waits for the work that others do
 LOOK = 5.0  # seconds between two looks at the cluster
@@ -115,10 +116,10 @@ def _tuner(
 
 def _books(folder: str) -> list[str]:
     """The files that Ray Tune goes on from; none if there is nothing to go on from."""
-    starts = "tuner.pkl", "experiment_state-", "basic-variant-state-"
-    files = [file for file in list_files(folder) if file.startswith(starts)]
-    whole = "tuner.pkl" in files and any(file.startswith("experiment_state-") for file in files)
-    return [f"{folder}/{file}" for file in files] if whole else []
+    files = list_files(folder)
+    # Each run has its own, with its time in their names.
+    newest = [max((file for file in files if file.startswith(start)), default="") for start in BOOKS]
+    return [f"{folder}/{file}" for file in newest] if all(newest) else []
 
 
 def _check(books: list[str]) -> None:
