@@ -127,7 +127,7 @@ def test_a_trial_whose_processes_are_killed_is_tried_again(tmp_path):
     root = tmp_path / "runs"
     with own_ray() as folder:
         job = start(folder, root, EVEN)
-        wait_until(job, lambda: [*root.glob("pretrained-*/scratch/ray_train/run/checkpoint_*")])
+        wait_until(job, lambda: [*root.glob("pretrained-*/scratch/ray_train/run/*")])
         lost = {}
         for name in "ray::ImplicitFunc", "ray::_Worker":  # what waits, and with it what works; of another what works
             lost[name] = [pid for pid, line in processes(folder).items() if line.startswith(name)][0]
