@@ -84,7 +84,8 @@ with watched(100):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_machine_that_is_lost_in_training_is_asked_for_again_and_none_stays_without_work(tmp_path: Path) -> None:
-    kinds = {**CLOUD["available_node_types"], "cpu": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 2}}
+    head_alone = {"head": CLOUD["available_node_types"]["head"]}
+    kinds = {**head_alone, "cpu": {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 2}}
     root, here = tmp_path / "root", Path(__file__).parent
     path = os.pathsep.join(map(str, (here, here.parent, here.parents[1])))
     said, fast = tmp_path / "said", tmp_path / "fast"
@@ -114,6 +115,7 @@ def test_a_machine_that_is_lost_in_training_is_asked_for_again_and_none_stays_wi
             assert process.wait(300) == 0, said.read_text()
         finally:
             process.kill()
+            process.wait()
         wait_until(lambda: not raylets(head), 120, lambda: "machines without work stay")
     words = said.read_text()
     assert "waiting for 4 CPUs: there are 0" in words
