@@ -75,19 +75,21 @@ def ledger(root: Path) -> Ledger:
 def test_stopped_and_killed_while_trials_build_what_they_share_it_ends_as_any_other(tmp_path):
     root = tmp_path / "runs"
     with own_ray() as folder:
-        job = start(folder, root, EVEN)
-        # The teacher, for which both trials wait.
-        wait_until(job, lambda: [*root.glob("teacher-*/scratch/ray_train/run/*")])
-        begin = time.monotonic()
-        job.send_signal(signal.SIGTERM)
-        out, err = job.communicate(timeout=120)
-        assert (job.returncode, time.monotonic() - begin < 30) == (143, True), out + err
-        assert err == STOPPING + STOPPED
-        deadline = time.monotonic() + 30
-        while left := processes(folder):
-            assert time.monotonic() < deadline, left
-            time.sleep(0.2)
-        assert not list(root.glob("teacher-*/manifest.json"))
+        # At the teacher, for which both trials wait.
+        for signum, code, first in (signal.SIGTERM, 143, STOPPING), (signal.SIGINT, 130, ""):
+            job = start(folder, root, EVEN)
+            wait_until(job, lambda: [*root.glob("teacher-*/scratch/ray_train/run/*")])
+            begin = time.monotonic()
+            job.send_signal(signum)
+            out, err = job.communicate(timeout=120)
+            assert (job.returncode, err) == (code, first + STOPPED), out
+            assert time.monotonic() - begin < 30
+            deadline = time.monotonic() + 30
+            while left := processes(folder):
+                assert time.monotonic() < deadline, left
+                time.sleep(0.2)
+            assert not list(root.glob("teacher-*/manifest.json"))
+            shutil.rmtree(next(root.glob("teacher-*/scratch/ray_train")))
 
         job = start(folder, root, EVEN)
         wait_until(job, lambda: [*root.glob("teacher-*/scratch/ray_train/run/*")])
@@ -97,7 +99,7 @@ def test_stopped_and_killed_while_trials_build_what_they_share_it_ends_as_any_ot
         told = finish(start(folder, root, EVEN))
     assert [trial["state"] for trial in told["trials"]] == ["finished"] * 2
     builds = [build for build in ledger(root).builds if build.artifact.startswith("teacher-")]
-    assert [build.done for build in builds] == [False, False, True]
+    assert len(builds) >= 4 and [build.done for build in builds] == [False] * (len(builds) - 1) + [True]
 
 
 @pytest.mark.slow
@@ -119,20 +121,37 @@ def test_in_a_smaller_cluster_it_goes_on_with_fewer_trials_at_once(tmp_path):
     assert most == 2
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_trial_whose_processes_are_killed_is_tried_again(tmp_path):
+    root = tmp_path / "runs"
+    with own_ray() as folder:
+        job = start(folder, root, EVEN)
+        wait_until(job, lambda: [*root.glob("pretrained-*/scratch/ray_train/run/checkpoint_*")])
+        lost = {}
+        for name in "ray::ImplicitFunc", "ray::_Worker":  # what waits, and with it what works; of another what works
+            lost[name] = [pid for pid, line in processes(folder).items() if line.startswith(name)][0]
+            os.kill(lost[name], signal.SIGKILL)
+            time.sleep(2)
+        told = finish(job)
+    assert [trial["state"] for trial in told["trials"]] == ["finished"] * 2
+    assert all(build.done for build in {build.artifact: build for build in ledger(root).builds}.values())
+
+
 def at_work(folder: str) -> int:
     """How many trials are: each has a process that does so, and one that waits for it."""
-    return sum(line.startswith("ray::_Worker.run") for line in processes(folder))
+    return sum(line.startswith("ray::_Worker.run") for line in processes(folder).values())
 
 
-def processes(folder: str) -> list[str]:
-    """Command lines of a Ray's processes: its own name the folder there, and its workers write their logs into it."""
-    found = []
+def processes(folder: str) -> dict[int, str]:
+    """pid → command line of a Ray's processes: its own name the folder there, its workers write their logs into it."""
+    found = {}
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit():
                 line = (entry / "cmdline").read_text().replace("\0", " ")
                 if folder in line or folder in os.readlink(entry / "fd" / "2"):
-                    found.append(line)
+                    found[int(entry.name)] = line
         except OSError:  # it has gone meanwhile
             pass
     return found

@@ -7,6 +7,7 @@ come back with them: it is set anew here.
 import json
 import os
 import pickle
+import sys
 import time
 from typing import Any
 
@@ -14,12 +15,13 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends a sweep
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the old one can be silenced
 
 import ray
+import ray.exceptions
 import ray.tune
 import ray.tune.schedulers
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from raylabel.artifact import Root
-from raylabel.errors import InputError
+from raylabel.errors import InputError, causes
 from raylabel.places import free_places
 from raylabel.recipe import Recipe
 from raylabel.report.terminal import Progress
@@ -30,6 +32,7 @@ from raylabel.sweep.shell import FAILED, LOSSES, STAGES, trial
 from raylabel.sweep.space import Settings, apply
 
 TUNE = "tune"  # Ray Tune's folder: what else stood there it would put back as it was when the sweep was resumed
+BOOKS = "tuner.pkl", "experiment_state-", "basic-variant-state-"  # the files in it that it goes on from
 SHARE = 3  # of so many pre-trained students ASHA has one fine-tuned
 SHELL = 0.01  # CPUs of a trial's actor in Ray Tune, which waits for the work that others do
 LOOK = 5.0  # seconds between two looks at the cluster
@@ -63,46 +66,60 @@ def run_trials(
     `job`: of the Job, which the caller keeps until this returns.
     """
     global _now
-    fs, path = filesystem(root.uri)
-    # In a list, for a reference alone would be replaced by what it is of.
-    runnable = ray.tune.with_resources(ray.tune.with_parameters(trial, job=[job], claims=claims), {"CPU": SHELL})
-    # Without a state it was killed before the first trial was noted down.
-    if books := _books(f"{root.uri}/{name}/{TUNE}"):
-        _check(books)
-        tuner = ray.tune.Tuner.restore(f"{path}/{name}/{TUNE}", runnable, resume_errored=True, storage_filesystem=fs)
-    else:
-        numbered = [{"number": number, "settings": settings} for number, settings in enumerate(trials)]
-        tuner = ray.tune.Tuner(
-            runnable,
-            param_space={"trial": ray.tune.grid_search(numbered)},
-            tune_config=ray.tune.TuneConfig(
-                search_alg=InTurn(),
-                scheduler=scheduler(config),
-                trial_name_creator=_trial_name,
-                trial_dirname_creator=_trial_name,
-            ),
-            run_config=ray.tune.RunConfig(
-                name=TUNE,
-                storage_path=f"{path}/{name}",
-                storage_filesystem=fs,
-                verbose=0,
-                callbacks=[_Telling()],
-            ),
-        )
+    ended, losses = 0, 0
     with Progress("sweep", len(trials), "trials") as progress:
-        _now = _Now(progress, room, claims)
-        results = tuner.fit()
+        while True:
+            _now = _Now(progress, room, claims)
+            try:
+                results = _tuner(root, name, trials, job, claims, config).fit()
+                break
+            except RuntimeError as error:
+                # Ray Tune ends all trials, and then itself, where Ray killed one's actor for want of memory.
+                if not any(isinstance(one, ray.exceptions.OutOfMemoryError) for one in causes(error)):
+                    raise
+                ended, losses = _now.ended, 0 if _now.ended > ended else losses + 1
+                if losses > LOSSES:
+                    raise
+                print("a trial's process was killed for want of memory: the sweep goes on", file=sys.stderr)
         progress.update(len(results))  # those of an earlier run too
     _now = None
     free_places()
     return {int(result.path.rpartition("_")[2]): result for result in results}
 
 
+def _tuner(
+    root: Root, name: str, trials: list[Settings], job: ray.ObjectRef, claims: Any, config: SweepConfig
+) -> ray.tune.Tuner:
+    """A new one, or that of an earlier run, which goes on."""
+    fs, path = filesystem(root.uri)
+    # In a list, for a reference alone would be replaced by what it is of.
+    runnable = ray.tune.with_resources(ray.tune.with_parameters(trial, job=[job], claims=claims), {"CPU": SHELL})
+    # Without a state it was killed before the first trial was noted down.
+    if books := _books(f"{root.uri}/{name}/{TUNE}"):
+        _check(books)
+        return ray.tune.Tuner.restore(f"{path}/{name}/{TUNE}", runnable, resume_errored=True, storage_filesystem=fs)
+    numbered = [{"number": number, "settings": settings} for number, settings in enumerate(trials)]
+    return ray.tune.Tuner(
+        runnable,
+        param_space={"trial": ray.tune.grid_search(numbered)},
+        tune_config=ray.tune.TuneConfig(
+            search_alg=InTurn(),
+            scheduler=scheduler(config),
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=ray.tune.RunConfig(
+            name=TUNE, storage_path=f"{path}/{name}", storage_filesystem=fs, verbose=0, callbacks=[_Telling()]
+        ),
+    )
+
+
 def _books(folder: str) -> list[str]:
     """The files that Ray Tune goes on from; none if there is nothing to go on from."""
-    files = [file for file in list_files(folder) if "/" not in file]
-    whole = "tuner.pkl" in files and any(file.startswith("experiment_state-") for file in files)
-    return [f"{folder}/{file}" for file in files] if whole else []
+    files = list_files(folder)
+    # Each run has its own, with its time in their names.
+    newest = [max((file for file in files if file.startswith(start)), default="") for start in BOOKS]
+    return [f"{folder}/{file}" for file in newest] if all(newest) else []
 
 
 def _check(books: list[str]) -> None:
@@ -122,7 +139,13 @@ class _Now:
     """What is of this process alone, and no part of Ray Tune's books."""
 
     def __init__(self, progress: Progress, room: Room, claims: Any):
-        self.progress, self._room, self._claims, self._seats = progress, room, claims, 0
+        self._progress, self._room, self._claims, self._seats = progress, room, claims, 0
+        self.ended = 0
+
+    def tell(self, ended: int) -> None:
+        """So many trials have come to an end."""
+        self.ended = ended
+        self._progress.update(ended)
 
     def seats(self) -> int:
         """Trials that may run at once, which those that wait are told of."""
@@ -190,4 +213,4 @@ class _Telling(ray.tune.Callback):
 
     def _tell(self, trials: list[Any], trial: Any) -> None:
         assert _now
-        _now.progress.update(sum(one.is_finished() or one is trial for one in trials))
+        _now.tell(sum(one.is_finished() or one is trial for one in trials))
