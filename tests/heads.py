@@ -1,6 +1,7 @@
 """Ray heads of their own, started and ended as a person would, for tests of what attaches to them."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -103,9 +104,10 @@ def started_cloud(folder: Path, **changes: Any) -> Iterator[Head]:
 
 
 def raylets(head: Head) -> list[int]:
-    """The process that is the machine, as far as Ray can tell, of each but the head's own."""
+    """The process that is the machine, as far as Ray can tell, of each that has CPUs."""
     lines = {pid: (Path("/proc") / str(pid) / "cmdline").read_bytes() for pid in _processes(head.folder)}
-    return [pid for pid, line in lines.items() if b"/raylet/raylet" in line.split(b"\0")[0] and b"--head" not in line]
+    machines = {pid: line for pid, line in lines.items() if line.split(b"\0")[0].endswith(b"/raylet/raylet")}
+    return [pid for pid, line in machines.items() if re.search(rb"\bCPU,[1-9]", line)]
 
 
 def join(head: Head, cpus: int, python: str = sys.executable) -> str:

@@ -57,24 +57,32 @@ def test_two_then_three_then_one_machine_make_what_one_makes(tmp_path: Path) -> 
 
 # A run on machines that its head starts for it.
 ON_DEMAND = """
-import os, sys
+import os, sys, threading, time
 import faults
 import ray
 from dataclasses import replace
 from driver import Spec, digits
-from raylabel import workers
+from test_machines import asked
 from raylabel.artifact import Root
 from raylabel.machines import ready
 from raylabel.pipeline import semi_supervised
 from raylabel.resources import Resources
 from raylabel.watch import watched
 
-workers.SETTLED = 5.0
+def look():
+    before = -1
+    while True:
+        if (now := len(asked())) != before:
+            print(f"asked for {now}", flush=True)
+        before = now
+        time.sleep(0.2)
+
 recipe = digits(Spec(root=sys.argv[1], resources={"workers": 4, "cpus": 4, "patience": 100}))
 recipe = replace(recipe, pretrain=replace(recipe.pretrain, images=12_800))
 hook = {"worker_process_setup_hook": "faults.arm"}
 hook["env_vars"] = {name: os.environ[name] for name in ("PYTHONPATH", faults.VARIABLE)}
 ray.init(runtime_env=hook, log_to_driver=False, logging_level="ERROR")
+threading.Thread(target=look, daemon=True).start()
 with watched(100):
     ready(recipe.resources)
     semi_supervised(Root.open(sys.argv[1]), recipe)
@@ -84,7 +92,8 @@ with watched(100):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_machine_that_is_lost_in_training_is_asked_for_again_and_none_stays_without_work(tmp_path: Path) -> None:
-    kinds = {**CLOUD["available_node_types"], "cpu": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 2}}
+    head_alone = {"head": CLOUD["available_node_types"]["head"]}
+    kinds = {**head_alone, "cpu": {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 2}}
     root, here = tmp_path / "root", Path(__file__).parent
     path = os.pathsep.join(map(str, (here, here.parent, here.parents[1])))
     said, fast = tmp_path / "said", tmp_path / "fast"
@@ -109,14 +118,16 @@ def test_a_machine_that_is_lost_in_training_is_asked_for_again_and_none_stays_wi
             happens(lambda: any(root.glob("pretrained-*/scratch/checkpoints/*/*")))
             victim, _ = raylets(head)
             os.kill(victim, signal.SIGKILL)
-            happens(lambda: "there is room for more workers" in said.read_text())
+            # Ray's pretended cloud never notices that a machine died, and starts no other: what it hears is looked at.
+            happens(lambda: "asked for 4" in said.read_text().partition("lost worker")[2])
             fast.touch()
             assert process.wait(300) == 0, said.read_text()
         finally:
             process.kill()
+            process.wait()
         wait_until(lambda: not raylets(head), 120, lambda: "machines without work stay")
     words = said.read_text()
     assert "waiting for 4 CPUs: there are 0" in words
-    assert words.count("lost worker") == words.count("there is room for more workers") == 1
+    assert words.count("lost worker") == 1
     (net,) = Root.open(str(root)).named("pretrained")
-    assert net.info["workers"] == 4
+    assert net.info["workers"] == 2
