@@ -117,7 +117,7 @@ def test_a_job_that_is_stopped_again_and_again_ends_with_the_picks_of_one_that_w
     clean: Path, tmp_path: Path, signum: int, code: int
 ) -> None:
     # While it waits for actors, while it trains and has a checkpoint, and in the second training of the same process.
-    for ready in "scores-*", "pretrained-*/scratch/ray_train/run/checkpoint_*", "student-*/scratch/ray_train":
+    for ready in "scores-*", "pretrained-*/scratch/checkpoints/*", "student-*/scratch/ray_train":
         process = start(tmp_path, "digits", *SMALL, *given_teacher(tmp_path))
         status, err, seconds = stop_when(process, signum, lambda ready=ready: [*tmp_path.glob(f"runs/{ready}")])
         assert (status, err) == (code, (STOPPING if signum == signal.SIGTERM else "") + STOPPED), ready
