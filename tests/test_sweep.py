@@ -2,6 +2,7 @@
 
 import collections
 import json
+import re
 import shutil
 import time
 from dataclasses import replace
@@ -71,10 +72,12 @@ def stems(artifacts) -> collections.Counter:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_grid_builds_each_artifact_once(ray_local, tmp_path):
+def test_a_grid_builds_each_artifact_once(ray_local, tmp_path, capsys):
     root = Root.open(str(tmp_path / "root"))
     told, folder = sweep(root, short(), SweepConfig(space=SPACE))
     ledger = made_once(told, folder)
+    said = re.findall(r"^sweep: trial (\d+) builds (\S+)$", capsys.readouterr().out, re.MULTILINE)
+    assert said == [(str(build.trial), build.artifact) for build in ledger.builds]
     # Two Ks, each with one pre-training, and two rates of fine-tuning; one teacher, and one pass of it over the corpus.
     assert stems(build.artifact for build in ledger.builds) == {
         "examples-labeled": 1,

@@ -110,6 +110,9 @@ class _Claims:
     def get(self) -> Ledger:
         return self._ledger
 
+    def builds(self, first: int) -> tuple[Build, ...]:
+        return self._ledger.builds[first:]
+
     async def _watch(self, who: str, alive: Any) -> None:
         try:
             await alive[0]
@@ -135,7 +138,7 @@ def make_claims(folder: str, seats: int) -> Any:
     - `claim(artifact, who, trial)`: waits while another builds the artifact; True if it is to be built, False if it
       stands, InputError if it cannot be built in this run.
     - `release(artifact, done, why)`: `why` it cannot be built, where that is known.
-    - `use(trial, {artifact: images})`, and `get()`: the Ledger.
+    - `use(trial, {artifact: images})`, and `get()`: the Ledger; `builds(first)`: those of its lines from there on.
     """
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     options = {"num_cpus": 0, "label_selector": here, "max_concurrency": 10_000}  # whoever waits is in a call

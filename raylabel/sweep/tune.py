@@ -72,6 +72,7 @@ def run_trials(
             _now = _Now(progress, room, claims)
             try:
                 results = _tuner(root, name, trials, job, claims, config).fit()
+                _now.tell_builds()
                 break
             except RuntimeError as error:
                 # Ray Tune ends all trials, and then itself, where Ray killed one's actor for want of memory.
@@ -140,12 +141,24 @@ class _Now:
 
     def __init__(self, progress: Progress, room: Room, claims: Any):
         self._progress, self._room, self._claims, self._seats = progress, room, claims, 0
+        self._told, self._next = len(ray.get(claims.builds.remote(0))), 0.0  # those of an earlier run were told then
         self.ended = 0
 
     def tell(self, ended: int) -> None:
         """So many trials have come to an end."""
         self.ended = ended
         self._progress.update(ended)
+
+    def tell_builds(self) -> None:
+        """What trials began to build meanwhile: between the ends of two trials hours may pass."""
+        builds = ray.get(self._claims.builds.remote(self._told))
+        for build in builds:
+            self._progress.say(f"trial {build.trial} builds {build.artifact}")
+        self._told, self._next = self._told + len(builds), time.monotonic() + LOOK
+
+    def look(self) -> None:
+        if time.monotonic() > self._next:
+            self.tell_builds()
 
     def seats(self) -> int:
         """Trials that may run at once, which those that wait are told of."""
@@ -194,7 +207,7 @@ def _trial_name(one: Any) -> str:
 
 
 class _Telling(ray.tune.Callback):
-    """Tells the terminal how far the sweep is, and Ray Tune which trials are to be tried again."""
+    """Tells the terminal how far the sweep is and what is built, and Ray Tune which trials are to be tried again."""
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         trial.max_failures = LOSSES  # of its process, with the machine that it was on
@@ -204,6 +217,10 @@ class _Telling(ray.tune.Callback):
     ) -> None:
         if FAILED in result:
             trial.max_failures = 0
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        assert _now
+        _now.look()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._tell(trials, trial)
