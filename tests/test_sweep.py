@@ -1,6 +1,7 @@
 """Sweeps with real trials on digits."""
 
 import collections
+import gc
 import json
 import re
 import shutil
@@ -51,14 +52,13 @@ def shorter(config: Train, images: int) -> Train:
 
 
 def made_once(told: Sweep, folder: str) -> Ledger:
-    """Asserts that each artifact was built once, by the trial that the table names."""
+    """Asserts that each artifact was built once, by the trial that the table names. A build that was cut off, by Ray on
+    a machine without memory, has a line of its own and is no second one."""
     ledger = Ledger.read(f"{folder}/ledger.json")
-    assert all(build.done for build in ledger.builds)
-    builders = collections.Counter(build.artifact for build in ledger.builds)
-    assert set(builders.values()) == {1}
-    assert {build.artifact: build.trial for build in ledger.builds} == {
-        a: t.number for t in told.trials for a in t.built
-    }
+    done = [build for build in ledger.builds if build.done]
+    assert {build.artifact for build in done} == {build.artifact for build in ledger.builds}
+    assert set(collections.Counter(build.artifact for build in done).values()) == {1}
+    assert {build.artifact: build.trial for build in done} == {a: t.number for t in told.trials for a in t.built}
     return ledger
 
 
@@ -79,7 +79,7 @@ def test_a_grid_builds_each_artifact_once(ray_local, tmp_path, capsys):
     said = re.findall(r"^sweep: trial (\d+) builds (\S+)$", capsys.readouterr().out, re.MULTILINE)
     assert said == [(str(build.trial), build.artifact) for build in ledger.builds]
     # Two Ks, each with one pre-training, and two rates of fine-tuning; one teacher, and one pass of it over the corpus.
-    assert stems(build.artifact for build in ledger.builds) == {
+    assert stems({build.artifact for build in ledger.builds}) == {
         "examples-labeled": 1,
         "teacher": 1,
         "scores": 2 + 2 + 4,  # of corpus and test set by the teacher; of the labeled set by each student
@@ -182,6 +182,7 @@ def test_a_trial_killed_for_want_of_memory_is_not_the_end_of_the_others(ray_loca
     assert len(whole) == len({*whole}) and {*whole} == {artifact for trial in told.trials for artifact in trial.built}
     assert capsys.readouterr().err.count("the sweep goes on\n") == 1
     no_placement_group_is_left()
+    gc.collect()  # while what they warn of is ignored
 
 
 def no_placement_group_is_left() -> None:
@@ -194,15 +195,15 @@ def no_placement_group_is_left() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_thirty_trials_with_asha_end_and_leave_nothing(ray_local, tmp_path):
-    root = Root.open(str(tmp_path / "root"))
+    root, before = Root.open(str(tmp_path / "root")), actors()
     space = ("select.k=[1,2,4,8,12,16,24,32,48,64]", "finetune.schedule.lr=[0.001,0.005,0.02]")
     told, folder = sweep(root, tiny(), SweepConfig(space=space, scheduler="asha"))
     states = collections.Counter(trial.state for trial in told.trials)
     assert states["finished"] + states["stopped"] == 30 and states["finished"] >= 3 and states["stopped"] >= 3
     ledger = made_once(told, folder)
-    assert stems(build.artifact for build in ledger.builds)["pretrained"] == 10
+    assert stems({build.artifact for build in ledger.builds})["pretrained"] == 10
     no_placement_group_is_left()
-    no_actor_is_left()
+    no_actor_is_left(before)
 
 
 @pytest.mark.slow
@@ -229,13 +230,16 @@ def test_a_sweep_whose_root_is_a_bucket(ray_local, bucket, tmp_path):
     no_placement_group_is_left()
 
 
-def no_actor_is_left() -> None:
-    """None but those of which a job has one, which others after this sweep go on with."""
+def actors() -> dict[str, str]:
+    """Id → class of those that are not dead."""
+    found = ray._private.state.actors().items()
+    return {name: actor["ActorClassName"] for name, actor in found if actor["State"] != "DEAD"}
+
+
+def no_actor_is_left(before: dict[str, str]) -> None:
+    """None that was not there before, but those of which a job has one, which others after this sweep go on with."""
     kept = {"_Counter", "AutoscalingCoordinator", "_AutoscalingCoordinatorActor", "ActorLocationTracker", "_StatsActor"}
     deadline = time.monotonic() + 60
-    while (
-        left := {actor["ActorClassName"] for actor in ray._private.state.actors().values() if actor["State"] != "DEAD"}
-        - kept
-    ):
+    while left := {kind for name, kind in actors().items() if name not in before} - kept:
         assert time.monotonic() < deadline, left
         time.sleep(0.5)

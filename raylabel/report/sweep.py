@@ -212,7 +212,9 @@ def _table(sweep: Sweep, console: Console) -> Table:
     table.add_column("trial", justify="right", no_wrap=True)
     for name in names:
         head = encodable(name, console).replace(".", ".\n")
-        table.add_column(head, justify="right", overflow="fold")
+        width = max(len(encodable(text_of(trial.settings[name]), console)) for trial in sweep.trials)
+        # A number is not folded, however many columns there are; a word may be long.
+        table.add_column(head, justify="right", overflow="fold", min_width=min(width, 10))
     table.add_column("validation", justify="right", no_wrap=True)
     table.add_column("95% interval", justify="right", no_wrap=True)
     table.add_column("images", justify="right", no_wrap=True)
