@@ -192,6 +192,7 @@ def accuracy(root: Root, frames: int) -> tuple[int, int]:
     return int((best == right).sum()), rows
 
 
+@pytest.mark.slow
 def test_a_single_frame_does_not_tell_the_motion_and_eight_do(ray_local, tmp_path):
     root = Root.open(str(tmp_path / "root"))
     low, high = wilson(*accuracy(root, frames=1))

@@ -1,0 +1,137 @@
+"""Accuracy against K where most of the corpus is of no class at all: top-1 of the student for each K, over seeds.
+
+    python tests/bench/bench_k.py --data DIR     # DIR: the folder of CIFAR-10; half an hour to an hour on 4 cores
+    python tests/bench/bench_k.py --quick        # one seed and short trainings
+
+CIFAR-10 has no distractors, so half of its classes are made such: a network of five classes learns from 100 labels of
+each, and the corpus holds 1,000 unlabeled images of each of them among 23,000 of the other five. P is 1, so that the
+largest K takes every image of the corpus. Yalniz et al. 2019 (Figure 5) see an inverted U: with small K too few images,
+with large K more and more that are of no class. Trainings have the same number of images whatever K; a seed's Ks share
+its teacher, its scores and its control.
+"""
+
+import argparse
+import statistics
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from figures import print_value
+from processes import connect
+
+from raylabel import recipes
+from raylabel.artifact import Root
+from raylabel.evaluate.precision import Truth
+from raylabel.models import Model
+from raylabel.pipeline import semi_supervised
+from raylabel.recipe import Recipe, Teacher
+from raylabel.resources import Resources
+from raylabel.selection import Select
+
+CLASSES = 5  # the first five of CIFAR-10; the others are distractors
+LABELS = 100  # labeled images of each class
+IMAGES = 1_000  # unlabeled images of each class, in the corpus
+KS = (50, 200, 1_000, 2_500, 5_600)  # 5 x 5,600 is the corpus
+STUDENT_T = 4.303  # 97.5% quantile of Student's t with 2 degrees of freedom, for means of three seeds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default=str(Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"))
+    parser.add_argument("--root", help="where results go, to go on with later; a folder that is deleted if not given")
+    parser.add_argument("--workers", type=int, default=2, help="training workers")
+    parser.add_argument("--quick", action="store_true", help="one seed and short trainings")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-k-") as folder:
+        place = Path(arguments.root or folder)
+        build_data(Path(arguments.data), place / "data")
+        connect()
+        measure(place, arguments.workers, arguments.quick)
+
+
+def measure(place: Path, workers: int, quick: bool) -> None:
+    root, seeds = Root.open(str(place / "root")), (0,) if quick else (0, 1, 2)
+    curve: dict[int, list[float]] = {}
+    for k in KS:
+        found = []
+        for seed in seeds:
+            recipe = distracted(str(place / "data"), k, seed, workers, short=quick)
+            found.append(semi_supervised(root, recipe)[1])
+        tops = {
+            model: [100 * one.top1 for s in found for one in s.accuracies if one.model == model] for model in MODELS
+        }
+        if k == KS[0]:
+            for model in ("teacher", "control"):
+                print_value("k", f"{model}, top-1", tops[model], "%")
+        curve[k] = tops["student (fine-tuned)"]
+        print_value("k", f"K = {k:,}: student pre-trained on the picks, top-1", tops["student (pretrained)"], "%")
+        print_value("k", f"K = {k:,}: student fine-tuned, top-1", curve[k], "%")
+        print_value("k", f"K = {k:,}: picks with their true label", [100 * (s.precision or 0) for s in found], "%")
+    if not quick:
+        best = max(KS[1:-1], key=lambda k: statistics.mean(curve[k]))
+        for end in (KS[0], KS[-1]):
+            print_paired(f"K = {best:,} over K = {end:,}", curve[best], curve[end])
+
+
+MODELS = ("teacher", "control", "student (pretrained)", "student (fine-tuned)")
+
+
+def print_paired(figure: str, mine: list[float], other: list[float]) -> None:
+    """The mean of the differences seed by seed, with the ends of its 95% interval (Student's t)."""
+    differences = [m - o for m, o in zip(mine, other, strict=True)]
+    mean, half = statistics.mean(differences), STUDENT_T * statistics.stdev(differences) / len(differences) ** 0.5
+    figure = f"{figure}: mean of the differences, and as range its 95% interval"
+    print_value("k", figure, [mean - half, mean, mean + half], "points")
+
+
+def distracted(data: str, k: int, seed: int, workers: int, short: bool) -> Recipe:
+    """The recipe of CIFAR-10, with a small network and trainings that a CPU ends in minutes."""
+    recipe = recipes.cifar10(data)
+    assert recipe.teacher.train is not None
+    scale, model = 10 if short else 1, Model(arch="resnet14x1")
+    return replace(
+        recipe,
+        name="distracted-cifar10",
+        labeled=replace(recipe.labeled, uri=(f"{data}/labeled.parquet",)),
+        unlabeled=replace(recipe.unlabeled, uri=(f"{data}/unlabeled.parquet",)),
+        truth=Truth(uri=f"{data}/truth.parquet"),
+        teacher=Teacher(model=model, train=replace(recipe.teacher.train, images=100_000 // scale)),
+        select=Select(k=k, p=1),
+        student=model,
+        pretrain=replace(recipe.pretrain, images=100_000 // scale),
+        finetune=replace(recipe.finetune, images=10_000 // scale),
+        seed=seed,
+        resources=Resources(workers=workers),
+    )
+
+
+def build_data(cifar10: Path, folder: Path) -> None:
+    """The labeled, unlabeled and test tables of this bench, and the truth, from those of CIFAR-10."""
+    if (folder / "classes.txt").exists():
+        return
+    folder.mkdir(parents=True)
+    labeled, test = pq.read_table(cifar10 / "labeled-4k.parquet"), pq.read_table(cifar10 / "test.parquet")
+    corpus = pa.concat_tables(pq.read_table(cifar10 / f"unlabeled-{part}.parquet") for part in (0, 1))
+    truth = corpus.select(["id"]).join(pq.read_table(cifar10 / "unlabeled-truth.parquet"), "id").sort_by("id")
+    corpus = corpus.sort_by("id")
+    label = truth["label"].to_numpy()
+    kept = np.sort(np.concatenate([firsts(label, IMAGES), np.flatnonzero(label >= CLASSES)]))
+    pq.write_table(corpus.take(kept), folder / "unlabeled.parquet", row_group_size=1000)
+    pq.write_table(truth.take(kept), folder / "truth.parquet")
+    pq.write_table(labeled.take(firsts(labeled["label"].to_numpy(), LABELS)), folder / "labeled.parquet")
+    pq.write_table(test.filter(pc.field("label") < CLASSES), folder / "test.parquet", row_group_size=1000)
+    names = (cifar10 / "classes.txt").read_text().split()[:CLASSES]
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in names))
+
+
+def firsts(label: np.ndarray, count: int) -> np.ndarray:
+    """Rows of the first `count` samples of each class that is one here."""
+    return np.concatenate([np.flatnonzero(label == c)[:count] for c in range(CLASSES)])
+
+
+if __name__ == "__main__":
+    main()
