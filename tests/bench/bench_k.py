@@ -5,9 +5,9 @@
 
 CIFAR-10 has no distractors, so half of its classes are made such: a network of five classes learns from 100 labels of
 each, and the corpus holds 1,000 unlabeled images of each of them among 23,000 of the other five. P is 1, so that the
-largest K takes every image of the corpus. Yalniz et al. 2019, in their sweep of K, see an inverted U: with small K too few images,
-with large K more and more that are of no class. Trainings have the same number of images whatever K; a seed's Ks share
-its teacher, its scores and its control.
+largest K takes every image of the corpus. Yalniz et al. 2019, in their sweep of K, see an inverted U: with small K too
+few images, with large K more and more that are of no class. Trainings have the same number of images whatever K; a
+seed's Ks share its teacher, its scores and its control.
 """
 
 import argparse
