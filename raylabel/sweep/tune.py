@@ -21,12 +21,12 @@ import ray.tune.schedulers
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from raylabel.artifact import Root
-from raylabel.errors import InputError, causes
+from raylabel.errors import causes
 from raylabel.places import free_places
 from raylabel.recipe import Recipe
 from raylabel.report.terminal import Progress
 from raylabel.resources import Cluster
-from raylabel.storage import filesystem, line, list_files, read_file
+from raylabel.storage import delete_folder, filesystem, line, list_files, read_file
 from raylabel.sweep.config import SweepConfig
 from raylabel.sweep.shell import FAILED, LOSSES, STAGES, trial
 from raylabel.sweep.space import Settings, apply
@@ -95,10 +95,13 @@ def _tuner(
     fs, path = filesystem(root.uri)
     # In a list, for a reference alone would be replaced by what it is of.
     runnable = ray.tune.with_resources(ray.tune.with_parameters(trial, job=[job], claims=claims), {"CPU": SHELL})
+    folder = f"{root.uri}/{name}/{TUNE}"
     # Without a state it was killed before the first trial was noted down.
-    if books := _books(f"{root.uri}/{name}/{TUNE}"):
-        _check(books)
-        return ray.tune.Tuner.restore(f"{path}/{name}/{TUNE}", runnable, resume_errored=True, storage_filesystem=fs)
+    if books := _books(folder):
+        if not (torn := _torn(books)):
+            return ray.tune.Tuner.restore(f"{path}/{name}/{TUNE}", runnable, resume_errored=True, storage_filesystem=fs)
+        print(f"{torn}: Ray Tune notes down all trials anew, which takes from what is built", file=sys.stderr)
+        delete_folder(folder)
     numbered = [{"number": number, "settings": settings} for number, settings in enumerate(trials)]
     return ray.tune.Tuner(
         runnable,
@@ -123,17 +126,15 @@ def _books(folder: str) -> list[str]:
     return [f"{folder}/{file}" for file in newest] if all(newest) else []
 
 
-def _check(books: list[str]) -> None:
-    """InputError if one cannot be read: Ray Tune does not write them in one step, and a disk may be full."""
+def _torn(books: list[str]) -> str:
+    """Which of them cannot be read, and why; '' if all can. Ray Tune does not write them in one step, so that a process
+    that is killed leaves half of one; and it pickles names of this code, which may have changed."""
     for book in books:
         try:
             (json if "/experiment_state-" in book else pickle).loads(read_file(book))
         except (ValueError, EOFError, pickle.UnpicklingError, AttributeError, ImportError) as error:
-            folder = book.rpartition("/")[0]
-            raise InputError(
-                f"cannot read '{book}' ({line(error)}): delete '{folder}', Ray Tune's books alone, and run again: what "
-                "was built stands, and trials that were finished are soon so again"
-            ) from error
+            return f"cannot read '{book}' ({line(error)})"
+    return ""
 
 
 class _Now:
