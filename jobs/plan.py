@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
-from launch import Options, launched
 
-from raylabel.plan import plan
-from raylabel.report.plan import print_plan
+from raylabel.cli.launch import Options, launched
+from raylabel.plan.estimate import plan
+from raylabel.plan.report import print_plan
 
 
 @dataclass(frozen=True, kw_only=True)

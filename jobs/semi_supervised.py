@@ -7,9 +7,8 @@
 - python jobs/semi_supervised.py digits --help            what each field means
 """
 
-from launch import Options, launched
-
-from raylabel.pipeline import semi_supervised
+from raylabel.cli.launch import Options, launched
+from raylabel.pipelines.semi_supervised import semi_supervised
 from raylabel.report.terminal import print_summary
 
 if __name__ == "__main__":

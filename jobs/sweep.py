@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated
 
 import tyro
-from launch import Options, launched
 
-from raylabel.report.sweep import print_sweep
+from raylabel.cli.launch import Options, launched
 from raylabel.sweep.config import SweepConfig
+from raylabel.sweep.result import print_sweep
 from raylabel.sweep.run import sweep
 
 

@@ -17,10 +17,12 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
 os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
 # Ray's workers find what tests bring along.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(__file__).parent / "support"), os.environ.get("PYTHONPATH")])
+)
 
-from raylabel.artifact import Root  # noqa: E402  (these are read on import)
 from raylabel.corpus import Corpus, Shards, index_corpus  # noqa: E402
+from raylabel.store.artifact import Root  # noqa: E402  (these are read on import)
 
 
 @pytest.fixture(scope="session")

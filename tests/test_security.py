@@ -15,14 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from canary import canary
+from paths import DEPLOY, JOBS, REPOSITORY
 
-from raylabel.artifact import Root
 from raylabel.corpus import Corpus, Shards, index_corpus, read_keys
 from raylabel.errors import InputError
 from raylabel.models import Model, build
+from raylabel.store.artifact import Root
 
-HERE = Path(__file__).resolve().parents[1]
-MODULES = sorted([*(HERE / "raylabel").rglob("*.py"), *(HERE / "jobs").rglob("*.py")])
+MODULES = sorted(file for folder in (REPOSITORY / "raylabel", JOBS, DEPLOY) for file in folder.rglob("*.py"))
 
 # Calls that run what they read, or write where an archive says.
 FORBIDDEN = {
@@ -137,7 +137,7 @@ SLOW = pytest.mark.slow
 def test_a_pickle_in_place_of_weights_is_refused_by_the_job(name: str, kind: str, tmp_path: Path):
     canary = tmp_path / "canary"
     file = poisoned(tmp_path / name, canary, kind)
-    job = HERE / "jobs" / "semi_supervised.py"
+    job = REPOSITORY / "jobs" / "semi_supervised.py"
     # Set by somebody who was in trouble with another program: it must not weaken this one.
     environment = os.environ | {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     done = subprocess.run(

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import pyarrow.fs as pafs
 
 from raylabel.errors import InputError
-from raylabel.storage import filesystem
+from raylabel.store.files import filesystem
 
 Format = Literal["parquet", "webdataset", "files"]
 

@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raylabel.compute.watchdog import beat
 from raylabel.corpus.config import Corpus, Format, locate
 from raylabel.corpus.lists import file_uri, split_line
 from raylabel.corpus.parts import is_name, is_seconds
 from raylabel.corpus.tar import TarReader
 from raylabel.errors import InputError
-from raylabel.storage import filesystem, line, reading
-from raylabel.watch import beat
+from raylabel.store.files import filesystem, line, reading
 
 _COLUMNS = (
     ("start", is_seconds, "numbers of seconds"),

@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from raylabel.artifact import Artifact, Built, Draft, File, Root, digest, identity_of, write_table
 from raylabel.corpus.config import THREADS, Corpus, Format, read_lines
 from raylabel.corpus.fingerprint import verify_shard
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.survey import LIGHT, Survey, chunks, fetch, survey
 from raylabel.errors import InputError
 from raylabel.schema import SHARDS, check
+from raylabel.store.artifact import Artifact, Built, Draft, File, Root, digest, identity_of, write_table
 
 GROUPS = 16  # row groups in a file of SHARDS
 

@@ -15,7 +15,7 @@ from raylabel.corpus.lists import Entry, file_uri, split_line
 from raylabel.corpus.parts import named_group, parse_part
 from raylabel.corpus.sample import HELD, Said, Sample, Unread, make_sample
 from raylabel.schema import MAX_BYTES, make_key
-from raylabel.storage import filesystem, unreadable
+from raylabel.store.files import filesystem, unreadable
 
 
 def file_label(place: str, uri: str, entry: Entry) -> str | None:

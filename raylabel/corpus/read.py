@@ -20,7 +20,7 @@ from raylabel.corpus.tar import Member, TarReader, TarSample
 from raylabel.corpus.units import Unit
 from raylabel.errors import InputError
 from raylabel.schema import MAX_BYTES, make_key, split_key
-from raylabel.storage import unreadable
+from raylabel.store.files import unreadable
 
 BATCH = 128  # rows decoded at once from parquet, at most; more are no quicker and take more memory
 BLOCK = 8 << 20  # bytes that are read at once where all are read

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raylabel.artifact import Artifact, File
 from raylabel.corpus.config import THREADS
 from raylabel.schema import SHARDS
-from raylabel.storage import filesystem, reading
+from raylabel.store.artifact import Artifact, File
+from raylabel.store.files import filesystem, reading
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayTaskError
 
+from raylabel.compute.resources import Cluster
+from raylabel.compute.watchdog import moved
 from raylabel.corpus.config import THREADS, Corpus, Format, absolute
 from raylabel.corpus.fingerprint import file_sizes, measure_files, measure_packed
 from raylabel.corpus.listing import Packed, find, mixed, name
 from raylabel.errors import InputError, find_input_error
 from raylabel.report.terminal import PatientProgress
-from raylabel.resources import Cluster
 from raylabel.schema import SHARDS
-from raylabel.watch import moved
 
 RUN = 1024  # loose files of one shard
 RUNS = 32  # such shards in a row group of SHARDS: what is read to know the paths of one

@@ -19,7 +19,7 @@ import pyarrow.fs as pafs
 
 from raylabel.corpus.config import EXTENSIONS, Corpus, locate
 from raylabel.errors import InputError
-from raylabel.storage import line
+from raylabel.store.files import line
 
 BLOCK = tarfile.BLOCKSIZE
 ATTRIBUTES = 1 << 20  # bytes before one member, in headers that extend its own: a name, times, access lists

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from raylabel.artifact import Artifact, Root
 from raylabel.corpus import Corpus
 from raylabel.datasets.actions import CLASSES, LIST, SCHEME, actions, hmdb51, kinetics, list_videos, ucf101
 from raylabel.datasets.digits import digits
 from raylabel.datasets.moving_digits import moving_digits
 from raylabel.errors import InputError
+from raylabel.store.artifact import Artifact, Root
 
 __all__ = ["actions", "digits", "hmdb51", "kinetics", "moving_digits", "resolve", "ucf101"]
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from raylabel.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.corpus import Corpus
 from raylabel.corpus.config import THREADS, absolute, locate, read_lines
 from raylabel.corpus.csvs import csv_columns
 from raylabel.corpus.parts import ucf101_group
 from raylabel.errors import InputError
-from raylabel.storage import reading
+from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
+from raylabel.store.files import reading
 
 SCHEME = "dataset://"
 LIST, CLASSES = "list.csv", "classes.txt"

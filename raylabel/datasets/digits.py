@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from raylabel.artifact import Artifact, Built, Draft, Root, write_table
+from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 
 DIGITS_LABELED, DIGITS_TEST = 5, 50  # a class
 

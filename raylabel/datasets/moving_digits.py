@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
-from raylabel.artifact import Artifact, Built, Draft, Root, write_table
 from raylabel.media.encode import encode_mp4
+from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 
 DIRECTIONS = ("east", "northeast", "north", "northwest", "west", "southwest", "south", "southeast")
 SIDE = 16  # pixels of a frame; a digit is 8 wide, and what leaves at one side comes back at the other

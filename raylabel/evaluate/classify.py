@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from raylabel.artifact import Artifact, Built, Draft, Root, write_table
 from raylabel.report.summary import Accuracy, Gain
 from raylabel.schema import METRICS, PICKS, SCORES, check
+from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 
 Z = 1.959963984540054  # the normal quantile of a two-sided 95% interval
 TOP = 5

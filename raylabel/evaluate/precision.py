@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raylabel.artifact import Artifact
 from raylabel.corpus import Shards
 from raylabel.corpus.config import THREADS, absolute
 from raylabel.corpus.csvs import csv_columns
 from raylabel.corpus.lists import file_uri, split_line
 from raylabel.errors import InputError
 from raylabel.schema import PICKS
-from raylabel.storage import filesystem, line
+from raylabel.store.artifact import Artifact
+from raylabel.store.files import filesystem, line
 
 
 @dataclass(frozen=True, kw_only=True)

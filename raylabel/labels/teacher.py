@@ -4,14 +4,14 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from raylabel.artifact import NOT_IDENTITY, Artifact, Root, identity_of
+from raylabel.compute.autoscaler import ready
+from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
-from raylabel.labels.network import Network
-from raylabel.labels.scores import UNIT, make_scores, unit_rows
-from raylabel.machines import ready
-from raylabel.media.views import View
-from raylabel.resources import Resources
+from raylabel.inference.network import Network
+from raylabel.inference.scores import UNIT, make_scores, unit_rows
+from raylabel.media.image_views import View
+from raylabel.store.artifact import NOT_IDENTITY, Artifact, Root, identity_of
 
 BATCH_BYTES = 1 << 28  # of pixels, held by every actor, and by four where others decode; 256 images at 224 are 39 MB
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pyarrow as pa
 
-from raylabel.artifact import Artifact, Built, Draft, Root, write_table
 from raylabel.corpus import Corpus, Shards, class_names, encode_labels, read_labels
 from raylabel.errors import InputError
 from raylabel.schema import PICKS, check
+from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 
 
 def truth(root: Root, shards: Artifact, corpus: Corpus, classes: tuple[str, ...] | None = None) -> Artifact:

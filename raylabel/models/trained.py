@@ -2,10 +2,10 @@
 
 from torch import nn
 
-from raylabel.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
 from raylabel.errors import InputError
 from raylabel.models.build import Model, build
 from raylabel.models.weights import checkpoint_digest, load_checkpoint, load_weights, save_weights, torchvision_weights
+from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
 
 WEIGHTS = "model.safetensors"
 CURVE = "curve.json"  # of one that was trained here: [{images, loss, accuracy, lr}]

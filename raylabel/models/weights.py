@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from raylabel.errors import InputError
 from raylabel.models.build import VIDEO, Model
-from raylabel.storage import read_file
+from raylabel.store.files import read_file
 
 # torchvision's DenseNet files are older than its DenseNet and say 'norm.1' where it says 'norm1'; the pattern is that
 # of torchvision.models.densenet._load_state_dict.

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from raylabel.labels.pool import units_of_item
-from raylabel.pilot import Materialized, Sorted
-from raylabel.selection import Select
-from raylabel.topk import TopK
+from raylabel.inference.pool import units_of_item
+from raylabel.plan.pilot import Materialized, Sorted
+from raylabel.selection.select import Select
+from raylabel.selection.topk import TopK
 
 REPLICATES = 200  # of the bootstrap
 

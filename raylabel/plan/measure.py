@@ -6,14 +6,16 @@ from typing import Any
 
 from rich.console import Console
 
-from raylabel.artifact import Artifact, Draft, Root
+from raylabel.compute.resources import Cluster
 from raylabel.corpus import Shards
 from raylabel.evaluate.classify import TOP
-from raylabel.labels.actor import Job
-from raylabel.labels.network import Network
-from raylabel.media.views import View
+from raylabel.inference.actor import Job
+from raylabel.inference.network import Network
+from raylabel.media.image_views import View
 from raylabel.models import Model
-from raylabel.pilot import (
+from raylabel.pipelines.semi_supervised import Prepared
+from raylabel.plan.done import Standing
+from raylabel.plan.pilot import (
     Labeled,
     Materialized,
     Selected,
@@ -24,14 +26,12 @@ from raylabel.pilot import (
     measure_training,
     random_network,
 )
-from raylabel.pipeline import Prepared
-from raylabel.plan.standing import Standing
-from raylabel.recipe import Recipe
+from raylabel.recipes.recipe import Recipe
 from raylabel.report.terminal import Progress
-from raylabel.resources import Cluster
-from raylabel.stream import Stream
-from raylabel.train import Job as Training
-from raylabel.train import Train
+from raylabel.store.artifact import Artifact, Draft, Root
+from raylabel.training.stream import Stream
+from raylabel.training.train import Job as Training
+from raylabel.training.train import Train
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from raylabel.report.terminal import percent, text_of
 
 def render(template: str, data: Any, **more: Any) -> str:
     """The page of a template beside this file, to which `data` is known, `show` (see Shown), and what else is given."""
-    folder = resources.files("raylabel.report")
+    folder = resources.files("raylabel")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
         autoescape=True,

@@ -96,7 +96,7 @@ def write_page(summary: Summary, curves: Mapping[str, Sequence[Point]], strips: 
     picks, gain, counts = data["picks"]["per_class"], data["gain"], data["counts"]
     accuracies, by_picks = data["accuracies"], sorted(range(len(picks)), key=lambda i: (picks[i], i))
     return render(
-        "page.html.j2",
+        "report/page.html.j2",
         data,
         headline=summary.gain.headline,
         detail=summary.gain.detail,

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from raylabel.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.corpus import Corpus, Shards, read_keys
-from raylabel.media.clips import CPU_SECONDS as CLIP_CPU_SECONDS
-from raylabel.media.decode import Reject as Unread
-from raylabel.media.sandbox import Parser, Sandbox
+from raylabel.media.image import Reject as Unread
+from raylabel.media.sandbox.sandbox import Parser, Sandbox
+from raylabel.media.video_views import CPU_SECONDS as CLIP_CPU_SECONDS
 from raylabel.models import CURVE
 from raylabel.report.page import Film, Picture, Point, Strip, write_page
 from raylabel.report.summary import Accuracy, Counts, Gain, Leaks, Picks, Reject, Stage, Summary
 from raylabel.report.thumbnails import film_parser, thumbnail_parser, unpack
 from raylabel.schema import PICKS
+from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
 
 SUMMARY, PAGE = "summary.json", "report.html"
 STRIPS = 10  # classes whose pictures are shown

@@ -14,8 +14,8 @@ from rich.progress import Progress as LiveProgress
 from rich.table import Table
 from rich.text import Text
 
+from raylabel.compute.watchdog import moved
 from raylabel.report.summary import Summary, printable
-from raylabel.watch import moved
 
 WIDTH = 100
 """Columns of the widest table."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from raylabel.media.clips import part_of
-from raylabel.media.decode import decode_image
+from raylabel.media.image import decode_image
+from raylabel.media.video_views import part_of
 from raylabel.report.page import RATE, SECONDS, Film
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from raylabel.artifact import Artifact, Built, Draft, Root, digest
 from raylabel.errors import InputError, find_input_error
-from raylabel.storage import read_file, write_file
+from raylabel.store.artifact import Artifact, Built, Draft, Root, digest
+from raylabel.store.files import read_file, write_file
 
 LEDGER = "ledger.json"
 

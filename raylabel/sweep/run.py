@@ -12,20 +12,20 @@ from typing import Any
 import ray
 import ray.tune
 
-from raylabel.artifact import Artifact, Root, digest, identity_of
 from raylabel.errors import InputError, find_input_error
-from raylabel.labels.validation import hold_out
-from raylabel.pipeline import prepare, semi_supervised
-from raylabel.recipe import Recipe, check_classes, check_recipe
+from raylabel.labels.holdout import hold_out
+from raylabel.pipelines.semi_supervised import prepare, semi_supervised
+from raylabel.recipes.recipe import Recipe, check_classes, check_recipe
 from raylabel.report.run import slug
-from raylabel.report.sweep import Sweep, Trial, ranked
-from raylabel.report.sweep_page import write_sweep_page
-from raylabel.storage import write_file
+from raylabel.store.artifact import Artifact, Root, digest, identity_of
+from raylabel.store.files import write_file
 from raylabel.sweep.claims import Ledger, make_claims
 from raylabel.sweep.config import SweepConfig
-from raylabel.sweep.shell import STAGES
+from raylabel.sweep.page import write_sweep_page
+from raylabel.sweep.result import Sweep, Trial, ranked
 from raylabel.sweep.soup import check_soup, make_soup
 from raylabel.sweep.space import Settings, apply, draw, grid, parse
+from raylabel.sweep.trainable import STAGES
 from raylabel.sweep.trial import Job
 from raylabel.sweep.tune import Room, run_trials
 

@@ -9,13 +9,13 @@ from typing import TypeVar
 
 import safetensors.torch
 
-from raylabel.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.errors import InputError
 from raylabel.evaluate.classify import accuracy, hits, paired_gain
 from raylabel.models import WEIGHTS
-from raylabel.pipeline import finetune, pretrain, test
+from raylabel.pipelines.semi_supervised import finetune, pretrain, test
 from raylabel.report.summary import Accuracy
-from raylabel.report.sweep import Soup, Trial
+from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
+from raylabel.sweep.result import Soup, Trial
 from raylabel.sweep.space import Settings
 from raylabel.sweep.trial import Job, validate
 

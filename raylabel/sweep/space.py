@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from raylabel.errors import InputError
-from raylabel.recipe import Recipe
+from raylabel.recipes.recipe import Recipe
 
 FORMS = "give [a, b, ...], choice(a, b, ...) or log_uniform(low, high)"
 SHARED = ("name", "labeled", "unlabeled", "test", "truth")  # of a recipe: what all trials have in common

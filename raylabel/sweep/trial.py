@@ -5,15 +5,15 @@ from typing import Any
 
 import ray
 
-from raylabel.artifact import Artifact, Root
 from raylabel.evaluate.classify import TOP, accuracy, hits
 from raylabel.labels.teacher import label
-from raylabel.pipeline import Prepared, finetune, given_teacher, pretrain
-from raylabel.recipe import Recipe
+from raylabel.pipelines.semi_supervised import Prepared, finetune, given_teacher, pretrain
+from raylabel.recipes.recipe import Recipe
 from raylabel.report.summary import Accuracy
+from raylabel.store.artifact import Artifact, Root
 from raylabel.sweep.claims import SharedRoot
-from raylabel.sweep.shell import STAGES
 from raylabel.sweep.space import Settings, apply
+from raylabel.sweep.trainable import STAGES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,16 +20,16 @@ import ray.tune
 import ray.tune.schedulers
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from raylabel.artifact import Root
+from raylabel.compute.placement_groups import free_places
+from raylabel.compute.resources import Cluster
 from raylabel.errors import causes
-from raylabel.places import free_places
-from raylabel.recipe import Recipe
+from raylabel.recipes.recipe import Recipe
 from raylabel.report.terminal import Progress
-from raylabel.resources import Cluster
-from raylabel.storage import delete_folder, filesystem, line, list_files, read_file
+from raylabel.store.artifact import Root
+from raylabel.store.files import delete_folder, filesystem, line, list_files, read_file
 from raylabel.sweep.config import SweepConfig
-from raylabel.sweep.shell import FAILED, LOSSES, STAGES, trial
 from raylabel.sweep.space import Settings, apply
+from raylabel.sweep.trainable import FAILED, LOSSES, STAGES, trial
 
 TUNE = "tune"  # Ray Tune's folder: what else stood there it would put back as it was when the sweep was resumed
 BOOKS = "tuner.pkl", "experiment_state-", "basic-variant-state-"  # the files in it that it goes on from

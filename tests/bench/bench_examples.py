@@ -1,6 +1,6 @@
 """The training stream: images per second alone, and of a ResNet-18 at 224 trained from it, over training from memory.
 
-Both arms run the product's own training loop, `raylabel.train.steps`, in one group of Ray Train workers as the product
+Both arms run the product's own training loop, `raylabel.training.train.steps`, in one group of Ray Train workers as it
 chooses it for this machine (one single-thread worker per core, or one per GPU), over the same steps from the same
 weights; only where the loop gets its batches from differs. The arms alternate within the workers, so that neither pays
 for a start, and must give exactly the same losses on a CPU. What is timed begins when the loop is handed its batch
@@ -34,17 +34,17 @@ import ray.train.torch
 from figures import interleave, print_ratio, print_value
 from PIL import Image
 
-from raylabel.artifact import Artifact, Root
-from raylabel.checkpoint import Checkpoint
+from raylabel.compute.progress import make_board
+from raylabel.compute.resources import Cluster, Resources
 from raylabel.corpus import Corpus, index_corpus
-from raylabel.examples import Materialize, materialize
 from raylabel.labels.truth import truth
-from raylabel.media.views import View
+from raylabel.media.image_views import View
 from raylabel.models import CURVE, Model
-from raylabel.report.board import make_board
-from raylabel.resources import Cluster, Resources
-from raylabel.schedule import Schedule
-from raylabel.train import Job, Train
+from raylabel.store.artifact import Artifact, Root
+from raylabel.training.checkpoint import Checkpoint
+from raylabel.training.examples import Materialize, materialize
+from raylabel.training.schedule import Schedule
+from raylabel.training.train import Job, Train
 
 BAR = 0.90
 WARM = 3  # steps of each run that are not timed
@@ -149,7 +149,7 @@ def _measure(settings: dict[str, Any]) -> None:
     import torch
     import torch.distributed
 
-    from raylabel import train
+    from raylabel.training import train
 
     job, size = settings["job"], settings["size"]
     device = ray.train.torch.get_device()

@@ -23,14 +23,14 @@ import pyarrow.parquet as pq
 from figures import print_value
 from processes import connect
 
-from raylabel import recipes
-from raylabel.artifact import Root
+from raylabel.compute.resources import Resources
 from raylabel.evaluate.precision import Truth
 from raylabel.models import Model
-from raylabel.pipeline import semi_supervised
-from raylabel.recipe import Recipe, Teacher
-from raylabel.resources import Resources
-from raylabel.selection import Select
+from raylabel.pipelines.semi_supervised import semi_supervised
+from raylabel.recipes import registry as recipes
+from raylabel.recipes.recipe import Recipe, Teacher
+from raylabel.selection.select import Select
+from raylabel.store.artifact import Root
 
 CLASSES = 5  # the first five of CIFAR-10; the others are distractors
 LABELS = 100  # labeled images of each class

@@ -22,18 +22,18 @@ from photographs import build as build_photographs
 from processes import connect, in_fresh_process
 from safetensors.torch import save_file
 
-from raylabel import recipes
-from raylabel.artifact import Root
 from raylabel.corpus import Corpus
 from raylabel.labels.teacher import label
-from raylabel.media.views import View
+from raylabel.media.image_views import View
 from raylabel.models import Model, build
-from raylabel.pipeline import prepare, semi_supervised
-from raylabel.plan import plan
-from raylabel.recipe import Recipe, Teacher
-from raylabel.schedule import Schedule
-from raylabel.selection import Select
-from raylabel.train import Train
+from raylabel.pipelines.semi_supervised import prepare, semi_supervised
+from raylabel.plan.estimate import plan
+from raylabel.recipes import registry as recipes
+from raylabel.recipes.recipe import Recipe, Teacher
+from raylabel.selection.select import Select
+from raylabel.store.artifact import Root
+from raylabel.training.schedule import Schedule
+from raylabel.training.train import Train
 
 SHOWN = ("teacher", "label", "pretrain", "control", "evaluate")  # the others take seconds
 

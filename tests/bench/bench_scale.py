@@ -31,13 +31,13 @@ from figures import print_value
 from processes import connect, in_fresh_process
 from scale_corpus import CLASSES, ROWS, NullScorer, build, copies, payload, rank
 
-from raylabel.artifact import Artifact, Root
+from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus
-from raylabel.duplicates import find_duplicates
-from raylabel.labels.scores import UNIT, make_scores
-from raylabel.resources import Resources
+from raylabel.inference.scores import UNIT, make_scores
 from raylabel.schema import PICKS
-from raylabel.selection import Select, select
+from raylabel.selection.duplicates import find_duplicates
+from raylabel.selection.select import Select, select
+from raylabel.store.artifact import Artifact, Root
 
 P, K = 3, 1000
 CHECKED = 1_000_000  # samples whose PICKS are worked out the slow way too

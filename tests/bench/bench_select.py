@@ -35,11 +35,11 @@ import pyarrow.parquet as pq
 import ray
 from figures import interleave, print_ratio, print_value
 
-from raylabel.artifact import Artifact, Built, Draft, File, Root, write_table
-from raylabel.duplicates import find_duplicates
 from raylabel.schema import DUPLICATES, SCORES
-from raylabel.selection import Select, select
-from raylabel.topk import TopK
+from raylabel.selection.duplicates import find_duplicates
+from raylabel.selection.select import Select, select
+from raylabel.selection.topk import TopK
+from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
 
 C, P = 1000, 10
 FILE_ROWS = 16_384  # what a scoring actor commits at a time

@@ -19,14 +19,14 @@ from label_peers import Found, P
 from photographs import Photographs
 from processes import CORES
 
-from raylabel.artifact import Root
+from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus
-from raylabel.labels.network import CACHED, Network
-from raylabel.labels.scorer import Ranked, Run
-from raylabel.labels.scores import make_scores
-from raylabel.media.views import View, eval_pixels
-from raylabel.resources import Resources
+from raylabel.inference.network import CACHED, Network
+from raylabel.inference.scorer import Ranked, Run
+from raylabel.inference.scores import make_scores
+from raylabel.media.image_views import View, eval_pixels
 from raylabel.schema import SCORES, split_key
+from raylabel.store.artifact import Root
 
 BATCH = 64  # as the peers'; on a CPU a batch goes through the network in pieces anyway
 

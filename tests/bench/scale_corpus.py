@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from processes import CORES
 
-from raylabel.labels.scorer import Ranked, Run
-from raylabel.media.sandbox import Parser
+from raylabel.inference.scorer import Ranked, Run
+from raylabel.media.sandbox.sandbox import Parser
 
 CLASSES = 1000
 ROWS = 50_000  # samples per shard

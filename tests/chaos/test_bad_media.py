@@ -16,14 +16,14 @@ from canary import canary
 from helpers import open_in_chromium, random_model, write_parquet
 from PIL import Image
 
-from raylabel.artifact import Artifact, Root
+from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.labels.teacher import Label, label
-from raylabel.media.decode import Reject, decode_image, decode_pixels
-from raylabel.media.sandbox import Parser, Sandbox
-from raylabel.media.views import View, eval_parser, train_parser
-from raylabel.resources import Resources
+from raylabel.media.image import Reject, decode_image, decode_pixels
+from raylabel.media.image_views import View, eval_parser, train_parser
+from raylabel.media.sandbox.sandbox import Parser, Sandbox
 from raylabel.schema import REJECTS, SCORES
+from raylabel.store.artifact import Artifact, Root
 
 VIEW = View(size=32, resize=36)
 CONFIG = Label(batch=64, p=10, precision="fp32", reject_limit=1.0)

@@ -10,19 +10,20 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+from corpora import Indexed, Row, rows_of, write_tar
+from corpora import write_parquet as write_rows
 from faulty_store import Plan
 from helpers import DIGITS_VIEW, contents, digit_images, random_model, write_parquet
-from test_corpus import Indexed, Row, rows_of, write_tar
-from test_corpus import write_parquet as write_rows
+from paths import PYTHONPATH
 
-from raylabel.artifact import Artifact, Root
+from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, Sample, Shards, index_corpus, read_rows
 from raylabel.errors import InputError
-from raylabel.labels import scores as stage
+from raylabel.inference import scores as stage
 from raylabel.labels.teacher import Label, label
-from raylabel.resources import Resources
 from raylabel.schema import MAX_BYTES, SCORES, split_key
-from raylabel.storage import filesystem
+from raylabel.store.artifact import Artifact, Root
+from raylabel.store.files import filesystem
 
 PACKED = {"parquet": write_rows, "webdataset": write_tar}
 
@@ -209,9 +210,9 @@ def test_urls_are_not_fetched(tmp_path: Path, indexed: Indexed) -> None:
 KILLED_BEFORE_THE_LAST_LOOK = """
 import logging, os, signal, sys
 import ray
-from raylabel.artifact import Root
+from raylabel.store.artifact import Root
 from raylabel.corpus import Corpus
-from raylabel.labels import scores
+from raylabel.inference import scores
 from test_corrupt_shards import score
 setattr(scores, "verify_packed", lambda shards: os.kill(os.getpid(), signal.SIGKILL))
 ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -243,8 +244,7 @@ def test_scores_of_a_shard_that_changed_are_not_committed_even_if_the_driver_is_
     whole = (folder / "2.parquet").read_bytes()
     write_parquet(folder / "2.parquet", media[1000:1200])  # while the driver runs, for all that it knows
     command = [sys.executable, "-c", KILLED_BEFORE_THE_LAST_LOOK, root.uri, str(folder)]
-    path = ":".join(str(Path(__file__).parents[i]) for i in range(3))
-    driver = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, timeout=100, capture_output=True)
+    driver = subprocess.run(command, env={**os.environ, "PYTHONPATH": PYTHONPATH}, timeout=100, capture_output=True)
     assert driver.returncode != 0
     committed = list(Path(root.uri).glob("scores-*/scores-*.parquet"))
     keys = [key for file in committed for key in pq.read_table(file, columns=["key"])["key"].to_pylist()]

@@ -15,8 +15,9 @@ from driver import Spec
 from harness import Driver, wait_until
 from heads import CLOUD, environment, raylets, started_cloud
 from helpers import contents
+from paths import PYTHONPATH
 
-from raylabel.artifact import Root
+from raylabel.store.artifact import Root
 
 # In the books; of a head without CPUs, for the driver's own machine cannot be taken from under it.
 NODES = {"cpus": 0, "nodes": [2, 2]}
@@ -62,12 +63,12 @@ import faults
 import ray
 from dataclasses import replace
 from driver import Spec, digits
-from test_machines import asked
-from raylabel.artifact import Root
-from raylabel.machines import ready
-from raylabel.pipeline import semi_supervised
-from raylabel.resources import Resources
-from raylabel.watch import watched
+from heads import asked
+from raylabel.store.artifact import Root
+from raylabel.compute.autoscaler import ready
+from raylabel.pipelines.semi_supervised import semi_supervised
+from raylabel.compute.resources import Resources
+from raylabel.compute.watchdog import watched
 
 def look():
     before = -1
@@ -94,16 +95,14 @@ with watched(100):
 def test_a_machine_that_is_lost_in_training_is_asked_for_again_and_none_stays_without_work(tmp_path: Path) -> None:
     head_alone = {"head": CLOUD["available_node_types"]["head"]}
     kinds = {**head_alone, "cpu": {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 2}}
-    root, here = tmp_path / "root", Path(__file__).parent
-    path = os.pathsep.join(map(str, (here, here.parent, here.parents[1])))
-    said, fast = tmp_path / "said", tmp_path / "fast"
+    root, said, fast = tmp_path / "root", tmp_path / "said", tmp_path / "fast"
     slow = {faults.VARIABLE: json.dumps({"driver": 0, "training": [1.0, str(fast)]})}
     fast.touch()
     with started_cloud(tmp_path, available_node_types=kinds, idle_timeout_minutes=0.2) as head:
         with said.open("wb") as out:
             process = subprocess.Popen(
                 [sys.executable, "-c", ON_DEMAND, str(root)],
-                env=environment(**head.environment, PYTHONPATH=path, **slow),
+                env=environment(**head.environment, PYTHONPATH=PYTHONPATH, **slow),
                 stdout=out,
                 stderr=out,
             )

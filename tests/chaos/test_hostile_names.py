@@ -25,17 +25,18 @@ import torch
 from helpers import digit_images, open_in_chromium
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import JOBS
 from PIL import Image
 
-from raylabel.artifact import Root
 from raylabel.corpus import Corpus, Shards, index_corpus, read_keys
 from raylabel.errors import InputError
 from raylabel.labels.truth import truth
 from raylabel.models import Model, build, save_weights
 from raylabel.report.run import slug
 from raylabel.schema import PICKS, REJECTS
+from raylabel.store.artifact import Root
 
-JOB = Path(__file__).resolve().parents[2] / "jobs" / "semi_supervised.py"
+JOB = JOBS / "semi_supervised.py"
 SECRET = "s3cret-of-the-driver"
 CANARY = "CANARY-51.5N"
 
@@ -69,14 +70,14 @@ RECIPE = """
 import json, os
 from raylabel.corpus import Corpus
 from raylabel.labels.teacher import Label
-from raylabel.media.views import View
+from raylabel.media.image_views import View
 from raylabel.models import Model
-from raylabel.recipe import Recipe, Teacher
-from raylabel.examples import Materialize
-from raylabel.resources import Resources
-from raylabel.schedule import Schedule
-from raylabel.selection import Select
-from raylabel.train import Train
+from raylabel.recipes.recipe import Recipe, Teacher
+from raylabel.training.examples import Materialize
+from raylabel.compute.resources import Resources
+from raylabel.training.schedule import Schedule
+from raylabel.selection.select import Select
+from raylabel.training.train import Train
 
 def recipe():
     told = json.load(open(os.path.join(os.path.dirname(__file__), "told.json")))

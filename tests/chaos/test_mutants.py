@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from canary import canary
 
-from raylabel.media.child import CPU_SECONDS, MEMORY
-from raylabel.media.decode import MAX_PIXELS
-from raylabel.media.sandbox import Parser, Sandbox
-from raylabel.media.views import View, eval_parser, train_parser
+from raylabel.media.image import MAX_PIXELS
+from raylabel.media.image_views import View, eval_parser, train_parser
+from raylabel.media.sandbox.child import CPU_SECONDS, MEMORY
+from raylabel.media.sandbox.sandbox import Parser, Sandbox
 from raylabel.schema import REASONS
 
 SECRET = "s3cret-of-the-parent"

@@ -44,7 +44,7 @@ def test_a_node_goes_and_another_comes_while_selecting(whole: Stage):
     """While the best of some SCORES files are found, and while they are joined."""
     spec = whole.spec(
         **NODES,
-        constants={"raylabel.selection:GROUP_CANDIDATES": 2000},
+        constants={"raylabel.selection.select:GROUP_CANDIDATES": 2000},
         faults={"slow": ["/picks-", 3]},
     )
     with Driver(spec) as driver:

@@ -100,10 +100,10 @@ def test_workers_that_decode_are_killed(whole: Stage):
     ("actors", "decode", "constants"),
     [
         (1, "beside", {}),
-        (2, "cluster", {"raylabel.labels.pool:PIXELS": 1}),
-        (7, "beside", {"raylabel.labels.pool:ITEMS": 1}),
-        (7, "cluster", {"raylabel.labels.pool:BLOCK": 1 << 10}),
-        (2, "beside", {"raylabel.labels.pool:ITEMS": 1000, "raylabel.selection:GROUP_CANDIDATES": 1000}),
+        (2, "cluster", {"raylabel.inference.pool:PIXELS": 1}),
+        (7, "beside", {"raylabel.inference.pool:ITEMS": 1}),
+        (7, "cluster", {"raylabel.inference.pool:BLOCK": 1 << 10}),
+        (2, "beside", {"raylabel.inference.pool:ITEMS": 1000, "raylabel.selection.select:GROUP_CANDIDATES": 1000}),
     ],
 )
 def test_how_work_is_dealt_does_not_show(whole: Stage, actors: int, decode: str, constants: dict[str, int]):

@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 import pytest
+from corpora import FORMS, Indexed, read_all, rows_of
 from faulty_store import FAULTS, Plan
 from helpers import digit_images, random_model, write_parquet
 from lists import digest, lists, run
-from test_corpus import FORMS, Indexed, read_all, rows_of
+from paths import PYTHONPATH, SUPPORT
 
-from raylabel.artifact import Root
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
-from raylabel.pipeline import prepare
-from raylabel.storage import ATTEMPTS, filesystem, list_files, read_file, write_file
+from raylabel.pipelines.semi_supervised import prepare
+from raylabel.store.artifact import Root
+from raylabel.store.files import ATTEMPTS, filesystem, list_files, read_file, write_file
 
-JOB = Path(__file__).with_name("lists.py")
+JOB = SUPPORT / "lists.py"
 STAGES = {"scores": "label", "picks": "select", "examples-picked": "materialize"}
 PAGE = 4096
 
@@ -98,7 +99,7 @@ def test_a_full_disk_ends_a_stage_in_one_line_and_more_space_mends_it(
 
 def start_job(data: str, root: str) -> subprocess.Popen:
     command = [sys.executable, str(JOB), f"{JOB}:lists", "--data", data, "--root", root]
-    environment = {**os.environ, "PYTHONPATH": f"{JOB.parents[2]}:{JOB.parents[1]}"}
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 

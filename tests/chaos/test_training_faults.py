@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 from helpers import contents
+from paths import PYTHONPATH, SUPPORT
 
-from raylabel.artifact import Artifact, Root
-from raylabel.storage import list_files
-from raylabel.stream import Stream
+from raylabel.store.artifact import Artifact, Root
+from raylabel.store.files import list_files
+from raylabel.training.stream import Stream
 
 STEPS, BATCH, EVERY = 40, 64, 5
-DRIVER = Path(__file__).parent / "training_driver.py"
+DRIVER = SUPPORT / "training_driver.py"
 SEED = 3  # of test_train.fit
 QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_AUTH_MODE": "disabled"}  # the latter for a cluster of several machines
 
@@ -47,10 +48,9 @@ class Training:
         settings: dict = {name: str(self.folder / name) for name in ("root", "corpus", "log")}
         settings |= {"workers": self.workers, "nodes": self.nodes, "steps": self.steps, "every": self.every}
         settings |= {"pause": self.pause, "fault": self.fault} | ({"root": self.root} if self.root else {})
-        paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
         return subprocess.Popen(
             [sys.executable, str(DRIVER), json.dumps(settings)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **QUIET},
+            env={**os.environ, "PYTHONPATH": PYTHONPATH, **QUIET},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from test_storage_faults import clean, data, start_job
 
-from raylabel.artifact import Root
-from raylabel.lease import held
+from raylabel.store.artifact import Root
+from raylabel.store.root_lock import held
 
 __all__ = ["clean", "data"]  # fixtures
 

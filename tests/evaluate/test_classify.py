@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from raylabel.artifact import Artifact, Built, Root, write_table
 from raylabel.evaluate.classify import accuracy, hits, metrics, paired_gain, wilson
 from raylabel.schema import METRICS, PICKS, SCORES
+from raylabel.store.artifact import Artifact, Built, Root, write_table
 
 
 @given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from raylabel import datasets
-from raylabel.artifact import Artifact, Built, Root, write_table
 from raylabel.corpus import Corpus, Shards, index_corpus
 from raylabel.errors import InputError
 from raylabel.evaluate.precision import Truth, pick_precision
 from raylabel.schema import PICKS, make_key
+from raylabel.store.artifact import Artifact, Built, Root, write_table
 
 
 def pick(root: Root, name: str, pairs: list[tuple[int, int]]) -> Artifact:

@@ -14,21 +14,23 @@ import numpy as np
 import pytest
 import torch
 from helpers import DIGITS_VIEW, broken_model, contents, digit_images, random_model, write_parquet
+from paths import PYTHONPATH
 from poison import Fragile
 
-from raylabel.artifact import Artifact, Root
+from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus
-from raylabel.duplicates import find_duplicates
 from raylabel.errors import InputError
-from raylabel.labels import pool, teacher
-from raylabel.labels import scores as stage
-from raylabel.labels.scores import make_scores
+from raylabel.inference import pool
+from raylabel.inference import scores as stage
+from raylabel.inference.scores import make_scores
+from raylabel.labels import teacher
 from raylabel.labels.teacher import Label, label
-from raylabel.media.views import View, eval_pixels, normalise
+from raylabel.media.image_views import View, eval_pixels, normalise
 from raylabel.models import load_model
-from raylabel.resources import Resources
 from raylabel.schema import REJECTS, SCORES
-from raylabel.selection import Select, select
+from raylabel.selection.duplicates import find_duplicates
+from raylabel.selection.select import Select, select
+from raylabel.store.artifact import Artifact, Root
 
 CLASSES = tuple("0123456789")
 
@@ -250,9 +252,9 @@ def test_too_many_rejects_stop_the_run_with_the_reasons(ray_local, tmp_path):
 SCRIPT = """
 import sys
 import logging, ray
-from raylabel.artifact import Root
+from raylabel.store.artifact import Root
 from raylabel.corpus import Corpus
-from raylabel.labels import scores
+from raylabel.inference import scores
 from raylabel.labels.teacher import Label
 sys.path.insert(0, {tests!r})
 from test_teacher import run
@@ -268,8 +270,7 @@ def test_a_killed_driver_costs_no_committed_part_and_no_byte(ray_local, tmp_path
 
     def start(root: Path) -> subprocess.Popen:
         script = SCRIPT.format(tests=str(Path(__file__).parent), root=str(root), corpus=corpus)
-        path = f"{Path(__file__).parents[1]}"
-        return subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path})
+        return subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": PYTHONPATH})
 
     clean, killed = tmp_path / "clean", tmp_path / "killed"
     assert start(clean).wait(200) == 0

@@ -1,11 +1,11 @@
 import pytest
 from helpers import digit_images, write_parquet
 
-from raylabel.artifact import Root
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.errors import InputError
 from raylabel.labels.truth import truth
 from raylabel.schema import PICKS
+from raylabel.store.artifact import Root
 
 
 def labeled(tmp_path, labels, classes=None, given=None):

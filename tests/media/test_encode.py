@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from raylabel.media import encode
 from raylabel.media.encode import encode_mp4
-from raylabel.media.sandbox import Parser, Sandbox
+from raylabel.media.sandbox.sandbox import Parser, Sandbox
 
 
 def opened(data: bytes) -> InputContainer:

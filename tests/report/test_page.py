@@ -6,16 +6,14 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
-from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from helpers import open_in_chromium
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages import HOSTILE, Parsed, leaves
 from PIL import Image
 
 from raylabel.media.encode import encode_mp4
@@ -24,23 +22,7 @@ from raylabel.report.page import NAMED_CLASSES, Film, Picture, Point, Strip, wri
 from raylabel.report.summary import Accuracy, Counts, Gain, Leaks, Picks, Reject, Stage, Summary
 from raylabel.report.thumbnails import thumbnail
 
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "</style><img src=x onerror=alert(1)>",
-    "\"><img src='x' onerror=alert(1)>",
-    "' onmouseover='alert(1)",
-    "</title></textarea><svg/onload=alert(1)>",
-    "{{ 7 * 7 }}{% raw %}",
-    "<!-- ]]> &lt;script&gt; &#x3c;",
-    "\u202eevil\u2066",
-    "\x1b[31mred\x00\n\u2028",
-    "lone \udcff surrogate",
-    '=HYPERLINK("javascript:alert(1)")',
-]
 COLOURS = [(255, 0, 255), (0, 255, 0), (255, 255, 0), (0, 0, 255), (255, 0, 0), (0, 255, 255)]
-
-
-SOURCES = ("src", "poster", "href", "srcset", "action", "xlink:href")
 
 
 def make(names: list[str], text: str = "plain", video: bool = False) -> Summary:
@@ -109,37 +91,6 @@ def make_films(label: str) -> list[Strip]:
         still = thumbnail(Image.new("RGB", (112, 112), opposite))
         pictures.append(dataclasses.replace(picture, jpeg=still, film=Film(1.25 + i, still, clip)))
     return [Strip(label=label, pictures=pictures)]
-
-
-class Parsed(HTMLParser):
-    """What a parser that knows nothing of the template finds: elements, attribute names, and the numbers."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: Counter[tuple[str, tuple[str, ...]]] = Counter()
-        self.numbers: list[tuple[str, str]] = []
-        self.addresses: list[str] = []
-        self.texts: list[str] = []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements[tag, tuple(sorted(name for name, _ in attrs))] += 1
-        found = {name: value or "" for name, value in attrs}
-        if "data-key" in found:
-            self.numbers.append((found["data-key"], found["data-value"]))
-        self.addresses += [found[name] for name in SOURCES if name in found]
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-
-def leaves(value: Any, key: str = "") -> dict[str, Any]:
-    """Each number and text of a JSON value, under its dotted key."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if inner is None or not value:
-        return {key: value}
-    return {k: v for name, child in inner for k, v in leaves(child, f"{key}.{name}" if key else str(name)).items()}
 
 
 @pytest.mark.parametrize(("classes", "video"), [(2, False), (2, True), (10, True), (NAMED_CLASSES + 1, False)])

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from raylabel.media.decode import Reject
 from raylabel.media.encode import encode_mp4
-from raylabel.media.sandbox import Parser, Sandbox
+from raylabel.media.image import Reject
+from raylabel.media.sandbox.sandbox import Parser, Sandbox
 from raylabel.media.video import Video
 from raylabel.report.page import CLIP_BYTES, RATE, SECONDS, Film
 from raylabel.report.thumbnails import FRAMES, GAP, film, film_parser, pack, thumbnail, unpack

@@ -1,0 +1,183 @@
+"""The actor pool that labels: Ray Data streams units of a corpus through actors, and tasks commit what they find.
+
+Only references pass the driver.
+"""
+
+import collections
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+from ray.util.annotations import RayDeprecationWarning
+
+from raylabel.compute.metrics import show_writing
+from raylabel.compute.resources import WRITERS
+from raylabel.corpus import Unit
+from raylabel.inference.actor import Job, Labeler, decode, item
+from raylabel.inference.reuse import Piece, read_part, read_piece
+from raylabel.schema import REJECTS, SCORES, check
+from raylabel.store.artifact import commit_part, write_table
+
+ITEMS = 32  # per actor, at least, where there are as many units: so that all end at about the same time
+PIXELS = 4  # batches in a block of pixels, where others decode: an actor copies one to the GPU while another is scored
+BLOCK = 8 << 20  # bytes of a block that leaves an actor, some 50,000 samples: what the driver handles and counts
+IN_FLIGHT = 64  # parts being written at once
+# Of one actor or task, in all: a machine that vanishes costs one, a sample that kills the teacher some ten.
+DEATHS = 1000
+
+
+@dataclass(frozen=True)
+class Part:
+    """Units that are committed together: some to be scored, the others scored earlier."""
+
+    number: int
+    units: tuple[Unit, ...]
+    pieces: tuple[Piece, ...] = ()
+    retried: str = ""
+    """Folder of SCORES whose part of this number is taken over, but for its rejects, which are `units`."""
+
+    @property
+    def rows(self) -> int:
+        """To be scored."""
+        return sum(unit.rows for unit in self.units)
+
+
+def score(job: Job, parts: Callable[[], Iterator[Part]], folder: str) -> Iterator[dict[str, Any]]:
+    """Scores the parts, commits each in `folder`, and yields its record then, in any order.
+
+    `parts` gives the same ones each time it is called: nobody holds them all.
+    """
+    writing: list[Any] = []  # references
+    for part, spans in _spans(job, parts):
+        blocks, cuts = [ref for ref, _, _ in spans], [cut for _, *cut in spans]
+        writing.append(_commit.remote(folder, part, cuts, *blocks))
+        while writing and (len(writing) > IN_FLIGHT or ray.wait(writing, timeout=0)[0]):
+            done, writing = ray.wait(writing)
+            yield ray.get(done[0])
+        show_writing(len(writing))
+    while writing:
+        done, writing = ray.wait(writing)
+        show_writing(len(writing))
+        yield ray.get(done[0])
+
+
+Span = tuple[Any, int, int]  # rows of a block of ROWS: its reference, the first, how many
+
+
+def _spans(job: Job, parts: Callable[[], Iterator[Part]]) -> Iterator[tuple[Part, list[Span]]]:
+    """Each part with the rows that were scored for it."""
+    yield from ((part, []) for part in parts() if not part.units)
+    pool, count = job.pool, sum(len(part.units) for part in parts())
+    if not count:
+        return
+    size = units_of_item(count, pool.actors)
+    items = [item(part.units[i : i + size]) for part in parts() for i in range(0, len(part.units), size)]
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_consecutive_actor_init_deaths = 3  # a machine may vanish while an actor starts on it
+    # The order of rows tells which part they belong to, without a look at them.
+    context.execution_options.preserve_order = True
+    pixels = PIXELS * job.batch * int(np.prod(job.scorer.shape))
+    context.target_max_block_size = BLOCK if pool.threads else max(BLOCK, pixels)
+    with ray.data.DataContext.current(context):
+        yield from _grouped(_pipeline(job, items), (part for part in parts() if part.units))
+
+
+def units_of_item(units: int, actors: int) -> int:
+    """How many units of so many one call of an actor takes."""
+    return max(1, units // (ITEMS * actors))
+
+
+def _pipeline(job: Job, items: list[pa.Table]) -> ray.data.Dataset:
+    pool, work = job.pool, ray.data.from_arrow(items)
+    size = min(pool.actors, len(items))  # or more; where machines went, those that wait are what others are started for
+    work.set_name(job.shards.artifact.name.replace("shards", "label"))  # in Ray's dashboard and its metrics
+    with warnings.catch_warnings():  # Ray will want retries told in another way, and has none yet
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        if not pool.threads:
+            # Half a CPU: a decoder waits for storage as long as it computes. (It also differs from the actors' whole
+            # one, which keeps Ray from fusing decoding into them.)
+            work = work.map_batches(
+                functools.partial(decode, job), batch_size=1, batch_format="pyarrow", num_cpus=0.5, max_retries=DEATHS
+            )
+        return work.map_batches(
+            Labeler,
+            fn_constructor_args=(job,),
+            batch_size=1 if pool.threads else PIXELS,  # rows of a call
+            batch_format="pyarrow",
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=size,
+                initial_size=size,
+                max_size=len(items) if pool.grows else size,
+                max_tasks_in_flight_per_actor=2,
+            ),
+            max_restarts=DEATHS,
+            max_task_retries=DEATHS,
+        )
+
+
+def _grouped(dataset: ray.data.Dataset, parts: Iterator[Part]) -> Iterator[tuple[Part, list[Span]]]:
+    """Each part with what it has of the blocks, which come in the order of the parts."""
+    part = next(parts)
+    spans: list[Span] = []
+    missing = part.rows
+    for bundle in dataset.iter_internal_ref_bundles():
+        for entry in bundle.blocks:
+            first, rows = 0, entry.metadata.num_rows or 0
+            while first < rows:
+                taken = min(missing, rows - first)
+                if not taken:
+                    raise AssertionError("the stream of scores is longer than the work")
+                spans.append((entry.ref, first, taken))
+                first, missing = first + taken, missing - taken
+                if not missing:
+                    yield part, spans
+                    part, spans = next(parts, Part(-1, ())), []
+                    missing = part.rows
+    if part.units:
+        raise AssertionError(f"the stream of scores ended inside part {part.number}")
+
+
+@ray.remote(num_cpus=WRITERS / 4, max_retries=3)
+def _commit(folder: str, part: Part, cuts: Sequence[Sequence[int]], *blocks: pa.Table) -> dict[str, Any]:
+    """Writes one part's SCORES and REJECTS, then its record: the record is the commit, and rewriting it is harmless."""
+    scores, rejects = [], []
+    for whole, (first, taken) in zip(blocks, cuts, strict=True):
+        block = whole.slice(first, taken)
+        rejected = pc.not_equal(block.column("reason"), "")  # pyright: ignore[reportAttributeAccessIssue]
+        rejects.append(block.filter(rejected).select(REJECTS.names))
+        scores.append(block.filter(pc.invert(rejected)).select(SCORES.names))  # pyright: ignore[reportAttributeAccessIssue]
+    if (found := sum(table.num_rows for table in [*scores, *rejects])) != part.rows:
+        raise AssertionError(f"part {part.number} has {found} rows, expected {part.rows}")
+    for piece in part.pieces:
+        taken = read_piece(piece)
+        if (found := sum(table.num_rows for table in taken)) != piece.rows:
+            raise AssertionError(f"{piece} has {found} rows: delete {piece.folder} and run again")
+        scores.append(taken[0])
+        rejects.append(taken[1])
+    if part.retried:
+        scores.append(read_part(part.retried, "scores", part.number))
+    files, reasons, rows, grouped = [], collections.Counter(), 0, 0
+    for name, tables, schema in (("scores", scores, SCORES), ("rejects", rejects, REJECTS)):
+        table = check(pa.concat_tables([schema.empty_table(), *tables]), schema, name)
+        if part.pieces or part.retried:
+            table = table.sort_by("key")
+        if table.num_rows or name == "scores":
+            files.append(write_table(folder, f"{name}-{part.number:06d}.parquet", table))
+        if name == "rejects":
+            reasons.update(table.column("reason").to_pylist())
+        else:
+            grouped = int(np.count_nonzero(table.column("group").to_numpy()))
+        rows += table.num_rows
+    found = {"rows": rows, "earlier": rows - part.rows, "groups": grouped, "reasons": reasons}
+    return commit_part(folder, part.number, files, found)

@@ -1,0 +1,252 @@
+"""What a run will cost, before it is started: SHARDS, a short pilot and the cluster's shape → a Plan.
+
+What stands in the root already costs nothing. Labeling and materializing that were stopped cost what their committed
+parts leave over; any other stage counts in full until it is done.
+"""
+
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raylabel.compute.resources import Cluster
+from raylabel.corpus import Shards
+from raylabel.inference.scores import unit_rows
+from raylabel.models import Model, build
+from raylabel.pipelines.semi_supervised import Prepared, prepare
+from raylabel.plan.cost import (
+    Expected,
+    expected_picks,
+    labeling_seconds,
+    materializing_seconds,
+    rows_read,
+    sorting_seconds,
+)
+from raylabel.plan.done import Standing, look
+from raylabel.plan.measure import Measured, Pilot
+from raylabel.plan.pilot import Labeled, Materialized
+from raylabel.plan.report import Plan, Reach, Work
+from raylabel.recipes.recipe import Recipe
+from raylabel.schema import SCORES
+from raylabel.selection.duplicates import BUCKET_ROWS
+from raylabel.selection.select import GROUP_CANDIDATES
+from raylabel.store.artifact import Artifact, Root
+from raylabel.store.files import delete_folder, filesystem, reading
+from raylabel.training.examples import file_samples
+from raylabel.training.train import Train
+
+FILES = 16  # of SCORES that stand already, read to see what a selection will find
+
+
+def plan(root: Root, recipe: Recipe) -> Plan:
+    """What the recipe will cost on this cluster. Indexes its corpora and reads their labels, as the run would.
+
+    InputError for input that a person can mend. The pilot's progress goes to stderr.
+    """
+    cluster, start = Cluster.now(), prepare(root, recipe)
+    stands = look(root, recipe, start)
+    begin = time.monotonic()
+    with _scratch(root) as scratch:
+        measured = Pilot(scratch, recipe, start, stands, cluster).run()
+    took = time.monotonic() - begin
+    samples, labeled = Shards(start.shards["unlabeled"]).samples, measured.teacher
+    known = _expect(recipe, start, stands, labeled)
+    most = min(recipe.select.k * len(start.classes), samples * recipe.select.p)
+    expected = known or Expected((0, 0, 0), most, min(most, samples))
+    return Plan(
+        recipe=recipe.name,
+        hardware=cluster.name,
+        device="GPU" if cluster.gpus else "CPU",
+        devices=cluster.gpus or cluster.cpus,
+        kind=start.corpora["unlabeled"].kind,
+        samples=samples,
+        classes=len(start.classes),
+        k=recipe.select.k,
+        p=recipe.select.p,
+        reach=Reach(value=known.reach[0], low=known.reach[1], high=known.reach[2]) if known else None,
+        picks=expected.picks,
+        sampled=labeled.seen if labeled else 0,
+        pilot_seconds=took,
+        stages=_Costs(recipe, start, stands, measured, cluster, expected).works(),
+    )
+
+
+@contextmanager
+def _scratch(root: Root) -> Iterator[Root]:
+    """A root for what the pilot makes, where all machines of the cluster see it; deleted afterwards."""
+    inner = Root(f"{root.uri}/pilot-{uuid.uuid4().hex}")
+    try:
+        yield inner
+    finally:
+        delete_folder(inner.uri)
+
+
+def _expect(recipe: Recipe, start: Prepared, stands: Standing, labeled: Labeled | None) -> Expected | None:
+    """What will be picked; None if there is no teacher yet to say so."""
+    classes, unit = len(start.classes), unit_rows(start.corpora["unlabeled"])
+    if stands.picks:
+        info = stands.picks.info
+        reach = sum(count >= recipe.select.k for count in info["per_class"])
+        return Expected((reach, reach, reach), info["picks"], info["samples"])
+    if stands.scores:
+        files = stands.scores.files("scores-")
+        some = files[:: max(1, len(files) // FILES)]
+        fs, path = filesystem(stands.scores.uri)
+        with reading(stands.scores.uri):
+            tables = [pq.read_table(f"{path}/{file.name}", filesystem=fs) for file in some]
+        table = pa.concat_tables([SCORES.empty_table(), *tables])
+        return expected_picks(table, unit, table.num_rows, stands.scores.info["scored"], recipe.select, classes)
+    if stands.teacher and labeled:
+        samples = Shards(start.shards["unlabeled"]).samples
+        return expected_picks(labeled.rows, unit, labeled.seen, samples, recipe.select, classes)
+    return None
+
+
+class _Costs:
+    """What each stage has still to do, in the order of the story."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        start: Prepared,
+        stands: Standing,
+        measured: Measured,
+        cluster: Cluster,
+        expected: Expected,
+    ):
+        self.recipe, self.start, self.stands, self.measured = recipe, start, stands, measured
+        self.cluster, self.expected = cluster, expected
+        self.classes = len(start.classes)
+        self.corpus = Shards(start.shards["unlabeled"])
+        self.unit, self.file_samples = (f(start.corpora["unlabeled"]) for f in (unit_rows, file_samples))
+
+    def works(self) -> tuple[Work, ...]:
+        recipe = self.recipe
+        return (
+            self._train("teacher", recipe.teacher.model, recipe.teacher.train, "lesson"),
+            self._label(),
+            self._select(),
+            self._materialize(),
+            self._train("pretrain", recipe.student, recipe.pretrain, "pseudo"),
+            self._train("finetune", recipe.student, recipe.finetune, "lesson"),
+            self._train("control", recipe.student, recipe.control, "lesson"),
+            self._evaluate(),
+        )
+
+    def _label(self) -> Work:
+        found, samples = self.measured.teacher, self.corpus.samples
+        if self.stands.scores or found is None:
+            return _nothing("label")
+        left = samples - self.stands.labeled
+        return Work(
+            stage="label",
+            images=left,
+            seconds=found.start + self._labeling(self.corpus, found) * left / samples,
+            bytes_read=_bytes(self.corpus) * left // samples,
+            bytes_written=round(left * found.bytes_per_row),
+            memory=found.memory,
+            device_memory=found.device_memory,
+        )
+
+    def _labeling(self, shards: Shards, found: Labeled) -> float:
+        actors = self.cluster.teachers(self.recipe.resources).actors
+        return labeling_seconds(shards.rows, self.unit, self.recipe.label.batch, actors, found.slots_per_second)
+
+    def _select(self) -> Work:
+        found, labeled, scores = self.measured.selected, self.measured.teacher, self.stands.scores
+        if found is None:
+            return _nothing("select")
+        rows, cpus = self.corpus.samples, self.cluster.cpus
+        per_row = labeled.bytes_per_row if labeled else 0.0
+        return Work(
+            stage="select",
+            images=rows,
+            seconds=sorting_seconds(rows, min(cpus, -(-rows // BUCKET_ROWS)), found.duplicates)
+            + sorting_seconds(rows, min(cpus, -(-rows * self.recipe.select.p // GROUP_CANDIDATES)), found.select),
+            bytes_read=sum(f.bytes for f in scores.files("scores-")) if scores else round(rows * per_row),
+            bytes_written=round(self.expected.picks * found.bytes_per_pick),
+        )
+
+    def _materialize(self) -> Work:
+        """Of the labeled set, all of which is picked, and of the picks."""
+        total, stands, measured = _nothing("materialize"), self.stands, self.measured
+        shards = Shards(self.start.shards["labeled"])
+        sets = [
+            (measured.lesson, shards, shards.samples, stands.lesson_written, not stands.lesson),
+            (measured.pseudo, self.corpus, self.expected.samples, stands.pseudo_written, not stands.pseudo),
+        ]
+        for found, shards, samples, written, missing in sets:
+            if not missing or found is None:
+                continue
+            left, cpus = max(0, samples - written), self.cluster.cpus
+            rows = rows_read(shards.samples, samples / shards.samples, found.group_rows) * left / samples
+            seconds = materializing_seconds(left, rows, self.file_samples, cpus, found)
+            total = Work(
+                stage=total.stage,
+                images=total.images + left,
+                seconds=total.seconds + seconds,
+                bytes_read=total.bytes_read + round(_bytes(shards) * rows / shards.samples),
+                bytes_written=total.bytes_written + round(left * found.bytes_per_pick),
+            )
+        return total
+
+    def _train(self, stage: str, model: Model, config: Train | None, examples: str) -> Work:
+        found = self.measured.trained.get(stage)
+        if found is None or config is None:
+            return _nothing(stage)
+        weights = _weight_bytes(model, self.classes)
+        # A checkpoint holds the weights and their momentum.
+        checkpoints = 2 * -(-config.steps // config.checkpoint_every)
+        return Work(
+            stage=stage,
+            images=config.processed,
+            seconds=found.start + config.processed / found.images_per_second,
+            bytes_read=round(config.processed * self._bytes_per_example(examples)),
+            bytes_written=weights * (checkpoints + 1),
+            memory=found.memory,
+            device_memory=found.device_memory,
+        )
+
+    def _bytes_per_example(self, examples: str) -> float:
+        stands: Artifact | None = getattr(self.stands, examples)
+        if stands:
+            return sum(f.bytes for f in stands.files("examples-")) / stands.info["samples"]
+        found: Materialized | None = getattr(self.measured, examples)
+        assert found is not None
+        return found.bytes_per_pick
+
+    def _evaluate(self) -> Work:
+        """Each of the four networks labels the test set."""
+        total, shards = _nothing("evaluate"), Shards(self.start.shards["test"])
+        student = self.measured.student
+        for test, found in zip(self.stands.tests, (self.measured.teacher, student, student, student), strict=True):
+            if test or found is None:
+                continue
+            total = Work(
+                stage=total.stage,
+                images=total.images + shards.samples,
+                seconds=total.seconds + found.start + self._labeling(shards, found),
+                bytes_read=total.bytes_read + _bytes(shards),
+                bytes_written=total.bytes_written + round(shards.samples * (student or found).bytes_per_row),
+                memory=max(total.memory or 0, found.memory),
+                device_memory=max(total.device_memory or 0, found.device_memory or 0) or None,
+            )
+        return total
+
+
+def _nothing(stage: str) -> Work:
+    return Work(stage=stage, images=0, seconds=0.0, bytes_read=0, bytes_written=0)
+
+
+def _bytes(shards: Shards) -> int:
+    return sum(shards.columns("bytes").column("bytes").to_pylist())
+
+
+def _weight_bytes(model: Model, classes: int) -> int:
+    import torch
+
+    with torch.device("meta"):  # shapes alone
+        return sum(tensor.nbytes for tensor in build(model, classes).state_dict().values())

@@ -1,0 +1,187 @@
+"""How fast scores become picks, and picks become training samples."""
+
+import contextlib
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from raylabel.corpus import Corpus, Shards, Unit, read_unit
+from raylabel.inference.scores import unit_rows
+from raylabel.plan.pilot import process
+from raylabel.schema import DIGEST_BYTES, SCORES, make_key
+from raylabel.selection.duplicates import find_duplicates
+from raylabel.selection.select import Select, select
+from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
+from raylabel.store.files import filesystem
+from raylabel.training.examples import Materialize, file_samples, summarise, write_part
+
+SYNTHETIC = 200_000  # rows of scores that selection is timed on
+READING = 1.5  # seconds for which each task reads
+WRITING = 4.0  # seconds for which it writes
+TRIED = 32  # samples whose writing tells how many can be written in the seconds there are
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """What a pass over SCORES was seen to take."""
+
+    rows: int
+    """Of the scores that were made up: N, or fewer."""
+    taken: float
+    """Seconds for these."""
+    seconds_per_row: float
+    """For any more, of one task."""
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What finding duplicates and selecting were seen to take."""
+
+    duplicates: Sorted
+    select: Sorted
+    bytes_per_pick: float
+
+
+@dataclass(frozen=True)
+class Materialized:
+    """What reading and writing samples was seen to take, of one task beside as many others as there are CPUs."""
+
+    examples: Artifact
+    """EXAMPLES of what was written, under arbitrary labels: something to train on."""
+    start: float
+    """Seconds of a stage without work."""
+    seconds_per_row: float
+    """To read."""
+    seconds_per_pick: float
+    """To decode and write, besides."""
+    bytes_per_pick: float
+    group_rows: int
+    """Rows that are read to have the last of them: those of a parquet row group; 1 where a sample is read alone."""
+
+
+def measure_selection(root: Root, config: Select, classes: int, p: int, rows: int) -> Selected:
+    """Finds duplicates and selects in made-up scores of up to SYNTHETIC rows, with K in proportion to `rows`, N."""
+    many = min(SYNTHETIC, rows)
+    few = min(many, max(1000, classes))
+    names = tuple(map(str, range(classes)))
+    taken, stored = np.zeros((3, 2)), 0.0
+    for number, count in enumerate((few, few, many)):  # the first one warms the workers up
+        scores = _synthetic(root, count, classes, p, number)
+        share = Select(k=max(1, config.k * count // rows), p=config.p, rank=config.rank)
+        taken[number, 0], copies = _timed(lambda scores=scores: find_duplicates(root, scores))
+        taken[number, 1], picks = _timed(
+            lambda scores=scores, copies=copies, share=share: select(root, scores, copies, share, names)
+        )
+        stored = sum(file.bytes for file in picks.files("picks-")) / picks.info["picks"]
+    slope = np.maximum(0, taken[2] - taken[1]) / max(1, many - few)
+    parts = [Sorted(many, float(seconds), float(more)) for seconds, more in zip(taken[2], slope, strict=True)]
+    return Selected(*parts, bytes_per_pick=stored)
+
+
+def _timed(make: Callable[[], Artifact]) -> tuple[float, Artifact]:
+    """The seconds it took, and what it made; its own line of progress is not shown."""
+    begin = time.monotonic()
+    with contextlib.redirect_stdout(io.StringIO()):
+        made = make()
+    return time.monotonic() - begin, made
+
+
+def _synthetic(root: Root, rows: int, classes: int, p: int, number: int) -> Artifact:
+    """SCORES in which the classes come round in turn."""
+
+    def build(draft: Draft) -> Built:
+        rng, ends = np.random.default_rng(0), np.arange(0, rows * p + 1, p, dtype=np.int32)
+        values = -np.sort(-rng.normal(size=(rows, p)).astype(np.float32), axis=1).ravel()
+        flat = {
+            "classes": ((np.arange(rows)[:, None] + np.arange(p)) % classes).astype(np.int32).ravel(),
+            "log_odds": values,
+            "logits": values,
+        }
+        digests = pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(DIGEST_BYTES), rows, [None, pa.py_buffer(rng.bytes(rows * DIGEST_BYTES))]
+        )
+        lists = {name: pa.ListArray.from_arrays(ends, column) for name, column in flat.items()}
+        none = pa.ListArray.from_arrays(np.zeros(rows + 1, np.int32), np.empty(0, np.int32))
+        plain = {"key": np.arange(rows), "group": np.zeros(rows, np.int64)}
+        columns = {**{name: pa.array(x) for name, x in plain.items()}, "digest": digests, **lists, "clips": none}
+        table = pa.Table.from_arrays([columns[f.name].cast(f.type) for f in SCORES], schema=SCORES)
+        return Built([write_table(draft.uri, "scores-000000.parquet", table)], {"p": p})
+
+    return root.make("scores", {"synthetic": [rows, classes, p, number]}, build)
+
+
+def measure_materializing(
+    root: Root, name: str, shards: Shards, corpus: Corpus, config: Materialize, classes: int
+) -> Materialized:
+    """Reads stretches of the corpus on every CPU, and writes them as EXAMPLES, all at once."""
+    tasks = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    records: list[dict[str, Any]] = []
+
+    def build(draft: Draft) -> Built:
+        shared: Any = [ray.put(value) for value in (shards, corpus, config, classes, WRITING)]
+        drawn = enumerate(process.draw(shards, unit_rows(corpus))[:tasks])
+        records.extend(ray.get([_materialize.remote(draft.uri, part, unit, *shared) for part, unit in drawn]))
+        return summarise(dict(enumerate(records)), sum(record["samples"] for record in records), 1.0)
+
+    begin = time.monotonic()
+    examples = root.make(f"examples-{name}", {"pilot": name}, build)
+    took = time.monotonic() - begin
+    rows, picks, reading, writing = (
+        sum(record[name] for record in records) for name in ("rows", "samples", "reading", "writing")
+    )
+    per_row, stored = reading / rows, sum(file.bytes for file in examples.files("examples-"))
+    return Materialized(
+        examples=examples,
+        start=max(0.0, took - max(record["seconds"] for record in records)),
+        seconds_per_row=per_row,
+        seconds_per_pick=max(0.0, writing / picks - per_row),
+        bytes_per_pick=stored / max(1, examples.info["samples"]),
+        group_rows=max(record["group_rows"] for record in records),
+    )
+
+
+@ray.remote(num_cpus=1)
+def _materialize(
+    folder: str,
+    part: int,
+    unit: Unit,
+    shards: Shards,
+    corpus: Corpus,
+    config: Materialize,
+    classes: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Reads on from the unit, for READING seconds at most; then writes what a few samples say will take `seconds`."""
+    begin, shard = time.monotonic(), shards.row(unit.shard)
+    group = 1
+    if shard["format"] == "parquet":
+        fs, path = filesystem(shard["uri"])
+        with pq.ParquetFile(path, filesystem=fs) as file:
+            group = file.metadata.row_group(0).num_rows
+    first = unit.first - unit.first % group  # where a reader of this unit begins
+    end = min(first + file_samples(corpus), shard["rows"])
+    rows, reading = 0, time.monotonic()
+    for _ in read_unit(corpus, shard, Unit(unit.shard, first, end - first)):
+        rows += 1
+        if time.monotonic() - reading > READING:
+            break
+    reading = time.monotonic() - reading
+
+    def write(where: str, count: int) -> tuple[float, dict[str, Any]]:
+        labels = {make_key(unit.shard, row): [row % classes] for row in range(first, first + count)}
+        begin = time.monotonic()
+        record = write_part(where, part, labels, shards, corpus, config)
+        return time.monotonic() - begin, record
+
+    few = min(end - first, TRIED)
+    tried, _ = write(f"{folder}/scratch/{part}", few)
+    writing, record = write(folder, min(end - first, max(2 * config.lanes, int(few * seconds / tried))))
+    found = {"rows": rows, "reading": reading, "writing": writing, "group_rows": group}
+    return {**record, **found, "seconds": time.monotonic() - begin}

@@ -1,0 +1,81 @@
+"""How fast a network trains."""
+
+import json
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from raylabel.compute.progress import make_board
+from raylabel.plan.pilot import process
+from raylabel.store.artifact import Draft
+from raylabel.store.files import read_file, write_file
+from raylabel.training.checkpoint import Checkpoints
+from raylabel.training.train import Job, steps
+from raylabel.training.worker_group import fit
+
+SECONDS = 8.0  # of training that are timed, or half of them; start-up comes on top
+WARM = 3  # steps that are not timed: the first ones find batches that were decoded before anybody asked
+FOUND = "pilot.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training was seen to do."""
+
+    images_per_second: float
+    """Of all workers together, in the steady state."""
+    start: float
+    """Seconds of a training that are no step."""
+    memory: int
+    """Bytes, of the first worker."""
+    device_memory: int | None
+    """Bytes of GPU memory, of the first worker."""
+
+
+def measure_training(draft: Draft, job: Job, workers: int, gpu: bool) -> Trained:
+    """Trains for some seconds, as the run will; `draft` is where Ray Train keeps its books."""
+    import ray
+
+    # As long as the run that it stands for: no checkpoint and, but for the last, no point of the curve is due in it.
+    config = replace(job.config, checkpoint_every=job.config.steps + 1)
+    begin, board = time.monotonic(), make_board()
+    settings = {"job": replace(job, config=config, board=board), "folder": draft.uri, "seconds": SECONDS}
+    settings["checkpoints"] = Checkpoints(draft.scratch("checkpoints"))  # none is due
+    fit(_loop, settings, draft.scratch("ray_train"), workers, gpu, failures=3).result()
+    total = time.monotonic() - begin
+    ray.kill(board)
+    found = json.loads(read_file(f"{draft.uri}/{FOUND}"))
+    rate = found["steps"] * config.batch / found["seconds"]
+    start = total - found["seconds"] - WARM * config.batch / rate
+    return Trained(rate, max(0.0, start), found["memory"], found["device_memory"])
+
+
+def _loop(settings: dict[str, Any]) -> None:
+    """What each worker runs: the loop of a training, stopped by the first worker's clock."""
+    import ray.train
+    import ray.train.torch
+    import torch
+    import torch.distributed
+
+    rank, training = ray.train.get_context().get_world_rank(), steps(settings["job"], settings["checkpoints"])
+    device = ray.train.torch.get_device()
+    for _ in range(WARM):
+        next(training, 0)
+    begin, done, due = time.monotonic(), 0, 1
+    # All have to stop at the same step, so they agree now and then: after 1, 2, 4, 8, ... steps.
+    while next(training, 0):
+        done += 1
+        if done == due:
+            seconds = torch.tensor(time.monotonic() - begin, device=device)
+            torch.distributed.broadcast(seconds, 0)
+            if 2 * seconds.item() > settings["seconds"]:
+                break
+            due *= 2
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    if rank == 0:
+        found = {"steps": done, "seconds": time.monotonic() - begin, "memory": process.peak_memory()}
+        text = json.dumps(found | {"device_memory": process.peak_device_memory()})
+        write_file(f"{settings['folder']}/{FOUND}", text.encode())
+    training.close()
+    ray.train.report({})

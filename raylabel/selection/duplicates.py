@@ -1,0 +1,94 @@
+"""SCORES -> DUPLICATES: byte-identical copies, found by their digests.
+
+A map task per run of SCORES files deals its digests into buckets, a reduce task per bucket sorts that bucket. A task
+holds BUCKET_ROWS rows however many samples there are.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from raylabel.errors import InputError
+from raylabel.report.terminal import Progress
+from raylabel.schema import DUPLICATES
+from raylabel.selection.shuffle import (
+    BATCH_ROWS,
+    group_files,
+    group_name,
+    open_scores,
+    read_part,
+    run_tasks,
+    write_parts,
+)
+from raylabel.selection.topk import sort_order
+from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
+
+BUCKET_ROWS = 4_000_000  # rows of one map or reduce task: 0.3 GB with the sort's copies
+ROW_GROUP = 65_536  # rows per row group of DUPLICATES, which are read by range of keys
+
+HASHES = pa.schema([("high", pa.uint64()), ("low", pa.uint64()), ("key", pa.int64())])
+
+
+def find_duplicates(root: Root, scores: Artifact) -> Artifact:
+    """DUPLICATES, the artifact `duplicates`: every key whose digest stands under a smaller key somewhere in SCORES.
+
+    `original` is that smallest key. Files `duplicates-*`, one per bucket of digests, in key order.
+    Info: duplicates (rows). InputError if a key stands twice in SCORES.
+    """
+    files = scores.files("scores-")
+    rows = sum(f.rows for f in files)
+    bits = max(0, (rows - 1) // BUCKET_ROWS).bit_length()  # 2^bits buckets; the digest is uniform
+
+    def build(draft: Draft) -> Built:
+        scratch = draft.scratch("buckets")
+        groups = group_files(files, -(-rows // BUCKET_ROWS))
+        maps = [(scores.uri, group, bits, scratch, group_name(i, groups)) for i, group in enumerate(groups)]
+        with Progress("find duplicates", rows, "samples") as progress:
+            hashes = run_tasks(_write_hashes, maps, lambda share: progress.update(int(share * rows)))
+            buckets = [(scratch, hashes, bucket, draft.uri) for bucket in range(1 << bits)]
+            found = run_tasks(_write_duplicates, buckets)
+        return Built(found, {"duplicates": sum(f.rows for f in found)})
+
+    return root.make("duplicates", {"scores": scores.digest}, build)
+
+
+def _write_hashes(scores: str, names: list[str], bits: int, folder: str, group: str) -> str:
+    """The (digest, key) of some SCORES files, a part for each bucket: the digests with the same first `bits` bits."""
+    words, keys = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)]
+    for name in names:
+        with open_scores(scores, name) as file:
+            for batch in file.iter_batches(BATCH_ROWS, columns=["key", "digest"], use_threads=False):
+                digests = batch.column("digest")
+                found = np.frombuffer(digests.buffers()[1] or b"", ">u8").reshape(-1, 2)
+                words.append(found[digests.offset : digests.offset + len(digests)].astype(np.uint64))
+                keys.append(batch.column("key").to_numpy())
+    digest, key = np.concatenate(words), np.concatenate(keys)
+    del words, keys
+    bucket = (digest[:, 0] >> np.uint64(1) >> np.uint64(63 - bits)).astype(np.uint16)  # a shift by 64 is undefined
+    order = np.argsort(bucket, kind="stable")  # by radix: 16 bits are buckets for 2e11 rows
+    ends = np.cumsum(np.bincount(bucket, minlength=1 << bits))
+
+    def parts() -> Iterator[list[np.ndarray]]:
+        for rows in np.split(order, ends[:-1]):
+            yield [*digest[rows].T, key[rows]]
+
+    return write_parts(folder, f"hashes-{group}.arrow", HASHES, parts())
+
+
+def _write_duplicates(scratch: str, names: list[str], bucket: int, out: str) -> File:
+    """The duplicates among the digests of one bucket."""
+    parts = zip(*(read_part(scratch, name, bucket) for name in names), strict=True)
+    first, second, key = (np.concatenate(column) for column in parts)
+    order = sort_order(first, second, key)
+    first, second, key = first[order], second[order], key[order]
+    new = np.ones(len(key), bool)
+    new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    original = key[np.flatnonzero(new)][np.cumsum(new) - 1]  # keys ascend within a digest
+    copy, original = key[~new], original[~new]
+    if (again := copy[copy == original]).size:
+        raise InputError(f"key {again[0]} stands twice in the scores: delete that artifact and score again")
+    order = np.argsort(copy)
+    table = pa.table([copy[order], original[order]], schema=DUPLICATES)
+    groups = [table[start : start + ROW_GROUP] for start in range(0, max(1, len(table)), ROW_GROUP)]
+    return write_table(out, f"duplicates-{bucket:05d}.parquet", *groups)

@@ -1,0 +1,158 @@
+"""The classic leak: source videos of the test set, or its very files, among what is learned from.
+
+Parts of one video are all but the same pictures: a test set that shares videos with the training set measures memory.
+UCF101's splits keep the 25 groups of each class apart for this reason (Soomro et al. 2012, section 2.2).
+
+Letters: N test samples, G source videos and D digests of the test set.
+"""
+
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raylabel.errors import InputError
+from raylabel.report.summary import Leaks, printable
+from raylabel.report.terminal import PatientProgress
+from raylabel.schema import SCORES, split_key
+from raylabel.selection.shuffle import BATCH_ROWS, group_files, open_scores, run_tasks
+from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
+
+Policy = Literal["report", "error"]
+TASK_ROWS = 1 << 25  # rows of the corpus that one task compares with the test set: some seconds of work
+EXAMPLES = 5  # source videos that are named
+
+# Test samples that stand in the corpus: by their source video, or byte for byte.
+SHARED = pa.schema([("key", pa.int64()), ("video", pa.bool_()), ("copy", pa.bool_())])
+
+
+def find_leaks(
+    root: Root,
+    policy: Policy,
+    labeled: pa.Table,
+    test: pa.Table,
+    scores: Artifact | None = None,
+    tested: Artifact | None = None,
+) -> Leaks:
+    """What of the test set stands in the labeled set or in the corpus too.
+
+    labeled, test: (key, group) of all samples, in key order, as `read_groups` gives them: names of source videos, of
+    which equal ones are the same video. scores, tested: SCORES of the corpus and, by any model, of the test set.
+    Without them the corpus is not looked at, so that a leak of the labeled set is found before anything is trained.
+    The labeled set is compared by name; the corpus by the `group` of SCORES, which knows a video without a name by its
+    bytes, and by digest.
+
+    InputError that names some of the videos if anything is shared and the policy is 'error'.
+    """
+    key, names = test.column("key").to_numpy(), test.column("group").combine_chunks()
+    mine = labeled.column("group").combine_chunks()
+    video, copy, group = _among(names, mine), np.zeros(len(key), bool), np.zeros(len(key), np.int64)
+    unlabeled = copies = 0
+    if scores and tested:
+        compared = _compare(root, scores, tested)
+        unlabeled, copies = compared.info["unlabeled"], compared.info["copies"]
+        rows = tested.table("scores-", SCORES, ["key", "group"])
+        group[np.searchsorted(key, rows.column("key").to_numpy())] = rows.column("group").to_numpy()
+        shared = compared.table("shared", SHARED)
+        at = np.searchsorted(key, shared.column("key").to_numpy())
+        video[at] |= shared.column("video").to_numpy()
+        copy[at] = shared.column("copy").to_numpy()
+    source, known = _sources(names, group)
+    first = np.unique(source, return_index=True)[1][np.unique(source[video])]
+    video = np.isin(source, source[video])  # also those parts of it that could not be read, and are in no SCORES
+    leaks = Leaks(
+        known=known,
+        videos=len(first),
+        labeled=int(_among(mine, names).sum()),
+        unlabeled=unlabeled,
+        copies=copies,
+        test=int((video | copy).sum()),
+        n=len(key),
+        examples=[names[i].as_py() or _place(int(key[i])) for i in np.sort(first)[:EXAMPLES].tolist()],
+    )
+    if policy == "error" and leaks.test:
+        raise InputError(f"{printable(leaks.sentence)}: take them out of either, or set --leaks report")
+    return leaks
+
+
+def _among(names: pa.Array, others: pa.Array) -> np.ndarray:
+    """bool [n]: which of the names, null or not, stand among the others; a null never does."""
+    return pc.is_in(names, value_set=others.drop_null()).to_numpy(zero_copy_only=False)  # pyright: ignore
+
+
+def _sources(names: pa.Array, group: np.ndarray) -> tuple[np.ndarray, int]:
+    """The number of each sample's source video, int64 [N], and how many samples have one that is known: by its name, or
+    else by its group. Each of the others is a source of its own."""
+    name = names.dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64)
+    group = np.where(name < 0, group, 0)
+    alone = (name < 0) & (group == 0)
+    columns = np.stack([name, group, np.where(alone, np.arange(len(group)), -1)])
+    return np.unique(columns, axis=1, return_inverse=True)[1].ravel(), int((~alone).sum())
+
+
+def _place(key: int) -> str:
+    shard, row = split_key(key)
+    return f"row {row} of shard {shard} of the test set"
+
+
+def _compare(root: Root, scores: Artifact, tested: Artifact) -> Artifact:
+    """The artifact `leaks`: SHARED, the rows of `tested` that have a counterpart in `scores`.
+
+    Info: unlabeled (samples of the corpus whose source video is one of the test set's), copies (those that are a test
+    sample byte for byte).
+    """
+    files, tests = scores.files("scores-"), [file.name for file in tested.files("scores-")]
+    rows = sum(file.rows for file in files)
+    # Where either knows no source videos, the column is not read.
+    grouped = bool(scores.info.get("groups") and tested.info.get("groups"))
+
+    def build(draft: Draft) -> Built:
+        tasks = [(scores.uri, run, tested.uri, tests, grouped) for run in group_files(files, -(-rows // TASK_ROWS))]
+        with PatientProgress("compare with the test set", rows, "samples") as progress:
+            found = run_tasks(_count_shared, tasks, lambda share: progress.update(int(share * rows)))
+        videos, same, unlabeled, copies = zip(*found, strict=True)
+        video, copy = np.any(videos, axis=0), np.any(same, axis=0)
+        key = tested.table("scores-", SCORES, ["key"]).column("key").to_numpy()
+        either = np.logical_or(video, copy)
+        shared = pa.table([key[either], video[either], copy[either]], schema=SHARED)
+        info = {"unlabeled": sum(unlabeled), "copies": sum(copies)}
+        return Built([write_table(draft.uri, "shared.parquet", shared)], info)
+
+    return root.make("leaks", {"scores": scores.digest, "tested": tested.digest}, build)
+
+
+def _count_shared(
+    scores: str, names: list[str], tested: str, tests: list[str], grouped: bool
+) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """Of some SCORES files: which rows of the test set's share a source video with any, and which a digest, bool [N]
+    each; and the rows that share a source video with any of the test set, and those that share a digest."""
+    columns = ["digest"] + ["group"] * grouped
+    test = pa.concat_tables([SCORES.empty_table().select(columns), *_read(tested, tests, columns)]).combine_chunks()
+    test = {name: test.column(name).combine_chunks() for name in columns}
+    values = {name: column.unique() for name, column in test.items()}
+    if grouped:
+        values["group"] = values["group"].filter(pc.not_equal(values["group"], 0))  # pyright: ignore
+    seen = {name: np.zeros(len(column), bool) for name, column in values.items()}
+    rows = dict.fromkeys(values, 0)
+    for name in names:
+        with open_scores(scores, name) as file:
+            for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
+                for which, wanted in values.items():
+                    found = pc.index_in(batch.column(which), value_set=wanted).drop_null().to_numpy()  # pyright: ignore
+                    rows[which] += len(found)
+                    seen[which][found] = True
+    none = np.zeros(len(test["digest"]), bool)
+    video, copy = (
+        _among(test[which], values[which].filter(pa.array(seen[which]))) if which in values else none
+        for which in ("group", "digest")
+    )
+    return video, copy, rows.get("group", 0), rows["digest"]
+
+
+def _read(folder: str, names: list[str], columns: list[str]) -> list[pa.Table]:
+    tables = []
+    for name in names:
+        with open_scores(folder, name) as file:
+            tables.append(file.read(columns=columns, use_threads=False))
+    return tables

@@ -1,0 +1,259 @@
+"""Every result is a folder `<name>-<digest>` that is complete once its manifest stands, and never changes after that.
+
+The digest hashes what changes the bytes (settings, inputs' digests) and nothing that doesn't (workers, paths). The
+manifest (files, rows, bytes, sha256) is written last, in one atomic step; readers read only what it lists. The idea of
+naming a step's output by the hash of its settings and inputs is that of marin's StepSpec and, before it, of Nix.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from raylabel.compute.watchdog import moved
+from raylabel.errors import InputError, find_input_error
+from raylabel.store.files import (
+    delete_folder,
+    filesystem,
+    is_local,
+    list_files,
+    read_file,
+    reading,
+    sweep,
+    write_file,
+    writing,
+)
+
+MANIFEST = "manifest.json"
+RECIPE = "recipe.json"
+NOT_IDENTITY = {"identity": False}  # metadata of a config field that steers the work but changes no byte of the result
+
+
+@dataclass(frozen=True)
+class File:
+    """One line of a manifest."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def write_table(folder: str, name: str, *groups: pa.Table) -> File:
+    """Writes tables of one schema as one parquet file, a row group each, atomically; equal tables give equal bytes."""
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, groups[0].schema, compression="zstd", **_encoding(groups[0].schema)) as writer:
+        for group in groups:
+            # One chunk per column, so that how a table was put together does not show in the file.
+            writer.write_table(group.combine_chunks(), row_group_size=max(1, group.num_rows))
+    return _put(folder, name, sink.getbuffer(), sum(g.num_rows for g in groups))
+
+
+def _encoding(schema: pa.Schema) -> dict[str, Any]:
+    """Lists of floats go without a dictionary: their values hardly repeat.
+
+    With one, the SCORES of bench_select.py are 84 bytes a row instead of 58 and take 1.3 times as long to read.
+    """
+    floats = [f.name for f in schema if pa.types.is_list(f.type) and pa.types.is_floating(f.type.value_type)]
+    if not floats:
+        return {}
+    paths = {f.name: f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in schema}
+    return {
+        "use_dictionary": [path for name, path in paths.items() if name not in floats],
+        "column_encoding": {paths[name]: "BYTE_STREAM_SPLIT" for name in floats},
+    }
+
+
+def write_bytes(folder: str, name: str, data: bytes) -> File:
+    """Writes a file that is no table, atomically; its manifest line says 0 rows."""
+    return _put(folder, name, data, 0)
+
+
+def _put(folder: str, name: str, data: bytes | memoryview, rows: int) -> File:
+    write_file(f"{folder}/{name}", data)
+    return File(name, rows, len(data), hashlib.sha256(data).hexdigest())
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A complete result. `uri` is its folder; `name`, `digest` and everything in `manifest` never change."""
+
+    uri: str
+    name: str
+    digest: str
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        return json.loads(read_file(f"{self.uri}/{MANIFEST}"))
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the build found out: counts, seconds, anything that is not part of the identity."""
+        return self.manifest["info"]
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the digest hashes."""
+        return json.loads(read_file(f"{self.uri}/{RECIPE}"))["identity"]
+
+    def files(self, prefix: str = "") -> list[File]:
+        """The listed files whose name starts with `prefix`, in name order."""
+        return [File(**f) for f in self.manifest["files"] if f["name"].startswith(prefix)]
+
+    def read(self, name: str) -> bytes:
+        with reading(f"{self.uri}/{name}"):
+            return read_file(f"{self.uri}/{name}")
+
+    def table(self, prefix: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+        """All listed parquet files that start with `prefix`, as one table. For small tables: it is held in memory."""
+        fs, path = filesystem(self.uri)
+        tables = []
+        for file in self.files(prefix):
+            with reading(f"{self.uri}/{file.name}"):
+                tables.append(pq.read_table(f"{path}/{file.name}", columns=columns, filesystem=fs))
+        if columns is not None:
+            schema = pa.schema([schema.field(c) for c in columns])
+        return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A result that is being built, in its final folder: files may stand there already from a run that was stopped."""
+
+    uri: str
+
+    def scratch(self, name: str) -> str:
+        """A folder for what is needed only while building; deleted before the manifest is written."""
+        return f"{self.uri}/scratch/{name}"
+
+    def discard(self) -> None:
+        """Deletes all that was built: for when it turns out to rest on input that changed under it."""
+        delete_folder(self.uri)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build returns: the files that make the artifact, and what it found out."""
+
+    files: list[File]
+    info: Mapping[str, Any]
+
+
+def commit_part(folder: str, number: int, files: list[File], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Commits one part of a build of many: its record, written after its files. Doing it again is harmless."""
+    record = {"part": number, "files": [dataclasses.asdict(f) for f in files], **found}
+    write_file(f"{folder}/parts/{number:06d}.json", json.dumps(record).encode())
+    return record
+
+
+def committed_parts(folder: str) -> dict[int, dict[str, Any]]:
+    """The records of the parts that stand, by number: those of a run that was stopped need not be done again."""
+    names = list_files(f"{folder}/parts")
+    with ThreadPoolExecutor(16) as pool:  # small files: their time is waiting
+        records = pool.map(lambda name: json.loads(read_file(f"{folder}/parts/{name}")), names)
+        return {record["part"]: record for record in records}
+
+
+def files_of(records: Mapping[int, Mapping[str, Any]]) -> list[File]:
+    """The files of committed parts, in part order."""
+    return [File(**f) for number in sorted(records) for f in records[number]["files"]]
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+    """12 hex digits that name this identity; equal for equal JSON, whatever the order of keys."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def identity_of(config: Any) -> Any:
+    """A config dataclass as plain JSON, without the fields marked `metadata=NOT_IDENTITY`, which change no byte."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        kept = [f for f in dataclasses.fields(config) if f.metadata.get("identity", True)]
+        return {f.name: identity_of(getattr(config, f.name)) for f in kept}
+    if isinstance(config, (list, tuple)):
+        return [identity_of(x) for x in config]
+    return config
+
+
+@dataclass(frozen=True)
+class Root:
+    """The folder that holds all artifacts of a project; several runs share what they have in common."""
+
+    uri: str
+
+    @classmethod
+    def open(cls, uri: str) -> Self:
+        """The root at `uri`, made if need be. InputError if nothing can be written there."""
+        fs, path = filesystem(uri)
+        full = path if is_local(uri) else uri.rstrip("/")
+        probe = f"{full}/.probe-{uuid.uuid4().hex}"
+        try:
+            with writing(full):
+                fs.create_dir(path, recursive=True)
+                write_file(probe, b"")
+                fs.delete_file(filesystem(probe)[1])
+        except InputError as error:
+            raise InputError(f"cannot write to root '{uri}': {error}; or give another --root") from error
+        return cls(full)
+
+    def find(self, name: str, identity: Mapping[str, Any]) -> Artifact | None:
+        """The artifact, if it is complete."""
+        artifact = Artifact(f"{self.uri}/{name}-{digest(identity)}", name, digest(identity))
+        try:
+            artifact.manifest  # noqa: B018  (cached; its absence is the answer)
+        except FileNotFoundError:
+            return None
+        return artifact
+
+    def named(self, name: str) -> list[Artifact]:
+        """Every complete artifact of that name, in digest order."""
+        fs, path = filesystem(self.uri)
+        found = []
+        with reading(self.uri):
+            for info in fs.get_file_info(pafs.FileSelector(path)):
+                stem, _, tail = os.path.basename(info.path).rpartition("-")
+                if stem == name and fs.get_file_info(f"{info.path}/{MANIFEST}").is_file:
+                    found.append(Artifact(f"{self.uri}/{stem}-{tail}", name, tail))
+        return sorted(found, key=lambda a: a.digest)
+
+    def make(self, name: str, identity: Mapping[str, Any], build: Callable[[Draft], Built]) -> Artifact:
+        """The artifact of that identity, built if it is not there yet.
+
+        `build` writes its files into the draft's folder, each atomically, and may find files of a run that was stopped.
+        Its info gains `seconds`, the wall time of the build that completed.
+        """
+        if done := self.find(name, identity):
+            return done
+        draft = Draft(f"{self.uri}/{name}-{digest(identity)}")
+        recipe = {"name": name, "identity": dict(identity)}
+        write_file(f"{draft.uri}/{RECIPE}", json.dumps(recipe, indent=2, ensure_ascii=False).encode())
+        moved(name)
+        start = time.monotonic()
+        try:
+            built = build(draft)
+        except Exception as error:
+            if (found := find_input_error(error)) and found is not error:
+                raise found from error  # what a remote process said, without the wrapping
+            raise
+        moved()
+        info = {"seconds": round(time.monotonic() - start, 3), **built.info}
+        delete_folder(f"{draft.uri}/scratch")
+        sweep(draft.uri)
+        files = [dataclasses.asdict(f) for f in sorted(built.files, key=lambda f: f.name)]
+        manifest = {"name": name, "digest": digest(identity), "files": files, "info": info}
+        write_file(f"{draft.uri}/{MANIFEST}", json.dumps(manifest, indent=2, ensure_ascii=False).encode())
+        artifact = self.find(name, identity)
+        assert artifact is not None
+        return artifact

@@ -1,0 +1,73 @@
+"""One self-contained HTML page about a sweep: no script, no external resource, every number from its Sweep.
+
+It is made of text that others wrote (values of fields, names, errors), escaped as that of the page about a run is.
+"""
+
+import dataclasses
+import functools
+import json
+import operator
+import shlex
+from typing import Any
+from urllib.parse import quote
+
+from raylabel.report.axes import linear
+from raylabel.report.html import render
+from raylabel.report.summary import printable
+from raylabel.sweep.plots import K, P, parallel, plots, swept, values_of
+from raylabel.sweep.result import Sweep
+
+ROWS = 50
+"""Trials in the table; it unfolds to show the others."""
+STOPS = 100
+"""Of up to so many trials each line can be reached by the Tab key; the table has them all."""
+
+
+def write_sweep_page(sweep: Sweep, folder: str) -> str:
+    """The page as HTML text; the same arguments give the same text. `folder` is that of the sweep.
+
+    Each number in the text carries its place in sweep.json as `data-key` and its exact JSON as `data-value`.
+    """
+    # Through JSON and back, so that the page shows what sweep.json holds (and neither can hold a NaN).
+    data = json.loads(json.dumps(sweep.to_dict(), allow_nan=False))
+    measured = [(one["low"], one["high"]) for one in data["trials"] if one["accuracy"] is not None]  # failed ones too
+    measured.append((data["test_low"], data["test_high"]))
+    if data["soup"]:
+        measured += [(data["soup"][f"{name}low"], data["soup"][f"{name}high"]) for name in ("", "test_")]
+    low, high = min(low for low, _ in measured), max(high for _, high in measured)
+    accuracies = [trial["accuracy"] for trial in data["trials"] if trial["state"] != "failed"]
+    axis = linear(100 * low, 100 * high, "{:g}%".format)
+    return render(
+        "sweep/page.html.j2",
+        data,
+        quoted=shlex.quote(folder),
+        value_at=lambda path: functools.reduce(operator.getitem, path, data),
+        report=f"../{quote(printable(sweep.run).rpartition('/')[2])}/report.html",
+        fields=list(data["trials"][0]["settings"]),
+        swept=swept(sweep),
+        axis=axis,
+        axis_ends=dataclasses.replace(axis, ticks=[axis.ticks[0], axis.ticks[-1]]),
+        ends=(min(accuracies), max(accuracies)),
+        plots=plots(sweep),
+        parallel=parallel(sweep),
+        by_p=_by_p(sweep),
+        failed=[place for place, trial in enumerate(sweep.trials) if trial.state == "failed"],
+        rows=ROWS,
+        stops=STOPS,
+    )
+
+
+def _by_p(sweep: Sweep) -> tuple[list[Any], list[tuple[Any, list[int | None]]]] | None:
+    """(the Ps, for each K it and for each P the place of the best trial); K is None if it was not swept.
+
+    None if P was not swept.
+    """
+    if P not in swept(sweep):
+        return None
+    ps = values_of(sweep.trials, P)
+    ks = values_of(sweep.trials, K) if K in sweep.best.settings else [None]
+    best: dict[tuple[Any, Any], int] = {}
+    for place, trial in enumerate(sweep.trials):
+        if trial.picks is not None:
+            best.setdefault((trial.settings.get(K), trial.settings[P]), place)
+    return ps, [(k, [best.get((k, p)) for p in ps]) for k in ks]

@@ -1,0 +1,266 @@
+"""The plots of a sweep: accuracy against each number that was swept, and all fields at once as parallel coordinates.
+
+Positions are pixels of an SVG view; y grows downwards.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raylabel.report.axes import Axis, linear, log, short
+from raylabel.report.terminal import percent, text_of
+from raylabel.sweep.result import Sweep, Trial
+
+K, P = "select.k", "select.p"
+SERIES = 6
+"""Colours in the pages' style; further series repeat them dashed."""
+LINES = 2 * SERIES
+"""A field of more values has no line for each of them."""
+TICKS = 8
+"""A field of so many values has a tick for each, where there is room."""
+CATEGORIES = 14
+"""Labels on an axis of words."""
+BARS = 40
+"""So many trials have their intervals drawn where no line joins them."""
+LETTER = 6.5
+"""Width of a letter of a label."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A trial in a plot."""
+
+    style: str
+    x: float
+    y: float
+    low: float
+    high: float
+    """Where its interval ends."""
+    hollow: bool
+    """What was only pre-trained."""
+    title: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Accuracy against one field."""
+
+    WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 250, 46, 14, 10, 40
+    field: str
+    x_title: str
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    legend: list[tuple[str, str]]
+    """Name and style of each line, if there are several."""
+    lines: list[tuple[str, str]]
+    """Style and SVG path of each."""
+    marks: list[Mark]
+    """The best trial at each value, with its interval."""
+    dots: list[Mark]
+    """All others."""
+
+
+@dataclass(frozen=True)
+class Thread:
+    """A trial in the parallel coordinates."""
+
+    number: int
+    style: str
+    path: str
+    end: tuple[float, float] | None
+    """Its accuracy; None if it failed."""
+    hollow: bool
+    title: str
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """One upright axis for each field and for the accuracy, and a line through them for each trial."""
+
+    HEIGHT, TOP, BOTTOM, SIDE = 380, 54, 14, 70
+    width: int
+    axes: list[tuple[float, str, list[tuple[float, str]]]]
+    """x, name, and ticks (y, text)."""
+    threads: list[Thread]
+    """The best last, so that it lies on top."""
+
+
+def swept(sweep: Sweep) -> list[str]:
+    """The fields that have more than one value."""
+    return [name for name in sweep.best.settings if len(values_of(sweep.trials, name)) > 1]
+
+
+def values_of(trials: Sequence[Trial], name: str) -> list[Any]:
+    """Different values of the field, sorted if they are numbers, else in the order of the trials."""
+    trials = sorted(trials, key=lambda trial: trial.number)
+    values = list(dict.fromkeys(trial.settings[name] for trial in trials))
+    return sorted(values) if _numeric(values) else values
+
+
+def plots(sweep: Sweep) -> list[Plot]:
+    """Accuracy against each number that was swept: K first, then P, then the others as the space names them."""
+    names = [name for name in swept(sweep) if _numeric(values_of(sweep.trials, name))]
+    names.sort(key=lambda name: (K, P).index(name) if name in (K, P) else 2)
+    return [_plot(sweep, name, names) for name in names]
+
+
+def told(trial: Trial) -> str:
+    """The trial in one line, as the tip of a mark."""
+    settings = ", ".join(f"{name} {text_of(value)}" for name, value in trial.settings.items())
+    return f"{_outcome(trial)}; {settings}"
+
+
+def _outcome(trial: Trial) -> str:
+    if trial.state == "failed" or trial.accuracy is None or trial.low is None or trial.high is None:
+        return f"trial {trial.number}: {trial.state}"
+    interval = f"{percent(trial.accuracy)} ({100 * trial.low:.1f} to {100 * trial.high:.1f})"
+    return f"trial {trial.number}: {interval}" + (", pre-trained only" if trial.state == "stopped" else "")
+
+
+def _numeric(values: Sequence[Any]) -> bool:
+    return all(type(value) in (int, float) for value in values)
+
+
+def _field_axis(name: str, values: Sequence[float], length: float, upright: bool = False) -> Axis:
+    """An axis around the sorted values, logarithmic for K, for rates and for what is spread wide."""
+    low, high = values[0], values[-1]
+    is_log = low > 0 and (name == K or name.endswith(".lr") or high / low >= 4)
+    base = log(low, high) if is_log else linear(low, high, short)
+    first, last = (math.log10(low), math.log10(high)) if is_log else (low, high)
+    pad = 0.06 * (last - first)
+    axis = Axis(first - pad, last + pad, is_log, [])
+    ticks = [(axis.at(value), _number(value)) for value in values]
+    if len(values) > TICKS or not _fit(ticks, length, upright):
+        wide, inner = axis.high - axis.low, base.high - base.low
+        ticks = [((base.low + at * inner - axis.low) / wide, text) for at, text in base.ticks]
+        ticks = [(at, text) for at, text in ticks if 0 <= at <= 1]
+        if len(ticks) < 2:
+            ticks = [(axis.at(value), _number(value)) for value in (low, high)]
+    return Axis(axis.low, axis.high, is_log, ticks)
+
+
+def _fit(ticks: Sequence[tuple[float, str]], length: float, upright: bool) -> bool:
+    """Whether no label runs into the next."""
+    need = [15.0 if upright else LETTER * (len(a) + len(b)) / 2 + 6 for (_, a), (_, b) in itertools.pairwise(ticks)]
+    room = [length * (b - a) for (a, _), (b, _) in itertools.pairwise(ticks)]
+    return all(a <= b for a, b in zip(need, room, strict=True))
+
+
+def _number(value: float) -> str:
+    if type(value) is int:
+        return f"{value:,}" if value < 100_000 else short(value)
+    return f"{value:.3g}"
+
+
+def _accuracy_axis(values: Sequence[float]) -> Axis:
+    return linear(100 * min(values), 100 * max(values), "{:g}%".format)
+
+
+def _plot(sweep: Sweep, name: str, numbers: Sequence[str]) -> Plot:
+    trials = [trial for trial in sweep.trials if trial.state != "failed"]
+    values = values_of(sweep.trials, name)
+    by = {K: P, P: K}.get(name, "")
+    groups = values_of(sweep.trials, by) if by in numbers else []
+    groups = groups if len(groups) <= LINES else []
+    # Where hardly a value comes twice, a line would join trials that differ in all other fields too.
+    joined = 2 * len(values) <= len(sweep.trials) or len(swept(sweep)) == 1
+    best: dict[Any, Trial] = {}
+    if joined:
+        for trial in trials:  # sorted: the first of each value is the best
+            best.setdefault((trial.settings[by] if groups else None, trial.settings[name]), trial)
+    shown = {trial.number for trial in (best.values() if joined else trials if len(trials) <= BARS else ())}
+    tall = Plot.HEIGHT - Plot.TOP - Plot.BOTTOM
+    wide = Plot.WIDTH - Plot.LEFT - Plot.RIGHT
+    x_axis = _field_axis(name, values, wide)
+    drawn = [e for t in trials for e in ((t.low, t.high) if t.number in shown else (t.accuracy,)) if e is not None]
+    y_axis = _accuracy_axis(drawn)
+    places = [wide * x_axis.at(value) for value in values]
+    # Those of several lines stand beside each other, as far as the next value leaves room.
+    aside = min(5.0, 0.6 * min(b - a for a, b in itertools.pairwise(places)) / max(1, len(groups)))
+
+    def up(share: float) -> float:
+        return round(Plot.TOP + tall * (1 - y_axis.at(100 * share)), 1)
+
+    def mark(trial: Trial) -> Mark:
+        assert trial.accuracy is not None and trial.low is not None and trial.high is not None
+        at = groups.index(trial.settings[by]) if groups else 0
+        shift = aside * (at - (len(groups) - 1) / 2) if groups else 0.0
+        x = round(Plot.LEFT + wide * x_axis.at(trial.settings[name]) + shift, 1)
+        ys = (up(trial.accuracy), up(trial.low), up(trial.high))
+        return Mark(_style(at) if groups else "s3", x, *ys, trial.state == "stopped", _outcome(trial))
+
+    lines = []
+    for at, group in enumerate(groups or [None]):
+        points = [best.get((group, value)) for value in values]
+        ends = [mark(trial) for trial in points if trial and trial.state == "finished"]
+        path = "".join(f"{'L' if i else 'M'}{one.x:g} {one.y:g}" for i, one in enumerate(ends))
+        lines.append((_style(at) if groups else "s3", path))
+    return Plot(
+        field=name,
+        x_title=name + (", logarithmic" if x_axis.log else ""),
+        x_ticks=[(round(Plot.LEFT + at * wide, 1), text) for at, text in x_axis.ticks],
+        y_ticks=[(round(Plot.TOP + tall * (1 - at), 1), text) for at, text in y_axis.ticks],
+        legend=[(f"{by} {_number(group)}", _style(at)) for at, group in enumerate(groups)],
+        lines=[line for line in lines if line[1]],
+        marks=[mark(trial) for trial in trials if trial.number in shown],
+        dots=[mark(trial) for trial in trials if trial.number not in shown],
+    )
+
+
+def _style(at: int) -> str:
+    return f"s{at % SERIES}" + (" dashed" if at >= SERIES else "")
+
+
+def parallel(sweep: Sweep) -> Parallel | None:
+    """None if no field has two values."""
+    names = swept(sweep)
+    if not names:
+        return None
+    top, tall = Parallel.TOP, Parallel.HEIGHT - Parallel.TOP - Parallel.BOTTOM
+    width = max(860, 2 * Parallel.SIDE + 150 * len(names))
+    step = (width - 2 * Parallel.SIDE) / len(names)
+    xs = [round(Parallel.SIDE + step * i, 1) for i in range(len(names) + 1)]
+    known = [one.accuracy for one in sweep.trials if one.state != "failed" and one.accuracy is not None]
+    goal = _accuracy_axis(known)
+    axes, places = [], []
+    for x, name in zip(xs, names, strict=False):
+        values = values_of(sweep.trials, name)
+        if _numeric(values):
+            axis = _field_axis(name, values, tall, upright=True)
+            places.append({value: axis.at(value) for value in values})
+            ticks = axis.ticks
+        else:
+            places.append({value: (i + 0.5) / len(values) for i, value in enumerate(values)})
+            every = -(-len(values) // CATEGORIES)
+            ticks = [(places[-1][value], _cut(text_of(value), 18)) for value in values[::every]]
+        axes.append((x, _cut(name, int(step / LETTER), start=True), ticks))
+    axes.append((xs[-1], "validation", goal.ticks))
+
+    def up(at: float) -> float:
+        return round(top + tall * (1 - at), 1)
+
+    low, high = min(known), max(known)
+    threads = []
+    for trial in reversed(sweep.trials):
+        points = [(x, up(place[trial.settings[name]])) for x, name, place in zip(xs, names, places, strict=False)]
+        style, end = "failed", None
+        if trial.state != "failed" and trial.accuracy is not None:
+            end = xs[-1], up(goal.at(100 * trial.accuracy))
+            shade = round(6 * (trial.accuracy - low) / (high - low)) if high > low else 6
+            style = f"q{shade}" + (" dashed" if trial.state == "stopped" else "")
+            points.append(end)
+        if trial is sweep.best:
+            style += " best"
+        path = "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
+        threads.append(Thread(trial.number, style, path, end, trial.state == "stopped", told(trial)))
+    drawn = [(x, name, [(up(at), text) for at, text in ticks]) for x, name, ticks in axes]
+    return Parallel(width, drawn, threads)
+
+
+def _cut(text: str, length: int, start: bool = False) -> str:
+    """At most that many letters; what is cut off at the start or the end is told by dots."""
+    if len(text) <= length:
+        return text
+    return "…" + text[1 - length :] if start else text[: length - 1] + "…"

@@ -1,0 +1,267 @@
+"""PICKS + corpus → EXAMPLES: one streaming pass that keeps the encoded bytes of the picked samples with their labels.
+
+Every file deals its rows evenly, in an order that is a hash of their keys, into a fixed number of lanes, a row group
+each; the training stream (stream.py) takes its items from the lanes in turn, and a worker reads only its own.
+"""
+
+import collections
+import io
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from PIL import Image
+
+from raylabel.compute.watchdog import beat
+from raylabel.corpus import Corpus, Sample, Shards, read_rows
+from raylabel.errors import InputError
+from raylabel.media.image import Reject, decode_pixels
+from raylabel.media.sandbox.sandbox import Parser, shared_sandbox
+from raylabel.media.video_views import CPU_SECONDS, cut_parser
+from raylabel.report.terminal import Progress
+from raylabel.schema import EXAMPLES, PICKS, REJECTS, check, split_key
+from raylabel.store.artifact import (
+    Artifact,
+    Built,
+    Draft,
+    Root,
+    commit_part,
+    committed_parts,
+    files_of,
+    identity_of,
+    write_table,
+)
+from raylabel.store.files import filesystem, reading
+from raylabel.store.reject_retry import NothingGainedError, make
+
+SAMPLES = 4096  # picked samples in a file, if they are pictures
+VIDEO = 8  # times as many pictures as videos are in one, for these are as much larger
+TOGETHER = 64  # of them read and decoded at a time
+JPEG_SIDE = 65_500  # the largest that libjpeg writes, pixels
+CRF = 18  # x264's constant rate factor for videos: no loss is seen
+
+# What is to be materialized: each picked sample once with its labels, in key order, a row group per file of EXAMPLES.
+PLAN = pa.schema([EXAMPLES.field("key"), EXAMPLES.field("labels")])
+
+
+def file_samples(corpus: Corpus) -> int:
+    """Picked samples of the corpus in a file."""
+    return SAMPLES if corpus.kind == "image" else SAMPLES // VIDEO
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materialize:
+    """What training reads."""
+
+    short_side: int = 0
+    """Re-encode larger pictures as JPEG, and larger videos as H.264 in MP4, with this short side, in pixels; 0 keeps
+    the bytes of the corpus. A sample that is a part of a video is cut out and re-encoded either way."""
+    quality: int = 90
+    """JPEG quality of re-encoded pictures, 1 to 95; videos have one of their own, at which no loss is seen."""
+    lanes: int = 64
+    """Lanes that the stream is dealt into: the most workers that will ever train on it (64 in Yalniz et al. 2019). Of a
+    corpus that is sorted by class a batch is the better mixed the more there are; with 64 it is nearly a random one."""
+
+    def __post_init__(self):
+        if self.short_side < 0:
+            raise InputError(f"materialize.short_side is {self.short_side}: give pixels, or 0 to keep the bytes")
+        if not 1 <= self.quality <= 95:
+            raise InputError(f"materialize.quality is {self.quality}: give 1 to 95")
+        if self.lanes < 1:
+            raise InputError(f"materialize.lanes is {self.lanes}: give at least 1")
+
+
+def materialize(
+    root: Root,
+    name: str,
+    picks: Artifact,
+    shards: Artifact,
+    corpus: Corpus,
+    config: Materialize,
+    reject_limit: float,
+    retry_rejects: bool = False,
+) -> Artifact:
+    """EXAMPLES of the picks: a sample's bytes once, with all its labels in the order of their numbers.
+
+    One pass over what holds a pick: shards and parquet row groups without one are not read. Each sample is decoded
+    once here, so that training never meets one it cannot read: REJECTS lists those left out, InputError if they are
+    more than `reject_limit` of the picks, or if a shard that holds some changed since it was indexed. `retry_rejects`
+    writes all anew where some were rejected, which may be read now.
+
+    Memory: one task holds the picks, some 60 bytes each, while it sorts them; a task that writes a file holds the
+    bytes of its 4,096 samples (512, if they are videos) twice; the driver holds 64 numbers for each file.
+    """
+
+    def build(draft: Draft, before: Artifact | None) -> Built:
+        plan, size = draft.scratch("plan"), file_samples(corpus)
+        samples = ray.get(_write_plan.remote(plan, picks, size))
+        done = committed_parts(draft.uri)
+        stood = sum(record["samples"] for record in done.values())
+        todo = [p for p in range(-(-samples // size)) if p not in done]
+        inputs: list[Any] = [ray.put(x) for x in (Shards(shards), corpus, config)]
+        running = [_write_part.remote(draft.uri, plan, part, *inputs) for part in todo]
+        passed, rejected = stood, _rejected(done.values())
+        with Progress(f"materialize {name}", samples, f"{corpus.kind}s", done=stood) as progress:
+            while running:
+                ready, running = ray.wait(running)
+                record = ray.get(ready[0])
+                done[record["part"]] = record
+                passed, rejected = passed + record["samples"], rejected + _rejected([record])
+                progress.update(passed, rejects=rejected)
+        built = summarise(done, samples, reject_limit)
+        if before and built.info["rejected"] == before.info["rejected"]:
+            draft.discard()
+            raise NothingGainedError
+        return Built(built.files, {**built.info, "images": samples - stood})
+
+    identity = {"picks": picks.digest, "shards": shards.info["content"], "materialize": identity_of(config)}
+    return make(root, f"examples-{name}", identity, build, retry_rejects)
+
+
+def _rejected(records: Iterable[dict[str, Any]]) -> int:
+    return sum(sum(record["reasons"].values()) for record in records)
+
+
+def summarise(records: dict[int, dict[str, Any]], samples: int, reject_limit: float) -> Built:
+    """EXAMPLES of `samples` picked samples from the records of their parts. InputError if too many are rejected."""
+    rejected = _rejected(records.values())
+    reasons = collections.Counter()
+    for record in records.values():
+        reasons.update(record["reasons"])
+    if rejected > reject_limit * samples or rejected == samples:
+        top = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(3))
+        raise InputError(
+            f"{rejected:,} of {samples:,} picked samples could not be read (top reasons: {top}): mend the corpus, or "
+            "raise --label.reject-limit"
+        )
+    ordered = [records[part] for part in sorted(records)]
+    items = [record["items"] for record in ordered if record["items"]]
+    info = {
+        "samples": samples - rejected,
+        "items": sum(map(sum, items)),
+        "rejected": rejected,
+        "reasons": dict(reasons),
+        "lane_items": items,  # [file][lane]: items of each row group, so that the stream can seek without reading
+    }
+    return Built(files_of(records), info)
+
+
+def _plan(picks: Artifact) -> pa.Table:
+    """PLAN of the picks."""
+    table = picks.table("picks", PICKS, ["label", "key"])
+    label, key = table.column("label").to_numpy(), table.column("key").to_numpy()
+    del table
+    order = np.lexsort((label, key))
+    label = label[order]
+    key = key[order]
+    del order
+    firsts = np.flatnonzero(np.diff(key, prepend=-1))  # where a new key begins: its labels run to the next one
+    lists = pa.ListArray.from_arrays(pa.array(np.append(firsts, len(key)), pa.int32()), pa.array(label))
+    return pa.table([key[firsts], lists], schema=PLAN)
+
+
+@ray.remote(num_cpus=1, max_retries=3)
+def _write_plan(folder: str, picks: Artifact, size: int) -> int:
+    """Writes `plan.parquet`; returns how many samples it has."""
+    plan = _plan(picks)
+    write_table(folder, "plan.parquet", *(plan[i : i + size] for i in range(0, len(plan), size)))
+    return len(plan)
+
+
+@ray.remote(num_cpus=1, max_retries=3)
+def _write_part(
+    folder: str, plan: str, part: int, shards: Shards, corpus: Corpus, config: Materialize
+) -> dict[str, Any]:
+    fs, path = filesystem(plan)
+    with reading(plan), pq.ParquetFile(f"{path}/plan.parquet", filesystem=fs) as file:
+        labels = dict(zip(*file.read_row_group(part).to_pydict().values(), strict=True))
+    return write_part(folder, part, labels, shards, corpus, config)
+
+
+def write_part(
+    folder: str,
+    part: int,
+    labels: dict[int, list[int]],
+    shards: Shards,
+    corpus: Corpus,
+    config: Materialize,
+) -> dict[str, Any]:
+    """Reads a part's samples, given by key, ascending, and writes them lane by lane; its record is the commit."""
+    kept: list[tuple[int, bytes, list[int]]] = []
+    rejects: list[tuple[int, str, str, str, str]] = []
+    parser = Parser.of(encode_parser, short_side=config.short_side, quality=config.quality)
+    if corpus.kind == "video":
+        parser = Parser.of(cut_parser, CPU_SECONDS, short_side=config.short_side, quality=CRF)
+    sandbox = shared_sandbox(parser)
+    samples = _read(corpus, shards, list(labels))
+    while some := list(itertools.islice(samples, TOGETHER)):
+        beat()
+        read = [sample for sample in some if sample.media is not None]
+        encoded = sandbox.convert([sample.media or b"" for sample in read], [sample.part or () for sample in read])
+        for sample, found in zip(read, encoded, strict=True):
+            if isinstance(found, Reject):
+                rejects.append((sample.key, sample.uri, "decode", found.reason, found.detail))
+            else:  # no bytes: those of the corpus
+                kept.append((sample.key, found or sample.media or b"", labels[sample.key]))
+        rejects += [(one.key, one.uri, "read", one.error or "missing", "") for one in some if one.media is None]
+    lanes = _deal(kept, config.lanes)
+    kept.clear()
+    items = [sum(len(row[2]) for row in lane) for lane in lanes]
+    groups = [_table(lanes.pop(0), EXAMPLES) for _ in items]  # popped: the bytes are never there three times
+    files = []
+    if groups:
+        files.append(write_table(folder, f"examples-{part:06d}.parquet", *groups))
+    if rejects:
+        files.append(write_table(folder, f"rejects-{part:06d}.parquet", _table(rejects, REJECTS)))
+    reasons = collections.Counter(row[3] for row in rejects)
+    return commit_part(folder, part, files, {"samples": len(labels), "items": items, "reasons": reasons})
+
+
+def _deal(rows: list[tuple], lanes: int) -> list[list[tuple]]:
+    """The rows, which begin with their keys, dealt evenly into lanes in an order that is a hash of the keys.
+
+    Where there are fewer rows than lanes, the last lanes get none and are left out.
+    """
+    mixed = sorted(rows, key=lambda row: _mix(row[0]))
+    return [mixed[lane::lanes] for lane in range(min(lanes, len(mixed)))]
+
+
+def _table(rows: list[tuple], schema: pa.Schema) -> pa.Table:
+    columns = [pa.array(c, f.type) for c, f in zip(zip(*rows, strict=True), schema, strict=True)]
+    return check(pa.Table.from_arrays(columns, schema=schema), schema, "examples")
+
+
+def _read(corpus: Corpus, shards: Shards, keys: list[int]) -> Iterator[Sample]:
+    """The samples of these sorted keys."""
+    for number, group in itertools.groupby(keys, key=lambda key: split_key(key)[0]):
+        yield from read_rows(corpus, shards.row(number), [split_key(key)[1] for key in group])
+
+
+def encode_parser(short_side: int, quality: int) -> Callable[[bytes, Sequence[int]], bytes]:
+    """The bytes to train on, for the sandbox; none where those of the corpus will do."""
+
+    def encode(data: bytes, _: Sequence[int]) -> bytes:
+        pixels = decode_pixels(data)  # upright; orientation, profile and comments stay with the old file
+        short, long = min(pixels.shape[:2]), max(pixels.shape[:2])
+        if not short_side or short <= short_side or long * short_side > JPEG_SIDE * short:
+            return b""
+        scale = short_side / short
+        height, width = (round(n * scale) for n in pixels.shape[:2])
+        out = io.BytesIO()
+        Image.fromarray(pixels).resize((width, height)).save(out, "JPEG", quality=quality)
+        return out.getvalue()
+
+    return encode
+
+
+def _mix(key: int) -> int:
+    """A bijection of 64-bit integers that scatters neighbours (the finaliser of SplitMix64, Steele et al. 2014)."""
+    z = (key + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+    return z ^ (z >> 31)

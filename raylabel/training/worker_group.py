@@ -1,0 +1,219 @@
+"""A group of training workers (Ray Train), started again from the newest checkpoint whenever some of them are lost.
+
+Ray Train counts failures over the life of a run, which a week on spot machines uses up whatever the number is. Here
+those in a row count that brought no new checkpoint. Each start takes as many workers as the cluster has room for at
+that moment: the order of the samples does not depend on how many there are. Those that are lost are asked for again
+meanwhile, where the cluster starts machines on demand.
+"""
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from dataclasses import replace
+from typing import Any
+
+import ray
+import ray.exceptions
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+from raylabel.compute.autoscaler import Demand
+from raylabel.compute.placement_groups import free_places
+from raylabel.compute.resources import Cluster, Resources, draining_nodes
+from raylabel.errors import InputError, find_input_error
+from raylabel.store.files import filesystem
+from raylabel.training.checkpoint import Checkpoint, Checkpoints
+from raylabel.training.stream import Stream
+
+FAILURES = (
+    5  # starts in a row that may end without a new checkpoint: a machine at fault is gone by then, a crash is not
+)
+SILENCE = 240  # seconds that a worker waits for the others before it gives them up
+FLUSH = 25.0  # seconds for a last checkpoint when the driver is told to end; spot machines give 30 and more
+LOOK = 2.0  # seconds between two looks at the cluster
+SETTLED = 300.0  # seconds of training that a start must have brought before it is given up for one with more workers
+
+NO_ROOM = 600.0  # seconds that a start may wait for its workers' place in the cluster, or the run's patience if longer
+
+# Ray Train's own wait for that place, in seconds; then room is looked for again. It may have waited for a machine that
+# was lost a moment before, when Ray did not know it yet.
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
+
+
+def fit(
+    loop: Callable[[dict[str, Any]], None],
+    settings: dict[str, Any],
+    storage: str,
+    workers: int,
+    gpu: bool,
+    failures: int = 0,
+) -> Future[None]:
+    """Runs the loop on that many workers, each with the settings; `failures`: how often Ray Train may start them anew.
+
+    `storage`: where Ray Train keeps its books. It has no checkpoints of its own: it is told of none.
+    """
+    fs, path = filesystem(storage)
+    trainer = ray.train.torch.TorchTrainer(
+        loop,
+        train_loop_config=settings,
+        torch_config=ray.train.torch.TorchConfig(timeout_s=SILENCE),
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": 1}),
+        run_config=ray.train.RunConfig(
+            name="run",
+            storage_path=path,
+            storage_filesystem=fs,
+            failure_config=ray.train.FailureConfig(
+                max_failures=failures, max_preemption_failures=failures, controller_failure_limit=failures
+            ),
+        ),
+    )
+    # Not in the main thread, where Ray Train would take Ctrl-C for itself, and for good.
+    return _in_thread(trainer.fit)
+
+
+class Workers:
+    """The workers of one training: how many, from which checkpoint, and how often."""
+
+    def __init__(self, resources: Resources, cluster: Cluster, batch: int, stream: Stream, board: Any):
+        """InputError if the cluster, as it is now, has no room for the workers that are asked for."""
+        self._resources, self._batch, self._stream, self._board = resources, batch, stream, board
+        self._gpu = bool(cluster.gpus)  # for good: without them it would wait, not go on a hundred times slower
+        self.count = self._wanted = cluster.workers(resources, batch)
+        stream.check_workers(self.count, batch)
+        self._name = f"train-{uuid.uuid4().hex}"
+
+    def run(
+        self,
+        loop: Callable[[dict[str, Any]], None],
+        settings: dict[str, Any],
+        storage: str,
+        checkpoints: Checkpoints,
+        start: Checkpoint,
+        last: int,
+        say: Callable[[str], None],
+    ) -> Checkpoint:
+        """The checkpoint of step `last`, once the loop has written it. `say` hears what a person should know.
+
+        The loop goes on from the newest checkpoint, which is `start` at first, writes new ones, and returns where the
+        board says halt. What it raises for a reason of its own is raised here at once. InputError if workers are lost
+        again and again.
+        """
+        found, failures, told, waits = start, 0, set[str](), None
+        while True:
+            for wrong in found.passed_over:
+                if wrong not in told:
+                    say(f"warning: {wrong}; it is passed over, and step {found.step:,} is what training goes on from")
+            told.update(found.passed_over)
+            if found.step >= last:
+                return found
+            try:
+                why = self._attempt(loop, settings, storage)
+            except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
+                if mend := find_input_error(error):
+                    raise mend from error
+                if _waits(error):
+                    waits = waits or time.monotonic()
+                    if time.monotonic() > waits + (limit := max(NO_ROOM, self._resources.patience)):
+                        raise InputError(
+                            f"for {limit:.0f} seconds the cluster has had no room for {self.count} training workers: "
+                            "see who holds its CPUs or GPUs (ray status), or lower --resources.workers"
+                        ) from error
+                    continue
+                if not (why := _lost(error)):
+                    raise
+            waits = None
+            before, found = found.step, checkpoints.newest()
+            failures = 0 if found.step > before else failures + 1
+            if failures > FAILURES:
+                raise InputError(
+                    f"training {failures} times got no further than step {found.step:,} ({why}): see the logs of the "
+                    "workers in Ray's folder on their machines; the same command goes on from there"
+                )
+            if found.step < last:
+                say(f"{why}; training goes on from step {found.step:,}")
+
+    def _attempt(self, loop: Callable[[dict[str, Any]], None], settings: dict[str, Any], storage: str) -> str:
+        """Runs the loop once; why it was told to halt, if it was."""
+        ray.get(self._board.halt.remote(False))
+        free_places()  # of those before it, whose controllers were killed with their workers
+        self.count, begin, drained, why = self._room(), time.monotonic(), draining_nodes(), ""
+        lost = max(0, self._wanted - self.count)
+        with Demand(self._name) as demand:  # Ray Train asks for those that it starts
+            outcome = fit(loop, settings, storage, self.count, self._gpu)
+            try:
+                while not outcome.done():
+                    demand.ask(lost, lost if self._gpu else 0)
+                    wait([outcome], timeout=LOOK)
+                    if why:
+                        continue
+                    if draining_nodes() - drained:
+                        why = "a machine is about to be taken away"
+                    elif time.monotonic() > begin + SETTLED and self._room() > self.count:
+                        why = "there is room for more workers"
+                    if why:
+                        self._board.halt.remote(True)
+            except BaseException:  # Ctrl-C, SIGTERM: what was learned since the last checkpoint need not be lost
+                if ray.get(self._board.halt.remote(True)):  # there are workers at work
+                    wait([outcome], timeout=FLUSH)
+                raise
+        outcome.result()
+        return why or "a worker was told to end"
+
+    def _room(self) -> int:
+        """Workers that there is room for now: those asked for, or fewer, but of a number that can share a batch."""
+        nodes = (replace(node, gpus=node.gpus if self._gpu else 0) for node in Cluster.now().nodes)
+        cluster = Cluster(tuple(node for node in nodes if node.gpus or not self._gpu))
+        if not cluster.nodes:
+            return 1  # waits for the first one
+        wanted = min(self._resources.workers, cluster.gpus if self._gpu else cluster.cpus)
+        most = cluster.workers(replace(self._resources, workers=wanted), self._batch)
+        return next(count for count in range(most, 0, -1) if self._stream.serves(count, self._batch))
+
+
+def _in_thread(call: Callable[[], Any]) -> Future[None]:
+    outcome: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # handed to whoever waits for it
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
+
+    threading.Thread(target=run, name="train", daemon=True).start()
+    return outcome
+
+
+def _waits(error: Exception) -> bool:
+    """Whether the workers got no place in the cluster: that is no failure, only time."""
+    return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
+
+
+def _lost(error: Exception) -> str:
+    """In words, that workers or their machines were lost; "" if the loop failed for a reason of its own."""
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
+    if not failures:  # the process that starts and watches them was lost itself, or could not start them
+        return f"lost all workers ({_line(error)})"
+    dead = {rank: failure for rank, failure in failures.items() if type(failure).__module__.startswith("ray.")}
+    # When one is gone, the others fail where they wait for it; at times they are the first to be heard.
+    if not dead and not all(map(_waited, failures.values())):
+        return ""
+    ranks = ", ".join(map(str, sorted(dead or failures)))
+    return f"lost worker {ranks} ({_line(next(iter((dead or failures).values())))})"
+
+
+def _waited(failure: BaseException) -> bool:
+    """Whether this is how a worker fails that waited for another: NCCL has a class for it, gloo only its words."""
+    return isinstance(failure, torch.distributed.DistError) or "gloo" in str(failure)
+
+
+def _line(error: BaseException) -> str:
+    cause = getattr(error, "health_check_failure", None) or getattr(error, "controller_failure", None) or error
+    return f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}"

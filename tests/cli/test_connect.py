@@ -1,0 +1,85 @@
+"""A job attaches to a Ray only if no stranger can: real heads, with and without tokens, on loopback and on the net."""
+
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import pytest
+from heads import TOKEN, Head, environment, free_ports, outward_address, started_head
+from paths import PYTHONPATH
+
+ATTACH = """
+from raylabel.cli.connect import connect
+from raylabel.cli.exit import readable
+with readable():
+    connect()
+    print("attached")
+"""
+
+
+def attach(**more: str) -> subprocess.CompletedProcess:
+    """What happens to a job that connects with this in its environment."""
+    return subprocess.run(
+        [sys.executable, "-c", ATTACH],
+        env=environment(**{"PYTHONPATH": PYTHONPATH, **more}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def post_job(head: Head) -> int:
+    """The status that a stranger's request to run a command is answered with."""
+    body = json.dumps({"entrypoint": "true"}).encode()
+    request = urllib.request.Request(f"{head.dashboard}/api/jobs/", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+@pytest.fixture(scope="module")
+def outside() -> str:
+    if not (found := outward_address()):
+        pytest.skip("this machine has no address but loopback")
+    return found
+
+
+def test_a_head_that_others_can_reach_and_that_asks_for_no_token_is_refused(outside: str) -> None:
+    with started_head(token="") as head:
+        assert post_job(head) == 200  # this is what it is about
+        # It goes by an address of loopback, and yet it listens on all of them.
+        _, _, port = head.address.partition(":")
+        for address in (head.address, f"{outside}:{port}"):
+            done = attach(**head.environment | {"RAY_ADDRESS": address})
+            assert done.returncode == 2 and "attached" not in done.stdout
+            assert done.stderr.startswith(f"error: the Ray at {outside}:{port} can be reached from other machines")
+            assert "RAY_AUTH_MODE=token" in done.stderr and done.stderr.count("\n") == 1
+        # Nor does it help that this process holds a token: the head does not ask for it.
+        held = attach(**head.environment | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN})
+        assert held.returncode == 2 and "asks for no token" in held.stderr
+
+
+def test_a_head_that_asks_for_a_token_lets_in_who_has_it_and_nobody_else(outside: str) -> None:
+    with started_head(host=outside) as head:
+        assert attach(**head.environment).stdout == "attached\n"
+        assert post_job(head) in (401, 403)
+        for mode, token in (("disabled", ""), ("token", "f" * 32)):
+            done = attach(RAY_ADDRESS=head.address, RAY_AUTH_MODE=mode, RAY_AUTH_TOKEN=token)
+            assert done.returncode == 2 and "attached" not in done.stdout
+            assert done.stderr.startswith(f"error: the Ray at {head.address} wants a token")
+            assert TOKEN not in done.stdout + done.stderr
+
+
+def test_an_address_that_leads_nowhere_is_an_error_in_words() -> None:
+    (port,) = free_ports(1)
+    for address, words in (
+        (f"127.0.0.1:{port}", f"no Ray answers at RAY_ADDRESS 127.0.0.1:{port}"),
+        ("ray://somewhere:10001", "by `ray job submit`"),
+    ):
+        done = attach(RAY_ADDRESS=address)
+        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1

@@ -1,0 +1,277 @@
+"""However a job ends, it says so in words and by its status, and the same command goes on from there."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import SMALL, STOPPED, STOPPING
+from heads import Head, environment, started_head
+from helpers import png, write_parquet
+from paths import JOBS, PYTHONPATH
+
+from raylabel.models import Model, build, save_weights
+
+
+def start(folder: Path, *arguments: str, **more: str) -> subprocess.Popen:
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, str(JOBS / "semi_supervised.py"), *arguments],
+        env=environment(**more),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    try:
+        out, err = process.communicate(timeout=580)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def stop_when(process: subprocess.Popen, signum: int, ready: Callable[[], object]) -> tuple[int, str, float]:
+    """(status, stderr, seconds it took to end) of a job that gets the signal as soon as it is `ready` for it."""
+    deadline = time.monotonic() + 280
+    while not ready():
+        assert process.poll() is None and time.monotonic() < deadline, finish(process)
+        time.sleep(0.01)
+    begin = time.monotonic()
+    process.send_signal(signum)
+    status, _, err = finish(process)
+    return status, err, time.monotonic() - begin
+
+
+def given_teacher(folder: Path) -> tuple[str, ...]:
+    """An untrained one: a teacher that is given need not be trained before there is something to label."""
+    torch.manual_seed(0)
+    path = folder / "teacher.safetensors"
+    path.write_bytes(save_weights(build(Model(arch="resnet8x2"), 10)))
+    return ("--teacher.checkpoint", str(path))
+
+
+def picks(folder: Path) -> dict[str, str]:
+    (one,) = folder.glob("runs/picks-*")
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in one.glob("*.parquet")}
+
+
+def test_sigterm_while_it_labels_ends_the_job_in_seconds_with_status_143(tmp_path: Path) -> None:
+    process = start(tmp_path, "digits", *SMALL, *given_teacher(tmp_path))
+    status, err, seconds = stop_when(process, signal.SIGTERM, lambda: [*tmp_path.glob("runs/scores-*")])
+    assert (status, err) == (143, STOPPING + STOPPED)
+    assert seconds < 30
+    assert not list(tmp_path.glob("runs/scores-*/manifest.json"))
+
+
+@pytest.mark.slow
+def test_a_corpus_that_holds_the_test_set_ends_the_job_before_a_student_is_trained(tmp_path: Path) -> None:
+    leak = "--unlabeled.uri", "embedded://digits/test", "--leaks", "error"
+    status, _, err = finish(start(tmp_path, "digits", *SMALL, *leak, *given_teacher(tmp_path)))
+    assert status == 2 and err.startswith("error: 500 of 500 test samples leak: "), err
+    assert err.endswith(": take them out of either, or set --leaks report\n") and err.count("\n") == 1
+    made = {path.parent.name.rpartition("-")[0] for path in tmp_path.glob("runs/*/manifest.json")}
+    assert {"scores", "leaks"} < made and not {"pretrained", "student", "control", "run-digits"} & made
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nobody stopped."""
+    folder = tmp_path_factory.mktemp("clean")
+    status, _, err = finish(start(folder, "digits", *SMALL, *given_teacher(folder)))
+    assert status == 0, err
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_job_that_is_stopped_again_and_again_ends_with_the_picks_of_one_that_was_not(
+    clean: Path, tmp_path: Path, signum: int, code: int
+) -> None:
+    # While it waits for actors, while it trains and has a checkpoint, and in the second training of the same process.
+    for ready in "scores-*", "pretrained-*/scratch/checkpoints/*", "student-*/scratch/ray_train":
+        process = start(tmp_path, "digits", *SMALL, *given_teacher(tmp_path))
+        status, err, seconds = stop_when(process, signum, lambda ready=ready: [*tmp_path.glob(f"runs/{ready}")])
+        assert (status, err) == (code, (STOPPING if signum == signal.SIGTERM else "") + STOPPED), ready
+        assert seconds < 30
+        assert not list(tmp_path.glob("runs/run-*/manifest.json"))
+    status, _, err = finish(start(tmp_path, "digits", *SMALL, *given_teacher(tmp_path)))
+    assert status == 0, err
+    assert picks(tmp_path) == picks(clean)
+
+
+# What fails in each way, and what the person reads.
+FAILURES = """
+import os, signal, sys
+import ray
+from raylabel.cli.connect import connect
+from raylabel.cli.exit import readable
+from raylabel.errors import InputError
+from raylabel.media.sandbox.sandbox import SandboxError
+
+@ray.remote(num_cpus=0, max_retries=0)
+def fail(how):
+    if how == "bug":
+        raise KeyError("lost")
+    if how == "input":
+        raise InputError("select.k is 0")
+    if how == "sandbox":
+        raise SandboxError("no CPU for a decoding process in 60 s")
+    if how == "disk":
+        with open("/dev/full", "w") as file:
+            file.write("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@ray.remote(num_cpus=0)
+class Poor:
+    def run(self):
+        print("my last words", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with readable():
+    connect()
+    how = sys.argv[1]
+    if how == "here":
+        raise KeyError("lost")
+    ray.get(Poor.remote().run.remote() if how == "actor" else fail.remote(how))
+"""
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with started_head() as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    "how, status, words",
+    [
+        ("input", 2, ["error: select.k is 0"]),
+        ("bug", 1, ['raise KeyError("lost")', "error: KeyError: 'lost': this is not foreseen; the lines above"]),
+        ("here", 1, ['raise KeyError("lost")', "error: KeyError: 'lost': this is not foreseen; the lines above"]),
+        (
+            "sandbox",
+            1,
+            ["error: the sandbox that decodes media does not work on ", "Its own words are in "],
+        ),
+        ("disk", 1, ["error: no space left on ", "No space left on device", "Free some there"]),
+        ("worker", 1, ["error: a process died too often: ", "/logs"]),
+        ("actor", 1, ["error: a process died too often: ", "class_name: Poor", "/logs/worker-", "my last words"]),
+    ],
+)
+def test_each_failure_is_told_once_with_what_to_do(
+    head: Head, tmp_path: Path, how: str, status: int, words: list[str]
+) -> None:
+    script = tmp_path / "fail.py"
+    script.write_text(FAILURES)
+    done = subprocess.run(
+        [sys.executable, str(script), how],
+        env=environment(PYTHONPATH=PYTHONPATH, **head.environment),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == status, done.stderr
+    for word in words:
+        assert done.stderr.count(word) == 1, done.stderr
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stderr or how in ("bug", "here")
+    if status == 1:
+        assert done.stderr.rstrip().endswith("the same command goes on from what is committed")
+
+
+WIDE = """
+import os, sys
+import ray
+from raylabel.cli.connect import connect
+from raylabel.cli.exit import readable
+from raylabel.store.artifact import Root
+from raylabel.corpus import Corpus, index_corpus
+from raylabel.inference.scores import make_scores
+from raylabel.compute.resources import Resources
+from raylabel.compute.watchdog import watched
+from wide import Wide
+
+with readable():
+    connect()
+    held = ray.put(bytes(int(sys.argv[2])))  # somebody else's
+    with watched(120):
+        root, corpus = Root.open("runs"), Corpus(uri=(sys.argv[1],))
+        shards = index_corpus(root, "wide", corpus)
+        where = Resources(teachers=1, decode="cluster")
+        made = make_scores(root, Wide(), {"wide": 1}, shards, corpus, 32, 0.05, where)
+        spilled = sum(len(files) for _, _, files in os.walk(os.environ["RAY_object_spilling_directory"]))
+        print(made.info["scored"], made.info["rejected"], spilled > 0, len(ray.get(held)))
+"""
+STORE = 100_000_000  # bytes of the object store
+
+
+def score_wide(folder: Path, corpus: Path, held: int, **more: str) -> tuple[int, str, str]:
+    """Scores a corpus whose pictures are decoded elsewhere in the cluster: their pixels go through the object store,
+    which holds so many bytes of others."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WIDE, str(corpus), str(held)],
+        env=environment(
+            PYTHONPATH=PYTHONPATH,
+            RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES=str(STORE),
+            **more,
+        ),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return finish(process)
+
+
+def small_pictures(path: Path, count: int) -> Path:
+    """Noise of 8x8 pixels; the view makes 224x224 of them, 150 KB each."""
+    rng = np.random.default_rng(0)
+    return write_parquet(path, [png(rng.integers(0, 256, (8, 8), np.uint8)) for _ in range(count)])
+
+
+@pytest.mark.slow
+def test_twenty_times_what_the_object_store_holds_passes_through_it(tmp_path: Path) -> None:
+    count, held = 20 * STORE // (224 * 224 * 3), STORE * 9 // 10  # of which most must make room, on the disk
+    corpus, spill = small_pictures(tmp_path / "corpus.parquet", count), tmp_path / "spill"
+    status, out, err = score_wide(tmp_path, corpus, held, RAY_object_spilling_directory=str(spill))
+    assert status == 0, err
+    assert out.splitlines()[-1] == f"{count} 0 True {held}"
+
+
+@contextmanager
+def own_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A file system of that size, of its own."""
+    if os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("only root can mount a file system of its own, which this test fills")
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]).returncode:
+        pytest.skip("nobody can mount a file system of its own here, which this test fills")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_spill_folder_ends_in_an_error_that_names_it(tmp_path: Path) -> None:
+    with own_disk(tmp_path / "spill", 50) as folder:
+        (folder / "others").write_bytes(bytes(45_000_000))
+        corpus = small_pictures(tmp_path / "corpus.parquet", 1_000)
+        status, out, err = score_wide(tmp_path, corpus, STORE * 9 // 10, RAY_object_spilling_directory=str(folder))
+    assert status == 1, out + err
+    last = err.splitlines()[-1]
+    assert last.startswith("error: the disk of Ray's spill folder is full on ") and f": {folder} (" in last, err
+    assert last.endswith("the same command goes on from what is committed")
+    assert not list(tmp_path.glob("runs/scores-*/manifest.json"))

@@ -1,0 +1,27 @@
+"""The whole job with its results in an object store: a real S3 server, no file of the run on the disk."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from paths import JOBS
+
+from raylabel.store.artifact import Root
+
+JOB = JOBS / "semi_supervised.py"
+SHORT = ("--teacher.train.images", "2000", "--pretrain.images", "2000", "--finetune.images", "500")
+
+
+@pytest.mark.slow
+def test_a_run_whose_root_is_a_bucket(bucket: str, tmp_path: Path):
+    command = [sys.executable, str(JOB), "digits", "--root", f"{bucket}/some runs", *SHORT]
+    first, again = (subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=280) for _ in "ab")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert again.returncode == 0 and again.stdout.startswith("run digits")
+    assert list(tmp_path.iterdir()) == []
+    (run,) = Root.open(f"{bucket}/some runs").named("run-digits")
+    assert json.loads(run.read("summary.json"))["counts"]["samples"] == 1247
+    assert b"data:image/jpeg" in run.read("report.html")
+    assert f"{bucket}/some runs" in first.stdout

@@ -1,0 +1,89 @@
+"""What a stage has taken of a cluster is free when it returns: CPU-only stages hold no GPU, evaluation no worker."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from heads import environment
+from paths import PYTHONPATH
+
+# The GPUs stand in Ray's books alone, which is where they would be held; the scorer takes no notice of them.
+LABEL = """
+import json, sys, threading, time
+import numpy as np
+import ray
+from helpers import png, write_parquet
+from pathlib import Path
+from raylabel.store.artifact import Root
+from raylabel.corpus import Corpus, index_corpus
+from raylabel.selection.duplicates import find_duplicates
+from raylabel.inference.scores import make_scores
+from raylabel.compute.resources import Resources
+from wide import Wide
+
+folder, over, seen = Path(sys.argv[1]), threading.Event(), []
+rng = np.random.default_rng(0)
+media = [png(rng.integers(0, 256, (64, 64, 3), np.uint8)) for _ in range(3000)]
+ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+root, corpus = Root.open(str(folder / "root")), Corpus(uri=(str(write_parquet(folder / "a.parquet", media)),))
+shards = index_corpus(root, "a", corpus)
+
+def look():
+    while not over.wait(0.05):
+        seen.append(ray.available_resources().get("GPU", 0))
+
+thread = threading.Thread(target=look)
+thread.start()
+scores = make_scores(root, Wide(), {"wide": 1}, shards, corpus, 32, 0.0, Resources())
+over.set()
+thread.join()
+find_duplicates(root, scores)  # asks for no GPU, and is done in less time than one takes to be idle
+free = {name: ray.available_resources().get(name, 0) for name in ("CPU", "GPU")}
+print(json.dumps([min(seen), free]))
+"""
+
+TRAIN = """
+import json, sys, time
+import ray
+from pathlib import Path
+from ray.util import placement_group_table
+from trainings import fit, lesson
+from raylabel.store.artifact import Root
+
+ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+root = Root.open(str(Path(sys.argv[1]) / "root"))
+examples = lesson(root, Path(sys.argv[1]))
+fit(root, examples, workers=2)
+begin = time.monotonic()  # Ray's books are behind by a moment
+while (free := ray.available_resources().get("CPU", 0)) < 4 and time.monotonic() < begin + 10:
+    time.sleep(0.1)
+groups = {group["state"] for group in placement_group_table().values()}
+print(json.dumps([list(groups), free, ray.util.list_named_actors()]))
+"""
+
+
+def said(script: str, folder: Path) -> list:
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder)],
+        env=environment(PYTHONPATH=PYTHONPATH),
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_labeling_gives_back_the_gpus_before_the_next_stage(tmp_path: Path) -> None:
+    least, free = said(LABEL, tmp_path)
+    assert least == 0  # both were at work
+    assert free == {"CPU": 4, "GPU": 2}
+
+
+@pytest.mark.slow
+def test_training_gives_back_its_place_before_evaluation(tmp_path: Path) -> None:
+    groups, free, actors = said(TRAIN, tmp_path)
+    assert (groups, free) == (["REMOVED"], 4), actors

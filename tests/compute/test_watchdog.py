@@ -1,0 +1,213 @@
+"""A run that waits for ever is ended whatever it waits in, with what it waited for; one that is only slow is not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import ray
+from heads import environment, started_head
+from paths import JOBS, PYTHONPATH, REPOSITORY
+
+from raylabel.compute import watchdog as watch
+from raylabel.compute.resources import Resources
+from raylabel.compute.watchdog import beat, moved, watched
+from raylabel.errors import InputError
+from raylabel.report.terminal import PatientProgress, Progress
+from raylabel.selection.shuffle import run_tasks
+
+# Everything is made while there is room; then all CPUs are taken, and each stage waits in its own way.
+STARVED = """
+import json, logging, sys, time
+from pathlib import Path
+import ray
+from helpers import DIGITS_VIEW, digit_images, random_model, write_parquet
+from trainings import fit, lesson
+from raylabel.store.artifact import Root
+from raylabel.corpus import Corpus, index_corpus
+from raylabel.errors import InputError
+from raylabel.selection.shuffle import run_tasks
+from raylabel.labels.teacher import Label, label
+from raylabel.compute.resources import Resources
+from raylabel.compute.watchdog import watched
+
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+folder = Path(sys.argv[1])
+root = Root.open(str(folder / "root"))
+examples, teacher = lesson(root, folder), random_model(root)
+corpus = Corpus(uri=(str(write_parquet(folder / "more.parquet", digit_images()[0][:900])),))
+shards = index_corpus(root, "more", corpus)
+
+@ray.remote(num_cpus=2)
+class Hog:
+    def hold(self): pass
+
+def echo(word):
+    return word
+
+hog = Hog.remote()
+ray.get(hog.hold.remote())
+stages = {
+    "ray.get": lambda: index_corpus(root, "other", Corpus(uri=(str(folder / "labeled.parquet"),))),
+    "ray.wait": lambda: run_tasks(echo, [("some",), ("more",)]),
+    "ray.data": lambda: label(root, teacher, shards, corpus, DIGITS_VIEW, Label(p=3), Resources()),
+    "ray.train": lambda: fit(root, examples),
+}
+found = {}
+for name, stage in stages.items():
+    begin = time.monotonic()
+    try:
+        with watched(PATIENCE):
+            stage()
+    except InputError as error:
+        found[name] = [str(error), time.monotonic() - begin]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_a_stage_that_gets_no_cpu_ends_in_an_error_that_says_so_whatever_it_waits_in(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STARVED.replace("PATIENCE", "3"), str(tmp_path)],
+        env=environment(PYTHONPATH=f"{Path(__file__).parent}:{PYTHONPATH}"),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) == {"ray.get", "ray.wait", "ray.data", "ray.train"}
+    for name, (error, seconds) in found.items():
+        assert "nothing was done for 3 s" in error and "0 of 2 CPUs free" in error, name
+        assert "waiting for room: " in error and "--resources.patience" in error and "\n" not in error, name
+        assert 3 <= seconds < 60, name
+    assert found["ray.get"][0].startswith("list other: ")
+    assert found["ray.wait"][0].partition("waiting for room: ")[2].count("2 x {1 CPU}") == 1
+    assert found["ray.data"][0].startswith("label more by teacher: ")
+    assert found["ray.train"][0].startswith("train net: ")
+    halfway = [line for line in done.stderr.splitlines() if "an error after 3 s" in line]
+    assert len(halfway) == 4 and all("0 of 2 CPUs free" in line for line in halfway)
+
+
+HOG = """
+import sys, time, ray
+ray.init(logging_level="ERROR")
+@ray.remote(num_cpus=2)
+class Hog:
+    def hold(self): pass
+hog = Hog.remote()
+ray.get(hog.hold.remote())
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_job_on_a_cluster_that_another_job_holds_ends_with_status_2(tmp_path: Path) -> None:
+    with started_head() as head:
+        hog = subprocess.Popen(
+            [sys.executable, "-c", HOG], env=environment(**head.environment), stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert hog.stdout and hog.stdout.readline() == "held\n"
+            done = subprocess.run(
+                [sys.executable, str(JOBS / "semi_supervised.py"), "digits", "--resources.patience", "4"],
+                env=environment(**head.environment),
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+        finally:
+            hog.kill()
+            hog.wait()
+            assert hog.stdout
+            hog.stdout.close()
+    assert done.returncode == 2, done.stdout + done.stderr
+    halfway, error = (line for line in done.stderr.splitlines() if "nothing" in line)
+    assert "nothing done for 2 s, an error after 4 s (--resources.patience). The cluster: 1 machine, 0 of 2" in halfway
+    assert error.startswith("error: ") and "nothing was done for 4 s" in error and "waiting for room: " in error
+    assert not list(tmp_path.glob("runs/shards-*/manifest.json"))
+
+
+def _work(seconds: float, pieces: int, tell: bool) -> int:
+    watch._due = 0.0  # in this process another test may just have found that nobody watches
+    for _ in range(pieces):
+        time.sleep(seconds / pieces)
+        if tell:
+            beat()
+    return os.getpid()
+
+
+def test_a_task_that_takes_longer_than_the_patience_goes_on_if_it_says_that_it_does(ray_local: None) -> None:
+    run_tasks(_work, [(0.1, 1, False)])  # a worker process is there from here on
+    with watched(5):
+        assert len(run_tasks(_work, [(8.0, 16, True)])) == 1
+    with pytest.raises(InputError, match="nothing was done for 1 s"), watched(1):
+        run_tasks(_work, [(60.0, 1, False)])
+
+
+def test_one_watch_after_another_hears_of_work_elsewhere(ray_local: None) -> None:
+    for _ in range(2):
+        with watched(60):
+            before = ray.get(watch._counter.get.remote())
+            while ray.get(watch._counter.get.remote()) == before:
+                ray.get(ray.remote(num_cpus=0)(_work).remote(0.1, 1, True))
+
+
+def test_each_word_of_a_stage_counts_and_only_if_more_is_done(ray_local: None) -> None:
+    def moves() -> int:
+        assert watch._watch is not None
+        return watch._watch.moves
+
+    with watched(60):
+        for progress in (Progress("label", 10, "images"), PatientProgress("list", 10, "files")):
+            before = moves()
+            with progress:
+                assert watch._watch and watch._watch.stage in ("label", "list") and moves() == before + 1
+                progress.update(3)
+                assert moves() == before + 2
+                progress.update(3)
+                assert moves() == before + 2
+                progress.update(2)  # a training that went back to its last checkpoint
+                assert moves() == before + 3
+    moved("of no consequence")
+    assert watch._watch is None
+
+
+def test_a_main_thread_that_no_signal_reaches_is_ended_with_the_process() -> None:
+    script = (
+        "import signal, time, ray\n"
+        "from raylabel import watch\n"
+        "ray.init(address='local', num_cpus=1, include_dashboard=False, log_to_driver=False)\n"
+        "watch.GRACE = 0.5\n"
+        "with watch.watched(1):\n"
+        "    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])\n"
+        "    time.sleep(600)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(PYTHONPATH=str(REPOSITORY)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "error: start: nothing was done for 1 s" in done.stderr.splitlines()[-1]
+
+
+def test_ctrl_c_stays_ctrl_c(ray_local: None) -> None:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "nothing that ran here before may keep it"
+    with pytest.raises(KeyboardInterrupt), watched(60):
+        threading.Timer(0.2, os.kill, (os.getpid(), 2)).start()
+        ray.get(ray.remote(num_cpus=0)(_work).remote(10.0, 1, False))
+
+
+def test_no_patience_is_an_error() -> None:
+    with pytest.raises(InputError, match="resources.patience is 0"):
+        Resources(patience=0)

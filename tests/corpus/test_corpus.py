@@ -1,0 +1,463 @@
+"""A corpus gives the same rows in whatever form it stands, each once, in order, and says what it cannot read."""
+
+import itertools
+import os
+import random
+import shutil
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from corpora import (
+    FORMS,
+    Indexed,
+    add,
+    read_all,
+    rows_of,
+    tar_bytes,
+    values,
+    write_files,
+    write_parquet,
+    write_tar,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raylabel.corpus import (
+    Corpus,
+    Sample,
+    Unit,
+    Units,
+    class_names,
+    encode_labels,
+    read_keys,
+    read_labels,
+    read_rows,
+    read_unit,
+    verify,
+)
+from raylabel.corpus.fingerprint import EDGE
+from raylabel.errors import InputError
+from raylabel.schema import SHARDS, check
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_rows_that_were_written(form: str, tmp_path: Path, indexed: Indexed) -> None:
+    rows = rows_of(50)
+    corpus = FORMS[form](tmp_path / "data", rows)
+    shards = indexed(corpus)
+    check(shards.artifact.table("shards", SHARDS), SHARDS, "shards")
+    assert values(shards, "rows") == ([17, 17, 16] if form in ("parquet", "webdataset") else [50])
+    whole = read_all(corpus, shards)
+    assert [(s.media, s.label) for s in whole] == rows
+    starts = np.cumsum([0, *values(shards, "rows")])
+    assert [s.key for s in whole] == [i << 32 | row for i, n in enumerate(np.diff(starts)) for row in range(n)]
+    assert all(s.error is None for s in whole)
+    for size in (1, 4, 16, 17):  # a unit's rows are a slice of the whole, wherever row groups and headers lie
+        assert read_all(corpus, shards, size) == whole
+    labels = read_labels(corpus, shards)
+    assert labels.to_pydict() == {"key": [s.key for s in whole], "label": [s.label for s in whole]}
+    keys = [whole[i].key for i in (49, 3, 4, 20, 4)]
+    assert read_keys(corpus, shards, keys) == {
+        s.key: Sample(s.key, s.uri, s.media, None, None) for s in (whole[i] for i in (3, 4, 20, 49))
+    }
+    for key in (7 << 32, int(shards.rows[0])):
+        with pytest.raises(InputError, match=f"no sample has key {key}"):
+            read_keys(corpus, shards, [key])
+    if form in ("files", "list"):
+        assert Path(whole[8].uri).read_bytes() == rows[8][0]
+    verify(shards)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_some_rows_of_a_shard_are_those_of_the_whole(form: str, tmp_path: Path, indexed: Indexed) -> None:
+    corpus = FORMS[form](tmp_path / "data", rows_of(50))
+    shards = indexed(corpus)
+    whole = read_all(corpus, shards)
+    for shard in map(shards.row, range(len(shards))):
+        samples = [s for s in whole if s.key >> 32 == shard["shard"]]
+        for seed in range(20):
+            rows = sorted(random.Random(seed).sample(range(len(samples)), 1 + seed % len(samples)))
+            assert list(read_rows(corpus, shard, rows, labels=True)) == [samples[row] for row in rows]
+        if form in ("parquet", "webdataset"):
+            with pytest.raises(InputError, match="changed since it was indexed"):
+                list(read_rows(corpus, shard, [0, len(samples)]))
+
+
+def bytes_read() -> int:
+    """By this process so far, in all calls that read."""
+    with open("/proc/self/io") as file:
+        return int(file.readline().split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="no /proc/self/io here: it counts the bytes read")
+def test_rows_that_were_not_asked_for_are_hardly_read(tmp_path: Path, indexed: Indexed) -> None:
+    rows = [(os.urandom(20_000), "a") for _ in range(1000)]
+
+    def cost(corpus: Corpus, *wanted: int) -> int:
+        shard = indexed(corpus).row(0)
+        before = bytes_read()
+        assert [s.media for s in read_rows(corpus, shard, wanted)] == [rows[row][0] for row in wanted]
+        look = 0 if shard["paths"] else 2 * EDGE  # whether it is still the same shard
+        return bytes_read() - before - look
+
+    parquet = write_parquet(tmp_path / "p", rows, files=1, row_group_size=10)  # 100 row groups of 200 KB
+    assert cost(parquet, 500) < 300_000
+    assert cost(parquet, 0, 999) < 600_000  # what lies between them is skipped
+    whole = tmp_path / "whole.parquet"  # one row group of 20 MB, in pages of 16 rows
+    pq.write_table(pa.table({"image": [media for media, _ in rows]}), whole, 1000, write_batch_size=16)
+    assert cost(Corpus(uri=(str(whole),)), 0) < 6_000_000  # nothing behind the last row of them
+    tar = write_tar(tmp_path / "t", rows, files=1)  # 3 members a sample; a header is read with 16 KB around it
+    assert cost(tar, 0) < 100_000
+    files = write_files(tmp_path / "f", rows)
+    assert cost(files, 3, 700) < 50_000
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_fingerprint_is_of_the_content_and_not_of_place_or_time(
+    form: str, tmp_path: Path, indexed: Indexed
+) -> None:
+    corpus = FORMS[form](tmp_path / "a", rows_of(9))
+    before = indexed(corpus)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    for path in (tmp_path / "b").rglob("*"):
+        os.utime(path, (1, time.time() - 9))
+    moved = indexed(Corpus(uri=tuple(uri.replace(f"{tmp_path}/a", f"{tmp_path}/b") for uri in corpus.uri)))
+    assert values(moved, "fingerprint") == values(before, "fingerprint")
+    verify(before)
+
+    victim = sorted(p for p in (tmp_path / "a").rglob("*") if p.is_file() and p.suffix != ".txt")[0]
+    data = victim.read_bytes()
+    victim.write_bytes(data + b"x")
+    with pytest.raises(InputError, match=f"{tmp_path}/a.* changed since it was indexed"):
+        verify(before)
+    if form in ("parquet", "webdataset"):  # loose files have their sizes in the fingerprint, not their bytes
+        victim.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+        with pytest.raises(InputError, match="changed since it was indexed"):
+            verify(before)
+    victim.unlink()
+    with pytest.raises(InputError, match=f"{tmp_path}/a.* (vanished|changed) since it was indexed"):
+        verify(before)
+
+
+def test_the_fingerprint_covers_both_ends_of_a_large_file(tmp_path: Path, indexed: Indexed) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": [os.urandom(300_000)]}), path)
+    shards = indexed(Corpus(uri=(str(path),)))
+    data = path.read_bytes()
+    for at in (60_000, len(data) - 60_000):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(InputError, match="changed since it was indexed"):
+            verify(shards)
+    path.write_bytes(data)
+    verify(shards)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 5000), max_size=8), st.integers(1, 3000))
+def test_units_cover_every_row_once_in_key_order(rows: list[int], size: int) -> None:
+    expected = [Unit(i, first, min(size, n - first)) for i, n in enumerate(rows) for first in range(0, n, size)]
+    units = Units(np.array(rows, np.int64), size)
+    assert (list(units), len(units)) == (expected, len(expected))
+    for beyond in (-1, len(expected)):
+        with pytest.raises(IndexError):
+            units[beyond]
+
+
+def test_parquet_types_nulls_and_natural_order(tmp_path: Path, indexed: Indexed) -> None:
+    media = [b"a", None, b"", b"d"]
+    struct = [{"bytes": m, "path": "x.png"} for m in media[:3]] + [None]
+    columns = {
+        "2": pa.array(media, pa.binary()),
+        "10": pa.array(media, pa.large_binary()),
+        "9": pa.array(struct, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+    }
+    for name, column in columns.items():
+        pq.write_table(pa.table({"pic": column, "y": pa.array([0, 1, 2, -3], pa.int8())}), tmp_path / f"{name}.parquet")
+    corpus = Corpus(uri=(f"{tmp_path}/10.parquet", f"{tmp_path}/?.parquet", str(tmp_path)), media="pic", label="y")
+    shards = indexed(corpus)
+    assert [os.path.basename(uri) for uri in values(shards, "uri")] == ["2.parquet", "9.parquet", "10.parquet"]
+    found = [(s.media, s.error, s.label) for s in read_all(corpus, shards)]
+    plain = [(b"a", None, "0"), (None, "missing", "1"), (None, "empty", "2"), (b"d", None, "-3")]
+    assert found == plain + [*plain[:3], (None, "missing", "-3")] + plain
+    assert read_all(corpus, shards)[5].uri == f"{tmp_path}/9.parquet#1"
+
+
+def test_a_broken_page_costs_its_rows_and_a_shrunken_file_is_an_error(tmp_path: Path, indexed: Indexed) -> None:
+    rows = rows_of(600)
+    corpus = write_parquet(tmp_path / "p", rows, files=1, row_group_size=200)
+    path = tmp_path / "p" / "p9.parquet"
+    shards = indexed(corpus)
+    shard = shards.row(0)
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    whole = path.read_bytes()
+    start = column.dictionary_page_offset or column.data_page_offset
+    end = start + column.total_compressed_size
+    path.write_bytes(whole[:start] + b"\xff" * (end - start) + whole[end:])
+    found = list(read_unit(corpus, shard, Unit(0, 0, 600)))
+    assert [s.key for s in found] == list(range(600))
+    assert [s.media for s in found if s.error is None] == [media for media, _ in rows[:200] + rows[400:]]
+    assert {(s.media, s.error) for s in found[200:400]} == {(None, "unreadable")}  # row groups stand by themselves
+    pq.write_table(pa.table({"image": [b"x"], "label": ["a"]}), path)
+    with pytest.raises(InputError, match="p9.parquet' changed since it was indexed"):
+        read_labels(corpus, shards)
+    with pytest.raises(InputError, match="p9.parquet' changed since it was indexed"):
+        list(read_unit(corpus, shard, Unit(0, 0, 600)))
+    path.unlink()
+    with pytest.raises(InputError, match="p9.parquet' vanished since it was indexed"):
+        list(read_unit(corpus, shard, Unit(0, 0, 600)))
+
+
+def test_a_unit_of_a_large_row_group_takes_little_memory(tmp_path: Path, indexed: Indexed) -> None:
+    media = pa.array([os.urandom(50_000) for _ in range(1200)])
+    pq.write_table(pa.table({"image": media}), tmp_path / "a.parquet", 1200, write_batch_size=16)  # 60 MB in one group
+    corpus = Corpus(uri=(str(tmp_path),))
+    shard = indexed(corpus).row(0)
+    pool = pa.default_memory_pool()
+    before = pool.bytes_allocated()
+    assert max(pool.bytes_allocated() - before for _ in read_unit(corpus, shard, Unit(0, 600, 600))) < 20e6
+
+
+def test_hostile_and_odd_tar_members_are_passed_over_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indexed: Indexed
+) -> None:
+    (tmp_path / "cwd").mkdir()
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        add(tar, "d/", type=tarfile.DIRTYPE)
+        add(tar, "d/a.jpg", b"A")
+        add(tar, "d/._a.jpg", b"macOS")  # between the members of a sample, it must not split it
+        add(tar, "d/link.jpg", type=tarfile.SYMTYPE, linkname="/etc/passwd")
+        add(tar, "d/a.cls", b"7")
+        add(tar, "d/hard.jpg", type=tarfile.LNKTYPE, linkname="d/a.jpg")
+        add(tar, "d/null.jpg", type=tarfile.CHRTYPE, devmajor=1, devminor=3)
+        add(tar, "d/pipe.jpg", type=tarfile.FIFOTYPE)
+        add(tar, "/abs.jpg", b"B")
+        add(tar, "../up.jpg", b"C")
+        add(tar, "d/../../up.jpg", b"C")
+        add(tar, "README", b"no dot")
+        add(tar, "e/a.jpg", b"")
+        add(tar, "e/b.cls", b"8")
+        add(tar, "e/c.txt.jpg", b"not an extension")
+    monkeypatch.chdir(tmp_path / "cwd")
+    corpus = Corpus(uri=("../x.tar",))
+    shards = indexed(corpus)
+    found = [(s.uri.partition("#")[2], s.media, s.label, s.error) for s in read_all(corpus, shards, 1)]
+    assert found == [
+        ("d/a.jpg", b"A", "7", None),
+        ("e/a.jpg", None, None, "empty"),
+        ("e/b", None, "8", "missing"),
+        ("e/c", None, None, "missing"),
+    ]
+    assert values(shards, "uri") == [str(tmp_path / "x.tar")]
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["cwd", "x.tar"]
+    named = Corpus(uri=("../x.tar",), media="txt.jpg", label="jpg")
+    assert [s.media for s in read_all(named, shards)] == [None, None, None, b"not an extension"]
+    with pytest.raises(InputError, match=r"x.tar#e/a' has none"):
+        read_labels(corpus, shards)
+
+
+def header(name: str, size: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """A tar header with a size field that no writer would make."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT)[:512])
+    block[124:136] = size.rjust(12, b"\0") if len(size) < 12 else size
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+HUGE, NEGATIVE = b"\x80" + (1 << 60).to_bytes(11, "big"), b"\xff" * 10 + b"\xf0\x00"
+GOOD = tar_bytes(("a.jpg", b"x" * 600), ("b.jpg", b"y" * 600))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no tar at all" * 100,
+        GOOD[:700],  # inside the first member
+        GOOD[:2000],  # inside the second header
+        GOOD[: 512 + 1024] + b"garbage" * 100,  # tarfile alone takes this for the end
+        GOOD[:1536] + header("c.jpg", HUGE),
+        GOOD[:1536] + header("c.jpg", HUGE, tarfile.GNUTYPE_LONGNAME),
+        GOOD[:1536] + header("c.jpg", HUGE, tarfile.XHDTYPE),
+        GOOD[:1536] + header("c.jpg", NEGATIVE),
+        GOOD[:1536] + header("c.jpg", NEGATIVE, tarfile.XHDTYPE),
+        GOOD[:1536] + header("c.jpg", NEGATIVE, tarfile.DIRTYPE),
+        header("c", b"\0", tarfile.GNUTYPE_LONGNAME) * 3000,
+    ],
+)
+def test_a_broken_tar_is_named_and_neither_hangs_nor_fills_memory(
+    data: bytes, tmp_path: Path, indexed: Indexed
+) -> None:
+    (tmp_path / "bad.tar").write_bytes(data)
+    with pytest.raises(InputError, match=r"cannot read tar '.*bad.tar'"):
+        indexed(Corpus(uri=(str(tmp_path),)))
+
+
+def test_a_sparse_member_that_claims_a_terabyte_is_passed_over(tmp_path: Path, indexed: Indexed) -> None:
+    sparse = bytearray(header("bomb.jpg", b"0", tarfile.GNUTYPE_SPARSE))
+    sparse[483:495] = b"\x80" + (1 << 40).to_bytes(11, "big")
+    sparse[148:156] = b" " * 8
+    sparse[148:156] = b"%06o\0 " % sum(sparse)
+    (tmp_path / "x.tar").write_bytes(bytes(sparse) + GOOD)
+    corpus = Corpus(uri=(str(tmp_path),))
+    assert [s.media for s in read_all(corpus, indexed(corpus))] == [b"x" * 600, b"y" * 600]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["jpg", "cls", "json", "seg.png"])), max_size=30))
+def test_tar_samples_are_runs_of_one_name(indexed: Indexed, members: list[tuple[str, str]]) -> None:
+    runs = [(key, [e for _, e in run]) for key, run in itertools.groupby(members, key=lambda m: m[0])]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.tar"
+        data = [(f"d/{stem}.{e}", f"{i} {stem}.{e}".encode()) for i, (stem, e) in enumerate(members)]
+        path.write_bytes(tar_bytes(*data))
+        corpus = Corpus(uri=(str(path),))
+        if not runs:
+            with pytest.raises(InputError, match="is empty"):
+                indexed(corpus)
+            return
+        shards = indexed(corpus)
+        expected, at = [], 0
+        for stem, extensions in runs:
+            here = {}
+            for i, e in enumerate(extensions, at):
+                here.setdefault(e, f"{i} {stem}.{e}".encode())
+            at += len(extensions)
+            expected.append((here.get("jpg"), here["cls"].decode() if "cls" in here else None))
+        assert [(s.media, s.label) for s in read_all(corpus, shards, 2)] == expected
+        shard = shards.row(0)
+        backwards = [list(read_unit(corpus, shard, unit)) for unit in reversed(list(Units(shards.rows, 2)))]
+        assert [s.media for part in reversed(backwards) for s in part] == [media for media, _ in expected]
+
+
+def test_loose_files_that_cannot_be_read_are_samples_with_an_error(tmp_path: Path, indexed: Indexed) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").write_bytes(b"1")
+    (tmp_path / "a" / "2.jpg").write_bytes(b"")
+    (tmp_path / "a" / "3.jpg").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "a" / "4.jpg")
+    (tmp_path / "a" / "._5.jpg").write_bytes(b"macOS")
+    (tmp_path / "a" / "loop").symlink_to("..")
+    (tmp_path / "b").symlink_to("a")
+    corpus = Corpus(uri=(str(tmp_path),))
+    shards = indexed(corpus)
+    (tmp_path / "a" / "1.jpg").unlink()
+    errors = ["missing", "empty", "missing", "unreadable"]
+    found = read_all(corpus, shards)
+    assert [(s.error, s.label) for s in found] == [(e, label) for label in "ab" for e in errors]
+    assert values(shards, "paths") == [[f"{d}/{i}.jpg" for d in "ab" for i in range(1, 5)]]
+
+
+def test_runs_of_1024_files_and_lists_without_labels(tmp_path: Path, indexed: Indexed) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"x")
+    (tmp_path / "list.txt").write_text("x.jpg\n" * 1025 + "gone.jpg\n")
+    corpus = Corpus(uri=(str(tmp_path / "list.txt"),))
+    shards = indexed(corpus)
+    assert (values(shards, "rows"), values(shards, "bytes")) == ([1024, 2], [1024, 1])
+    assert [s.error for s in read_all(corpus, shards)] == [None] * 1025 + ["missing"]
+    with pytest.raises(InputError, match=r"no labels: '.*x.jpg' has none"):
+        read_labels(corpus, shards)
+
+
+def test_a_name_that_is_no_utf8_is_an_error(tmp_path: Path, indexed: Indexed) -> None:
+    with open(os.fsencode(tmp_path) + b"/\xff.jpg", "wb"):
+        pass
+    with pytest.raises(InputError, match="not UTF-8"):
+        indexed(Corpus(uri=(str(tmp_path),)))
+
+
+def test_what_cannot_be_indexed_is_named_with_the_mend(tmp_path: Path, indexed: Indexed) -> None:
+    def fails(match: str, *uri: str, **fields: str) -> None:
+        with pytest.raises(InputError, match=match):
+            indexed(Corpus(uri=uri or (str(tmp_path / "d"),), **fields))  # pyright: ignore[reportArgumentType]
+
+    d = tmp_path / "d"
+    d.mkdir()
+    fails("nothing found at .*/d'")
+    fails(f"nothing found at '{os.getcwd()}/none/such'", "none/such")
+    fails(r"nothing found at '.*\*.tar'", f"{d}/*.tar")
+    pq.write_table(pa.table({"pixels": [b"x"], "label": [1]}), d / "a.parquet")
+    fails(r"no column 'image' in '.*a.parquet': it has pixels, label; set media")
+    fails(r"column 'label' of '.*a.parquet' is int64: expected encoded bytes", media="label")
+    fails("format 'webdataset'", format="webdataset")
+    (d / "b.jpg").write_bytes(b"x")
+    fails(r"mixes forms \(files, parquet\)")
+    assert len(indexed(Corpus(uri=(str(d),), format="files"))) == 1
+    fails("b.jpg' cannot be read as corpus of format 'auto': give its folder", f"{d}/b.jpg")
+    (d / "a.parquet").write_bytes(b"PAR1 but broken PAR1")
+    fails(r"cannot read .*a.parquet'", format="parquet")
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), d / "a.parquet")
+    fails("is empty", format="parquet")
+    for line in ("/abs.jpg", "", "a\tb\tc", "https://x/y.jpg"):
+        (d / "l.txt").write_text(f"b.jpg\n{line}\nb.jpg\n")
+        fails("line 2 of .*l.txt'", f"{d}/l.txt")
+    (d / "l.txt").write_bytes(b"\xff.jpg")
+    fails("l.txt' as a UTF-8 text file", f"{d}/l.txt")
+    bad = [{"uri": ()}, {"uri": "a"}, {"uri": ("",)}, {"uri": ("a",), "format": "zip"}, {"uri": ("a",), "media": ""}]
+    for fields in bad:
+        with pytest.raises(InputError, match="Corpus\\."):
+            Corpus(**fields)  # pyright: ignore[reportArgumentType]
+
+
+def labels_of(*texts: str) -> pa.Table:
+    return pa.table({"key": pa.array([1 << 32 | i for i in range(len(texts))], pa.int64()), "label": list(texts)})
+
+
+def test_classes_and_encoding(tmp_path: Path) -> None:
+    corpus = Corpus(uri=("x",))
+    assert class_names(corpus, labels_of("10", "9", "10", "-1")) == ("-1", "9", "10")
+    assert class_names(corpus, labels_of("10", "9", "cat")) == ("10", "9", "cat")
+    assert encode_labels(labels_of("b", "a", "b"), ("a", "b"), corpus).tolist() == [1, 0, 1]
+    with pytest.raises(InputError, match="label '0' of row 1 of shard 1 of x is unknown"):
+        encode_labels(labels_of("a", "0"), ("a", "b"), corpus)  # a number means nothing without a classes file
+
+    (tmp_path / "classes.txt").write_text("cat\ndog\ncow\n\n")
+    corpus = Corpus(uri=("x",), classes=str(tmp_path / "classes.txt"))
+    assert class_names(corpus, labels_of("2", "dog")) == ("cat", "dog", "cow")
+    encoded = encode_labels(labels_of("2", "dog", "0", "cow"), ("cat", "dog", "cow"), corpus)
+    assert encoded.tolist() == [2, 1, 0, 2] and encoded.dtype == np.int32
+    for text in ("3", "-1", "pig"):
+        with pytest.raises(InputError, match=f"label '{text}' of row 1 of shard 1 of x is unknown"):
+            class_names(corpus, labels_of("0", text))
+    (tmp_path / "classes.txt").write_text("1\n2\n3\n")  # is '1' the first or the second?
+    with pytest.raises(InputError, match="names class 0 and is the number of another"):
+        class_names(corpus, labels_of("1"))
+    (tmp_path / "classes.txt").write_text("a\nb\na\n")
+    with pytest.raises(InputError, match="line 3"):
+        class_names(corpus, labels_of("1"))
+    with pytest.raises(InputError, match="none.txt"):
+        class_names(Corpus(uri=("x",), classes="none.txt"), labels_of("1"))
+
+
+def test_labels_that_are_not_there(tmp_path: Path, indexed: Indexed) -> None:
+    pq.write_table(pa.table({"image": [b"x", b"y"], "y": [1, None], "z": [0.5, 1.0]}), tmp_path / "a.parquet")
+    shards = indexed(Corpus(uri=(str(tmp_path),)))
+    for label, match in [
+        (None, "no labels: no column 'label' in '.*a.parquet', it has image, y, z; set label"),
+        ("y", r"no labels: '.*a.parquet#1' has none"),
+        ("z", "no labels: the label column of '.*a.parquet' is double"),
+    ]:
+        with pytest.raises(InputError, match=match):
+            read_labels(Corpus(uri=(str(tmp_path),), label=label), shards)
+
+
+def test_sign_digits(shared: Path, indexed: Indexed) -> None:
+    folder = shared / "sign-digits"
+    corpus = Corpus(uri=(str(folder / "labeled-200.parquet"),), classes=str(folder / "classes.txt"))
+    shards = indexed(corpus)
+    labels = read_labels(corpus, shards)
+    names = class_names(corpus, labels)
+    table = pq.read_table(folder / "labeled-200.parquet")
+    assert names == tuple((folder / "classes.txt").read_text().split("\n")[:10])
+    assert encode_labels(labels, names, corpus).tolist() == table["label"].to_pylist()
+    found = read_all(corpus, shards, 64)
+    assert [s.media for s in found] == table["image"].to_pylist()
+    assert all(s.media is not None and s.media.startswith(b"\xff\xd8") for s in found)

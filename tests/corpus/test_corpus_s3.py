@@ -1,0 +1,57 @@
+"""A corpus in an object store is read as a local one: real requests of Arrow's S3 client to a local S3 server."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pytest
+from corpora import FORMS, Indexed, read_all, rows_of
+
+from raylabel.corpus import Corpus, class_names, read_keys, read_labels, verify
+from raylabel.errors import InputError
+from raylabel.schema import SHARDS
+from raylabel.store.files import filesystem
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_same_corpus_locally_and_in_s3(form: str, bucket: str, tmp_path: Path, indexed: Indexed) -> None:
+    local = FORMS[form](tmp_path / "a b", rows_of(12))
+    fs, _ = filesystem(bucket)
+    pafs.copy_files(str(tmp_path), f"pictures/{form}", destination_filesystem=fs)
+    remote = Corpus(uri=tuple(uri.replace(str(tmp_path), f"{bucket}/{form}") for uri in local.uri))
+
+    here, there = indexed(local), indexed(remote)
+    rows, same = (shards.artifact.table("shards", SHARDS) for shards in (there, here))
+    assert rows.drop(["uri"]) == same.drop(["uri"])
+    assert all(uri.startswith(f"{bucket}/{form}/a b/") for uri in rows["uri"].to_pylist())
+    verify(there)
+    found = read_all(remote, there, 5)
+    assert [(s.key, s.media, s.label) for s in found] == [(s.key, s.media, s.label) for s in read_all(local, here)]
+    assert [s.uri.replace(f"{bucket}/{form}", str(tmp_path)) for s in found] == [s.uri for s in read_all(local, here)]
+    assert read_labels(remote, there) == read_labels(local, here)
+    assert read_keys(remote, there, [1])[1].media == found[1].media
+
+    gone = found[0].uri.partition("#")[0] if form != "list" else found[0].uri
+    fs.delete_file(gone.removeprefix("s3://"))
+    with pytest.raises(InputError, match="(vanished|changed) since it was indexed"):
+        verify(there)
+    if form in ("files", "list"):
+        assert read_all(remote, there)[0].error == "missing"
+    else:
+        with pytest.raises(InputError, match="vanished since it was indexed"):
+            read_all(remote, there)
+
+
+def test_what_is_not_there(bucket: str, indexed: Indexed) -> None:
+    with pytest.raises(InputError, match="nothing found at 's3://pictures/none'"):
+        indexed(Corpus(uri=(f"{bucket}/none",)))
+    with pytest.raises(InputError, match="s3://no-such-bucket"):
+        indexed(Corpus(uri=("s3://no-such-bucket/x",)))
+
+
+def test_classes_in_s3(bucket: str) -> None:
+    fs, _ = filesystem(bucket)
+    with fs.open_output_stream("pictures/classes.txt") as out:
+        out.write(b"cat\r\ndog\r\n")
+    corpus = Corpus(uri=("x",), classes=f"{bucket}/classes.txt")
+    assert class_names(corpus, pa.table({"key": [0], "label": ["1"]})) == ("cat", "dog")

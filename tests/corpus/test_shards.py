@@ -1,0 +1,201 @@
+"""SHARDS as an artifact: a corpus that moved is the same, one that grew is another, one that changed is an error."""
+
+import hashlib
+import os
+import pickle
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from helpers import digit_images, write_parquet
+
+from raylabel.corpus import Corpus, Shards, index, index_corpus, survey
+from raylabel.errors import InputError
+from raylabel.schema import SHARDS
+from raylabel.store.artifact import Artifact, Root
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+
+def write_folder(folder: Path, files: int) -> Path:
+    """Loose images of 0 to 2 bytes in nested folders."""
+    for number in range(files):
+        path = folder / f"n{number % 7}" / ("deep" if number % 3 else "") / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * (number % 3))
+    return folder
+
+
+def rows_of_folder(folder: Path) -> list[dict[str, Any]]:
+    """What SHARDS say of loose files: all paths are sorted, then cut."""
+    paths = sorted(os.path.relpath(path, folder) for path in folder.rglob("*.jpg"))
+    rows = []
+    for first in range(0, len(paths), 1024):
+        run = paths[first : first + 1024]
+        sizes = [os.path.getsize(folder / path) for path in run]
+        text = "".join(f"{size} {path}\n" for size, path in zip(sizes, run, strict=True))
+        fingerprint = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        rows.append({"uri": f"{folder}/", "rows": len(run), "bytes": sum(sizes), "paths": run})
+        rows[-1] |= {"format": "files", "fingerprint": fingerprint}
+    return rows
+
+
+def rows_of_parquet(folder: Path) -> list[dict[str, Any]]:
+    rows = []
+    for path in sorted(folder.glob("*.parquet"), key=lambda path: int(re.sub("[^0-9]", "", path.name))):
+        data = path.read_bytes()
+        text = f"{len(data)}\n".encode() + data[: 1 << 16] + data[-1 << 16 :]
+        fingerprint = hashlib.blake2b(text, digest_size=16).hexdigest()
+        rows.append({"uri": str(path), "format": "parquet", "rows": pq.read_metadata(path).num_rows, "paths": []})
+        rows[-1] |= {"bytes": len(data), "fingerprint": fingerprint}
+    return rows
+
+
+@pytest.mark.parametrize("pieces", [(32, 4096, 16), (1, 2, 2)], ids=["whole", "cut small"])
+def test_shards_are_those_of_a_plain_loop_however_their_files_are_cut(tmp_path, monkeypatch, pieces):
+    for module, name, value in zip((survey, survey, index), ("RUNS", "PACKED", "GROUPS"), pieces, strict=True):
+        monkeypatch.setattr(module, name, value)
+    root, media = Root.open(str(tmp_path / "root")), digit_images()[0]
+    one, ten = write_folder(tmp_path / "d9", 4200), write_folder(tmp_path / "d10", 1500)
+    (tmp_path / "p").mkdir()
+    for number in range(11):
+        write_parquet(tmp_path / "p" / f"part-{number}.parquet", media[: 5 + number])
+    loose = Corpus(uri=(str(tmp_path / "d*"), str(ten), f"{one}/"))  # the folders are named twice, and stand once
+    for corpus, rows, files in [
+        (loose, rows_of_folder(one) + rows_of_folder(ten), [2, 2, 2, 1]),
+        (Corpus(uri=(str(tmp_path / "p"),)), rows_of_parquet(tmp_path / "p"), [4, 4, 3]),
+    ]:
+        artifact = index_corpus(root, "corpus", corpus)
+        assert [file.rows for file in artifact.files()] == (files if pieces[0] == 1 else [sum(files)])
+        expected = [{"shard": number, **row} for number, row in enumerate(rows)]
+        table = pa.Table.from_pylist(expected, schema=SHARDS)
+        assert artifact.table("shards", SHARDS) == table
+        shards = Shards(artifact)
+        assert (len(shards), shards.format) == (len(rows), rows[0]["format"])
+        assert shards.samples == sum(row["rows"] for row in rows)
+        assert shards.rows.dtype == np.int64 and shards.rows.tolist() == [row["rows"] for row in rows]
+        assert [shards.row(number) for number in range(len(shards))] == table.to_pylist()
+        assert shards.columns("fingerprint", "uri") == table.select(["fingerprint", "uri"])
+        for beyond in (-1, len(rows)):
+            with pytest.raises(IndexError):
+                shards.row(beyond)
+
+
+def test_shards_travel_without_what_was_read_of_them(tmp_path):
+    artifact = index_corpus(Root.open(str(tmp_path / "r")), "c", Corpus(uri=(str(write_folder(tmp_path / "d", 3000)),)))
+    shards = Shards(artifact)
+    assert shards.samples == 3000 and len(shards.row(1)["paths"]) == 1024
+    travelled = pickle.dumps(shards)
+    assert travelled == pickle.dumps(Shards(Artifact(artifact.uri, artifact.name, artifact.digest)))
+    assert pickle.loads(travelled) == shards and pickle.loads(travelled).samples == 3000
+
+
+def test_a_row_needs_only_the_file_that_it_stands_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(survey, "RUNS", 1)
+    monkeypatch.setattr(index, "GROUPS", 1)
+    folder = write_folder(tmp_path / "d", 2000)
+    artifact = index_corpus(Root.open(str(tmp_path / "root")), "corpus", Corpus(uri=(str(folder),)))
+    os.remove(f"{artifact.uri}/shards-00000.parquet")
+    assert Shards(artifact).row(1)["rows"] == 976
+    with pytest.raises(InputError, match="cannot read .*shards-00000.parquet"):
+        Shards(artifact).row(0)
+
+
+def test_content_names_what_is_there_wherever_it_lies(tmp_path):
+    media, _ = digit_images()
+    root = Root.open(str(tmp_path / "root"))
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    write_parquet(one / "a.parquet", media[:20])
+    first = index_corpus(root, "unlabeled", Corpus(uri=(str(one),)))
+    shutil.copytree(one, two)
+    moved = index_corpus(root, "unlabeled", Corpus(uri=(str(two),)))
+    assert first.info["content"] == moved.info["content"] and first.digest != moved.digest
+    assert first.info["samples"] == 20
+    write_parquet(two / "b.parquet", media[:3])  # the corpus grew: another content, no error
+    assert index_corpus(root, "unlabeled", Corpus(uri=(str(two),))).info["content"] != first.info["content"]
+
+
+def test_what_did_not_change_is_not_written_again(tmp_path, monkeypatch):
+    media, _ = digit_images()
+    root = Root.open(str(tmp_path / "root"))
+    (tmp_path / "p").mkdir()
+    write_parquet(tmp_path / "p" / "a.parquet", media[:20])
+    corpora = [Corpus(uri=(str(folder),)) for folder in (tmp_path / "p", write_folder(tmp_path / "d", 50))]
+    made = [index_corpus(root, "corpus", corpus) for corpus in corpora]
+
+    def write(*_: object) -> None:
+        raise AssertionError("written again")
+
+    monkeypatch.setattr(index, "_write", write)
+    assert [index_corpus(root, "corpus", corpus) for corpus in corpora] == made
+    write_folder(tmp_path / "d", 51)
+    with pytest.raises(AssertionError, match="written again"):
+        index_corpus(root, "corpus", corpora[1])
+
+
+def test_loose_files_may_grow_change_and_vanish(tmp_path):
+    root, folder = Root.open(str(tmp_path / "root")), write_folder(tmp_path / "d", 3000)
+    lists = tmp_path / "all.txt"
+    lists.write_text("".join(f"d/{path.relative_to(folder)}\n" for path in sorted(folder.rglob("*.jpg"))))
+    for corpus in (Corpus(uri=(str(folder),)), Corpus(uri=(str(lists),))):
+        before = Shards(index_corpus(root, "corpus", corpus))
+        last = folder / "z.jpg"
+        last.write_bytes(b"xyz")
+        lists.write_text(f"{lists.read_text()}d/z.jpg\n")
+        after = Shards(index_corpus(root, "corpus", corpus))
+        assert after.samples == before.samples + 1
+        old, new = (shards.columns("fingerprint")["fingerprint"].to_pylist() for shards in (before, after))
+        assert old[:2] == new[:2] and old[2] != new[2]  # only what is new is another run
+        last.write_bytes(b"other")
+        changed = Shards(index_corpus(root, "corpus", corpus))
+        assert changed.artifact.info["content"] != after.artifact.info["content"]
+        last.unlink()
+        assert index_corpus(root, "corpus", corpus).info["content"] != changed.artifact.info["content"]
+
+
+def test_a_shard_that_changed_since_it_was_indexed_is_an_error(tmp_path):
+    media, _ = digit_images()
+    root, corpus = Root.open(str(tmp_path / "root")), Corpus(uri=(str(tmp_path / "data"),))
+    (tmp_path / "data").mkdir()
+    path = write_parquet(tmp_path / "data" / "b.parquet", media[:20])
+    shards = index_corpus(root, "unlabeled", corpus)
+    write_parquet(tmp_path / "data" / "a.parquet", media[:9])
+    grown = index_corpus(root, "unlabeled", corpus)  # the numbers of shards moved: no error either
+    assert grown.info["samples"] == 29
+    write_parquet(path, media[1:21])
+    for earlier in sorted((shards, grown), key=lambda artifact: artifact.digest):
+        with pytest.raises(InputError, match=f"shard '{path}' changed since it was indexed.*delete {earlier.uri}"):
+            index_corpus(root, "unlabeled", corpus)
+        shutil.rmtree(earlier.uri)  # the mend that the message gives
+    assert index_corpus(root, "unlabeled", corpus).info["samples"] == 29
+
+
+def test_paths_that_are_not_those_that_were_measured_are_not_written(tmp_path):
+    light = pa.table([["d/"], [2], [2], ["aa"]], schema=survey.LIGHT)
+    paths = pa.table({"fingerprint": ["ab"], "paths": pa.array([["1.jpg", "2.jpg"]], pa.list_(pa.string()))})
+    write: Any = index._write_file
+    with pytest.raises(InputError, match="'d/' changed while it was indexed"):
+        ray.get(write.remote(str(tmp_path), "shards-00000.parquet", 0, "files", light, [1], paths))
+    assert not list(tmp_path.iterdir())
+
+
+def test_forms_are_not_mixed_within_a_uri_or_across_two(tmp_path):
+    media, _ = digit_images()
+    root, (one, two) = Root.open(str(tmp_path / "root")), (tmp_path / "one", tmp_path / "two")
+    for folder in (one, two):
+        folder.mkdir()
+    write_parquet(one / "a.parquet", media[:3])
+    (two / "b.jpg").write_bytes(media[0])
+    for uri in [(str(one), str(two)), (str(two), str(one)), (str(tmp_path / "???"),)]:
+        with pytest.raises(InputError, match=r"mixes forms \(files, parquet\)"):
+            index_corpus(root, "corpus", Corpus(uri=uri))
+    (one / "0.jpg").write_bytes(media[0])
+    with pytest.raises(InputError, match=r"mixes forms \(files, parquet\)"):
+        index_corpus(root, "corpus", Corpus(uri=(str(one),)))

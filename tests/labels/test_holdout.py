@@ -1,0 +1,88 @@
+"""The validation split: a share of every class, whole videos, and each sample's side its own."""
+
+import tempfile
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raylabel.errors import InputError
+from raylabel.labels.holdout import hold_out
+from raylabel.schema import PICKS
+from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
+
+
+def labeled(root: Root, label: np.ndarray, key: np.ndarray, classes: int) -> Artifact:
+    order = np.lexsort((key, label))
+    counts = np.bincount(label, minlength=classes)
+    rank = np.concatenate([np.arange(1, n + 1) for n in counts])
+    columns = [label[order].astype(np.int32), rank.astype(np.int32), np.zeros(len(key), np.float32), key[order]]
+    table = pa.Table.from_arrays([pa.array(c) for c in columns], schema=PICKS)
+
+    def build(draft: Draft) -> Built:
+        return Built(
+            [write_table(draft.uri, "picks-00000.parquet", table)], {"classes": [str(c) for c in range(classes)]}
+        )
+
+    return root.make("truth", {"rows": table.to_pylist()}, build)
+
+
+def rows(part: Artifact) -> dict[int, int]:
+    table = part.table("picks", PICKS)
+    label, rank = table["label"].to_numpy(), table["rank"].to_numpy()
+    assert part.info["per_class"] == np.bincount(label, minlength=len(part.info["classes"])).tolist()
+    for one in np.unique(label):
+        assert rank[label == one].tolist() == list(range(1, part.info["per_class"][one] + 1))
+    return dict(zip(table["key"].to_pylist(), label.tolist(), strict=True))
+
+
+def groups_of(key: np.ndarray, names: list[str | None]) -> pa.Table:
+    order = np.argsort(key)
+    return pa.table([pa.array(key[order]), pa.array([names[i] for i in order], pa.string())], ["key", "group"])
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=2, max_size=6),
+    share=st.sampled_from([0.05, 0.2, 0.5, 0.9]),
+    seed=st.integers(0, 3),
+    videos=st.sampled_from([0, 2, 8]),
+    data=st.data(),
+)
+def test_the_split_is_a_share_of_each_class_and_no_video_is_on_both_sides(counts, share, seed, videos, data):
+    label = np.repeat(np.arange(len(counts)), counts)
+    key = np.array(data.draw(st.permutations(range(len(label)))), np.int64) * 7
+    # A video is of one class; with none, each sample is its own source.
+    names = [f"{c}/{data.draw(st.integers(0, videos))}" if videos else None for c in label.tolist()]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Root.open(folder)
+        picks = labeled(root, label, key, len(counts))
+        groups = groups_of(key, names)
+        try:
+            rest, held = hold_out(root, picks, groups, share, seed)
+        except InputError:
+            assert videos or max(counts) == 1  # one video is a whole class; or no class has two samples
+            return
+        assert (rest, held) == hold_out(root, picks, groups, share, seed)
+        left, out = rows(rest), rows(held)
+    whole = dict(zip(key.tolist(), label.tolist(), strict=True))
+    assert not left.keys() & out.keys() and {**left, **out} == whole
+    source = {k: n if n else str(k) for k, n in zip(key.tolist(), names, strict=True)}
+    assert not {source[k] for k in left} & {source[k] for k in out}
+    for c, n in enumerate(counts):
+        wanted = min(max(round(share * n), 1), n - 1) if n > 1 else 0
+        got = sum(found == c for found in out.values())
+        assert sum(found == c for found in left.values()) >= 1
+        assert got == wanted if not videos else got >= wanted
+
+
+def test_a_sample_keeps_its_side_when_others_come_and_the_seed_moves_it(tmp_path):
+    root, key = Root.open(str(tmp_path)), np.arange(4000, dtype=np.int64)
+    label, none = key % 2, groups_of(key, [None] * 4000)
+    held = {seed: set(rows(hold_out(root, labeled(root, label, key, 2), none, 0.25, seed)[1])) for seed in (0, 1)}
+    assert len(held[0] & held[1]) == pytest.approx(250, abs=60)  # as two independent quarters
+    more = np.arange(4400, dtype=np.int64)
+    grown = hold_out(root, labeled(root, more % 2, more, 2), groups_of(more, [None] * 4400), 0.25, 0)[1]
+    assert len(held[0] - set(rows(grown))) < 60  # a hash of the key, not a draw in order

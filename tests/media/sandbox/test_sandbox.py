@@ -1,0 +1,350 @@
+"""The sandbox: what it gives is what parsing in process gives, and whatever happens in a child costs one sample."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import poison
+import pytest
+from helpers import png
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from raylabel.media.image import Reject
+from raylabel.media.image_views import View, eval_parser, eval_pixels, train_parser, train_pixels
+from raylabel.media.sandbox import processes as nursery
+from raylabel.media.sandbox import sandbox as module
+from raylabel.media.sandbox.sandbox import Parser, Sandbox, SandboxError, shared_sandbox
+from raylabel.rng import AUGMENT, rng
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="system calls are filtered on Linux only")
+
+
+@pytest.fixture(scope="module")
+def words() -> Iterator[Sandbox]:
+    with Sandbox(Parser.of(poison.words)) as sandbox:
+        yield sandbox
+
+
+def told(found: list[bytes | Reject]) -> list[str]:
+    return [one.decode() if isinstance(one, bytes) else f"{one.reason}: {one.detail}" for one in found]
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(media=st.lists(st.binary(max_size=300).filter(lambda data: not data.startswith(b"!")), max_size=200))
+def test_what_comes_back_is_what_the_parser_makes(words: Sandbox, media: list[bytes]):
+    assert words.convert(media) == [data.upper() for data in media]
+
+
+def test_large_media_and_many_go_in_spans(words: Sandbox):
+    media = [bytes([97 + i % 26]) * (i * 40_001 % 1_500_000 + 1) for i in range(150)]
+    assert words.convert(media) == [data.upper() for data in media]
+
+
+@pytest.mark.parametrize(
+    ("word", "verdict"),
+    [
+        ("!segfault", "decoder_crash: SIGSEGV"),
+        ("!abort", "decoder_crash: SIGABRT"),
+        ("!exit", "decoder_crash: exit status 3"),
+        ("!eat", "out_of_memory: over 1 GB"),
+        ("!eat_outside_python", "decoder_crash: SIGABRT"),
+        ("!reject because", "corrupt: because"),
+        ("!fail", "decoder_crash: KeyError: 'a mistake of ours'"),
+        ("!lie " + "[" * 5000, "decoder_crash: talks nonsense"),
+        ('!lie "what"', "decoder_crash: talks nonsense"),
+        ("!lie [5, 5]", "decoder_crash: talks nonsense"),
+        ("!lie what", "decoder_crash: talks nonsense"),
+        ('!lie [["no such reason", ""], 1, 1]', "decoder_crash: talks nonsense"),
+        ("!lie [-1, 1, 1]", "decoder_crash: talks nonsense"),
+        ("!lie " + 20_000 * "x", "decoder_crash: talks too much"),
+    ],
+)
+def test_what_happens_to_one_sample_is_its_own_business(words: Sandbox, word: str, verdict: str):
+    assert told(words.convert([b"before", word.encode(), b"after"])) == ["BEFORE", verdict, "AFTER"]
+    assert told(words.convert([word.encode()])) == [verdict]
+    assert words.convert([b"next"]) == [b"NEXT"]
+
+
+def test_whom_a_child_died_of_is_tried_once_more_alone(monkeypatch: pytest.MonkeyPatch):
+    asked, ask = [], nursery.Child.ask
+    monkeypatch.setattr(
+        nursery.Child, "ask", lambda self, media, *rest: (asked.append(media), ask(self, media, *rest))[1]
+    )
+    with Sandbox(Parser.of(poison.words)) as sandbox:
+        assert told(sandbox.convert([b"a", b"!not_first", b"b"])) == ["A", "!NOT_FIRST", "B"]
+        assert asked.count([b"!not_first"]) == 1
+        asked.clear()
+        assert told(sandbox.convert([b"a", b"!segfault", b"b"])) == ["A", "decoder_crash: SIGSEGV", "B"]
+    assert asked[0] == [b"a", b"!segfault", b"b"] and sorted(asked[1:]) == [[b"!segfault"], [b"a"], [b"b"]]
+
+
+def test_a_hang_ends(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(nursery, "WALL_SECONDS", 0.3)
+    with Sandbox(Parser.of(poison.words)) as sandbox:
+        verdicts = told(sandbox.convert([b"a", b"!hang", b"b"]))
+        assert verdicts == ["A", "timeout: no progress in 0.3 s", "B"]
+
+
+@pytest.mark.slow
+def test_a_loop_ends_by_its_cpu_time(words: Sandbox):
+    assert told(words.convert([b"a", b"!spin", b"b"])) == ["A", "timeout: over 10 s of CPU time", "B"]
+
+
+def test_a_parser_may_have_another_time():
+    with Sandbox(Parser.of(poison.words, cpu_seconds=1)) as sandbox:
+        assert told(sandbox.convert([b"a", b"!spin", b"b"])) == ["A", "timeout: over 1 s of CPU time", "B"]
+
+
+def test_what_comes_with_a_sample_reaches_the_parser(words: Sandbox):
+    numbers = [(i, 7.0) if i % 2 else () for i in range(150)]
+    assert told(words.convert([b"x"] * 150, numbers)) == ["X" + "".join(f"{n:.0f}" for n in some) for some in numbers]
+
+
+def test_several_that_kill_in_one_span(words: Sandbox):
+    media = [b"!segfault" if i % 5 == 2 else b"x%d" % i for i in range(40)]
+    verdicts = told(words.convert(media))
+    assert verdicts == ["decoder_crash: SIGSEGV" if i % 5 == 2 else f"X{i}" for i in range(40)]
+
+
+def test_a_child_that_cannot_be_locked_in_parses_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        nursery,
+        "_BOOT",
+        nursery._BOOT.replace(
+            "main(", "import raylabel.media.sandbox.child as c; c.filter_calls = lambda pid: 1 / 0; main("
+        ),
+    )
+    with Sandbox(Parser.of(poison.words)) as sandbox, pytest.raises(SandboxError, match="locked in: ZeroDivisionError"):
+        sandbox.convert([b"a"])
+
+
+def test_a_parser_that_cannot_be_made_says_so():
+    with Sandbox(Parser.of(poison.broken)) as sandbox, pytest.raises(SandboxError, match="cannot load poison:broken"):
+        sandbox.convert([b"a"])
+
+
+def test_killed_from_outside_is_not_the_samples_fault(words: Sandbox):
+    with pytest.raises(SandboxError, match="killed from outside, 20 times.*out of memory"):
+        words.convert([b"a", b"!killed"])
+    media = [b"x" * 400_000] * 400
+    stop = threading.Event()
+    killed = []
+
+    def kill() -> None:
+        while not stop.wait(0.02):
+            for pid in children_of(words._nursery._process.pid):
+                killed.append(pid)
+                os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        assert words.convert(media) == [b"X" * 400_000] * 400
+    finally:
+        stop.set()
+        killer.join()
+    assert killed
+
+
+def test_the_one_that_forks_may_be_killed():
+    with Sandbox(Parser.of(poison.words)) as sandbox:
+        assert sandbox.convert([b"a"]) == [b"A"]
+        os.kill(sandbox._nursery._process.pid, signal.SIGKILL)
+        assert told(sandbox.convert([b"b", b"!reject now", b"c"])) == ["B", "corrupt: now", "C"]
+        verdicts = told(sandbox.convert([b"d", b"!segfault", b"e"]))  # nobody can say how the first child ended
+        assert verdicts == ["D", "decoder_crash: SIGSEGV", "E"]
+
+
+def test_the_one_that_forks_may_be_killed_again_and_again(monkeypatch: pytest.MonkeyPatch):
+    started, start = [], nursery.Nursery._start
+
+    def start_and_kill(self: nursery.Nursery) -> None:
+        start(self)
+        started.append(self._process.pid)
+        if len(started) <= 6:
+            os.kill(self._process.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(nursery.Nursery, "_start", start_and_kill)
+    with Sandbox(Parser.of(poison.words)) as sandbox:
+        assert sandbox.convert([b"a"]) == [b"A"]
+    assert len(started) == 7
+
+
+def children_of(pid: int) -> list[int]:
+    """The children of a process, by its threads."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+@LINUX
+@pytest.mark.parametrize("what", ["open", "write", "fork", "run", "kill", "list"])
+def test_a_child_reaches_nothing(words: Sandbox, what: str, tmp_path: Path):
+    (said,) = told(words.convert([f"!try {what}:{tmp_path}/canary".encode()]))
+    assert said.startswith(("PermissionError", "OSError")), said
+    assert not (tmp_path / "canary").exists()
+
+
+@LINUX
+def test_a_child_reaches_nobody(words: Sandbox):
+    with socket.create_server(("127.0.0.1", 0)) as canary:
+        canary.settimeout(0.2)
+        (said,) = told(words.convert([f"!try connect:{canary.getsockname()[1]}".encode()]))
+        assert said.startswith(("PermissionError", "OSError")), said
+        with pytest.raises(TimeoutError):
+            canary.accept()
+
+
+@LINUX
+def test_a_child_is_bounded_by_the_kernel(words: Sandbox):
+    words.convert([b"a"])
+    child = words._idle.queue[-1]
+    assert child
+    limits = Path(f"/proc/{child._pid}/limits").read_text()
+    found = {line[:26].strip(): line[26:].split()[:2] for line in limits.splitlines()}
+    assert found["Max open files"] == ["5", "5"] and found["Max core file size"] == ["0", "0"]
+    assert all(int(value) < 16 << 30 for name in ("address space", "file size") for value in found[f"Max {name}"])
+    assert int(found["Max cpu time"][0]) <= 12
+    status = Path(f"/proc/{child._pid}/status").read_text()
+    assert "Seccomp:\t2" in status and "NoNewPrivs:\t1" in status
+
+
+@LINUX
+def test_a_child_knows_no_secret(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret-value")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "s3cret-value")
+    with Sandbox(Parser.of(poison.words)) as sandbox, open("/etc/hostname", "rb"):
+        environment, files = told(sandbox.convert([b"!try environ", b"!try files"]))
+        assert "s3cret" not in environment
+        assert files == "did: [0, 1, 2, 3, 4]"
+        forker = sandbox._nursery._process.pid
+        for pid in [forker, *children_of(forker)]:
+            assert b"s3cret" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def test_nothing_is_left_when_it_ends_or_its_process_is_killed():
+    program = (
+        "import os, sys, time\nimport poison\nfrom raylabel.media.sandbox.sandbox import Parser, Sandbox\n"
+        "s = Sandbox(Parser.of(poison.words), 2)\ns.convert([b'a'])\n"
+        "print(s._nursery._process.pid, flush=True)\ntime.sleep(1000)\n"
+    )
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+    ) as process:
+        assert process.stdout
+        forker = int(process.stdout.readline())
+        pids = [forker, *children_of(forker)]
+        process.kill()
+    assert len(pids) == 2
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, "a child outlives its parent"
+        time.sleep(0.05)
+
+    before = set(children_of(os.getpid())), len(os.listdir("/proc/self/fd"))
+    with Sandbox(Parser.of(poison.words), 3) as sandbox:
+        for _ in range(30):
+            sandbox.convert([b"a", b"!segfault"])
+    assert (set(children_of(os.getpid())), len(os.listdir("/proc/self/fd"))) == before
+
+
+def test_threads_share_the_children():
+    with Sandbox(Parser.of(poison.lengths, width=5), 3) as sandbox:
+        found: dict[int, np.ndarray] = {}
+
+        def work(number: int) -> None:
+            out = np.empty((50, 5), np.uint8)
+            sandbox.fill(out, [b"x" * (number + i) for i in range(50)])
+            found[number] = out
+
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(children_of(sandbox._nursery._process.pid)) <= 3
+    for number, out in found.items():
+        assert (out == (number + np.arange(50))[:, None] % 256).all()
+
+
+def test_rejected_ones_are_zeros():
+    out = np.full((4, 5), 7, np.uint8)
+    with Sandbox(Parser.of(poison.lengths, width=5)) as sandbox:
+        rejects = sandbox.fill(out, [b"xx", b"!reject no", b"!segfault", b"xxx"])
+    assert out.tolist() == [[2] * 5, [0] * 5, [0] * 5, [3] * 5]
+    assert [reject and reject.reason for reject in rejects] == [None, "corrupt", "decoder_crash", None]
+
+
+def test_memory_between_the_processes_does_not_pile_up(words: Sandbox):
+    words.convert([b"x" * (100 << 20)])
+    child = words._idle.queue[-1]
+    assert child and os.fstat(child._memory).st_size < 1 << 20
+
+
+def test_too_many_bytes_are_not_even_handed_over(words: Sandbox, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "MAX_BYTES", 1000)
+    assert told(words.convert([b"a", b"x" * 1001, b"b"])) == ["A", "too_many_bytes: 1001, limit 1000", "B"]
+
+
+def test_the_shared_one_is_shared():
+    parser = Parser.of(poison.words)
+    first = shared_sandbox(parser)
+    assert shared_sandbox(Parser.of(poison.words)) is first
+    for width in range(3):
+        shared_sandbox(Parser.of(poison.lengths, width=width + 1))
+    assert shared_sandbox(parser) is not first  # it was put away for the others
+    assert first._nursery._process.returncode is not None
+    for sandbox in module._shared.values():
+        sandbox.close()
+    module._shared.clear()
+
+
+@pytest.mark.parametrize("view", [View(size=64, resize=72), View(size=32, resize=32, crop="padded", dct_scale=True)])
+def test_pixels_are_those_of_parsing_in_process(shared: Path, view: View):
+    """Every odd picture: nothing that its decoding needs is missing in a child, and the verdicts are the same."""
+    folder = shared / "odd-images"
+    with (folder / "manifest.csv").open() as manifest:
+        names = [row["file"] for row in csv.DictReader(manifest)]
+    media = [(folder / name).read_bytes() for name in names]
+    expected, verdicts = zip(*(in_process(eval_pixels, data, view) for data in media), strict=True)
+    out = np.empty((len(media), view.size, view.size, 3), np.uint8)
+    with Sandbox(Parser.of(eval_parser, view=view)) as sandbox:
+        rejects = sandbox.fill(out, media)
+    assert [reject and (reject.reason, reject.detail) for reject in rejects] == list(verdicts)
+    assert (out == np.stack(expected)).all()
+    assert sum(reject is None for reject in rejects) > 50
+
+
+def in_process(function, data: bytes, *arguments) -> tuple[np.ndarray, tuple[str, str] | None]:
+    view = arguments[0]
+    try:
+        return np.array(function(data, *arguments)), None
+    except Reject as reject:
+        return np.zeros((view.size, view.size, 3), np.uint8), (reject.reason, reject.detail)
+
+
+@pytest.mark.parametrize("crop", ["padded", "random_resized"])
+def test_training_views_are_those_of_their_numbers(crop):
+    view = View(size=24, resize=24, crop=crop)
+    media = [png(np.random.default_rng(i).integers(0, 256, (30, 40, 3), np.uint8)) for i in range(20)]
+    out = np.empty((20, 24, 24, 3), np.uint8)
+    with Sandbox(Parser.of(train_parser, view=view)) as sandbox:
+        sandbox.fill(out, media, [(7, AUGMENT, 2**40 + i) for i in range(20)])
+    expected = [train_pixels(data, view, rng(7, AUGMENT, 2**40 + i)) for i, data in enumerate(media)]
+    assert (out == np.stack(expected)).all()
+
+
+def test_a_parser_is_plain_data():
+    parser = Parser.of(eval_parser, view=View(size=32))
+    assert parser.function == "raylabel.media.image_views:eval_parser"
+    assert json.loads(parser.settings)["view"]["size"] == 32

@@ -1,0 +1,105 @@
+"""One corpus in three forms gives one list: real photographs and real clips as files, as tars and as parquet."""
+
+import csv
+import io
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers import random_model
+
+from raylabel.compute.resources import Resources
+from raylabel.corpus import Corpus, index_corpus
+from raylabel.labels.teacher import Label, label
+from raylabel.media.image_views import View
+from raylabel.media.video_views import Clip
+from raylabel.schema import PICKS, SCORES
+from raylabel.selection.duplicates import find_duplicates
+from raylabel.selection.select import Select, select
+from raylabel.store.artifact import Root
+
+CLASSES = tuple("0123456789")
+
+
+@dataclass(frozen=True)
+class Media:
+    """Encoded samples of one kind, the last of which are copies of the first, and what ranks them."""
+
+    kind: Literal["image", "video"]
+    media: list[bytes]
+    copies: int
+    extension: str
+    view: View
+    arch: str
+    batch: int
+    k: int
+
+
+def photographs(shared: Path) -> Media:
+    media = pq.read_table(shared / "sign-digits" / "unlabeled.parquet", columns=["image"])["image"].to_pylist()
+    return Media("image", [*media, *media[:30]], 30, "jpg", View(size=32, resize=32), "resnet8x1", 64, 40)
+
+
+def clips(shared: Path) -> Media:
+    with open(shared / "actions" / "manifest.csv", newline="") as file:
+        files = [row["file"] for row in csv.DictReader(file) if row["split"] == "unlabeled"]
+    media = [(shared / "actions" / file).read_bytes() for file in files]
+    view = View(size=48, resize=56, clip=Clip(frames=4, stride=6, count=2))
+    return Media("video", [*media, *media[:5]], 5, "mp4", view, "r2plus1d8x1", 8, 6)
+
+
+def as_files(folder: Path, some: Media) -> Corpus:
+    for number, data in enumerate(some.media):
+        (folder / f"{number:05d}.{some.extension}").write_bytes(data)
+    return Corpus(uri=(str(folder),), kind=some.kind)
+
+
+def as_tars(folder: Path, some: Media) -> Corpus:
+    media, size = some.media, -(-len(some.media) // 5)
+    for begin in range(0, len(media), size):
+        with tarfile.open(folder / f"{begin:05d}.tar", "w") as tar:
+            for number in range(begin, min(begin + size, len(media))):
+                member = tarfile.TarInfo(f"{number:05d}.{some.extension}")
+                member.size = len(media[number])
+                tar.addfile(member, io.BytesIO(media[number]))
+    return Corpus(uri=(str(folder / "*.tar"),), kind=some.kind)
+
+
+def as_parquet(folder: Path, some: Media) -> Corpus:
+    table = pa.table({some.kind: pa.array(some.media, pa.binary())})
+    pq.write_table(table, folder / "a.parquet", row_group_size=len(some.media) // 8)
+    return Corpus(uri=(str(folder / "a.parquet"),), kind=some.kind)
+
+
+@pytest.fixture(scope="module", params=[photographs, pytest.param(clips, marks=pytest.mark.slow)])
+def lists(request, ray_local, shared, tmp_path_factory) -> dict[str, list[tuple[int, int, bytes]]]:
+    some: Media = request.param(shared)
+    found = {}
+    for form in (as_files, as_tars, as_parquet):
+        folder = tmp_path_factory.mktemp(form.__name__)
+        root = Root.open(str(tmp_path_factory.mktemp("root")))
+        corpus, model = form(folder, some), random_model(root, some.arch)
+        shards, config = index_corpus(root, "unlabeled", corpus), Label(batch=some.batch)
+        scores = label(root, model, shards, corpus, some.view, config, Resources(teachers=3))
+        duplicates = find_duplicates(root, scores)
+        assert duplicates.info["duplicates"] >= some.copies and not scores.info["rejected"]
+        picks = select(root, scores, duplicates, Select(k=some.k, p=10), CLASSES).table("picks", PICKS)
+        rows = scores.table("scores-", SCORES, ["key", "digest"])
+        digest = dict(zip(rows["key"].to_pylist(), rows["digest"].to_pylist(), strict=True))
+        columns = (picks[name].to_pylist() for name in ("label", "rank", "key"))
+        found[form.__name__] = [(c, rank, digest[key]) for c, rank, key in zip(*columns, strict=True)]
+        assert len(found[form.__name__]) == 10 * some.k
+    return found
+
+
+def test_the_three_forms_give_the_same_picks(lists):
+    assert lists["as_files"] == lists["as_tars"] == lists["as_parquet"]
+
+
+def test_no_list_holds_the_same_bytes_twice(lists):
+    pairs = [(label, digest) for label, _, digest in lists["as_parquet"]]
+    assert len(set(pairs)) == len(pairs)

@@ -1,0 +1,171 @@
+"""The main job as a person starts it: real processes, the embedded data, and the page it leaves behind."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from helpers import open_in_chromium
+from paths import JOBS
+
+JOB = JOBS / "semi_supervised.py"
+
+
+SECRETS = {"AWS_SECRET_ACCESS_KEY": "planted-key-1a2b3c", "AWS_SESSION_TOKEN": "planted-session-4d5e6f"}
+TOKEN = "0123456789abcdef" * 2
+TESTED = "teacher", "control", "pretrained", "student"
+
+
+def job(*arguments: str, folder: Path, **more: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(JOB), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | more,
+        timeout=280,
+    )
+
+
+@pytest.fixture(scope="module")
+def ray_folder() -> Iterator[Path]:
+    """Where Ray writes its logs: a short path, for it holds sockets too."""
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, ray_folder: Path) -> tuple[Path, str]:
+    """The folder of a finished run of the default recipe, and what it printed."""
+    folder = tmp_path_factory.mktemp("digits")
+    secrets = SECRETS | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_TMPDIR": str(ray_folder)}
+    done = job(folder=folder, **secrets)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder / "stderr.txt").write_text(done.stderr)
+    return folder, done.stdout
+
+
+def test_no_secret_of_the_environment_is_written_anywhere(first, ray_folder):
+    folder, out = first
+    written = [path for where in (folder, ray_folder) for path in where.rglob("*") if path.is_file()]
+    assert len(list(folder.rglob("*.json"))) > 10 and len(list(ray_folder.rglob("*.log"))) > 3
+    for secret in (TOKEN, *SECRETS.values()):
+        assert secret not in out
+        assert not [path for path in written if secret.encode() in path.read_bytes()]
+
+
+def summary_of(folder: Path, **settings: int) -> dict:
+    for path in folder.glob("runs/run-digits-*/summary.json"):
+        summary = json.loads(path.read_text())
+        if all(summary["settings"]["select"][name] == value for name, value in settings.items()):
+            return summary
+    raise AssertionError("no summary")
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.glob("runs/*/*") if not path.is_dir()}
+
+
+def test_it_tells_what_happened(first):
+    folder, out = first
+    summary = summary_of(folder)
+    for text in ("teacher", "control", "student (fine-tuned)", "gain over control", "report.html"):
+        assert text in out
+    passes = ["label unlabeled by teacher", *(f"label test by {name}" for name in TESTED)]
+    assert [line.partition(": ")[0] for line in out.splitlines() if re.match("label.* of .* in ", line)] == passes
+    counts = summary["counts"]
+    assert counts["samples"] == 1247 == counts["scored"] + counts["rejected"] + counts["duplicates"]
+    assert summary["picks"]["total"] == sum(summary["picks"]["per_class"])
+    top1 = {one["model"]: one["top1"] for one in summary["accuracies"]}
+    assert all(one["n"] == 500 for one in summary["accuracies"])
+    assert min(top1.values()) > 0.75  # chance is 0.1: every one of the four has learned
+    assert summary["gain"]["value"] == pytest.approx(top1["student (fine-tuned)"] - top1["control"])
+    assert summary["gain"]["verdict"] in out
+    # The control has had as many images as pre-training and fine-tuning together.
+    images = {stage["name"]: stage["images"] for stage in summary["stages"]}
+    assert images["control"] == images["pretrain"] + images["finetune"]
+
+
+def test_page_and_summary_agree(first):
+    folder, _ = first
+    (page,) = folder.glob("runs/run-digits-*/report.html")
+    summary, seen = summary_of(folder), 0
+
+    class Check(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            nonlocal seen
+            found = dict(attrs)
+            if key := found.get("data-key"):
+                value = summary
+                for part in key.split("."):
+                    part = json.loads(part) if part.startswith('"') else part
+                    value = value[int(part)] if isinstance(value, list) else value[part]
+                assert json.loads(found["data-value"] or "") == value, key
+                seen += 1
+
+    Check().feed(page.read_text())
+    assert seen > 60
+    assert page.read_text().count("data:image/jpeg") >= 60  # 10 classes, ranks 1, 2, 5, ... K
+
+
+def test_the_page_opens_in_a_browser_and_shows_the_digits(first, tmp_path):
+    folder, _ = first
+    (page,) = folder.glob("runs/run-digits-*/report.html")
+    console, pixels = open_in_chromium(page.resolve(), tmp_path)
+    assert console == []
+    # 70 thumbnails of 112 x 112 pixels, half of them black ground; without them the page has hardly a black pixel.
+    assert (pixels.max(axis=2) < 12).sum() > 70 * 112 * 112 / 4
+
+
+@pytest.mark.slow
+def test_the_same_again_does_nothing_and_another_k_no_scoring(first):
+    folder, _ = first
+    before = stamps(folder)
+    again = job("digits", folder=folder)
+    assert again.returncode == 0 and stamps(folder) == before
+    assert again.stdout.startswith("run digits")  # no line of any stage before the summary
+
+    other = job("digits", "--select.k", "50", folder=folder)
+    assert other.returncode == 0, other.stderr
+    assert "train teacher" not in other.stdout and "label with teacher" not in other.stdout
+    assert "train control" not in other.stdout  # it knows nothing of the picks
+    assert "train pretrained" in other.stdout
+    assert summary_of(folder, k=50)["picks"]["max"] == 50
+    after = stamps(folder)
+    assert {path: after[path] for path in before} == before
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["digits", "--select.k", "0"], "select.k is 0"),
+        (["digits", "--select.p", "11"], "select.p is 11"),
+        (["digits", "--student.arch", "resnet19"], "resnet18"),
+        (["digits", "--root", "/proc/none"], "cannot write to root '/proc/none'"),
+        (["digits", "--teacher.checkpoint", "none.pt"], "none.pt"),
+        (["nothing"], "no recipe 'nothing'"),
+        (["cifar10"], "give --data DIR"),
+        (["cifar10", "--data", "/nowhere"], "/nowhere/labeled-4k.parquet"),
+        (["none.py:recipe"], "no file 'none.py'"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(tmp_path, arguments, message):
+    done = job(*arguments, folder=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert message in line
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("recipe", [(), ("cifar10",)])
+def test_help_explains_each_field(tmp_path, recipe):
+    done = job(*recipe, "--help", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for text in ("--select.k", "K, samples kept per class", "--pretrain.schedule.drops", "--root", "cifar10"):
+        assert text in done.stdout

@@ -1,0 +1,152 @@
+"""Recipes are complete, and the paper's has the paper's numbers."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from raylabel.compute.resources import Cluster, Node, Pool, Resources
+from raylabel.errors import InputError
+from raylabel.recipes import registry as recipes
+from raylabel.recipes.recipe import Teacher
+from raylabel.report.summary import Counts, Gain, Leaks, Picks, Reject, Stage, Summary
+from raylabel.training.schedule import lr_at
+
+
+def test_the_paper(tmp_path):
+    recipe = recipes.make(recipes.find("imagenet-yfcc-resnet50"), str(tmp_path))
+    assert (recipe.select.k, recipe.select.p, recipe.select.rank) == (16_000, 10, "softmax")
+    assert (recipe.teacher.model.arch, recipe.student.arch) == ("resnext101_32x48d", "resnet50")
+    train = recipe.pretrain
+    assert (train.images, train.batch, train.weight_decay, train.momentum) == (10**9, 1536, 1e-4, 0.9)
+    assert train.steps == 651_042
+    assert lr_at(train.schedule, 0, train.images) == pytest.approx(0.1)
+    assert lr_at(train.schedule, train.images // 20, train.images) == pytest.approx(0.6)
+    assert lr_at(train.schedule, train.images - 1, train.images) == pytest.approx(0.6 / 2**13)
+    tuned = recipe.finetune
+    assert tuned.images == 30 * 1_281_167 and tuned.schedule.lr == pytest.approx(0.0015)
+    assert lr_at(tuned.schedule, tuned.images - 1, tuned.images) == pytest.approx(1.5e-6)
+    assert (recipe.view.size, recipe.view.resize, recipe.resources.workers) == (224, 256, 64)
+
+
+def test_the_paper_on_video(tmp_path):
+    recipe = recipes.make(recipes.find("kinetics-r2plus1d18"), str(tmp_path))
+    assert (recipe.select.k, recipe.select.p) == (4_000, 8)
+    assert (recipe.teacher.model.arch, recipe.student.arch) == ("r2plus1d_34", "r2plus1d_18")
+    clip, longer = recipe.view.clip, recipe.teacher_view.clip
+    assert clip and longer and (clip.frames, longer.frames, clip.count, longer.count) == (8, 32, 10, 10)
+    assert (recipe.view.size, recipe.view.resize) == (112, 128)
+    assert (recipe.pretrain.images, recipe.pretrain.weight_decay) == (490_000_000, 1e-4)
+    assert recipe.finetune.images == 72 * 240_436 and recipe.finetune.schedule.warmup == pytest.approx(16 / 72)
+    for corpus in (recipe.labeled, recipe.unlabeled, recipe.test):
+        recipe.label.check_against(corpus, recipe.view)
+        recipe.label.check_against(corpus, recipe.teacher_view)
+    other = recipes.make(recipes.find("kinetics-r2plus1d34"), str(tmp_path))
+    assert other.student.arch == "r2plus1d_34" and other.view == recipe.view
+
+
+@pytest.mark.parametrize("name", recipes.NAMED)
+def test_the_control_has_the_students_images_and_recipe(name, tmp_path):
+    function = recipes.find(name)
+    recipe = recipes.make(function, str(tmp_path) if recipes.takes_data(function) else "")
+    assert recipe.name == name and name in (function.__doc__ or "")
+    control = recipe.control
+    assert control.processed == recipe.pretrain.processed + recipe.finetune.processed
+    assert (control.schedule, control.batch) == (recipe.pretrain.schedule, recipe.pretrain.batch)
+
+
+def test_a_users_own(tmp_path):
+    path = tmp_path / "my.py"
+    path.write_text("from raylabel.recipes.registry import digits\n\ndef mine():\n    return digits()\n\nother = 3\n")
+    assert recipes.make(recipes.find(f"{path}:mine"), "").name == "digits"
+    for name, message in ((f"{path}:other", "no function 'other'"), (f"{path}x:mine", "no file"), ("x", "no recipe")):
+        with pytest.raises(InputError, match=message):
+            recipes.find(name)
+    with pytest.raises(InputError, match="takes no --data"):
+        recipes.make(recipes.find("digits"), "somewhere")
+
+
+def test_a_teacher_comes_from_one_place():
+    model = recipes.digits().teacher.model
+    for checkpoint, weights in (("", ""), ("a", "b")):
+        with pytest.raises(InputError, match="teacher"):
+            Teacher(model=model, checkpoint=checkpoint, weights=weights)
+
+
+@pytest.mark.parametrize(
+    "nodes, decode, pool",
+    [
+        ([Node(4)], "auto", Pool(4, 0.93, 0, 1)),
+        ([Node(2)], "auto", Pool(2, 0.87, 0, 1)),
+        ([Node(1)], "auto", Pool(1, 0.75, 0, 1)),
+        ([Node(16), Node(8)], "beside", Pool(24, 0.96, 0, 1)),
+        ([Node(4), Node(4)], "auto", Pool(8, 0.93, 0, 1)),
+        ([Node(4)], "cluster", Pool(3, 1.01, 0, 0)),
+        ([Node(1)], "cluster", Pool(1, 0.5, 0, 0, grows=False)),
+        ([Node(2), Node(3)], "beside", Pool(5, 0.87, 0, 1)),
+        ([Node(2), Node(4)], "cluster", Pool(4, 1.01, 0, 0)),
+        ([Node(64, 8)], "auto", Pool(8, 7.0, 1, 7)),
+        ([Node(64, 8), Node(32)], "auto", Pool(8, 7.0, 1, 7)),
+        ([Node(8, 8), Node(96)], "auto", Pool(8, 0.87, 1, 0)),
+        ([Node(8, 1), Node(96), Node(96)], "beside", Pool(1, 7.0, 1, 7)),
+    ],
+)
+def test_teachers_leave_room_to_the_tasks(nodes, decode, pool):
+    cluster = Cluster(tuple(nodes))
+    assert cluster.teachers(Resources(decode=decode)) == pool
+    few = cluster.teachers(Resources(decode=decode, teachers=1))
+    assert few.actors == 1 and not few.grows
+    with pytest.raises(InputError, match=f"has room for {pool.actors}"):
+        cluster.teachers(Resources(decode=decode, teachers=pool.actors + 1))
+    # Whichever machines vanish, the actors that crowd on another leave room there for the tasks.
+    if not pool.gpus and (pool.threads or cluster.cpus > len(nodes)):
+        free = 0.25 if pool.threads else 0.5
+        assert all(node.cpus - int(node.cpus / pool.cpus) * pool.cpus >= free for node in nodes)
+    # A machine of one of these kinds, that joins, is given no more actors than it has CPUs.
+    for node in nodes:
+        fit = node.gpus if pool.gpus else int(node.cpus / pool.cpus)
+        assert (fit * pool.cpus if pool.gpus else fit) <= node.cpus or not pool.grows
+
+
+@pytest.mark.parametrize("node, workers", [(Node(4), 4), (Node(1), 1), (Node(2), 2), (Node(64, 8), 8)])
+def test_training_workers_are_as_many_as_devices(node, workers):
+    cluster = Cluster((node,))
+    assert cluster.workers(Resources(), batch=128) == workers
+    with pytest.raises(InputError, match="has room for"):
+        cluster.workers(Resources(workers=max(node.gpus, node.cpus) + 1), 128)
+
+
+def test_clips_are_never_trained_on_in_bf16_without_a_gpu():
+    cpus, gpus = Cluster((Node(4),)), Cluster((Node(4, 1),))
+    assert cpus.precision("auto", trains_clips=True) == cpus.precision("fp32", trains_clips=True) == "fp32"
+    assert gpus.precision("auto", trains_clips=True) == gpus.precision("bf16", trains_clips=True) == "bf16"
+    assert cpus.precision("bf16") == "bf16"
+    with pytest.raises(InputError, match="gradients of clips are wrong on a CPU"):
+        cpus.precision("bf16", trains_clips=True)
+
+
+def test_a_small_batch_is_not_cut_into_crumbs():
+    assert Cluster((Node(16),)).workers(Resources(), batch=64) == 2
+    with pytest.raises(InputError, match="resources.workers is -1"):
+        Resources(workers=-1)
+
+
+def test_the_readme_names_every_key_of_the_summary_and_every_room():
+    here = Path(recipes.__file__).resolve().parent
+    text = (here.parent / "README.md").read_text()
+    keys = text.partition("## summary.json")[2]
+    for part in (Summary, Counts, Reject, Gain, Picks, Leaks, Stage):
+        for field in dataclasses.fields(part):
+            assert f"`{field.name}`" in keys, f"{part.__name__}.{field.name}"
+    for path in here.iterdir():
+        if path.suffix == ".py" and path.name != "__init__.py" or (path / "__init__.py").exists():
+            assert f"  {path.name}" in text, f"the README's list of rooms lacks {path.name}"
+
+
+def test_the_readmes_recipe_is_one():
+    text = (Path(recipes.__file__).resolve().parents[1] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert names["my_recipe"]().name == "birds"

@@ -1,0 +1,149 @@
+"""The guard against leaks against counting by hand: by name, by group, and byte for byte, however the work is cut."""
+
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raylabel.errors import InputError
+from raylabel.report.summary import Leaks
+from raylabel.schema import SCORES
+from raylabel.selection import leaks as module
+from raylabel.selection import shuffle as exchange
+from raylabel.selection.leaks import find_leaks
+from raylabel.store.artifact import Artifact, Built, Root, write_table
+
+
+def groups_of(names: list[str | None], keys: list[int] | None = None) -> pa.Table:
+    key = list(range(len(names))) if keys is None else keys
+    return pa.table({"key": pa.array(key, pa.int64()), "group": pa.array(names, pa.string())})
+
+
+def scores_of(root: Root, name: str, rows: list[tuple[int, bytes, int]], files: int = 1) -> Artifact:
+    """SCORES of rows (key, digest, group)."""
+
+    def build(draft):
+        written = []
+        for i, some in enumerate(np.array_split(np.arange(len(rows)), files)):
+            mine = [rows[j] for j in some]
+            values = [[0.0]] * len(mine)
+            columns = [
+                *([row[j] for row in mine] for j in range(3)),
+                [[0]] * len(mine),
+                values,
+                values,
+                [[]] * len(mine),
+            ]
+            table = pa.table([pa.array(c, f.type) for c, f in zip(columns, SCORES, strict=True)], schema=SCORES)
+            written.append(write_table(draft.uri, f"scores-{i:06d}.parquet", table))
+        return Built(written, {"p": 1, "groups": sum(row[2] != 0 for row in rows)})
+
+    return root.make("scores", {"name": name}, build)
+
+
+name = st.sampled_from([None, "a", "b", "c", "v_g01"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(name, max_size=12), st.lists(name, min_size=1, max_size=12))
+def test_the_labeled_set_is_compared_by_name(labeled, test):
+    root = Root("/nowhere")  # nothing is written
+    leaks = find_leaks(root, "report", groups_of(labeled), groups_of(test))
+    both = (set(labeled) & set(test)) - {None}
+    order = [x for i, x in enumerate(test) if x in both and x not in test[:i]]
+    assert leaks == Leaks(
+        known=sum(x is not None for x in test),
+        videos=len(both),
+        labeled=sum(x in both for x in labeled),
+        unlabeled=0,
+        copies=0,
+        test=sum(x in both for x in test),
+        n=len(test),
+        examples=order[:5],
+    )
+    if both:
+        with pytest.raises(InputError, match=f"^{leaks.test} of {len(test)} test samples leak: .* set --leaks report$"):
+            find_leaks(root, "error", groups_of(labeled), groups_of(test))
+    else:
+        assert find_leaks(root, "error", groups_of(labeled), groups_of(test)) == leaks
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_corpus_is_compared_by_group_and_by_bytes(ray_local, tmp_path, monkeypatch, seed):
+    rng, root = np.random.default_rng(seed), Root.open(str(tmp_path))
+    # Groups of names, groups of bytes (which have no name), and samples of their own.
+    hashes = {f"n{i}": int(h) for i, h in enumerate(rng.integers(-(2**63), 2**63 - 1, 40))}
+    unnamed = [int(h) for h in rng.integers(-(2**63), 2**63 - 1, 40)]
+
+    def draw(n: int, some: slice) -> tuple[list[str | None], list[tuple[int, bytes, int]]]:
+        names, rows = [], []
+        for i in range(n):
+            kind = rng.integers(3)
+            names.append(str(rng.choice(list(hashes)[some])) if kind == 0 else None)
+            group = hashes[names[-1]] if names[-1] else int(rng.choice(unnamed[some])) if kind == 1 else 0
+            digest = bytes(8) + int(rng.integers(0, 2**62)).to_bytes(8, "big")
+            rows.append((i % 7 << 32 | i, digest, group))
+        order = sorted(range(n), key=lambda i: rows[i][0])
+        return [names[i] for i in order], [rows[i] for i in order]
+
+    labeled, _ = draw(60, slice(0, 15))
+    test, tests = draw(80, slice(10, 30))
+    _, corpus = draw(3000, slice(20, 40))
+    corpus = [(k, tests[rng.integers(80)][1], g) if rng.random() < 0.005 else (k, d, g) for k, d, g in corpus]
+    unread = set(rng.choice(80, 8, replace=False).tolist())
+    read = [row for i, row in enumerate(tests) if i not in unread]
+
+    ours = {row[2] for row in corpus} - {0}
+    bytes_of = {row[1] for row in corpus}
+    by_name = (set(labeled) & set(test)) - {None}
+    leaking_names = by_name | {test[tests.index(row)] for row in read if row[2] in ours} - {None}
+    leaking_hashes = {row[2] for i, row in enumerate(tests) if i not in unread and not test[i] and row[2] in ours}
+    video = [
+        test[i] in leaking_names if test[i] else i not in unread and row[2] in leaking_hashes
+        for i, row in enumerate(tests)
+    ]
+    copy = [i not in unread and row[1] in bytes_of for i, row in enumerate(tests)]
+    theirs = {row[2] for row in read} - {0}
+    first: dict[object, str] = {}
+    for i, row in enumerate(tests):
+        if video[i]:
+            shard, number = row[0] >> 32, row[0] & 0xFFFFFFFF
+            first.setdefault(test[i] or row[2], test[i] or f"row {number} of shard {shard} of the test set")
+    wanted = Leaks(
+        known=sum(bool(test[i]) or (i not in unread and row[2] != 0) for i, row in enumerate(tests)),
+        videos=len(leaking_names) + len(leaking_hashes),
+        labeled=sum(x in by_name for x in labeled),
+        unlabeled=sum(row[2] in theirs for row in corpus),
+        copies=sum(row[1] in {row[1] for row in read} for row in corpus),
+        test=sum(v or c for v, c in zip(video, copy, strict=True)),
+        n=80,
+        examples=list(first.values())[:5],
+    )
+    assert wanted.labeled and wanted.unlabeled and wanted.copies and len(first) == wanted.videos > 5
+    tables = groups_of(labeled), groups_of(test, [row[0] for row in tests])
+    for number, (rows, files, batch) in enumerate([(1 << 25, 1, 65_536), (500, 9, 64), (1, 30, 7)]):
+        monkeypatch.setattr(module, "TASK_ROWS", rows)
+        monkeypatch.setattr(module, "BATCH_ROWS", batch)
+        scores = scores_of(root, f"corpus {number}", corpus, files)
+        tested = scores_of(root, f"test {number}", read, min(files, 3))
+        assert find_leaks(root, "report", *tables, scores, tested) == wanted
+        with mock.patch.object(exchange, "_remote", side_effect=AssertionError("ran again")):
+            assert find_leaks(root, "report", *tables, scores, tested) == wanted
+        with pytest.raises(InputError, match=f"^{wanted.test} of 80 test samples leak: {wanted.videos} of its source "):
+            find_leaks(root, "error", *tables, scores, tested)
+
+
+def test_pictures_are_compared_byte_for_byte_alone(ray_local, tmp_path):
+    root = Root.open(str(tmp_path))
+    corpus = [(i, bytes([i % 50]) * 16, 0) for i in range(100)]  # each stands twice
+    tested = scores_of(root, "test", [(3, b"\x07" * 16, 0), (5, b"\xf0" * 16, 0), (1 << 32, b"\x07" * 16, 0)])
+    names = groups_of([None] * 3, [3, 5, 1 << 32])
+    leaks = find_leaks(root, "report", groups_of([None] * 4), names, scores_of(root, "corpus", corpus), tested)
+    assert leaks == Leaks(known=0, videos=0, labeled=0, unlabeled=0, copies=2, test=2, n=3, examples=[])
+    with pytest.raises(InputError, match="^2 of 3 test samples leak: 2 samples of the corpus are the same files: take"):
+        find_leaks(root, "error", groups_of([None] * 4), names, scores_of(root, "corpus", corpus), tested)
+    clean = scores_of(root, "clean", [(1, b"c" * 16, 0)])
+    assert find_leaks(root, "error", groups_of([]), names, clean, tested).sentence == ""

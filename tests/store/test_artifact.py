@@ -1,0 +1,104 @@
+import dataclasses
+import os
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pytest
+
+from raylabel.errors import InputError
+from raylabel.schema import PICKS, check
+from raylabel.store.artifact import NOT_IDENTITY, Built, Root, digest, identity_of, write_bytes, write_table
+from raylabel.store.files import write_file
+
+
+def test_made_once_then_found(tmp_path):
+    root, built = Root.open(str(tmp_path)), []
+    assert list(tmp_path.iterdir()) == []
+
+    def build(draft):
+        built.append(draft)
+        return Built([write_bytes(draft.uri, "a.bin", b"abc")], {"found": 3})
+
+    first = root.make("thing", {"x": 1}, build)
+    again = root.make("thing", {"x": 1}, build)
+    other = root.make("thing", {"x": 2}, build)
+    assert len(built) == 2
+    assert first == again and first.info["found"] == 3 and first.read("a.bin") == b"abc"
+    assert first.uri != other.uri and {a.digest for a in root.named("thing")} == {first.digest, other.digest}
+    assert first.files()[0].sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_stopped_build_is_no_artifact_and_is_taken_up_again(tmp_path):
+    root = Root.open(str(tmp_path))
+
+    def stopped(draft):
+        write_bytes(draft.uri, "part-0", b"kept")
+        write_bytes(draft.scratch("x"), "y", b"thrown away")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        root.make("thing", {"x": 1}, stopped)
+    assert root.find("thing", {"x": 1}) is None and root.named("thing") == []
+
+    def finished(draft):
+        assert (tmp_path / os.path.basename(draft.uri) / "part-0").read_bytes() == b"kept"
+        return Built([write_bytes(draft.uri, "part-1", b"")], {})
+
+    done = root.make("thing", {"x": 1}, finished)
+    assert [f.name for f in done.files()] == ["part-1"]  # readers read what the manifest lists, not what lies there
+    assert not (tmp_path / os.path.basename(done.uri) / "scratch").exists()
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="cannot write .*No space left.*free space there"):
+        write_file(str(tmp_path / "a" / "b"), b"data")
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+@dataclass(frozen=True)
+class Inner:
+    k: int = 3
+
+
+@dataclass(frozen=True)
+class Config:
+    inner: Inner = Inner()
+    names: tuple[str, ...] = ("a", "b")
+    actors: int = field(default=1, metadata=NOT_IDENTITY)
+
+
+def test_identity_holds_what_changes_bytes_alone():
+    assert identity_of(Config()) == {"inner": {"k": 3}, "names": ["a", "b"]}
+    assert identity_of(Config(actors=7)) == identity_of(Config())
+    assert digest(identity_of(Config(inner=Inner(k=4)))) != digest(identity_of(Config()))
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+
+
+def test_equal_tables_give_equal_bytes_however_chunked(tmp_path):
+    table = pa.table({"x": pa.array(range(1000), pa.int64())})
+    chunked = pa.concat_tables([table.slice(i, 100) for i in range(0, 1000, 100)])
+    one, two = (write_table(str(tmp_path), name, t) for name, t in (("one", table), ("two", chunked)))
+    assert dataclasses.replace(one, name="") == dataclasses.replace(two, name="")
+
+
+@pytest.mark.parametrize("place", ["file/below", "ftp://nowhere/x"])
+def test_a_root_that_cannot_be_written_is_said_at_once(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="root|open"):
+        Root.open(place if "://" in place else str(tmp_path / place))
+
+
+def test_tables_are_checked_at_the_border():
+    good = PICKS.empty_table()
+    assert check(good, PICKS, "here") is good
+    with pytest.raises(InputError, match="here: columns are"):
+        check(good.drop_columns(["key"]), PICKS, "here")
+    with pytest.raises(InputError, match="column 'label' is int64"):
+        check(good.set_column(0, "label", pa.array([], pa.int64())), PICKS, "here")
+    nulls = pa.table([pa.array([None], f.type) for f in PICKS], names=PICKS.names)
+    with pytest.raises(InputError, match="has nulls"):
+        check(nulls, PICKS, "here")

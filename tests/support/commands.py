@@ -1,0 +1,23 @@
+"""What tests type, and what jobs print when they are stopped."""
+
+STOPPING = "stopping, which takes up to 25 s: if it is cut short, the same command goes on from what is committed too\n"
+
+
+STOPPED = "stopped: the same command goes on from what is committed\n"
+
+
+SMALL = (
+    *(
+        "--student.arch",
+        "resnet8x1",
+        "--select.k",
+        "20",
+        "--select.p",
+        "10",
+        "--pretrain.images",
+        "3200",
+        "--finetune.images",
+        "640",
+    ),
+    *("--pretrain.checkpoint-every", "10", "--label.batch", "64"),
+)

@@ -1,0 +1,153 @@
+"""What the fault tests run and kill: a corpus from SHARDS to PICKS, or a whole run of `digits`, in a process of its own
+with a Ray of its own.
+
+`python driver.py SPEC` with a JSON object, see `Spec`. Words on stdin: "add" brings a node into its cluster, "remove"
+ends the one that has been there longest. Exit status 2 and one line for an InputError, as jobs do it.
+"""
+
+import importlib
+import json
+import logging
+import os
+import sys
+import threading
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+
+import faults
+import ray
+from chaos_teacher import CLASSES, GoldenTeacher, P
+from golden import K
+from ray.cluster_utils import Cluster
+
+from raylabel.compute.resources import Resources
+from raylabel.corpus import Corpus, index_corpus
+from raylabel.errors import InputError
+from raylabel.inference.scores import make_scores
+from raylabel.pipelines.semi_supervised import semi_supervised
+from raylabel.recipes import registry as recipes
+from raylabel.recipes.recipe import Recipe
+from raylabel.selection.duplicates import find_duplicates
+from raylabel.selection.select import Select, select
+from raylabel.store.artifact import Artifact, Root
+
+BATCH = 32
+SMALL = {
+    "raylabel.inference.scores:UNIT": 64,
+    "raylabel.inference.scores:PART": 2,
+}  # so that there are many parts to lose
+NAMES = tuple(map(str, range(CLASSES)))
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A run."""
+
+    root: str
+    corpus: list[str] = field(default_factory=list)
+    """None: `digits`, with as few images as show that it learns, and labels for them by a batch of 32."""
+    temporary: str = ""
+    """Of Ray, whose sockets bear no long path."""
+    cpus: int = 4
+    nodes: list[int] = field(default_factory=list)
+    """CPUs of the nodes besides the first, which has `cpus`."""
+    store: int = 300_000_000
+    """Bytes of the object store of each node."""
+    resources: dict[str, Any] = field(default_factory=dict)
+    teacher: dict[str, Any] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)
+    """'module:NAME' → value: how work is dealt, which must not show."""
+    faults: dict[str, Any] = field(default_factory=dict)
+    """See faults.py."""
+    rounds: bool = False
+    """Run again and again, in a folder of the root each, until there is a file `stop` in it."""
+
+
+def run(spec: Spec, folder: str) -> Artifact:
+    """PICKS of the corpus, or the run of digits, in the Ray that this process is connected to."""
+    root = Root.open(folder)
+    if not spec.corpus:
+        return semi_supervised(root, digits(spec))[0]
+    corpus = Corpus(uri=tuple(spec.corpus))
+    shards = index_corpus(root, "golden", corpus)
+    teacher, resources = GoldenTeacher(**spec.teacher), Resources(**spec.resources)
+    scores = make_scores(root, teacher, {"teacher": "golden"}, shards, corpus, BATCH, 0.05, resources)
+    duplicates = find_duplicates(root, scores)
+    return select(root, scores, duplicates, Select(k=K, p=P), NAMES)
+
+
+def digits(spec: Spec) -> Recipe:
+    recipe = recipes.digits()
+    assert recipe.teacher.train
+    return replace(
+        recipe,
+        teacher=replace(recipe.teacher, train=replace(recipe.teacher.train, images=3200)),
+        label=replace(recipe.label, batch=BATCH),
+        pretrain=replace(recipe.pretrain, images=6400, checkpoint_every=10),
+        finetune=replace(recipe.finetune, images=640),
+        resources=Resources(**spec.resources),
+    )
+
+
+def _connect(spec: Spec) -> Cluster | None:
+    """Starts Ray; returns the cluster, if it has several nodes."""
+    hook: dict[str, Any] = {}
+    if spec.faults:
+        os.environ[faults.VARIABLE] = json.dumps({"driver": os.getpid(), **spec.faults})
+        faults.arm()
+        hook = {"runtime_env": {"worker_process_setup_hook": "faults.arm"}}
+    node: dict[str, Any] = {"object_store_memory": spec.store, "include_dashboard": False}
+    cluster = None
+    if not spec.nodes:
+        os.environ["RAY_health_check_failure_threshold"] = "60"  # of 3 s each: its only node may be slow, not dead
+        ray.init(address="local", num_cpus=spec.cpus, _temp_dir=spec.temporary, **node, **QUIET, **hook)
+    else:
+        head = {"num_cpus": spec.cpus, "temp_dir": spec.temporary, **node}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        nodes = [cluster.add_node(num_cpus=cpus, **node) for cpus in spec.nodes]
+        ray.init(address=cluster.address, **QUIET, **hook)
+        threading.Thread(target=_obey, args=(cluster, nodes, {"num_cpus": spec.nodes[0], **node}), daemon=True).start()
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return cluster
+
+
+def _obey(cluster: Cluster, nodes: list[Any], new: dict[str, Any]) -> None:
+    cluster._shutdown_at_exit = False  # of nodes to come: it sets signal handlers, which only the main thread may
+    for line in sys.stdin:
+        if line.strip() == "add":
+            nodes.append(cluster.add_node(**new))
+        else:
+            cluster.remove_node(nodes.pop(0), allow_graceful=False)
+        print(json.dumps({"obeyed": line.strip()}), flush=True)
+
+
+def main() -> None:
+    spec = Spec(**json.loads(sys.argv[1]))
+    for name, value in {**SMALL, **spec.constants}.items():
+        module, _, constant = name.partition(":")
+        setattr(importlib.import_module(module), constant, value)
+    cluster = _connect(spec)
+    try:
+        if not spec.rounds:
+            run(spec, spec.root)
+        number = 0
+        while spec.rounds and not Path(spec.root, "stop").exists():
+            run(spec, f"{spec.root}/{number:05d}")
+            print(json.dumps({"round": number}), flush=True)
+            number += 1
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    ray.shutdown()
+    if cluster:
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Faults inside the processes of a run: what a driver of the fault tests arms in itself and in each of Ray's workers.
+
+Every commit on a disk is a rename, so a process that dies while it writes what it is going to rename, right before it
+does or right after leaves every state there is.
+"""
+
+import json
+import os
+import re
+import signal
+import time
+from typing import Any
+
+VARIABLE = "RAYLABEL_TEST_FAULTS"
+
+
+def arm() -> None:
+    """Does as the environment says: {"driver": pid, "kill": [pattern, when], "slow": [...], "network": [...], ...}.
+
+    "kill": the driver and the process that renames, at the first rename to a path that matches; `when` is "before",
+    "after", or "torn": with half of the bytes written.
+    "slow": [pattern, seconds that such a rename takes].
+    "network", "training": [seconds that a batch takes longer that is scored, or trained on; a file that ends this].
+    """
+    faults: dict[str, Any] = json.loads(os.environ[VARIABLE])
+    rename = os.replace
+    file, when = faults.get("kill") or (None, None)
+    part, seconds = faults.get("slow") or (None, 0.0)
+
+    def replace(source: Any, target: Any) -> None:
+        hit = file is not None and re.search(file, str(target))
+        if part is not None and re.search(part, str(target)):
+            time.sleep(seconds)
+        if hit and when == "torn":
+            os.truncate(source, os.path.getsize(source) // 2)
+        if hit and when != "after":
+            _die(faults["driver"])
+        rename(source, target)
+        if hit and when == "after":
+            _die(faults["driver"])
+
+    os.replace = replace
+    if "network" in faults:
+        _slow_network(*faults["network"])
+    if "training" in faults:
+        _slow_training(*faults["training"])
+
+
+def _slow_network(seconds: float, end: str) -> None:
+    from raylabel.inference.network import Network
+
+    forward = Network._forward
+
+    def slow(self: Network, module: Any, pixels: Any) -> Any:
+        time.sleep(0 if os.path.exists(end) else seconds)
+        return forward(self, module, pixels)
+
+    Network._forward = slow
+
+
+def _slow_training(seconds: float, end: str) -> None:
+    from raylabel.training.stream import Stream
+
+    batches = Stream.batches
+
+    def slow(self: Stream, *arguments: Any) -> Any:
+        for batch in batches(self, *arguments):
+            time.sleep(0 if os.path.exists(end) else seconds)
+            yield batch
+
+    for name, put in [("batches", slow)]:  # whose type is narrower
+        setattr(Stream, name, put)
+
+
+def _die(driver: int) -> None:
+    os.kill(driver, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)

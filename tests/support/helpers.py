@@ -1,0 +1,89 @@
+"""Small corpora and models that several tests build on."""
+
+import hashlib
+import io
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from raylabel.media.image_views import View
+from raylabel.models import WEIGHTS, Model, build, describe, save_weights
+from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
+
+DIGITS_VIEW = View(size=8, resize=8, crop="padded", padding=1, flip=False, mean=(0.3, 0.3, 0.3), std=(0.37, 0.37, 0.37))
+
+
+def digit_images() -> tuple[list[bytes], np.ndarray]:
+    """scikit-learn's 1,797 digits as PNG, and their labels."""
+    pixels, labels = load_digits(return_X_y=True)
+    return [png(np.round(p.reshape(8, 8) * 15.9375).astype(np.uint8)) for p in np.asarray(pixels)], np.asarray(labels)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def write_parquet(path: Path, media: Sequence[bytes | None], labels=None, row_group_size: int = 500) -> Path:
+    columns: dict = {"image": pa.array(media, pa.binary())}
+    if labels is not None:
+        columns["label"] = pa.array(labels, pa.int32())
+    pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
+    return path
+
+
+def random_model(root: Root, arch: str = "resnet8x1", classes: int = 10, seed: int = 0) -> Artifact:
+    """An untrained network: as good a teacher as any where only the machinery is tested."""
+    torch.manual_seed(seed)
+    return as_artifact(root, Model(arch=arch), classes, build(Model(arch=arch), classes))
+
+
+def broken_model(root: Root) -> Artifact:
+    """A network whose every logit is not a number."""
+    module = build(Model(arch="resnet8x1"), 10)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(float("nan"))
+    return as_artifact(root, Model(arch="resnet8x1"), 10, module)
+
+
+def as_artifact(root: Root, model: Model, classes: int, module: torch.nn.Module) -> Artifact:
+    weights = save_weights(module)
+
+    def write(draft: Draft) -> Built:
+        return Built([write_bytes(draft.uri, WEIGHTS, weights)], describe(model, classes))
+
+    return root.make("teacher", {"weights": hashlib.sha256(weights).hexdigest()}, write)
+
+
+def contents(artifact: Artifact) -> dict[str, str]:
+    """File name → sha256 of the listed files as they are on the disk now."""
+    return {f.name: hashlib.sha256(artifact.read(f.name)).hexdigest() for f in artifact.files()}
+
+
+def open_in_chromium(page: Path, folder: Path, height: int = 4000, dark: bool = False) -> tuple[list[str], np.ndarray]:
+    """What the browser's console says of a page, and the page as it looks, int [H, W, 3]."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on this machine: it opens the page")
+    shot = folder / "page.png"
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --hide-scrollbars"
+    flags += " --disable-component-update --disable-sync --disable-dev-shm-usage --enable-logging=stderr --v=0"
+    flags += f" --blink-settings=preferredColorScheme={0 if dark else 1}"
+    command = [chromium, *flags.split(), f"--user-data-dir={folder / 'profile'}", f"--window-size=1280,{height}"]
+    done = subprocess.run(
+        [*command, f"--screenshot={shot}", page.as_uri()], capture_output=True, text=True, timeout=90, check=True
+    )
+    # What the page's policy refuses, and every script error, is a line with CONSOLE in it.
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return console, np.asarray(Image.open(shot).convert("RGB")).astype(int)

@@ -1,0 +1,58 @@
+"""The job of the storage tests: the lists of a corpus by a teacher that is given, and no training after them."""
+
+import hashlib
+
+from raylabel.cli.launch import Options, launched
+from raylabel.compute.resources import Resources
+from raylabel.corpus import Corpus
+from raylabel.labels.teacher import Label, label
+from raylabel.media.image_views import View
+from raylabel.models import Model
+from raylabel.pipelines.semi_supervised import prepare
+from raylabel.recipes.recipe import Recipe, Teacher
+from raylabel.selection.duplicates import find_duplicates
+from raylabel.selection.select import Select, select
+from raylabel.store.artifact import Artifact, Root
+from raylabel.training.examples import Materialize, materialize
+from raylabel.training.schedule import Schedule
+from raylabel.training.train import Train
+
+
+def lists(data: str) -> Recipe:
+    """`data` holds labeled.parquet, teacher.safetensors and the unlabeled corpus; it may be in an object store."""
+    train = Train(images=64, batch=64, schedule=Schedule(lr=0.1))
+    return Recipe(
+        name="lists",
+        labeled=Corpus(uri=(f"{data}/labeled.parquet",)),
+        unlabeled=Corpus(uri=(f"{data}/unlabeled",)),
+        test=Corpus(uri=(f"{data}/labeled.parquet",)),
+        view=View(size=8, resize=8),
+        teacher=Teacher(model=Model(arch="resnet8x1"), checkpoint=f"{data}/teacher.safetensors"),
+        label=Label(batch=64),
+        select=Select(k=40, p=10),  # the teacher is untrained: so every class has some
+        materialize=Materialize(lanes=4),
+        student=Model(arch="resnet8x1"),
+        pretrain=train,
+        finetune=train,
+        resources=Resources(teachers=2),
+    )
+
+
+def run(root: Root, recipe: Recipe) -> tuple[Artifact, Artifact]:
+    """PICKS and EXAMPLES."""
+    start = prepare(root, recipe)
+    corpus, shards = start.corpora["unlabeled"], start.shards["unlabeled"]
+    assert start.teacher
+    scores = label(root, start.teacher, shards, corpus, recipe.view, recipe.label, recipe.resources)
+    picks = select(root, scores, find_duplicates(root, scores), recipe.select, start.classes)
+    return picks, materialize(root, "picked", picks, shards, corpus, recipe.materialize, recipe.label.reject_limit)
+
+
+def digest(artifact: Artifact) -> str:
+    """sha256 of all that is listed, as it is read now."""
+    return hashlib.sha256(b"".join(artifact.read(file.name) for file in artifact.files())).hexdigest()
+
+
+if __name__ == "__main__":
+    with launched(__doc__ or "", Options) as (root, options):
+        print("lists", *map(digest, run(root, options.recipe)))

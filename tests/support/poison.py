@@ -1,0 +1,155 @@
+"""Parsers that do what hostile media would make one do, as the bytes say; for the sandbox's tests."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raylabel.inference.scorer import Ranked, Run
+from raylabel.media.image import Reject
+from raylabel.media.image_views import View, eval_pixels
+from raylabel.media.sandbox.sandbox import Parser
+
+_parsed: list[None] = []  # as long as the samples that this process has parsed
+
+
+def misbehave(data: bytes) -> bytes | None:
+    """Does what `data` says and tells what came of it; None if they say nothing."""
+    word, _, rest = data.partition(b" ")
+    _parsed.append(None)
+    match word:
+        case b"!segfault":
+            ctypes.string_at(0)
+        case b"!abort":
+            os.abort()
+        case b"!exit":
+            os._exit(3)
+        case b"!hang":
+            while True:
+                time.sleep(1000)
+        case b"!spin":
+            while True:
+                pass
+        case b"!eat":
+            held = []
+            while True:
+                held.append(bytearray(64 << 20))
+        case b"!eat_outside_python":
+            libc = ctypes.CDLL(None)
+            libc.malloc.restype = ctypes.c_void_p
+            libc.malloc.argtypes = [ctypes.c_size_t]
+            while pointer := libc.malloc(64 << 20):
+                ctypes.memset(pointer, 1, 64 << 20)
+            os.abort()  # as C++ does when it gets no memory
+        case b"!killed":
+            signal.raise_signal(signal.SIGKILL)
+        case b"!not_first" if len(_parsed) > 1:
+            os.abort()
+        case b"!fail":
+            raise KeyError("a mistake of ours")
+        case b"!reject":
+            raise Reject("corrupt", rest.decode())
+        case b"!lie":
+            os.write(3, rest + b"\n")  # its parent's ear
+            time.sleep(1000)
+        case b"!try":
+            return _tried(rest.decode()).encode()
+    return None
+
+
+def _tried(what: str) -> str:
+    """Tries what a child may not; what came of it."""
+    tries: dict[str, Callable[[], object]] = {
+        "open": lambda: open("/etc/passwd").read(),
+        "write": lambda: open(what.partition(":")[2], "w"),
+        "connect": lambda: socket.socket().connect(("127.0.0.1", int(what.partition(":")[2]))),
+        "fork": os.fork,
+        "run": lambda: subprocess.run(["true"], check=True),
+        "kill": lambda: os.kill(os.getppid(), 0),
+        "list": lambda: os.listdir("/"),
+        "environ": lambda: "|".join(f"{k}={v}" for k, v in sorted(os.environ.items())),
+        "files": lambda: [fd for fd in range(256) if _is_open(fd)],
+    }
+    try:
+        return f"did: {tries[what.partition(':')[0]]()}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.lseek(fd, 0, os.SEEK_CUR)
+    except OSError as error:
+        return error.errno != 9  # a socket, which cannot be sought in
+    return True
+
+
+def words() -> Callable[[bytes, Sequence[int]], bytes]:
+    """Gives the bytes back, in capitals, with their numbers."""
+    return lambda data, numbers: misbehave(data) or data.upper() + b"".join(b"%d" % n for n in numbers)
+
+
+def lengths(width: int) -> Callable[[bytes, Sequence[int]], np.ndarray]:
+    """`width` values, each the number of bytes modulo 256."""
+
+    def parse(data: bytes, _: Sequence[int]) -> np.ndarray:
+        misbehave(data)
+        return np.full(width, len(data) % 256, np.uint8)
+
+    return parse
+
+
+def pictures(view: dict) -> Callable[[bytes, Sequence[int]], np.ndarray]:
+    """`eval_pixels`, but for what misbehaves."""
+    config = View(**view)
+
+    def parse(data: bytes, _: Sequence[int]) -> np.ndarray:
+        misbehave(data)
+        return eval_pixels(data, config)
+
+    return parse
+
+
+def first_bytes(width: int) -> Callable[[bytes, Sequence[int]], np.ndarray]:
+    """The first `width` bytes."""
+
+    def parse(data: bytes, _: Sequence[int]) -> np.ndarray:
+        misbehave(data)
+        return np.frombuffer(data[:width].ljust(width, b"\0"), np.uint8)
+
+    return parse
+
+
+@dataclass(frozen=True)
+class Fragile:
+    """A scorer of two classes, the first two bytes of a sample; it kills its process where the third is 'K'."""
+
+    shape: tuple[int, ...] = (3,)
+    p: int = 2
+
+    @property
+    def parser(self) -> Parser:
+        return Parser.of(first_bytes, width=3)
+
+    def start(self, gpu: bool) -> Run:
+        return self._run
+
+    def _run(self, batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
+        for batch in batches:
+            if (batch[:, 2] == ord("K")).any():
+                signal.raise_signal(signal.SIGSEGV)
+            values = batch[:, :2].astype(np.float32)
+            order = np.argsort(-values, axis=1, kind="stable").astype(np.int32)
+            ranked = np.take_along_axis(values, order, axis=1)
+            yield order, ranked, ranked
+
+
+def broken() -> Callable[[bytes, Sequence[int]], bytes]:
+    """A parser that cannot be made."""
+    raise RuntimeError("cannot be made")

@@ -1,0 +1,118 @@
+"""A training in a process of its own, to be killed from outside: python training_driver.py SETTINGS, as JSON.
+
+{root, corpus, log: folders, workers, steps, every: steps between checkpoints, pause: seconds per batch, fault: what the
+hook below does to each worker, nodes: machines of a cluster (0: this machine alone)}. An InputError ends it as it ends
+a job: on stderr, with status 2.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def hook(settings: dict) -> None:
+    """Runs in each of Ray's processes before any work: training logs its samples, and goes wrong where it is told to.
+
+    A worker's log is named by start, size of the group, rank and pid; each line is an item's position and its key.
+    Beside the logs, `log.steps` has a byte for each step of each worker.
+    """
+    from raylabel.training import checkpoint, stream
+
+    items, batches, write_file = stream.Stream.items, stream.Stream.batches, checkpoint.write_file
+
+    def logged(self, start, stop, rank=0, world=1):
+        name = f"{time.time_ns()}-{world}-{rank}-{os.getpid()}"
+        with open(f"{settings['log']}/{name}", "w", buffering=1) as log:
+            for item in items(self, start, stop, rank, world):
+                log.write(f"{item[0]} {item[1]}\n")
+                yield item
+
+    def slow(self, view, batch, first, *more):
+        for number, each in enumerate(batches(self, view, batch, first, *more), first // batch):
+            if number == settings["steps"] // 2 and settings["fault"] == "raise":
+                raise ValueError("a bug in the loop")
+            if number == settings["steps"] // 2 and settings["fault"] == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(settings["pause"])
+            yield each
+            with open(f"{settings['log']}.steps", "a") as done:
+                done.write(".")
+
+    def slow_write(uri, data):
+        if settings["fault"] == "slow save" and "/checkpoints/" in uri:
+            time.sleep(0.5)
+        write_file(uri, data)
+
+    for where, name, put in (stream.Stream, "items", logged), (stream.Stream, "batches", slow):
+        setattr(where, name, put)
+    checkpoint.write_file = slow_write
+
+
+def cluster_of(nodes: int, folder: Path) -> str:
+    """The address of a Ray of as many machines with a CPU each; one more for each SIGUSR1.
+
+    Whom to kill stands in `nodes`: a line for each, of its id and the pid of its raylet.
+    """
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    added = [cluster.add_node(num_cpus=1) for _ in range(nodes)]
+    lines = [f"{node.node_id} {node.all_processes['raylet'][0].process.pid}" for node in added]
+    address = str(cluster.address)
+    (folder / "nodes").write_text("\n".join([address, *lines]))
+
+    signal.signal(signal.SIGUSR1, lambda *_: cluster.add_node(num_cpus=1))  # in the main thread, as Ray asks for
+    return address
+
+
+def main() -> None:
+    import ray
+    from trainings import fit, lesson
+
+    from raylabel.errors import InputError
+    from raylabel.store.artifact import Root
+    from raylabel.training import worker_group as workers
+    from raylabel.training.schedule import Schedule
+    from raylabel.training.train import Train
+
+    settings = json.loads(sys.argv[1])
+
+    def hooked() -> None:
+        hook(settings)
+
+    where: dict = {"address": "local", "num_cpus": 4, "include_dashboard": False}
+    if settings.get("nodes"):
+        where = {"address": cluster_of(settings["nodes"], Path(settings["log"]).parent)}
+    ray.init(
+        **where,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"worker_process_setup_hook": hooked},
+    )
+    workers.SETTLED = 5.0
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    config = Train(
+        images=settings["steps"] * 64,
+        batch=64,
+        schedule=Schedule(lr=0.05),
+        precision="fp32",
+        checkpoint_every=settings["every"],
+    )
+    root = Root.open(settings["root"])
+    try:
+        fit(root, lesson(root, Path(settings["corpus"])), config, workers=settings["workers"])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if settings.get("nodes"):  # what ends the machines of a made-up cluster ends this process too, with status 1
+        sys.stdout.flush()
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Short trainings on scikit-learn's digits."""
+
+from pathlib import Path
+
+from helpers import DIGITS_VIEW, digit_images, write_parquet
+
+from raylabel.compute.resources import Resources
+from raylabel.corpus import Corpus, index_corpus
+from raylabel.labels.truth import truth
+from raylabel.models import Model
+from raylabel.store.artifact import Artifact, Root
+from raylabel.training.examples import Materialize, materialize
+from raylabel.training.schedule import Schedule
+from raylabel.training.train import Train, train
+
+MODEL = Model(arch="resnet8x1")
+CONFIG = Train(images=3_200, batch=64, schedule=Schedule(lr=0.05), precision="fp32", checkpoint_every=10)
+
+
+def lesson(root: Root, folder: Path) -> Artifact:
+    media, labels = digit_images()
+    corpus = Corpus(uri=(str(write_parquet(folder / "labeled.parquet", media[:600], labels[:600])),))
+    shards = index_corpus(root, "labeled", corpus)
+    return materialize(root, "labeled", truth(root, shards, corpus), shards, corpus, Materialize(lanes=8), 0.05)
+
+
+def fit(root: Root, examples: Artifact, config: Train = CONFIG, workers: int = 1, init: Artifact | None = None):
+    return train(
+        root,
+        "net",
+        model=MODEL,
+        classes=10,
+        examples=examples,
+        config=config,
+        view=DIGITS_VIEW,
+        seed=3,
+        resources=Resources(workers=workers),
+        init=init,
+    )

@@ -1,0 +1,309 @@
+"""PICKS + corpus → EXAMPLES: the picked multiset, nothing else, and the stream over it."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from helpers import contents, digit_images, write_parquet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paths import PYTHONPATH
+from PIL import Image
+
+from raylabel.corpus import Corpus, index_corpus
+from raylabel.errors import InputError
+from raylabel.media.image import decode_image
+from raylabel.schema import EXAMPLES, PICKS, REJECTS
+from raylabel.store.artifact import Artifact, Built, Root, write_table
+from raylabel.training import examples
+from raylabel.training.examples import Materialize, materialize
+from raylabel.training.stream import Stream
+
+LANES = Materialize(lanes=4)
+
+
+def picks_of(root: Root, pairs: list[tuple[int, int]]) -> Artifact:
+    """PICKS of (label, key) pairs."""
+    rank: Counter[int] = Counter()
+    rows = []
+    for label, key in sorted(pairs):
+        rank[label] += 1
+        rows.append({"label": label, "rank": rank[label], "score": 0.0, "key": key})
+    table = pa.Table.from_pylist(rows, schema=PICKS)
+    name = {"pairs": sorted(map(list, pairs))}
+    return root.make("picks", name, lambda d: Built([write_table(d.uri, "picks-00000.parquet", table)], {}))
+
+
+def make(tmp_path, media, pairs, config=LANES, limit=0.05):
+    (tmp_path / "data").mkdir(exist_ok=True)
+    for number in range(2):  # two shards: keys of the second begin at 1 << 32
+        write_parquet(tmp_path / "data" / f"{number}.parquet", media[number])
+    corpus = Corpus(uri=(str(tmp_path / "data"),))
+    root = Root.open(str(tmp_path / "root"))
+    shards = index_corpus(root, "unlabeled", corpus)
+    return materialize(root, "picked", picks_of(root, pairs), shards, corpus, config, limit)
+
+
+@pytest.fixture(scope="module")
+def media():
+    some, _ = digit_images()
+    return some[:150], some[150:250]
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    rng = np.random.default_rng(0)
+    keys = [*range(0, 150, 2), *((1 << 32) + i for i in range(0, 100, 3))]
+    return [(int(label), key) for key in keys for label in rng.choice(10, rng.integers(1, 4), replace=False)]
+
+
+def test_examples_hold_exactly_the_picks(ray_local, tmp_path, media, pairs):
+    made = make(tmp_path, media, pairs)
+    rows = made.table("examples-", EXAMPLES).to_pylist()
+    assert Counter((label, row["key"]) for row in rows for label in row["labels"]) == Counter(pairs)
+    assert len({row["key"] for row in rows}) == len(rows)  # bytes once
+    assert all(row["media"] == media[row["key"] >> 32][row["key"] & 0xFFFFFFFF] for row in rows)
+    assert made.info["items"] == len(pairs) and made.info["samples"] == len(rows) and made.info["rejected"] == 0
+    # Each epoch of the stream is the picks.
+    stream = Stream(made, seed=0)
+    sizes = [lane.size for lane in stream.lanes]
+    assert sum(sizes) == len(pairs) and len(sizes) == 4
+    epoch = [(label, key) for g, key, _, label in stream.items(0, 4 * max(sizes)) if g // 4 < sizes[g % 4]]
+    assert Counter(epoch) == Counter(pairs)
+
+
+def test_files_of_a_corpus_sorted_by_class_are_well_mixed(ray_local, tmp_path):
+    some, labels = digit_images()
+    order = np.argsort(labels, kind="stable")
+    media = [some[i] for i in order], some[:1]
+    made = make(tmp_path, media, [(int(labels[i]), key) for key, i in enumerate(order)], Materialize(lanes=8))
+    first = [label for _, _, _, label in Stream(made, seed=0).items(0, 200)]
+    assert min(Counter(first)[c] for c in range(10)) >= 8  # of 20 expected; in corpus order all would be of one class
+
+
+def test_equal_picks_give_equal_bytes(ray_local, tmp_path, media, pairs):
+    made = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        made.append(make(tmp_path / name, media, pairs))
+    assert contents(made[0]) == contents(made[1]) and made[0].digest == made[1].digest
+
+
+def test_reencoding_shrinks_the_short_side_only_where_larger(ray_local, tmp_path):
+    rng = np.random.default_rng(0)
+
+    def jpeg(width, height):
+        out = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (5, 5, 3), np.uint8)).resize((width, height)).save(out, "JPEG")
+        return out.getvalue()
+
+    big, wide, small = jpeg(200, 100), jpeg(90, 300), jpeg(30, 40)
+    made = make(tmp_path, ([big, wide, small], [small]), [(0, 0), (1, 1), (0, 2)], Materialize(short_side=50))
+    rows = {row["key"]: row["media"] for row in made.table("examples-", EXAMPLES).to_pylist()}
+    assert [decode_image(rows[key]).size for key in range(3)] == [(100, 50), (50, 167), (30, 40)]
+    assert rows[2] == small
+    reference = np.asarray(decode_image(big).resize((100, 50)), int)
+    assert np.abs(np.asarray(decode_image(rows[0]), int) - reference).mean() < 3  # JPEG at quality 90
+
+
+def photo(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """Four corners that differ, so that any turn shows."""
+    corners = np.array([[[250, 10, 10], [10, 250, 10]], [[10, 10, 250], [240, 240, 240]]], np.uint8)
+    return Image.fromarray(corners).resize((width, height)).convert(mode)
+
+
+def encoded(image: Image.Image, form: str, **how) -> bytes:
+    out = io.BytesIO()
+    image.save(out, form, **how)
+    return out.getvalue()
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+PICTURES = {
+    **{f"turned {i}": encoded(photo(120, 80), "JPEG", exif=turned(i), quality=95) for i in range(1, 9)},
+    "turned by XMP": encoded(photo(120, 80), "JPEG", xmp=XMP, quality=95),
+    "turned PNG": encoded(photo(120, 80), "PNG", exif=turned(6)),
+    "CMYK": encoded(photo(120, 80, "CMYK"), "JPEG", quality=95),
+    "grey": encoded(photo(120, 80, "L"), "PNG"),
+    "alpha": encoded(Image.merge("RGBA", (*photo(120, 80).split(), photo(120, 80, "L"))), "PNG"),
+    "palette": encoded(photo(120, 80, "P"), "GIF"),
+    "long comment": encoded(photo(120, 80, "P"), "GIF", comment=b"x" * 70_000),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_reencoded_picture_looks_as_the_one_it_was(name):
+    data = PICTURES[name]
+    small = examples.encode_parser(short_side=40, quality=95)(data, ())
+    assert small.startswith(b"\xff\xd8") and len(small) < 4_000
+    whole = decode_image(data)
+    assert whole.size == (
+        (80, 120) if name in ("turned PNG", "turned by XMP", *(f"turned {i}" for i in (5, 6, 7, 8))) else (120, 80)
+    )
+    again = decode_image(small)
+    assert again.size == ((40, 60) if whole.width < whole.height else (60, 40))
+    assert np.abs(np.asarray(again, int) - np.asarray(whole.resize(again.size), int)).mean() < 4
+    assert Image.open(io.BytesIO(small)).info.keys() <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
+    assert examples.encode_parser(short_side=40, quality=90)(small, ()) == b""  # it will do as it is
+
+
+def test_a_strip_too_long_for_jpeg_keeps_its_bytes():
+    data = encoded(Image.new("L", (131_002, 20)), "PNG")
+    encode = examples.encode_parser(short_side=10, quality=90)
+    assert encode(data, ()) == b""
+    most = encoded(Image.new("L", (131_000, 20)), "PNG")
+    assert decode_image(encode(most, ())).width == 65_500
+
+
+def test_unreadable_picks_are_rejects_and_too_many_an_error(ray_local, tmp_path, media):
+    bad = [b"no picture", *media[0][1:40]], [None, *media[1][1:]]
+    pairs = [(0, key) for key in range(40)] + [(1, 1 << 32)]
+    made = make(tmp_path, bad, pairs, limit=0.06)
+    rejects = made.table("rejects-", REJECTS).to_pylist()
+    assert sorted((r["key"], r["stage"], r["reason"]) for r in rejects) == [
+        (0, "decode", "unrecognized"),
+        (1 << 32, "read", "missing"),
+    ]
+    assert made.info["samples"] == 39 and made.info["rejected"] == 2
+    (tmp_path / "again").mkdir()
+    with pytest.raises(InputError, match="2 of 41 picked samples could not be read"):
+        make(tmp_path / "again", bad, pairs, limit=0.01)
+
+
+def test_rejects_are_tried_again_when_asked(ray_local, tmp_path, media):
+    data, away = tmp_path / "data", tmp_path / "away"
+    data.mkdir()
+    for row, one in enumerate(media[0][:30]):
+        (data / f"{row:02d}.png").write_bytes(one)
+    corpus, config = Corpus(uri=(str(data),)), Materialize(lanes=2)
+    root = Root.open(str(tmp_path / "root"))
+    shards, picks = index_corpus(root, "corpus", corpus), picks_of(root, [(0, row) for row in range(30)])
+
+    def made(retry: bool, root: Root = root) -> Artifact:
+        return materialize(root, "bench", picks, shards, corpus, config, 0.5, retry)
+
+    (data / "07.png").rename(away)
+    first = made(retry=True)
+    assert first.info["reasons"] == {"missing": 1}
+    assert made(retry=True).uri == first.uri  # nothing gained, and nothing left of the try
+    assert len(list(Path(root.uri).glob("examples-*"))) == 1
+    away.rename(data / "07.png")
+    assert made(retry=False).uri == first.uri  # nobody asked
+    second = made(retry=True)
+    assert second.info["rejected"] == 0 and made(retry=False).uri == second.uri
+    assert contents(second) == contents(made(False, Root.open(str(tmp_path / "scratch"))))
+
+
+def test_mixing_is_a_bijection():
+    keys = [k << s for k in range(200) for s in (0, 32)]
+    assert len({examples._mix(k) for k in keys}) == len(set(keys))
+
+
+pairs_of_few = st.sets(
+    st.tuples(st.integers(0, 5), st.integers(0, 3).flatmap(lambda s: st.integers(s << 32, (s << 32) + 9))), min_size=1
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(pairs_of_few)
+def test_the_plan_is_the_picks_by_key(tmp_path_factory, pairs):
+    folder = tmp_path_factory.mktemp("plan")
+    expected = defaultdict(list)
+    for label, key in sorted(pairs):
+        expected[key].append(label)
+    plan = examples._plan(picks_of(Root.open(str(folder)), list(pairs)))
+    assert plan.to_pylist() == [{"key": key, "labels": expected[key]} for key in sorted(expected)]
+
+
+@pytest.mark.parametrize("form", ["parquet", "tar"])
+def test_a_shard_without_a_pick_is_never_opened(ray_local, tmp_path, media, form):
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(3):
+        if form == "parquet":
+            write_parquet(data / f"{number}.parquet", media[0][:20])
+        else:
+            with tarfile.open(data / f"{number}.tar", "w") as tar:
+                for row, image in enumerate(media[0][:20]):
+                    info = tarfile.TarInfo(f"{row:02d}.png")
+                    info.size = len(image)
+                    tar.addfile(info, io.BytesIO(image))
+    corpus, root = Corpus(uri=(str(data),)), Root.open(str(tmp_path / "root"))
+    shards = index_corpus(root, "unlabeled", corpus)
+    picks = picks_of(root, [(0, 3), (0, (2 << 32) + 5)])
+    (data / f"1.{form}").unlink()
+    made = materialize(root, "picked", picks, shards, corpus, LANES, 0.05)
+    rows = made.table("examples-", EXAMPLES).to_pylist()
+    assert {row["key"]: row["media"] for row in rows} == {3: media[0][3], (2 << 32) + 5: media[0][5]}
+    (data / f"2.{form}").unlink()
+    with pytest.raises(InputError, match=f"2.{form}' vanished since it was indexed"):
+        materialize(root, "again", picks, shards, corpus, LANES, 0.05)
+
+
+def test_what_was_read_of_a_shard_that_changed_is_not_kept(ray_local, tmp_path, media):
+    data, root = tmp_path / "data", Root.open(str(tmp_path / "root"))
+    data.mkdir()
+    path = write_parquet(data / "0.parquet", media[0])
+    corpus = Corpus(uri=(str(data),))
+    shards = index_corpus(root, "unlabeled", corpus)
+    picks = picks_of(root, [(0, key) for key in range(150)])
+    whole = path.read_bytes()
+    write_parquet(path, media[0][::-1])  # as many rows, all readable
+    with pytest.raises(InputError, match="0.parquet' changed since it was indexed"):
+        materialize(root, "picked", picks, shards, corpus, LANES, 0.05)
+    path.write_bytes(whole)
+    made = materialize(root, "picked", picks, shards, corpus, LANES, 0.05)
+    rows = made.table("examples-", EXAMPLES).to_pylist()
+    assert {row["key"]: row["media"] for row in rows} == dict(enumerate(media[0]))
+
+
+SCRIPT = """
+import logging
+import ray
+from test_examples import materialize_many
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+materialize_many({data!r}, {root!r})
+"""
+MANY = 6 * examples.SAMPLES - 5
+
+
+def materialize_many(data: str, root: str) -> Artifact:
+    corpus, there = Corpus(uri=(data,)), Root.open(root)
+    shards = index_corpus(there, "unlabeled", corpus)
+    picks = picks_of(there, [(key % 10, key) for key in range(MANY)])
+    return materialize(there, "picked", picks, shards, corpus, LANES, 0.05)
+
+
+def test_a_killed_run_ends_with_the_same_bytes_and_does_no_part_twice(ray_local, tmp_path, media):
+    data = str(write_parquet(tmp_path / "0.parquet", [media[0][key % 150] for key in range(MANY)]))
+    clean, killed = tmp_path / "clean", tmp_path / "killed"
+    script = SCRIPT.format(data=data, root=str(killed))
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{PYTHONPATH}"}
+    )
+    deadline = time.monotonic() + 200
+    while not list(killed.glob("examples-*/parts/*.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(killed.glob("examples-*/manifest.json")), "the run was over before it was killed: no test"
+    one, two = (materialize_many(data, str(root)) for root in (clean, killed))
+    assert contents(one) == contents(two) and len(contents(one)) == 6
+    assert one.info["images"] == MANY and 0 < two.info["images"] < MANY
+    assert not list(killed.glob("examples-*/scratch"))

@@ -1,0 +1,126 @@
+import math
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from raylabel.errors import InputError
+from raylabel.training.schedule import Schedule, lr_at, scaled_lr
+
+BILLION = 1_000_000_000
+PRETRAIN = Schedule(lr=0.6, warmup_lr=0.1)
+FINETUNE = Schedule(lr=0.0015, warmup=0, drops=3, factor=0.1)
+
+
+@st.composite
+def schedules(draw) -> Schedule:
+    lr = draw(st.floats(1e-6, 100))
+    drops = draw(st.integers(0, 40))
+    return Schedule(
+        lr=lr,
+        warmup=draw(st.floats(0, 1 / (drops + 1))),
+        warmup_lr=draw(st.none() | st.floats(0, lr)),
+        drops=drops,
+        factor=draw(st.floats(0.01, 0.99)),
+    )
+
+
+def test_the_paper_s_pre_training():
+    """Yalniz et al. 2019: 1B images, 0.1 to 0.1 / 256 * 1536 = 0.6, then 13 halvings down to 7.3e-5."""
+    assert scaled_lr(1536) == pytest.approx(0.6)
+    assert lr_at(PRETRAIN, 0, BILLION) == 0.1
+    assert lr_at(PRETRAIN, 50_000_000, BILLION) == 0.6  # the first step after the warm-up
+    assert lr_at(PRETRAIN, BILLION - 1, BILLION) == pytest.approx(0.6 / 2**13)
+    assert lr_at(PRETRAIN, BILLION - 1, BILLION) == pytest.approx(7.3e-5, rel=0.01)
+
+
+def test_thirteen_halvings_at_equally_spaced_images():
+    images = 14_000  # spans of exactly 1,000
+    rates = [lr_at(PRETRAIN, image, images) for image in range(700, images)]
+    drops = [i for i, (before, after) in enumerate(zip(rates, rates[1:], strict=False), 701) if before != after]
+    assert drops == [1000 * (k + 1) for k in range(13)]
+    assert len(set(rates)) == 14
+    assert all(rates[image - 700] == rates[image - 701] / 2 for image in drops)
+
+
+def test_the_paper_s_fine_tuning():
+    """30 epochs of ImageNet from 0.00025 / 256 * 1536, divided by ten at three equally spaced points, no warm-up."""
+    images = 30 * 1_281_167
+    assert scaled_lr(1536, base=0.00025) == pytest.approx(0.0015)
+    rates = [lr_at(FINETUNE, images * k // 4 + d, images) for k in range(4) for d in (1, images // 4 - 1)]
+    assert rates == pytest.approx([0.0015, 0.0015, 1.5e-4, 1.5e-4, 1.5e-5, 1.5e-5, 1.5e-6, 1.5e-6])
+    assert lr_at(FINETUNE, 0, images) == 0.0015
+
+
+def test_warm_up_is_linear_and_meets_the_peak():
+    schedule = Schedule(lr=1.0, warmup=0.25, drops=3)
+    assert [lr_at(schedule, i, 16) for i in range(5)] == pytest.approx([0.1, 0.325, 0.55, 0.775, 0.5])
+    schedule = Schedule(lr=1.0, warmup=0.25, warmup_lr=0.0, drops=2)
+    assert [lr_at(schedule, i, 16) for i in range(6)] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+@given(schedules(), st.integers(1, 3000))
+def test_rises_in_the_warm_up_and_never_after(schedule: Schedule, images: int):
+    rates = [lr_at(schedule, image, images) for image in range(images)]
+    assert all(0 <= rate <= schedule.lr * (1 + 1e-12) for rate in rates)
+    end = math.ceil(schedule.warmup * images)
+    up, down = rates[:end], rates[end:]
+    assert all(a <= b * (1 + 1e-12) for a, b in zip(up, up[1:], strict=False))
+    assert all(a >= b for a, b in zip(down, down[1:], strict=False))
+    if images > schedule.drops and end < images:
+        assert rates[-1] == schedule.lr * schedule.factor**schedule.drops
+
+
+@given(schedules(), st.integers(1, 10**9), st.integers(1, 1000), st.data())
+def test_depends_on_the_part_of_the_run_alone(schedule: Schedule, images: int, times: int, data: st.DataObject):
+    image = data.draw(st.integers(0, images - 1))
+    edge = schedule.warmup * images
+    assume(abs(image - edge) > 1e-6 * images)  # at the very edge rounding decides on which side an image is
+    longer = lr_at(schedule, image * times, images * times)
+    assert lr_at(schedule, image, images) == pytest.approx(longer, rel=1e-9)
+
+
+@given(st.integers(1, 10**6), st.integers(1, 100))
+def test_scaled_lr_is_linear_in_the_batch(batch: int, times: int):
+    assert scaled_lr(256) == 0.1
+    assert scaled_lr(batch * times) == pytest.approx(times * scaled_lr(batch))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("lr", 0.0),
+        ("lr", -1.0),
+        ("lr", math.inf),
+        ("lr", math.nan),
+        ("warmup", -0.01),
+        ("warmup", 0.08),  # longer than the first of 14 spans
+        ("warmup", math.nan),
+        ("warmup_lr", -0.1),
+        ("warmup_lr", 0.7),
+        ("warmup_lr", math.nan),
+        ("drops", -1),
+        ("drops", 1.5),
+        ("factor", 0.0),
+        ("factor", 1.0),
+        ("factor", 10.0),
+        ("factor", math.nan),
+    ],
+)
+def test_names_the_bad_field(field: str, value: Any):
+    fields: dict[str, Any] = {"lr": 0.6, field: value}
+    with pytest.raises(InputError, match=f"^{field} is .*expected") as caught:
+        Schedule(**fields)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_warm_up_of_the_whole_first_span_is_allowed():
+    for drops in range(100):
+        Schedule(lr=1.0, warmup=1 / (drops + 1), drops=drops)
+
+
+@pytest.mark.parametrize("image", [-1, 10, 11])
+def test_there_is_no_step_outside_the_run(image: int):
+    with pytest.raises(ValueError, match="image is"):
+        lr_at(PRETRAIN, image, 10)

@@ -1,0 +1,124 @@
+"""The training loop against a plain PyTorch loop, and what a SIGKILL may cost: nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import DIGITS_VIEW, contents
+from paths import PYTHONPATH
+from torch.nn import functional
+from trainings import MODEL, fit, lesson
+
+from raylabel.errors import InputError
+from raylabel.media.image_views import normalise
+from raylabel.models import CURVE, build, load_model
+from raylabel.store.artifact import Artifact, Root
+from raylabel.training.schedule import Schedule, lr_at
+from raylabel.training.stream import Stream
+from raylabel.training.train import Train
+
+
+def plain_loop(examples: Artifact, config: Train, module: torch.nn.Module, world: int = 1) -> torch.nn.Module:
+    """What `world` workers should do together, in one process: BatchNorm sees each one's part of the batch alone."""
+    module = module.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+    optimizer = torch.optim.SGD(module.parameters(), 1, momentum=config.momentum, weight_decay=config.weight_decay)
+    parts = [
+        Stream(examples, 3).batches(DIGITS_VIEW, config.batch, 0, config.processed, r, world) for r in range(world)
+    ]
+    for step, shares in enumerate(zip(*parts, strict=True)):
+        optimizer.param_groups[0]["lr"] = lr_at(config.schedule, step * config.batch, config.processed)
+        optimizer.zero_grad()
+        for pixels, labels in shares:
+            logits = module(normalise(torch.from_numpy(pixels), DIGITS_VIEW))
+            loss = functional.cross_entropy(logits, torch.tensor(labels), reduction="sum")
+            (loss / sum(len(labels) for _, labels in shares)).backward()
+        optimizer.step()
+    return module
+
+
+def distance(a: torch.nn.Module, b: torch.nn.Module) -> float:
+    """Largest difference of a parameter. (The running averages of BatchNorm are those of rank 0.)"""
+    return max((x - y).abs().max().item() for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_it_trains_as_a_plain_loop_does_and_curves_say_so(ray_local, tmp_path):
+    root = Root.open(str(tmp_path / "root"))
+    examples = lesson(root, tmp_path)
+    # Few steps at a low rate: rounding differs between one sum and another, and SGD amplifies it.
+    config = Train(images=330, batch=64, schedule=Schedule(lr=0.01), precision="fp32")
+    torch.manual_seed(3)
+    reference = plain_loop(examples, config, build(MODEL, 10))
+    made = fit(root, examples, config)
+    assert distance(load_model(made), reference) < 1e-4
+    again = fit(root, examples, config, init=made)  # starts from the weights of `made`
+    assert distance(load_model(again), plain_loop(examples, config, load_model(made))) < 1e-4
+    curve = json.loads(made.read(CURVE))
+    assert [point["images"] for point in curve] == [64, 128, 192, 256, 320, 384]
+    assert all(np.isfinite(point["loss"]) and 0 <= point["accuracy"] <= 1 for point in curve)
+
+
+def test_three_workers_take_the_step_of_the_whole_batch_though_their_parts_differ(ray_local, tmp_path):
+    root = Root.open(str(tmp_path / "root"))
+    examples = lesson(root, tmp_path)
+    config = Train(images=320, batch=64, schedule=Schedule(lr=0.01), precision="fp32")  # parts of 24, 24 and 16
+    torch.manual_seed(3)
+    reference = plain_loop(examples, config, build(MODEL, 10), world=3)
+    made = fit(root, examples, config, workers=3)
+    assert made.info["workers"] == 3
+    assert distance(load_model(made), reference) < 1e-4
+    torch.manual_seed(3)
+    assert distance(load_model(made), plain_loop(examples, config, build(MODEL, 10))) > 1e-3  # BatchNorm is per worker
+
+
+def test_a_loss_that_is_not_a_number_ends_in_its_error(ray_local, tmp_path):
+    root = Root.open(str(tmp_path / "root"))
+    wild = Train(images=6_400, batch=64, schedule=Schedule(lr=1e30, warmup=0), precision="fp32")
+    with pytest.raises(InputError, match="loss is not a number.*lower the learning rate"):
+        fit(root, lesson(root, tmp_path), wild)
+    assert root.named("net") == []
+
+
+SCRIPT = """
+import logging, sys
+import ray
+from pathlib import Path
+from raylabel.store.artifact import Root
+from trainings import fit, lesson
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+root = Root.open({root!r})
+fit(root, lesson(root, Path({root!r})))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_bits(tmp_path):
+    def start(root: Path) -> subprocess.Popen:
+        root.mkdir(exist_ok=True)
+        return subprocess.Popen(
+            [sys.executable, "-c", SCRIPT.format(root=str(root))],
+            env={**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{PYTHONPATH}"},
+        )
+
+    clean, killed = tmp_path / "clean", tmp_path / "killed"
+    assert start(clean).wait(200) == 0
+
+    process = start(killed)
+    deadline = time.monotonic() + 200
+    while not list(killed.glob("net-*/scratch/checkpoints/*/checksums.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(killed.glob("net-*/manifest.json")), "the run was over before it was killed: no test"
+
+    assert start(killed).wait(200) == 0
+    (one,), (two,) = (Root.open(str(r)).named("net") for r in (clean, killed))
+    assert contents(one) == contents(two) and one.digest == two.digest
+    assert two.info["images"] < one.info["images"]  # it went on, and did not begin anew

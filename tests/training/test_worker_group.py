@@ -1,0 +1,46 @@
+"""How the loss of workers is told from an error of the loop itself."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import ray.exceptions
+import ray.train
+import torch
+import torch.distributed
+
+from raylabel.training.worker_group import _lost
+
+
+def _wait(rank: int, folder: str, end: str) -> None:
+    """Rank 1 is lost, in one way or another, and rank 0 writes down how it fails that waits for it."""
+    wait = timedelta(seconds=5 if end == "stopped" else 100)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", wait, 2, rank)
+    torch.distributed.all_reduce(torch.ones(1))
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP if end == "stopped" else signal.SIGKILL)
+    try:
+        torch.distributed.all_reduce(torch.ones(1))
+    except Exception as error:
+        Path(folder, "error").write_bytes(pickle.dumps(error))
+
+
+@pytest.mark.parametrize("end", ["killed", "stopped"])
+def test_one_that_waited_for_a_lost_one_is_no_bug(end, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_wait, args=(rank, str(tmp_path), end)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    processes[0].join(100)
+    processes[1].kill()
+    processes[1].join(10)
+    error = pickle.loads((tmp_path / "error").read_bytes())
+    assert "lost worker 0" in _lost(ray.train.WorkerGroupError("", {0: error}))
+    assert not _lost(ray.train.WorkerGroupError("", {0: error, 1: ValueError("a bug")}))
+    dead = ray.exceptions.ActorDiedError()
+    assert "lost worker 1 (ActorDiedError" in _lost(ray.train.WorkerGroupError("", {0: error, 1: dead}))
+    assert not _lost(ray.train.WorkerGroupError("", {0: ValueError("a bug")}))
