@@ -22,7 +22,7 @@ from ray import exceptions as of_ray
 
 from raylabel.errors import causes, find_input_error
 from raylabel.media.sandbox.sandbox import SandboxError
-from raylabel.report.summary import printable
+from raylabel.text import printable
 
 GRACE = 25.0
 """Seconds that it may take to end in order: a machine that is taken away is gone after 30."""

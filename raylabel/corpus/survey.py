@@ -15,13 +15,13 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayTaskError
 
+from raylabel.compute.progress import PatientProgress
 from raylabel.compute.resources import Cluster
 from raylabel.compute.watchdog import moved
 from raylabel.corpus.config import THREADS, Corpus, Format, absolute
 from raylabel.corpus.fingerprint import file_sizes, measure_files, measure_packed
 from raylabel.corpus.listing import Packed, find, mixed, name
 from raylabel.errors import InputError, find_input_error
-from raylabel.report.terminal import PatientProgress
 from raylabel.schema import SHARDS
 
 RUN = 1024  # loose files of one shard

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from raylabel.report.summary import Accuracy, Gain
+from raylabel.evaluate.results import Accuracy, Gain
 from raylabel.schema import METRICS, PICKS, SCORES, check
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from raylabel.inference.scorer import Ranked, Run
-from raylabel.media.image_views import View, eval_parser
+from raylabel.media.parsers import eval_parser
 from raylabel.media.sandbox.sandbox import Parser
+from raylabel.media.view import View
 from raylabel.store.artifact import Artifact
 
 # Pixels of a forward pass on a CPU, 16 images at 224: the activations of more leave its caches. ResNet-18 is 1.27 times

@@ -20,7 +20,8 @@ from ray.util.annotations import RayDeprecationWarning
 from raylabel.compute.metrics import show_writing
 from raylabel.compute.resources import WRITERS
 from raylabel.corpus import Unit
-from raylabel.inference.actor import Job, Labeler, decode, item
+from raylabel.inference.actor import Labeler
+from raylabel.inference.batches import ScoringTask, decode, item
 from raylabel.inference.reuse import Piece, read_part, read_piece
 from raylabel.schema import REJECTS, SCORES, check
 from raylabel.store.artifact import commit_part, write_table
@@ -49,7 +50,7 @@ class Part:
         return sum(unit.rows for unit in self.units)
 
 
-def score(job: Job, parts: Callable[[], Iterator[Part]], folder: str) -> Iterator[dict[str, Any]]:
+def score(job: ScoringTask, parts: Callable[[], Iterator[Part]], folder: str) -> Iterator[dict[str, Any]]:
     """Scores the parts, commits each in `folder`, and yields its record then, in any order.
 
     `parts` gives the same ones each time it is called: nobody holds them all.
@@ -71,7 +72,7 @@ def score(job: Job, parts: Callable[[], Iterator[Part]], folder: str) -> Iterato
 Span = tuple[Any, int, int]  # rows of a block of ROWS: its reference, the first, how many
 
 
-def _spans(job: Job, parts: Callable[[], Iterator[Part]]) -> Iterator[tuple[Part, list[Span]]]:
+def _spans(job: ScoringTask, parts: Callable[[], Iterator[Part]]) -> Iterator[tuple[Part, list[Span]]]:
     """Each part with the rows that were scored for it."""
     yield from ((part, []) for part in parts() if not part.units)
     pool, count = job.pool, sum(len(part.units) for part in parts())
@@ -96,7 +97,7 @@ def units_of_item(units: int, actors: int) -> int:
     return max(1, units // (ITEMS * actors))
 
 
-def _pipeline(job: Job, items: list[pa.Table]) -> ray.data.Dataset:
+def _pipeline(job: ScoringTask, items: list[pa.Table]) -> ray.data.Dataset:
     pool, work = job.pool, ray.data.from_arrow(items)
     size = min(pool.actors, len(items))  # or more; where machines went, those that wait are what others are started for
     work.set_name(job.shards.artifact.name.replace("shards", "label"))  # in Ray's dashboard and its metrics

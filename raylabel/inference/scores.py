@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from raylabel.compute.autoscaler import ready
+from raylabel.compute.progress import Progress
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, Shards, Units, verify_packed
 from raylabel.errors import InputError
-from raylabel.inference.actor import Job
+from raylabel.inference.batches import ScoringTask
 from raylabel.inference.pool import Part, score
 from raylabel.inference.reuse import Earlier, find_earlier, rejected_units
 from raylabel.inference.scorer import Scorer
-from raylabel.report.terminal import Progress
 from raylabel.store.artifact import Artifact, Built, Draft, Root, committed_parts, files_of
 from raylabel.store.reject_retry import NothingGainedError, make
 
@@ -53,7 +53,7 @@ def make_scores(
     watches.
     """
     cluster = ready(resources)
-    job, unit = Job(scorer, corpus, Shards(shards), batch, cluster.teachers(resources)), unit_rows(corpus)
+    job, unit = ScoringTask(scorer, corpus, Shards(shards), batch, cluster.teachers(resources)), unit_rows(corpus)
     stage = shards.name.replace("shards-", "label ") + (by and f" by {by}")
     identity = {"source": dict(source), "shards": shards.info["content"], "unit": [unit, PART]}
 
@@ -73,7 +73,9 @@ def make_scores(
     return make(root, "scores", identity, build, retry_rejects)
 
 
-def _build(draft: Draft, stage: str, job: Job, count: int, part: Callable[[int], Part], reject_limit: float) -> Built:
+def _build(
+    draft: Draft, stage: str, job: ScoringTask, count: int, part: Callable[[int], Part], reject_limit: float
+) -> Built:
     """SCORES of `count` parts; `part` makes each of its number."""
     committed = committed_parts(draft.uri)
     todo = [number for number in range(count) if number not in committed]

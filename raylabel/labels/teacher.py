@@ -10,7 +10,7 @@ from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.inference.network import Network
 from raylabel.inference.scores import UNIT, make_scores, unit_rows
-from raylabel.media.image_views import View
+from raylabel.media.view import View
 from raylabel.store.artifact import NOT_IDENTITY, Artifact, Root, identity_of
 
 BATCH_BYTES = 1 << 28  # of pixels, held by every actor, and by four where others decode; 256 images at 224 are 39 MB

@@ -17,7 +17,8 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from raylabel.media.image import Reject, known_format
+from raylabel.media.formats import known_format
+from raylabel.media.rejects import Reject
 
 MAX_FRAME_PIXELS = 10_000_000  # 4096 x 2304 and a little; a decoder keeps up to 17 frames of 1.5 or 3 bytes a pixel
 MAX_ASPECT = 16  # of the sides of a frame: with its short side at 256 it would be a million pixels

@@ -5,20 +5,15 @@ Letters: B batch, H W pixels (here both are `View.size`).
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from raylabel.errors import InputError
 from raylabel.media.image import decode_draft, decode_image, decode_pixels
-from raylabel.media.sandbox.child import CPU_SECONDS
-from raylabel.media.video_views import CPU_SECONDS as CLIP_CPU_SECONDS
-from raylabel.media.video_views import Clip, eval_clips, part_of, train_clip, with_short_side
-from raylabel.rng import rng
+from raylabel.media.video_views import with_short_side
+from raylabel.media.view import View
 
 if TYPE_CHECKING:
     import torch  # at run time only resizing for evaluation and `normalise` need it; workers start without
@@ -30,95 +25,6 @@ _TRIES = 10
 # Beyond this ratio of the sides only the crop is computed, not the whole resized picture: a 1 x 30,000 strip would be
 # 2 gigapixels with its short side at 256.
 _MAX_ASPECT = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """How a picture becomes a model's input. The defaults are ImageNet's."""
-
-    size: int = 224
-    """Side of the square input, pixels."""
-
-    resize: int = 256
-    """Short side before the centre crop at evaluation, pixels; `size` for small pictures, which are not cropped."""
-
-    dct_scale: bool = False
-    """Evaluation decodes upright JPEG at 1/2, 1/4 or 1/8, in the DCT domain: the smallest with a short side of at least
-    `resize`. Pictures under twice `resize` and other formats stay as they are. To 256 and 224, against decoding in
-    full: 1024 x 768 is 1.2 times as fast, 0.6 of 255 off in the mean and 16 at most (48 dB); 1600 x 1200 is 1.6 times
-    as fast, 0.9 and 28 off (44 dB). Photographs at quality 90, 1 core (Zen 5), 2026-11-21; what it does to labels is
-    not measured."""
-
-    crop: Literal["random_resized", "padded"] = "random_resized"
-    """Training crop. 'random_resized': a random part of the area, resized (Inception crop, Szegedy et al. 2015).
-    'padded': short side resized to `size`, zeros on all sides, a random `size` square (He et al. 2016, §4.2)."""
-
-    min_scale: float = 0.08
-    """'random_resized': smallest part of the picture's area that is cropped, in (0, 1]; the largest is all of it."""
-
-    padding: int = 4
-    """'padded': zeros on each side, pixels, fewer than `size`."""
-
-    flip: bool = True
-    """Mirror left and right in half of the training views; off where it changes the class (digits, text)."""
-
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Of red, green, blue over the training set, in units of 0 to 1; the default is ImageNet's."""
-
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Standard deviation, likewise."""
-
-    clip: Clip | None = None
-    """What of a video the model sees; None: the media are pictures. Of clips `crop` and what belongs to it say nothing:
-    after scale jitter, see `Clip.max_resize`, any `size` square is cut."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("size", 1), ("resize", self.size), ("padding", 0)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                what = "`size`, a whole number of pixels" if name == "resize" else f"{least}, a whole number of pixels"
-                raise InputError(f"View.{name} is {value!r}; give at least {what}")
-        if self.crop == "padded" and self.padding >= self.size:
-            raise InputError(f"View.padding is {self.padding}; give less than `size`, {self.size}")
-        if self.crop not in ("random_resized", "padded"):
-            raise InputError(f"View.crop is {self.crop!r}; give 'random_resized' or 'padded'")
-        if not 0 < self.min_scale <= 1:
-            raise InputError(f"View.min_scale is {self.min_scale!r}; give a part of the area, over 0 and at most 1")
-        for name in ("dct_scale", "flip"):
-            if type(getattr(self, name)) is not bool:
-                raise InputError(f"View.{name} is {getattr(self, name)!r}; give True or False")
-        for name, least in (("mean", 0.0), ("std", 1e-6)):
-            value = getattr(self, name)
-            if not (type(value) is tuple and len(value) == 3 and all(least <= x <= 1 for x in value)):
-                raise InputError(f"View.{name} is {value!r}; give a tuple of 3 numbers from {least:g} to 1")
-        if self.clip and (self.crop == "padded" or self.dct_scale):
-            raise InputError("View.crop 'padded' and View.dct_scale are for pictures, and View.clip is set: leave them")
-        if self.clip and 0 < self.clip.max_resize < self.resize:
-            raise InputError(
-                f"Clip.max_resize is {self.clip.max_resize}; give 0, or at least View.resize, {self.resize}"
-            )
-
-    @property
-    def inputs(self) -> str:
-        """What a model is trained on: 'images', or of videos 'clips'."""
-        return "clips" if self.clip else "images"
-
-    @property
-    def eval_shape(self) -> tuple[int, ...]:
-        """Of one sample's pixels at evaluation: [S, S, 3], or [M, T, S, S, 3] of a video."""
-        square = (self.size, self.size, 3)
-        return (self.clip.count, self.clip.frames, *square) if self.clip else square
-
-    @property
-    def train_shape(self) -> tuple[int, ...]:
-        """Of one sample's pixels in training: [S, S, 3], or [T, S, S, 3] of a video."""
-        square = (self.size, self.size, 3)
-        return (self.clip.frames, *square) if self.clip else square
-
-    @property
-    def cpu_seconds(self) -> int:
-        """What the sandbox grants a sample."""
-        return CLIP_CPU_SECONDS if self.clip else CPU_SECONDS
 
 
 def _resize_crop(image: Image.Image, to: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
@@ -163,45 +69,11 @@ def eval_pixels(data: bytes, view: View) -> np.ndarray:
     if max(to) > _MAX_ASPECT * min(to):
         return np.asarray(_resize_crop(Image.fromarray(pixels), to, (left, top, left + view.size, top + view.size)))
     if to != size:
-        pixels = _resize(pixels, size, to)
+        pixels = resize(pixels, size, to)
     return pixels[top : top + view.size, left : left + view.size]
 
 
-def eval_parser(view: dict) -> Callable[[bytes, Sequence[float]], np.ndarray]:
-    """`eval_pixels` of a view, given by its fields, for the sandbox; of a view with a clip `eval_clips`, a sample's
-    numbers being none, or the start and end of its part in seconds."""
-    config = _view_of(view)
-    if config.clip:
-        from raylabel.media.video import warm_up
-
-        warm_up()
-        return lambda data, numbers: eval_clips(data, config, part_of(numbers))
-
-    import torch
-
-    torch.set_num_threads(1)
-    # At its first call torch looks in a file what the processor can do. A child opens none, and would take slow ways.
-    _resize(np.zeros((2, 2, 3), np.uint8), (2, 2), (4, 4))
-    return lambda data, _: eval_pixels(data, config)
-
-
-def train_parser(view: dict) -> Callable[[bytes, Sequence[int]], np.ndarray]:
-    """`train_pixels` of a view, or `train_clip`, for the sandbox; a sample's numbers are those of `rng`."""
-    config = _view_of(view)
-    if config.clip:
-        from raylabel.media.video import warm_up
-
-        warm_up()
-        return lambda data, numbers: train_clip(data, config, rng(*numbers))
-    return lambda data, numbers: train_pixels(data, config, rng(*numbers))
-
-
-def _view_of(fields: dict) -> View:
-    clip = fields.get("clip")
-    return View(**{**fields, "clip": Clip(**clip) if clip else None})
-
-
-def _resize(pixels: np.ndarray, size: tuple[float, float], to: tuple[int, int]) -> np.ndarray:
+def resize(pixels: np.ndarray, size: tuple[float, float], to: tuple[int, int]) -> np.ndarray:
     """A picture of `size` (width, height) in uint8 [H, W, 3], resized to `to` by torch: 3 to 6 times as fast as Pillow.
 
     It is Pillow's filter in integers: the same with AVX2 (then on one thread), without, and on any number of threads.

@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 
 from raylabel.media.container import MAX_FRAME_PIXELS, opened, read_header
 from raylabel.media.encode import encode_mp4
-from raylabel.media.image import Reject
+from raylabel.media.rejects import Reject
 
 # Of these a frame that no other is predicted from can be left out, and the others are what they were.
 _SKIPPED_CODECS = frozenset(("h264", "hevc"))

@@ -4,45 +4,15 @@ Letters: M clips of a video, T frames of a clip, n frames of a video, H W pixels
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from raylabel.errors import InputError
+from raylabel.media.view import Clip
 
 if TYPE_CHECKING:
-    from raylabel.media.image_views import View
-
-# Of one video in the sandbox: to decode all of five minutes of 1920 x 1080, or of two hours of 320 x 240 (H.264, about
-# 150 and 3,000 frames per second on a core); ten clips of a video need less, where its keyframes are 10 s apart.
-CPU_SECONDS = 60
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clip:
-    """What of a video a model sees. The defaults are those of R(2+1)D on Kinetics with 8 frames."""
-
-    frames: int = 8
-    """T, frames of a clip."""
-
-    stride: int = 1
-    """Frames of the video from one frame of the clip to the next. A clip that reaches over the video's end goes on at
-    its beginning, as if it were looped."""
-
-    count: int = 10
-    """M, clips of a video at scoring and testing, from its first frame to its last, uniformly spaced (Yalniz et al.
-    2019 §5.1: 10). In training one clip is drawn, from anywhere."""
-
-    max_resize: int = 0
-    """Scale jitter: in training the short side is drawn from `View.resize` to this, pixels, before the random crop; 0:
-    it is `View.resize`."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("frames", 1), ("stride", 1), ("count", 1), ("max_resize", 0)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise InputError(f"Clip.{name} is {value!r}; give a whole number of at least {least}")
+    from raylabel.media.view import View
 
 
 def with_short_side(size: tuple[float, float], side: int) -> tuple[int, int]:

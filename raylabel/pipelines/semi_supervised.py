@@ -12,7 +12,7 @@ from raylabel.evaluate.classify import TOP, accuracy, hits, metrics, paired_gain
 from raylabel.evaluate.precision import pick_precision
 from raylabel.labels.teacher import label
 from raylabel.labels.truth import truth
-from raylabel.media.image_views import View
+from raylabel.media.view import View
 from raylabel.models import Model, import_model
 from raylabel.recipes.recipe import Recipe, Teacher, check_classes, check_recipe
 from raylabel.report.run import Run, write_run
@@ -21,9 +21,10 @@ from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.leaks import Leaks, find_leaks
 from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root, identity_of
+from raylabel.training.config import Train
 from raylabel.training.examples import materialize
 from raylabel.training.stream import Stream
-from raylabel.training.train import Train, train
+from raylabel.training.train import train
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from raylabel.evaluate.classify import TOP
 from raylabel.inference.reuse import find_earlier
 from raylabel.inference.scores import PART, unit_rows
 from raylabel.labels.teacher import label
-from raylabel.media.image_views import View
+from raylabel.media.view import View
 from raylabel.pipelines.semi_supervised import Prepared, fit_model
 from raylabel.recipes.recipe import Recipe
 from raylabel.selection.duplicates import find_duplicates

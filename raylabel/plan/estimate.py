@@ -35,8 +35,8 @@ from raylabel.selection.duplicates import BUCKET_ROWS
 from raylabel.selection.select import GROUP_CANDIDATES
 from raylabel.store.artifact import Artifact, Root
 from raylabel.store.files import delete_folder, filesystem, reading
+from raylabel.training.config import Train
 from raylabel.training.examples import file_samples
-from raylabel.training.train import Train
 
 FILES = 16  # of SCORES that stand already, read to see what a selection will find
 

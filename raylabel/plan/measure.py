@@ -6,12 +6,13 @@ from typing import Any
 
 from rich.console import Console
 
+from raylabel.compute.progress import Progress
 from raylabel.compute.resources import Cluster
 from raylabel.corpus import Shards
 from raylabel.evaluate.classify import TOP
-from raylabel.inference.actor import Job
+from raylabel.inference.batches import ScoringTask
 from raylabel.inference.network import Network
-from raylabel.media.image_views import View
+from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.pipelines.semi_supervised import Prepared
 from raylabel.plan.done import Standing
@@ -27,11 +28,10 @@ from raylabel.plan.pilot import (
     random_network,
 )
 from raylabel.recipes.recipe import Recipe
-from raylabel.report.terminal import Progress
 from raylabel.store.artifact import Artifact, Draft, Root
+from raylabel.training.config import Train
+from raylabel.training.loop import TrainingTask
 from raylabel.training.stream import Stream
-from raylabel.training.train import Job as Training
-from raylabel.training.train import Train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ class Pilot:
         precision = self.cluster.precision(recipe.label.precision)
         scorer = Network(model, view, precision, min(p, self.classes))
         shards, pool = Shards(self.start.shards[corpus]), self.cluster.teachers(recipe.resources)
-        return measure_labeling(Job(scorer, self.start.corpora[corpus], shards, recipe.label.batch, pool))
+        return measure_labeling(ScoringTask(scorer, self.start.corpora[corpus], shards, recipe.label.batch, pool))
 
     def _select(self) -> Selected:
         kept = min(self.recipe.label.p, self.classes)
@@ -138,5 +138,5 @@ class Pilot:
         Stream(examples, recipe.seed).check_workers(workers, config.batch)
         precision = self.cluster.precision(config.precision, training.view.clip is not None)
         model, classes, seed = training.model, self.classes, recipe.seed
-        job = Training(model, classes, examples, config, precision, training.view, None, seed, None)
+        job = TrainingTask(model, classes, examples, config, precision, training.view, None, seed, None)
         return measure_training(Draft(f"{self.root.uri}/{training.name}"), job, workers, bool(self.cluster.gpus))

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raylabel.report.terminal import WIDTH, duration, encodable
+from raylabel.report.terminal import WIDTH
+from raylabel.text import duration, encodable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,13 @@ from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.evaluate.precision import Truth
 from raylabel.labels.teacher import Label
-from raylabel.media.image_views import View
+from raylabel.media.view import View
 from raylabel.models import Model, check, check_input
 from raylabel.selection.leaks import Policy
 from raylabel.selection.select import Select
 from raylabel.store.artifact import NOT_IDENTITY
+from raylabel.training.config import Train
 from raylabel.training.examples import Materialize
-from raylabel.training.train import Train
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from raylabel.report.summary import printable
-from raylabel.report.terminal import percent, text_of
+from raylabel.text import percent, printable, text_of
 
 
 def render(template: str, data: Any, **more: Any) -> str:

@@ -1,9 +1,7 @@
 """The artifacts of a run → the artifact `run`: summary.json and report.html, from the same numbers."""
 
-import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,15 +9,18 @@ from typing import Any
 import numpy as np
 
 from raylabel.corpus import Corpus, Shards, read_keys
-from raylabel.media.image import Reject as Unread
+from raylabel.evaluate.results import Accuracy, Gain
+from raylabel.media.rejects import Reject as Unread
 from raylabel.media.sandbox.sandbox import Parser, Sandbox
-from raylabel.media.video_views import CPU_SECONDS as CLIP_CPU_SECONDS
+from raylabel.media.view import CLIP_CPU_SECONDS
 from raylabel.models import CURVE
 from raylabel.report.page import Film, Picture, Point, Strip, write_page
-from raylabel.report.summary import Accuracy, Counts, Gain, Leaks, Picks, Reject, Stage, Summary
+from raylabel.report.summary import Counts, Picks, Reject, Stage, Summary
 from raylabel.report.thumbnails import film_parser, thumbnail_parser, unpack
 from raylabel.schema import PICKS
+from raylabel.selection.leaks import Leaks
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
+from raylabel.text import slug
 
 SUMMARY, PAGE = "summary.json", "report.html"
 STRIPS = 10  # classes whose pictures are shown
@@ -67,15 +68,6 @@ def write_run(root: Root, run: Run) -> tuple[Artifact, Summary]:
         return Built(files, {})
 
     return root.make(f"run-{slug(run.name)}", identity, build), summary
-
-
-def slug(name: str) -> str:
-    """The name as a part of a folder's name: at most 64 ASCII letters, digits, - and _.
-
-    Where that changes it, 8 hex digits of its hash follow, so that two names are two folders.
-    """
-    kept = re.sub("[^A-Za-z0-9_-]+", "-", name)[:64]
-    return kept if kept == name else f"{kept}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def summarise(run: Run) -> Summary:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
+from raylabel.compute.progress import Progress
 from raylabel.errors import InputError
-from raylabel.report.terminal import Progress
 from raylabel.schema import DUPLICATES
 from raylabel.selection.shuffle import (
     BATCH_ROWS,

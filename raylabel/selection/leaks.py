@@ -6,18 +6,19 @@ UCF101's splits keep the 25 groups of each class apart for this reason (Soomro e
 Letters: N test samples, G source videos and D digests of the test set.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raylabel.compute.progress import PatientProgress
 from raylabel.errors import InputError
-from raylabel.report.summary import Leaks, printable
-from raylabel.report.terminal import PatientProgress
 from raylabel.schema import SCORES, split_key
 from raylabel.selection.shuffle import BATCH_ROWS, group_files, open_scores, run_tasks
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
+from raylabel.text import printable
 
 Policy = Literal["report", "error"]
 TASK_ROWS = 1 << 25  # rows of the corpus that one task compares with the test set: some seconds of work
@@ -25,6 +26,45 @@ EXAMPLES = 5  # source videos that are named
 
 # Test samples that stand in the corpus: by their source video, or byte for byte.
 SHARED = pa.schema([("key", pa.int64()), ("video", pa.bool_()), ("copy", pa.bool_())])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaks:
+    """What of the test set stands among what was learned from too."""
+
+    known: int
+    """Test samples whose source video is known."""
+    videos: int
+    """Source videos of the test set that are also in the labeled set or in the corpus."""
+    labeled: int
+    """Labeled samples of these videos."""
+    unlabeled: int
+    """Scored samples of the corpus of these videos."""
+    copies: int
+    """Scored samples of the corpus that are a test sample byte for byte."""
+    test: int
+    """Test samples of these videos, or with such a copy."""
+    n: int
+    """Test samples."""
+    examples: list[str]
+    """Names of the first of these videos."""
+
+    @property
+    def sentence(self) -> str:
+        """What there is to say of it; empty where no source videos are known and nothing is shared."""
+        if not self.test:
+            none = "no source video of the test set is in the labeled set or in the corpus"
+            return none if self.known else ""
+        said = []
+        if self.videos:
+            more = ", ..." if self.videos > len(self.examples) else ""
+            said.append(
+                f"{self.videos:,} of its source videos ({', '.join(self.examples)}{more}) are also those of "
+                f"{self.labeled:,} labeled samples and {self.unlabeled:,} of the corpus"
+            )
+        if self.copies:
+            said.append(f"{self.copies:,} samples of the corpus are the same files")
+        return f"{self.test:,} of {self.n:,} test samples leak: {'; '.join(said)}"
 
 
 def find_leaks(

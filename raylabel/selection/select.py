@@ -19,8 +19,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import ray
 
+from raylabel.compute.progress import Progress
 from raylabel.errors import InputError
-from raylabel.report.terminal import Progress
 from raylabel.schema import DUPLICATES, PICKS
 from raylabel.selection.shuffle import (
     BATCH_ROWS,

@@ -32,3 +32,6 @@ class SweepConfig:
             raise InputError(f"scheduler is '{self.scheduler}': choose {' or '.join(get_args(Scheduler))}")
         if not 0 < self.validation < 1:
             raise InputError(f"validation is {self.validation}: give a share between 0 and 1")
+
+
+STAGES = ("pretrain", "finetune")

@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 from raylabel.report.axes import linear
 from raylabel.report.html import render
-from raylabel.report.summary import printable
 from raylabel.sweep.plots import K, P, parallel, plots, swept, values_of
 from raylabel.sweep.result import Sweep
+from raylabel.text import printable
 
 ROWS = 50
 """Trials in the table; it unfolds to show the others."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from raylabel.report.axes import Axis, linear, log, short
-from raylabel.report.terminal import percent, text_of
 from raylabel.sweep.result import Sweep, Trial
+from raylabel.text import percent, text_of
 
 K, P = "select.k", "select.p"
 SERIES = 6

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raylabel.report.summary import Gain
-from raylabel.report.terminal import WIDTH, encodable, percent, text_of
+from raylabel.evaluate.results import Gain
+from raylabel.report.terminal import WIDTH
+from raylabel.text import encodable, percent, text_of
 
 State = Literal["finished", "stopped", "failed"]
 

@@ -16,18 +16,17 @@ from raylabel.errors import InputError, find_input_error
 from raylabel.labels.holdout import hold_out
 from raylabel.pipelines.semi_supervised import prepare, semi_supervised
 from raylabel.recipes.recipe import Recipe, check_classes, check_recipe
-from raylabel.report.run import slug
 from raylabel.store.artifact import Artifact, Root, digest, identity_of
 from raylabel.store.files import write_file
 from raylabel.sweep.claims import Ledger, make_claims
-from raylabel.sweep.config import SweepConfig
+from raylabel.sweep.config import STAGES, SweepConfig
 from raylabel.sweep.page import write_sweep_page
 from raylabel.sweep.result import Sweep, Trial, ranked
 from raylabel.sweep.soup import check_soup, make_soup
 from raylabel.sweep.space import Settings, apply, draw, grid, parse
-from raylabel.sweep.trainable import STAGES
-from raylabel.sweep.trial import Job
+from raylabel.sweep.trial import TrialTask
 from raylabel.sweep.tune import Room, run_trials
+from raylabel.text import slug
 
 SUMMARY, PAGE = "sweep.json", "sweep.html"
 
@@ -63,7 +62,7 @@ def sweep(root: Root, recipe: Recipe, config: SweepConfig, arguments: Sequence[s
     folder = f"{root.uri}/{name}"
     room = Room(recipe, trials)
     claims = make_claims(folder, room())
-    job = Job(root=root.uri, recipe=recipe, start=start, held=held, claims=claims)
+    job = TrialTask(root=root.uri, recipe=recipe, start=start, held=held, claims=claims)
     results = run_trials(root, name, trials, ray.put(job), claims, config, room)
     ledger: Ledger = ray.get(claims.get.remote())
     ray.kill(claims)

@@ -11,13 +11,13 @@ import safetensors.torch
 
 from raylabel.errors import InputError
 from raylabel.evaluate.classify import accuracy, hits, paired_gain
+from raylabel.evaluate.results import Accuracy
 from raylabel.models import WEIGHTS
 from raylabel.pipelines.semi_supervised import finetune, pretrain, test
-from raylabel.report.summary import Accuracy
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.sweep.result import Soup, Trial
 from raylabel.sweep.space import Settings
-from raylabel.sweep.trial import Job, validate
+from raylabel.sweep.trial import TrialTask, validate
 
 RATE = "finetune.schedule.lr"
 MODEL = TypeVar("MODEL")
@@ -36,7 +36,7 @@ def check_soup(trials: Sequence[Settings]) -> None:
         )
 
 
-def make_soup(root: Root, job: Job, trials: Sequence[Trial]) -> Soup:
+def make_soup(root: Root, job: TrialTask, trials: Sequence[Trial]) -> Soup:
     """The greedy soup around the first of the trials, which are sorted by validation accuracy, and its test."""
     best, rivals = trials[0], {}
     for trial in trials:

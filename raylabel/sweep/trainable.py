@@ -14,8 +14,8 @@ import ray.exceptions
 import ray.tune
 
 from raylabel.errors import find_input_error
+from raylabel.sweep.config import STAGES
 
-STAGES = ("pretrain", "finetune")
 FAILED = "failed"  # in a report: for a reason of the trial's own, so that it is not to be tried again in this run
 LOSSES = 5  # of each process of a trial: with the machine that it is on, or because that had no memory left
 LOST = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)

@@ -6,18 +6,18 @@ from typing import Any
 import ray
 
 from raylabel.evaluate.classify import TOP, accuracy, hits
+from raylabel.evaluate.results import Accuracy
 from raylabel.labels.teacher import label
 from raylabel.pipelines.semi_supervised import Prepared, finetune, given_teacher, pretrain
 from raylabel.recipes.recipe import Recipe
-from raylabel.report.summary import Accuracy
 from raylabel.store.artifact import Artifact, Root
 from raylabel.sweep.claims import SharedRoot
+from raylabel.sweep.config import STAGES
 from raylabel.sweep.space import Settings, apply
-from raylabel.sweep.trainable import STAGES
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrialTask:
     """What all trials share; plain data and handles, so that it travels."""
 
     root: str
@@ -39,7 +39,7 @@ class Job:
         return replace(self.start, teacher=given_teacher(root, recipe.teacher, len(self.start.classes)))
 
 
-def run(job: Job, number: int, settings: Settings, who: str, stage: str) -> dict[str, Any]:
+def run(job: TrialTask, number: int, settings: Settings, who: str, stage: str) -> dict[str, Any]:
     """Runs that stage of a trial and those before it, as far as they do not stand; what Ray Tune is told of it."""
     root = SharedRoot(job.root, job.claims, who, number)
     try:
@@ -49,7 +49,7 @@ def run(job: Job, number: int, settings: Settings, who: str, stage: str) -> dict
         ray.get(job.claims.use.remote(number, uses))
 
 
-def _run(root: SharedRoot, job: Job, recipe: Recipe, stage: str) -> dict[str, Any]:
+def _run(root: SharedRoot, job: TrialTask, recipe: Recipe, stage: str) -> dict[str, Any]:
     start = job.rests_on(root, recipe)
     found = pretrain(root, recipe, start)
     student = found.student if stage == "pretrain" else finetune(root, recipe, start, found)
@@ -63,7 +63,7 @@ def _run(root: SharedRoot, job: Job, recipe: Recipe, stage: str) -> dict[str, An
     }
 
 
-def validate(root: Root, job: Job, recipe: Recipe, model: Artifact) -> Accuracy:
+def validate(root: Root, job: TrialTask, recipe: Recipe, model: Artifact) -> Accuracy:
     """Its accuracy on the validation split."""
     shards, corpus = job.start.shards["labeled"], job.start.corpora["labeled"]
     scores = label(root, model, shards, corpus, recipe.view, replace(recipe.label, p=TOP), recipe.resources)

@@ -21,15 +21,15 @@ import ray.tune.schedulers
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from raylabel.compute.placement_groups import free_places
+from raylabel.compute.progress import Progress
 from raylabel.compute.resources import Cluster
 from raylabel.errors import causes
 from raylabel.recipes.recipe import Recipe
-from raylabel.report.terminal import Progress
 from raylabel.store.artifact import Root
 from raylabel.store.files import delete_folder, filesystem, line, list_files, read_file
-from raylabel.sweep.config import SweepConfig
+from raylabel.sweep.config import STAGES, SweepConfig
 from raylabel.sweep.space import Settings, apply
-from raylabel.sweep.trainable import FAILED, LOSSES, STAGES, trial
+from raylabel.sweep.trainable import FAILED, LOSSES, trial
 
 TUNE = "tune"  # Ray Tune's folder: what else stood there it would put back as it was when the sweep was resumed
 BOOKS = "tuner.pkl", "experiment_state-", "basic-variant-state-"  # the files in it that it goes on from

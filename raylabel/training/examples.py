@@ -17,13 +17,15 @@ import pyarrow.parquet as pq
 import ray
 from PIL import Image
 
+from raylabel.compute.progress import Progress
 from raylabel.compute.watchdog import beat
 from raylabel.corpus import Corpus, Sample, Shards, read_rows
 from raylabel.errors import InputError
-from raylabel.media.image import Reject, decode_pixels
+from raylabel.media.image import decode_pixels
+from raylabel.media.rejects import Reject
 from raylabel.media.sandbox.sandbox import Parser, shared_sandbox
-from raylabel.media.video_views import CPU_SECONDS, cut_parser
-from raylabel.report.terminal import Progress
+from raylabel.media.video_views import cut_parser
+from raylabel.media.view import CLIP_CPU_SECONDS
 from raylabel.schema import EXAMPLES, PICKS, REJECTS, check, split_key
 from raylabel.store.artifact import (
     Artifact,
@@ -196,7 +198,7 @@ def write_part(
     rejects: list[tuple[int, str, str, str, str]] = []
     parser = Parser.of(encode_parser, short_side=config.short_side, quality=config.quality)
     if corpus.kind == "video":
-        parser = Parser.of(cut_parser, CPU_SECONDS, short_side=config.short_side, quality=CRF)
+        parser = Parser.of(cut_parser, CLIP_CPU_SECONDS, short_side=config.short_side, quality=CRF)
     sandbox = shared_sandbox(parser)
     samples = _read(corpus, shards, list(labels))
     while some := list(itertools.islice(samples, TOGETHER)):

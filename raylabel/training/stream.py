@@ -23,8 +23,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from raylabel.errors import InputError
-from raylabel.media.image_views import View, train_parser
+from raylabel.media.parsers import train_parser
 from raylabel.media.sandbox.sandbox import Parser, Sandbox
+from raylabel.media.view import View
 from raylabel.prefetch import ahead
 from raylabel.rng import AUGMENT, LANE_ORDER, WINDOW_ORDER, rng
 from raylabel.store.artifact import Artifact

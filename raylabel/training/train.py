@@ -5,103 +5,27 @@ The sum of a batch's gradients does not depend on how its images are spread over
 """
 
 import json
-import os
-import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
-from typing import Any, Literal
 
-import numpy as np
 import ray
 import ray.train
 import ray.train.torch
 
 from raylabel.compute.autoscaler import ready
-from raylabel.compute.metrics import show_training
-from raylabel.compute.progress import make_board, shown
+from raylabel.compute.progress import Progress, make_board, shown
 from raylabel.compute.resources import Resources
-from raylabel.errors import InputError
-from raylabel.media.image_views import View, normalise
+from raylabel.media.view import View
 from raylabel.models import (
     CURVE,
     WEIGHTS,
     Model,
-    build,
     describe,
-    load_model,
-    load_weights,
-    memory_format,
-    save_weights,
 )
-from raylabel.report.terminal import Progress
-from raylabel.store.artifact import NOT_IDENTITY, Artifact, Built, Draft, Root, identity_of, write_bytes
+from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
 from raylabel.training.checkpoint import Checkpoints
-from raylabel.training.preemption import Halts, heed_sigterm
-from raylabel.training.schedule import Schedule, lr_at
+from raylabel.training.config import Train
+from raylabel.training.loop import STATE, TrainingTask, describe_step, run_worker
 from raylabel.training.stream import Stream
 from raylabel.training.worker_group import Workers
-
-POINTS = 200  # of a training curve
-MOMENTUM = "momentum.safetensors"
-STATE = "state.json"  # of a checkpoint, beside its tensors: {step, sums, passed_over}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Train:
-    """How a network is trained. Length is counted in images processed, forward and backward (Yalniz et al. 2019 §3);
-    of videos an image is a clip.
-    """
-
-    images: int
-    """Images processed in all, rounded up to whole batches."""
-    schedule: Schedule
-    """Learning rate over the run."""
-    batch: int = 256
-    """Images in a global batch, over all workers."""
-    momentum: float = 0.9
-    """Momentum of SGD."""
-    weight_decay: float = 1e-4
-    """Weight decay, on every parameter (1e-4 in the paper)."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Arithmetic of the forward pass (autocast); auto is bf16 where the hardware has it, and fp32 for clips on a CPU.
-    """
-    checkpoint_every: int = field(default=1000, metadata=NOT_IDENTITY)
-    """Steps between checkpoints: what a crash can cost."""
-
-    def __post_init__(self):
-        for name in ("images", "batch", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: give at least 1")
-        if self.batch < 2:
-            raise InputError(f"batch is {self.batch}: BatchNorm needs at least 2 images")
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"momentum is {self.momentum}: give a number from 0 to 1, 1 excluded")
-        if self.weight_decay < 0:
-            raise InputError(f"weight_decay is {self.weight_decay}: give 0 or a positive number")
-
-    @property
-    def steps(self) -> int:
-        return -(-self.images // self.batch)
-
-    @property
-    def processed(self) -> int:
-        """Images processed, in whole batches."""
-        return self.steps * self.batch
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a worker needs; plain data, so that it travels."""
-
-    model: Model
-    classes: int
-    examples: Artifact
-    config: Train
-    precision: str
-    view: View
-    init: Artifact | None
-    seed: int
-    board: Any
 
 
 def train(
@@ -137,7 +61,7 @@ def train(
     def build_model(draft: Draft) -> Built:
         board, checkpoints = make_board(), Checkpoints(draft.scratch("checkpoints"))
         workers = Workers(resources, cluster, config.batch, Stream(examples, seed), board)
-        job = Job(model, classes, examples, config, precision, view, init, seed, board)
+        job = TrainingTask(model, classes, examples, config, precision, view, init, seed, board)
         start = checkpoints.newest()
         before = start.step * config.batch
         ray.get(board.set.remote(before, ""))
@@ -146,9 +70,9 @@ def train(
             shown(board, progress),
         ):
             settings, storage = {"job": job, "checkpoints": checkpoints}, draft.scratch("ray_train")
-            final = workers.run(_loop, settings, storage, checkpoints, start, config.steps, progress.say)
+            final = workers.run(run_worker, settings, storage, checkpoints, start, config.steps, progress.say)
             last = json.loads(final.files[CURVE])[-1]
-            board.set.remote(config.processed, _note(last["loss"], last["accuracy"]))  # a new one knows less
+            board.set.remote(config.processed, describe_step(last["loss"], last["accuracy"]))  # a new one knows less
         ray.kill(board)
         files = [write_bytes(draft.uri, name, final.files[name]) for name in (WEIGHTS, CURVE)]
         info = {**describe(model, classes), "workers": workers.count, "hardware": cluster.name}
@@ -158,165 +82,3 @@ def train(
         return Built(files, info)
 
     return root.make(name, identity, build_model)
-
-
-def _note(loss: float, accuracy: float) -> str:
-    return f"loss {loss:.3f}, accuracy {accuracy:.1%}"
-
-
-def _loop(settings: dict[str, Any]) -> None:
-    """What each worker runs."""
-    for _ in steps(settings["job"], settings["checkpoints"]):
-        pass
-
-
-def steps(job: Job, checkpoints: Checkpoints) -> Generator[int, None, None]:
-    """Trains, and yields the number of steps done after each: every worker has to ask for the same number.
-
-    Goes on from the newest checkpoint. Ends with the last step, or before it where the board or a SIGTERM says so, and
-    leaves a checkpoint of where it ended. InputError if the loss is not a number.
-    """
-    import torch
-    import torch.distributed
-    from torch.nn import functional
-    from torch.nn.parallel import DistributedDataParallel
-
-    config, context = job.config, ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
-    heed_sigterm()
-    torch.set_num_threads(1)  # a worker per core: also one order of every sum
-    torch.manual_seed(job.seed)
-    module = load_model(job.init) if job.init else build(job.model, job.classes)
-    module = module.to(device, memory_format=memory_format(module)).train()  # pyright: ignore[reportCallIssue]
-    optimizer = torch.optim.SGD(
-        module.parameters(), config.schedule.lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
-    sums = torch.zeros(3, device=device)  # loss, correct, images since the last point of the curve
-    step, curve, passed_over = _restore(checkpoints, module, optimizer, sums, rank)
-    parallel = DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
-    last, total = config.steps, config.processed
-    every = max(1, last // POINTS)
-    batches = Stream(job.examples, job.seed).batches(
-        job.view, config.batch, step * config.batch, total, rank, world, _loaders(), _memory(device)
-    )
-    note, told, halts = "", 0.0, Halts(job.board, rank, step, device)
-    for pixels, labels in batches:
-        lr = lr_at(config.schedule, step * config.batch, total)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        torch.manual_seed(hash((job.seed, step, rank)))  # dropout is a function of the step too
-        images = normalise(torch.from_numpy(pixels).to(device, non_blocking=True), job.view)
-        target = torch.from_numpy(labels).to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=job.precision == "bf16"):
-            logits = parallel(images)
-            losses = functional.cross_entropy(logits, target, reduction="sum")
-        # DDP averages over workers, whose parts of the batch may differ by an image: weigh by images, not by workers.
-        (losses * (world / config.batch)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        with torch.no_grad():
-            sums += torch.stack([losses.detach(), (logits.argmax(1) == target).sum(), sums.new_tensor(len(target))])
-        step += 1
-        if step % every == 0 or step == last:
-            torch.distributed.all_reduce(sums)
-            loss, correct, seen = sums.tolist()
-            sums.zero_()
-            done = step * config.batch
-            if loss != loss:  # on every rank alike: all end here
-                raise InputError(
-                    f"the loss is not a number after {done:,} {job.view.inputs}: lower the learning rate, here {lr:g}"
-                )
-            curve.append({"images": done, "loss": loss / seen, "accuracy": correct / seen, "lr": lr})
-            note = _note(loss / seen, correct / seen)
-            if rank == 0:
-                artifact = checkpoints.folder.split("/")[-3]  # its folder/scratch/checkpoints
-                show_training(artifact, step, loss / seen)
-        if rank == 0 and (step == last or time.monotonic() > told + 1):
-            halts.tell(step * config.batch, note)
-            told = time.monotonic()
-        halted = halts.agreed(step)
-        if halted or step % config.checkpoint_every == 0 or step == last:
-            if rank == 0:  # ends here if the driver has: another one may be writing by now
-                ray.get(job.board.get.remote())
-            _save(checkpoints, module, optimizer, sums, step, curve, passed_over, rank)
-        yield step
-        if halted:
-            batches.close()
-            return
-
-
-def _loaders() -> int:
-    """Threads that decode for one worker: beside a GPU the cores that its node has for each; else it has but one."""
-    local = ray.train.get_context().get_local_world_size()
-    return max(1, (os.cpu_count() or 1) // local) if ray.get_gpu_ids() else 1
-
-
-def _memory(device) -> Callable[[tuple[int, ...]], np.ndarray]:
-    """Gives memory for pixels of a shape; for a GPU such as it copies from by itself, while the worker goes on."""
-    import torch
-
-    if device.type != "cuda":
-        return lambda shape: np.empty(shape, np.uint8)
-
-    def pinned(shape: tuple[int, ...]) -> np.ndarray:
-        with torch.cuda.device(device):  # of the calling thread; without it each worker would open the first GPU too
-            return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
-
-    return pinned
-
-
-def _restore(
-    checkpoints: Checkpoints, module, optimizer, sums, rank: int
-) -> tuple[int, list[dict[str, float]], list[str]]:
-    """(step, curve, damaged checkpoints that were passed over) of the newest checkpoint, whose state is loaded.
-
-    Rank 0 reads it, so that all go on from the same one. The others get step and momentum here and the weights from
-    DDP, which gives them to all; the rest is rank 0's alone.
-    """
-    import safetensors.torch
-    import torch
-    import torch.distributed
-
-    found, curve, passed_over, momentum = None, [], [], {}
-    if rank == 0:
-        found = checkpoints.newest()
-        passed_over = list(found.passed_over)
-        if found.step:
-            state, curve = json.loads(found.files[STATE]), json.loads(found.files[CURVE])
-            load_weights(module, found.files[WEIGHTS], checkpoints.folder)
-            momentum = safetensors.torch.load(found.files[MOMENTUM])
-            sums.copy_(torch.tensor(state["sums"]))  # they were summed over all ranks
-            passed_over += state["passed_over"]
-    step = torch.tensor(found.step if found else 0, device=sums.device)
-    torch.distributed.broadcast(step, 0)
-    if step.item():
-        for name, parameter in module.named_parameters():
-            held = torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
-            if name in momentum:
-                held.copy_(momentum[name])
-            torch.distributed.broadcast(held, 0)
-            # Laid out as the optimizer would. One that is zero is as good as none yet.
-            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(held)
-    return int(step.item()), curve, passed_over
-
-
-def _save(checkpoints: Checkpoints, module, optimizer, sums, step: int, curve: list, passed_over: list, rank: int):
-    """Saves all state, and what the artifact keeps. Every rank calls it; rank 0 writes."""
-    import safetensors.torch
-    import torch.distributed
-
-    # From here on rank 0 holds the sums of all, as after a restart: both go on to the same curve.
-    torch.distributed.all_reduce(sums)
-    if rank != 0:
-        sums.zero_()
-        return
-    momentum = {
-        name: optimizer.state[parameter]["momentum_buffer"].cpu().contiguous()
-        for name, parameter in module.named_parameters()
-        if optimizer.state[parameter].get("momentum_buffer") is not None
-    }
-    state = {"step": step, "sums": sums.tolist(), "passed_over": passed_over}
-    files = {WEIGHTS: save_weights(module), MOMENTUM: safetensors.torch.save(momentum), CURVE: json.dumps(curve)}
-    files[STATE] = json.dumps(state)
-    checkpoints.save(step, {name: data if isinstance(data, bytes) else data.encode() for name, data in files.items()})

@@ -1,6 +1,6 @@
 """The training stream: images per second alone, and of a ResNet-18 at 224 trained from it, over training from memory.
 
-Both arms run the product's own training loop, `raylabel.training.train.steps`, in one group of Ray Train workers as it
+Both arms run the product's own training loop, `raylabel.training.loop.steps`, in one group of Ray Train workers as it
 chooses it for this machine (one single-thread worker per core, or one per GPU), over the same steps from the same
 weights; only where the loop gets its batches from differs. The arms alternate within the workers, so that neither pays
 for a start, and must give exactly the same losses on a CPU. What is timed begins when the loop is handed its batch
@@ -38,13 +38,14 @@ from raylabel.compute.progress import make_board
 from raylabel.compute.resources import Cluster, Resources
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.labels.truth import truth
-from raylabel.media.image_views import View
+from raylabel.media.view import View
 from raylabel.models import CURVE, Model
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.checkpoint import Checkpoint
+from raylabel.training.config import Train
 from raylabel.training.examples import Materialize, materialize
+from raylabel.training.loop import TrainingTask
 from raylabel.training.schedule import Schedule
-from raylabel.training.train import Job, Train
 
 BAR = 0.90
 WARM = 3  # steps of each run that are not timed
@@ -129,7 +130,7 @@ def measure(examples: Artifact, size: Size, folder: str) -> dict[str, Any]:
     workers = cluster.workers(Resources(), size.batch)
     config = Train(images=(WARM + size.steps) * size.batch, batch=size.batch, schedule=Schedule(lr=0.05, warmup=0))
     model = Model(arch="resnet18")
-    job = Job(model, CLASSES, examples, config, cluster.precision("auto"), View(), None, 0, make_board())
+    job = TrainingTask(model, CLASSES, examples, config, cluster.precision("auto"), View(), None, 0, make_board())
     path = f"{folder}/found.json"
     trainer = ray.train.torch.TorchTrainer(
         _measure,
@@ -149,12 +150,12 @@ def _measure(settings: dict[str, Any]) -> None:
     import torch
     import torch.distributed
 
-    from raylabel.training import train
-
     job, size = settings["job"], settings["size"]
+    from raylabel.training import loop
+
     device = ray.train.torch.get_device()
     context = ray.train.get_context()
-    from_stream = train.Stream.batches
+    from_stream = loop.Stream.batches
     memory: list[tuple[np.ndarray, np.ndarray]] = []
     curves: list[bytes] = []
     first: list[float] = []
@@ -185,8 +186,8 @@ def _measure(settings: dict[str, Any]) -> None:
         return (len(times) - 1 - WARM) * size.batch / (times[-1] - times[WARM])
 
     def learn(batches: Iterator) -> None:
-        train.Stream.batches = lambda *_: batches  # pyright: ignore[reportAttributeAccessIssue]
-        for _ in train.steps(job, _Curves(curves)):  # pyright: ignore[reportArgumentType]
+        loop.Stream.batches = lambda *_: batches  # pyright: ignore[reportAttributeAccessIssue]
+        for _ in loop.steps(job, _Curves(curves)):  # pyright: ignore[reportArgumentType]
             pass
 
     def drain(batches: Iterator) -> None:
@@ -195,9 +196,9 @@ def _measure(settings: dict[str, Any]) -> None:
         torch.distributed.barrier()
 
     def stream(steps: int) -> Iterator:
-        whole = train.Stream(job.examples, job.seed)
+        whole = loop.Stream(job.examples, job.seed)
         rank, world = context.get_world_rank(), context.get_world_size()
-        memory_of, threads = train._memory(device), train._loaders()
+        memory_of, threads = loop._memory(device), loop._loaders()
         return from_stream(whole, job.view, size.batch, 0, steps * size.batch, rank, world, threads, memory_of)
 
     rate(stream(job.config.steps), True, learn)  # warms all up, and fills the memory

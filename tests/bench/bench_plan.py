@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from raylabel.corpus import Corpus
 from raylabel.labels.teacher import label
-from raylabel.media.image_views import View
+from raylabel.media.view import View
 from raylabel.models import Model, build
 from raylabel.pipelines.semi_supervised import prepare, semi_supervised
 from raylabel.plan.estimate import plan
@@ -32,8 +32,8 @@ from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.selection.select import Select
 from raylabel.store.artifact import Root
+from raylabel.training.config import Train
 from raylabel.training.schedule import Schedule
-from raylabel.training.train import Train
 
 SHOWN = ("teacher", "label", "pretrain", "control", "evaluate")  # the others take seconds
 

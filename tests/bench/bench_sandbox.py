@@ -19,9 +19,10 @@ from bench_examples import photograph
 from figures import interleave, print_ratio, print_value
 from PIL import Image
 
-from raylabel.media.image_views import View, eval_parser, train_parser
+from raylabel.media.parsers import eval_parser, train_parser
 from raylabel.media.sandbox.child import load
 from raylabel.media.sandbox.sandbox import Parser, Sandbox
+from raylabel.media.view import View
 from raylabel.rng import AUGMENT
 
 BAR = 1 / 1.15  # at most 15% slower

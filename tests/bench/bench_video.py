@@ -22,9 +22,10 @@ from bench_examples import photograph
 from figures import interleave, print_ratio, print_value
 from PIL import Image
 
-from raylabel.media.image_views import View, eval_parser
+from raylabel.media.parsers import eval_parser
 from raylabel.media.sandbox.sandbox import Parser, Sandbox
-from raylabel.media.video_views import Clip, eval_indices
+from raylabel.media.video_views import eval_indices
+from raylabel.media.view import Clip, View
 
 BARS = {8: 1.2, 32: 2.3}
 FPS, SECONDS, WIDTH, HEIGHT = 25, 10, 320, 240

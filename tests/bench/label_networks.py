@@ -12,7 +12,8 @@ from photographs import PHOTOGRAPHS, Photographs
 from torch import nn
 from torchvision.models import resnet18
 
-from raylabel.media.image_views import View, eval_pixels, normalise
+from raylabel.media.image_views import eval_pixels, normalise
+from raylabel.media.view import View
 from raylabel.models.weights import load_weights, save_weights
 
 CLASSES = 1000

@@ -24,7 +24,8 @@ from raylabel.corpus import Corpus, index_corpus
 from raylabel.inference.network import CACHED, Network
 from raylabel.inference.scorer import Ranked, Run
 from raylabel.inference.scores import make_scores
-from raylabel.media.image_views import View, eval_pixels
+from raylabel.media.image_views import eval_pixels
+from raylabel.media.view import View
 from raylabel.schema import SCORES, split_key
 from raylabel.store.artifact import Root
 

@@ -19,9 +19,11 @@ from PIL import Image
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.labels.teacher import Label, label
-from raylabel.media.image import Reject, decode_image, decode_pixels
-from raylabel.media.image_views import View, eval_parser, train_parser
+from raylabel.media.image import decode_image, decode_pixels
+from raylabel.media.parsers import eval_parser, train_parser
+from raylabel.media.rejects import Reject
 from raylabel.media.sandbox.sandbox import Parser, Sandbox
+from raylabel.media.view import View
 from raylabel.schema import REJECTS, SCORES
 from raylabel.store.artifact import Artifact, Root
 

@@ -32,9 +32,9 @@ from raylabel.corpus import Corpus, Shards, index_corpus, read_keys
 from raylabel.errors import InputError
 from raylabel.labels.truth import truth
 from raylabel.models import Model, build, save_weights
-from raylabel.report.run import slug
 from raylabel.schema import PICKS, REJECTS
 from raylabel.store.artifact import Root
+from raylabel.text import slug
 
 JOB = JOBS / "semi_supervised.py"
 SECRET = "s3cret-of-the-driver"
@@ -70,14 +70,14 @@ RECIPE = """
 import json, os
 from raylabel.corpus import Corpus
 from raylabel.labels.teacher import Label
-from raylabel.media.image_views import View
+from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.training.examples import Materialize
 from raylabel.compute.resources import Resources
 from raylabel.training.schedule import Schedule
 from raylabel.selection.select import Select
-from raylabel.training.train import Train
+from raylabel.training.config import Train
 
 def recipe():
     told = json.load(open(os.path.join(os.path.dirname(__file__), "told.json")))

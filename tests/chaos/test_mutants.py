@@ -13,9 +13,10 @@ import pytest
 from canary import canary
 
 from raylabel.media.image import MAX_PIXELS
-from raylabel.media.image_views import View, eval_parser, train_parser
+from raylabel.media.parsers import eval_parser, train_parser
 from raylabel.media.sandbox.child import CPU_SECONDS, MEMORY
 from raylabel.media.sandbox.sandbox import Parser, Sandbox
+from raylabel.media.view import View
 from raylabel.schema import REASONS
 
 SECRET = "s3cret-of-the-parent"

@@ -17,10 +17,10 @@ import videos
 from canary import canary
 from test_mutants import check_children, memory, pids, processor_seconds, reason_of
 
-from raylabel.media.image_views import View, eval_parser, train_parser
+from raylabel.media.parsers import eval_parser, train_parser
 from raylabel.media.sandbox.child import MEMORY
 from raylabel.media.sandbox.sandbox import Parser, Sandbox
-from raylabel.media.video_views import Clip
+from raylabel.media.view import Clip, View
 from raylabel.schema import MAX_BYTES, REASONS
 
 VIEW = View(size=24, resize=32, clip=Clip(frames=4, count=3))

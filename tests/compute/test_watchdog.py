@@ -15,10 +15,10 @@ from heads import environment, started_head
 from paths import JOBS, PYTHONPATH, REPOSITORY
 
 from raylabel.compute import watchdog as watch
+from raylabel.compute.progress import PatientProgress, Progress
 from raylabel.compute.resources import Resources
 from raylabel.compute.watchdog import beat, moved, watched
 from raylabel.errors import InputError
-from raylabel.report.terminal import PatientProgress, Progress
 from raylabel.selection.shuffle import run_tasks
 
 # Everything is made while there is room; then all CPUs are taken, and each stage waits in its own way.

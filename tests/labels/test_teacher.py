@@ -25,7 +25,8 @@ from raylabel.inference import scores as stage
 from raylabel.inference.scores import make_scores
 from raylabel.labels import teacher
 from raylabel.labels.teacher import Label, label
-from raylabel.media.image_views import View, eval_pixels, normalise
+from raylabel.media.image_views import eval_pixels, normalise
+from raylabel.media.view import View
 from raylabel.models import load_model
 from raylabel.schema import REJECTS, SCORES
 from raylabel.selection.duplicates import find_duplicates

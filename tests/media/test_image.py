@@ -21,7 +21,8 @@ from PIL import Image, ImageCms, ImageFile
 
 from raylabel.media import image as decode
 from raylabel.media import jpeg
-from raylabel.media.image import MAX_PIXELS, Reject, decode_draft, decode_image, decode_pixels
+from raylabel.media.image import MAX_PIXELS, decode_draft, decode_image, decode_pixels
+from raylabel.media.rejects import Reject
 
 H, W = 24, 40
 RNG = np.random.default_rng(0)

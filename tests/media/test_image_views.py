@@ -20,8 +20,9 @@ from torchvision.transforms import InterpolationMode, v2
 
 from raylabel.errors import InputError
 from raylabel.media import image_views as views
-from raylabel.media.image import Reject
-from raylabel.media.image_views import View, eval_pixels, normalise, train_pixels
+from raylabel.media.image_views import eval_pixels, normalise, train_pixels
+from raylabel.media.rejects import Reject
+from raylabel.media.view import View
 
 IMAGENET = View()
 SMALL = View(size=32, resize=32, crop="padded")

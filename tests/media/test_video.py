@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from raylabel.media import video as module
 from raylabel.media.container import MAX_FRAME_PIXELS, demuxer_of, read_header
-from raylabel.media.image import Reject
+from raylabel.media.rejects import Reject
 from raylabel.media.video import Video
 
 REJECTED = {

@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raylabel.errors import InputError
-from raylabel.media.image import Reject
-from raylabel.media.image_views import View, eval_parser, normalise, train_parser
+from raylabel.media.image_views import normalise
+from raylabel.media.parsers import eval_parser, train_parser
+from raylabel.media.rejects import Reject
 from raylabel.media.sandbox.child import CPU_SECONDS
 from raylabel.media.sandbox.sandbox import Parser, Sandbox
 from raylabel.media.video import Video
-from raylabel.media.video_views import Clip, cut_parser, eval_clips, eval_indices, train_clip
+from raylabel.media.video_views import cut_parser, eval_clips, eval_indices, train_clip
+from raylabel.media.view import Clip, View
 from raylabel.rng import AUGMENT, rng
 
 

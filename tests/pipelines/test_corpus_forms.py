@@ -15,8 +15,7 @@ from helpers import random_model
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.labels.teacher import Label, label
-from raylabel.media.image_views import View
-from raylabel.media.video_views import Clip
+from raylabel.media.view import Clip, View
 from raylabel.schema import PICKS, SCORES
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import Select, select

@@ -23,8 +23,7 @@ from raylabel.errors import InputError
 from raylabel.evaluate.classify import wilson
 from raylabel.labels.teacher import Label, label
 from raylabel.labels.truth import truth
-from raylabel.media.image_views import View
-from raylabel.media.video_views import Clip
+from raylabel.media.view import Clip, View
 from raylabel.models import Model
 from raylabel.pipelines.semi_supervised import prepare, semi_supervised
 from raylabel.recipes import registry as recipes
@@ -34,10 +33,11 @@ from raylabel.schema import EXAMPLES, PICKS, SCORES
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import Select, select
 from raylabel.store.artifact import Artifact, Root
+from raylabel.training.config import Train
 from raylabel.training.examples import Materialize, materialize
 from raylabel.training.schedule import Schedule
 from raylabel.training.stream import Stream
-from raylabel.training.train import Train, train
+from raylabel.training.train import train
 
 CHANCE = 1 / len(DIRECTIONS)
 

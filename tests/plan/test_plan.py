@@ -19,7 +19,7 @@ from rich.console import Console
 
 from raylabel.compute.resources import Cluster, Resources
 from raylabel.corpus import Corpus, Shards, index_corpus
-from raylabel.inference.actor import Job
+from raylabel.inference.batches import ScoringTask
 from raylabel.inference.network import Network
 from raylabel.labels.teacher import Label, label
 from raylabel.models import WEIGHTS, Model
@@ -289,7 +289,7 @@ def test_the_pilot_scores_as_the_run_does_wherever_it_decodes(ray_local, quick, 
     scores = label(root, model, shards, corpus, DIGITS_VIEW, config, resources).table("scores-", SCORES)
     pool = Cluster.now().teachers(resources)
     assert bool(pool.threads) == (decode == "beside")
-    found = measure_labeling(Job(Network(model, DIGITS_VIEW, "fp32", 3), corpus, Shards(shards), 256, pool))
+    found = measure_labeling(ScoringTask(Network(model, DIGITS_VIEW, "fp32", 3), corpus, Shards(shards), 256, pool))
     assert found.seen == 1401
     assert found.rows.equals(scores)
     assert found.slots_per_second > 0 and found.start > 0 and found.memory > 0

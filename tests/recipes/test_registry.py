@@ -8,9 +8,11 @@ import pytest
 
 from raylabel.compute.resources import Cluster, Node, Pool, Resources
 from raylabel.errors import InputError
+from raylabel.evaluate.results import Gain
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Teacher
-from raylabel.report.summary import Counts, Gain, Leaks, Picks, Reject, Stage, Summary
+from raylabel.report.summary import Counts, Picks, Reject, Stage, Summary
+from raylabel.selection.leaks import Leaks
 from raylabel.training.schedule import lr_at
 
 

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from pages import HOSTILE, Parsed, leaves
 from PIL import Image
 
+from raylabel.evaluate.results import Accuracy, Gain
 from raylabel.media.encode import encode_mp4
 from raylabel.report import page as module
 from raylabel.report.page import NAMED_CLASSES, Film, Picture, Point, Strip, write_page
-from raylabel.report.summary import Accuracy, Counts, Gain, Leaks, Picks, Reject, Stage, Summary
+from raylabel.report.summary import Counts, Picks, Reject, Stage, Summary
 from raylabel.report.thumbnails import thumbnail
+from raylabel.selection.leaks import Leaks
 
 COLOURS = [(255, 0, 255), (0, 255, 0), (255, 255, 0), (0, 0, 255), (255, 0, 0), (0, 255, 255)]
 

@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from raylabel.report.summary import Accuracy, Counts, Gain, Leaks, Picks, Reject, Stage, Summary, printable
-from raylabel.report.terminal import PATIENCE, PatientProgress, Progress, print_summary
+from raylabel.compute.progress import PATIENCE, PatientProgress, Progress
+from raylabel.evaluate.results import Accuracy, Gain
+from raylabel.report.summary import Counts, Picks, Reject, Stage, Summary
+from raylabel.report.terminal import print_summary
+from raylabel.selection.leaks import Leaks
+from raylabel.text import printable
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07\r\n[bold]x[/bold] \u202egpj.exe \x9b2J \udcff 猫"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from raylabel.media.encode import encode_mp4
-from raylabel.media.image import Reject
+from raylabel.media.rejects import Reject
 from raylabel.media.sandbox.sandbox import Parser, Sandbox
 from raylabel.media.video import Video
 from raylabel.report.page import CLIP_BYTES, RATE, SECONDS, Film

@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raylabel.errors import InputError
-from raylabel.report.summary import Leaks
 from raylabel.schema import SCORES
 from raylabel.selection import leaks as module
 from raylabel.selection import shuffle as exchange
-from raylabel.selection.leaks import find_leaks
+from raylabel.selection.leaks import Leaks, find_leaks
 from raylabel.store.artifact import Artifact, Built, Root, write_table
 
 

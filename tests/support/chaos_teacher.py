@@ -13,8 +13,9 @@ import numpy as np
 from poison import misbehave
 
 from raylabel.inference.scorer import Ranked, Run
-from raylabel.media.image_views import View, eval_pixels
+from raylabel.media.image_views import eval_pixels
 from raylabel.media.sandbox.sandbox import Parser
+from raylabel.media.view import View
 
 CLASSES = 130  # three files of PICKS
 P = 5

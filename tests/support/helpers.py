@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from raylabel.media.image_views import View
+from raylabel.media.view import View
 from raylabel.models import WEIGHTS, Model, build, describe, save_weights
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
 

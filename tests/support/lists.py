@@ -6,16 +6,16 @@ from raylabel.cli.launch import Options, launched
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
 from raylabel.labels.teacher import Label, label
-from raylabel.media.image_views import View
+from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.pipelines.semi_supervised import prepare
 from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import Select, select
 from raylabel.store.artifact import Artifact, Root
+from raylabel.training.config import Train
 from raylabel.training.examples import Materialize, materialize
 from raylabel.training.schedule import Schedule
-from raylabel.training.train import Train
 
 
 def lists(data: str) -> Recipe:

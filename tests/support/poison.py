@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from raylabel.inference.scorer import Ranked, Run
-from raylabel.media.image import Reject
-from raylabel.media.image_views import View, eval_pixels
+from raylabel.media.image_views import eval_pixels
+from raylabel.media.rejects import Reject
 from raylabel.media.sandbox.sandbox import Parser
+from raylabel.media.view import View
 
 _parsed: list[None] = []  # as long as the samples that this process has parsed
 

@@ -12,11 +12,11 @@ import ray.exceptions
 import ray.util
 
 from raylabel.evaluate.classify import wilson
+from raylabel.evaluate.results import Gain
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe
-from raylabel.report.summary import Gain
 from raylabel.sweep.result import Soup, State, Sweep, Trial, ranked
-from raylabel.training.train import Train
+from raylabel.training.config import Train
 
 GRID = {"select.k": [20, 40, 80, 160, 320], "select.p": [1, 3, 10], "finetune.schedule.lr": [0.005, 0.01, 0.02]}
 

@@ -76,8 +76,8 @@ def main() -> None:
     from raylabel.errors import InputError
     from raylabel.store.artifact import Root
     from raylabel.training import worker_group as workers
+    from raylabel.training.config import Train
     from raylabel.training.schedule import Schedule
-    from raylabel.training.train import Train
 
     settings = json.loads(sys.argv[1])
 

@@ -9,9 +9,10 @@ from raylabel.corpus import Corpus, index_corpus
 from raylabel.labels.truth import truth
 from raylabel.models import Model
 from raylabel.store.artifact import Artifact, Root
+from raylabel.training.config import Train
 from raylabel.training.examples import Materialize, materialize
 from raylabel.training.schedule import Schedule
-from raylabel.training.train import Train, train
+from raylabel.training.train import train
 
 MODEL = Model(arch="resnet8x1")
 CONFIG = Train(images=3_200, batch=64, schedule=Schedule(lr=0.05), precision="fp32", checkpoint_every=10)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from raylabel.inference.scorer import Ranked, Run
-from raylabel.media.image_views import View, eval_parser
+from raylabel.media.parsers import eval_parser
 from raylabel.media.sandbox.sandbox import Parser
+from raylabel.media.view import View
 
 VIEW = View(size=224, resize=224)
 

@@ -20,9 +20,9 @@ from raylabel.errors import InputError
 from raylabel.media.image_views import normalise
 from raylabel.models import CURVE, build, load_model
 from raylabel.store.artifact import Artifact, Root
+from raylabel.training.config import Train
 from raylabel.training.schedule import Schedule, lr_at
 from raylabel.training.stream import Stream
-from raylabel.training.train import Train
 
 
 def plain_loop(examples: Artifact, config: Train, module: torch.nn.Module, world: int = 1) -> torch.nn.Module:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from raylabel.media.image import Reject
+from raylabel.media.rejects import Reject
 from raylabel.media.sandbox.child import CPU_SECONDS, MEMORY, OUT_OF_MEMORY, READY
 from raylabel.schema import MAX_BYTES, REASONS, Reason
 

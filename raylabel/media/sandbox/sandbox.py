@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from raylabel.media.image import Reject
+from raylabel.media.rejects import Reject
 from raylabel.media.sandbox.processes import OUTSIDE, Child, DiedError, Nursery, Parser, SandboxError
 from raylabel.schema import MAX_BYTES
 

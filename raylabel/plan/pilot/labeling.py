@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import ray
 
 from raylabel.corpus import Unit, Units
-from raylabel.inference.actor import Job, Labeler, decode, item
+from raylabel.inference.actor import Labeler
+from raylabel.inference.batches import ScoringTask, decode, item
 from raylabel.inference.pool import PIXELS, units_of_item
 from raylabel.inference.scores import unit_rows
 from raylabel.models import WEIGHTS, Model, build, describe, save_weights
-from raylabel.plan.pilot import process
+from raylabel.plan.pilot.process import draw, peak_device_memory, peak_memory, stretch
 from raylabel.schema import SCORES
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
 
@@ -50,10 +51,10 @@ class Labeled:
     """Of SCORES, as they are stored."""
 
 
-def measure_labeling(job: Job) -> Labeled:
+def measure_labeling(job: ScoringTask) -> Labeled:
     """Labels units of the corpus, drawn at random, as the run will; each actor stops by the clock."""
     begin, pool, unit = time.monotonic(), job.pool, unit_rows(job.corpus)
-    drawn = process.draw(job.shards, unit)
+    drawn = draw(job.shards, unit)
     labeler: Any = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus)(_Labeler)
     units = len(Units(job.shards.rows, unit))
     size = units_of_item(units, pool.actors)
@@ -71,7 +72,7 @@ def measure_labeling(job: Job) -> Labeled:
             once = max(ray.get([actor.load.remote(job, drawn[0]) for actor in actors]))
         # As long as those of the run, for it costs to begin inside a file, but so short that an actor sees some.
         rows = min(size * unit, max(1, int(SECONDS / PLACES / once)) * job.batch)
-        places = [process.stretch(job.shards, one, rows, unit) for one in drawn]
+        places = [stretch(job.shards, one, rows, unit) for one in drawn]
         if not pool.threads:  # others decode, in halves of the CPUs that are left
             decoder: Any = ray.remote(num_cpus=0.5)(_Decoder)
             free = int(ray.cluster_resources().get("CPU", 1) - pool.actors * pool.cpus)
@@ -123,7 +124,7 @@ def _each_once(rows: pa.Table) -> pa.Table:
 class _Labeler:
     """An actor of the run, with a clock."""
 
-    def load(self, job: Job, unit: Unit) -> float:
+    def load(self, job: ScoringTask, unit: Unit) -> float:
         """Makes ready to score; seconds that a batch takes."""
         self._job, self._actor = job, Labeler(job)
         one = item([replace(unit, rows=min(job.batch, unit.rows))])
@@ -148,7 +149,7 @@ class _Labeler:
             if now >= seconds or (slots >= quota and now >= least):
                 break
         rows = pa.concat_tables(tables)
-        memory, device = process.peak_memory(), process.peak_device_memory()
+        memory, device = peak_memory(), peak_device_memory()
         return {"rows": rows, "slots": slots, "seconds": now, "memory": memory, "device_memory": device}
 
     def _tables(self, units: Sequence[Unit], decoders: Sequence[Any]) -> Iterator[Iterator[pa.Table]]:
@@ -168,7 +169,7 @@ class _Labeler:
 class _Decoder:
     """A task of the run that decodes for the actors."""
 
-    def __init__(self, job: Job, units: Sequence[Unit]):
+    def __init__(self, job: ScoringTask, units: Sequence[Unit]):
         self._batches = itertools.chain.from_iterable(decode(job, item(units)) for _ in itertools.count())
 
     def next(self) -> pa.Table:

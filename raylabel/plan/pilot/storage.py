@@ -14,7 +14,7 @@ import ray
 
 from raylabel.corpus import Corpus, Shards, Unit, read_unit
 from raylabel.inference.scores import unit_rows
-from raylabel.plan.pilot import process
+from raylabel.plan.pilot.process import draw
 from raylabel.schema import DIGEST_BYTES, SCORES, make_key
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import Select, select
@@ -126,7 +126,7 @@ def measure_materializing(
 
     def build(draft: Draft) -> Built:
         shared: Any = [ray.put(value) for value in (shards, corpus, config, classes, WRITING)]
-        drawn = enumerate(process.draw(shards, unit_rows(corpus))[:tasks])
+        drawn = enumerate(draw(shards, unit_rows(corpus))[:tasks])
         records.extend(ray.get([_materialize.remote(draft.uri, part, unit, *shared) for part, unit in drawn]))
         return summarise(dict(enumerate(records)), sum(record["samples"] for record in records), 1.0)
 

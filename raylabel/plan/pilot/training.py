@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raylabel.compute.progress import make_board
-from raylabel.plan.pilot import process
+from raylabel.plan.pilot.process import peak_device_memory, peak_memory
 from raylabel.store.artifact import Draft
 from raylabel.store.files import read_file, write_file
 from raylabel.training.checkpoint import Checkpoints
-from raylabel.training.train import Job, steps
+from raylabel.training.loop import TrainingTask, steps
 from raylabel.training.worker_group import fit
 
 SECONDS = 8.0  # of training that are timed, or half of them; start-up comes on top
@@ -32,7 +32,7 @@ class Trained:
     """Bytes of GPU memory, of the first worker."""
 
 
-def measure_training(draft: Draft, job: Job, workers: int, gpu: bool) -> Trained:
+def measure_training(draft: Draft, job: TrainingTask, workers: int, gpu: bool) -> Trained:
     """Trains for some seconds, as the run will; `draft` is where Ray Train keeps its books."""
     import ray
 
@@ -74,8 +74,8 @@ def _loop(settings: dict[str, Any]) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
     if rank == 0:
-        found = {"steps": done, "seconds": time.monotonic() - begin, "memory": process.peak_memory()}
-        text = json.dumps(found | {"device_memory": process.peak_device_memory()})
+        found = {"steps": done, "seconds": time.monotonic() - begin, "memory": peak_memory()}
+        text = json.dumps(found | {"device_memory": peak_device_memory()})
         write_file(f"{settings['folder']}/{FOUND}", text.encode())
     training.close()
     ray.train.report({})

@@ -19,11 +19,13 @@ from helpers import png
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raylabel.media.image import Reject
-from raylabel.media.image_views import View, eval_parser, eval_pixels, train_parser, train_pixels
+from raylabel.media.image_views import eval_pixels, train_pixels
+from raylabel.media.parsers import eval_parser, train_parser
+from raylabel.media.rejects import Reject
 from raylabel.media.sandbox import processes as nursery
 from raylabel.media.sandbox import sandbox as module
 from raylabel.media.sandbox.sandbox import Parser, Sandbox, SandboxError, shared_sandbox
+from raylabel.media.view import View
 from raylabel.rng import AUGMENT, rng
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="system calls are filtered on Linux only")
@@ -346,5 +348,5 @@ def test_training_views_are_those_of_their_numbers(crop):
 
 def test_a_parser_is_plain_data():
     parser = Parser.of(eval_parser, view=View(size=32))
-    assert parser.function == "raylabel.media.image_views:eval_parser"
+    assert parser.function == "raylabel.media.parsers:eval_parser"
     assert json.loads(parser.settings)["view"]["size"] == 32

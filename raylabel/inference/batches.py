@@ -1,0 +1,192 @@
+"""Units of encoded media → batches of pixels, and what is known of their samples."""
+
+import functools
+import hashlib
+import itertools
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from raylabel.compute.resources import Pool
+from raylabel.compute.watchdog import beat
+from raylabel.corpus import Corpus, Sample, Shards, Unit, read_unit
+from raylabel.inference.scorer import Scorer
+from raylabel.media.sandbox.sandbox import Sandbox, shared_sandbox
+from raylabel.prefetch import ahead
+from raylabel.schema import DIGEST_BYTES, REJECTS, SCORES
+
+# What leaves an actor: a row per sample, scored (reason is empty) or rejected (no classes).
+ROWS = pa.schema([*SCORES, *(REJECTS.field(name) for name in ("uri", "stage", "reason", "detail"))])
+
+
+# A piece of work: the units that one task or one call of an actor takes, in order, as lists in a single row.
+ITEM = pa.schema(
+    [
+        *(pa.field(name, pa.list_(pa.int64())) for name in ("shard", "first", "rows")),
+        pa.field("only", pa.list_(pa.list_(pa.int64()))),
+    ]
+)
+
+
+SPANS = 4  # of a batch, for each decoding thread: all end at about the same time
+
+
+@dataclass(frozen=True)
+class ScoringTask:
+    """All that scoring needs; plain data, so that it travels."""
+
+    scorer: Scorer
+    corpus: Corpus
+    shards: Shards
+    batch: int
+    pool: Pool
+
+
+def item(units: Iterable[Unit]) -> pa.Table:
+    """The units as one row of ITEM."""
+    columns = zip(*((unit.shard, unit.first, unit.rows, unit.only) for unit in units), strict=True)
+    arrays = [pa.array([list(c)], field.type) for c, field in zip(columns, ITEM, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=ITEM)
+
+
+def decode(job: ScoringTask, table: pa.Table) -> Iterator[pa.Table]:
+    """Rows of ITEM → rows of BATCH: what the actors would do for themselves."""
+    for units in units_of(table):
+        for facts, batch in batches(job, units, shared_sandbox(job.scorer.parser), None):
+            yield _pack(facts, batch)
+
+
+@dataclass
+class Facts:
+    """What is known of the samples of a batch but for their scores: lists of n values, n at most B."""
+
+    key: np.ndarray
+    digest: list[bytes]
+    group: list[int]
+    uri: list[str]
+    stage: list[str]
+    """Empty if the sample is no reject, as are the following."""
+    reason: list[str]
+    detail: list[str]
+
+    def reject(self, slot: int, stage: str, reason: str, detail: str = "") -> None:
+        self.stage[slot], self.reason[slot], self.detail[slot] = stage, reason, detail
+
+
+def units_of(table: pa.Table) -> Iterator[list[Unit]]:
+    for row in table.to_pylist():
+        values = zip(row["shard"], row["first"], row["rows"], row["only"], strict=True)
+        yield [Unit(shard, first, rows, tuple(only)) for shard, first, rows, only in values]
+
+
+def batches(
+    job: ScoringTask, units: Sequence[Unit], sandbox: Sandbox, threads: ThreadPoolExecutor | None
+) -> Iterator[tuple[Facts, np.ndarray]]:
+    """(facts, samples as the scorer wants them [B, *shape], zero where there is none) of each batch of the units.
+
+    Storage is read ahead of decoding. The array is filled anew for the next batch.
+    """
+    pixels = np.zeros((job.batch, *job.scorer.shape), np.uint8)
+    for samples in ahead(_chunks(job, units), depth=2):
+        facts = _facts(samples)
+        span = -(-len(samples) // (SPANS * job.pool.threads)) if threads else len(samples)
+        spans = [range(i, min(i + span, len(samples))) for i in range(0, len(samples), span)]
+        fill = functools.partial(_fill, sandbox, job.corpus.kind, samples, facts, pixels)
+        for _ in threads.map(fill, spans) if threads else map(fill, spans):
+            pass
+        pixels[len(samples) :] = 0
+        beat()
+        yield facts, pixels
+
+
+def _chunks(job: ScoringTask, units: Sequence[Unit]) -> Iterator[list[Sample]]:
+    """The samples of the units, a batch or what is left of a unit at a time.
+
+    Units that follow each other are read in one pass: to begin inside a row group of a parquet file costs as much as
+    to read all of it that stands before.
+    """
+    for run in _runs(units):
+        rows = sum(unit.rows for unit in run)
+        whole = Unit(run[0].shard, run[0].first, rows, run[0].only)
+        samples = read_unit(job.corpus, job.shards.row(whole.shard), whole)
+        for unit in run:
+            for first in range(0, unit.rows, job.batch):
+                yield list(itertools.islice(samples, min(job.batch, unit.rows - first)))
+        next(samples, None)  # it says so if the shard holds fewer rows than it should
+
+
+def _runs(units: Sequence[Unit]) -> Iterator[list[Unit]]:
+    run: list[Unit] = []
+    for unit in units:
+        follows = run and (run[-1].shard, run[-1].first + run[-1].rows) == (unit.shard, unit.first)
+        if run and (not follows or unit.only or run[-1].only):
+            yield run
+            run = []
+        run.append(unit)
+    yield run
+
+
+def _facts(samples: list[Sample]) -> Facts:
+    n = len(samples)
+    key = np.fromiter((sample.key for sample in samples), np.int64, n)
+    uri = [sample.uri for sample in samples]
+    return Facts(key, [b"\0" * DIGEST_BYTES] * n, [0] * n, uri, [""] * n, [""] * n, [""] * n)
+
+
+def _identify(sample: Sample, media: bytes, kind: str) -> tuple[bytes, int]:
+    """(digest, group): parts of a video are other samples than it, and of one source with it though it has no name."""
+    digest = hashlib.blake2b(media, digest_size=DIGEST_BYTES).digest()
+    source = digest if kind == "video" else b""
+    if sample.group is not None:
+        source = hashlib.blake2b(sample.group.encode(), digest_size=DIGEST_BYTES).digest()
+    if sample.part:
+        digest = hashlib.blake2b(struct.pack("<dd", *sample.part) + digest, digest_size=DIGEST_BYTES).digest()
+    return digest, (int.from_bytes(source[:8], "little", signed=True) or 1) if source else 0
+
+
+def _fill(sandbox: Sandbox, kind: str, samples: list[Sample], facts: Facts, pixels: np.ndarray, slots: range) -> None:
+    read = [(slot, media) for slot in slots if (media := samples[slot].media) is not None]
+    for slot, media in read:
+        facts.digest[slot], facts.group[slot] = _identify(samples[slot], media, kind)
+    some = pixels[slots.start : slots.stop]
+    own = some if len(read) == len(slots) else np.empty((len(read), *some.shape[1:]), np.uint8)
+    rejects = sandbox.fill(own, [media for _, media in read], [samples[slot].part or () for slot, _ in read])
+    if own is not some:
+        some[:] = 0
+        some[[slot - slots.start for slot, _ in read]] = own
+        for slot in slots:
+            if samples[slot].media is None:
+                facts.reject(slot, "read", samples[slot].error or "missing")
+    for (slot, _), reject in zip(read, rejects, strict=True):
+        if reject:
+            facts.reject(slot, "decode", reject.reason, reject.detail)
+
+
+BATCH = pa.schema(
+    [
+        pa.field("pixels", pa.large_binary()),
+        *(pa.field(name, pa.list_(ROWS.field(name).type)) for name in Facts.__dataclass_fields__),
+    ]
+)
+
+
+def _pack(facts: Facts, pixels: np.ndarray) -> pa.Table:
+    """A batch as one row of BATCH."""
+    own = pixels.copy()  # the next batch is decoded into the same array
+    buffers = [None, pa.py_buffer(np.array([0, own.nbytes], np.int64)), pa.py_buffer(own)]
+    media = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, buffers)
+    lists = [pa.array([getattr(facts, name)], BATCH.field(name).type) for name in BATCH.names[1:]]
+    return pa.Table.from_arrays([media, *lists], schema=BATCH)
+
+
+def unpack_batches(table: pa.Table, job: ScoringTask) -> Iterator[tuple[Facts, np.ndarray]]:
+    pixels = np.empty((job.batch, *job.scorer.shape), np.uint8)  # the table's own memory cannot be written to
+    for index in range(table.num_rows):
+        row = {name: table.column(name)[index] for name in BATCH.names}
+        pixels.reshape(-1)[:] = np.frombuffer(row.pop("pixels").as_buffer(), np.uint8)
+        key = row.pop("key").values.to_numpy()
+        yield Facts(key, **{name: value.as_py() for name, value in row.items()}), pixels

@@ -1,0 +1,51 @@
+"""How a network is trained."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from raylabel.errors import InputError
+from raylabel.store.artifact import NOT_IDENTITY
+from raylabel.training.schedule import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """How a network is trained. Length is counted in images processed, forward and backward (Yalniz et al. 2019 §3);
+    of videos an image is a clip.
+    """
+
+    images: int
+    """Images processed in all, rounded up to whole batches."""
+    schedule: Schedule
+    """Learning rate over the run."""
+    batch: int = 256
+    """Images in a global batch, over all workers."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 1e-4
+    """Weight decay, on every parameter (1e-4 in the paper)."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic of the forward pass (autocast); auto is bf16 where the hardware has it, and fp32 for clips on a CPU.
+    """
+    checkpoint_every: int = field(default=1000, metadata=NOT_IDENTITY)
+    """Steps between checkpoints: what a crash can cost."""
+
+    def __post_init__(self):
+        for name in ("images", "batch", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}: give at least 1")
+        if self.batch < 2:
+            raise InputError(f"batch is {self.batch}: BatchNorm needs at least 2 images")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum is {self.momentum}: give a number from 0 to 1, 1 excluded")
+        if self.weight_decay < 0:
+            raise InputError(f"weight_decay is {self.weight_decay}: give 0 or a positive number")
+
+    @property
+    def steps(self) -> int:
+        return -(-self.images // self.batch)
+
+    @property
+    def processed(self) -> int:
+        """Images processed, in whole batches."""
+        return self.steps * self.batch
