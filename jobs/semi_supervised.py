@@ -8,10 +8,11 @@
 """
 
 from raylabel.cli.launch import Options, launched
-from raylabel.pipelines.semi_supervised import semi_supervised
+from raylabel.pipelines.semi_supervised import Run
+from raylabel.report.run import write_report
 from raylabel.report.terminal import print_summary
 
 if __name__ == "__main__":
     with launched(__doc__ or "", Options) as (root, options):
-        run, summary = semi_supervised(root, options.recipe)
-        print_summary(summary, run.uri)
+        page, summary = write_report(Run(root, options.recipe))
+        print_summary(summary, page.uri)

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from raylabel.errors import InputError
-from raylabel.schema import PICKS, check
-from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
+from raylabel.labels.picks import write_picks
+from raylabel.schema import PICKS
+from raylabel.store.artifact import Artifact, Built, Draft, Root
 
 
 def hold_out(root: Root, labels: Artifact, groups: pa.Table, share: float, seed: int) -> tuple[Artifact, Artifact]:
@@ -60,15 +61,10 @@ def _held_out(label: np.ndarray, mixed: np.ndarray, key: np.ndarray, share: floa
 def _part(root: Root, labels: Artifact, table: pa.Table, kept: np.ndarray) -> Artifact:
     """PICKS of the samples that are kept. Its identity is what it holds, whatever share and seed chose it."""
     table = table.filter(pa.array(kept))
-    label, classes = table.column("label").to_numpy(), labels.info["classes"]
-    counts = np.bincount(label, minlength=len(classes))
-    rank = np.arange(len(label)) - (np.cumsum(counts) - counts)[label] + 1  # PICKS are ordered by label
-    table = table.set_column(1, PICKS.field("rank"), pa.array(rank.astype(np.int32)))
-    keys = hashlib.sha256(np.sort(table.column("key").to_numpy()).astype("<i8").tobytes()).hexdigest()
+    label, key = table.column("label").to_numpy(), table.column("key").to_numpy()
+    keys = hashlib.sha256(np.sort(key).astype("<i8").tobytes()).hexdigest()
 
     def build(draft: Draft) -> Built:
-        check(table, PICKS, labels.name)
-        info = {"picks": len(label), "samples": len(label), "per_class": counts.tolist(), "classes": classes}
-        return Built([write_table(draft.uri, "picks-00000.parquet", table)], info)
+        return write_picks(draft, key, label, tuple(labels.info["classes"]))
 
     return root.make("truth", {"part of": labels.digest, "keys": keys}, build)

@@ -1,6 +1,7 @@
-"""label source: a trained model ranks every class for every sample of a corpus."""
+"""Label source: a trained network ranks every class for every sample of a corpus."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -49,34 +50,47 @@ class Label:
             )
 
 
-def label(
-    root: Root,
-    model: Artifact,
-    shards: Artifact,
-    corpus: Corpus,
-    view: View,
-    config: Label,
-    resources: Resources,
-    retry_rejects: bool = False,
-) -> Artifact:
-    """SCORES of every sample of the corpus by the model, with REJECTS for those that could not be read.
+@dataclass(frozen=True, kw_only=True)
+class TrainedNetwork:
+    """A trained network, as a label source. Its labels are the same in every round: another network is another
+    source."""
 
-    Log-odds and not probabilities: near p = 1 a float32 softmax has ties where a billion samples need an order
-    (Yalniz et al. 2019 §3.2 ranks by softmax; the order is the same). Shards that the same model scored as part of an
-    earlier, smaller corpus are not scored again; `retry_rejects` scores the rejects of an earlier run alone. InputError
-    if too many samples are rejected.
-    """
-    config.check_against(corpus, view)
-    precision = ready(resources).precision(config.precision)
-    source = {
-        "model": model.digest,
-        "view": _evaluation_identity(view),
-        "label": identity_of(config) | {"precision": precision},
-    }
-    scorer = Network(model, view, precision, min(config.p, model.info["classes"]))
-    limit = config.reject_limit
-    batch, by = config.batch, model.name
-    return make_scores(root, scorer, source, shards, corpus, batch, limit, resources, retry_rejects, by)
+    network: Artifact
+    view: View
+    """What it sees of a sample."""
+    config: Label
+    resources: Resources
+    retry_rejects: bool = False
+    """Score again what an earlier run rejected."""
+
+    @property
+    def name(self) -> str:
+        return self.network.name
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {
+            "model": self.network.digest,
+            "view": _evaluation_identity(self.view),
+            "label": identity_of(self.config) | {"precision": self._precision},
+        }
+
+    @property
+    def _precision(self) -> str:
+        return ready(self.resources).precision(self.config.precision)
+
+    def label(self, root: Root, corpus: Corpus, shards: Artifact, round: int = 0) -> Artifact:
+        """SCORES of every sample of the corpus by the network, with REJECTS for those that could not be read.
+
+        Log-odds and not probabilities: near p = 1 a float32 softmax has ties where a billion samples need an order
+        (Yalniz et al. 2019 §3.2 ranks by softmax; the order is the same). Shards that the same network scored as part
+        of an earlier, smaller corpus are not scored again. InputError if too many samples are rejected.
+        """
+        config, model = self.config, self.network
+        config.check_against(corpus, self.view)
+        scorer = Network(model, self.view, self._precision, min(config.p, model.info["classes"]))
+        limit, batch, again, by = config.reject_limit, config.batch, self.retry_rejects, model.name
+        return make_scores(root, scorer, self.identity, shards, corpus, batch, limit, self.resources, again, by)
 
 
 def _evaluation_identity(view: View) -> dict[str, Any]:

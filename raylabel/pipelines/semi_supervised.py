@@ -1,35 +1,43 @@
-"""The story: labeled set → teacher → SCORES of the corpus → PICKS → student, and whether it was worth it."""
+"""The run: labeled set → teacher → SCORES of the corpus → PICKS → student, and what it is compared with.
 
-import functools
+Yalniz et al. 2019 §3. Each property of `Run` is one artifact, in reading order; asking for one builds what it needs.
+Job, plan, sweep and report all ask the same object, so a stage is written once: as a property here and as a section of
+the report.
+"""
+
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Self
 
 import pyarrow as pa
 
 from raylabel import datasets
 from raylabel.compute.resources import Cluster
 from raylabel.corpus import Corpus, Shards, index_corpus, read_groups
-from raylabel.evaluate.classify import TOP, accuracy, hits, metrics, paired_gain
-from raylabel.evaluate.precision import pick_precision
-from raylabel.labels.teacher import label
-from raylabel.labels.truth import truth
+from raylabel.evaluate.classify import TOP
+from raylabel.labels.source import LabelSource, gives_scores
+from raylabel.labels.teacher import TrainedNetwork
+from raylabel.labels.truth import GivenLabels
 from raylabel.media.view import View
 from raylabel.models import Model, import_model
 from raylabel.recipes.recipe import Recipe, Teacher, check_classes, check_recipe
-from raylabel.report.run import Run, write_run
-from raylabel.report.summary import Summary
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.leaks import Leaks, find_leaks
 from raylabel.selection.select import select
-from raylabel.store.artifact import Artifact, Root, identity_of
+from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
 from raylabel.training.examples import materialize
+from raylabel.training.loop import TrainingTask
 from raylabel.training.stream import Stream
 from raylabel.training.train import train
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What a run rests on, and what a plan needs to know of it. Corpora and SHARDS: labeled, unlabeled, test."""
+    """The inputs of a run: what is known of them before anything is trained. Plain data, so that it travels.
+
+    Keys of `corpora` and `shards`: labeled, unlabeled, test.
+    """
 
     corpora: dict[str, Corpus]
     shards: dict[str, Artifact]
@@ -38,23 +46,23 @@ class Prepared:
     test_labels: Artifact
     """PICKS of the test set."""
     classes: tuple[str, ...]
-    """Their names, in label order."""
+    """Their names, in the order of their numbers."""
     groups: dict[str, pa.Table]
-    """Of the labeled and the test set, what `read_groups` says."""
+    """Source videos of the labeled and the test set, as `read_groups` gives them."""
     teacher: Artifact | None
     """The teacher, if it is given and not trained here."""
 
 
 def prepare(root: Root, recipe: Recipe) -> Prepared:
-    """Checks the recipe, indexes its corpora, and reads their labels. InputError for input that a person can mend."""
+    """Checks the recipe, indexes its corpora, and reads their labels. InputError: input that the user can fix."""
     check_recipe(recipe)
     corpora = {n: datasets.resolve(root, getattr(recipe, n)) for n in ("labeled", "unlabeled", "test")}
     shards = {n: index_corpus(root, n, corpus) for n, corpus in corpora.items()}
-    labels = truth(root, shards["labeled"], corpora["labeled"])
+    labels = GivenLabels().label(root, corpora["labeled"], shards["labeled"])
     classes = tuple(labels.info["classes"])
-    test_labels = truth(root, shards["test"], corpora["test"], classes)
+    test_labels = GivenLabels(classes=classes).label(root, corpora["test"], shards["test"])
     groups = {n: read_groups(corpora[n], Shards(shards[n])) for n in ("labeled", "test")}
-    find_leaks(root, recipe.leaks, groups["labeled"], groups["test"])  # those that nothing need be scored to see
+    find_leaks(root, recipe.leaks, groups["labeled"], groups["test"])  # those that show before anything is scored
     check_classes(recipe, len(classes))
     return Prepared(
         corpora=corpora,
@@ -67,188 +75,160 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
     )
 
 
-def fit_model(
-    root: Root,
-    recipe: Recipe,
-    classes: int,
-    name: str,
-    model: Model,
-    examples: Artifact,
-    config: Train | None,
-    init: Artifact | None = None,
-) -> Artifact:
-    """One of the recipe's networks, trained."""
-    assert config is not None
-    view = recipe.teacher_view if name == "teacher" else recipe.view
-    return train(
-        root,
-        name,
-        model=model,
-        classes=classes,
-        examples=examples,
-        config=config,
-        view=view,
-        seed=recipe.seed,
-        resources=recipe.resources,
-        init=init,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pretrained:
-    """What stands once a student has learned from the corpus."""
-
-    lesson: Artifact
-    """EXAMPLES of the labeled set."""
-    teacher: Artifact
-    scores: Artifact
-    """SCORES of the corpus by the teacher."""
-    tested: Artifact
-    """SCORES of the test set by the teacher."""
-    leaks: Leaks
-    duplicates: Artifact
-    picks: Artifact
-    pseudo: Artifact
-    """EXAMPLES of the picks."""
-    student: Artifact
-    """The student, trained on the picks alone."""
-
-
-def pretrain(root: Root, recipe: Recipe, start: Prepared) -> Pretrained:
-    """Teacher, SCORES, PICKS and the student that learned from them. InputError for input that a person can mend."""
-    corpora, shards, classes = start.corpora, start.shards, start.classes
-    limit, again = recipe.label.reject_limit, recipe.retry_rejects
-    lesson = materialize(
-        root, "labeled", start.labels, shards["labeled"], corpora["labeled"], recipe.materialize, limit, again
-    )
-
-    for config in (recipe.teacher.train, recipe.finetune, recipe.control):  # known now, not after days of pre-training
-        if config:
-            workers = Cluster.now().workers(recipe.resources, config.batch)
-            Stream(lesson, recipe.seed).check_workers(workers, config.batch)
-
-    fit = functools.partial(fit_model, root, recipe, len(classes))
-
-    # 1. The teacher.
-    teacher = start.teacher or fit("teacher", recipe.teacher.model, lesson, recipe.teacher.train)
-
-    # 2. It labels the corpus, once; the best K of every class become a training set.
-    scores = label(
-        root,
-        teacher,
-        shards["unlabeled"],
-        corpora["unlabeled"],
-        recipe.teacher_view,
-        recipe.label,
-        recipe.resources,
-        again,
-    )
-
-    tested = test(root, recipe, start, teacher, recipe.teacher_view)
-    # What of the test set stands in the corpus is known now, not after days of pre-training.
-    leaks = find_leaks(root, recipe.leaks, start.groups["labeled"], start.groups["test"], scores, tested)
-    duplicates = find_duplicates(root, scores)
-    picks = select(root, scores, duplicates, recipe.select, classes)
-    pseudo = materialize(
-        root, "picked", picks, shards["unlabeled"], corpora["unlabeled"], recipe.materialize, limit, again
-    )
-
-    # 3. The student learns from the picks alone.
-    student = fit("pretrained", recipe.student, pseudo, recipe.pretrain)
-    return Pretrained(
-        lesson=lesson,
-        teacher=teacher,
-        scores=scores,
-        tested=tested,
-        leaks=leaks,
-        duplicates=duplicates,
-        picks=picks,
-        pseudo=pseudo,
-        student=student,
-    )
-
-
-def test(root: Root, recipe: Recipe, start: Prepared, model: Artifact, view: View) -> Artifact:
-    """SCORES of the test set by a network."""
-    config, again = replace(recipe.label, p=TOP), recipe.retry_rejects
-    return label(root, model, start.shards["test"], start.corpora["test"], view, config, recipe.resources, again)
-
-
-def finetune(root: Root, recipe: Recipe, start: Prepared, found: Pretrained) -> Artifact:
-    """The student, fine-tuned on the clean labels alone."""
-    return fit_model(
-        root,
-        recipe,
-        len(start.classes),
-        "student",
-        recipe.student,
-        found.lesson,
-        recipe.finetune,
-        init=found.student,
-    )
-
-
-def semi_supervised(root: Root, recipe: Recipe, start: Prepared | None = None) -> tuple[Artifact, Summary]:
-    """Runs the recipe (Yalniz et al. 2019 §3); the artifact holds summary.json and report.html, the same numbers.
-
-    Whatever stands in the root already is used as it is. `start`: what the run rests on, if that is known; else it is
-    prepared. InputError for input that a person can mend.
-    """
-    start = start or prepare(root, recipe)
-    corpora, shards, classes = start.corpora, start.shards, start.classes
-
-    # 1. A teacher 2. labels the corpus. 3. The student learns from the picks alone. 4. It is fine-tuned on the clean
-    # labels alone.
-    found = pretrain(root, recipe, start)
-    student = finetune(root, recipe, start, found)
-
-    # Was it worth it? The same architecture, the same recipe, the same number of images, without the corpus.
-    control = fit_model(root, recipe, len(classes), "control", recipe.student, found.lesson, recipe.control)
-
-    students = {"control": control, "pretrain": found.student, "finetune": student}
-    models = {"control": control, "student (pretrained)": found.student, "student (fine-tuned)": student}
-    tests = {name: test(root, recipe, start, model, recipe.view) for name, model in models.items()}
-    tests = {"teacher": found.tested, **tests}
-    right = {name: hits(tested, start.test_labels) for name, tested in tests.items()}
-    accuracies = [accuracy(name, *hit, len(classes)) for name, hit in right.items()]
-    gain = paired_gain(right["student (fine-tuned)"][0], right["control"][0])
-    run = Run(
-        name=recipe.name,
-        settings=identity_of(recipe),
-        classes=classes,
-        corpus=corpora["unlabeled"],
-        shards=shards["unlabeled"],
-        lesson=found.lesson,
-        scores=found.scores,
-        duplicates=found.duplicates,
-        picks=found.picks,
-        stages={
-            "teacher": (found.teacher,),
-            "label": (found.scores,),
-            "select": (found.duplicates, found.picks),
-            "materialize": (found.lesson, found.pseudo),
-            "pretrain": (found.student,),
-            "finetune": (student,),
-            "control": (control,),
-            "evaluate": tuple(tests.values()),
-        },
-        curves={**({} if start.teacher else {"teacher": found.teacher}), **students},
-        accuracies=accuracies,
-        gain=gain,
-        leaks=found.leaks,
-        precision=pick_precision(found.picks, shards["unlabeled"], recipe.truth),
-        more=(
-            *shards.values(),
-            start.labels,
-            start.test_labels,
-            metrics(root, recipe.name, recipe.test.uri, accuracies, gain),
-        ),
-    )
-    return write_run(root, run)
-
-
 def given_teacher(root: Root, teacher: Teacher, classes: int) -> Artifact | None:
     """The teacher, if it is given and not trained here."""
     if not teacher.given:
         return None
     return import_model(root, "teacher", teacher.model, classes, checkpoint=teacher.checkpoint, weights=teacher.weights)
+
+
+class Run:
+    """The artifacts of a recipe's run. One that exists in the root is used as it is; another is built when it is asked
+    for. InputError: input that the user can fix."""
+
+    def __init__(self, root: Root, recipe: Recipe, start: Prepared | None = None):
+        """`start`: the inputs, where they are known already; else they are prepared."""
+        self.root, self.recipe = root, recipe
+        self.start = start or prepare(root, recipe)
+
+    def build(self, last: str = "tests") -> Self:
+        """Builds the stages up to `last`, in their order: what ends a run is known as early as it can be."""
+        for stage in STAGES[: STAGES.index(last) + 1]:
+            if stage != "teacher" or not self.recipe.source:
+                getattr(self, stage)
+        return self
+
+    @cached_property
+    def labeled_examples(self) -> Artifact:
+        """EXAMPLES of the labeled set."""
+        examples = self._materialize("labeled", "labeled", self.start.labels)
+        for config in (self.recipe.teacher.train, self.recipe.finetune, self.recipe.control):
+            if config:  # known now, not after days of pre-training
+                workers = Cluster.now().workers(self.recipe.resources, config.batch)
+                Stream(examples, self.recipe.seed).check_workers(workers, config.batch)
+        return examples
+
+    @cached_property
+    def teacher(self) -> Artifact:
+        """The network that labels the corpus: given, or trained on the labeled set."""
+        recipe = self.recipe
+        if self.start.teacher:
+            return self.start.teacher
+        return self._train(
+            "teacher", recipe.teacher.model, self.labeled_examples, recipe.teacher.train, recipe.teacher_view
+        )
+
+    @cached_property
+    def labels(self) -> Artifact:
+        """What the label source gives for the corpus: SCORES, or PICKS."""
+        return self.source.label(self.root, self.start.corpora["unlabeled"], self.start.shards["unlabeled"])
+
+    @cached_property
+    def teacher_test(self) -> Artifact | None:
+        """SCORES of the test set by the teacher; None where it does not label."""
+        return None if self.recipe.source else self.test(self.teacher, self.recipe.teacher_view)
+
+    @cached_property
+    def leaks(self) -> Leaks:
+        """What of the test set is in the labeled set or in the corpus. InputError if `recipe.leaks` says so."""
+        scores = self.labels if gives_scores(self.labels) else None
+        groups = self.start.groups
+        return find_leaks(self.root, self.recipe.leaks, groups["labeled"], groups["test"], scores, self.teacher_test)
+
+    @cached_property
+    def duplicates(self) -> Artifact | None:
+        """DUPLICATES of the corpus; None where the source gives PICKS."""
+        return find_duplicates(self.root, self.labels) if gives_scores(self.labels) else None
+
+    @cached_property
+    def picks(self) -> Artifact:
+        """PICKS: the K best samples of each class, or those of a source that gives PICKS."""
+        if self.duplicates is None:
+            return self.labels
+        return select(self.root, self.labels, self.duplicates, self.recipe.select, self.start.classes)
+
+    @cached_property
+    def pseudo_examples(self) -> Artifact:
+        """EXAMPLES of the picks."""
+        return self._materialize("picked", "unlabeled", self.picks)
+
+    @cached_property
+    def pretrained(self) -> Artifact:
+        """The student, trained on the picks alone."""
+        return self._train("pretrained", self.recipe.student, self.pseudo_examples, self.recipe.pretrain)
+
+    @cached_property
+    def student(self) -> Artifact:
+        """The student, fine-tuned on the clean labels alone."""
+        recipe, init = self.recipe, self.pretrained
+        return self._train("student", recipe.student, self.labeled_examples, recipe.finetune, init=init)
+
+    @cached_property
+    def control(self) -> Artifact:
+        """The student's architecture, trained by its recipe for as many images, without the corpus."""
+        return self._train("control", self.recipe.student, self.labeled_examples, self.recipe.control)
+
+    @cached_property
+    def tests(self) -> dict[str, Artifact]:
+        """SCORES of the test set by each network, by the network's name."""
+        students = {"control": self.control, "pretrained": self.pretrained, "student": self.student}
+        tests = {"teacher": self.teacher_test} if self.teacher_test else {}
+        return tests | {name: self.test(model, self.recipe.view) for name, model in students.items()}
+
+    @property
+    def source(self) -> LabelSource:
+        """Who labels the corpus."""
+        recipe = self.recipe
+        return recipe.source or TrainedNetwork(
+            network=self.teacher,
+            view=recipe.teacher_view,
+            config=recipe.label,
+            resources=recipe.resources,
+            retry_rejects=recipe.retry_rejects,
+        )
+
+    def test(self, model: Artifact, view: View) -> Artifact:
+        """SCORES of the test set by a network."""
+        return self.score(model, view, "test")
+
+    def score(self, model: Artifact, view: View, corpus: str) -> Artifact:
+        """SCORES of a labeled corpus by a network: as many classes of each sample as accuracies need."""
+        recipe = self.recipe
+        source = TrainedNetwork(
+            network=model,
+            view=view,
+            config=replace(recipe.label, p=TOP),
+            resources=recipe.resources,
+            retry_rejects=recipe.retry_rejects,
+        )
+        return source.label(self.root, self.start.corpora[corpus], self.start.shards[corpus])
+
+    def _materialize(self, name: str, corpus: str, picks: Artifact) -> Artifact:
+        recipe, shards, limit = self.recipe, self.start.shards[corpus], self.recipe.label.reject_limit
+        corpora, config, again = self.start.corpora, recipe.materialize, recipe.retry_rejects
+        return materialize(self.root, name, picks, shards, corpora[corpus], config, limit, again)
+
+    def _train(
+        self,
+        name: str,
+        model: Model,
+        examples: Artifact,
+        config: Train | None,
+        view: View | None = None,
+        init: Artifact | None = None,
+    ) -> Artifact:
+        assert config is not None
+        task = TrainingTask(
+            model=model,
+            classes=len(self.start.classes),
+            examples=examples,
+            config=config,
+            view=view or self.recipe.view,
+            seed=self.recipe.seed,
+            init=init,
+        )
+        return train(self.root, name, task, self.recipe.resources)
+
+
+STAGES = tuple(name for name, value in vars(Run).items() if isinstance(value, cached_property))
+"""The stages of a run in reading order."""

@@ -1,131 +1,89 @@
-"""What of a run stands in the root already: the story told again, with nothing built."""
+"""What of a run exists in the root already: its stages are asked with a root that builds nothing."""
 
-import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from typing import Any
 
 from raylabel.corpus import Shards
-from raylabel.evaluate.classify import TOP
 from raylabel.inference.reuse import find_earlier
 from raylabel.inference.scores import PART, unit_rows
-from raylabel.labels.teacher import label
-from raylabel.media.view import View
-from raylabel.pipelines.semi_supervised import Prepared, fit_model
+from raylabel.pipelines.semi_supervised import Prepared, Run
 from raylabel.recipes.recipe import Recipe
-from raylabel.selection.duplicates import find_duplicates
-from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root, committed_parts, digest
-from raylabel.training.examples import materialize
+
+# Stage → the name of its artifact; a stage without one is computed from those of others.
+ARTIFACTS = {
+    "labeled_examples": "examples-labeled",
+    "teacher": "teacher",
+    "labels": "scores",
+    "duplicates": "duplicates",
+    "picks": "picks",
+    "pseudo_examples": "examples-picked",
+    "pretrained": "pretrained",
+    "student": "student",
+    "control": "control",
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """The artifacts of a run; None for one that is not complete."""
-
-    lesson: Artifact | None
-    teacher: Artifact | None
-    scores: Artifact | None
-    picks: Artifact | None
-    pseudo: Artifact | None
-    pretrained: Artifact | None
-    student: Artifact | None
-    control: Artifact | None
-    tests: tuple[Artifact | None, ...]
-    """SCORES of the test set by teacher, control, pretrained and fine-tuned student."""
-    labeled: int
-    """Samples of the corpus that need not be scored: their parts are committed, or they were scored earlier."""
-    lesson_written: int
-    """Samples of `lesson` in committed parts."""
-    pseudo_written: int
-    """Samples of `pseudo` in committed parts."""
-
-
-class _Missing(Exception):
-    def __init__(self, uri: str, identity: Mapping[str, Any]):
+class _MissingError(Exception):
+    def __init__(self, uri: str, name: str, identity: Mapping[str, Any]):
         super().__init__(uri)
-        self.uri, self.identity = uri, identity
+        self.uri, self.name, self.identity = uri, name, identity
 
 
-class _Bare(Root):
+class _ReadOnlyRoot(Root):
     """A root in which nothing is built."""
 
     def make(self, name: str, identity: Mapping[str, Any], build: Any) -> Artifact:
         if done := self.find(name, identity):
             return done
-        raise _Missing(f"{self.uri}/{name}-{digest(identity)}", identity)
+        raise _MissingError(f"{self.uri}/{name}-{digest(identity)}", name, identity)
 
 
-def look(root: Root, recipe: Recipe, start: Prepared) -> Standing:
-    """What stands of the recipe's run, whatever built it."""
-    bare, missing = _Bare(root.uri), dict[str, _Missing]()
+class Done:
+    """The artifacts of a recipe's run that exist, whatever built them, and the work that is done of the others."""
 
-    def find(name: str, make: Callable[..., Artifact], *inputs: Artifact | None) -> Artifact | None:
-        """What `make` finds; None if it is missing, or its inputs are."""
-        if None in inputs:
-            return None
+    def __init__(self, root: Root, recipe: Recipe, start: Prepared):
+        self._run, self._missing = Run(_ReadOnlyRoot(root.uri), recipe, start), dict[str, _MissingError]()
+        self._found = {stage: self._find(stage) for stage in ARTIFACTS}
+        self.labeled = self._labeled(root, start)
+        """Samples of the corpus that need not be scored: their parts are committed, or they were scored earlier."""
+
+    def __getitem__(self, stage: str) -> Artifact | None:
+        """The artifact of a stage of `Run`; None if it is not complete."""
+        return self._found[stage]
+
+    @property
+    def tests(self) -> dict[str, Artifact | None]:
+        """SCORES of the test set by teacher, control, pretrained and fine-tuned student."""
+        recipe = self._run.recipe
+        views = {"teacher": recipe.teacher_view} | dict.fromkeys(("control", "pretrained", "student"), recipe.view)
+        return {name: self._tested(self[name], view) for name, view in views.items()}
+
+    def written(self, stage: str) -> int:
+        """Samples of the stage's EXAMPLES in committed parts, if it is not complete."""
+        missing = self._missing.get(stage)
+        return sum(record["samples"] for record in committed_parts(missing.uri).values()) if missing else 0
+
+    def _find(self, stage: str) -> Artifact | None:
         try:
-            return make(*inputs)
-        except _Missing as error:
-            missing[name] = error
+            return getattr(self._run, stage)
+        except _MissingError as error:
+            if error.name == ARTIFACTS[stage]:  # else it is one of its inputs that is missing
+                self._missing[stage] = error
             return None
 
-    shards, corpora, classes = start.shards, start.corpora, start.classes
-    config, limit = recipe.materialize, recipe.label.reject_limit
+    def _tested(self, model: Artifact | None, view: Any) -> Artifact | None:
+        try:
+            return self._run.test(model, view) if model else None
+        except _MissingError:
+            return None
 
-    def write(name: str, corpus: str, picks: Artifact) -> Artifact:
-        return materialize(bare, name, picks, shards[corpus], corpora[corpus], config, limit)
-
-    def score(corpus: str, p: int, view: View, model: Artifact) -> Artifact:
-        how = replace(recipe.label, p=p)
-        return label(bare, model, shards[corpus], corpora[corpus], view, how, recipe.resources)
-
-    fit = functools.partial(fit_model, bare, recipe, len(classes))
-    model = recipe.student
-    lesson = find("lesson", functools.partial(write, "labeled", "labeled"), start.labels)
-    teacher = start.teacher or find(
-        "teacher", lambda lesson: fit("teacher", recipe.teacher.model, lesson, recipe.teacher.train), lesson
-    )
-    scores = find("scores", functools.partial(score, "unlabeled", recipe.label.p, recipe.teacher_view), teacher)
-    copies = find("duplicates", lambda scores: find_duplicates(bare, scores), scores)
-    picks = find("picks", lambda scores, copies: select(bare, scores, copies, recipe.select, classes), scores, copies)
-    pseudo = find("pseudo", functools.partial(write, "picked", "unlabeled"), picks)
-    pretrained = find("pretrained", lambda pseudo: fit("pretrained", model, pseudo, recipe.pretrain), pseudo)
-    student = find(
-        "student",
-        lambda lesson, init: fit("student", model, lesson, recipe.finetune, init=init),
-        lesson,
-        pretrained,
-    )
-    control = find("control", lambda lesson: fit("control", model, lesson, recipe.control), lesson)
-    networks = ((teacher, recipe.teacher_view), *((one, recipe.view) for one in (control, pretrained, student)))
-    return Standing(
-        lesson=lesson,
-        teacher=teacher,
-        scores=scores,
-        picks=picks,
-        pseudo=pseudo,
-        pretrained=pretrained,
-        student=student,
-        control=control,
-        tests=tuple(find("test", functools.partial(score, "test", TOP, view), one) for one, view in networks),
-        labeled=_labeled(
-            root, Shards(shards["unlabeled"]), unit_rows(corpora["unlabeled"]), scores, missing.get("scores")
-        ),
-        lesson_written=_written(missing.get("lesson")),
-        pseudo_written=_written(missing.get("pseudo")),
-    )
-
-
-def _labeled(root: Root, shards: Shards, unit: int, scores: Artifact | None, missing: _Missing | None) -> int:
-    if scores:
-        return shards.samples
-    if missing is None:
-        return 0
-    earlier = find_earlier(root, missing.identity, shards, unit, PART)
-    records = committed_parts(missing.uri).values()
-    return (earlier.samples if earlier else 0) + sum(record["rows"] - record["earlier"] for record in records)
-
-
-def _written(missing: _Missing | None) -> int:
-    return sum(record["samples"] for record in committed_parts(missing.uri).values()) if missing else 0
+    def _labeled(self, root: Root, start: Prepared) -> int:
+        shards = Shards(start.shards["unlabeled"])
+        if self["labels"]:
+            return shards.samples
+        if not (missing := self._missing.get("labels")):
+            return 0
+        earlier = find_earlier(root, missing.identity, shards, unit_rows(start.corpora["unlabeled"]), PART)
+        records = committed_parts(missing.uri).values()
+        return (earlier.samples if earlier else 0) + sum(record["rows"] - record["earlier"] for record in records)

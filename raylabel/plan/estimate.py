@@ -25,15 +25,15 @@ from raylabel.plan.cost import (
     rows_read,
     sorting_seconds,
 )
-from raylabel.plan.done import Standing, look
-from raylabel.plan.measure import Measured, Pilot
-from raylabel.plan.pilot import Labeled, Materialized
+from raylabel.plan.done import Done
+from raylabel.plan.measure import EXAMPLES, Measured, Pilot
+from raylabel.plan.pilot import Labeled
 from raylabel.plan.report import Plan, Reach, Work
 from raylabel.recipes.recipe import Recipe
 from raylabel.schema import SCORES
 from raylabel.selection.duplicates import BUCKET_ROWS
 from raylabel.selection.select import GROUP_CANDIDATES
-from raylabel.store.artifact import Artifact, Root
+from raylabel.store.artifact import Root
 from raylabel.store.files import delete_folder, filesystem, reading
 from raylabel.training.config import Train
 from raylabel.training.examples import file_samples
@@ -47,13 +47,13 @@ def plan(root: Root, recipe: Recipe) -> Plan:
     InputError for input that a person can mend. The pilot's progress goes to stderr.
     """
     cluster, start = Cluster.now(), prepare(root, recipe)
-    stands = look(root, recipe, start)
+    done = Done(root, recipe, start)
     begin = time.monotonic()
     with _scratch(root) as scratch:
-        measured = Pilot(scratch, recipe, start, stands, cluster).run()
+        measured = Pilot(scratch, recipe, start, done, cluster).run()
     took = time.monotonic() - begin
     samples, labeled = Shards(start.shards["unlabeled"]).samples, measured.teacher
-    known = _expect(recipe, start, stands, labeled)
+    known = _expect(recipe, start, done, labeled)
     most = min(recipe.select.k * len(start.classes), samples * recipe.select.p)
     expected = known or Expected((0, 0, 0), most, min(most, samples))
     return Plan(
@@ -70,7 +70,7 @@ def plan(root: Root, recipe: Recipe) -> Plan:
         picks=expected.picks,
         sampled=labeled.seen if labeled else 0,
         pilot_seconds=took,
-        stages=_Costs(recipe, start, stands, measured, cluster, expected).works(),
+        stages=_Costs(recipe, start, done, measured, cluster, expected).works(),
     )
 
 
@@ -84,22 +84,22 @@ def _scratch(root: Root) -> Iterator[Root]:
         delete_folder(inner.uri)
 
 
-def _expect(recipe: Recipe, start: Prepared, stands: Standing, labeled: Labeled | None) -> Expected | None:
+def _expect(recipe: Recipe, start: Prepared, done: Done, labeled: Labeled | None) -> Expected | None:
     """What will be picked; None if there is no teacher yet to say so."""
     classes, unit = len(start.classes), unit_rows(start.corpora["unlabeled"])
-    if stands.picks:
-        info = stands.picks.info
+    if picks := done["picks"]:
+        info = picks.info
         reach = sum(count >= recipe.select.k for count in info["per_class"])
         return Expected((reach, reach, reach), info["picks"], info["samples"])
-    if stands.scores:
-        files = stands.scores.files("scores-")
+    if scores := done["labels"]:
+        files = scores.files("scores-")
         some = files[:: max(1, len(files) // FILES)]
-        fs, path = filesystem(stands.scores.uri)
-        with reading(stands.scores.uri):
+        fs, path = filesystem(scores.uri)
+        with reading(scores.uri):
             tables = [pq.read_table(f"{path}/{file.name}", filesystem=fs) for file in some]
         table = pa.concat_tables([SCORES.empty_table(), *tables])
-        return expected_picks(table, unit, table.num_rows, stands.scores.info["scored"], recipe.select, classes)
-    if stands.teacher and labeled:
+        return expected_picks(table, unit, table.num_rows, scores.info["scored"], recipe.select, classes)
+    if done["teacher"] and labeled:
         samples = Shards(start.shards["unlabeled"]).samples
         return expected_picks(labeled.rows, unit, labeled.seen, samples, recipe.select, classes)
     return None
@@ -112,12 +112,12 @@ class _Costs:
         self,
         recipe: Recipe,
         start: Prepared,
-        stands: Standing,
+        done: Done,
         measured: Measured,
         cluster: Cluster,
         expected: Expected,
     ):
-        self.recipe, self.start, self.stands, self.measured = recipe, start, stands, measured
+        self.recipe, self.start, self.done, self.measured = recipe, start, done, measured
         self.cluster, self.expected = cluster, expected
         self.classes = len(start.classes)
         self.corpus = Shards(start.shards["unlabeled"])
@@ -126,21 +126,21 @@ class _Costs:
     def works(self) -> tuple[Work, ...]:
         recipe = self.recipe
         return (
-            self._train("teacher", recipe.teacher.model, recipe.teacher.train, "lesson"),
+            self._train("teacher", recipe.teacher.model, recipe.teacher.train, "labeled_examples"),
             self._label(),
             self._select(),
             self._materialize(),
-            self._train("pretrain", recipe.student, recipe.pretrain, "pseudo"),
-            self._train("finetune", recipe.student, recipe.finetune, "lesson"),
-            self._train("control", recipe.student, recipe.control, "lesson"),
+            self._train("pretrain", recipe.student, recipe.pretrain, "pseudo_examples"),
+            self._train("finetune", recipe.student, recipe.finetune, "labeled_examples"),
+            self._train("control", recipe.student, recipe.control, "labeled_examples"),
             self._evaluate(),
         )
 
     def _label(self) -> Work:
         found, samples = self.measured.teacher, self.corpus.samples
-        if self.stands.scores or found is None:
+        if self.done["labels"] or found is None:
             return _nothing("label")
-        left = samples - self.stands.labeled
+        left = samples - self.done.labeled
         return Work(
             stage="label",
             images=left,
@@ -156,7 +156,7 @@ class _Costs:
         return labeling_seconds(shards.rows, self.unit, self.recipe.label.batch, actors, found.slots_per_second)
 
     def _select(self) -> Work:
-        found, labeled, scores = self.measured.selected, self.measured.teacher, self.stands.scores
+        found, labeled, scores = self.measured.selected, self.measured.teacher, self.done["labels"]
         if found is None:
             return _nothing("select")
         rows, cpus = self.corpus.samples, self.cluster.cpus
@@ -172,15 +172,12 @@ class _Costs:
 
     def _materialize(self) -> Work:
         """Of the labeled set, all of which is picked, and of the picks."""
-        total, stands, measured = _nothing("materialize"), self.stands, self.measured
-        shards = Shards(self.start.shards["labeled"])
-        sets = [
-            (measured.lesson, shards, shards.samples, stands.lesson_written, not stands.lesson),
-            (measured.pseudo, self.corpus, self.expected.samples, stands.pseudo_written, not stands.pseudo),
-        ]
-        for found, shards, samples, written, missing in sets:
-            if not missing or found is None:
+        total, picked = _nothing("materialize"), {"pseudo_examples": self.expected.samples}
+        for stage, corpus in EXAMPLES.items():
+            found, shards = self.measured.materialized.get(stage), Shards(self.start.shards[corpus])
+            if found is None:
                 continue
+            samples, written = picked.get(stage, shards.samples), self.done.written(stage)
             left, cpus = max(0, samples - written), self.cluster.cpus
             rows = rows_read(shards.samples, samples / shards.samples, found.group_rows) * left / samples
             seconds = materializing_seconds(left, rows, self.file_samples, cpus, found)
@@ -211,18 +208,17 @@ class _Costs:
         )
 
     def _bytes_per_example(self, examples: str) -> float:
-        stands: Artifact | None = getattr(self.stands, examples)
-        if stands:
-            return sum(f.bytes for f in stands.files("examples-")) / stands.info["samples"]
-        found: Materialized | None = getattr(self.measured, examples)
-        assert found is not None
-        return found.bytes_per_pick
+        done = self.done[examples]
+        if done:
+            return sum(f.bytes for f in done.files("examples-")) / done.info["samples"]
+        return self.measured.materialized[examples].bytes_per_pick
 
     def _evaluate(self) -> Work:
         """Each of the four networks labels the test set."""
         total, shards = _nothing("evaluate"), Shards(self.start.shards["test"])
         student = self.measured.student
-        for test, found in zip(self.stands.tests, (self.measured.teacher, student, student, student), strict=True):
+        for name, test in self.done.tests.items():
+            found = self.measured.teacher if name == "teacher" else student
             if test or found is None:
                 continue
             total = Work(

@@ -15,7 +15,7 @@ from raylabel.inference.network import Network
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.pipelines.semi_supervised import Prepared
-from raylabel.plan.done import Standing
+from raylabel.plan.done import Done
 from raylabel.plan.pilot import (
     Labeled,
     Materialized,
@@ -33,6 +33,9 @@ from raylabel.training.config import Train
 from raylabel.training.loop import TrainingTask
 from raylabel.training.stream import Stream
 
+EXAMPLES = {"labeled_examples": "labeled", "pseudo_examples": "unlabeled"}
+"""Stages that write EXAMPLES, and the corpus that they read."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -41,8 +44,8 @@ class Measured:
     teacher: Labeled | None
     student: Labeled | None
     selected: Selected | None
-    lesson: Materialized | None
-    pseudo: Materialized | None
+    materialized: Mapping[str, Materialized]
+    """By the stage that makes the EXAMPLES."""
     trained: Mapping[str, Trained]
     """By the name of the training."""
 
@@ -56,20 +59,22 @@ class Remaining:
     view: View
     config: Train
     examples: str
-    """What it trains on: 'lesson' or 'pseudo'."""
+    """The stage that makes what it trains on."""
 
 
-def remaining(recipe: Recipe, stands: Standing) -> list[Remaining]:
+def remaining(recipe: Recipe, done: Done) -> list[Remaining]:
     found = []
-    if not stands.teacher:
+    if not done["teacher"]:
         assert recipe.teacher.train is not None
-        found.append(Remaining("teacher", recipe.teacher.model, recipe.teacher_view, recipe.teacher.train, "lesson"))
-    if not stands.pretrained:
-        found.append(Remaining("pretrain", recipe.student, recipe.view, recipe.pretrain, "pseudo"))
-    if not stands.student:
-        found.append(Remaining("finetune", recipe.student, recipe.view, recipe.finetune, "lesson"))
-    if not stands.control:
-        found.append(Remaining("control", recipe.student, recipe.view, recipe.control, "lesson"))
+        found.append(
+            Remaining("teacher", recipe.teacher.model, recipe.teacher_view, recipe.teacher.train, "labeled_examples")
+        )
+    if not done["pretrained"]:
+        found.append(Remaining("pretrain", recipe.student, recipe.view, recipe.pretrain, "pseudo_examples"))
+    if not done["student"]:
+        found.append(Remaining("finetune", recipe.student, recipe.view, recipe.finetune, "labeled_examples"))
+    if not done["control"]:
+        found.append(Remaining("control", recipe.student, recipe.view, recipe.control, "labeled_examples"))
     return found
 
 
@@ -82,26 +87,26 @@ def _kind(training: Remaining) -> str:
 class Pilot:
     """Measures what the run has still to do, one kind of work after the other."""
 
-    def __init__(self, root: Root, recipe: Recipe, start: Prepared, stands: Standing, cluster: Cluster):
-        self.root, self.recipe, self.start, self.stands, self.cluster = root, recipe, start, stands, cluster
+    def __init__(self, root: Root, recipe: Recipe, start: Prepared, done: Done, cluster: Cluster):
+        self.root, self.recipe, self.start, self.done, self.cluster = root, recipe, start, done, cluster
         self.classes = len(start.classes)
 
     def run(self) -> Measured:
-        recipe, stands = self.recipe, self.stands
-        trainings = remaining(recipe, stands)
+        recipe, done = self.recipe, self.done
+        trainings = remaining(recipe, done)
         todo: dict[str, Callable[[], Any]] = {}
-        if not stands.scores or not stands.tests[0]:
+        tests = done.tests
+        if not done["labels"] or not tests["teacher"]:
             todo["teacher"] = lambda: self._label(
-                stands.teacher, recipe.teacher.model, recipe.teacher_view, "unlabeled", recipe.label.p
+                done["teacher"], recipe.teacher.model, recipe.teacher_view, "unlabeled", recipe.label.p
             )
-        if not all(stands.tests[1:]):
+        if not all(test for name, test in tests.items() if name != "teacher"):
             todo["student"] = lambda: self._label(None, recipe.student, recipe.view, "test", TOP)
-        if not stands.picks:
+        if not done["picks"]:
             todo["selected"] = self._select
-        if not stands.lesson:
-            todo["lesson"] = lambda: self._write("labeled")
-        if not stands.pseudo:
-            todo["pseudo"] = lambda: self._write("unlabeled")
+        for stage, corpus in EXAMPLES.items():
+            if not done[stage]:
+                todo[stage] = lambda corpus=corpus: self._write(corpus)
         for kind, training in {_kind(training): training for training in reversed(trainings)}.items():
             todo[kind] = lambda training=training: self._train(training, found)
         found: dict[str, Any] = {}
@@ -110,8 +115,13 @@ class Pilot:
                 progress.update(len(found), note=name)
                 found[name] = measure()
             progress.update(len(found))
-        parts = {name: found.get(name) for name in ("teacher", "student", "selected", "lesson", "pseudo")}
-        return Measured(**parts, trained={training.name: found[_kind(training)] for training in trainings})
+        return Measured(
+            teacher=found.get("teacher"),
+            student=found.get("student"),
+            selected=found.get("selected"),
+            materialized={stage: found[stage] for stage in EXAMPLES if stage in found},
+            trained={training.name: found[_kind(training)] for training in trainings},
+        )
 
     def _label(self, model: Artifact | None, arch: Model, view: View, corpus: str, p: int) -> Labeled:
         recipe = self.recipe
@@ -133,10 +143,17 @@ class Pilot:
 
     def _train(self, training: Remaining, found: Mapping[str, Any]) -> Trained:
         recipe, config = self.recipe, training.config
-        examples = getattr(self.stands, training.examples) or found[training.examples].examples
+        examples = self.done[training.examples] or found[training.examples].examples
         workers = self.cluster.workers(recipe.resources, config.batch)
         Stream(examples, recipe.seed).check_workers(workers, config.batch)
         precision = self.cluster.precision(config.precision, training.view.clip is not None)
-        model, classes, seed = training.model, self.classes, recipe.seed
-        job = TrainingTask(model, classes, examples, config, precision, training.view, None, seed, None)
+        job = TrainingTask(
+            model=training.model,
+            classes=self.classes,
+            examples=examples,
+            config=config,
+            view=training.view,
+            seed=recipe.seed,
+            precision=precision,
+        )
         return measure_training(Draft(f"{self.root.uri}/{training.name}"), job, workers, bool(self.cluster.gpus))

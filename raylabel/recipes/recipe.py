@@ -6,12 +6,13 @@ from raylabel.compute.resources import Cluster, Resources
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.evaluate.precision import Truth
+from raylabel.labels.source import LabelSource
 from raylabel.labels.teacher import Label
 from raylabel.media.view import View
 from raylabel.models import Model, check, check_input
 from raylabel.selection.leaks import Policy
 from raylabel.selection.select import Select
-from raylabel.store.artifact import NOT_IDENTITY
+from raylabel.store.artifact import ADDED_LATER, NOT_IDENTITY
 from raylabel.training.config import Train
 from raylabel.training.examples import Materialize
 
@@ -59,7 +60,9 @@ class Recipe:
     view: View
     """What the models see of an image or a video."""
     teacher: Teacher
-    """Who labels."""
+    """The network that labels the corpus, and its training."""
+    source: LabelSource | None = field(default=None, metadata=ADDED_LATER)
+    """Who labels the corpus in the teacher's place, a frozen dataclass (labels/source.py); None: the teacher."""
     label: Label = Label()
     """How the corpus is scored."""
     select: Select = Select()

@@ -2,111 +2,138 @@
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from raylabel.corpus import Corpus, Shards, read_keys
-from raylabel.evaluate.results import Accuracy, Gain
+from raylabel.evaluate.classify import accuracy, hits, metrics, paired_gain
+from raylabel.evaluate.precision import pick_precision
+from raylabel.labels.source import gives_scores
 from raylabel.media.rejects import Reject as Unread
 from raylabel.media.sandbox.sandbox import Parser, Sandbox
 from raylabel.media.view import CLIP_CPU_SECONDS
 from raylabel.models import CURVE
+from raylabel.pipelines.semi_supervised import Run
 from raylabel.report.page import Film, Picture, Point, Strip, write_page
 from raylabel.report.summary import Counts, Picks, Reject, Stage, Summary
 from raylabel.report.thumbnails import film_parser, thumbnail_parser, unpack
 from raylabel.schema import PICKS
-from raylabel.selection.leaks import Leaks
-from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
+from raylabel.store.artifact import Artifact, Built, Draft, identity_of, write_bytes
 from raylabel.text import slug
 
 SUMMARY, PAGE = "summary.json", "report.html"
 STRIPS = 10  # classes whose pictures are shown
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """What a run made, ready to be told. Stages are in the order of the story."""
-
-    name: str
-    settings: dict[str, Any]
-    """The recipe as plain JSON."""
-    classes: tuple[str, ...]
-    corpus: Corpus
-    """The unlabeled one."""
-    shards: Artifact
-    """Its SHARDS."""
-    lesson: Artifact
-    """The labeled EXAMPLES."""
-    scores: Artifact
-    duplicates: Artifact
-    picks: Artifact
-    stages: Mapping[str, tuple[Artifact, ...]]
-    """Stage name → the artifacts that it made."""
-    curves: Mapping[str, Artifact]
-    """Trained networks by the name of their curve."""
-    accuracies: list[Accuracy]
-    gain: Gain
-    precision: tuple[float, int] | None = None
-    leaks: Leaks | None = None
-    more: tuple[Artifact, ...] = field(default=())
-    """Artifacts that belong to the run and to no stage."""
-
-
-def write_run(root: Root, run: Run) -> tuple[Artifact, Summary]:
-    """The artifact of the run, and its numbers."""
+def write_report(run: Run) -> tuple[Artifact, Summary]:
+    """The artifact of the whole run, which is built as far as it is not, and its numbers: summary.json and report.html
+    hold the same."""
+    run.build()
     summary = summarise(run)
-    identity = {"settings": run.settings, "artifacts": summary.artifacts}
+    identity = {"settings": summary.settings, "artifacts": summary.artifacts}
 
     def build(draft: Draft) -> Built:
-        curves = {name: [Point(**p) for p in json.loads(a.read(CURVE))] for name, a in run.curves.items()}
+        curves = {name: [Point(**p) for p in json.loads(a.read(CURVE))] for name, a in _trained(run).items()}
         page = write_page(summary, curves, _strips(run))
         text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False)
         files = [write_bytes(draft.uri, SUMMARY, text.encode()), write_bytes(draft.uri, PAGE, page.encode())]
         return Built(files, {})
 
-    return root.make(f"run-{slug(run.name)}", identity, build), summary
+    return run.root.make(f"run-{slug(run.recipe.name)}", identity, build), summary
 
 
 def summarise(run: Run) -> Summary:
     """The numbers of the run, from the manifests of its artifacts."""
-    scores, picks, copies = run.scores.info, run.picks.info, run.duplicates.info["duplicates"]
+    recipe, classes, picks = run.recipe, run.start.classes, run.picks.info
     per_class = picks["per_class"]
-    artifacts = [a for some in run.stages.values() for a in some] + list(run.more)
+    right = {name: hits(tested, run.start.test_labels) for name, tested in run.tests.items()}
+    accuracies = [accuracy(NAMES[name], *hit, len(classes)) for name, hit in right.items()]
+    gain = paired_gain(right["student"].top1, right["control"].top1)
+    precision = pick_precision(run.picks, run.start.shards["unlabeled"], recipe.truth)
+    stages = _stages(run)
+    table = metrics(run.root, recipe.name, recipe.test.uri, accuracies, gain)
+    inputs = (*run.start.shards.values(), run.start.labels, run.start.test_labels)
+    artifacts = [a for some in stages.values() for a in some] + [*inputs, table]
     return Summary(
-        run=run.name,
-        classes=list(run.classes),
-        counts=Counts(
-            samples=scores["samples"],
-            scored=scores["scored"] - copies,
-            rejected=scores["rejected"],
-            duplicates=copies,
-            labeled=run.lesson.info["samples"],
-            labeled_rejected=run.lesson.info["rejected"],
-        ),
-        rejects=[Reject(reason=reason, count=count) for reason, count in scores["reasons"].items()],
-        accuracies=run.accuracies,
-        gain=run.gain,
+        run=recipe.name,
+        classes=list(classes),
+        counts=_counts(run),
+        rejects=[Reject(reason=reason, count=count) for reason, count in _labeled_info(run)["reasons"].items()],
+        accuracies=accuracies,
+        gain=gain,
         picks=Picks(
             total=picks["picks"],
             samples=picks["samples"],
-            k=picks["k"],
-            p=picks["p"],
-            rank=picks["rank"],
+            # A source that gives PICKS keeps all samples, each under one class.
+            k=picks.get("k", max(per_class)),
+            p=picks.get("p", 1),
+            rank=picks.get("rank", run.picks.name),
             per_class=per_class,
             min=min(per_class),
             median=float(np.median(per_class)),
             max=max(per_class),
         ),
-        precision=run.precision[0] if run.precision else None,
-        precision_n=run.precision[1] if run.precision else None,
+        precision=precision[0] if precision else None,
+        precision_n=precision[1] if precision else None,
         leaks=run.leaks,
-        stages=[_stage(name, some) for name, some in run.stages.items()],
-        hardware=scores["hardware"],
-        settings=run.settings,
+        stages=[_stage(name, some) for name, some in stages.items()],
+        hardware=run.student.info["hardware"],
+        settings=identity_of(recipe),
         artifacts={f"{a.name}-{a.digest}": a.uri.rpartition("/")[2] for a in artifacts},
+    )
+
+
+NAMES = {
+    "teacher": "teacher",
+    "control": "control",
+    "pretrained": "student (pretrained)",
+    "student": "student (fine-tuned)",
+}
+"""What networks are called in the report."""
+
+
+def _stages(run: Run) -> dict[str, tuple[Artifact, ...]]:
+    """The artifacts by the stage that made them, in the order of the run."""
+    selected = (run.duplicates, run.picks) if run.duplicates else (run.picks,)
+    return {
+        **({} if run.recipe.source else {"teacher": (run.teacher,)}),
+        "label": (run.labels,),
+        "select": selected,
+        "materialize": (run.labeled_examples, run.pseudo_examples),
+        "pretrain": (run.pretrained,),
+        "finetune": (run.student,),
+        "control": (run.control,),
+        "evaluate": tuple(run.tests.values()),
+    }
+
+
+def _trained(run: Run) -> dict[str, Artifact]:
+    """The networks that were trained in the run, by the name of their curve."""
+    given = run.start.teacher or run.recipe.source
+    students = {"control": run.control, "pretrain": run.pretrained, "finetune": run.student}
+    return ({} if given else {"teacher": run.teacher}) | students
+
+
+def _labeled_info(run: Run) -> dict[str, Any]:
+    """samples, scored, rejected, reasons of the corpus. A source that gives PICKS reads no media: what cannot be read
+    shows when the picks are materialized."""
+    if gives_scores(run.labels):
+        return run.labels.info
+    found, samples = run.pseudo_examples.info, run.picks.info["samples"]
+    return {"samples": samples, "scored": samples - found["rejected"], **{n: found[n] for n in ("rejected", "reasons")}}
+
+
+def _counts(run: Run) -> Counts:
+    info, examples = _labeled_info(run), run.labeled_examples.info
+    copies = run.duplicates.info["duplicates"] if run.duplicates else 0
+    return Counts(
+        samples=info["samples"],
+        scored=info["scored"] - copies,
+        rejected=info["rejected"],
+        duplicates=copies,
+        labeled=examples["samples"],
+        labeled_rejected=examples["rejected"],
     )
 
 
@@ -122,21 +149,23 @@ def _strips(run: Run) -> list[Strip]:
     """The real pictures or videos at ranks 1, 2, 5, 10, ... of classes spread over all."""
     table = run.picks.table("picks", PICKS)
     label, rank, score, key = (table.column(name).to_numpy() for name in ("label", "rank", "score", "key"))
-    shown = np.unique(np.linspace(0, len(run.classes) - 1, min(STRIPS, len(run.classes))).round().astype(int))
+    classes, count = run.start.classes, len(run.start.classes)
+    shown = np.unique(np.linspace(0, count - 1, min(STRIPS, count)).round().astype(int))
     wanted = np.concatenate([np.flatnonzero((label == c) & _shown_ranks(rank, label == c)) for c in shown])
-    looks = _looks(run.corpus, Shards(run.shards), sorted(set(key[wanted].tolist())))
-    logits = run.picks.info["rank"] == "logits"
+    shards, keys = Shards(run.start.shards["unlabeled"]), sorted(set(key[wanted].tolist()))
+    looks = _looks(run.start.corpora["unlabeled"], shards, keys)
+    by_log_odds = run.picks.info.get("rank") == "softmax"
     pictures: dict[int, list[Picture]] = {int(c): [] for c in shown}
     for i in wanted:
         if look := looks.get(int(key[i])):
             value = float(score[i])
-            probability = None if logits else 1 / (1 + math.exp(-max(-700.0, value)))
+            probability = 1 / (1 + math.exp(-max(-700.0, value))) if by_log_odds else None
             jpeg, film = look
             picture = Picture(
                 rank=int(rank[i]), score=value, probability=probability, key=int(key[i]), jpeg=jpeg, film=film
             )
             pictures[int(label[i])].append(picture)
-    return [Strip(label=run.classes[c], pictures=some) for c, some in pictures.items()]
+    return [Strip(label=classes[c], pictures=some) for c, some in pictures.items()]
 
 
 def _looks(corpus: Corpus, shards: Shards, keys: list[int]) -> dict[int, tuple[bytes, Film | None]]:

@@ -39,6 +39,9 @@ from raylabel.store.files import (
 MANIFEST = "manifest.json"
 RECIPE = "recipe.json"
 NOT_IDENTITY = {"identity": False}  # metadata of a config field that steers the work but changes no byte of the result
+# Metadata of a config field that a later version added: as long as it holds its default it is no part of an identity,
+# so that artifacts of before are found. Its default has to be what was done before there was the field.
+ADDED_LATER = {"added_later": True}
 
 
 @dataclass(frozen=True)
@@ -178,13 +181,22 @@ def digest(identity: Mapping[str, Any]) -> str:
 
 
 def identity_of(config: Any) -> Any:
-    """A config dataclass as plain JSON, without the fields marked `metadata=NOT_IDENTITY`, which change no byte."""
+    """A config dataclass as plain JSON, without the fields marked `metadata=NOT_IDENTITY`, which change no byte, and
+    those marked `metadata=ADDED_LATER` that hold their default."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        kept = [f for f in dataclasses.fields(config) if f.metadata.get("identity", True)]
+        kept = [f for f in dataclasses.fields(config) if f.metadata.get("identity", True) and not _is_absent(f, config)]
         return {f.name: identity_of(getattr(config, f.name)) for f in kept}
     if isinstance(config, (list, tuple)):
         return [identity_of(x) for x in config]
     return config
+
+
+def _is_absent(field: dataclasses.Field, config: Any) -> bool:
+    """Whether the field was added later and says what was done without it."""
+    if not field.metadata.get("added_later"):
+        return False
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return getattr(config, field.name) == default
 
 
 @dataclass(frozen=True)

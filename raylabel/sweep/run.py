@@ -14,8 +14,9 @@ import ray.tune
 
 from raylabel.errors import InputError, find_input_error
 from raylabel.labels.holdout import hold_out
-from raylabel.pipelines.semi_supervised import prepare, semi_supervised
+from raylabel.pipelines.semi_supervised import prepare
 from raylabel.recipes.recipe import Recipe, check_classes, check_recipe
+from raylabel.report.run import write_report
 from raylabel.store.artifact import Artifact, Root, digest, identity_of
 from raylabel.store.files import write_file
 from raylabel.sweep.claims import Ledger, make_claims
@@ -73,7 +74,7 @@ def sweep(root: Root, recipe: Recipe, config: SweepConfig, arguments: Sequence[s
     if found[0].state != "finished":
         raise InputError(_none_finished(found))
     best = job.of(found[0].settings)
-    run, summary = semi_supervised(root, best, job.rests_on(root, best))
+    run, summary = write_report(job.run_of(root, best))
     (test,) = (one for one in summary.accuracies if one.model == "student (fine-tuned)")
     told = Sweep(
         name=recipe.name,

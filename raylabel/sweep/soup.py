@@ -13,7 +13,6 @@ from raylabel.errors import InputError
 from raylabel.evaluate.classify import accuracy, hits, paired_gain
 from raylabel.evaluate.results import Accuracy
 from raylabel.models import WEIGHTS
-from raylabel.pipelines.semi_supervised import finetune, pretrain, test
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.sweep.result import Soup, Trial
 from raylabel.sweep.space import Settings
@@ -42,23 +41,22 @@ def make_soup(root: Root, job: TrialTask, trials: Sequence[Trial]) -> Soup:
     for trial in trials:
         if trial.state == "finished" and _others(trial.settings) == _others(best.settings):
             rivals.setdefault(trial.settings[RATE], trial)  # a rate drawn twice is one student
-    recipe = job.of(best.settings)
-    start = job.rests_on(root, recipe)
-    pretrained = pretrain(root, recipe, start)
-    students = {trial.number: finetune(root, job.of(trial.settings), start, pretrained) for trial in rivals.values()}
+    chosen_run = job.run_of(root, job.of(best.settings))
+    students = {one.number: job.run_of(root, job.of(one.settings)).student for one in rivals.values()}
     found: dict[tuple[int, ...], tuple[Artifact, Accuracy]] = {}
 
     def validated(numbers: tuple[int, ...]) -> float:
         model = average(root, [students[number] for number in numbers])
-        found[numbers] = model, validate(root, job, recipe, model)
+        found[numbers] = model, validate(job, chosen_run, model)
         return found[numbers][1].top1
 
     chosen = greedy(list(students), validated)
     model, right = found[chosen]
     tested = [
-        hits(test(root, recipe, start, one, recipe.view), start.test_labels) for one in (model, students[best.number])
+        hits(chosen_run.test(one, chosen_run.recipe.view), job.start.test_labels)
+        for one in (model, students[best.number])
     ]
-    told = accuracy(model.name, *tested[0], len(start.classes))
+    told = accuracy(model.name, *tested[0], len(job.start.classes))
     return Soup(
         trials=chosen,
         left_out=tuple(number for number in students if number not in chosen),

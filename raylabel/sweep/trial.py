@@ -5,10 +5,9 @@ from typing import Any
 
 import ray
 
-from raylabel.evaluate.classify import TOP, accuracy, hits
+from raylabel.evaluate.classify import accuracy, hits
 from raylabel.evaluate.results import Accuracy
-from raylabel.labels.teacher import label
-from raylabel.pipelines.semi_supervised import Prepared, finetune, given_teacher, pretrain
+from raylabel.pipelines.semi_supervised import Prepared, Run, given_teacher
 from raylabel.recipes.recipe import Recipe
 from raylabel.store.artifact import Artifact, Root
 from raylabel.sweep.claims import SharedRoot
@@ -32,11 +31,12 @@ class TrialTask:
         """The recipe of a trial."""
         return apply(self.recipe, settings)
 
-    def rests_on(self, root: Root, recipe: Recipe) -> Prepared:
-        """What the trial of that recipe rests on: of what was prepared only the teacher may be another."""
-        if recipe.teacher == self.recipe.teacher:
-            return self.start
-        return replace(self.start, teacher=given_teacher(root, recipe.teacher, len(self.start.classes)))
+    def run_of(self, root: Root, recipe: Recipe) -> Run:
+        """The run of a trial's recipe: of its inputs only the teacher may be another."""
+        start = self.start
+        if recipe.teacher != self.recipe.teacher:
+            start = replace(start, teacher=given_teacher(root, recipe.teacher, len(start.classes)))
+        return Run(root, recipe, start)
 
 
 def run(job: TrialTask, number: int, settings: Settings, who: str, stage: str) -> dict[str, Any]:
@@ -50,23 +50,21 @@ def run(job: TrialTask, number: int, settings: Settings, who: str, stage: str) -
 
 
 def _run(root: SharedRoot, job: TrialTask, recipe: Recipe, stage: str) -> dict[str, Any]:
-    start = job.rests_on(root, recipe)
-    found = pretrain(root, recipe, start)
-    student = found.student if stage == "pretrain" else finetune(root, recipe, start, found)
-    right = validate(root, job, recipe, student)
+    of_trial = job.run_of(root, recipe)
+    of_trial.build("pretrained" if stage == "pretrain" else "student")
+    right = validate(job, of_trial, of_trial.pretrained if stage == "pretrain" else of_trial.student)
     return {
         "stage": STAGES.index(stage) + 1,
         "accuracy": right.top1,
         "low": right.top1_low,
         "high": right.top1_high,
-        "picks": found.picks.info["picks"],
+        "picks": of_trial.picks.info["picks"],
     }
 
 
-def validate(root: Root, job: TrialTask, recipe: Recipe, model: Artifact) -> Accuracy:
+def validate(job: TrialTask, of_trial: Run, model: Artifact) -> Accuracy:
     """Its accuracy on the validation split."""
-    shards, corpus = job.start.shards["labeled"], job.start.corpora["labeled"]
-    scores = label(root, model, shards, corpus, recipe.view, replace(recipe.label, p=TOP), recipe.resources)
+    scores = of_trial.score(model, of_trial.recipe.view, "labeled")
     return accuracy(model.name, *hits(scores, job.held, part=True), len(job.start.classes))
 
 

@@ -42,19 +42,22 @@ MOMENTUM = "momentum.safetensors"
 STATE = "state.json"  # of a checkpoint, beside its tensors: {step, sums, passed_over}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingTask:
-    """All that a worker needs; plain data, so that it travels."""
+    """A training, and all that a worker needs for it; plain data, so that it travels."""
 
     model: Model
     classes: int
     examples: Artifact
     config: Train
-    precision: str
     view: View
-    init: Artifact | None
     seed: int
-    board: Any
+    init: Artifact | None = None
+    """A trained network to start from; None: random weights."""
+    precision: str = ""
+    """'bf16' or 'fp32', once it is known what the hardware has."""
+    board: Any = None
+    """Where rank 0 reports progress, once there is one."""
 
 
 def describe_step(loss: float, accuracy: float) -> str:

@@ -5,6 +5,7 @@ The sum of a batch's gradients does not depend on how its images are spread over
 """
 
 import json
+from dataclasses import replace
 
 import ray
 import ray.train
@@ -13,55 +14,41 @@ import ray.train.torch
 from raylabel.compute.autoscaler import ready
 from raylabel.compute.progress import Progress, make_board, shown
 from raylabel.compute.resources import Resources
-from raylabel.media.view import View
 from raylabel.models import (
     CURVE,
     WEIGHTS,
-    Model,
     describe,
 )
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
 from raylabel.training.checkpoint import Checkpoints
-from raylabel.training.config import Train
 from raylabel.training.loop import STATE, TrainingTask, describe_step, run_worker
 from raylabel.training.stream import Stream
 from raylabel.training.worker_group import Workers
 
 
-def train(
-    root: Root,
-    name: str,
-    *,
-    model: Model,
-    classes: int,
-    examples: Artifact,
-    config: Train,
-    view: View,
-    seed: int,
-    resources: Resources,
-    init: Artifact | None = None,
-) -> Artifact:
-    """The network trained on the examples from random weights, or from those of `init`.
+def train(root: Root, name: str, task: TrainingTask, resources: Resources) -> Artifact:
+    """The network trained on the examples from random weights, or from those of `init`. The task's precision is chosen
+    here.
 
     A run that was killed goes on from its last checkpoint with the same sequence of samples, whatever the number of
     workers. info: seconds, images, workers (of its last start), passed_over (damaged checkpoints, if there were any).
     """
-    cluster = ready(resources)
+    cluster, config, view = ready(resources), task.config, task.view
     precision = cluster.precision(config.precision, view.clip is not None)
     identity = {
-        "model": identity_of(model),
-        "classes": classes,
-        "examples": examples.digest,
+        "model": identity_of(task.model),
+        "classes": task.classes,
+        "examples": task.examples.digest,
         "train": identity_of(config) | {"precision": precision},
         "view": identity_of(view),
-        "init": init.digest if init else None,
-        "seed": seed,
+        "init": task.init.digest if task.init else None,
+        "seed": task.seed,
     }
 
     def build_model(draft: Draft) -> Built:
         board, checkpoints = make_board(), Checkpoints(draft.scratch("checkpoints"))
-        workers = Workers(resources, cluster, config.batch, Stream(examples, seed), board)
-        job = TrainingTask(model, classes, examples, config, precision, view, init, seed, board)
+        workers = Workers(resources, cluster, config.batch, Stream(task.examples, task.seed), board)
+        job = replace(task, precision=precision, board=board)
         start = checkpoints.newest()
         before = start.step * config.batch
         ray.get(board.set.remote(before, ""))
@@ -75,7 +62,7 @@ def train(
             board.set.remote(config.processed, describe_step(last["loss"], last["accuracy"]))  # a new one knows less
         ray.kill(board)
         files = [write_bytes(draft.uri, name, final.files[name]) for name in (WEIGHTS, CURVE)]
-        info = {**describe(model, classes), "workers": workers.count, "hardware": cluster.name}
+        info = {**describe(task.model, task.classes), "workers": workers.count, "hardware": cluster.name}
         info["images"] = config.processed - before  # in the build that took `seconds`
         if passed_over := json.loads(final.files[STATE])["passed_over"]:
             info["passed_over"] = passed_over

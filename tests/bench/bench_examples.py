@@ -37,7 +37,7 @@ from PIL import Image
 from raylabel.compute.progress import make_board
 from raylabel.compute.resources import Cluster, Resources
 from raylabel.corpus import Corpus, index_corpus
-from raylabel.labels.truth import truth
+from raylabel.labels.truth import GivenLabels
 from raylabel.media.view import View
 from raylabel.models import CURVE, Model
 from raylabel.store.artifact import Artifact, Root
@@ -101,7 +101,7 @@ def make_examples(folder: str, images: int) -> Artifact:
     pq.write_table(pa.table({"image": media, "label": labels}), Path(folder) / "photographs.parquet")
     root, corpus = Root.open(f"{folder}/root"), Corpus(uri=(f"{folder}/photographs.parquet",))
     shards = index_corpus(root, "photographs", corpus)
-    return materialize(root, "bench", truth(root, shards, corpus), shards, corpus, Materialize(), 0)
+    return materialize(root, "bench", GivenLabels().label(root, corpus, shards), shards, corpus, Materialize(), 0)
 
 
 def photograph(number: int) -> bytes:
@@ -130,7 +130,16 @@ def measure(examples: Artifact, size: Size, folder: str) -> dict[str, Any]:
     workers = cluster.workers(Resources(), size.batch)
     config = Train(images=(WARM + size.steps) * size.batch, batch=size.batch, schedule=Schedule(lr=0.05, warmup=0))
     model = Model(arch="resnet18")
-    job = TrainingTask(model, CLASSES, examples, config, cluster.precision("auto"), View(), None, 0, make_board())
+    job = TrainingTask(
+        model=model,
+        classes=CLASSES,
+        examples=examples,
+        config=config,
+        view=View(),
+        seed=0,
+        precision=cluster.precision("auto"),
+        board=make_board(),
+    )
     path = f"{folder}/found.json"
     trainer = ray.train.torch.TorchTrainer(
         _measure,

@@ -26,9 +26,10 @@ from processes import connect
 from raylabel.compute.resources import Resources
 from raylabel.evaluate.precision import Truth
 from raylabel.models import Model
-from raylabel.pipelines.semi_supervised import semi_supervised
+from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe, Teacher
+from raylabel.report.run import write_report
 from raylabel.selection.select import Select
 from raylabel.store.artifact import Root
 
@@ -60,7 +61,7 @@ def measure(place: Path, workers: int, quick: bool) -> None:
         found = []
         for seed in seeds:
             recipe = distracted(str(place / "data"), k, seed, workers, short=quick)
-            found.append(semi_supervised(root, recipe)[1])
+            found.append(write_report(Run(root, recipe))[1])
         tops = {
             model: [100 * one.top1 for s in found for one in s.accuracies if one.model == model] for model in MODELS
         }

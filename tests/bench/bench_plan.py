@@ -23,13 +23,14 @@ from processes import connect, in_fresh_process
 from safetensors.torch import save_file
 
 from raylabel.corpus import Corpus
-from raylabel.labels.teacher import label
+from raylabel.labels.teacher import TrainedNetwork
 from raylabel.media.view import View
 from raylabel.models import Model, build
-from raylabel.pipelines.semi_supervised import prepare, semi_supervised
+from raylabel.pipelines.semi_supervised import Run, prepare
 from raylabel.plan.estimate import plan
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe, Teacher
+from raylabel.report.run import write_report
 from raylabel.selection.select import Select
 from raylabel.store.artifact import Root
 from raylabel.training.config import Train
@@ -73,7 +74,7 @@ def whole_run(root: str, recipe: Recipe) -> tuple[dict[str, float], dict[str, fl
     """Seconds of each stage, predicted and measured, and of the pilot."""
     connect()
     planned = plan(Root.open(root), recipe)
-    _, summary = semi_supervised(Root.open(root), recipe)
+    _, summary = write_report(Run(Root.open(root), recipe))
     predicted = {work.stage: work.seconds for work in planned.stages}
     return predicted, {stage.name: stage.seconds for stage in summary.stages}, planned.pilot_seconds
 
@@ -86,7 +87,9 @@ def labeling(folder: str, images: int) -> tuple[float, float]:
     start = prepare(root, recipe)
     assert start.teacher is not None
     shards, corpus = start.shards["unlabeled"], start.corpora["unlabeled"]
-    scores = label(root, start.teacher, shards, corpus, recipe.view, recipe.label, recipe.resources)
+    scores = TrainedNetwork(
+        network=start.teacher, view=recipe.view, config=recipe.label, resources=recipe.resources
+    ).label(root, corpus, shards)
     return predicted, scores.info["seconds"]
 
 

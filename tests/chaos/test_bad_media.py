@@ -18,7 +18,7 @@ from PIL import Image
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus
-from raylabel.labels.teacher import Label, label
+from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.media.image import decode_image, decode_pixels
 from raylabel.media.parsers import eval_parser, train_parser
 from raylabel.media.rejects import Reject
@@ -124,7 +124,9 @@ FORMS: dict[str, Callable[[Path, Media], Corpus]] = {
 def run(folder: Path, corpus: Corpus) -> Artifact:
     root = Root.open(str(folder / "root"))
     shards = index_corpus(root, "unlabeled", corpus)
-    return label(root, random_model(root), shards, corpus, VIEW, CONFIG, Resources())
+    return TrainedNetwork(network=random_model(root), view=VIEW, config=CONFIG, resources=Resources()).label(
+        root, corpus, shards
+    )
 
 
 SLOW = pytest.mark.slow

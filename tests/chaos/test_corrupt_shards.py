@@ -20,7 +20,7 @@ from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, Sample, Shards, index_corpus, read_rows
 from raylabel.errors import InputError
 from raylabel.inference import scores as stage
-from raylabel.labels.teacher import Label, label
+from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.schema import MAX_BYTES, SCORES, split_key
 from raylabel.store.artifact import Artifact, Root
 from raylabel.store.files import filesystem
@@ -222,7 +222,9 @@ score(Root(sys.argv[1]), Corpus(uri=(sys.argv[2],)), Root(sys.argv[1]).named("sh
 
 def score(root: Root, corpus: Corpus, shards: Artifact) -> Artifact:
     stage.UNIT, stage.PART = 64, 2
-    return label(root, random_model(root), shards, corpus, DIGITS_VIEW, Label(batch=32), Resources(teachers=2))
+    return TrainedNetwork(
+        network=random_model(root), view=DIGITS_VIEW, config=Label(batch=32), resources=Resources(teachers=2)
+    ).label(root, corpus, shards)
 
 
 @pytest.mark.slow

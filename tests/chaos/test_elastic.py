@@ -66,7 +66,8 @@ from driver import Spec, digits
 from heads import asked
 from raylabel.store.artifact import Root
 from raylabel.compute.autoscaler import ready
-from raylabel.pipelines.semi_supervised import semi_supervised
+from raylabel.pipelines.semi_supervised import Run
+from raylabel.report.run import write_report
 from raylabel.compute.resources import Resources
 from raylabel.compute.watchdog import watched
 
@@ -86,7 +87,7 @@ ray.init(runtime_env=hook, log_to_driver=False, logging_level="ERROR")
 threading.Thread(target=look, daemon=True).start()
 with watched(100):
     ready(replace(recipe.resources, cpus=4))  # what is lost later no cloud brings back here: no stage may wait for it
-    semi_supervised(Root.open(sys.argv[1]), recipe)
+    write_report(Run(Root.open(sys.argv[1]), recipe))
 """
 
 

@@ -30,7 +30,7 @@ from PIL import Image
 
 from raylabel.corpus import Corpus, Shards, index_corpus, read_keys
 from raylabel.errors import InputError
-from raylabel.labels.truth import truth
+from raylabel.labels.truth import GivenLabels
 from raylabel.models import Model, build, save_weights
 from raylabel.schema import PICKS, REJECTS
 from raylabel.store.artifact import Root
@@ -347,7 +347,7 @@ def test_any_label_comes_through_every_form_that_can_hold_it(
     corpus = form(tmp_path, labels)
     root = Root.open(str(tmp_path / "root"))
     shards = index_corpus(root, "labeled", corpus)
-    found = truth(root, shards, corpus)
+    found = GivenLabels().label(root, corpus, shards)
     assert found.info["classes"] == sorted(labels)
     keys = found.table("picks", PICKS, ["key"])["key"].to_pylist()
     samples = read_keys(corpus, Shards(shards), keys)

@@ -32,7 +32,7 @@ from raylabel.store.artifact import Root
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.errors import InputError
 from raylabel.selection.shuffle import run_tasks
-from raylabel.labels.teacher import Label, label
+from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.compute.resources import Resources
 from raylabel.compute.watchdog import watched
 
@@ -55,7 +55,9 @@ ray.get(hog.hold.remote())
 stages = {
     "ray.get": lambda: index_corpus(root, "other", Corpus(uri=(str(folder / "labeled.parquet"),))),
     "ray.wait": lambda: run_tasks(echo, [("some",), ("more",)]),
-    "ray.data": lambda: label(root, teacher, shards, corpus, DIGITS_VIEW, Label(p=3), Resources()),
+    "ray.data": lambda: TrainedNetwork(
+        network=teacher, view=DIGITS_VIEW, config=Label(p=3), resources=Resources()
+    ).label(root, corpus, shards),
     "ray.train": lambda: fit(root, examples),
 }
 found = {}

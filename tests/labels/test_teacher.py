@@ -24,7 +24,7 @@ from raylabel.inference import pool
 from raylabel.inference import scores as stage
 from raylabel.inference.scores import make_scores
 from raylabel.labels import teacher
-from raylabel.labels.teacher import Label, label
+from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.media.image_views import eval_pixels, normalise
 from raylabel.media.view import View
 from raylabel.models import load_model
@@ -38,7 +38,9 @@ CLASSES = tuple("0123456789")
 
 def run(root: Root, corpus: Corpus, config: Label, actors: int = 1) -> Artifact:
     shards = index_corpus(root, "unlabeled", corpus)
-    return label(root, random_model(root), shards, corpus, DIGITS_VIEW, config, Resources(teachers=actors))
+    return TrainedNetwork(
+        network=random_model(root), view=DIGITS_VIEW, config=config, resources=Resources(teachers=actors)
+    ).label(root, corpus, shards)
 
 
 def test_scores_are_those_of_the_bare_model_and_every_sample_is_accounted_for(ray_local, tmp_path, monkeypatch):
@@ -105,7 +107,9 @@ def test_bytes_do_not_depend_on_where_decoding_runs(ray_local, tmp_path):
         root = Root.open(str(tmp_path / where))
         shards = index_corpus(root, "unlabeled", corpus)
         resources = Resources(decode=where)
-        scores = label(root, random_model(root), shards, corpus, DIGITS_VIEW, Label(batch=64), resources)
+        scores = TrainedNetwork(
+            network=random_model(root), view=DIGITS_VIEW, config=Label(batch=64), resources=resources
+        ).label(root, corpus, shards)
         made.append((scores.digest, contents(scores), scores.info["reasons"]))
     assert made[0] == made[1]
     assert made[0][2] == {"unrecognized": 4}
@@ -171,7 +175,9 @@ def test_rejects_are_tried_again_when_asked(ray_local, tmp_path, monkeypatch):
 
     def scores(retry: bool = True, root: Root = root) -> Artifact:
         model, resources = random_model(root), Resources(teachers=1)
-        return label(root, model, shards, corpus, DIGITS_VIEW, config, resources, retry)
+        return TrainedNetwork(
+            network=model, view=DIGITS_VIEW, config=config, resources=resources, retry_rejects=retry
+        ).label(root, corpus, shards)
 
     lost = [f"{row:03d}.png" for row in (0, 5, 64, 130, 131, 199)]
     for name in lost:
@@ -235,7 +241,9 @@ def test_not_finite_scores_are_rejects(ray_local, tmp_path):
     root = Root.open(str(tmp_path / "root"))
     shards = index_corpus(root, "unlabeled", corpus)
     with pytest.raises(InputError, match="40 of 40 samples could not be read.*not_finite 40"):
-        label(root, broken_model(root), shards, corpus, DIGITS_VIEW, Label(batch=8, reject_limit=1.0), Resources())
+        TrainedNetwork(
+            network=broken_model(root), view=DIGITS_VIEW, config=Label(batch=8, reject_limit=1.0), resources=Resources()
+        ).label(root, corpus, shards)
 
 
 def test_too_many_rejects_stop_the_run_with_the_reasons(ray_local, tmp_path):
@@ -314,7 +322,9 @@ def test_a_shard_that_changes_while_it_is_scored_is_an_error(ray_local, tmp_path
     shards = index_corpus(root, "unlabeled", corpus)
     write_parquet(path, media[100:200])  # as many rows, other pictures
     with pytest.raises(InputError, match=f"'{path}' changed since it was indexed"):
-        label(root, random_model(root), shards, corpus, DIGITS_VIEW, Label(batch=32), Resources(teachers=1))
+        TrainedNetwork(
+            network=random_model(root), view=DIGITS_VIEW, config=Label(batch=32), resources=Resources(teachers=1)
+        ).label(root, corpus, shards)
     # Nothing of it may pass for scores of the corpus when that is restored.
     assert root.named("scores") == [] and not list((tmp_path / "root").glob("scores-*/parts/*"))
 

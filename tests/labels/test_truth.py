@@ -3,7 +3,7 @@ from helpers import digit_images, write_parquet
 
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.errors import InputError
-from raylabel.labels.truth import truth
+from raylabel.labels.truth import GivenLabels
 from raylabel.schema import PICKS
 from raylabel.store.artifact import Root
 
@@ -17,7 +17,7 @@ def labeled(tmp_path, labels, classes=None, given=None):
     path = write_parquet(tmp_path / f"{len(list(tmp_path.iterdir()))}.parquet", media[: len(labels)], labels)
     corpus = Corpus(uri=(str(path),), classes=names)
     root = Root.open(str(tmp_path / "root"))
-    return truth(root, index_corpus(root, path.stem, corpus), corpus, given)
+    return GivenLabels(classes=given).label(root, corpus, index_corpus(root, path.stem, corpus))
 
 
 def test_every_sample_stands_once_under_its_own_label(ray_local, tmp_path):
@@ -59,4 +59,4 @@ def test_a_set_without_labels(ray_local, tmp_path):
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", media[:5])),))
     root = Root.open(str(tmp_path / "root"))
     with pytest.raises(InputError, match="no labels"):
-        truth(root, index_corpus(root, "labeled", corpus), corpus)
+        GivenLabels().label(root, corpus, index_corpus(root, "labeled", corpus))

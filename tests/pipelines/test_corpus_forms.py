@@ -14,7 +14,7 @@ from helpers import random_model
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus
-from raylabel.labels.teacher import Label, label
+from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.media.view import Clip, View
 from raylabel.schema import PICKS, SCORES
 from raylabel.selection.duplicates import find_duplicates
@@ -83,7 +83,9 @@ def lists(request, ray_local, shared, tmp_path_factory) -> dict[str, list[tuple[
         root = Root.open(str(tmp_path_factory.mktemp("root")))
         corpus, model = form(folder, some), random_model(root, some.arch)
         shards, config = index_corpus(root, "unlabeled", corpus), Label(batch=some.batch)
-        scores = label(root, model, shards, corpus, some.view, config, Resources(teachers=3))
+        scores = TrainedNetwork(network=model, view=some.view, config=config, resources=Resources(teachers=3)).label(
+            root, corpus, shards
+        )
         duplicates = find_duplicates(root, scores)
         assert duplicates.info["duplicates"] >= some.copies and not scores.info["rejected"]
         picks = select(root, scores, duplicates, Select(k=some.k, p=10), CLASSES).table("picks", PICKS)

@@ -21,13 +21,14 @@ from raylabel.corpus import Corpus, index_corpus
 from raylabel.datasets.moving_digits import DIRECTIONS, SPLIT
 from raylabel.errors import InputError
 from raylabel.evaluate.classify import wilson
-from raylabel.labels.teacher import Label, label
-from raylabel.labels.truth import truth
+from raylabel.labels.teacher import Label, TrainedNetwork
+from raylabel.labels.truth import GivenLabels
 from raylabel.media.view import Clip, View
 from raylabel.models import Model
-from raylabel.pipelines.semi_supervised import prepare, semi_supervised
+from raylabel.pipelines.semi_supervised import Run, prepare
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe
+from raylabel.report.run import write_report
 from raylabel.report.summary import Summary
 from raylabel.schema import EXAMPLES, PICKS, SCORES
 from raylabel.selection.duplicates import find_duplicates
@@ -35,6 +36,7 @@ from raylabel.selection.select import Select, select
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
 from raylabel.training.examples import Materialize, materialize
+from raylabel.training.loop import TrainingTask
 from raylabel.training.schedule import Schedule
 from raylabel.training.stream import Stream
 from raylabel.training.train import train
@@ -66,7 +68,7 @@ def told() -> io.StringIO:
 def run(ray_local, tmp_path_factory, told: io.StringIO) -> tuple[Root, Artifact, Summary]:
     root = Root.open(str(tmp_path_factory.mktemp("root")))
     with redirect_stdout(told):
-        return root, *semi_supervised(root, short())
+        return root, *write_report(Run(root, short()))
 
 
 @pytest.mark.slow
@@ -116,12 +118,14 @@ def test_parts_of_a_video_are_samples_of_one_source(ray_local, tmp_path):
     shards = index_corpus(root, "unlabeled", corpus)
     model = random_model(root, "r2plus1d8x1", 8)
     config = Label(batch=32)
-    scores = label(root, model, shards, corpus, view, config, Resources())
+    scores = TrainedNetwork(network=model, view=view, config=config, resources=Resources()).label(root, corpus, shards)
     duplicates = find_duplicates(root, scores)
     assert scores.info["scored"] == 80 and not duplicates.info["duplicates"]  # parts of the same bytes are no copies
     there = Root.open(str(tmp_path / "there"))
     elsewhere = Resources(decode="cluster")
-    decoded = label(there, model, index_corpus(there, "unlabeled", corpus), corpus, view, config, elsewhere)
+    decoded = TrainedNetwork(network=model, view=view, config=config, resources=elsewhere).label(
+        there, corpus, index_corpus(there, "unlabeled", corpus)
+    )
     assert contents(decoded) == contents(scores)  # wherever the videos are decoded
     rows = scores.table("scores-", SCORES).sort_by("key")
     groups = rows["group"].to_pylist()
@@ -169,22 +173,15 @@ def accuracy(root: Root, frames: int) -> tuple[int, int]:
     recipe = recipes.moving_digits()
     corpora = {name: datasets.resolve(root, getattr(recipe, name)) for name in ("test", "unlabeled")}
     shards = {name: index_corpus(root, name, corpus) for name, corpus in corpora.items()}
-    labels = truth(root, shards["test"], corpora["test"])
+    labels = GivenLabels().label(root, corpora["test"], shards["test"])
     lesson = materialize(root, "lesson", labels, shards["test"], corpora["test"], Materialize(lanes=8), 0)
     view: View = replace(recipe.view, clip=Clip(frames=frames, count=2))
     config = Train(images=2_400, batch=32, schedule=Schedule(lr=0.1, warmup=0.05), weight_decay=5e-4)
-    model = train(
-        root,
-        "model",
-        model=Model(arch="r2plus1d8x1"),
-        classes=8,
-        examples=lesson,
-        config=config,
-        view=view,
-        seed=0,
-        resources=Resources(workers=1),
+    task = TrainingTask(model=Model(arch="r2plus1d8x1"), classes=8, examples=lesson, config=config, view=view, seed=0)
+    model = train(root, "model", task, Resources(workers=1))
+    scores = TrainedNetwork(network=model, view=view, config=Label(batch=32, p=1), resources=Resources()).label(
+        root, corpora["unlabeled"], shards["unlabeled"]
     )
-    scores = label(root, model, shards["unlabeled"], corpora["unlabeled"], view, Label(batch=32, p=1), Resources())
     found = scores.table("scores-", SCORES, ["key", "classes"]).sort_by("key")
     best = np.array(found["classes"].to_pylist())[:, 0]
     rows = pq.read_metadata(Path(videos) / "unlabeled.parquet").num_rows
@@ -203,6 +200,6 @@ def test_a_single_frame_does_not_tell_the_motion_and_eight_do(ray_local, tmp_pat
 
 @pytest.mark.slow
 def test_the_whole_recipe_gains(ray_local, tmp_path):
-    made, summary = semi_supervised(Root.open(str(tmp_path / "root")), recipes.moving_digits())
+    made, summary = write_report(Run(Root.open(str(tmp_path / "root")), recipes.moving_digits()))
     assert summary.gain.low > 0 and json.loads(made.read("summary.json"))["gain"]["low"] > 0
     assert min(one.top1_low for one in summary.accuracies) > 2 * CHANCE

@@ -21,16 +21,17 @@ from raylabel.compute.resources import Cluster, Resources
 from raylabel.corpus import Corpus, Shards, index_corpus
 from raylabel.inference.batches import ScoringTask
 from raylabel.inference.network import Network
-from raylabel.labels.teacher import Label, label
+from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.models import WEIGHTS, Model
-from raylabel.pipelines.semi_supervised import prepare, semi_supervised
+from raylabel.pipelines.semi_supervised import Run, prepare
 from raylabel.plan.cost import expected_picks, labeling_seconds, materializing_seconds, rows_read, sorting_seconds
-from raylabel.plan.done import look
+from raylabel.plan.done import Done
 from raylabel.plan.estimate import plan
 from raylabel.plan.pilot import Materialized, Sorted, labeling, measure_labeling, storage, training
 from raylabel.plan.report import Plan, Reach, Work, print_plan
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe, Teacher
+from raylabel.report.run import write_report
 from raylabel.report.summary import Summary
 from raylabel.schema import SCORES, make_key
 from raylabel.selection.duplicates import find_duplicates
@@ -230,7 +231,7 @@ def test_what_the_pilot_made_is_gone(planned):
 
 @pytest.fixture(scope="module")
 def finished(planned) -> tuple[Root, Summary]:
-    return planned[0], semi_supervised(planned[0], short_digits())[1]
+    return planned[0], write_report(Run(planned[0], short_digits()))[1]
 
 
 @pytest.mark.slow
@@ -274,7 +275,9 @@ def test_a_teacher_tells_before_it_has_labeled(quick, finished):
     start = prepare(root, recipe)
     (teacher,) = root.named("teacher")
     shards, corpus = start.shards["unlabeled"], start.corpora["unlabeled"]
-    scores = label(root, teacher, shards, corpus, recipe.view, recipe.label, recipe.resources)
+    scores = TrainedNetwork(network=teacher, view=recipe.view, config=recipe.label, resources=recipe.resources).label(
+        root, corpus, shards
+    )
     picks = select(root, scores, find_duplicates(root, scores), recipe.select, start.classes).info
     assert found.reach is not None and found.reach.value == sum(count >= 250 for count in picks["per_class"])
     assert found.picks == picks["picks"] and works["materialize"].images == picks["samples"]
@@ -286,7 +289,11 @@ def test_the_pilot_scores_as_the_run_does_wherever_it_decodes(ray_local, quick, 
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", media)),))
     shards, model, config = index_corpus(root, "unlabeled", corpus), random_model(root), Label(precision="fp32", p=3)
     resources = Resources(decode=decode)
-    scores = label(root, model, shards, corpus, DIGITS_VIEW, config, resources).table("scores-", SCORES)
+    scores = (
+        TrainedNetwork(network=model, view=DIGITS_VIEW, config=config, resources=resources)
+        .label(root, corpus, shards)
+        .table("scores-", SCORES)
+    )
     pool = Cluster.now().teachers(resources)
     assert bool(pool.threads) == (decode == "beside")
     found = measure_labeling(ScoringTask(Network(model, DIGITS_VIEW, "fp32", 3), corpus, Shards(shards), 256, pool))
@@ -306,13 +313,15 @@ def test_of_a_corpus_that_grew_only_what_is_new_is_to_be_labeled(ray_local, tmp_
     recipe = dataclasses.replace(short_digits(), unlabeled=Corpus(uri=(str(folder),)), teacher=teacher)
 
     def labeled() -> int:
-        return look(root, recipe, prepare(root, recipe)).labeled
+        return Done(root, recipe, prepare(root, recipe)).labeled
 
     assert labeled() == 0
     start = prepare(root, recipe)
     assert start.teacher is not None
     shards, corpus = start.shards["unlabeled"], start.corpora["unlabeled"]
-    scores = label(root, start.teacher, shards, corpus, recipe.view, recipe.label, recipe.resources)
+    scores = TrainedNetwork(
+        network=start.teacher, view=recipe.view, config=recipe.label, resources=recipe.resources
+    ).label(root, corpus, shards)
     assert labeled() == 1100
     write_parquet(folder / "b.parquet", media[1100:1400])
     assert labeled() == 1100

@@ -5,7 +5,7 @@ import hashlib
 from raylabel.cli.launch import Options, launched
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
-from raylabel.labels.teacher import Label, label
+from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.pipelines.semi_supervised import prepare
@@ -43,7 +43,9 @@ def run(root: Root, recipe: Recipe) -> tuple[Artifact, Artifact]:
     start = prepare(root, recipe)
     corpus, shards = start.corpora["unlabeled"], start.shards["unlabeled"]
     assert start.teacher
-    scores = label(root, start.teacher, shards, corpus, recipe.view, recipe.label, recipe.resources)
+    scores = TrainedNetwork(
+        network=start.teacher, view=recipe.view, config=recipe.label, resources=recipe.resources
+    ).label(root, corpus, shards)
     picks = select(root, scores, find_duplicates(root, scores), recipe.select, start.classes)
     return picks, materialize(root, "picked", picks, shards, corpus, recipe.materialize, recipe.label.reject_limit)
 

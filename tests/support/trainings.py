@@ -6,11 +6,12 @@ from helpers import DIGITS_VIEW, digit_images, write_parquet
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus
-from raylabel.labels.truth import truth
+from raylabel.labels.truth import GivenLabels
 from raylabel.models import Model
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
 from raylabel.training.examples import Materialize, materialize
+from raylabel.training.loop import TrainingTask
 from raylabel.training.schedule import Schedule
 from raylabel.training.train import train
 
@@ -22,19 +23,11 @@ def lesson(root: Root, folder: Path) -> Artifact:
     media, labels = digit_images()
     corpus = Corpus(uri=(str(write_parquet(folder / "labeled.parquet", media[:600], labels[:600])),))
     shards = index_corpus(root, "labeled", corpus)
-    return materialize(root, "labeled", truth(root, shards, corpus), shards, corpus, Materialize(lanes=8), 0.05)
+    return materialize(
+        root, "labeled", GivenLabels().label(root, corpus, shards), shards, corpus, Materialize(lanes=8), 0.05
+    )
 
 
 def fit(root: Root, examples: Artifact, config: Train = CONFIG, workers: int = 1, init: Artifact | None = None):
-    return train(
-        root,
-        "net",
-        model=MODEL,
-        classes=10,
-        examples=examples,
-        config=config,
-        view=DIGITS_VIEW,
-        seed=3,
-        resources=Resources(workers=workers),
-        init=init,
-    )
+    task = TrainingTask(model=MODEL, classes=10, examples=examples, config=config, view=DIGITS_VIEW, seed=3, init=init)
+    return train(root, "net", task, Resources(workers=workers))
