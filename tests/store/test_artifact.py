@@ -7,7 +7,16 @@ import pytest
 
 from raylabel.errors import InputError
 from raylabel.schema import PICKS, check
-from raylabel.store.artifact import NOT_IDENTITY, Built, Root, digest, identity_of, write_bytes, write_table
+from raylabel.store.artifact import (
+    ADDED_LATER,
+    NOT_IDENTITY,
+    Built,
+    Root,
+    digest,
+    identity_of,
+    write_bytes,
+    write_table,
+)
 from raylabel.store.files import write_file
 
 
@@ -102,3 +111,23 @@ def test_tables_are_checked_at_the_border():
     nulls = pa.table([pa.array([None], f.type) for f in PICKS], names=PICKS.names)
     with pytest.raises(InputError, match="has nulls"):
         check(nulls, PICKS, "here")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Old:
+    size: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class New(Old):
+    mode: str = field(default="plain", metadata=ADDED_LATER)
+    tags: list[str] = field(default_factory=list, metadata=ADDED_LATER)
+    steps: int = 1
+
+
+def test_a_field_that_was_added_later_shows_in_the_identity_once_it_is_set():
+    assert identity_of(New()) == {"size": 3, "steps": 1}
+    assert identity_of(New(mode="other")) == {"size": 3, "steps": 1, "mode": "other"}
+    assert identity_of(New(tags=["a"])) == {"size": 3, "steps": 1, "tags": ["a"]}
+    assert digest({**identity_of(Old()), "steps": 1}) == digest(identity_of(New()))
+    assert identity_of([New(size=4)]) == [{"size": 4, "steps": 1}]
