@@ -1,6 +1,6 @@
 """What a run will cost, before it is started: SHARDS, a short pilot and the cluster's shape → a Plan.
 
-What stands in the root already costs nothing. Labeling and materializing that were stopped cost what their committed
+What exists in the root costs nothing. Labeling and materializing that were stopped cost what their committed
 parts leave over; any other stage counts in full until it is done.
 """
 
@@ -38,13 +38,13 @@ from raylabel.store.files import delete_folder, filesystem, reading
 from raylabel.training.config import Train
 from raylabel.training.examples import file_samples
 
-FILES = 16  # of SCORES that stand already, read to see what a selection will find
+FILES = 16  # of existing SCORES, read to estimate what a selection will find
 
 
 def plan(root: Root, recipe: Recipe) -> Plan:
     """What the recipe will cost on this cluster. Indexes its corpora and reads their labels, as the run would.
 
-    InputError for input that a person can mend. The pilot's progress goes to stderr.
+    InputError: input that the user can fix. The pilot's progress goes to stderr.
     """
     cluster, start = Cluster.now(), prepare(root, recipe)
     done = Done(root, recipe, start)

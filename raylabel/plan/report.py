@@ -62,7 +62,7 @@ class Plan:
     k: int
     p: int
     reach: Reach | None
-    """None where the teacher is still to be trained: then nobody knows."""
+    """None where the teacher is still to be trained: it is not known before."""
     picks: int
     """Expected; without a teacher the most there can be."""
     sampled: int

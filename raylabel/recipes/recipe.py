@@ -76,7 +76,7 @@ class Recipe:
     finetune: Train
     """The student on the labeled set, all layers."""
     leaks: Policy = field(default="report", metadata=NOT_IDENTITY)
-    """What to do if source videos of the test set, or its very files, stand among what is learned from: 'report' it, or
+    """What to do if source videos of the test set, or its very files, are among what is trained on: 'report' it, or
     end in an 'error'."""
     seed: int = 0
     """Of every random choice: weights, order, crops."""

@@ -1,8 +1,7 @@
-"""Trials that need the same artifact: one builds it, the others wait for it, and a ledger says who built what.
+"""Trials that need the same artifact: one builds it, the others wait for it, and a ledger records who built what.
 
-The root has one driver at a time (lease.py), so whoever builds in it meanwhile is a trial of this driver's sweep. Who
-builds what is told by one actor on the driver's machine, not by the storage: nobody asks that again and again whether a
-manifest stands by now.
+A root has one driver at a time (store/root_lock.py), so all concurrent builds are those of this driver's sweep. One
+actor on the driver's machine assigns them. The storage is not polled for manifests.
 """
 
 import asyncio
@@ -29,7 +28,7 @@ class Build:
     """<name>-<digest>."""
     trial: int
     done: bool = False
-    """False if it is at it, or was stopped: then another line tells who went on."""
+    """False while it builds, and for good if it was stopped: then another line names the trial that went on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,7 @@ class Ledger:
 
     @classmethod
     def read(cls, uri: str) -> "Ledger":
-        """What stands there; an empty one if nothing does."""
+        """The ledger in that file; an empty one if there is no file."""
         try:
             found = json.loads(read_file(uri))
         except FileNotFoundError:
@@ -55,8 +54,8 @@ class Ledger:
 class _Claims:
     def __init__(self, uri: str, seats: int):
         self._uri, self._ledger, self._seats = uri, Ledger.read(uri), seats
-        self._held: dict[str, tuple[str, int]] = {}  # artifact → who builds it, and its line in the book
-        self._stands: set[str] = set()
+        self._held: dict[str, tuple[str, int]] = {}  # artifact → who builds it, and its line in the ledger
+        self._done: set[str] = set()
         self._failed: dict[str, str] = {}  # artifact → why it cannot be built, in this run
         self._seated: set[str] = set()
         self._gone: set[str] = set()
@@ -84,7 +83,7 @@ class _Claims:
             await self._change.wait_for(lambda: artifact not in self._held or who in self._gone)
             if artifact in self._failed:
                 raise InputError(self._failed[artifact])
-            if artifact in self._stands or who in self._gone:
+            if artifact in self._done or who in self._gone:
                 return False
             builds = self._ledger.builds
             self._held[artifact] = who, len(builds)
@@ -95,7 +94,7 @@ class _Claims:
         async with self._change:
             _, line = self._held.pop(artifact)
             if done:
-                self._stands.add(artifact)
+                self._done.add(artifact)
                 builds = list(self._ledger.builds)
                 builds[line] = replace(builds[line], done=True)
                 self._write(builds=tuple(builds))
@@ -131,17 +130,17 @@ class _Claims:
 
 
 def make_claims(folder: str, seats: int) -> Any:
-    """A handle of the actor that gives out the claims of a sweep, whose ledger stands in the folder.
+    """A handle of the actor that gives out the claims of a sweep, whose ledger is in the folder.
 
     - `join(who, [reference])`: `who` is alive until the reference is ready or fails; what it holds is free then.
     - `enter(who)`: waits for one of the seats, of which there are so many; `allow(seats)`: from now on so many.
     - `claim(artifact, who, trial)`: waits while another builds the artifact; True if it is to be built, False if it
-      stands, InputError if it cannot be built in this run.
+      exists, InputError if it cannot be built in this run.
     - `release(artifact, done, why)`: `why` it cannot be built, where that is known.
     - `use(trial, {artifact: images})`, and `get()`: the Ledger; `builds(first)`: those of its lines from there on.
     """
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    options = {"num_cpus": 0, "label_selector": here, "max_concurrency": 10_000}  # whoever waits is in a call
+    options = {"num_cpus": 0, "label_selector": here, "max_concurrency": 10_000}  # each caller that waits is in a call
     return ray.remote(_Claims).options(**options).remote(f"{folder}/{LEDGER}", seats)
 
 

@@ -33,12 +33,12 @@ SUMMARY, PAGE = "sweep.json", "sweep.html"
 
 
 def sweep(root: Root, recipe: Recipe, config: SweepConfig, arguments: Sequence[str] = ()) -> tuple[Sweep, str]:
-    """Runs the trials that do not stand yet; (what they found, the folder of sweep.json, sweep.html and Ray Tune's
+    """Runs the trials that are not finished yet; (their results, the folder of sweep.json, sweep.html and Ray Tune's
     logs). `arguments` name the recipe on a command line, for the page.
 
     The folder is named by what the sweep is of: the same command again goes on with it, and runs no finished trial
     again. Trials share every artifact that they have in common, with each other and with any run in this root.
-    InputError for input that a person can mend, or if all trials fail.
+    InputError: input that the user can fix, or all trials failed.
     """
     axes = parse(config.space, recipe)
     trials = draw(axes, config.samples, recipe.seed) if config.samples else grid(axes)
@@ -69,14 +69,14 @@ def sweep(root: Root, recipe: Recipe, config: SweepConfig, arguments: Sequence[s
     ray.kill(claims)
     seconds = _seconds(root, ledger)
     found = ranked(
-        [_told(number, settings, results.get(number), ledger, seconds) for number, settings in enumerate(trials)]
+        [_result_of(number, settings, results.get(number), ledger, seconds) for number, settings in enumerate(trials)]
     )
     if found[0].state != "finished":
         raise InputError(_none_finished(found))
     best = job.of(found[0].settings)
     run, summary = write_report(job.run_of(root, best))
     (test,) = (one for one in summary.accuracies if one.model == "student (fine-tuned)")
-    told = Sweep(
+    found_all = Sweep(
         name=recipe.name,
         trials=found,
         n=held.info["samples"],
@@ -90,9 +90,9 @@ def sweep(root: Root, recipe: Recipe, config: SweepConfig, arguments: Sequence[s
         config=identity_of(config),
         arguments=tuple(arguments),
     )
-    write_file(f"{folder}/{SUMMARY}", json.dumps(told.to_dict(), indent=2, ensure_ascii=False).encode())
-    write_file(f"{folder}/{PAGE}", write_sweep_page(told, folder).encode())
-    return told, folder
+    write_file(f"{folder}/{SUMMARY}", json.dumps(found_all.to_dict(), indent=2, ensure_ascii=False).encode())
+    write_file(f"{folder}/{PAGE}", write_sweep_page(found_all, folder).encode())
+    return found_all, folder
 
 
 def _none_finished(trials: Sequence[Trial]) -> str:
@@ -109,7 +109,7 @@ def _seconds(root: Root, ledger: Ledger) -> dict[str, float]:
         return dict(zip(places, pool.map(lambda artifact: artifact.info["seconds"], artifacts), strict=True))
 
 
-def _told(
+def _result_of(
     number: int,
     settings: Settings,
     result: ray.tune.Result | None,
@@ -120,7 +120,7 @@ def _told(
     error = result.error if result else None
     stage = metrics.get("stage", 0)
     uses = ledger.uses.get(number, {})
-    # The last who began to build an artifact that stands has built it.
+    # The last trial that began to build an artifact that exists has built it.
     builder = {build.artifact: build.trial for build in ledger.builds}
     built = tuple(sorted(place for place in uses if builder.get(place) == number))
     words = str(find_input_error(error) or error).strip().splitlines()[-1] if error else ""

@@ -80,7 +80,7 @@ class _Worker:
         self._arguments, self._job = (number, settings, who), job
 
     def live(self) -> None:
-        """Never returns, in one of two threads: whoever waits for it hears of the end of this process."""
+        """Never returns, in one of two threads: the reference fails when this process ends."""
         threading.Event().wait()
 
     def run(self, stage: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class TrialTask:
 
 
 def run(job: TrialTask, number: int, settings: Settings, who: str, stage: str) -> dict[str, Any]:
-    """Runs that stage of a trial and those before it, as far as they do not stand; what Ray Tune is told of it."""
+    """Runs that stage of a trial and those before it, as far as they are not done; the report for Ray Tune."""
     root = SharedRoot(job.root, job.claims, who, number)
     try:
         return _run(root, job, job.of(settings), stage)

@@ -1,7 +1,7 @@
 """Ray Tune: which trials run, how many at once, which are stopped, and how a sweep goes on that was interrupted.
 
-Ray Tune writes its books into the sweep's folder `tune`. What of them is of the cluster, or of this process, is not to
-come back with them: it is set anew here.
+Ray Tune writes its state into the sweep's folder `tune`. What belongs to the cluster or to this process must not be
+restored from it and is set again here.
 """
 
 import json
@@ -31,15 +31,15 @@ from raylabel.sweep.config import STAGES, SweepConfig
 from raylabel.sweep.space import Settings, apply
 from raylabel.sweep.trainable import FAILED, LOSSES, trial
 
-TUNE = "tune"  # Ray Tune's folder: what else stood there it would put back as it was when the sweep was resumed
-BOOKS = "tuner.pkl", "experiment_state-", "basic-variant-state-"  # the files in it that it goes on from
+TUNE = "tune"  # Ray Tune's folder. Other files in it would be restored to their old state when a sweep is resumed
+STATE_FILES = "tuner.pkl", "experiment_state-", "basic-variant-state-"  # the files in it that it goes on from
 SHARE = 3  # of so many pre-trained students ASHA has one fine-tuned
 SHELL = 0.01  # CPUs of a trial's actor in Ray Tune, which waits for the work that others do
 LOOK = 5.0  # seconds between two looks at the cluster
 
 
 class Room:
-    """How many trials find room for their training workers at once: with more, each could hold what another needs."""
+    """How many trials have room for their training workers at once: with more, each could hold what another needs."""
 
     def __init__(self, recipe: Recipe, trials: list[Settings]):
         recipes = [apply(recipe, settings) for settings in trials]
@@ -61,9 +61,9 @@ class Room:
 def run_trials(
     root: Root, name: str, trials: list[Settings], job: ray.ObjectRef, claims: Any, config: SweepConfig, room: Room
 ) -> dict[int, ray.tune.Result]:
-    """The last result of each trial, by its number. Goes on with what stands of the sweep of that name.
+    """The last result of each trial, by its number. Goes on with an interrupted sweep of that name.
 
-    `job`: of the Job, which the caller keeps until this returns.
+    `job`: of the TrialTask, which the caller keeps until this returns.
     """
     global _now
     ended, losses = 0, 0
@@ -72,7 +72,7 @@ def run_trials(
             _now = _Now(progress, room, claims)
             try:
                 results = _tuner(root, name, trials, job, claims, config).fit()
-                _now.tell_builds()
+                _now.report_builds()
                 break
             except RuntimeError as error:
                 # Ray Tune ends all trials, and then itself, where Ray killed one's actor for want of memory.
@@ -96,11 +96,11 @@ def _tuner(
     # In a list, for a reference alone would be replaced by what it is of.
     runnable = ray.tune.with_resources(ray.tune.with_parameters(trial, job=[job], claims=claims), {"CPU": SHELL})
     folder = f"{root.uri}/{name}/{TUNE}"
-    # Without a state it was killed before the first trial was noted down.
-    if books := _books(folder):
-        if not (torn := _torn(books)):
+    # Without state it was killed before the first trial was recorded.
+    if files := _state_files(folder):
+        if not (damaged := _unreadable(files)):
             return ray.tune.Tuner.restore(f"{path}/{name}/{TUNE}", runnable, resume_errored=True, storage_filesystem=fs)
-        print(f"{torn}: Ray Tune notes down all trials anew, which takes from what is built", file=sys.stderr)
+        print(f"{damaged}: Ray Tune records all trials again; what is built is used", file=sys.stderr)
         delete_folder(folder)
     numbered = [{"number": number, "settings": settings} for number, settings in enumerate(trials)]
     return ray.tune.Tuner(
@@ -113,56 +113,59 @@ def _tuner(
             trial_dirname_creator=_trial_name,
         ),
         run_config=ray.tune.RunConfig(
-            name=TUNE, storage_path=f"{path}/{name}", storage_filesystem=fs, verbose=0, callbacks=[_Telling()]
+            name=TUNE, storage_path=f"{path}/{name}", storage_filesystem=fs, verbose=0, callbacks=[_Reporting()]
         ),
     )
 
 
-def _books(folder: str) -> list[str]:
+def _state_files(folder: str) -> list[str]:
     """The files that Ray Tune goes on from; none if there is nothing to go on from."""
     files = list_files(folder)
     # Each run has its own, with its time in their names.
-    newest = [max((file for file in files if file.startswith(start)), default="") for start in BOOKS]
+    newest = [max((file for file in files if file.startswith(start)), default="") for start in STATE_FILES]
     return [f"{folder}/{file}" for file in newest] if all(newest) else []
 
 
-def _torn(books: list[str]) -> str:
-    """Which of them cannot be read, and why; '' if all can. Ray Tune does not write them in one step, so that a process
-    that is killed leaves half of one; and it pickles names of this code, which may have changed."""
-    for book in books:
+def _unreadable(files: list[str]) -> str:
+    """Which of them cannot be read, and why; '' if all can. Ray Tune does not write them atomically, so that a process
+    that is killed leaves half of one. It pickles names of this code, which may have changed."""
+    for file in files:
         try:
-            (json if "/experiment_state-" in book else pickle).loads(read_file(book))
+            (json if "/experiment_state-" in file else pickle).loads(read_file(file))
         except (ValueError, EOFError, pickle.UnpicklingError, AttributeError, ImportError) as error:
-            return f"cannot read '{book}' ({line(error)})"
+            return f"cannot read '{file}' ({line(error)})"
     return ""
 
 
 class _Now:
-    """What is of this process alone, and no part of Ray Tune's books."""
+    """What belongs to this process alone, and is no part of Ray Tune's state."""
 
     def __init__(self, progress: Progress, room: Room, claims: Any):
         self._progress, self._room, self._claims, self._seats = progress, room, claims, 0
-        self._told, self._next = len(ray.get(claims.builds.remote(0))), 0.0  # those of an earlier run were told then
+        self._reported, self._next = (
+            len(ray.get(claims.builds.remote(0))),
+            0.0,
+        )  # an earlier run reported its own
         self.ended = 0
 
-    def tell(self, ended: int) -> None:
+    def report(self, ended: int) -> None:
         """So many trials have come to an end."""
         self.ended = ended
         self._progress.update(ended)
 
-    def tell_builds(self) -> None:
+    def report_builds(self) -> None:
         """What trials began to build meanwhile: between the ends of two trials hours may pass."""
-        builds = ray.get(self._claims.builds.remote(self._told))
+        builds = ray.get(self._claims.builds.remote(self._reported))
         for build in builds:
             self._progress.say(f"trial {build.trial} builds {build.artifact}")
-        self._told, self._next = self._told + len(builds), time.monotonic() + LOOK
+        self._reported, self._next = self._reported + len(builds), time.monotonic() + LOOK
 
     def look(self) -> None:
         if time.monotonic() > self._next:
-            self.tell_builds()
+            self.report_builds()
 
     def seats(self) -> int:
-        """Trials that may run at once, which those that wait are told of."""
+        """Trials that may run at once, which is passed on to those that wait."""
         if (seats := self._room()) != self._seats:
             self._seats = seats
             self._claims.allow.remote(seats)
@@ -207,8 +210,8 @@ def _trial_name(one: Any) -> str:
     return f"trial_{one.config['trial']['number']:05d}"
 
 
-class _Telling(ray.tune.Callback):
-    """Tells the terminal how far the sweep is and what is built, and Ray Tune which trials are to be tried again."""
+class _Reporting(ray.tune.Callback):
+    """Reports progress and builds to the terminal, and to Ray Tune which trials are to be tried again."""
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         trial.max_failures = LOSSES  # of its process, with the machine that it was on
@@ -224,11 +227,11 @@ class _Telling(ray.tune.Callback):
         _now.look()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell(trials, trial)
+        self._report(trials, trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell(trials, trial)
+        self._report(trials, trial)
 
-    def _tell(self, trials: list[Any], trial: Any) -> None:
+    def _report(self, trials: list[Any], trial: Any) -> None:
         assert _now
-        _now.tell(sum(one.is_finished() or one is trial for one in trials))
+        _now.report(sum(one.is_finished() or one is trial for one in trials))

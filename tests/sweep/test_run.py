@@ -158,7 +158,7 @@ def test_a_trial_killed_for_want_of_memory_is_not_the_end_of_the_others(ray_loca
                 "1 worker was killed"
             )
 
-    monkeypatch.setattr(tune._Telling, "on_step_begin", kill)
+    monkeypatch.setattr(tune._Reporting, "on_step_begin", kill)
     told, folder = sweep(Root.open(str(tmp_path / "root")), tiny(), SweepConfig(space=("select.k=[20,40]",)))
     assert [trial.state for trial in told.trials] == ["finished"] * 2
     whole = [build.artifact for build in Ledger.read(f"{folder}/ledger.json").builds if build.done]
