@@ -1,0 +1,20 @@
+"""Semi-supervised learning from a large unlabeled corpus (Yalniz et al. 2019, arXiv 1905.00546).
+
+- COMMAND                          the embedded example, `digits`
+- COMMAND cifar10 --data DIR       a built-in recipe
+- COMMAND my.py:my_recipe          your own: a function that returns a Recipe
+- COMMAND digits --select.k 50     any field of a recipe can be set
+- COMMAND digits --help            what each field means
+"""
+
+from raylabel.cli.launch import Options, launched
+from raylabel.pipelines.semi_supervised import Run
+from raylabel.recipes import Recipe
+from raylabel.report.run import write_report
+from raylabel.report.terminal import print_summary
+
+
+def main() -> None:
+    with launched(__doc__ or "", Options[Recipe]) as (root, options):
+        page, summary = write_report(Run(root, options.recipe))
+        print_summary(summary, page.uri)
