@@ -1,4 +1,4 @@
-"""The command `raylabel`: `raylabel semi-supervised digits` is `python jobs/semi_supervised.py digits`, in any folder."""
+"""The command `raylabel`: in any folder, what `python jobs/....py` does in this one."""
 
 import sys
 from importlib import import_module
