@@ -1,45 +1,6 @@
-"""A sweep over fields of a recipe (Ray Tune): K, P, learning rates, whatever it has; what trials share is made once.
+"""`raylabel sweep` from a checkout that is not installed. See raylabel/cli/sweep.py."""
 
-- python jobs/sweep.py digits --space 'select.k=[25,50,100]' 'select.p=[1,2]'                     every combination
-- python jobs/sweep.py digits --space 'finetune.schedule.lr=log_uniform(1e-3,1e-1)' --samples 10  drawn at random
-- python jobs/sweep.py digits --space 'select.k=[25,50,100]' --scheduler asha                     the best go on
-- python jobs/sweep.py digits --space 'finetune.schedule.lr=[0.005,0.01]' --soup                  and their average
-
-The best is chosen by a part of the labeled set that no trial learns from. The test set is asked once, about that one.
-"""
-
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import Annotated
-
-import tyro
-
-from raylabel.cli.launch import Options, launched
-from raylabel.sweep.config import SweepConfig
-from raylabel.sweep.result import print_sweep
-from raylabel.sweep.run import sweep
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepOptions(Options):
-    """A recipe, the space of its trials, and where results go."""
-
-    sweep: Annotated[SweepConfig, tyro.conf.arg(name="")] = field(default_factory=SweepConfig)
-
-
-def recipe_arguments(arguments: Sequence[str]) -> list[str]:
-    """Of a sweep's command line what names the recipe: without the fields of the sweep and their values."""
-    known, kept, skip = {f"{no}{one.name}" for one in fields(SweepConfig) for no in ("--", "--no-")}, [], False
-    for argument in arguments:
-        if argument.startswith("--"):
-            skip = argument.partition("=")[0] in known
-        if not skip:
-            kept.append(argument)
-    return kept if kept and not kept[0].startswith("--") else ["digits", *kept]
-
+from raylabel.cli.sweep import main
 
 if __name__ == "__main__":
-    with launched(__doc__ or "", SweepOptions) as (root, options):
-        told, folder = sweep(root, options.recipe, options.sweep, recipe_arguments(sys.argv[1:]))
-        print_sweep(told, folder)
+    main()

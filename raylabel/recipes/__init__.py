@@ -1,0 +1,39 @@
+"""All that a recipe is written with, and the named recipes: `from raylabel.recipes import Recipe, Corpus, ...`."""
+
+from raylabel.compute.resources import Resources
+from raylabel.corpus import Corpus
+from raylabel.evaluate.precision import Truth
+from raylabel.labels.teacher import Label
+from raylabel.media.view import Clip, View
+from raylabel.models import Model
+from raylabel.recipes.images import cifar10, digits, imagenet_yfcc_resnet50
+from raylabel.recipes.recipe import Recipe, Teacher
+from raylabel.recipes.videos import actions, kinetics_r2plus1d18, kinetics_r2plus1d34, moving_digits
+from raylabel.selection.select import Select
+from raylabel.training.config import Train
+from raylabel.training.examples import Materialize
+from raylabel.training.schedule import Schedule, scaled_lr
+
+__all__ = [
+    "Clip",
+    "Corpus",
+    "Label",
+    "Materialize",
+    "Model",
+    "Recipe",
+    "Resources",
+    "Schedule",
+    "Select",
+    "Teacher",
+    "Train",
+    "Truth",
+    "View",
+    "actions",
+    "cifar10",
+    "digits",
+    "imagenet_yfcc_resnet50",
+    "kinetics_r2plus1d18",
+    "kinetics_r2plus1d34",
+    "moving_digits",
+    "scaled_lr",
+]

@@ -393,12 +393,13 @@ def check_worker(group: Config) -> None:
 def check_entrypoint(entrypoint: str, gpus: int) -> None:
     """The job's own command line reads it, and the cluster can have the GPUs that it asks for."""
     from raylabel.cli.launch import Options, _options
+    from raylabel.recipes import Recipe
 
     python, script, *arguments = shlex.split(entrypoint)
     assert python == "python" and (REPOSITORY / script.removeprefix("/home/ray/raylabel/")).is_file(), "no such job"
     with mock.patch.object(sys, "argv", [script, *arguments]):
         try:
-            found = _options("", Options)
+            found = _options("", Options[Recipe])
         except SystemExit as error:
             raise AssertionError("arguments that the job does not know") from error
     assert found.root.startswith("s3://"), "what the pods do not share"

@@ -125,9 +125,9 @@ def test_a_sweep_that_cannot_have_a_soup_ends_at_once(tmp_path):
 
 
 def test_the_command_line_of_a_trial_gives_its_recipe(monkeypatch):
-    from sweep import recipe_arguments  # pyright: ignore[reportAttributeAccessIssue]
-
     from raylabel.cli.launch import Options, _options
+    from raylabel.cli.sweep import recipe_arguments
+    from raylabel.recipes import Recipe
 
     given = ["digits", "--root", "r", "--space", "select.k=[1,2]", "a=[3]", "--seed", "3", "--samples=4", "--soup"]
     given += ["--validation", "0.3", "--select.p", "2", "--no-soup", "--scheduler", "asha"]
@@ -139,9 +139,9 @@ def test_the_command_line_of_a_trial_gives_its_recipe(monkeypatch):
         "student.arch": "resnet8x2", "teacher.train.images": 1234, "seed": 8,
     }  # fmt: skip
     monkeypatch.setattr("sys.argv", ["job", *kept])
-    base = _options("", Options).recipe
+    base = _options("", Options[Recipe]).recipe
     monkeypatch.setattr("sys.argv", ["job", *kept, *flags(settings)])
-    assert _options("", Options).recipe == apply(base, settings) != base
+    assert _options("", Options[Recipe]).recipe == apply(base, settings) != base
 
 
 @pytest.mark.slow

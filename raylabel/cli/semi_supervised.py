@@ -1,0 +1,19 @@
+"""Semi-supervised learning from a large unlabeled corpus (Yalniz et al. 2019, arXiv 1905.00546).
+
+- raylabel semi-supervised                          the embedded example, `digits`
+- raylabel semi-supervised cifar10 --data DIR       a built-in recipe
+- raylabel semi-supervised my.py:my_recipe          your own: a function that returns a Recipe
+- raylabel semi-supervised digits --select.k 50     any field of a recipe can be set
+- raylabel semi-supervised digits --help            what each field means
+"""
+
+from raylabel.cli.launch import Options, launched
+from raylabel.pipelines.semi_supervised import semi_supervised
+from raylabel.recipes import Recipe
+from raylabel.report.terminal import print_summary
+
+
+def main() -> None:
+    with launched(__doc__ or "", Options[Recipe]) as (root, options):
+        run, summary = semi_supervised(root, options.recipe)
+        print_summary(summary, run.uri)
