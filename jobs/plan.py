@@ -1,4 +1,4 @@
-"""The command `raylabel plan`, for `python jobs/plan.py`: see raylabel/cli/plan.py."""
+"""`raylabel plan` from a checkout that is not installed. See raylabel/cli/plan.py."""
 
 from raylabel.cli.plan import main
 

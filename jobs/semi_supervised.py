@@ -1,4 +1,4 @@
-"""The command `raylabel semi-supervised`, for `python jobs/semi_supervised.py`: see raylabel/cli/semi_supervised.py."""
+"""`raylabel semi-supervised` from a checkout that is not installed. See raylabel/cli/semi_supervised.py."""
 
 from raylabel.cli.semi_supervised import main
 

@@ -1,4 +1,4 @@
-"""The command `raylabel sweep`, for `python jobs/sweep.py`: see raylabel/cli/sweep.py."""
+"""`raylabel sweep` from a checkout that is not installed. See raylabel/cli/sweep.py."""
 
 from raylabel.cli.sweep import main
 

@@ -1,27 +1,55 @@
-"""The command `raylabel`: in any folder, what `python jobs/....py` does in this one."""
+"""The console script `raylabel`: it finds the module of the command, and runs it. It imports no Ray itself."""
 
+import ast
+import importlib
 import sys
-from importlib import import_module
+from importlib import resources
+from pathlib import Path
 
-COMMANDS = {
-    "semi-supervised": "run a recipe: teacher, picks, student, and whether it was worth it",
-    "sweep": "run trials over fields of a recipe",
-    "plan": "estimate time, bytes and memory of a run before it is started",
-}
-HELP = "usage: raylabel COMMAND [RECIPE] [--data DIR] [--root DIR] [--field value ...]\n\nCommands:\n" + "\n".join(
-    f"  {name:16} {text}" for name, text in COMMANDS.items()
-)
+from raylabel.cli.output import guard_output
+
+COMMANDS = ("semi-supervised", "sweep", "plan")
+"""Each is a module of this package with a `main()`; its docstring is the help text."""
 
 
 def main() -> None:
-    """Runs the command that the first argument names. Status 2 if there is none such."""
-    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    """`raylabel COMMAND ...`."""
+    guard_output()
+    name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        print(f"{HELP}\n\n`raylabel COMMAND --help` explains each field.")
-        return
-    if name not in COMMANDS:
-        print(f"error: no command {name!r}: there are {', '.join(COMMANDS)}", file=sys.stderr)
-        sys.exit(2)
-    # What a command prints of itself is how it was called.
-    sys.argv[:2] = [f"raylabel {name}"]
-    import_module(f"raylabel.cli.{name.replace('-', '_')}").main()
+        print(_help())
+    elif name in COMMANDS:
+        sys.argv = [f"raylabel {name}", *arguments]
+        importlib.import_module(f"raylabel.cli.{_module(name)}").main()
+    else:
+        sys.exit(_unknown(name))
+
+
+def command(name: str) -> str:
+    """A command as a person types it who started this process: `raylabel sweep` or `python jobs/sweep.py`."""
+    script = Path(sys.argv[0])
+    return f"python {script.with_name(_module(name) + '.py')}" if script.suffix == ".py" else f"raylabel {name}"
+
+
+def _module(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _help() -> str:
+    lines = [f"  {name:16} {_first_line(name)}" for name in COMMANDS]
+    commands = "\n".join(lines)
+    return f"usage: raylabel COMMAND ...\n\n{commands}\n\n`raylabel COMMAND --help` tells more."
+
+
+def _first_line(name: str) -> str:
+    # Read and not imported: that takes seconds, for Ray and PyTorch.
+    source = resources.files("raylabel.cli").joinpath(f"{_module(name)}.py").read_text()
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+
+
+def _unknown(name: str) -> int:
+    from raylabel.text import printable
+
+    known = ", ".join(COMMANDS)
+    print(f"error: no command '{printable(name)}': there are {known}; see raylabel --help", file=sys.stderr)
+    return 2

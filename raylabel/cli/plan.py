@@ -1,7 +1,7 @@
 """What a run will cost on this cluster, by a pilot of about a minute: time, device-hours, bytes, memory, and more.
 
-- COMMAND cifar10 --data DIR          before a run of the same recipe
-- COMMAND my.py:my_recipe --json      the same numbers as one JSON object on stdout
+- raylabel plan cifar10 --data DIR          before `raylabel semi-supervised cifar10 --data DIR`
+- raylabel plan my.py:my_recipe --json      the same numbers as one JSON object on stdout
 
 What exists under --root counts as done. Progress goes to stderr.
 """
@@ -14,14 +14,14 @@ from typing import Annotated
 
 import tyro
 
-from raylabel.cli.launch import Options, RecipeType, launched
+from raylabel.cli.launch import Options, R, launched
 from raylabel.plan.estimate import plan
 from raylabel.plan.report import print_plan
 from raylabel.recipes import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(Options[RecipeType]):
+class PlanOptions(Options[R]):
     """A recipe, and where its results will go."""
 
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

@@ -1,10 +1,10 @@
 """Semi-supervised learning from a large unlabeled corpus (Yalniz et al. 2019, arXiv 1905.00546).
 
-- COMMAND                          the embedded example, `digits`
-- COMMAND cifar10 --data DIR       a built-in recipe
-- COMMAND my.py:my_recipe          your own: a function that returns a Recipe
-- COMMAND digits --select.k 50     any field of a recipe can be set
-- COMMAND digits --help            what each field means
+- raylabel semi-supervised                          the embedded example, `digits`
+- raylabel semi-supervised cifar10 --data DIR       a built-in recipe
+- raylabel semi-supervised my.py:my_recipe          your own: a function that returns a Recipe
+- raylabel semi-supervised digits --select.k 50     any field of a recipe can be set
+- raylabel semi-supervised digits --help            what each field means
 """
 
 from raylabel.cli.launch import Options, launched

@@ -1,9 +1,9 @@
 """A sweep over fields of a recipe (Ray Tune): K, P, learning rates, whatever it has; what trials share is made once.
 
-- COMMAND digits --space 'select.k=[25,50,100]' 'select.p=[1,2]'                     every combination
-- COMMAND digits --space 'finetune.schedule.lr=log_uniform(1e-3,1e-1)' --samples 10  drawn at random
-- COMMAND digits --space 'select.k=[25,50,100]' --scheduler asha                     the best go on
-- COMMAND digits --space 'finetune.schedule.lr=[0.005,0.01]' --soup                  and their average
+- raylabel sweep digits --space 'select.k=[25,50,100]' 'select.p=[1,2]'                     every combination
+- raylabel sweep digits --space 'finetune.schedule.lr=log_uniform(1e-3,1e-1)' --samples 10  drawn at random
+- raylabel sweep digits --space 'select.k=[25,50,100]' --scheduler asha                     the best go on
+- raylabel sweep digits --space 'finetune.schedule.lr=[0.005,0.01]' --soup                  and their average
 
 The best is chosen by a part of the labeled set that no trial learns from. The test set is used once, for that one.
 """
@@ -15,7 +15,7 @@ from typing import Annotated
 
 import tyro
 
-from raylabel.cli.launch import Options, RecipeType, launched
+from raylabel.cli.launch import Options, R, launched
 from raylabel.recipes import Recipe
 from raylabel.sweep.config import SweepConfig
 from raylabel.sweep.result import print_sweep
@@ -23,7 +23,7 @@ from raylabel.sweep.run import sweep
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepOptions(Options[RecipeType]):
+class SweepOptions(Options[R]):
     """A recipe, the space of its trials, and where results go."""
 
     sweep: Annotated[SweepConfig, tyro.conf.arg(name="")] = field(default_factory=SweepConfig)

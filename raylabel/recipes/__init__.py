@@ -1,4 +1,4 @@
-"""Recipes, and what one is made of: one import line is enough to write one."""
+"""All that a recipe is written with, and the named recipes: `from raylabel.recipes import Recipe, Corpus, ...`."""
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus

@@ -20,7 +20,7 @@ IMAGENET = 1_281_167  # training images of ImageNet-1k
 def digits() -> Recipe:
     """scikit-learn's 8x8 handwritten digits, embedded: the whole loop on a laptop.
 
-    `python jobs/semi_supervised.py digits`, on 2 CPU cores in 84 s: teacher 88.8, control 87.6, student 91.6 top-1 on
+    `raylabel semi-supervised digits`, on 2 CPU cores in 84 s: teacher 88.8, control 87.6, student 91.6 top-1 on
     500 test digits, gain +4.0 points (95% interval +1.5 to +6.5; one seed, 2026-11-21).
     """
     small = Train(images=20_000, batch=64, schedule=Schedule(lr=0.05, warmup=0.05), weight_decay=5e-4)
@@ -43,7 +43,7 @@ def digits() -> Recipe:
 def cifar10(data: str) -> Recipe:
     """CIFAR-10 with 4,000 labels and 46,000 unlabeled images; `data` holds labeled-4k.parquet and its companions.
 
-    `python jobs/semi_supervised.py cifar10 --data DIR`, on 4 CPU cores (Zen 4) in 51 min: teacher 74.0, control 71.7,
+    `raylabel semi-supervised cifar10 --data DIR`, on 4 CPU cores (Zen 4) in 51 min: teacher 74.0, control 71.7,
     student 75.2 top-1 on the 10,000 test images, gain +3.5 points (95% interval +2.7 to +4.3; seed 0, 2026-11-21;
     +2.6, +1.8 to +3.4, with seed 1 under the same teacher), on JPEG copies of the images. Architectures and schedule
     were chosen with an eye on test accuracy.
@@ -77,7 +77,7 @@ def cifar10(data: str) -> Recipe:
 def imagenet_yfcc_resnet50(data: str) -> Recipe:
     """The paper's run (Yalniz et al. 2019, table 2: 79.1 top-1, supervised 76.4): not yet run.
 
-    `python jobs/semi_supervised.py imagenet-yfcc-resnet50 --data DIR --teacher.checkpoint FILE`, on 64 GPUs with 24
+    `raylabel semi-supervised imagenet-yfcc-resnet50 --data DIR --teacher.checkpoint FILE`, on 64 GPUs with 24
     images each. `data` holds the folders imagenet-train, imagenet-val (a folder a class) and yfcc100m (WebDataset
     tars, test images and near copies of them removed); the checkpoint is a ResNeXt-101 32x48d with 1,000 classes.
     Hyperparameters of the paper's §4 and of the release; momentum (0.9) and the length of the warm-up are our reading.

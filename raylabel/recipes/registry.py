@@ -4,13 +4,13 @@ import importlib.util
 import inspect
 import os
 from collections.abc import Callable
+from typing import Any, get_type_hints
 
 from raylabel.errors import InputError
 from raylabel.recipes.images import cifar10, digits, imagenet_yfcc_resnet50
-from raylabel.recipes.recipe import Recipe
 from raylabel.recipes.videos import actions, kinetics_r2plus1d18, kinetics_r2plus1d34, moving_digits
 
-NAMED: dict[str, Callable[..., Recipe]] = {
+NAMED: dict[str, Callable[..., Any]] = {
     "digits": digits,
     "cifar10": cifar10,
     "imagenet-yfcc-resnet50": imagenet_yfcc_resnet50,
@@ -21,7 +21,12 @@ NAMED: dict[str, Callable[..., Recipe]] = {
 }
 
 
-def find(name: str) -> Callable[..., Recipe]:
+def returning(kind: type) -> dict[str, Callable[..., Any]]:
+    """The named recipes of a type."""
+    return {name: made for name, made in NAMED.items() if issubclass(get_type_hints(made)["return"], kind)}
+
+
+def find(name: str) -> Callable[..., Any]:
     """A built-in recipe by its name, or a user's own as `path/to/file.py:function`. InputError if there is none."""
     if name in NAMED:
         return NAMED[name]
@@ -40,12 +45,12 @@ def find(name: str) -> Callable[..., Recipe]:
     return found
 
 
-def takes_data(function: Callable[..., Recipe]) -> bool:
+def takes_data(function: Callable[..., Any]) -> bool:
     """Whether the recipe is a function of the folder of its data."""
     return "data" in inspect.signature(function).parameters
 
 
-def make(function: Callable[..., Recipe], data: str) -> Recipe:
+def make(function: Callable[..., Any], data: str) -> Any:
     """The recipe, given the folder of its data if it takes one. InputError if the folder is missing or unasked for."""
     takes = takes_data(function)
     if takes and not data:

@@ -21,7 +21,7 @@ KINETICS = 240_436  # training videos of Kinetics-400, of which some are gone
 def moving_digits() -> Recipe:
     """scikit-learn's digits that move in eight directions, as embedded MP4 files: the loop on video, on a laptop.
 
-    The classes are the directions, which no single frame tells. `python jobs/semi_supervised.py moving-digits`, on 2
+    The classes are the directions, which no single frame tells. `raylabel semi-supervised moving-digits`, on 2
     CPU cores (AMD EPYC) that did other work too in 3 min 42 s: teacher 62.5, control 61.8, student 88.8 top-1 on 400
     test videos, gain +27.0 points (95% interval +21.8 to +32.0; one seed, 2026-11-21).
     """
@@ -53,7 +53,7 @@ def moving_digits() -> Recipe:
 def actions(data: str) -> Recipe:
     """A folder of labeled, unlabeled and test clips with a manifest.csv: a small set, quickly run.
 
-    `python jobs/semi_supervised.py actions --data DIR`; `data` holds manifest.csv (file, split, label, group),
+    `raylabel semi-supervised actions --data DIR`; `data` holds manifest.csv (file, split, label, group),
     classes.txt and unlabeled-truth.csv (file, label). Its settings are those of 157 surveillance clips of two seconds,
     40 of them labeled: there, on 4 CPU cores (AMD EPYC) beside other work in 7 to 12 min, teacher 58.7, control 60.9,
     student 58.7 top-1 on 46 test clips, no measurable gain (-2.2 points, 95% interval -18.9 to +14.7; 2026-11-21).
@@ -88,7 +88,7 @@ KINETICS_MEAN, KINETICS_STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0
 def kinetics_r2plus1d18(data: str) -> Recipe:
     """The paper's run on video (Yalniz et al. 2019 §5.1, table 7: 74.2 top-1, supervised 64.8): not yet run.
 
-    `python jobs/semi_supervised.py kinetics-r2plus1d18 --data DIR`, on 128 GPUs with 16 clips each. `data` holds
+    `raylabel semi-supervised kinetics-r2plus1d18 --data DIR`, on 128 GPUs with 16 clips each. `data` holds
     Kinetics-400 (train.csv and val.csv, with their videos), the folder unlabeled (WebDataset tars; 65 M videos in the
     paper) and r2plus1d_34.safetensors, a teacher of 32 frames and 400 classes. K, the 490 M clips of pre-training, the
     10 clips of the test and the epochs of fine-tuning are the paper's. Not verified, since the sources do not tell:
@@ -133,7 +133,7 @@ def kinetics_r2plus1d18(data: str) -> Recipe:
 def kinetics_r2plus1d34(data: str) -> Recipe:
     """`kinetics-r2plus1d18` with an R(2+1)D-34 student (table 7: 75.9 top-1, supervised 67.0): not yet run.
 
-    `python jobs/semi_supervised.py kinetics-r2plus1d34 --data DIR`.
+    `raylabel semi-supervised kinetics-r2plus1d34 --data DIR`.
     """
     recipe = kinetics_r2plus1d18(data)
     return replace(recipe, name="kinetics-r2plus1d34", student=Model(arch="r2plus1d_34"))

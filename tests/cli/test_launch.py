@@ -1,56 +1,111 @@
-"""The launcher reads a command line into a recipe of whatever type a command runs."""
+"""The command line of a recipe of any type."""
 
-import io
-import os
-import sys
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from raylabel.cli.launch import LastingOutput, Options, _options
+from raylabel import recipes
+from raylabel.cli.launch import RUN_BY, Options, _options
+from raylabel.cli.main import COMMANDS
 from raylabel.compute.resources import Resources
 from raylabel.errors import InputError
-from raylabel.recipes import Recipe
-
-OWN = """
-from dataclasses import dataclass
-from test_launch import Rounds
-
-def mine(): return Rounds()
-"""
+from raylabel.recipes import Recipe, registry
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rounds:
-    """Another pipeline's recipe."""
+class Clusters:
+    """A recipe of another pipeline."""
 
-    clusters: int = 100
-    """How many."""
-    resources: Resources = field(default_factory=Resources)
-
-
-def test_a_recipe_of_any_type_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    (tmp_path / "own.py").write_text(OWN)
-    own = f"{tmp_path}/own.py:mine"
-    monkeypatch.setattr(sys, "argv", ["job", own, "--clusters", "7", "--root", "there", "--resources.workers", "2"])
-    rounds = sys.modules["test_launch"].Rounds
-    found = _options("", Options[rounds])
-    assert found.root == "there" and found.recipe.clusters == 7 and found.recipe.resources.workers == 2
-    with pytest.raises(InputError, match=r"own.py:mine' is of the type Rounds, and this command runs a Recipe"):
-        _options("", Options[Recipe])
+    name: str
+    """What the run is called."""
+    count: int = 10
+    """Clusters."""
+    resources: Resources = Resources()
 
 
-def test_output_outlives_its_reader():
-    read, write = os.pipe()
-    with open(write, "w", encoding="utf-8") as stream:
-        output = LastingOutput(stream)
-        output.write("seen\n")
-        output.flush()
-        os.close(read)
-        for _ in range(3):
-            assert output.write("x" * (1 << 20)) == 1 << 20
-            output.flush()
-        assert output.encoding == "utf-8"
-    assert LastingOutput(io.StringIO()).write("abc") == 3
+OWN = """
+from dataclasses import dataclass
+from raylabel.recipes import Recipe, digits
+from test_launch import Clusters
+
+@dataclass(frozen=True, kw_only=True)
+class Longer(Recipe):
+    rounds: int = 1
+
+def clusters():
+    return Clusters(name="mine", count=3)
+
+def longer():
+    return Longer(**vars(digits()))
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Reads a command line of which {own} is a file of recipes."""
+    (tmp_path / "my.py").write_text(OWN)
+
+    def read(kind: Any, *arguments: str, program: str = "raylabel clusters") -> Any:
+        own = [argument.replace("{own}", str(tmp_path / "my.py")) for argument in arguments]
+        monkeypatch.setattr("sys.argv", [program, *own])
+        return _options("", kind)
+
+    return read
+
+
+def test_a_recipe_of_any_type_has_its_fields_on_the_command_line(options: Callable[..., Any]) -> None:
+    read = options(Options[Clusters], "{own}:clusters", "--count", "5", "--resources.patience", "7", "--root", "r")
+    assert read == Options(recipe=Clusters(name="mine", count=5, resources=Resources(patience=7)), root="r")
+    read = options(Options[Recipe], "{own}:longer", "--rounds", "4", "--select.k", "7").recipe
+    assert (type(read).__name__, read.rounds, read.select.k) == ("Longer", 4, 7)
+    assert read.select.p == recipes.digits().select.p
+
+
+@pytest.mark.parametrize(
+    "kind, program, name, words",
+    [
+        (Recipe, "raylabel sweep", "{own}:clusters", "is a Clusters, and .* runs a Recipe: return a Recipe from it$"),
+        (Recipe, "raylabel sweep", "{own}:number", "number' is a int, and this command runs a Recipe: return a"),
+        (
+            *(Clusters, "raylabel clusters", "digits"),
+            "'digits' is a Recipe, and this .* a Clusters: run it by `raylabel semi-supervised digits`$",
+        ),
+        (Clusters, "jobs/clusters.py", "digits", "run it by `python jobs/semi_supervised.py digits`$"),
+        (Clusters, "jobs/clusters.py", "{own}:longer", "is a Longer, .*by `python jobs/semi_supervised.py .*:longer`$"),
+    ],
+)
+def test_a_recipe_of_another_type_is_refused(
+    options: Callable[..., Any], kind: type, program: str, name: str, words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        options(Options[kind], name, program=program)
+
+
+def test_a_command_offers_the_named_recipes_of_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mine() -> Clusters:
+        return Clusters(name="mine")
+
+    monkeypatch.setitem(registry.NAMED, "mine", mine)
+    assert list(registry.returning(Clusters)) == ["mine"]
+    assert list(registry.returning(Recipe)) == [name for name in registry.NAMED if name != "mine"]
+    monkeypatch.setattr("sys.argv", ["raylabel clusters"])
+    assert _options("", Options[Clusters]).recipe == mine()
+
+
+def test_each_command_that_runs_a_type_is_one() -> None:
+    assert set(RUN_BY.values()) <= set(COMMANDS)
+
+
+def test_one_import_line_has_what_a_recipe_is_written_with() -> None:
+    names: dict[str, Any] = {}
+    exec(f"from raylabel.recipes import {', '.join(recipes.__all__)}", names)
+    assert {function.__name__ for function in registry.NAMED.values()} < set(names)
+    written = "Clip Corpus Label Materialize Model Recipe Resources Schedule Select Teacher Train Truth View scaled_lr"
+    assert set(written.split()) < set(names)
+    assert sorted(recipes.__all__) == recipes.__all__

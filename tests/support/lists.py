@@ -56,5 +56,5 @@ def digest(artifact: Artifact) -> str:
 
 
 if __name__ == "__main__":
-    with launched(__doc__ or "", Options) as (root, options):
+    with launched(__doc__ or "", Options[Recipe]) as (root, options):
         print("lists", *map(digest, run(root, options.recipe)))
