@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from raylabel.compute.watchdog import beat
 from raylabel.corpus.config import Corpus, Format, locate
 from raylabel.corpus.lists import file_uri, split_line
-from raylabel.corpus.parts import is_name, is_seconds
+from raylabel.corpus.segments import is_name, is_seconds
 from raylabel.corpus.tar import TarReader
 from raylabel.errors import InputError
 from raylabel.store.files import filesystem, line, reading

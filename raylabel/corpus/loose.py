@@ -12,8 +12,8 @@ import pyarrow.fs as pafs
 
 from raylabel.corpus.config import THREADS, Corpus
 from raylabel.corpus.lists import Entry, file_uri, split_line
-from raylabel.corpus.parts import named_group, parse_part
 from raylabel.corpus.sample import HELD, Said, Sample, Unread, make_sample
+from raylabel.corpus.segments import named_group, parse_segment
 from raylabel.schema import MAX_BYTES, make_key
 from raylabel.store.files import filesystem, unreadable
 
@@ -47,7 +47,7 @@ def read_files(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], la
             media, error = reading.popleft().result()
             for row, entry in islice(about, count):
                 label = file_label(place, uri, entry) if labels else None
-                said = Said(label, parse_part(entry.start, entry.end, place), file_group(corpus, entry))
+                said = Said(label, parse_segment(entry.start, entry.end, place), file_group(corpus, entry))
                 yield make_sample(make_key(shard["shard"], row), place, media, said, error)
     finally:
         pool.shutdown(cancel_futures=True)

@@ -28,7 +28,7 @@ class Sample:
     """missing (a null, no such file, no media member), empty (zero bytes), unreadable, or too_many_bytes (a member or a
     file of more than MAX_BYTES, which is not read); None if media is there."""
 
-    part: tuple[float, float] | None = None
+    segment: tuple[float, float] | None = None
     """(start, end) in seconds, if the sample is a part of the video; None: it is all of it."""
 
     group: str | None = None
@@ -40,7 +40,7 @@ class Said:
     """What a row says of its media."""
 
     label: str | None = None
-    part: tuple[float, float] | None = None
+    segment: tuple[float, float] | None = None
     group: str | None = None
 
 
@@ -50,4 +50,4 @@ NOTHING = Said()
 def make_sample(key: int, uri: str, media: bytes | None, said: Said, error: Unread = "missing") -> Sample:
     """A Sample; `error` is why, if there is no media."""
     why = None if media else error if media is None else "empty"
-    return Sample(key, uri, media or None, said.label, why, said.part, said.group)
+    return Sample(key, uri, media or None, said.label, why, said.segment, said.group)

@@ -204,7 +204,7 @@ def write_part(
     while some := list(itertools.islice(samples, TOGETHER)):
         beat()
         read = [sample for sample in some if sample.media is not None]
-        encoded = sandbox.convert([sample.media or b"" for sample in read], [sample.part or () for sample in read])
+        encoded = sandbox.convert([sample.media or b"" for sample in read], [sample.segment or () for sample in read])
         for sample, found in zip(read, encoded, strict=True):
             if isinstance(found, Reject):
                 rejects.append((sample.key, sample.uri, "decode", found.reason, found.detail))

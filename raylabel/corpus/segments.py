@@ -13,7 +13,7 @@ from raylabel.errors import InputError
 _UCF101 = re.compile(r"v_(.+_g\d{2})_c\d{2}\.[^.]+")
 
 
-def parse_part(start: str | float | None, end: str | float | None, place: str) -> tuple[float, float] | None:
+def parse_segment(start: str | float | None, end: str | float | None, place: str) -> tuple[float, float] | None:
     """(start, end) in seconds; end is inf where it is not given, and all is None where neither is.
 
     `place` is what an InputError names if either is no number, the start is negative, or the end not beyond it.
@@ -23,7 +23,7 @@ def parse_part(start: str | float | None, end: str | float | None, place: str) -
     first, last = _seconds("start", start, 0.0, place), _seconds("end", end, math.inf, place)
     if not 0 <= first < last:
         raise InputError(
-            f"{place} is the part from {first:g} to {last:g} seconds: give a start of 0 or more and a later end"
+            f"{place} is the segment from {first:g} to {last:g} seconds: give a start of 0 or more and a later end"
         )
     return first, last
 
