@@ -225,7 +225,7 @@ def tar_text(tar: TarReader, sample: TarSample, extension: str | None) -> str | 
     try:
         return tar.read_member(member).decode().strip() or None
     except UnicodeDecodeError as error:
-        raise InputError(f"'{tar.uri}#{member.name}' is no UTF-8 text: {error}; mend it or take it out") from error
+        raise InputError(f"'{tar.uri}#{member.name}' is not UTF-8 text: {error}; fix it or take it out") from error
 
 
 def tar_group(corpus: Corpus, tar: TarReader, sample: TarSample) -> str | None:

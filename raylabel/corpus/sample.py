@@ -3,23 +3,23 @@
 from dataclasses import dataclass
 from typing import Literal
 
-HELD = 128 << 20  # bytes of samples that are read before their turn, by the mean of what they stand in
+HELD = 128 << 20  # bytes of samples that are read ahead, estimated by the mean of their shard or row group
 
 Unread = Literal["missing", "empty", "unreadable", "too_many_bytes"]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One row of a corpus. Either `media` is there, or `error` says why not."""
+    """One row of a corpus, with either `media` or an `error`."""
 
     key: int
     """shard << 32 | row."""
 
     uri: str
-    """Where a person finds it: `file.parquet#row`, `x.tar#member`, `folder/a.jpg`."""
+    """Where the user finds it: `file.parquet#row`, `x.tar#member`, `folder/a.jpg`."""
 
     media: bytes | None
-    """The encoded bytes, as they stand in the corpus; never empty."""
+    """The encoded bytes, unchanged; never empty."""
 
     label: str | None
     """The label as text (an integer in decimal); None if it has none or labels were not asked for."""
@@ -29,7 +29,7 @@ class Sample:
     file of more than MAX_BYTES, which is not read); None if media is there."""
 
     segment: tuple[float, float] | None = None
-    """(start, end) in seconds, if the sample is a part of the video; None: it is all of it."""
+    """(start, end) in seconds if the sample is a segment of the video; None: it is the whole video."""
 
     group: str | None = None
     """The name of the source video; None: the corpus names none."""
@@ -37,7 +37,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a row says of its media."""
+    """The label, segment and group of a row."""
 
     label: str | None = None
     segment: tuple[float, float] | None = None

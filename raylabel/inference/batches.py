@@ -138,7 +138,7 @@ def _facts(samples: list[Sample]) -> Facts:
 
 
 def _identify(sample: Sample, media: bytes, kind: str) -> tuple[bytes, int]:
-    """(digest, group): parts of a video are other samples than it, and of one source with it though it has no name."""
+    """(digest, group): a segment is a sample other than its video, and has the same source even without a name."""
     digest = hashlib.blake2b(media, digest_size=DIGEST_BYTES).digest()
     source = digest if kind == "video" else b""
     if sample.group is not None:

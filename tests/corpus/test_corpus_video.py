@@ -255,7 +255,7 @@ def test_a_list_names_files_anywhere(tmp_path: Path, bucket: str, indexed: Index
                     assert file.read() == sample.media
 
 
-def test_content_is_of_parts_and_groups_and_not_of_how_numbers_are_written(tmp_path: Path, ray_local: None) -> None:
+def test_content_depends_on_segments_and_groups_but_not_on_number_formats(tmp_path: Path, ray_local: None) -> None:
     root = Root.open(str(tmp_path / "root"))
     (tmp_path / "a.mp4").write_bytes(b"x")
     path = tmp_path / "l.csv"
@@ -354,7 +354,7 @@ def test_a_tar_that_says_no_number_is_named(tmp_path: Path, indexed: Indexed) ->
         read_all(corpus, indexed(corpus))
 
 
-def test_the_parts_of_a_video_are_read_once_and_few_videos_before_their_turn(
+def test_the_segments_of_a_video_are_read_once_and_few_videos_ahead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indexed: Indexed
 ) -> None:
     files = [f"{i}.mp4" for i in range(60)]
