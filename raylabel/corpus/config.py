@@ -1,4 +1,4 @@
-"""What a corpus is, and how its places are named."""
+"""The configuration of a corpus, and helpers for its URIs and text files."""
 
 import io
 import itertools
@@ -14,7 +14,7 @@ from raylabel.store.files import filesystem
 
 Format = Literal["parquet", "webdataset", "files"]
 
-THREADS = 16  # of a process that reads many small things: their time is waiting
+THREADS = 16  # of a process that reads many small files, where most of the time is waiting
 
 Kind = Literal["image", "video"]
 
@@ -37,42 +37,41 @@ class Corpus:
     """
 
     uri: tuple[str, ...]
-    """Where it is: local paths or s3://, gs:// URIs. Each is a *.parquet or *.tar file, a folder (searched recursively;
-    names that start with a dot are left out), a pattern of them with * ? [ ] (a ** is a *), or a list.
+    """Local paths or s3://, gs:// URIs. Each is a *.parquet or *.tar file, a folder (searched recursively; names that
+    start with a dot are left out), a pattern of these with * ? [ ] (a ** is a *), or a list.
 
-    A *.txt list has one path a line, relative to the list's folder, then optionally a TAB and the label. A *.csv list
-    (RFC 4180, with a header) has a column `path`, optionally `label`, and those that the fields below name; it may have
-    others. Its paths may also be absolute, or s3:// and gs:// URIs. A file may stand in it many times, once a part."""
+    A *.txt list has one path per line, relative to the list's folder, then optionally a TAB and the label. A *.csv list
+    (RFC 4180, with a header) has a column `path`, optionally `label`, and those that the fields below name; other
+    columns are ignored. Its paths may also be absolute, or s3:// and gs:// URIs. A file may be listed once for each of
+    its segments."""
 
     format: Literal["auto", "parquet", "webdataset", "files"] = "auto"
-    """The form; auto goes by the extension, and for a folder by what it contains."""
+    """The form; auto detects it by the extension, and for a folder by the files in it."""
 
     media: str | None = None
-    """What holds the encoded bytes: the parquet column (default: the kind, 'image' or 'video'), or the tar members'
+    """Where the encoded bytes are: the parquet column (default: the kind, 'image' or 'video'), or the tar members'
     extension without its leading dot (default: any of the kind). In a CSV list, the column of the paths."""
 
     label: str | None = None
-    """What holds the label: the column of a parquet file or of a CSV list (default 'label'), or the tar members'
-    extension (default 'cls'). The label of a loose file is its folder's name, that of a listed file stands in the
-    list."""
+    """Where the label is: the column of a parquet file or of a CSV list (default 'label'), or the tar members'
+    extension (default 'cls'). The label of a loose file is its folder's name, that of a listed file is in the list."""
 
     classes: str | None = None
-    """A text file with one class name a line; integer labels are zero-based line numbers of it."""
+    """A text file with one class name per line; integer labels are its zero-based line numbers."""
 
     kind: Kind = "image"
-    """What the media are: which files of a folder, and which members of a tar, are taken for them."""
+    """The kind of media. It decides which files of a folder and which members of a tar are samples."""
 
     start: str | None = None
-    """Where samples are parts of longer videos: what holds the beginning of each, in seconds; the column of a parquet
-    file or of a CSV list, or the tar members' extension. Empty or null: the video's beginning."""
+    """If samples are segments of longer videos, where the start of each is, in seconds: the column of a parquet file or
+    of a CSV list, or the tar members' extension. Empty or null: the video's beginning."""
 
     end: str | None = None
-    """Likewise the end, in seconds, which is beyond the start; empty or null: the video's end."""
+    """Where the end of each segment is, in seconds, after the start; empty or null: the video's end."""
 
     group: str | None = None
-    """What holds the name of the source video, the same for all samples that were cut from it: a column or an
-    extension, likewise. Without it a source is told by its bytes, and files named as UCF101's are (v_..._g01_c02) by
-    their names."""
+    """Where the name of the source video is, the same for all samples that were cut from it: a column or an extension.
+    Without it a source is identified by its bytes, and files named like UCF101's (v_..._g01_c02) by their names."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.uri, tuple) or not self.uri or not all(isinstance(u, str) and u for u in self.uri):
@@ -90,7 +89,7 @@ class Corpus:
         if self.format == "files" and (self.media or self.label) and not listed:
             raise InputError("Corpus.media and Corpus.label name nothing in loose files: leave them out")
         if self.kind == "image" and (self.start or self.end):
-            raise InputError("Corpus.start and Corpus.end are of videos, an image has no parts: set kind to video")
+            raise InputError("Corpus.start and Corpus.end are for segments of videos: set kind to video")
 
     @property
     def media_column(self) -> str:
@@ -112,13 +111,13 @@ def locate(uri: str) -> tuple[pafs.FileSystem, str, str]:
 
 
 def absolute(uri: str) -> str:
-    """The URI as other processes find it, wherever they run."""
+    """The URI with an absolute path, valid in any process."""
     _, path, prefix = locate(uri)
     return prefix + path
 
 
 def is_text(name: str) -> bool:
-    """Whether a name can be kept in a table and asked for again: UTF-8, without NUL."""
+    """Whether a name can be stored in a table and used again: UTF-8, without NUL."""
     return "\0" not in name and (name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name))
 
 
@@ -133,9 +132,9 @@ def read_lines(uri: str) -> list[str]:
 
 
 def iterate_lines(uri: str) -> Iterator[str]:
-    """`read_lines` one at a time: a list may be longer than memory."""
-    blank = 0  # lines that are left out if no other follows
-    # Lines end in \n alone: a form feed or U+2028 may stand in a file's name.
+    """`read_lines`, one at a time: a list may be larger than memory."""
+    blank = 0  # blank lines so far, left out if no other line follows
+    # Lines end in \n alone: a file's name may contain a form feed or U+2028.
     with open_text(uri, newline="\n") as text:
         for line in text:
             line = line.rstrip("\r\n")
@@ -149,7 +148,7 @@ def iterate_lines(uri: str) -> Iterator[str]:
 
 @contextmanager
 def open_text(uri: str, newline: str) -> Iterator[io.TextIOWrapper]:
-    """A UTF-8 text file, read as it is asked for; `newline` as of `open`. InputError if it cannot be read."""
+    """A UTF-8 text file, read incrementally; `newline` as in `open`. InputError if it cannot be read."""
     fs, path, _ = locate(uri)
     try:
         with fs.open_input_file(path) as file:

@@ -1,4 +1,4 @@
-"""CSV files with a header (RFC 4180), read as they are asked for: a list may be longer than memory."""
+"""CSV files with a header (RFC 4180), read incrementally: a list may be larger than memory."""
 
 import csv
 from collections.abc import Iterator

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from raylabel.compute.watchdog import beat
 from raylabel.corpus.config import Corpus, Format, locate
 from raylabel.corpus.lists import file_uri, split_line
-from raylabel.corpus.parts import is_name, is_seconds
+from raylabel.corpus.segments import is_name, is_seconds
 from raylabel.corpus.tar import TarReader
 from raylabel.errors import InputError
 from raylabel.store.files import filesystem, line, reading
@@ -40,7 +40,7 @@ def measure_packed(corpus: Corpus, uri: str, form: Format) -> tuple[int, int, st
         with TarReader(uri) as tar:
             return sum(1 for _ in tar.samples()), size, fingerprint
     except OSError as error:
-        raise InputError(f"cannot read '{uri}': {line(error)}; mend it or take it out") from error
+        raise InputError(f"cannot read '{uri}': {line(error)}; fix it or take it out") from error
 
 
 def measure_files(paths: Sequence[str], sizes: Sequence[int]) -> tuple[int, str]:
@@ -110,7 +110,7 @@ def _parquet_rows(corpus: Corpus, uri: str, source: pa.NativeFile) -> int:
         with pq.ParquetFile(source) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
     except pa.ArrowException as error:
-        raise InputError(f"cannot read the parquet footer of '{uri}': {line(error)}; mend it or take it out") from error
+        raise InputError(f"cannot read the parquet footer of '{uri}': {line(error)}; fix it or take it out") from error
     column = corpus.media_column
     _demand_column(schema, uri, column, "media")
     kind = schema.field(column).type

@@ -31,9 +31,9 @@ def index_corpus(root: Root, name: str, corpus: Corpus) -> Artifact:
     their sizes one by one, and of each parquet file the footer and 128 KiB are read, of each tar every header. The
     table is written only if something did.
 
-    A corpus may grow, by files or in loose files. InputError, naming the thing and the mend, if a parquet file or tar
-    that was indexed in this root before has changed since, for what was made from it is stale; if nothing is there,
-    forms are mixed, a file cannot be read or lacks the media column, or the corpus has no rows.
+    A corpus may grow by files, and loose files may change. InputError, naming the file and the fix, if a parquet file
+    or tar that was indexed in this root before has changed since, because what was made from it is stale; if nothing is
+    found, forms are mixed, a file cannot be read or lacks the media column, or the corpus has no rows.
     """
     found = survey(corpus, name)
     content = {
@@ -115,7 +115,7 @@ def _hash(light: pa.Table, *columns: str) -> str:
 
 
 def _guard(root: Root, name: str, found: Survey, now: str) -> None:
-    """InputError if a parquet file or tar has another fingerprint than in an artifact that stands in the root."""
+    """InputError if a parquet file or tar has another fingerprint than in an artifact of the root."""
     if found.format == "files":
         return  # scores of loose files are those of a run with the same fingerprint, or made anew
     light = ray.put(found.light)

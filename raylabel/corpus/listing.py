@@ -1,4 +1,4 @@
-"""What stands at a place: parquet files, tars, and loose files as a stream in the order of their paths."""
+"""Lists the files of a URI: parquet files, tars, and loose files as a stream in the order of their paths."""
 
 import itertools
 import os
@@ -93,7 +93,7 @@ def _find_file(corpus: Corpus, place: str) -> Packed | Loose:
 
 
 def _demand_no_columns(corpus: Corpus, place: str) -> None:
-    """InputError if parts or groups are asked of what cannot hold them: they must not be passed over."""
+    """InputError if segments or groups are requested of a list or folder that cannot have them."""
     if named := [field for field in ("start", "end", "group") if getattr(corpus, field)]:
         raise InputError(f"'{place}' has no columns, and Corpus.{named[0]} names one: give a *.csv list of the files")
 

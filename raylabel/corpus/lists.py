@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from raylabel.corpus.config import Corpus, is_text, iterate_lines
 from raylabel.corpus.csvs import csv_rows
-from raylabel.corpus.parts import parse_part
+from raylabel.corpus.segments import parse_segment
 from raylabel.errors import InputError
 
 STORES = ("s3", "gs")
@@ -98,6 +98,6 @@ def _line(fields: list[str], place: str) -> str:
             f"{place} has the path {path!r}: give one relative to the list's folder, an absolute one, or an s3:// or "
             "gs:// URI; nothing is fetched from the web"
         )
-    if part := parse_part(start, end, place):
-        start, end = (repr(seconds) if math.isfinite(seconds) else "" for seconds in part)
+    if segment := parse_segment(start, end, place):
+        start, end = (repr(seconds) if math.isfinite(seconds) else "" for seconds in segment)
     return "\t".join([path, label, start, end, group]).rstrip("\t")

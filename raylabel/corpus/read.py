@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from raylabel.corpus.config import Corpus, locate
 from raylabel.corpus.fingerprint import no_longer, verify_open, verify_shard
 from raylabel.corpus.loose import read_files
-from raylabel.corpus.parts import is_name, named_group, parse_part
 from raylabel.corpus.sample import HELD, NOTHING, Said, Sample, Unread, make_sample
+from raylabel.corpus.segments import is_name, named_group, parse_segment
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.tar import Member, TarReader, TarSample
 from raylabel.corpus.units import Unit
@@ -160,7 +160,7 @@ def _rows(
     start, end = (batch.column(name).to_pylist() if name else nothing for name in (corpus.start, corpus.end))
     group = batch.column(corpus.group).cast(pa.string()).to_pylist() if corpus.group else nothing
     for at, number in enumerate(numbers):
-        yield Said(label[at], parse_part(start[at], end[at], f"{shard['uri']}#{number}"), group[at] or None)
+        yield Said(label[at], parse_segment(start[at], end[at], f"{shard['uri']}#{number}"), group[at] or None)
 
 
 def _demand_bytes(source: pa.NativeFile, group: pq.RowGroupMetaData) -> None:
@@ -200,7 +200,7 @@ def _read_tar(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
             start, end = (tar_text(tar, found, name) for name in (corpus.start, corpus.end))
             said = Said(
                 tar_text(tar, found, corpus.label_extension) if labels else None,
-                parse_part(start, end, place),
+                parse_segment(start, end, place),
                 tar_group(corpus, tar, found),
             )
             large = member is not None and member.size > MAX_BYTES
@@ -225,7 +225,7 @@ def tar_text(tar: TarReader, sample: TarSample, extension: str | None) -> str | 
     try:
         return tar.read_member(member).decode().strip() or None
     except UnicodeDecodeError as error:
-        raise InputError(f"'{tar.uri}#{member.name}' is no UTF-8 text: {error}; mend it or take it out") from error
+        raise InputError(f"'{tar.uri}#{member.name}' is not UTF-8 text: {error}; fix it or take it out") from error
 
 
 def tar_group(corpus: Corpus, tar: TarReader, sample: TarSample) -> str | None:

@@ -1,4 +1,4 @@
-"""SHARDS as everyone holds it: a reference that travels, and reads of the table what is asked for."""
+"""A reference to SHARDS that is cheap to send to other processes and reads only the rows it is asked for."""
 
 import itertools
 from bisect import bisect_right

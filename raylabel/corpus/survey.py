@@ -1,4 +1,4 @@
-"""What a corpus holds now, found out by tasks on the cluster.
+"""Lists and measures the current contents of a corpus in tasks on the cluster.
 
 The process that asks holds some 150 bytes a shard. The paths of loose files go from the tasks that list them into the
 cluster's object store, for those that write them.

@@ -4,7 +4,7 @@ The file is only read, never extracted. Its headers may be hostile: links, devic
 terabytes), absolute names and names with '..' are passed over; a size that the file cannot hold is an error, and so are
 more attributes than names need. They are read here and not by tarfile, which holds all that stands before a member (a
 sparse map of 1 GB as 18 GB of integers) and, in some releases of Python, searches it in quadratic time. It also takes
-a broken header after the first one for the end of the file, where samples would be lost without a word.
+a broken header after the first one for the end of the file, where samples would be lost silently.
 
 Layouts: POSIX.1-2008 pax, "ustar and pax interchange format"; GNU tar manual, "Basic Tar Format".
 Names are split as WebDataset does: github.com/webdataset/webdataset, tariterators.py, base_plus_ext.
@@ -34,7 +34,7 @@ _BARE = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tar
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in a tar: its name, and where its data stands (bytes)."""
+    """A file in a tar: its name, and the position of its data (bytes)."""
 
     name: str
     offset: int
@@ -112,7 +112,7 @@ class TarReader(io.BufferedReader):
         return InputError(f"{what}; give a whole, uncompressed tar or take the file out")
 
     def _entry(self, start: int) -> "_Entry | None":
-        """What stands at `start`: a header with those that extend it, and its data; None at the end."""
+        """The entry at `start`: a header with those that extend it, and its data; None at the end."""
         at, attributes = start, {}
         while (info := self._header(at)) is not None:
             at += BLOCK
@@ -176,7 +176,7 @@ class TarReader(io.BufferedReader):
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A header that stands for itself, and its data."""
+    """A header of a member, and its data."""
 
     member: Member
     plain: bool

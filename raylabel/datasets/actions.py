@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 from raylabel.corpus import Corpus
 from raylabel.corpus.config import THREADS, absolute, locate, read_lines
 from raylabel.corpus.csvs import csv_columns
-from raylabel.corpus.parts import ucf101_group
+from raylabel.corpus.segments import ucf101_group
 from raylabel.errors import InputError
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.store.files import reading

@@ -138,13 +138,13 @@ def _facts(samples: list[Sample]) -> Facts:
 
 
 def _identify(sample: Sample, media: bytes, kind: str) -> tuple[bytes, int]:
-    """(digest, group): parts of a video are other samples than it, and of one source with it though it has no name."""
+    """(digest, group): a segment is a sample other than its video, and has the same source even without a name."""
     digest = hashlib.blake2b(media, digest_size=DIGEST_BYTES).digest()
     source = digest if kind == "video" else b""
     if sample.group is not None:
         source = hashlib.blake2b(sample.group.encode(), digest_size=DIGEST_BYTES).digest()
-    if sample.part:
-        digest = hashlib.blake2b(struct.pack("<dd", *sample.part) + digest, digest_size=DIGEST_BYTES).digest()
+    if sample.segment:
+        digest = hashlib.blake2b(struct.pack("<dd", *sample.segment) + digest, digest_size=DIGEST_BYTES).digest()
     return digest, (int.from_bytes(source[:8], "little", signed=True) or 1) if source else 0
 
 
@@ -154,7 +154,7 @@ def _fill(sandbox: Sandbox, kind: str, samples: list[Sample], facts: Facts, pixe
         facts.digest[slot], facts.group[slot] = _identify(samples[slot], media, kind)
     some = pixels[slots.start : slots.stop]
     own = some if len(read) == len(slots) else np.empty((len(read), *some.shape[1:]), np.uint8)
-    rejects = sandbox.fill(own, [media for _, media in read], [samples[slot].part or () for slot, _ in read])
+    rejects = sandbox.fill(own, [media for _, media in read], [samples[slot].segment or () for slot, _ in read])
     if own is not some:
         some[:] = 0
         some[[slot - slots.start for slot, _ in read]] = own

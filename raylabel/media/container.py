@@ -1,4 +1,4 @@
-"""What the file of a video says of itself, read before a frame is asked for: its streams, its packets, its limits.
+"""Opens the file of a video and reads its header: size, rotation, timestamps, keyframes.
 
 Letters: N frames of the whole video.
 """
@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import av
 import av.logging
-import av.subtitles.codeccontext  # PyAV does so at the first file with subtitles, where a child may open no files
+import av.subtitles.codeccontext  # PyAV imports it at the first file with subtitles, when a child cannot open files
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
@@ -20,11 +20,11 @@ from av.video.stream import VideoStream
 from raylabel.media.formats import known_format
 from raylabel.media.rejects import Reject
 
-MAX_FRAME_PIXELS = 10_000_000  # 4096 x 2304 and a little; a decoder keeps up to 17 frames of 1.5 or 3 bytes a pixel
-MAX_ASPECT = 16  # of the sides of a frame: with its short side at 256 it would be a million pixels
+MAX_FRAME_PIXELS = 10_000_000  # a little over 4096 x 2304; a decoder keeps up to 17 frames of 1.5 or 3 bytes per pixel
+MAX_ASPECT = 16  # ratio of a frame's sides: with a short side of 256 it is a million pixels
 
-# libavformat's name of the reader by the name of the format. It is forced: told by the content alone, a list of
-# addresses would be opened. (Of QuickTime and MP4 it follows no references to other files unless asked.)
+# libavformat's name of the demuxer by the name of the format. The demuxer is set explicitly, since libavformat's own
+# detection would also open lists of addresses. (In QuickTime and MP4, references to other files are off by default.)
 _DEMUXERS = {
     "Matroska or WebM": "matroska",
     "AVI": "avi",
@@ -37,37 +37,37 @@ _DEMUXERS = {
 }
 _STILL = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix", b"hevc", b"hevx")  # brands of pictures in ISO media
 
-# Containers and codecs of which every packet has the time at which its frame is shown. Of others only decoding tells
-# how many frames there are: some packets of AVI hold none or two, those of interlaced broadcasts half of one.
+# Containers and codecs in which every packet has the time at which its frame is shown. For others the number of frames
+# is known only after decoding: a packet of AVI may hold none or two, one of an interlaced broadcast half a frame.
 _TIMED = frozenset(("mov", "matroska", "flv"))
 _TIMED_CODECS = frozenset(("h264", "hevc", "vp8", "vp9", "av1", "mpeg4"))
 
-av.logging.set_level(av.logging.PANIC)  # what is wrong with a video stands in its Reject
+av.logging.set_level(av.logging.PANIC)  # errors are reported by a Reject
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What is known of a video without decoding it, or where there is no other way, by decoding it once."""
+    """The properties of a video, found without decoding all of it wherever that is possible."""
 
     width: int
     height: int
-    """Of an upright frame, pixels."""
+    """Size of an upright frame, pixels."""
     turns: int
-    """By 90 degrees, counterclockwise, that make a stored frame upright."""
+    """Rotations by 90 degrees, counterclockwise, that make a stored frame upright."""
     times: np.ndarray
-    """Of each frame, from the first one's, in seconds, float64 [N]."""
+    """Seconds from the first frame to each frame, float64 [N]."""
     fps: float
-    """Frames per second from the first to the last; of a single one, and without sound timestamps, the header's."""
+    """Frames per second from the first frame to the last; for a single frame or invalid timestamps the header's."""
     pts: list[int] | None
-    """The timestamp of each frame, ascending, in the container's unit; None where they do not tell frames apart."""
+    """The timestamp of each frame, ascending, in the container's unit; None where they do not identify frames."""
     keys: list[int]
-    """The frames at which decoding may begin, ascending; none where `pts` is None."""
+    """The frames at which decoding may begin, ascending; empty where `pts` is None."""
     codec: str
-    """libavcodec's name."""
+    """libavcodec's name of the codec."""
 
 
 def demuxer_of(data: bytes) -> str:
-    """libavformat's name of what reads such files, by the first bytes alone; Reject for all that is no video."""
+    """libavformat's name of the demuxer, by the first bytes alone; Reject if the file is not a video."""
     name = known_format(data)
     if name.startswith("ISO media") and data[8:12] not in _STILL or name.startswith("QuickTime"):
         return "mov"
@@ -78,8 +78,8 @@ def demuxer_of(data: bytes) -> str:
 
 @contextmanager
 def opened(data: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """(container, first video stream); its decoder runs on this thread. What libav raises meanwhile is a Reject, in
-    words that are the same in every run."""
+    """(container, first video stream), decoded on the calling thread. Errors of libav in the block become a Reject,
+    with the same text in every run."""
     demuxer = demuxer_of(data)
     try:
         with av.open(io.BytesIO(data), "r", format=demuxer) as container:
@@ -90,7 +90,7 @@ def opened(data: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
             if context is None:
                 raise Reject("format_not_allowed", "no decoder for its codec")
             context.thread_count = 1
-            context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # frames may be larger than the header says
+            context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # frames may be larger than in the header
             yield container, streams[0]
     except (Reject, MemoryError):
         raise
@@ -102,7 +102,7 @@ def opened(data: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def read_header(data: bytes) -> Header:
-    """Reads all packets, and decodes the first frame; Reject if it is no video or none that is decoded here."""
+    """Reads all packets and decodes the first frame. Reject if the file is not a video that can be decoded here."""
     with opened(data) as (container, stream):
         context = stream.codec_context
         size = context.width, context.height
@@ -118,7 +118,7 @@ def read_header(data: bytes) -> Header:
                 first = next(iter(packet.decode()), None)
             if not packet.size:
                 continue
-            # Cut off by a list of edits, or (VP8) a picture that others are predicted from and nobody sees.
+            # Cut off by an edit list, or (VP8) a picture that is only a reference for others and is never shown.
             if packet.is_discard or codec == "vp8" and not memoryview(packet)[0] & 0x10:
                 continue
             if packet.is_keyframe:

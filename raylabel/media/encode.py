@@ -1,4 +1,4 @@
-"""Frames to a small H.264 video in an MP4 file: the same bytes for the same frames, on any number of cores.
+"""Frames to an H.264 video in an MP4 file: the same bytes for the same frames, on any number of cores.
 
 Letters: H W pixels of a frame.
 """
@@ -13,26 +13,26 @@ import numpy as np
 from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 
-# Without B-frames the packets stand in the order of the frames, the first at time 0, and no list of edits is needed:
-# readers that ignore such a list (decord) and those that follow it see the same frames. One thread, and no choice by
-# what the processor can do: x264's bytes depend on neither then.
+# Without B-frames the packets are in the order of the frames, the first is at time 0, and no edit list is needed, so
+# readers that ignore such a list (decord) and those that follow it see the same frames. With one thread and
+# cpu-independent=1 the bytes do not depend on the machine.
 _X264 = "threads=1:bframes=0:cpu-independent=1"
-# libswscale's fast ways round by what the processor can do.
+# libswscale's fast code rounds differently on different processors.
 _EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INP
 
 
 def encode_mp4(frames: Iterable[np.ndarray], fps: float, crf: int = 23) -> bytes:
     """The frames, each uint8 [H, W, 3] and all of one size, as an MP4 file.
 
-    They are taken one after another, and only x264's 40 or so are held at a time. Every frame is read back once and in
-    this order. `crf`: x264's constant rate factor, 0 (lossless but for the colours) to 51; 6 more is half the bytes.
+    Frames are consumed one at a time; x264 keeps about 40. A reader gives every frame once, in this order. `crf` is
+    x264's constant rate factor, 0 (lossless except for colour conversion) to 51; 6 more halves the bytes.
 
     Odd sides are padded to even ones by repeating the last row or column, since colours are stored at half the
-    resolution (4:2:0): nothing is lost, and `[:H, :W]` of what is read is the frame. Colours are BT.601, limited range,
-    which readers assume who do not look at the tags; they are tagged as that, with the primaries and curve of sRGB.
-    The file holds no sound, no time of its making and no name of a program.
+    resolution (4:2:0); `[:H, :W]` of a decoded frame is the original. Colours are BT.601, limited range, as readers
+    that ignore the tags assume; the tags say so, with the primaries and transfer curve of sRGB. The file has no sound,
+    no creation time and no name of a program.
 
-    ValueError if there is no frame, one is no uint8 [H, W, 3], their sizes differ, or `fps` is not 0.01 to 1000.
+    ValueError if there is no frame, a frame is not uint8 [H, W, 3], sizes differ, or `fps` is not 0.01 to 1000.
     """
     frames = iter(frames)
     first = next(frames, None)
@@ -40,17 +40,17 @@ def encode_mp4(frames: Iterable[np.ndarray], fps: float, crf: int = 23) -> bytes
         raise ValueError("no frames to encode")
     if not 0.01 <= fps <= 1000:
         raise ValueError(f"{fps} frames per second; give 0.01 to 1000")
-    rate = Fraction(fps).limit_denominator(1001)  # of NTSC's rates, 30000/1001 and its like, too
+    rate = Fraction(fps).limit_denominator(1001)  # exact for NTSC's rates such as 30000/1001
     height, width = _checked(first, first.shape).shape[:2]
     out = io.BytesIO()
     with av.open(out, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "x264-params": _X264})
         context = stream.codec_context
         stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
-        context.colorspace = 6  # SMPTE 170M, which is BT.601's matrix; `Colorspace` has swscale's names, not these
+        context.colorspace = 6  # SMPTE 170M, BT.601's matrix; the enum `Colorspace` has libswscale's values instead
         context.color_primaries = ColorPrimaries.BT709
         context.color_trc = ColorTrc.IEC61966_2_1
-        # x264 writes its name and settings into the first packet, as a message to nobody (SEI, unit type 6).
+        # x264 writes its name and settings into the first packet (SEI, unit type 6).
         strip = BitStreamFilterContext("filter_units=remove_types=6", in_stream=stream)
         for number, frame in enumerate(itertools.chain((first,), frames)):
             for packet in stream.encode(_picture(_checked(frame, first.shape), number)):
@@ -67,7 +67,7 @@ def _checked(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _picture(frame: np.ndarray, number: int) -> av.VideoFrame:
-    """The frame as x264 takes it."""
+    """The frame in x264's pixel format."""
     height, width, _ = frame.shape
     if height % 2 or width % 2:
         frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

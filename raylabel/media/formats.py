@@ -1,22 +1,12 @@
-"""The format of encoded media, told by its first bytes."""
-
-from PIL import (
-    BmpImagePlugin,  # noqa: F401
-    GifImagePlugin,  # noqa: F401
-    ImageCms,  # noqa: F401
-    JpegImagePlugin,  # noqa: F401
-    MpoImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
-    WebPImagePlugin,  # noqa: F401
-)
+"""The format of encoded media, detected by its first bytes, and the picture formats that are decoded."""
 
 from raylabel.media.rejects import Reject
 
-# What corpora of photographs hold, and every Pillow reads alike, so that a sample is never readable on one machine of a
-# cluster only. AVIF is left out for that reason (only some builds of Pillow have it, and dav1d takes its memory and
-# threads where Pillow cannot count them); EPS, SVG and PDF are programs, not pictures; ICO is an icon.
+# Formats that corpora of photographs contain and that every build of Pillow reads in the same way, so that a sample
+# never depends on the machine of a cluster. Only some builds of Pillow have AVIF, and Pillow's limits do not cover the
+# memory and threads of its decoder dav1d; EPS, SVG and PDF are programs; ICO holds icons.
 _ALLOWED = (
-    (b"\xff\xd8\xff", "JPEG"),  # MPO too: a JPEG with further frames behind the first
+    (b"\xff\xd8\xff", "JPEG"),  # MPO too: a JPEG followed by further frames
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"GIF87a", "GIF"),
     (b"GIF89a", "GIF"),
@@ -26,12 +16,9 @@ _ALLOWED = (
     (b"II+\0", "TIFF"),  # BigTIFF
     (b"MM\0+", "TIFF"),
 )
-
-
 _PICTURES = frozenset((*(name for _, name in _ALLOWED), "WEBP"))
 
-
-# Videos (video.py), and what is known by name only, to tell "not decoded here" from "nothing known".
+# Video formats (container.py decodes some), and formats that are only named in the Reject.
 _NOT_ALLOWED = (
     (b"\0\0\0\x0cjP  ", "JPEG 2000"),
     (b"\xff\x4f\xff\x51", "JPEG 2000"),
@@ -52,22 +39,20 @@ _NOT_ALLOWED = (
     (b"\0\0\1\xba", "MPEG program stream"),
     (b"\0\0\1\xb3", "MPEG video"),
     (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "ASF or WMV"),
-    # Lists of addresses: a parser of videos would open them.
+    # Lists of addresses, which libavformat would open.
     (b"#EXTM3U", "playlist (M3U8)"),
     (b"ffconcat version", "playlist (ffconcat)"),
     (b"v=0\r\n", "playlist (SDP)"),
     (b"v=0\n", "playlist (SDP)"),
 )
-
-
-# Beside ftyp, what QuickTime files begin with, after its length; one of letters would be a text.
+# The first box of a QuickTime file without ftyp. A length of 4 letters before it would mean that the file is text.
 _ATOMS = frozenset((b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"))
 
 
 def known_format(data: bytes) -> str:
-    """The format by the first bytes alone: a file's name and its headers say nothing certain. Rejects what is unknown.
+    """The format by the first bytes alone, since a file's name may be wrong. Reject if it is unknown.
 
-    Of a picture that is decoded here it is Pillow's name; of ISO media and QuickTime it begins with these words.
+    A picture format that is decoded has Pillow's name. The name of ISO media and QuickTime begins with these words.
     """
     if not data:
         raise Reject("empty")
@@ -86,6 +71,7 @@ def known_format(data: bytes) -> str:
 
 
 def allowed_format(data: bytes) -> str:
+    """Pillow's name of a picture format that is decoded; Reject for every other format."""
     name = known_format(data)
     if name not in _PICTURES:
         raise Reject("format_not_allowed", name)

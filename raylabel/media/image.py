@@ -1,7 +1,7 @@
-"""Encoded images to correct RGB pixels: the one place where the bytes of an image are parsed.
+"""Encoded images to upright RGB pixels. No other module decodes images.
 
-Every input either gives an upright RGB picture or raises `Reject` with a reason; nothing else is to be expected of a
-corpus from the wild. What a parser may do beyond that (crash, hang, eat memory) is the sandbox's business.
+Every input either gives a picture or raises `Reject` with a reason. The sandbox handles what a parser may do beyond
+that: crash, hang, or use too much memory.
 """
 
 import io
@@ -11,8 +11,8 @@ import warnings
 import numpy as np
 import simplejpeg
 
-# Imported for their registration: Pillow loads these parsers only when first met, too late for a sandboxed child, which
-# by then may open no files. The last two belong to JPEG (several frames) and TIFF (CIELAB).
+# Imported for their registration: Pillow loads these parsers at the first use, and a sandboxed child cannot open files
+# then. MpoImagePlugin is for JPEG (several frames), ImageCms for TIFF (CIELAB).
 from PIL import (
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
@@ -30,8 +30,8 @@ from raylabel.media.formats import allowed_format
 from raylabel.media.jpeg import ordinary_size
 from raylabel.media.rejects import Reject
 
-# Pixels of one picture, read in its header before anything is decoded. At the limit the peak was 0.6 GB for PNG and
-# TIFF, 0.95 GB for WebP (measured, Pillow 13): within 1 GB for any one picture.
+# Pixels of one picture, read from its header before anything is decoded. At the limit the peak of memory was 0.6 GB for
+# PNG and TIFF and 0.95 GB for WebP (measured, Pillow 13), within the sandbox's 1 GB.
 MAX_PIXELS = 50_000_000
 
 
@@ -41,9 +41,9 @@ def _check_pixels(size: tuple[int, int]) -> None:
 
 
 def _check_webp(data: bytes) -> None:
-    """Checks what Pillow would see too late: libwebp takes memory for the whole canvas when the file is opened.
+    """Checks the size before Pillow can: libwebp allocates the whole canvas when the file is opened.
 
-    Layouts: RFC 9649 §2.5 to 2.7 (simple, lossless, extended); each chunk's data begin at byte 20.
+    Layouts: RFC 9649 §2.5 to 2.7 (simple, lossless, extended). The first chunk's data begin at byte 20.
     """
     if 8 + int.from_bytes(data[4:8], "little") > len(data):
         raise Reject("truncated", "shorter than its RIFF header says")
@@ -53,12 +53,12 @@ def _check_webp(data: bytes) -> None:
     elif kind == b"VP8L":
         bits = int.from_bytes(data[21:25], "little")
         width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    else:  # VP8X; if it is anything else, Pillow says so
+    else:  # VP8X; Pillow refuses anything else
         width, height = (int.from_bytes(data[i : i + 3], "little") + 1 for i in (24, 27))
     _check_pixels((width, height))
 
 
-# The values of the EXIF orientation tag other than 1 (upright), and what undoes them.
+# The values of the EXIF orientation tag other than 1 (upright), and the operation that undoes each.
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -69,12 +69,12 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Where Pillow keeps EXIF, or XMP with the same tag. Parsing is skipped without one; TIFF is turned when it is loaded.
+# Where Pillow keeps EXIF, or XMP with the same tag. Without one nothing is parsed. Pillow turns TIFF at loading.
 _METADATA = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
 
 
 def _transpose_to_upright(image: Image.Image) -> Image.Transpose | None:
-    """What turns a loaded picture upright. Broken EXIF counts as none, as in browsers: the pixels are still good."""
+    """The operation that makes a loaded picture upright. Broken EXIF is ignored, as in browsers."""
     if _METADATA.isdisjoint(image.info):
         return None
     try:
@@ -84,7 +84,7 @@ def _transpose_to_upright(image: Image.Image) -> Image.Transpose | None:
 
 
 def _grey_16_to_8(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits (modes I;16, I) scaled to 8: round(v / 257). Pillow's own conversion clips at 255."""
+    """Scales 16-bit grey (modes I;16, I) to 8 bits: round(v / 257). Pillow's own conversion clips at 255."""
     values = np.asarray(image)
     if values.dtype.itemsize > 2 and (values.min() < 0 or values.max() > 65535):
         raise Reject("mode_not_supported", f"grey values from {values.min()} to {values.max()}, not 16 bits")
@@ -93,13 +93,13 @@ def _grey_16_to_8(image: Image.Image) -> Image.Image:
     scaled = ((np.arange(65536) * 255 + white // 2) // white).clip(0, 255).astype(np.uint8)
     if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is 0; Pillow inverts only 8 bits and fewer
         scaled = 255 - scaled
-    if "transparency" in image.info:  # PNG: this one value is transparent, and shown on white
+    if "transparency" in image.info:  # PNG: one transparent value, shown on white
         scaled[image.info["transparency"]] = 255
     return Image.fromarray(scaled[values])
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """A loaded picture in mode RGB; the picture itself where it is that already, since a copy costs a tenth."""
+    """A loaded picture in mode RGB. An RGB picture is returned itself: a copy takes a tenth of the decoding time."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F":
@@ -108,10 +108,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = _grey_16_to_8(image)
     elif image.has_transparency_data:
         if image.mode == "La":
-            image = image.convert("LA")  # the one way Pillow has out of premultiplied grey
+            image = image.convert("LA")  # Pillow's only conversion from premultiplied grey
         rgba = image.convert("RGBA")
-        # On white, as pages show such pictures and as their makers saw them; merely dropping alpha would lay bare
-        # whatever lies under the transparent pixels.
+        # On white, as web pages show such pictures. Dropping alpha would show the colours of transparent pixels.
         rgb = Image.new("RGB", rgba.size, "white")
         rgb.paste(rgba, mask=rgba)
         return rgb
@@ -122,9 +121,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 class _Silence:
-    """Silences the parsers' warnings while any thread decodes: filters are a setting of the whole process.
+    """Suppresses warnings while any thread decodes, since warning filters apply to the whole process.
 
-    Also because a caller who makes warnings errors must not get other pictures.
+    It also keeps results the same for a caller who turns warnings into errors.
     """
 
     def __init__(self) -> None:
@@ -152,17 +151,17 @@ _silence = _Silence()
 def decode_image(data: bytes) -> Image.Image:
     """The picture in mode RGB, upright (EXIF orientation applied), the first frame of an animation.
 
-    Accepts JPEG (also MPO, CMYK, YCCK), PNG, WebP, GIF, BMP and TIFF, told by their first bytes. Transparency is
-    composited over white; 16-bit grey is scaled to 8 bits by rounding, 16-bit colour by its upper byte (Pillow's way,
+    Accepts JPEG (also MPO, CMYK, YCCK), PNG, WebP, GIF, BMP and TIFF, detected by their first bytes. Transparency is
+    composited over white. 16-bit grey is scaled to 8 bits by rounding, 16-bit colour by its upper byte (as Pillow does,
     at most 1 off). ICC profiles are not applied, as in torchvision.
 
-    Raises Reject for every other input; only MemoryError and KeyboardInterrupt may pass besides.
+    Raises Reject for every other input, and besides that only MemoryError and KeyboardInterrupt.
     """
     return _decode(data, 0)[0]
 
 
 def _decode(data: bytes, short: int) -> tuple[Image.Image, tuple[float, float]]:
-    """`decode_image`, and `decode_draft` where `short` is not 0."""
+    """`decode_image` if `short` is 0, else `decode_draft`; and the size, as `decode_draft` gives it."""
     name = allowed_format(data)
     try:
         with _silence:
@@ -180,9 +179,9 @@ def _decode(data: bytes, short: int) -> tuple[Image.Image, tuple[float, float]]:
             return image, draft[1][2:] if draft else image.size
     except (Reject, MemoryError):
         raise
-    except UnidentifiedImageError as error:  # its text holds an address, other in every run
+    except UnidentifiedImageError as error:  # its text contains a memory address, which differs between runs
         raise Reject("corrupt", f"cannot be opened as {name}") from error
-    except Image.DecompressionBombError as error:  # Pillow's own limit, where it looks before we can
+    except Image.DecompressionBombError as error:  # Pillow's own limit, where it is checked first
         raise Reject("too_many_pixels", str(error)) from error
     except Exception as error:
         truncated = isinstance(error, EOFError) or "truncated" in str(error).lower()
@@ -190,12 +189,12 @@ def _decode(data: bytes, short: int) -> tuple[Image.Image, tuple[float, float]]:
 
 
 def decode_pixels(data: bytes) -> np.ndarray:
-    """The pixels of `decode_image`, uint8 [H, W, 3], bit for bit, and its Rejects; the array may be read-only.
+    """The pixels of `decode_image`, uint8 [H, W, 3], bit for bit, and its Rejects. The array may be read-only.
 
-    Ordinary JPEG is decoded by simplejpeg, straight into an array: 1.2 times as fast as Pillow and its conversion for
-    500 x 375 pixels, 3.6 times for 32 x 32. Both are libjpeg-turbo. What it only warns of goes to Pillow as well, which
-    has to say whether that is a picture. (torchvision's decoder is as fast for photographs, but it is deprecated,
-    prints the warnings and gives what it has.)
+    simplejpeg decodes an ordinary JPEG into an array: 1.2 times as fast as Pillow and its conversion for 500 x 375
+    pixels, 3.6 times for 32 x 32. Both use libjpeg-turbo. Where simplejpeg raises, even for a mere warning, Pillow
+    decides. (torchvision's decoder is as fast for photographs, but it is deprecated, prints the warnings, and returns
+    incomplete pictures.)
     """
     if ordinary_size(data, MAX_PIXELS):
         try:
@@ -206,10 +205,11 @@ def decode_pixels(data: bytes) -> np.ndarray:
 
 
 def decode_draft(data: bytes, short: int) -> tuple[np.ndarray, tuple[float, float]]:
-    """Pixels at the smallest of 1/8, 1/4, 1/2 that leaves the short side at least `short`, and (width, height) in them.
+    """Pixels at the smallest scale of 1/8, 1/4 and 1/2 with a short side of at least `short`, and the exact (width,
+    height) at that scale.
 
-    The sides are a multiple of 1/8: the last column and row may stand for only a part of a pixel. Only upright JPEG is
-    scaled, by its decoder, from as many frequencies; else these are the pixels of `decode_pixels` and their number.
+    These are multiples of 1/8: the last column and row may cover only a fraction of a pixel. Only an upright JPEG is
+    scaled, by its decoder, in the DCT domain. Everything else is `decode_pixels` and its size.
     """
     size = ordinary_size(data, MAX_PIXELS)
     if size and min(size) < 2 * short:

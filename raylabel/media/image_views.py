@@ -1,6 +1,6 @@
-"""Views: the uint8 pixels of an encoded picture that a model sees, at evaluation and in training.
+"""Encoded pictures to the uint8 pixels that a model sees, at evaluation and in training.
 
-Pixels stay uint8 [H, W, 3] until they are on the model's device: a quarter of the bytes of float32 to move.
+Pixels stay uint8 [H, W, 3] until they are on the model's device, which takes a quarter of float32's bytes.
 Letters: B batch, H W pixels (here both are `View.size`).
 """
 
@@ -16,28 +16,28 @@ from raylabel.media.video_views import with_short_side
 from raylabel.media.view import View
 
 if TYPE_CHECKING:
-    import torch  # at run time only resizing for evaluation and `normalise` need it; workers start without
+    import torch  # at run time only `resize` and `normalise` import it, so that workers start without torch
 
 # The random crop's aspect ratio w/h and number of tries: torchvision's RandomResizedCrop, after Szegedy et al. 2015.
 _MIN_RATIO, _MAX_RATIO = 3 / 4, 4 / 3
 _TRIES = 10
 
-# Beyond this ratio of the sides only the crop is computed, not the whole resized picture: a 1 x 30,000 strip would be
-# 2 gigapixels with its short side at 256.
+# Beyond this ratio of the sides only the crop is computed, not the whole resized picture: a 1 x 30,000 strip would have
+# 2 gigapixels with a short side of 256.
 _MAX_ASPECT = 16
 
 
 def _resize_crop(image: Image.Image, to: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
-    """`box` (left, top, right, bottom) of the picture resized to `to` (width, height).
+    """Crops `box` (left, top, right, bottom) out of the picture resized to `to` (width, height).
 
-    Resizing only the box (`resize(box=)`) is 1.7 times as fast, but not the same: Pillow chooses the order of its two
-    passes, each of which rounds, by the size of the output. 0 to 27 % of the values come out 1 off. So that is kept for
-    pictures whose resized whole would be huge.
+    Resizing only the box (`resize(box=)`) is 1.7 times as fast but gives other values: Pillow orders its two passes,
+    each of which rounds, by the size of the output, and 0 to 27 % of the values are 1 off. It is used only where the
+    whole resized picture would be huge.
     """
     if max(to) <= _MAX_ASPECT * min(to):
         resized = image if to == image.size else image.resize(to, Image.Resampling.BILINEAR)
         return resized if box == (0, 0, *to) else resized.crop(box)
-    origin, inner = [], []  # what the filter touches, and the box in it: Pillow takes boxes in float32
+    origin, inner = [], []  # the pixels that the filter reads, and the box in them: Pillow takes boxes in float32
     for axis in (0, 1):
         side = image.size[axis]
         step = side / to[axis]
@@ -47,17 +47,17 @@ def _resize_crop(image: Image.Image, to: tuple[int, int], box: tuple[int, int, i
         origin.append((start, min(side, math.ceil(high) + reach)))
         inner.append((low - start, high - start))
     (left, right), (top, bottom) = origin
-    part = image.crop((left, top, right, bottom))
+    cropped = image.crop((left, top, right, bottom))
     size = (box[2] - box[0], box[3] - box[1])
-    return part.resize(size, Image.Resampling.BILINEAR, box=(inner[0][0], inner[1][0], inner[0][1], inner[1][1]))
+    return cropped.resize(size, Image.Resampling.BILINEAR, box=(inner[0][0], inner[1][0], inner[0][1], inner[1][1]))
 
 
 def eval_pixels(data: bytes, view: View) -> np.ndarray:
-    """The centre of the picture, uint8 [H, W, 3]; short side resized to `view.resize`, then the `view.size` square.
+    """The centre of the picture, uint8 [H, W, 3]: short side resized to `view.resize`, then the `view.size` square.
 
-    `data` is the encoded picture; raises Reject as `decode_image`. The pixels are torchvision's Resize and CenterCrop
-    of a tensor: of photographs 0.1 to 0.3 % of the values are 1 off those of a PIL image (2 at most, rarely, in
-    made-up ones). The array may be read-only, or a part of a larger one.
+    `data` is the encoded picture. Raises Reject as `decode_image` does. The pixels equal torchvision's Resize and
+    CenterCrop of a tensor. In photographs 0.1 to 0.3 % of the values are 1 off those of a PIL image (in synthetic
+    pictures rarely 2). The array may be read-only or a view of a larger one.
     """
     if view.dct_scale:
         pixels, size = decode_draft(data, view.resize)
@@ -76,18 +76,22 @@ def eval_pixels(data: bytes, view: View) -> np.ndarray:
 def resize(pixels: np.ndarray, size: tuple[float, float], to: tuple[int, int]) -> np.ndarray:
     """A picture of `size` (width, height) in uint8 [H, W, 3], resized to `to` by torch: 3 to 6 times as fast as Pillow.
 
-    It is Pillow's filter in integers: the same with AVX2 (then on one thread), without, and on any number of threads.
+    The filter is Pillow's, in integers. The result is the same with AVX2 (on one thread then), without it, and with any
+    number of threads.
     """
     import torch
 
-    if not pixels.flags.writeable:  # Pillow's memory, of which torch would warn
+    if not pixels.flags.writeable:  # Pillow's memory; torch would warn
         pixels = pixels.copy()
-    # The batch of one is put in front first: channels_last is told by the strides, and without it the result would be
-    # laid out anew, which takes as long as the filter.
+    # The batch axis is added before the permutation: torch detects channels_last by the strides. Otherwise it would
+    # convert the layout of the result, which takes as long as the filter.
     batch = torch.from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)
     target: dict = {"size": (to[1], to[0])}
-    if size != (pixels.shape[1], pixels.shape[0]):  # a draft: by its true scale, which torch multiplies by H, W
-        target = {"scale_factor": tuple(to[i] / size[i] * (1 + 1e-12) for i in (1, 0))}  # not rounded down to one less
+    if size != (
+        pixels.shape[1],
+        pixels.shape[0],
+    ):  # a draft: give its exact scale, which torch multiplies by H, W
+        target = {"scale_factor": tuple(to[i] / size[i] * (1 + 1e-12) for i in (1, 0))}  # else it may round down by one
     out = torch.nn.functional.interpolate(batch, mode="bilinear", antialias=True, **target)
     return out.permute(0, 2, 3, 1)[0].numpy()
 
@@ -95,9 +99,9 @@ def resize(pixels: np.ndarray, size: tuple[float, float], to: tuple[int, int]) -
 def train_pixels(data: bytes, view: View, random: np.random.Generator) -> np.ndarray:
     """A random view of the picture, uint8 [H, W, 3]: a pure function of (data, view, state of `random`).
 
-    Takes from `random` a number of values that depends on `view.crop` alone, so the next picture's view does not depend
-    on this one's size. `data` is the encoded picture; raises Reject as `decode_image`, before it draws. The array may
-    be read-only or a reversed view. Resizing is Pillow's, whatever evaluation uses.
+    The number of values taken from `random` depends on `view.crop` alone, so the next picture's view does not depend on
+    this picture's size. `data` is the encoded picture. Raises Reject as `decode_image` does, before drawing a value.
+    The array may be read-only or a reversed view. Pillow resizes here, whatever evaluation uses.
     """
     if view.crop == "padded":
         return _padded_crop(decode_pixels(data), view, random.random(3).tolist())
@@ -112,7 +116,7 @@ def train_pixels(data: bytes, view: View, random: np.random.Generator) -> np.nda
 def _random_box(size: tuple[int, int], min_scale: float, draws: list[float]) -> tuple[int, int, int, int]:
     """(left, top, right, bottom) of the Inception crop. `draws`: (area, ratio) of each try, then x, y; all in [0, 1).
 
-    The area is uniform, the logarithm of the ratio too; if no try fits, the largest centre box of a fitting ratio.
+    The area and the logarithm of the ratio are uniform. If no try fits, it is the largest centre box of a valid ratio.
     """
     width, height = size
     for i in range(_TRIES):
@@ -128,11 +132,11 @@ def _random_box(size: tuple[int, int], min_scale: float, draws: list[float]) -> 
 
 
 def _padded_crop(picture: np.ndarray, view: View, draws: list[float]) -> np.ndarray:
-    """The random square of the padded picture. `draws`: x, y, flip. The padding is never built, nor what is cut off."""
+    """A random square of the padded picture, computed without padding the whole. `draws`: x, y, flip."""
     size, pad = view.size, view.padding
     height, width, _ = picture.shape
     to = with_short_side((width, height), size)
-    # The square's place in the resized picture, whose corner is (0, 0); it may reach over each edge by the padding.
+    # The square's position in the resized picture, whose corner is (0, 0); it may exceed each edge by the padding.
     x, y = (int(draw * (n + 2 * pad - size + 1)) - pad for draw, n in zip(draws, to, strict=False))
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + size, to[0]), min(y + size, to[1])
     if to == (width, height):  # small pictures, the common case
@@ -148,7 +152,7 @@ def _padded_crop(picture: np.ndarray, view: View, draws: list[float]) -> np.ndar
 def normalise(pixels: "torch.Tensor", view: View) -> "torch.Tensor":
     """(pixels / 255 − mean) / std: uint8 [B, H, W, 3] to float32 [B, 3, H, W] in channels_last, on the same device.
 
-    Clips [B, T, H, W, 3] to [B, 3, T, H, W] in channels_last_3d.
+    Clips: [B, T, H, W, 3] to [B, 3, T, H, W] in channels_last_3d.
     """
     import torch
 
@@ -163,7 +167,8 @@ def normalise(pixels: "torch.Tensor", view: View) -> "torch.Tensor":
 def _constants(
     mean: tuple[float, float, float], std: tuple[float, float, float], device: "torch.device", axes: int
 ) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Mean and std, [3, 1, 1] or as many `axes`, on the device; kept: a copy waits for all that is queued."""
+    """Mean and std on the device, [3, 1, 1] or with as many axes as `axes`. Cached, since a copy to the device waits
+    for all work queued there."""
     import torch
 
     m, s = (torch.tensor(x, dtype=torch.float32, device=device).view(3, *[1] * (axes - 1)) for x in (mean, std))

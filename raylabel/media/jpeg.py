@@ -1,19 +1,18 @@
-"""What the header of a JPEG says, read without a parser of images: which ones are ordinary enough for a fast path."""
+"""Reads the header of a JPEG to find out whether it is ordinary enough for the fast decoder."""
 
 # Marker segments of an ordinary JPEG besides its frame header, and the least length of each (its own 2 bytes included)
-# at which Pillow does not refuse it: APP0 (JFIF), ICC profiles in APP2, APP14 (Adobe), comments, Huffman tables,
-# restart intervals, scan headers. EXIF and XMP (APP1) may turn the picture; the others are rare, or Pillow is
-# particular about them.
+# that Pillow accepts: APP0 (JFIF), ICC profiles in APP2, APP14 (Adobe), comments, Huffman tables, restart intervals,
+# scan headers. EXIF and XMP (APP1) may turn the picture; the others are rare, or Pillow checks them strictly.
 _APP2, _DQT, _SOS = 0xE2, 0xDB, 0xDA
 _SEGMENTS = {0xE0: 16, _APP2: 16, 0xEE: 14, 0xFE: 2, 0xC4: 2, 0xDD: 4, _DQT: 67, _SOS: 8}
 _FRAMES = frozenset((0xC0, 0xC1, 0xC2))  # Huffman-coded: baseline, extended, progressive
 
 
 def ordinary_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:
-    """(width, height) of a JPEG in whose header Pillow and libjpeg must read the same; None for all else.
+    """(width, height) of a JPEG whose header every parser reads in the same way; None for everything else.
 
-    That is upright, grey or of 3 colours, of at most `max_pixels`. Its segments follow each other without a byte
-    between, one frame among them: so no parser can find another size than the one that was checked.
+    Such a JPEG is upright, grey or of 3 colours, and has at most `max_pixels`. Its segments follow each other without a
+    gap, and one of them is the frame header, so no parser can find another size than the one checked here.
     """
     if not data.startswith(b"\xff\xd8\xff"):
         return None
@@ -31,13 +30,13 @@ def ordinary_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:
                 if not 0 < height * width <= max_pixels:
                     return None
                 size = width, height
-            elif length < _SEGMENTS.get(marker, 1 << 16):  # no segment is so long: unknown markers end here
+            elif length < _SEGMENTS.get(marker, 1 << 16):  # no segment is so long, so every unknown marker ends here
                 return None
             elif marker == _SOS:
                 return size
-            elif marker == _DQT and (length - 2) % 65:  # tables of 8 bits, whole
+            elif marker == _DQT and (length - 2) % 65:  # only complete tables of 8 bits
                 return None
-            elif marker == _APP2 and not data.startswith(b"ICC_PROFILE\0", at + 4):  # Pillow looks into some others
+            elif marker == _APP2 and not data.startswith(b"ICC_PROFILE\0", at + 4):  # Pillow parses some others
                 return None
             at += 2 + length
     except IndexError:

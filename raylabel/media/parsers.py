@@ -1,35 +1,39 @@
-"""The parsers of pixels that run in the sandbox."""
+"""The parsers that the sandbox runs to make a model's input: a view, as plain data, to a function of encoded media.
+
+A child of the sandbox cannot open files, so each parser loads all that it needs when it is made, before the fork.
+"""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from raylabel.media.image_views import eval_pixels, resize, train_pixels
-from raylabel.media.video_views import eval_clips, part_of, train_clip
+from raylabel.media.video_views import eval_clips, segment_of, train_clip
 from raylabel.media.view import Clip, View
 from raylabel.rng import rng
 
 
 def eval_parser(view: dict) -> Callable[[bytes, Sequence[float]], np.ndarray]:
-    """`eval_pixels` of a view, given by its fields, for the sandbox; of a view with a clip `eval_clips`, a sample's
-    numbers being none, or the start and end of its part in seconds."""
+    """`eval_pixels` for a view given by its fields, or `eval_clips` if the view has a clip. A sample's numbers are the
+    start and end of its segment in seconds, or none."""
     config = _view_of(view)
     if config.clip:
         from raylabel.media.video import warm_up
 
         warm_up()
-        return lambda data, numbers: eval_clips(data, config, part_of(numbers))
+        return lambda data, numbers: eval_clips(data, config, segment_of(numbers))
 
     import torch
 
     torch.set_num_threads(1)
-    # At its first call torch looks in a file what the processor can do. A child opens none, and would take slow ways.
+    # At its first call torch reads the processor's features from a file. A child cannot, and would use slow code.
     resize(np.zeros((2, 2, 3), np.uint8), (2, 2), (4, 4))
     return lambda data, _: eval_pixels(data, config)
 
 
 def train_parser(view: dict) -> Callable[[bytes, Sequence[int]], np.ndarray]:
-    """`train_pixels` of a view, or `train_clip`, for the sandbox; a sample's numbers are those of `rng`."""
+    """`train_pixels` for a view given by its fields, or `train_clip` if the view has a clip. A sample's numbers are the
+    arguments of `rng`."""
     config = _view_of(view)
     if config.clip:
         from raylabel.media.video import warm_up

@@ -1,10 +1,10 @@
-"""Encoded videos to upright RGB frames: the one place where frames of a video are decoded, only ever in the sandbox.
+"""Encoded videos to upright RGB frames. No other module decodes frames, and it runs only in the sandbox.
 
-PyAV alone reads them. decord 0.6.0, which many use, is no faster, and of what is odd it silently gives wrong frames:
-of H.264 that begins with an open group of pictures (by random access) others, of 10 bits other colours, and of a file
-that ends too early whatever stands in memory behind it.
+All videos are read with PyAV. decord 0.6.0, a common choice, is no faster and silently gives wrong frames for some
+files: other frames by random access in H.264 that begins with an open group of pictures, other colours in 10-bit video,
+and the contents of memory beyond the end of a truncated file.
 
-Letters: n frames of the part, H W pixels of a frame.
+Letters: n frames of the segment, H W pixels of a frame.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from raylabel.media.container import MAX_FRAME_PIXELS, opened, read_header
 from raylabel.media.encode import encode_mp4
 from raylabel.media.rejects import Reject
 
-# Of these a frame that no other is predicted from can be left out, and the others are what they were.
+# With these codecs the decoder can skip frames that no other frame is predicted from, and the others do not change.
 _SKIPPED_CODECS = frozenset(("h264", "hevc"))
 
 
@@ -30,27 +30,27 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 class Video:
-    """A video, or a part of it: the frames shown at start ≤ t < end, t in seconds from the first frame.
+    """A video, or a segment of it: the frames shown at start ≤ t < end, t in seconds from the first frame.
 
-    Frames are upright: a rotation by 90, 180 or 270 degrees that the file asks for is applied (others and mirroring are
-    not); where pixels are not square they stay as they are stored. Where timestamps are missing or make no sense,
-    frames count as following each other at the header's rate. Of several video streams it is the first one.
+    Frames are upright: a rotation by 90, 180 or 270 degrees in the file's metadata is applied (other angles and
+    mirroring are not). Pixels that are not square are not resampled. Where timestamps are missing or invalid, frames
+    count as following each other at the header's rate. Of several video streams the first is read.
     """
 
-    def __init__(self, data: bytes, part: tuple[float, float] | None = None) -> None:
-        """`data`: the encoded file. All methods raise Reject if it cannot be read; besides, only MemoryError passes."""
+    def __init__(self, data: bytes, segment: tuple[float, float] | None = None) -> None:
+        """`data`: the encoded file. All methods raise Reject if it cannot be read; else they raise only MemoryError."""
         self._data = data
         self._header = header = read_header(data)
         self.width, self.height, self.fps = header.width, header.height, header.fps
         first, last = 0, len(header.times)
-        if part is not None:
-            first, last = np.searchsorted(header.times, part).tolist()
+        if segment is not None:
+            first, last = np.searchsorted(header.times, segment).tolist()
             if first >= last:
                 length = header.times[-1] + 1 / self.fps
-                raise Reject("truncated", f"no frame from {part[0]:g} to {part[1]:g} s of {length:.6g} s")
+                raise Reject("truncated", f"no frame from {segment[0]:g} to {segment[1]:g} s of {length:.6g} s")
         self._first = first
         self.frames: int = last - first
-        """n, of the part."""
+        """n, frames of the segment."""
 
     def read(
         self,
@@ -58,11 +58,13 @@ class Video:
         size: Size | None = None,
         box: Box | None = None,
     ) -> np.ndarray:
-        """The frames of these indices, uint8 [len(indices), H, W, 3]; any order, with repeats, 0 is the part's first.
+        """The frames of these indices, uint8 [len(indices), H, W, 3]. Indices count from the segment's first frame, in
+        any order, and may repeat.
 
-        `size`: (width, height) to which frames are resized as they are decoded, bilinear; None: as they are. `box`:
-        (left, top, right, bottom) of what is kept of each then; None: all. A frame that is missing though its packet is
-        there is the one before it, as in a player; Reject where that is so of more than half of the video up to there.
+        `size`: (width, height) to which each frame is resized, bilinear; None: not resized. `box`: the (left, top,
+        right, bottom) that is kept of the resized frame; None: all of it. Where a packet gives no frame, the frame
+        before it is repeated, as in a player. Reject if this applies to more than half of the frames up to the last
+        index.
         """
         wanted, places = np.unique(np.asarray(indices, np.int64), return_inverse=True)
         if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < self.frames:
@@ -74,12 +76,12 @@ class Video:
         return found if np.array_equal(places, np.arange(len(found))) else found[places]
 
     def each(self, size: Size | None = None) -> Iterator[np.ndarray]:
-        """Every frame of the part in order, uint8 [H, W, 3], one at a time."""
+        """Every frame of the segment in order, uint8 [H, W, 3], one at a time."""
         size = self._checked(size)
         return self._decode(range(self._first, self._first + self.frames), size, (0, 0, *size))
 
     def check(self) -> None:
-        """Decodes every frame of the part once; Reject if that fails."""
+        """Decodes every frame of the segment once; Reject if that fails."""
         for _ in self.each((16, 16)):
             pass
 
@@ -90,7 +92,7 @@ class Video:
         return width, height
 
     def _decode(self, wanted: Sequence[int], size: Size, box: Box) -> Iterator[np.ndarray]:
-        """The frames of these indices of the whole video, which ascend without repeats."""
+        """The frames of these indices, which count from the video's first frame and ascend without repeats."""
         done = 0
         if self._header.pts is not None:
             with contextlib.suppress(Reject):
@@ -101,15 +103,15 @@ class Video:
             yield from self._decode_all(wanted[done:], size, box)
 
     def _decode_some(self, pts: list[int], wanted: Sequence[int], size: Size, box: Box) -> Iterator[np.ndarray]:
-        """As `_decode`, seeking and leaving out what is not needed; ends early where that does not give what it has to.
+        """`_decode` by seeking and skipping frames. Ends early at the first frame that it cannot be sure of.
 
-        What it gives is what decoding from the beginning gives: each frame is told by its timestamp, and decoding goes
-        on only at a keyframe that is all its own.
+        The frames equal those of decoding from the beginning: each is identified by its timestamp, and decoding resumes
+        only at a keyframe that is an intra-coded picture.
         """
         needed = {pts[index] for index in wanted} if self._header.codec in _SKIPPED_CODECS else None
         convert = self._converter(size, box)
         with opened(self._data) as (container, stream):
-            todo = at = 0  # of `wanted` the next, and the frame that the decoder gives next
+            todo = at = 0  # the next position in `wanted`, and the next frame of the decoder
             while (key := self._key_between(at, wanted[todo])) is not None or not at:
                 if key is not None:
                     container.seek(pts[key], stream=stream)
@@ -131,9 +133,9 @@ class Video:
                     return
 
     def _decode_all(self, wanted: Sequence[int], size: Size, box: Box) -> Iterator[np.ndarray]:
-        """As `_decode`, from the video's first frame on."""
+        """`_decode` by decoding every frame from the video's first frame on."""
         pts, convert = self._header.pts, self._converter(size, box)
-        todo = at = there = 0
+        todo = at = decoded = 0
         shown = None
         with opened(self._data) as (container, stream):
             for frame in container.decode(stream):
@@ -142,7 +144,7 @@ class Video:
                     index = -1 if frame.pts is None else bisect_left(pts, frame.pts)
                     if not at <= index < len(pts) or pts[index] != frame.pts:
                         continue
-                at, there = index + 1, there + 1
+                at, decoded = index + 1, decoded + 1
                 while todo < len(wanted) and wanted[todo] <= index:
                     yield convert(frame if wanted[todo] == index else shown or frame)
                     todo += 1
@@ -153,19 +155,19 @@ class Video:
                 if shown is None:
                     raise Reject("corrupt", "no frame can be decoded")
                 yield convert(shown)
-            if 2 * there <= wanted[-1]:
-                raise Reject("corrupt", f"of {wanted[-1] + 1} frames {there} can be decoded")
+            if 2 * decoded <= wanted[-1]:
+                raise Reject("corrupt", f"only {decoded} of {wanted[-1] + 1} frames can be decoded")
 
     def _key_between(self, at: int, wanted: int) -> int | None:
-        """The last keyframe up to `wanted`, if it lies beyond `at`, so that seeking saves decoding."""
-        place = bisect_right(self._header.keys, wanted)
-        return key if place and (key := self._header.keys[place - 1]) > at else None
+        """The last keyframe up to `wanted` if it is after `at`, so that seeking saves decoding; else None."""
+        count = bisect_right(self._header.keys, wanted)
+        return key if count and (key := self._header.keys[count - 1]) > at else None
 
     def _converter(self, size: Size, box: Box) -> Callable[[VideoFrame], np.ndarray]:
-        """What makes uint8 [H, W, 3] of a decoded frame, resized to `size` and cut to `box`.
+        """A function from a decoded frame to uint8 [H, W, 3], resized to `size` and cropped to `box`.
 
-        One reformatter for all: to set it up takes as long as to use it ten times. Resized frames are taken as planes:
-        to 170 x 128 that is 1.3 times as fast, and 0.4 of 255 off what floats give instead of 1.7.
+        One reformatter serves all frames: its setup takes as long as ten calls. Resized frames are read as planes: at
+        170 x 128 that is 1.3 times as fast, and 0.4 of 255 off a resize in floats instead of 1.7.
         """
         reformat, turns = VideoReformatter().reformat, self._header.turns
         width, height = size[::-1] if turns % 2 else size
@@ -187,7 +189,8 @@ class Video:
 
 
 def _frames(container: InputContainer, stream: VideoStream, needed: set[int] | None) -> Iterator[VideoFrame]:
-    """What the decoder gives from here on; without those not `needed`, by timestamp, on which no others depend."""
+    """The frames that the decoder gives from here on. If `needed` is given, a set of timestamps, the decoder may skip
+    frames outside it that no other frame is predicted from."""
     skips = False
     for packet in container.demux(stream):
         if needed is not None and skips != (skip := packet.size > 0 and packet.pts not in needed):
@@ -197,6 +200,7 @@ def _frames(container: InputContainer, stream: VideoStream, needed: set[int] | N
 
 
 def warm_up() -> None:
-    """Reads a video: a child of the sandbox, which opens no file, finds all that is loaded at the first use."""
+    """Reads a video, so that libraries that load files at their first use do so before the sandbox forks a child, which
+    cannot open files."""
     data = encode_mp4([np.zeros((16, 16, 3), np.uint8)] * 3, 25)
     Video(data).read([0, 2], (32, 24))

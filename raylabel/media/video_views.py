@@ -1,4 +1,4 @@
-"""Which frames of a video make a clip, and the uint8 pixels of clips that a model sees.
+"""Encoded videos to the uint8 clips that a model sees, at evaluation and in training.
 
 Letters: M clips of a video, T frames of a clip, n frames of a video, H W pixels, S side of the crop (`View.size`).
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def with_short_side(size: tuple[float, float], side: int) -> tuple[int, int]:
-    """`size` (width, height) with its short side at `side`; the long side is rounded down, as torchvision."""
+    """`size` (width, height) scaled to the short side `side`; the long side is rounded down, as in torchvision."""
     width, height = size
     if width <= height:
         return side, int(side * height // width)
@@ -26,9 +26,9 @@ def with_short_side(size: tuple[float, float], side: int) -> tuple[int, int]:
 def eval_indices(frames: int, clip: Clip) -> np.ndarray:
     """The frames of each clip of a video of n `frames`, int64 [M, T].
 
-    A clip spans (T - 1) stride + 1 frames. The first begins at frame 0, the last one ends at frame n - 1, and those
-    between begin at equal distances, rounded half up; a single clip stands in the middle, rounded down. Of a video that
-    is shorter than the span all begin at 0. Index i is frame i mod n.
+    A clip spans (T - 1) stride + 1 frames. The first begins at frame 0, the last ends at frame n - 1, and the others
+    begin at equal distances, rounded half up. A single clip is centred, rounded down. In a video shorter than the span
+    all begin at 0. Index i is frame i mod n.
     """
     room, steps = _room(frames, clip), clip.count - 1
     starts = (2 * room * np.arange(clip.count) + steps) // (2 * steps) if steps else np.array([room // 2])
@@ -40,16 +40,17 @@ def _room(frames: int, clip: Clip) -> int:
     return max(frames - (clip.frames - 1) * clip.stride - 1, 0)
 
 
-def eval_clips(data: bytes, view: "View", part: tuple[float, float] | None = None) -> np.ndarray:
-    """The centres of M clips, uint8 [M, T, S, S, 3]; short side resized to `view.resize`, then the `view.size` square.
+def eval_clips(data: bytes, view: "View", segment: tuple[float, float] | None = None) -> np.ndarray:
+    """The centres of M clips, uint8 [M, T, S, S, 3]: short side resized to `view.resize`, then the `view.size` square.
 
-    `data` is the encoded video, `part` its start and end in seconds; raises Reject as `Video`. The clips are those of
-    `eval_indices`. Every frame is decoded once and resized by the reader, bilinear.
+    `data` is the encoded video, `segment` the start and end in seconds of the sample, None for all of the video. Raises
+    Reject as `Video` does. The clips are those of `eval_indices`. Every frame is decoded once; the reader resizes it,
+    bilinear.
     """
     from raylabel.media.video import Video
 
     clip = _clip_of(view)
-    video = Video(data, part)
+    video = Video(data, segment)
     wanted, places = np.unique(eval_indices(video.frames, clip), return_inverse=True)
     to = with_short_side((video.width, video.height), view.resize)
     left, top = (round((n - view.size) / 2) for n in to)
@@ -60,9 +61,10 @@ def eval_clips(data: bytes, view: "View", part: tuple[float, float] | None = Non
 def train_clip(data: bytes, view: "View", random: np.random.Generator) -> np.ndarray:
     """A random clip of the video, uint8 [T, S, S, 3]: a pure function of (data, view, state of `random`).
 
-    It begins anywhere from frame 0 to where it still ends within the video; its short side is uniform from
-    `view.resize` to `clip.max_resize`, its crop anywhere, and it is mirrored in half of the cases where `view.flip`.
-    Size, crop and mirroring are the same for all its frames. Takes five values from `random`, whatever the video.
+    The first frame is uniform among those from which the clip ends within the video. The short side is uniform from
+    `view.resize` to `clip.max_resize`, the position of the crop is uniform, and with `view.flip` half of the clips are
+    mirrored. Size, crop and mirroring are the same for all frames of a clip. Takes five values from `random`, whatever
+    the video.
     """
     from raylabel.media.video import Video
 
@@ -79,11 +81,13 @@ def train_clip(data: bytes, view: "View", random: np.random.Generator) -> np.nda
 
 
 def cut_parser(short_side: int, quality: int) -> Callable[[bytes, Sequence[float]], bytes]:
-    """What to train on of a video, or of the part that a sample's numbers (start, end) name; for the sandbox.
+    """A parser for the sandbox that makes the training file of a video. A sample's numbers are (start, end) of its
+    segment in seconds, or none.
 
-    No bytes where those of the corpus will do: of a whole video that is not to be made smaller. Then every frame has
-    been decoded once, so that training meets no video that it cannot read. Else an MP4 file of the part, H.264 of that
-    `short_side` (0, or more than it has: as it is), at the video's frame rate. `quality`: x264's constant rate factor.
+    A whole video that need not be made smaller gives no bytes: training uses those of the corpus. All its frames have
+    been decoded once by then, so that training never meets a video that it cannot read. Anything else gives an MP4
+    file: the segment as H.264 with the given `short_side` (0, or more than it has: unchanged), at the video's frame
+    rate. `quality` is x264's constant rate factor.
     """
     from raylabel.media.encode import encode_mp4
     from raylabel.media.video import Video, warm_up
@@ -91,7 +95,7 @@ def cut_parser(short_side: int, quality: int) -> Callable[[bytes, Sequence[float
     warm_up()
 
     def cut(data: bytes, numbers: Sequence[float]) -> bytes:
-        video = Video(data, part_of(numbers))
+        video = Video(data, segment_of(numbers))
         size = video.width, video.height
         smaller = 0 < short_side < min(size)
         if not numbers and not smaller:
@@ -102,8 +106,8 @@ def cut_parser(short_side: int, quality: int) -> Callable[[bytes, Sequence[float
     return cut
 
 
-def part_of(numbers: Sequence[float]) -> tuple[float, float] | None:
-    """The part of the video that a sample's numbers name: none, or its start and end in seconds."""
+def segment_of(numbers: Sequence[float]) -> tuple[float, float] | None:
+    """The segment that a sample's numbers give: its start and end in seconds, or None if there are no numbers."""
     if not numbers:
         return None
     start, end = numbers
@@ -112,5 +116,5 @@ def part_of(numbers: Sequence[float]) -> tuple[float, float] | None:
 
 def _clip_of(view: "View") -> Clip:
     if view.clip is None:
-        raise InputError("the view has no `clip`, so it is one of pictures and not of videos")
+        raise InputError("view.clip is not set, so the view is for pictures and not for videos: set view.clip")
     return view.clip

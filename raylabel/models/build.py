@@ -39,7 +39,7 @@ _EXTRA: dict[str, dict[str, Any]] = {"googlenet": _INCEPTION, "inception_v3": _I
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Which network. `check` says whether it exists; weights are no part of it."""
+    """The architecture of a network, without weights. `check` tests whether it exists."""
 
     arch: str = "resnet50"
     """Of images: a torchvision classifier ('resnet18', 'vit_b_16', ...), resnext101_32x4d, _32x8d, _32x16d, _32x32d or
@@ -98,7 +98,7 @@ def check_input(model: Model, frames: int | None, size: int) -> None:
     if model.arch == "c3d" and (frames, size) != (C3D.FRAMES, C3D.SIZE):
         raise InputError(
             f"arch is 'c3d', which takes clips of {C3D.FRAMES} frames of {C3D.SIZE} x {C3D.SIZE} pixels, and the view "
-            f"gives {frames} of {size} x {size}; set Clip.frames and View.size, or take r2plus1d_18, which takes any"
+            f"gives {frames} of {size} x {size}; set view.clip.frames and view.size, or use r2plus1d_18"
         )
 
 

@@ -12,7 +12,7 @@ CURVE = "curve.json"  # of one that was trained here: [{images, loss, accuracy, 
 
 
 def describe(model: Model, classes: int) -> dict:
-    """What the info of a model artifact says of its network."""
+    """The description of a network in the info of its artifact."""
     return {"model": {"arch": model.arch, "stem": model.stem}, "classes": classes}
 
 
@@ -26,7 +26,7 @@ def load_model(artifact: Artifact) -> nn.Module:
 
 
 def import_model(root: Root, name: str, model: Model, classes: int, *, checkpoint: str, weights: str) -> Artifact:
-    """A network that a person gives: a checkpoint file (safetensors or a state dict), or a torchvision weight name.
+    """A network that the user gives: a checkpoint file (safetensors or a state dict), or a torchvision weight name.
 
     InputError if it does not fit the architecture and the number of classes.
     """

@@ -40,9 +40,9 @@ def sorting_seconds(rows: int, tasks: int, found: Sorted) -> float:
 
 def materializing_seconds(samples: int, read: float, file_samples: int, cpus: int, found: Materialized) -> float:
     """Of reading so many rows and writing so many samples of them, in files of so many that a CPU each writes."""
-    parts = max(1, -(-samples // file_samples))
+    files = max(1, -(-samples // file_samples))
     work = read * found.seconds_per_row + samples * found.seconds_per_pick
-    return found.start + work / parts * -(-parts // cpus)
+    return found.start + work / files * -(-files // cpus)
 
 
 def rows_read(rows: int, density: float, group_rows: int) -> float:
@@ -73,7 +73,7 @@ def expected_picks(scores: pa.Table, unit: int, seen: int, samples: int, config:
     """From SCORES of whole units of so many rows, or stretches of them, that were drawn at random: `seen` of the
     `samples`, N.
 
-    Parts of one video that do not stand together in the corpus are counted as if they were of several.
+    Segments of one video that are not adjacent in the corpus count as if they were of several videos.
     The interval is that of drawing units (a bootstrap over them: neighbours in a corpus are alike). Where all has been
     seen, and scored, the figures are those of the selection itself.
     """

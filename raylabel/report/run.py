@@ -176,7 +176,7 @@ def _looks(corpus: Corpus, shards: Shards, keys: list[int]) -> dict[int, tuple[b
     with Sandbox(parser) as sandbox:
         for some in [[key] for key in keys] if films else [keys]:  # a hundred videos may not fit into memory
             samples = [s for s in read_keys(corpus, shards, some).values() if s.media]
-            made = sandbox.convert([s.media or b"" for s in samples], [s.part or () for s in samples])
+            made = sandbox.convert([s.media or b"" for s in samples], [s.segment or () for s in samples])
             for sample, look in zip(samples, made, strict=True):
                 found = None if isinstance(look, Unread) else unpack(look) if films else (look, None)
                 if found:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from raylabel.media.image import decode_image
-from raylabel.media.video_views import part_of
+from raylabel.media.video_views import segment_of
 from raylabel.report.page import RATE, SECONDS, Film
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def film_parser() -> Callable[[bytes, Sequence[float]], bytes]:
     from raylabel.media.video import Video, warm_up
 
     warm_up()
-    return lambda data, part: pack(*film(Video(data, part_of(part))))
+    return lambda data, segment: pack(*film(Video(data, segment_of(segment))))
 
 
 def pack(strip: bytes, film: Film) -> bytes:

@@ -62,7 +62,7 @@ class Materialize:
 
     short_side: int = 0
     """Re-encode larger pictures as JPEG, and larger videos as H.264 in MP4, with this short side, in pixels; 0 keeps
-    the bytes of the corpus. A sample that is a part of a video is cut out and re-encoded either way."""
+    the bytes of the corpus. A sample that is a segment of a video is cut out and re-encoded either way."""
     quality: int = 90
     """JPEG quality of re-encoded pictures, 1 to 95; videos have one of their own, at which no loss is seen."""
     lanes: int = 64
@@ -204,7 +204,7 @@ def write_part(
     while some := list(itertools.islice(samples, TOGETHER)):
         beat()
         read = [sample for sample in some if sample.media is not None]
-        encoded = sandbox.convert([sample.media or b"" for sample in read], [sample.part or () for sample in read])
+        encoded = sandbox.convert([sample.media or b"" for sample in read], [sample.segment or () for sample in read])
         for sample, found in zip(read, encoded, strict=True):
             if isinstance(found, Reject):
                 rejects.append((sample.key, sample.uri, "decode", found.reason, found.detail))

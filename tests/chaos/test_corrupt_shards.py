@@ -156,7 +156,7 @@ def test_a_parquet_file_that_is_cut_short_is_named(cut: int, tmp_path: Path, ind
     os.truncate(path, path.stat().st_size - cut)
     with pytest.raises(InputError, match=f"'{path}' changed since it was indexed: put it back"):
         read(corpus, shards, 1)
-    with pytest.raises(InputError, match=f"cannot read .*'{path}'.*mend it or take it out"):
+    with pytest.raises(InputError, match=f"cannot read .*'{path}'.*fix it or take it out"):
         indexed(corpus)
 
 

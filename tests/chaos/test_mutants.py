@@ -49,8 +49,8 @@ def reason_of(verdict: str) -> str:
 
 def pids(sandbox: Sandbox) -> list[int]:
     """The process that forks, and its children."""
-    nursery = sandbox._nursery._process.pid
-    return [nursery, *map(int, Path(f"/proc/{nursery}/task/{nursery}/children").read_text().split())]
+    zygote = sandbox._zygote._process.pid
+    return [zygote, *map(int, Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split())]
 
 
 def check_children(sandbox: Sandbox) -> None:

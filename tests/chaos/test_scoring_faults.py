@@ -44,7 +44,7 @@ def test_actors_and_what_parses_are_killed(small_tar: Stage):
     with Driver(small_tar.spec(**ACTORS, teacher={"seconds": 0.2})) as driver:
         for count in (2, 5):
             driver.wait_until(lambda: len(driver.parts()) >= count)  # noqa: B023
-            for victims in (driver.parsers, driver.nurseries, driver.actors):
+            for victims in (driver.parsers, driver.zygotes, driver.actors):
                 driver.wait_until(lambda: kill_one(victims(), chance), 60)  # noqa: B023
         driver.must_succeed(200)
     small_tar.check()

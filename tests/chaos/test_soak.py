@@ -64,7 +64,7 @@ def test_nothing_piles_up(whole: Stage, capsys: pytest.CaptureFixture[str]):
         kinds: dict[str, Callable[[], list[int]]] = {
             "actor": driver.actors,
             "parser": driver.parsers,
-            "nursery": driver.nurseries,
+            "zygote": driver.zygotes,
             "worker": driver.workers,
         }
         next_fault, stopping = 30.0, False

@@ -374,7 +374,7 @@ def test_a_name_that_is_no_utf8_is_an_error(tmp_path: Path, indexed: Indexed) ->
         indexed(Corpus(uri=(str(tmp_path),)))
 
 
-def test_what_cannot_be_indexed_is_named_with_the_mend(tmp_path: Path, indexed: Indexed) -> None:
+def test_what_cannot_be_indexed_is_named_with_the_fix(tmp_path: Path, indexed: Indexed) -> None:
     def fails(match: str, *uri: str, **fields: str) -> None:
         with pytest.raises(InputError, match=match):
             indexed(Corpus(uri=uri or (str(tmp_path / "d"),), **fields))  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""Videos as a corpus: which files are theirs, lists in CSV, parts of longer videos, and what they were cut from."""
+"""Videos as a corpus: which files are theirs, lists in CSV, segments of longer videos, and what they were cut from."""
 
 import csv
 import io
@@ -81,21 +81,22 @@ def test_every_form_says_the_same_of_its_samples(form: str, tmp_path: Path, inde
     rows = said_of(40)
     corpus = FORMS[form](tmp_path, rows)
     shards = indexed(corpus)
-    parts = [None if s is None and e is None else (s or 0.0, e or INFINITE) for _, _, s, e, _ in rows]
+    segments = [None if s is None and e is None else (s or 0.0, e or INFINITE) for _, _, s, e, _ in rows]
     for size in (3, 40):
         samples = read_all(corpus, shards, size)
         assert [(s.media, s.label) for s in samples] == [row[:2] for row in rows]
-        assert [s.part for s in samples] == parts
+        assert [s.segment for s in samples] == segments
         assert [s.group for s in samples] == [row[4] for row in rows]
-    assert all(type(second) is float for part in parts if part for second in part)
+    assert all(type(second) is float for segment in segments if segment for second in segment)
     some = read_keys(corpus, shards, [samples[i].key for i in (5, 17, 30)])
-    assert [(s.part, s.group) for s in some.values()] == [(samples[i].part, samples[i].group) for i in (5, 17, 30)]
+    expected = [(s.segment, s.group) for s in (samples[5], samples[17], samples[30])]
+    assert [(s.segment, s.group) for s in some.values()] == expected
     groups = read_groups(corpus, shards)
     assert groups.to_pydict() == {"key": [s.key for s in samples], "group": [s.group for s in samples]}
     assert read_labels(corpus, shards)["label"].to_pylist() == [row[1] for row in rows]
 
     plain = replace(corpus, start=None, end=None, group=None)
-    assert {(s.part, s.group) for s in read_all(plain, indexed(plain))} == {(None, None)}
+    assert {(s.segment, s.group) for s in read_all(plain, indexed(plain))} == {(None, None)}
     assert read_groups(plain, indexed(plain))["group"].null_count == 40
 
 
@@ -147,7 +148,7 @@ def test_lists_are_what_python_reads_of_them(table: list[tuple], order: list[int
         for row in csv.DictReader(io.StringIO(data.decode(), newline="")):
             start, stop = (float(row[name]) if row[name].strip() else None for name in ("t0", "t1"))
             if stop is not None and stop <= (start or 0.0):
-                with pytest.raises(InputError, match=rf"line \d+ of '{file.name}' is the part from"):
+                with pytest.raises(InputError, match=rf"line \d+ of '{file.name}' is the segment from"):
                     list(list_lines(corpus, file.name))
                 return
             given_start = start if start is not None or stop is None else 0.0
@@ -254,7 +255,7 @@ def test_a_list_names_files_anywhere(tmp_path: Path, bucket: str, indexed: Index
                     assert file.read() == sample.media
 
 
-def test_content_is_of_parts_and_groups_and_not_of_how_numbers_are_written(tmp_path: Path, ray_local: None) -> None:
+def test_content_depends_on_segments_and_groups_but_not_on_number_formats(tmp_path: Path, ray_local: None) -> None:
     root = Root.open(str(tmp_path / "root"))
     (tmp_path / "a.mp4").write_bytes(b"x")
     path = tmp_path / "l.csv"
@@ -339,11 +340,11 @@ def test_columns_of_parquet_are_checked(tmp_path: Path, indexed: Indexed) -> Non
         grouped = replace(corpus, group=group)
         assert [s.group for s in read_all(grouped, indexed(grouped))] == expected
         assert read_groups(grouped, indexed(grouped))["group"].to_pylist() == expected
-    parts = replace(corpus, start="i", end="f")
-    reader = read_rows(parts, indexed(parts).row(0), [0, 1])
-    assert [s.part for s in reader] == [(1.0, 2.5), None]
-    with pytest.raises(InputError, match=r"a.parquet#2 is the part from 3 to 3 seconds"):
-        read_all(parts, indexed(parts))
+    segments = replace(corpus, start="i", end="f")
+    reader = read_rows(segments, indexed(segments).row(0), [0, 1])
+    assert [s.segment for s in reader] == [(1.0, 2.5), None]
+    with pytest.raises(InputError, match=r"a.parquet#2 is the segment from 3 to 3 seconds"):
+        read_all(segments, indexed(segments))
 
 
 def test_a_tar_that_says_no_number_is_named(tmp_path: Path, indexed: Indexed) -> None:
@@ -353,7 +354,7 @@ def test_a_tar_that_says_no_number_is_named(tmp_path: Path, indexed: Indexed) ->
         read_all(corpus, indexed(corpus))
 
 
-def test_the_parts_of_a_video_are_read_once_and_few_videos_before_their_turn(
+def test_the_segments_of_a_video_are_read_once_and_few_videos_ahead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indexed: Indexed
 ) -> None:
     files = [f"{i}.mp4" for i in range(60)]
@@ -377,7 +378,7 @@ def test_the_parts_of_a_video_are_read_once_and_few_videos_before_their_turn(
         for number, sample in enumerate(read_rows(corpus, shard, range(180))):
             assert len(opened) <= number // 3 + 1 + ahead
             assert sample.media == files[number // 3].encode() * 100
-            assert sample.part == (number % 3, number % 3 + 1)
+            assert sample.segment == (number % 3, number % 3 + 1)
         assert sorted(opened) == sorted(files)
 
 

@@ -70,7 +70,7 @@ def test_ucf101(within: str, tmp_path: Path, read: Read) -> None:
             assert [s.uri for s in samples] == [f"{folder}/{within}{path}" for path in expected]
             assert [(s.label, s.group) for s in samples] == list(expected.values())
             assert [(s.media or b"").decode() for s in samples] == [f"video of {Path(path).name}" for path in expected]
-            assert corpus.kind == "video" and {s.part for s in samples} == {None}
+            assert corpus.kind == "video" and {s.segment for s in samples} == {None}
             assert class_names(corpus, read_labels(corpus, shards)) == tuple(UCF101)
             groups[part] = set(read_groups(corpus, shards)["group"].to_pylist())
         assert len(groups["train"]) + len(groups["test"]) == 3 * 25 and not groups["train"] & groups["test"]

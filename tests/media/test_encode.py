@@ -1,4 +1,4 @@
-"""What is encoded is read back: every frame once, in order, in its colours; the same bytes wherever it is done."""
+"""Encoded frames are read back once, in order, in their colours; the bytes are the same on every machine."""
 
 import hashlib
 import io
@@ -39,7 +39,7 @@ READERS = [by_pyav, by_decord]
 
 
 def numbered(count: int, height: int, width: int) -> np.ndarray:
-    """Frames that say their number: 10 broad bars, dark for 0 and light for 1, on a scene that moves."""
+    """Frames that show their number: 10 broad bars, dark for 0 and light for 1, on a scene that moves."""
     x, y, t = np.arange(width), np.arange(height)[:, None], np.arange(count)[:, None, None]
     moving = 128 + 30 * np.sin((x + 3 * t) / 9) + 20 * np.cos((y - 2 * t) / 7)
     frames = np.stack([moving, np.roll(moving, 7, 2), 255 - moving], 3)
@@ -121,12 +121,12 @@ def test_a_larger_crf_takes_fewer_bytes() -> None:
     assert sizes[0] > 1.3 * sizes[1] > 1.6 * sizes[2]
 
 
-def test_the_file_names_nobody() -> None:
+def test_the_file_has_no_encoder_name_and_no_time() -> None:
     data = encode_mp4(numbered(60, 64, 80), 25)
     for name in (b"x264", b"Lavf", b"Lavc", b"libx264"):
         assert name not in data
     movie = data.index(b"mvhd")
-    assert data[movie + 8 : movie + 16] == b"\0" * 8  # made and changed at no time
+    assert data[movie + 8 : movie + 16] == b"\0" * 8  # creation and modification time are 0
     with opened(data) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
     assert [p.pts for p in packets] == [p.dts for p in packets] == sorted(p.pts or 0 for p in packets)
@@ -142,7 +142,7 @@ print(hashlib.sha256(encode_mp4(numbered(90, 113, 150), 25)).hexdigest())
 
 
 def test_the_same_bytes_on_one_core_and_on_many() -> None:
-    """In processes of their own, since what the processor can do and how many there are is looked at once."""
+    """In separate processes, since the encoder reads the processor's features and their number once."""
     here = hashlib.sha256(encode_mp4(list(numbered(90, 113, 150)), 25)).hexdigest()
     path = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])
     core = sorted(os.sched_getaffinity(0))[0] if sys.platform == "linux" else None
@@ -164,7 +164,7 @@ def test_the_same_bytes_on_one_core_and_on_many() -> None:
 
 
 @pytest.mark.parametrize("able", ["0", "SSE2"])
-def test_the_same_bytes_on_a_processor_that_can_do_less(able: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_bytes_on_a_processor_with_fewer_features(able: str, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = numbered(90, 113, 150)
     here = encode_mp4(frames, 25)
     monkeypatch.setattr(encode, "_X264", f"{encode._X264}:asm={able}")
@@ -184,18 +184,18 @@ def test_the_same_bytes_on_a_processor_that_can_do_less(able: str, monkeypatch: 
         ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 10, 3), np.uint8)], 25, "one size"),
     ],
 )
-def test_what_is_no_video_is_refused(frames: list[np.ndarray], fps: float, message: str) -> None:
+def test_invalid_frames_are_refused(frames: list[np.ndarray], fps: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         encode_mp4(frames, fps)
 
 
 def encoder() -> Callable[[bytes, Sequence[int]], bytes]:
     """A parser for the sandbox: count, height and width as a JSON list → those frames, encoded."""
-    encode_mp4(numbered(1, 16, 16), 25)  # loads all that is loaded at the first use
+    encode_mp4(numbered(1, 16, 16), 25)  # loads what is loaded at the first use
     return lambda data, _: encode_mp4(numbered(*json.loads(data)), 25)
 
 
-def test_it_works_where_no_file_may_be_opened() -> None:
+def test_it_works_in_the_sandbox() -> None:
     sizes = [(40, 112, 150), (1, 16, 16), (100, 171, 128)]
     with Sandbox(Parser.of(encoder)) as sandbox:
         assert sandbox.convert([json.dumps(size).encode() for size in sizes]) == [

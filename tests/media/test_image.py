@@ -1,6 +1,6 @@
-"""Pixels against numpy formulas and torchvision, refusals against the vocabulary, mutants against "only Reject".
+"""Pixels against numpy formulas and torchvision, rejects against their reasons, mutants against "only Reject".
 
-Whatever is decoded here is decoded both ways, and must be the same picture or the same refusal.
+Every input is decoded by both functions, which must give the same picture or the same Reject.
 """
 
 import csv
@@ -50,7 +50,7 @@ def reason(data: bytes) -> str:
 
 
 def both(data: bytes) -> np.ndarray | tuple[str, str]:
-    """The pixels, or reason and detail, after comparing both ways to decode; whatever else is raised fails the test."""
+    """The pixels, or reason and detail, after comparing both functions; any other exception fails the test."""
     try:
         image = decode_image(data)
     except Reject as reject:
@@ -263,7 +263,7 @@ def test_lab_tiff_comes_back_as_the_rgb_it_was_made_from():
 
 @pytest.fixture
 def fast(monkeypatch) -> list[bytes]:
-    """What simplejpeg was given and could decode."""
+    """The inputs that simplejpeg decoded."""
     decoded, decode_jpeg = [], simplejpeg.decode_jpeg
 
     def note(data: bytes, *options):
@@ -354,7 +354,7 @@ def test_damage_that_libjpeg_only_warns_of_is_left_to_pillow(fast, capfd):
 
 
 @pytest.mark.parametrize("short, scale", [(29, 1), (63, 1), (64, 2), (127, 2), (128, 4), (255, 4), (256, 8), (600, 8)])
-def test_draft_is_the_smallest_part_that_leaves_the_short_side(short, scale, fast):
+def test_draft_is_the_smallest_scale_that_leaves_the_short_side(short, scale, fast):
     data = encode(Image.fromarray(SMOOTH).resize((short + 41, short)), "JPEG", quality=95)
     found, size = decode_draft(data, 32)
     assert bool(fast) == (scale == 1)
@@ -393,7 +393,7 @@ def test_draft_refuses_what_the_whole_is_refused_for(data):
 
 # Upright, first frame -----------------------------------------------------------------------------------------------
 
-# What each orientation tells a viewer to do with the stored pixels (EXIF 2.32 §4.6.4).
+# The operation on the stored pixels that each orientation asks for (EXIF 2.32 §4.6.4).
 UPRIGHT = {
     1: lambda a: a,
     2: np.fliplr,

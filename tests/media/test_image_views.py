@@ -33,7 +33,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def coordinates(width: int, height: int) -> Image.Image:
-    """A picture that says where each pixel was: red is x, green is y, blue 200."""
+    """A picture whose pixels hold their position: red is x, green is y, blue 200."""
     y, x = np.mgrid[:height, :width]
     return Image.fromarray(np.stack([x, y, np.full_like(x, 200)], 2).astype(np.uint8))
 
@@ -54,7 +54,7 @@ def smooth(width: int, height: int) -> Image.Image:
 
 
 class Draws(np.random.Generator):
-    """A generator that gives what it is told."""
+    """A generator that returns given numbers."""
 
     def __init__(self, *values: float) -> None:
         super().__init__(np.random.PCG64(0))
@@ -97,7 +97,7 @@ def test_eval_pixels_are_torchvisions_for_any_size(width, height, size, margin):
         found = eval_pixels(exact(image), view)
         of_tensor, of_image = torchvision_eval(image, view)
         assert (found == of_tensor).all()
-        assert abs(found.astype(int) - of_image).max() <= 2  # noise is the worst there is
+        assert abs(found.astype(int) - of_image).max() <= 2  # noise is the worst case
 
 
 def test_a_picture_of_the_right_size_is_left_as_it_is():
@@ -126,7 +126,7 @@ def test_extreme_strips_cost_little(width, height, view):
     assert train_pixels(data, view, np.random.default_rng(0)).shape == (view.size, view.size, 3)
 
 
-def test_the_number_of_threads_does_not_show():
+def test_the_number_of_threads_does_not_change_the_result():
     data, threads = encode(smooth(1000, 700), "JPEG"), torch.get_num_threads()
     try:
         found = []
@@ -139,8 +139,8 @@ def test_the_number_of_threads_does_not_show():
 
 
 @pytest.mark.parametrize("processor", ["default", "avx2"])
-def test_the_kind_of_processor_does_not_show(processor):
-    # torch has one code for each, chosen as it starts.
+def test_the_kind_of_processor_does_not_change_the_result(processor):
+    # torch has code for each, chosen when it is loaded.
     code = (
         "import io, numpy as np; from PIL import Image; from raylabel.media.image_views import *; import hashlib;"
         "image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 410, 3), dtype=np.uint8));"
@@ -246,7 +246,7 @@ def test_training_pixels_of_jpeg_are_those_of_pillows_picture(width, height, cro
 
 
 @pytest.mark.parametrize("crop", ["random_resized", "padded"])
-def test_what_cannot_be_decoded_is_rejected(crop):
+def test_undecodable_pictures_are_rejected(crop):
     data = encode(smooth(90, 70), "JPEG")[:-300]
     with pytest.raises(Reject, match="truncated"):
         eval_pixels(data, IMAGENET)
@@ -402,10 +402,10 @@ def test_decode_workers_start_without_torch():
     ],
 )
 def test_view_names_the_bad_field(field, value):
-    with pytest.raises(InputError, match=rf"View\.{field} is"):
+    with pytest.raises(InputError, match=rf"view\.{field} is"):
         View(**{field: value})
 
 
 def test_padding_leaves_some_of_the_picture():
-    with pytest.raises(InputError, match=r"View\.padding is 8"):
+    with pytest.raises(InputError, match=r"view\.padding is 8"):
         View(size=8, resize=8, crop="padded", padding=8)

@@ -1,4 +1,4 @@
-"""Reading videos: every frame is the one that decoding from the first frame on gives, however it is asked for."""
+"""Reading videos: every frame equals that of decoding from the first frame on, whichever frames are read."""
 
 import csv
 import io
@@ -63,8 +63,9 @@ def test_frames_and_colours_are_those_of_the_manifest(shared: Path):
     assert found == REJECTED
 
 
-# decord decodes by FFmpeg 4.1, PyAV by its own: another implementation, as far as that goes. Colours of 10 bits and of
-# video that is not 4:2:0 it converts otherwise, it prefers the largest stream, and of some files it repeats frames.
+# decord decodes with FFmpeg 4.1, PyAV with its own build: an independent implementation as far as that goes. decord
+# converts colours of 10 bits and of video other than 4:2:0 otherwise, prefers the largest stream, and repeats frames in
+# some files.
 OTHERWISE = {"02-h264_10bits.mp4", "03-nasa_13013.mp4", "mp4, 10 bits", "mp4, odd sides"}
 OTHERWISE |= {"ts", "ts, mpeg2", "mp4, no timestamps", "mp4, cut by its list of edits"}
 
@@ -82,7 +83,7 @@ def differing(media: dict[str, bytes]) -> tuple[dict[str, int], int]:
     """(largest difference of each that differs, number of those that decord reads), both at native size."""
     found, both = {}, 0
     for name, data in media.items():
-        if name == "29-test.mkv":  # cut off: decord reads what stands in memory behind it, and may crash
+        if name == "29-test.mkv":  # truncated: decord reads memory beyond its end, and may crash
             continue
         theirs = decord_frames(data)
         if theirs is not None and name not in OTHERWISE:
@@ -100,7 +101,7 @@ def test_native_frames_are_those_of_decord(files: dict[str, bytes]):
     assert found.keys() <= {"17-sample.avi"} and max(found.values(), default=0) <= 2  # MPEG-4's inverse transform
 
 
-def test_native_frames_of_made_ones_are_those_of_decord(kinds: dict[str, bytes]):
+def test_native_frames_of_generated_videos_are_those_of_decord(kinds: dict[str, bytes]):
     found, both = differing(kinds)
     assert both >= 12 and max(found.values(), default=0) <= 2, found
 
@@ -134,7 +135,7 @@ def test_any_frames_of_real_files_are_those_of_decoding_in_order(files: dict[str
 
 
 @pytest.mark.parametrize(("name", "most"), [("mp4", 8), ("mp4, one group, pyramid", 30), ("mkv", 8), ("webm, vp9", 8)])
-def test_what_is_not_needed_is_not_decoded(
+def test_frames_that_are_not_needed_are_not_decoded(
     name: str, most: int, kinds: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ):
     """Frames before a keyframe, and those on which no other depends."""
@@ -161,7 +162,7 @@ def test_frames_are_upright(rotation: int):
 
 
 def test_rotation_is_that_of_players(shared: Path):
-    """decord applies it too, by its own means."""
+    """decord applies the rotation too, with its own code."""
     data = (shared / "videos" / "07-video_90.mov").read_bytes()
     theirs = decord_frames(data)
     assert theirs is not None and np.array_equal(Video(data).read([0, 1, 2]), theirs)
@@ -180,7 +181,7 @@ def test_resized_frames_are_near_those_of_other_filters(size: tuple[int, int]):
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_a_part_is_the_frames_that_are_shown_in_it(decoded: dict[str, tuple[Video, np.ndarray]], data: st.DataObject):
+def test_a_segment_is_the_frames_shown_in_it(decoded: dict[str, tuple[Video, np.ndarray]], data: st.DataObject):
     name = data.draw(st.sampled_from(["mp4", "mp4, uneven steps", "avi", "mkv", "mp4, one frame"]))
     whole, expected = decoded[name]
     times = whole._header.times
@@ -193,16 +194,16 @@ def test_a_part_is_the_frames_that_are_shown_in_it(decoded: dict[str, tuple[Vide
         with pytest.raises(Reject, match=r"truncated: no frame from .* to .* s of"):
             Video(whole._data, (start, end))
         return
-    part = Video(whole._data, (start, end))
-    assert part.frames == len(inside)
-    assert np.array_equal(part.read(range(part.frames)), expected[inside])
-    assert np.array_equal(np.stack(list(part.each())), expected[inside])
+    segment = Video(whole._data, (start, end))
+    assert segment.frames == len(inside)
+    assert np.array_equal(segment.read(range(segment.frames)), expected[inside])
+    assert np.array_equal(np.stack(list(segment.each())), expected[inside])
     with pytest.raises(IndexError):
-        part.read([part.frames])
+        segment.read([segment.frames])
 
 
-def test_the_frame_before_stands_for_one_that_is_missing():
-    """Packets of MPEG-4 may say that nothing has changed (ISO 14496-2, vop_coded); libavcodec gives no frame then."""
+def test_a_missing_frame_repeats_the_frame_before():
+    """A packet of MPEG-4 may have no changes (ISO 14496-2, vop_coded); libavcodec gives no frame for it."""
     data = videos.video(videos.scene(30), codec="mpeg4", options={"g": "30", "qscale": "3"})
     with av.open(io.BytesIO(data), "r") as container:
         packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
@@ -219,7 +220,7 @@ def test_the_frame_before_stands_for_one_that_is_missing():
         expected = frames[[kept.index(i) for i in stands]]
         assert np.array_equal(video.read([0, 7, 4, 6]), expected[[0, 7, 4, 6]])
         if broken_off:
-            reason = "corrupt: of 30 frames 9 can be decoded"
+            reason = "corrupt: only 9 of 30 frames can be decoded"
             with pytest.raises(Reject, match=reason):
                 video.read(range(30))
             with pytest.raises(Reject, match=reason):
@@ -229,7 +230,7 @@ def test_the_frame_before_stands_for_one_that_is_missing():
             video.check()
 
 
-def test_checking_meets_what_is_broken(files: dict[str, bytes], shared: Path):
+def test_check_finds_broken_files(files: dict[str, bytes], shared: Path):
     for name in ("00-av1_video.mkv", "09-unordered.mov", "11-test.avi", "29-test.mkv"):
         Video(files[name]).check()
     broken = Video((shared / "videos" / "05-corrupted.mp4").read_bytes())
@@ -259,12 +260,12 @@ def test_checking_meets_what_is_broken(files: dict[str, bytes], shared: Path):
         (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11" + bytes(99), "corrupt|truncated"),
     ],
 )
-def test_what_is_no_video_is_rejected_by_name(data: bytes, reject: str):
+def test_a_file_that_is_not_a_video_is_rejected_with_its_format(data: bytes, reject: str):
     with pytest.raises(Reject, match=reject):
         Video(data)
 
 
-def test_the_demuxer_is_told_by_the_first_bytes(kinds: dict[str, bytes]):
+def test_the_demuxer_is_chosen_by_the_first_bytes(kinds: dict[str, bytes]):
     names = {
         "mkv": "matroska",
         "webm": "matroska",
@@ -278,7 +279,7 @@ def test_the_demuxer_is_told_by_the_first_bytes(kinds: dict[str, bytes]):
         assert demuxer_of(data) == names.get(name.partition(",")[0], "mov")
 
 
-def test_no_demuxer_is_told_by_the_content(kinds: dict[str, bytes], monkeypatch: pytest.MonkeyPatch):
+def test_libavformat_does_not_choose_the_demuxer(kinds: dict[str, bytes], monkeypatch: pytest.MonkeyPatch):
     forced, plain = [], av.open
     monkeypatch.setattr(av, "open", lambda *a, **given: (forced.append(given.get("format")), plain(*a, **given))[1])
     for data in kinds.values():
@@ -296,7 +297,7 @@ def test_sizes_have_limits():
         video.read([0], (8192, 8192))
 
 
-def test_sound_is_no_video():
+def test_sound_without_video_is_rejected():
     out = io.BytesIO()
     with av.open(out, "w", format="mp4") as container:
         stream = container.add_stream("aac", rate=44100)
@@ -308,6 +309,6 @@ def test_sound_is_no_video():
         Video(out.getvalue())
 
 
-def test_a_header_costs_no_decoding_where_timestamps_are_sound(kinds: dict[str, bytes]):
+def test_valid_timestamps_need_no_decoding(kinds: dict[str, bytes]):
     counted = {name for name, data in kinds.items() if read_header(data).pts is None}
     assert counted == {"avi", "avi, B-frames", "ts", "ts, mpeg2", "gif", "wmv", "mp4, no timestamps"}

@@ -1,4 +1,4 @@
-"""Clips: which frames they are, the same crop for all frames, and the same pixels in the sandbox as without."""
+"""Clips: which frames they contain, one crop for all frames, and the same pixels inside and outside the sandbox."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ VIEW = View(size=24, resize=32, clip=Clip(frames=6, stride=2, count=3, max_resiz
 
 
 @pytest.mark.parametrize("name", ["mp4", "mp4, one frame", "avi", "webm, vp9", "mp4, uneven steps"])
-def test_evaluation_takes_the_centres(name: str, kinds: dict[str, bytes]):
+def test_evaluation_crops_the_centre(name: str, kinds: dict[str, bytes]):
     video = Video(kinds[name])
     found = eval_clips(kinds[name], VIEW)
     assert found.shape == VIEW.eval_shape == (3, 6, 24, 24, 3)
@@ -55,11 +55,11 @@ def test_evaluation_takes_the_centres(name: str, kinds: dict[str, bytes]):
         assert np.array_equal(clip, video.read(indices, (42, 32))[:, 4:28, 9:33])  # 64 x 48, by 2 / 3
 
 
-def test_evaluation_of_a_part_is_that_of_its_frames(kinds: dict[str, bytes]):
-    part = Video(kinds["mp4"], (0.5, 1.1))
+def test_evaluation_of_a_segment_is_that_of_its_frames(kinds: dict[str, bytes]):
+    segment = Video(kinds["mp4"], (0.5, 1.1))
     found = eval_clips(kinds["mp4"], VIEW, (0.5, 1.1))
-    indices = eval_indices(part.frames, Clip(frames=6, stride=2, count=3))
-    assert part.frames == 15 and np.array_equal(found[1], part.read(indices[1], (42, 32))[:, 4:28, 9:33])
+    indices = eval_indices(segment.frames, Clip(frames=6, stride=2, count=3))
+    assert segment.frames == 15 and np.array_equal(found[1], segment.read(indices[1], (42, 32))[:, 4:28, 9:33])
     with pytest.raises(Reject, match=r"truncated: no frame from 2 to 3 s of 1\.6 s"):
         eval_clips(kinds["mp4"], VIEW, (2, 3))
 
@@ -71,12 +71,12 @@ def lines() -> bytes:
     return videos.video(np.stack([picture] * 40), options=videos.x264())
 
 
-def test_all_frames_of_a_training_clip_are_cut_alike():
+def test_all_frames_of_a_training_clip_have_the_same_crop():
     data, crops = lines(), set()
     for seed in range(40):
         found = train_clip(data, VIEW, rng(seed, AUGMENT, 0)).astype(int)
         assert found.shape == VIEW.train_shape == (6, 24, 24, 3)
-        assert abs(found - found[0]).max() <= 8  # what the codec changes
+        assert abs(found - found[0]).max() <= 8  # differences due to the codec
         mirrored = found[0, 0, 0, 1] > found[0, 0, -1, 1]
         scale = round(abs(found[0, 12, -4, 1] - found[0, 12, 3, 1]) / 16, 1)
         crops.add((mirrored, scale, found[0, 0, 0].tobytes()))
@@ -85,7 +85,7 @@ def test_all_frames_of_a_training_clip_are_cut_alike():
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**40), flip=st.booleans(), most=st.sampled_from([0, 24, 40]))
-def test_a_training_clip_is_what_its_numbers_say(kinds: dict[str, bytes], seed: int, flip: bool, most: int):
+def test_a_training_clip_is_determined_by_its_numbers(kinds: dict[str, bytes], seed: int, flip: bool, most: int):
     view = View(size=20, resize=24, flip=flip, clip=Clip(frames=5, stride=3, max_resize=most))
     start, side, x, y, mirror = rng(seed, AUGMENT, 1).random(5)
     for name, frames in (("mp4", 40), ("mp4, one frame", 1)):
@@ -103,7 +103,7 @@ def test_a_training_clip_is_what_its_numbers_say(kinds: dict[str, bytes], seed: 
         assert random.random() == later.random()  # five values, whatever the video
 
 
-def test_all_places_of_a_clip_come_up():
+def test_a_training_clip_begins_at_every_possible_frame():
     view = View(size=8, resize=8, flip=False, clip=Clip(frames=4, stride=2))
     frames = np.stack([np.full((16, 16, 3), 10 + 20 * i, np.uint8) for i in range(12)])
     data = videos.video(frames, options=videos.x264(1))
@@ -121,14 +121,14 @@ def expected_of(kind: str, data: bytes, numbers: tuple) -> tuple:
 
 
 @pytest.mark.parametrize("kind", ["evaluation", "training"])
-def test_the_sandbox_gives_what_parsing_in_process_gives(kind: str, kinds: dict[str, bytes]):
+def test_the_sandbox_gives_the_same_as_parsing_in_process(kind: str, kinds: dict[str, bytes]):
     media = [*kinds.values(), b"#EXTM3U\n", b"", kinds["mp4"][:700]]
     check_sandbox(kind, media)
 
 
 @pytest.mark.parametrize("kind", ["evaluation", "training"])
 def test_the_sandbox_reads_every_real_file(kind: str, shared: Path):
-    """Nothing that a codec or a container needs is missing in a child, which opens no file."""
+    """A child, which cannot open files, has all that codecs and containers need."""
     check_sandbox(kind, [path.read_bytes() for path in sorted((shared / "videos").glob("[0-9]*"))])
 
 
@@ -150,10 +150,8 @@ def check_sandbox(kind: str, media: list[bytes]) -> None:
     assert sum(reject is None for reject in rejects) > 20
 
 
-def test_what_is_cut_is_read_as_it_was(kinds: dict[str, bytes]):
-    names = [
-        name for name in kinds if name not in ("mp4, one frame", "mp4, no timestamps")
-    ]  # 1 ms each, says its header
+def test_a_training_file_has_the_frames_of_its_video(kinds: dict[str, bytes]):
+    names = [name for name in kinds if name not in ("mp4, one frame", "mp4, no timestamps")]  # 1 ms each by its header
     media = [kinds[name] for name in names]
     broken = bytearray(kinds["mp4"])
     middle = len(broken) // 2
@@ -161,17 +159,17 @@ def test_what_is_cut_is_read_as_it_was(kinds: dict[str, bytes]):
     cut = Parser.of(cut_parser, cpu_seconds=VIEW.cpu_seconds, short_side=0, quality=12)
     small = Parser.of(cut_parser, cpu_seconds=VIEW.cpu_seconds, short_side=32, quality=12)
     with Sandbox(cut) as sandbox:
-        assert sandbox.convert(media) == [b""] * len(media)  # the corpus' bytes will do
+        assert sandbox.convert(media) == [b""] * len(media)  # training uses the bytes of the corpus
         (reject,) = sandbox.convert([bytes(broken)])
         assert isinstance(reject, Reject) and reject.reason == "corrupt"
         (reject,) = sandbox.convert([kinds["mp4"]], [(5.0, 6.0)])
         assert isinstance(reject, Reject) and reject.reason == "truncated"
-        parts = sandbox.convert(media, [(0.1, 0.9)] * len(media))
+        segments = sandbox.convert(media, [(0.1, 0.9)] * len(media))
     with Sandbox(small) as sandbox:
         assert sandbox.convert([videos.video(videos.scene(9, 32, 32))]) == [b""]  # nothing to make smaller
         wholes = sandbox.convert(media)
         shorter = sandbox.convert(media, [(0.1, 0.9)] * len(media))
-    for name, data, *found in zip(names, media, parts, wholes, shorter, strict=True):
+    for name, data, *found in zip(names, media, segments, wholes, shorter, strict=True):
         for form, cut_data in enumerate(found):
             assert isinstance(cut_data, bytes), (name, cut_data)
             source, made = Video(data, None if form == 1 else (0.1, 0.9)), Video(cut_data)
@@ -194,12 +192,12 @@ def test_normalise_takes_clips():
         assert torch.equal(found[:, :, t], normalise(pixels[:, t], view))
 
 
-def test_views_say_what_their_pixels_are():
+def test_shapes_and_limits_of_views():
     assert View(size=9, resize=9).eval_shape == View(size=9, resize=9).train_shape == (9, 9, 3)
     assert View().cpu_seconds == CPU_SECONDS < VIEW.cpu_seconds
-    with pytest.raises(InputError, match=r"Clip.max_resize is 31; give 0, or at least View.resize, 32"):
+    with pytest.raises(InputError, match=r"view\.clip\.max_resize is 31; give 0, or at least view\.resize, 32"):
         View(size=24, resize=32, clip=Clip(max_resize=31))
-    with pytest.raises(InputError, match=r"Clip.stride is 0; give a whole number of at least 1"):
+    with pytest.raises(InputError, match=r"view\.clip\.stride is 0; give a whole number of at least 1"):
         Clip(stride=0)
-    with pytest.raises(InputError, match="has no `clip`"):
+    with pytest.raises(InputError, match="view.clip is not set"):
         eval_clips(b"", View())

@@ -146,7 +146,7 @@ class Driver:
         """The processes that parse media, also where the one that forked them is gone, and those that fork them."""
         return [pid for pid in {*self.family(), *self._left()} if _MEDIA in told(pid)]
 
-    def nurseries(self) -> list[int]:
+    def zygotes(self) -> list[int]:
         """The processes that fork those that parse."""
         return [pid for pid in self.sandboxed() if told(_parent(pid)).startswith("ray::")]
 

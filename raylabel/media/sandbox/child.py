@@ -1,8 +1,8 @@
-"""The far side of the sandbox: a process that sees no media and forks the children, and what a child does.
+"""The code of the sandbox's processes: the zygote, which forks children and never reads media, and the children.
 
-It has imported all that parsing takes, so a child that died is replaced in milliseconds, and none has to open a file.
-A child reads encoded media and writes what it made of them in memory that it shares with the parent (a file without a
-name); beside that it has one socket, on which it gets lines of JSON and answers by such.
+The zygote has imported everything that parsing needs, so a child is replaced in milliseconds and opens no file. A child
+reads encoded media from memory that it shares with the parent (an anonymous file) and writes results there. It has one
+socket besides, for requests and answers as lines of JSON.
 """
 
 import contextlib
@@ -23,21 +23,21 @@ from raylabel.media.rejects import Reject
 from raylabel.media.sandbox.seccomp import filter_calls
 from raylabel.schema import MAX_BYTES
 
-MEMORY = 1 << 30  # bytes of address space that a child may take beyond what it is forked with
-COPIES = 2  # of the encoded bytes that it may take besides: as they come, and once more
-CPU_SECONDS = 10  # of one sample, unless its parser says otherwise; a picture of MAX_PIXELS takes 1 to 3
-FEW = 1 << 20  # bytes of a sample that count for nothing
+MEMORY = 1 << 30  # bytes of address space that a child may add to those of the zygote
+COPIES = 2  # copies of the encoded bytes that it may hold in addition
+CPU_SECONDS = 10  # limit for one sample, unless its parser has another; a picture of MAX_PIXELS takes 1 to 3
+SMALL = 1 << 20  # bytes of a sample that fit in MEMORY
 _SOCKET, _SHARED = 3, 4  # the only files of a child besides 0, 1 and 2, which are /dev/null
 
 OUT_OF_MEMORY = 64  # exit status of a child
-READY = b"ready"  # the first word of every process
+READY = b"ready"  # the first message of every process
 
 Parse = Callable[[bytes, Sequence[float]], np.ndarray | bytes]
-"""(encoded media, numbers that the sample comes with) → what is made of it; Reject if they are no such media."""
+"""(encoded media, the sample's numbers) → the result; raises Reject if the media cannot be used."""
 
 
 def load(function: str, settings: dict[str, Any]) -> Parse:
-    """What `module:name` makes of its settings; lists in them become tuples, as configs want them."""
+    """The parser that the function `module:name` returns for its settings. Lists become tuples, as in configs."""
     module, _, name = function.partition(":")
     return getattr(importlib.import_module(module), name)(**{k: _frozen(v) for k, v in settings.items()})
 
@@ -49,17 +49,17 @@ def _frozen(value: Any) -> Any:
 
 
 def main(control: socket.socket) -> None:
-    """Loads the parser, then forks and reaps children at the parent's word, until the parent is gone."""
-    word = json.loads(control.recv(1 << 16))
-    cpu_seconds = word.pop("cpu_seconds")
-    parse = load(**word)
+    """The zygote: loads the parser, then forks and reaps children on request until the parent closes the socket."""
+    settings = json.loads(control.recv(1 << 16))
+    cpu_seconds = settings.pop("cpu_seconds")
+    parse = load(**settings)
     control.sendall(READY)
     alive: set[int] = set()
     while True:
-        word, files, _, _ = socket.recv_fds(control, 64, 2)
-        if not word:
+        request, files, _, _ = socket.recv_fds(control, 64, 2)
+        if not request:
             break
-        if word == b"fork":
+        if request == b"fork":
             pid = os.fork()
             if pid == 0:
                 control.close()
@@ -68,8 +68,8 @@ def main(control: socket.socket) -> None:
                 os.close(file)
             alive.add(pid)
             control.sendall(str(pid).encode())
-        else:  # how did it end? It is dead already, or about to be
-            pid = int(word)
+        else:  # the exit status of a child that has ended or is about to
+            pid = int(request)
             alive.discard(pid)
             control.sendall(str(os.waitpid(pid, 0)[1]).encode())
     for pid in alive:
@@ -81,7 +81,7 @@ def main(control: socket.socket) -> None:
 def _become_child(files: Sequence[int], parse: Parse, cpu_seconds: int) -> None:
     status = 1
     try:
-        os.dup2(files[0], 10)  # out of the way: either may stand where the other has to be
+        os.dup2(files[0], 10)  # first to free numbers: either may have the number that the other must get
         os.dup2(files[1], 11)
         os.dup2(10, _SOCKET)
         os.dup2(11, _SHARED)
@@ -104,14 +104,14 @@ def _become_child(files: Sequence[int], parse: Parse, cpu_seconds: int) -> None:
 
 
 def _limit() -> int:
-    """From here on no file is opened, no socket made and no program started, and memory is bounded.
+    """Limits memory, and stops this process from opening files, creating sockets and starting programs.
 
-    The bytes of address space for a sample of few bytes; 0 where that is not bounded.
+    Returns the limit of address space for a small sample in bytes, 0 where there is none.
     """
     limits = {
         resource.RLIMIT_CORE: (0, 0),
-        resource.RLIMIT_NOFILE: (_SHARED + 1,) * 2,  # so no more can be opened, not even where there is no seccomp
-        resource.RLIMIT_FSIZE: (4 << 30,) * 2,  # of the shared memory
+        resource.RLIMIT_NOFILE: (_SHARED + 1,) * 2,  # no file can be opened, even without seccomp
+        resource.RLIMIT_FSIZE: (4 << 30,) * 2,  # size of the shared memory
     }
     memory = 0
     if sys.platform == "linux":
@@ -125,12 +125,12 @@ def _limit() -> int:
 
 
 def _serve(parent: socket.socket, parse: Parse, cpu_seconds: int, memory: int) -> None:
-    """Answers requests until the parent closes.
+    """Answers requests until the parent closes the socket.
 
-    A request: {"media": [[offset, bytes, numbers], ...], "out": offset, "size": bytes of each result, 0 for any}. The
-    answer has for each the bytes that were written from `out` on, one behind the other, or [reason, detail]; where one
-    was rejected, `size` bytes are left out. Before each, its number is written at 0, so that the parent knows whom a
-    dead child held.
+    A request is {"media": [[offset, bytes, numbers], ...], "out": offset, "size": bytes of each result, 0 for any}. The
+    answer lists for each sample the number of bytes written, or [reason, detail]. Results are written from `out` on,
+    one after another; a rejected sample leaves a gap of `size` bytes. Before each sample its index is written at
+    offset 0, so that the parent can tell which one a child was parsing when it ended.
     """
     requests = parent.makefile("rb")
     allowed, raised = 0, 0
@@ -142,7 +142,7 @@ def _serve(parent: socket.socket, parse: Parse, cpu_seconds: int, memory: int) -
             if (due := int(time.process_time()) + cpu_seconds + 1) > allowed:
                 allowed = due
                 resource.setrlimit(resource.RLIMIT_CPU, (allowed, resource.RLIM_INFINITY))
-            more = COPIES * length if length > FEW else 0
+            more = COPIES * length if length > SMALL else 0
             if memory and more != raised:
                 resource.setrlimit(resource.RLIMIT_AS, (memory + more, memory + COPIES * MAX_BYTES))
                 raised = more
@@ -150,9 +150,9 @@ def _serve(parent: socket.socket, parse: Parse, cpu_seconds: int, memory: int) -
                 made = parse(os.pread(_SHARED, length, offset), numbers)
             except MemoryError:
                 raise
-            except Exception as error:  # also what nobody foresaw: it is of this sample alone
-                unforeseen = Reject("decoder_crash", f"{type(error).__name__}: {error}")
-                reject = error if isinstance(error, Reject) else unforeseen
+            except Exception as error:  # an unexpected error concerns this sample alone
+                unexpected = Reject("decoder_crash", f"{type(error).__name__}: {error}")
+                reject = error if isinstance(error, Reject) else unexpected
                 answer.append([reject.reason, reject.detail])
                 out += size
                 continue

@@ -1,4 +1,4 @@
-"""The parent's side of the sandbox's processes: the one that forks, the children, and what they are told and say."""
+"""The parent's side of the sandbox: starts the zygote, forks children from it, and exchanges messages with them."""
 
 import array
 import contextlib
@@ -23,44 +23,45 @@ from raylabel.media.rejects import Reject
 from raylabel.media.sandbox.child import CPU_SECONDS, MEMORY, OUT_OF_MEMORY, READY
 from raylabel.schema import MAX_BYTES, REASONS, Reason
 
-WALL_SECONDS = 10.0  # without progress, of a child that sleeps
-OUTSIDE = 20  # times in a row that a process may be killed by somebody else
-STARVED_SECONDS = 240.0  # without progress, of a child that gets no CPU
+WALL_SECONDS = 10.0  # limit without progress for a child that sleeps
+MAX_KILLS = 20  # attempts after a process was killed by another program
+STARVED_SECONDS = 240.0  # limit without progress for a child that gets no CPU
 
-_PAGE = 4096  # where media begin in the shared memory; before it stands the number of the sample in hand
-_KEEP = 64 << 20  # bytes of shared memory that a child may keep between requests
+_PAGE = 4096  # offset of media in the shared memory; at 0 is the index of the sample that the child is parsing
+_KEEP = 64 << 20  # bytes of shared memory that are kept between requests
 _BOOT = (
     "import json, socket, sys; sys.path[:] = json.loads(sys.argv[2]); from raylabel.media.sandbox.child import main; "
     "main(socket.socket(fileno=int(sys.argv[1])))"
 )
-# Libraries are found by this in some installations; a child gets nothing else of the environment.
+# Some installations need it to find libraries. A child gets no other variable of the environment.
 _PASSED = ("LD_LIBRARY_PATH",)
 
 
 @dataclass(frozen=True)
 class Parser:
-    """What is done to encoded media, as plain data: what the function makes of the settings is a `child.Parse`."""
+    """A parser as plain data: a function and its settings. The function called with the settings returns a
+    `child.Parse`."""
 
     function: str
     """'module:name'."""
     settings: str
     """A JSON object."""
     cpu_seconds: int = CPU_SECONDS
-    """Of one sample: pictures take less than the default, videos may take more (`View.cpu_seconds`)."""
+    """Limit for one sample; pictures take less than the default, videos may take more (`View.cpu_seconds`)."""
 
     @classmethod
     def of(cls, function: Any, cpu_seconds: int = CPU_SECONDS, **settings: Any) -> "Parser":
-        """The parser that a module's function makes of its settings; a config among them is given by its fields."""
+        """The Parser for a module's function and its settings. A config among the settings is passed as its fields."""
         text = json.dumps(settings, default=dataclasses.asdict)
         return cls(f"{function.__module__}:{function.__qualname__}", text, cpu_seconds)
 
 
 class SandboxError(RuntimeError):
-    """The sandbox itself does not work: no word on the sample."""
+    """The sandbox itself does not work; the sample is not at fault."""
 
 
-class DiedError(Exception):
-    """A child's death while it held the sample `at`; `reason` is None where the sample is not to blame."""
+class ChildExitError(Exception):
+    """A child ended while parsing sample `at`; `reason` is None if the sample is not at fault."""
 
     def __init__(self, at: int, reason: Reason | None, detail: str) -> None:
         super().__init__(at, reason, detail)
@@ -68,8 +69,8 @@ class DiedError(Exception):
         self.reason: Reason | None = reason
 
 
-class Nursery:
-    """The process that forks children, started anew if it is gone."""
+class Zygote:
+    """The process that forks sandbox children. It is started again if it has ended."""
 
     def __init__(self, parser: Parser) -> None:
         self.parser, self._lock = parser, threading.Lock()
@@ -88,16 +89,16 @@ class Nursery:
                 stdout=subprocess.DEVNULL,
                 cwd="/",
                 env=environment,
-                start_new_session=True,  # Ctrl-C is the parent's
+                start_new_session=True,  # so that Ctrl-C reaches the parent alone
             )
         self._ready = False
         self._finalizer = weakref.finalize(self, _end, self._control, self._process)
-        word = dataclasses.asdict(self.parser) | {"settings": json.loads(self.parser.settings)}
-        self._control.sendall(json.dumps(word).encode())
+        request = dataclasses.asdict(self.parser) | {"settings": json.loads(self.parser.settings)}
+        self._control.sendall(json.dumps(request).encode())
 
     def child(self) -> "Child":
         with self._lock:
-            for _ in range(OUTSIDE):  # somebody may have killed it
+            for _ in range(MAX_KILLS):
                 with contextlib.suppress(OSError, ValueError):
                     if not self._ready:
                         self._ready = self._control.recv(64) == READY
@@ -108,8 +109,8 @@ class Nursery:
                     raise SandboxError(f"the sandbox cannot load {self.parser.function}: see the lines above")
                 self._start()
         raise SandboxError(
-            f"the process that makes the sandbox's children was killed from outside, {OUTSIDE} times: something on "
-            "this machine does that. Is it out of memory?"
+            f"the process that forks the sandbox's children was killed {MAX_KILLS} times by another program. "
+            "Is this machine out of memory?"
         )
 
     def _fork(self) -> "Child":
@@ -119,17 +120,18 @@ class Nursery:
             try:
                 socket.send_fds(self._control, [b"fork"], [theirs.fileno(), memory])
                 pid = int(self._control.recv(64))
-                theirs.close()  # or its end would not be seen
-                if (word := ours.recv(1000)) and word != READY:
-                    raise SandboxError(f"a child of the sandbox cannot be locked in: {word.decode(errors='replace')}")
+                theirs.close()  # else the end of the child would not close the socket
+                if (answer := ours.recv(1000)) and answer != READY:
+                    why = answer.decode(errors="replace")
+                    raise SandboxError(f"a child of the sandbox cannot be restricted: {why}")
             except BaseException:
                 ours.close()
                 os.close(memory)
                 raise
         return Child(self, pid, ours, memory)
 
-    def end_of(self, pid: int) -> int | None:
-        """How a dead child ended, as waitpid says; None if the one who would know is dead too."""
+    def exit_status(self, pid: int) -> int | None:
+        """The exit status of a child that ended, as waitpid gives it; None if the zygote has ended too."""
         with self._lock, contextlib.suppress(OSError, ValueError):
             self._control.sendall(str(pid).encode())
             return int(self._control.recv(64))
@@ -140,7 +142,7 @@ class Nursery:
 
 
 def _end(control: socket.socket, process: "subprocess.Popen[bytes]") -> None:
-    control.close()  # at which it ends
+    control.close()  # the zygote ends when its socket closes
     try:
         process.wait(10)
     except subprocess.TimeoutExpired:
@@ -149,7 +151,7 @@ def _end(control: socket.socket, process: "subprocess.Popen[bytes]") -> None:
 
 
 def _memory() -> int:
-    """A file without a name, in memory where the system has such."""
+    """An anonymous file, in memory on Linux."""
     if sys.platform == "linux":
         return os.memfd_create("raylabel")
     with tempfile.TemporaryFile() as file:
@@ -157,108 +159,111 @@ def _memory() -> int:
 
 
 class Child:
-    """One process that parses, as the parent sees it."""
+    """The parent's handle of a process that parses."""
 
-    def __init__(self, nursery: Nursery, pid: int, link: socket.socket, memory: int) -> None:
-        self._nursery, self._pid, self._link, self._memory = nursery, pid, link, memory
+    def __init__(self, zygote: Zygote, pid: int, link: socket.socket, memory: int) -> None:
+        self._zygote, self._pid, self._link, self._memory = zygote, pid, link, memory
         self._link.settimeout(WALL_SECONDS)
-        self.dead = False
+        self.ended = False
 
     def ask(
         self, media: Sequence[bytes], numbers: Sequence[Sequence[float]], out: np.ndarray | None, size: int
     ) -> list[Any]:
-        """As Sandbox._parse, once; DiedError if the child ends or has to be ended."""
-        places, end = [], _PAGE
+        """`Sandbox._parse` with one request; ChildExitError if the child ends or must be killed."""
+        spans, end = [], _PAGE
         for i, data in enumerate(media):
-            places.append([end, len(data), list(numbers[i]) if len(numbers) else []])
+            spans.append([end, len(data), list(numbers[i]) if len(numbers) else []])
             end += len(data)
         os.pwritev(self._memory, [b"\0" * _PAGE, *media], 0)
-        request = json.dumps({"media": places, "out": end, "size": size})
+        request = json.dumps({"media": spans, "out": end, "size": size})
         try:
             self._link.sendall(request.encode() + b"\n")
             answer = self._answer(len(media))
         except OSError as error:  # the link is broken
-            raise self._death() from error
+            raise self._exit_error() from error
         if answer is None:
-            raise self._death()
-        verdicts: list[Any] = []
+            raise self._exit_error()
+        results: list[Any] = []
         at = end
-        for verdict in answer:
-            if isinstance(verdict, list):
-                verdicts.append(Reject(verdict[0], verdict[1]))  # _is_verdict looked at both
+        for entry in answer:
+            if isinstance(entry, list):
+                results.append(Reject(entry[0], entry[1]))  # _is_valid checked both
             else:
-                verdicts.append(None if out is not None else os.pread(self._memory, verdict, at))
-                at += verdict
+                results.append(None if out is not None else os.pread(self._memory, entry, at))
+                at += entry
         if out is not None:
             os.preadv(self._memory, [out.data], end)
         if at > _KEEP:
             os.ftruncate(self._memory, 0)
-        return verdicts
+        return results
 
     def _answer(self, count: int) -> list[Any] | None:
-        """What the child says of so many samples; None if it ended."""
-        said, held, since = bytearray(), -1, time.monotonic()
-        while not said.endswith(b"\n"):
+        """The child's answer for `count` samples; None if it ended."""
+        received, current, since = bytearray(), -1, time.monotonic()
+        while not received.endswith(b"\n"):
             try:
                 some = self._link.recv(1 << 16)
             except TimeoutError:
-                # A child has nothing to wait for, so one that sleeps hangs. One that could run but may not is
-                # starved: its CPU time is limited by itself.
-                if (now := self._held()) != held:
-                    held, since = now, time.monotonic()
+                # A child waits for nothing, so one that sleeps hangs. One that is ready to run gets no CPU; its own
+                # limit of CPU time ends it if it computes too long.
+                if (now := self._current()) != current:
+                    current, since = now, time.monotonic()
                 elif not _runs(self._pid):
                     raise self._kill(f"no progress in {WALL_SECONDS:g} s", "timeout") from None
                 elif time.monotonic() - since > STARVED_SECONDS:
                     raise SandboxError(f"no CPU for a decoding process in {STARVED_SECONDS:g} s") from None
                 continue
-            said += some
+            received += some
             if not some:
                 return None
-            if len(said) > 4096 * (count + 1):
-                raise self._kill("talks too much")
+            if len(received) > 4096 * (count + 1):
+                raise self._kill("answer too long")
         try:
-            answer = json.loads(said)
-            if len(answer) == count and all(map(_is_verdict, answer)):
+            answer = json.loads(received)
+            if len(answer) == count and all(map(_is_valid, answer)):
                 return answer
         except (ValueError, TypeError, RecursionError):
             pass
-        raise self._kill("talks nonsense")
+        raise self._kill("invalid answer")
 
-    def _held(self) -> int:
+    def _current(self) -> int:
+        """The index of the sample that the child is parsing."""
         return array.array("I", os.pread(self._memory, 4, 0))[0]
 
-    def _kill(self, why: str, reason: Reason = "decoder_crash") -> DiedError:
+    def _kill(self, why: str, reason: Reason = "decoder_crash") -> ChildExitError:
         os.kill(self._pid, signal.SIGKILL)
-        self._nursery.end_of(self._pid)
-        return DiedError(self._held(), reason, why)
+        self._zygote.exit_status(self._pid)
+        return ChildExitError(self._current(), reason, why)
 
-    def _death(self) -> DiedError:
-        held, status = self._held(), self._nursery.end_of(self._pid)
+    def _exit_error(self) -> ChildExitError:
+        """The error for a child that ended."""
+        current, status = self._current(), self._zygote.exit_status(self._pid)
         if status is None or os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGTERM):
-            return DiedError(held, None, "a decoding process was killed from outside")
+            return ChildExitError(current, None, "a decoding process was killed")
         if os.WIFEXITED(status):
             code = os.WEXITSTATUS(status)
             if code == OUT_OF_MEMORY:
-                return DiedError(held, "out_of_memory", f"over {MEMORY >> 30} GB")
-            return DiedError(held, "decoder_crash", f"exit status {code}")
+                return ChildExitError(current, "out_of_memory", f"over {MEMORY >> 30} GB")
+            return ChildExitError(current, "decoder_crash", f"exit status {code}")
         number = os.WTERMSIG(status)
         if number == signal.SIGXCPU:
-            return DiedError(held, "timeout", f"over {self._nursery.parser.cpu_seconds} s of CPU time")
-        return DiedError(held, "decoder_crash", signal.Signals(number).name)
+            return ChildExitError(current, "timeout", f"over {self._zygote.parser.cpu_seconds} s of CPU time")
+        return ChildExitError(current, "decoder_crash", signal.Signals(number).name)
 
     def close(self) -> None:
         self._link.close()
         os.close(self._memory)
 
 
-def _is_verdict(verdict: Any) -> bool:
-    if isinstance(verdict, list):
-        return len(verdict) == 2 and verdict[0] in REASONS and isinstance(verdict[1], str)
-    return isinstance(verdict, int) and 0 <= verdict <= MAX_BYTES
+def _is_valid(entry: Any) -> bool:
+    """Whether an entry of an answer is [reason, detail] or a number of bytes."""
+    if isinstance(entry, list):
+        return len(entry) == 2 and entry[0] in REASONS and isinstance(entry[1], str)
+    return isinstance(entry, int) and 0 <= entry <= MAX_BYTES
 
 
 def _runs(pid: int) -> bool:
-    """Whether a thread has a processor, or waits for one or for its memory; False where that cannot be known."""
+    """Whether a thread of the process runs, is ready to run, or waits for a disk; False where that cannot be read."""
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
             with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/task/{thread}/stat") as file:

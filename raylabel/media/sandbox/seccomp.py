@@ -1,7 +1,7 @@
-"""The system calls that are left to a sandboxed process (Linux): compute, and talk over what is open already.
+"""Limits the system calls of a sandboxed process (Linux): it can compute, and use files that are already open.
 
-A seccomp filter (seccomp(2), the kernel's seccomp_filter.rst): a program of classic BPF, built here for the calls of
-an allow-list. Every other call fails with EPERM, so that a parser which tries one gets an error and not a kill.
+A seccomp filter (seccomp(2), the kernel's seccomp_filter.rst) is a program of classic BPF. It is built here from a list
+of allowed calls. Every other call fails with EPERM, so that a parser gets an error and is not killed.
 """
 
 import ctypes
@@ -10,7 +10,7 @@ import platform
 import struct
 import sys
 
-# Number of each call by architecture. What is not listed fails: opening, connecting, executing, forking, signalling.
+# Number of each allowed call by architecture. All others fail: opening, connecting, executing, forking, signalling.
 _CALLS = {
     "x86_64": {
         "read": 0, "write": 1, "close": 3, "poll": 7, "lseek": 8, "mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12,
@@ -29,7 +29,7 @@ _CALLS = {
         "munmap": 215, "mremap": 216, "mmap": 222, "mprotect": 226, "madvise": 233, "getrandom": 278, "rseq": 293,
     },
 }  # fmt: skip
-# Calls that pass with one argument only: threads but no processes, signals to itself, limits of itself.
+# Calls allowed with one first argument only: creating threads but not processes, signals to itself, its own limits.
 _CLONE, _TGKILL, _PRLIMIT, _CLONE3 = "clone", "tgkill", "prlimit64", "clone3"
 _GUARDED = {
     "x86_64": {_CLONE: 56, _TGKILL: 234, _PRLIMIT: 302, _CLONE3: 435},
@@ -39,7 +39,7 @@ _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _CLONE_THREAD = 0x10000
 
 _LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_JMP|JSET|K, BPF_RET|K
-_NUMBER, _ARCH, _ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; of the first argument its low half
+_NUMBER, _ARCH, _ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; _ARGUMENT: low half of the first argument
 _ALLOW, _FAIL = 0x7FFF0000, 0x00050000
 
 _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_SET_DUMPABLE = 22, 38, 4
@@ -47,7 +47,8 @@ _SECCOMP_MODE_FILTER = 2
 
 
 def filter_calls(pid: int) -> None:
-    """Leaves this process, which is `pid`, and its threads the calls above, for ever. On Linux only; else does nothing.
+    """Restricts this process, which is `pid`, and its threads to the calls above, permanently. Does nothing unless on
+    Linux.
 
     OSError if the kernel refuses, NotImplementedError on a processor whose calls are not listed here.
     """
@@ -61,7 +62,7 @@ def filter_calls(pid: int) -> None:
     header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     for what in (
-        (_PR_SET_DUMPABLE, 0, 0, 0, 0),  # nobody of the same user reads its memory; no core
+        (_PR_SET_DUMPABLE, 0, 0, 0, 0),  # other processes of the user cannot read its memory; no core dump
         (_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),  # without it only root may set a filter
         (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0),
     ):
@@ -70,7 +71,7 @@ def filter_calls(pid: int) -> None:
 
 
 def _program(machine: str, pid: int):
-    """The instructions, 8 bytes each. A jump says how many to pass over if true, if false."""
+    """The instructions, 8 bytes each. A jump has the number of instructions to skip if true and if false."""
 
     def step(code: int, value: int, true: int = 0, false: int = 0) -> bytes:
         return struct.pack("HBBI", code, true, false, value)
@@ -86,7 +87,7 @@ def _program(machine: str, pid: int):
         yield step(_EQUAL, number, 0, 1)
         yield step(_RETURN, _ALLOW)
     for name, number in _GUARDED[machine].items():
-        if name == _CLONE3:  # its flags lie in memory, out of reach: the C library then takes clone
+        if name == _CLONE3:  # a filter cannot read its flags, which are in memory; on ENOSYS the C library uses clone
             yield step(_EQUAL, number, 0, 1)
             yield fail(errno.ENOSYS)
             continue

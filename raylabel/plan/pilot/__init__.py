@@ -1,7 +1,7 @@
-"""What a short pilot measures on the cluster at hand: how fast each kind of work goes, and what it needs.
+"""A short pilot on the cluster measures the speed and the memory of each kind of work.
 
-The code that is timed is that of the run, in as many processes as the run will have, since they slow each other down.
-Speed does not depend on weights: for a network that is not trained yet one with random weights stands in.
+It times the code of the run, in as many processes as the run will have, since they slow each other down. Speed does not
+depend on weights: a network that is not trained yet is replaced by one with random weights.
 """
 
 from raylabel.plan.pilot.labeling import Labeled, measure_labeling, random_network

@@ -33,10 +33,10 @@ class Trained:
 
 
 def measure_training(draft: Draft, job: TrainingTask, workers: int, gpu: bool) -> Trained:
-    """Trains for some seconds, as the run will; `draft` is where Ray Train keeps its books."""
+    """Trains for some seconds, as the run will. Ray Train stores its state in `draft`."""
     import ray
 
-    # As long as the run that it stands for: no checkpoint and, but for the last, no point of the curve is due in it.
+    # As many steps as the run: no checkpoint is due and, except for the last, no point of the curve.
     config = replace(job.config, checkpoint_every=job.config.steps + 1)
     begin, board = time.monotonic(), make_board()
     settings = {"job": replace(job, config=config, board=board), "folder": draft.uri, "seconds": SECONDS}

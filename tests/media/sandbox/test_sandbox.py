@@ -1,4 +1,4 @@
-"""The sandbox: what it gives is what parsing in process gives, and whatever happens in a child costs one sample."""
+"""The sandbox gives the same results as parsing in process, and a failure of a child costs one sample only."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from raylabel.media.image_views import eval_pixels, train_pixels
 from raylabel.media.parsers import eval_parser, train_parser
 from raylabel.media.rejects import Reject
-from raylabel.media.sandbox import processes as nursery
+from raylabel.media.sandbox import processes
 from raylabel.media.sandbox import sandbox as module
 from raylabel.media.sandbox.sandbox import Parser, Sandbox, SandboxError, shared_sandbox
 from raylabel.media.view import View
@@ -43,17 +43,17 @@ def told(found: list[bytes | Reject]) -> list[str]:
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(media=st.lists(st.binary(max_size=300).filter(lambda data: not data.startswith(b"!")), max_size=200))
-def test_what_comes_back_is_what_the_parser_makes(words: Sandbox, media: list[bytes]):
+def test_results_are_those_of_the_parser(words: Sandbox, media: list[bytes]):
     assert words.convert(media) == [data.upper() for data in media]
 
 
-def test_large_media_and_many_go_in_spans(words: Sandbox):
+def test_many_and_large_samples_are_split_into_requests(words: Sandbox):
     media = [bytes([97 + i % 26]) * (i * 40_001 % 1_500_000 + 1) for i in range(150)]
     assert words.convert(media) == [data.upper() for data in media]
 
 
 @pytest.mark.parametrize(
-    ("word", "verdict"),
+    ("word", "result"),
     [
         ("!segfault", "decoder_crash: SIGSEGV"),
         ("!abort", "decoder_crash: SIGABRT"),
@@ -62,25 +62,25 @@ def test_large_media_and_many_go_in_spans(words: Sandbox):
         ("!eat_outside_python", "decoder_crash: SIGABRT"),
         ("!reject because", "corrupt: because"),
         ("!fail", "decoder_crash: KeyError: 'a mistake of ours'"),
-        ("!lie " + "[" * 5000, "decoder_crash: talks nonsense"),
-        ('!lie "what"', "decoder_crash: talks nonsense"),
-        ("!lie [5, 5]", "decoder_crash: talks nonsense"),
-        ("!lie what", "decoder_crash: talks nonsense"),
-        ('!lie [["no such reason", ""], 1, 1]', "decoder_crash: talks nonsense"),
-        ("!lie [-1, 1, 1]", "decoder_crash: talks nonsense"),
-        ("!lie " + 20_000 * "x", "decoder_crash: talks too much"),
+        ("!lie " + "[" * 5000, "decoder_crash: invalid answer"),
+        ('!lie "what"', "decoder_crash: invalid answer"),
+        ("!lie [5, 5]", "decoder_crash: invalid answer"),
+        ("!lie what", "decoder_crash: invalid answer"),
+        ('!lie [["no such reason", ""], 1, 1]', "decoder_crash: invalid answer"),
+        ("!lie [-1, 1, 1]", "decoder_crash: invalid answer"),
+        ("!lie " + 20_000 * "x", "decoder_crash: answer too long"),
     ],
 )
-def test_what_happens_to_one_sample_is_its_own_business(words: Sandbox, word: str, verdict: str):
-    assert told(words.convert([b"before", word.encode(), b"after"])) == ["BEFORE", verdict, "AFTER"]
-    assert told(words.convert([word.encode()])) == [verdict]
+def test_a_failure_affects_one_sample_only(words: Sandbox, word: str, result: str):
+    assert told(words.convert([b"before", word.encode(), b"after"])) == ["BEFORE", result, "AFTER"]
+    assert told(words.convert([word.encode()])) == [result]
     assert words.convert([b"next"]) == [b"NEXT"]
 
 
-def test_whom_a_child_died_of_is_tried_once_more_alone(monkeypatch: pytest.MonkeyPatch):
-    asked, ask = [], nursery.Child.ask
+def test_a_sample_that_a_child_failed_on_is_tried_once_more_alone(monkeypatch: pytest.MonkeyPatch):
+    asked, ask = [], processes.Child.ask
     monkeypatch.setattr(
-        nursery.Child, "ask", lambda self, media, *rest: (asked.append(media), ask(self, media, *rest))[1]
+        processes.Child, "ask", lambda self, media, *rest: (asked.append(media), ask(self, media, *rest))[1]
     )
     with Sandbox(Parser.of(poison.words)) as sandbox:
         assert told(sandbox.convert([b"a", b"!not_first", b"b"])) == ["A", "!NOT_FIRST", "B"]
@@ -90,53 +90,53 @@ def test_whom_a_child_died_of_is_tried_once_more_alone(monkeypatch: pytest.Monke
     assert asked[0] == [b"a", b"!segfault", b"b"] and sorted(asked[1:]) == [[b"!segfault"], [b"a"], [b"b"]]
 
 
-def test_a_hang_ends(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(nursery, "WALL_SECONDS", 0.3)
+def test_a_child_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(processes, "WALL_SECONDS", 0.3)
     with Sandbox(Parser.of(poison.words)) as sandbox:
-        verdicts = told(sandbox.convert([b"a", b"!hang", b"b"]))
-        assert verdicts == ["A", "timeout: no progress in 0.3 s", "B"]
+        results = told(sandbox.convert([b"a", b"!hang", b"b"]))
+        assert results == ["A", "timeout: no progress in 0.3 s", "B"]
 
 
 @pytest.mark.slow
-def test_a_loop_ends_by_its_cpu_time(words: Sandbox):
+def test_a_loop_ends_at_the_limit_of_cpu_time(words: Sandbox):
     assert told(words.convert([b"a", b"!spin", b"b"])) == ["A", "timeout: over 10 s of CPU time", "B"]
 
 
-def test_a_parser_may_have_another_time():
+def test_a_parser_may_have_another_limit():
     with Sandbox(Parser.of(poison.words, cpu_seconds=1)) as sandbox:
         assert told(sandbox.convert([b"a", b"!spin", b"b"])) == ["A", "timeout: over 1 s of CPU time", "B"]
 
 
-def test_what_comes_with_a_sample_reaches_the_parser(words: Sandbox):
+def test_the_numbers_of_a_sample_reach_the_parser(words: Sandbox):
     numbers = [(i, 7.0) if i % 2 else () for i in range(150)]
     assert told(words.convert([b"x"] * 150, numbers)) == ["X" + "".join(f"{n:.0f}" for n in some) for some in numbers]
 
 
-def test_several_that_kill_in_one_span(words: Sandbox):
+def test_several_samples_of_a_request_crash(words: Sandbox):
     media = [b"!segfault" if i % 5 == 2 else b"x%d" % i for i in range(40)]
-    verdicts = told(words.convert(media))
-    assert verdicts == ["decoder_crash: SIGSEGV" if i % 5 == 2 else f"X{i}" for i in range(40)]
+    results = told(words.convert(media))
+    assert results == ["decoder_crash: SIGSEGV" if i % 5 == 2 else f"X{i}" for i in range(40)]
 
 
-def test_a_child_that_cannot_be_locked_in_parses_nothing(monkeypatch: pytest.MonkeyPatch):
+def test_a_child_that_cannot_be_restricted_parses_nothing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
-        nursery,
+        processes,
         "_BOOT",
-        nursery._BOOT.replace(
+        processes._BOOT.replace(
             "main(", "import raylabel.media.sandbox.child as c; c.filter_calls = lambda pid: 1 / 0; main("
         ),
     )
-    with Sandbox(Parser.of(poison.words)) as sandbox, pytest.raises(SandboxError, match="locked in: ZeroDivisionError"):
+    with Sandbox(Parser.of(poison.words)) as sandbox, pytest.raises(SandboxError, match="restricted: ZeroDivisionE"):
         sandbox.convert([b"a"])
 
 
-def test_a_parser_that_cannot_be_made_says_so():
+def test_a_parser_that_cannot_be_loaded_is_named():
     with Sandbox(Parser.of(poison.broken)) as sandbox, pytest.raises(SandboxError, match="cannot load poison:broken"):
         sandbox.convert([b"a"])
 
 
-def test_killed_from_outside_is_not_the_samples_fault(words: Sandbox):
-    with pytest.raises(SandboxError, match="killed from outside, 20 times.*out of memory"):
+def test_a_child_killed_by_another_program_is_not_the_samples_fault(words: Sandbox):
+    with pytest.raises(SandboxError, match="killed 20 times by another program.*out of memory"):
         words.convert([b"a", b"!killed"])
     media = [b"x" * 400_000] * 400
     stop = threading.Event()
@@ -144,7 +144,7 @@ def test_killed_from_outside_is_not_the_samples_fault(words: Sandbox):
 
     def kill() -> None:
         while not stop.wait(0.02):
-            for pid in children_of(words._nursery._process.pid):
+            for pid in children_of(words._zygote._process.pid):
                 killed.append(pid)
                 os.kill(pid, signal.SIGKILL)
 
@@ -158,25 +158,25 @@ def test_killed_from_outside_is_not_the_samples_fault(words: Sandbox):
     assert killed
 
 
-def test_the_one_that_forks_may_be_killed():
+def test_a_killed_zygote_is_started_again():
     with Sandbox(Parser.of(poison.words)) as sandbox:
         assert sandbox.convert([b"a"]) == [b"A"]
-        os.kill(sandbox._nursery._process.pid, signal.SIGKILL)
+        os.kill(sandbox._zygote._process.pid, signal.SIGKILL)
         assert told(sandbox.convert([b"b", b"!reject now", b"c"])) == ["B", "corrupt: now", "C"]
-        verdicts = told(sandbox.convert([b"d", b"!segfault", b"e"]))  # nobody can say how the first child ended
-        assert verdicts == ["D", "decoder_crash: SIGSEGV", "E"]
+        results = told(sandbox.convert([b"d", b"!segfault", b"e"]))  # the first child's exit status is lost
+        assert results == ["D", "decoder_crash: SIGSEGV", "E"]
 
 
-def test_the_one_that_forks_may_be_killed_again_and_again(monkeypatch: pytest.MonkeyPatch):
-    started, start = [], nursery.Nursery._start
+def test_a_zygote_killed_several_times_is_started_again(monkeypatch: pytest.MonkeyPatch):
+    started, start = [], processes.Zygote._start
 
-    def start_and_kill(self: nursery.Nursery) -> None:
+    def start_and_kill(self: processes.Zygote) -> None:
         start(self)
         started.append(self._process.pid)
         if len(started) <= 6:
             os.kill(self._process.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(nursery.Nursery, "_start", start_and_kill)
+    monkeypatch.setattr(processes.Zygote, "_start", start_and_kill)
     with Sandbox(Parser.of(poison.words)) as sandbox:
         assert sandbox.convert([b"a"]) == [b"A"]
     assert len(started) == 7
@@ -190,14 +190,14 @@ def children_of(pid: int) -> list[int]:
 
 @LINUX
 @pytest.mark.parametrize("what", ["open", "write", "fork", "run", "kill", "list"])
-def test_a_child_reaches_nothing(words: Sandbox, what: str, tmp_path: Path):
+def test_a_child_cannot_use_files_or_processes(words: Sandbox, what: str, tmp_path: Path):
     (said,) = told(words.convert([f"!try {what}:{tmp_path}/canary".encode()]))
     assert said.startswith(("PermissionError", "OSError")), said
     assert not (tmp_path / "canary").exists()
 
 
 @LINUX
-def test_a_child_reaches_nobody(words: Sandbox):
+def test_a_child_cannot_connect(words: Sandbox):
     with socket.create_server(("127.0.0.1", 0)) as canary:
         canary.settimeout(0.2)
         (said,) = told(words.convert([f"!try connect:{canary.getsockname()[1]}".encode()]))
@@ -207,7 +207,7 @@ def test_a_child_reaches_nobody(words: Sandbox):
 
 
 @LINUX
-def test_a_child_is_bounded_by_the_kernel(words: Sandbox):
+def test_the_kernel_limits_a_child(words: Sandbox):
     words.convert([b"a"])
     child = words._idle.queue[-1]
     assert child
@@ -221,31 +221,31 @@ def test_a_child_is_bounded_by_the_kernel(words: Sandbox):
 
 
 @LINUX
-def test_a_child_knows_no_secret(monkeypatch: pytest.MonkeyPatch):
+def test_a_child_has_no_secret_in_its_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret-value")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "s3cret-value")
     with Sandbox(Parser.of(poison.words)) as sandbox, open("/etc/hostname", "rb"):
         environment, files = told(sandbox.convert([b"!try environ", b"!try files"]))
         assert "s3cret" not in environment
         assert files == "did: [0, 1, 2, 3, 4]"
-        forker = sandbox._nursery._process.pid
-        for pid in [forker, *children_of(forker)]:
+        zygote = sandbox._zygote._process.pid
+        for pid in [zygote, *children_of(zygote)]:
             assert b"s3cret" not in Path(f"/proc/{pid}/environ").read_bytes()
 
 
-def test_nothing_is_left_when_it_ends_or_its_process_is_killed():
+def test_no_process_is_left_when_a_sandbox_or_its_parent_ends():
     program = (
         "import os, sys, time\nimport poison\nfrom raylabel.media.sandbox.sandbox import Parser, Sandbox\n"
         "s = Sandbox(Parser.of(poison.words), 2)\ns.convert([b'a'])\n"
-        "print(s._nursery._process.pid, flush=True)\ntime.sleep(1000)\n"
+        "print(s._zygote._process.pid, flush=True)\ntime.sleep(1000)\n"
     )
     path = os.pathsep.join(entry for entry in sys.path if entry)
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
     ) as process:
         assert process.stdout
-        forker = int(process.stdout.readline())
-        pids = [forker, *children_of(forker)]
+        zygote = int(process.stdout.readline())
+        pids = [zygote, *children_of(zygote)]
         process.kill()
     assert len(pids) == 2
     deadline = time.monotonic() + 20
@@ -274,12 +274,12 @@ def test_threads_share_the_children():
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(children_of(sandbox._nursery._process.pid)) <= 3
+        assert len(children_of(sandbox._zygote._process.pid)) <= 3
     for number, out in found.items():
         assert (out == (number + np.arange(50))[:, None] % 256).all()
 
 
-def test_rejected_ones_are_zeros():
+def test_rejected_samples_are_zeros():
     out = np.full((4, 5), 7, np.uint8)
     with Sandbox(Parser.of(poison.lengths, width=5)) as sandbox:
         rejects = sandbox.fill(out, [b"xx", b"!reject no", b"!segfault", b"xxx"])
@@ -287,25 +287,25 @@ def test_rejected_ones_are_zeros():
     assert [reject and reject.reason for reject in rejects] == [None, "corrupt", "decoder_crash", None]
 
 
-def test_memory_between_the_processes_does_not_pile_up(words: Sandbox):
+def test_shared_memory_is_freed_after_a_large_request(words: Sandbox):
     words.convert([b"x" * (100 << 20)])
     child = words._idle.queue[-1]
     assert child and os.fstat(child._memory).st_size < 1 << 20
 
 
-def test_too_many_bytes_are_not_even_handed_over(words: Sandbox, monkeypatch: pytest.MonkeyPatch):
+def test_samples_of_too_many_bytes_are_not_sent(words: Sandbox, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "MAX_BYTES", 1000)
     assert told(words.convert([b"a", b"x" * 1001, b"b"])) == ["A", "too_many_bytes: 1001, limit 1000", "B"]
 
 
-def test_the_shared_one_is_shared():
+def test_the_shared_sandbox_is_reused():
     parser = Parser.of(poison.words)
     first = shared_sandbox(parser)
     assert shared_sandbox(Parser.of(poison.words)) is first
     for width in range(3):
         shared_sandbox(Parser.of(poison.lengths, width=width + 1))
-    assert shared_sandbox(parser) is not first  # it was put away for the others
-    assert first._nursery._process.returncode is not None
+    assert shared_sandbox(parser) is not first  # it was closed, since only three are kept
+    assert first._zygote._process.returncode is not None
     for sandbox in module._shared.values():
         sandbox.close()
     module._shared.clear()
@@ -313,16 +313,16 @@ def test_the_shared_one_is_shared():
 
 @pytest.mark.parametrize("view", [View(size=64, resize=72), View(size=32, resize=32, crop="padded", dct_scale=True)])
 def test_pixels_are_those_of_parsing_in_process(shared: Path, view: View):
-    """Every odd picture: nothing that its decoding needs is missing in a child, and the verdicts are the same."""
+    """For every odd picture a child has all that decoding needs, and the results are the same."""
     folder = shared / "odd-images"
     with (folder / "manifest.csv").open() as manifest:
         names = [row["file"] for row in csv.DictReader(manifest)]
     media = [(folder / name).read_bytes() for name in names]
-    expected, verdicts = zip(*(in_process(eval_pixels, data, view) for data in media), strict=True)
+    expected, reasons = zip(*(in_process(eval_pixels, data, view) for data in media), strict=True)
     out = np.empty((len(media), view.size, view.size, 3), np.uint8)
     with Sandbox(Parser.of(eval_parser, view=view)) as sandbox:
         rejects = sandbox.fill(out, media)
-    assert [reject and (reject.reason, reject.detail) for reject in rejects] == list(verdicts)
+    assert [reject and (reject.reason, reject.detail) for reject in rejects] == list(reasons)
     assert (out == np.stack(expected)).all()
     assert sum(reject is None for reject in rejects) > 50
 

@@ -1,4 +1,4 @@
-"""Samples that are parts of longer videos, and the name of the video that they were cut from."""
+"""Samples that are segments of longer videos, and the name of the video that they were cut from."""
 
 import math
 import posixpath
@@ -13,17 +13,17 @@ from raylabel.errors import InputError
 _UCF101 = re.compile(r"v_(.+_g\d{2})_c\d{2}\.[^.]+")
 
 
-def parse_part(start: str | float | None, end: str | float | None, place: str) -> tuple[float, float] | None:
-    """(start, end) in seconds; end is inf where it is not given, and all is None where neither is.
+def parse_segment(start: str | float | None, end: str | float | None, place: str) -> tuple[float, float] | None:
+    """(start, end) in seconds. The end is inf if it is not given; the result is None if neither is.
 
-    `place` is what an InputError names if either is no number, the start is negative, or the end not beyond it.
+    InputError naming `place` if either is not a number, the start is negative, or the end is not after it.
     """
     if start in (None, "") and end in (None, ""):
         return None
     first, last = _seconds("start", start, 0.0, place), _seconds("end", end, math.inf, place)
     if not 0 <= first < last:
         raise InputError(
-            f"{place} is the part from {first:g} to {last:g} seconds: give a start of 0 or more and a later end"
+            f"{place} is the segment from {first:g} to {last:g} seconds: give a start of 0 or more and a later end"
         )
     return first, last
 
@@ -40,7 +40,7 @@ def _seconds(what: str, value: str | float | None, default: float, place: str) -
 
 
 def named_group(corpus: Corpus, name: str) -> str | None:
-    """The source video as the name of a corpus's file tells it; None if it does not."""
+    """The source video according to the name of a corpus's file; None if the name has none."""
     return ucf101_group(name) if corpus.kind == "video" else None
 
 
@@ -51,7 +51,7 @@ def ucf101_group(name: str) -> str | None:
 
 
 def is_seconds(kind: pa.DataType) -> bool:
-    """Whether a column of that type may hold the start or end of parts."""
+    """Whether a column of that type may hold the start or end of segments."""
     return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
