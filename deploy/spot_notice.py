@@ -1,8 +1,8 @@
-"""On a spot machine of AWS: waits for the notice that it is about to be taken away, and tells Ray of it.
+"""On a spot machine of AWS: waits for the notice that AWS will take it away, and reports it to Ray.
 
-- python deploy/spot_notice.py HEAD:PORT   started beside Ray on each worker, see ../cluster.yaml
+- python deploy/spot_notice.py HEAD:PORT   started beside Ray on each worker: see ../cluster.yaml
 
-Training then writes a checkpoint and goes on without the machine; nothing new is started on it.
+Training then writes a checkpoint and continues without the machine; nothing new is started on it.
 """
 
 import http.client
@@ -53,7 +53,7 @@ def main(head: str) -> None:
     while True:
         try:
             left, silent = notice(), False
-        except OSError as error:  # a moment without the service is no end of the watch
+        except OSError as error:  # a short outage of the service does not end the loop
             left = None
             if not silent:
                 print(f"no answer about spot notices: {error}", flush=True)

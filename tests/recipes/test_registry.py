@@ -1,18 +1,11 @@
 """Recipes are complete, and the paper's has the paper's numbers."""
 
-import dataclasses
-import re
-from pathlib import Path
-
 import pytest
 
 from raylabel.compute.resources import Cluster, Node, Pool, Resources
 from raylabel.errors import InputError
-from raylabel.evaluate.results import Gain
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Teacher
-from raylabel.report.summary import Counts, Picks, Reject, Stage, Summary
-from raylabel.selection.leaks import Leaks
 from raylabel.training.schedule import lr_at
 
 
@@ -132,23 +125,3 @@ def test_a_small_batch_is_not_cut_into_crumbs():
     assert Cluster((Node(16),)).workers(Resources(), batch=64) == 2
     with pytest.raises(InputError, match="resources.workers is -1"):
         Resources(workers=-1)
-
-
-def test_the_readme_names_every_key_of_the_summary_and_every_room():
-    here = Path(recipes.__file__).resolve().parent
-    text = (here.parent / "README.md").read_text()
-    keys = text.partition("## summary.json")[2]
-    for part in (Summary, Counts, Reject, Gain, Picks, Leaks, Stage):
-        for field in dataclasses.fields(part):
-            assert f"`{field.name}`" in keys, f"{part.__name__}.{field.name}"
-    for path in here.iterdir():
-        if path.suffix == ".py" and path.name != "__init__.py" or (path / "__init__.py").exists():
-            assert f"  {path.name}" in text, f"the README's list of rooms lacks {path.name}"
-
-
-def test_the_readmes_recipe_is_one():
-    text = (Path(recipes.__file__).resolve().parents[1] / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    names: dict = {}
-    exec(code, names)
-    assert names["my_recipe"]().name == "birds"
