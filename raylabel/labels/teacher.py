@@ -1,4 +1,4 @@
-"""label source: a trained model ranks every class for every sample of a corpus."""
+"""The teacher as a label source: a trained model ranks the classes of every sample of a corpus."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -9,11 +9,11 @@ from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.inference.network import Network
-from raylabel.inference.scores import UNIT, make_scores, unit_rows
+from raylabel.inference.scores import UNIT, Scoring, make_scores, unit_rows
 from raylabel.media.view import View
 from raylabel.store.artifact import NOT_IDENTITY, Artifact, Root, identity_of
 
-BATCH_BYTES = 1 << 28  # of pixels, held by every actor, and by four where others decode; 256 images at 224 are 39 MB
+BATCH_BYTES = 1 << 28  # of pixels; 256 images at 224 are 39 MB. An actor holds one batch, or four where tasks decode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Label:
     """Images or videos per forward pass, always padded to this number so that scores do not depend on their neighbours.
     """
     p: int = 10
-    """Classes stored per sample: the largest P that a selection can ask for later (fewer where there are fewer)."""
+    """Classes stored per sample: the largest P that a selection can ask for later (at most all classes)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the forward pass; auto is bf16 where the hardware has it."""
     reject_limit: float = field(default=0.05, metadata=NOT_IDENTITY)
@@ -63,7 +63,7 @@ def label(
 
     Log-odds and not probabilities: near p = 1 a float32 softmax has ties where a billion samples need an order
     (Yalniz et al. 2019 §3.2 ranks by softmax; the order is the same). Shards that the same model scored as part of an
-    earlier, smaller corpus are not scored again; `retry_rejects` scores the rejects of an earlier run alone. InputError
+    earlier, smaller corpus are not scored again; `retry_rejects` scores only the rejects of an earlier run. InputError
     if too many samples are rejected.
     """
     config.check_against(corpus, view)
@@ -73,14 +73,22 @@ def label(
         "view": _evaluation_identity(view),
         "label": identity_of(config) | {"precision": precision},
     }
-    scorer = Network(model, view, precision, min(config.p, model.info["classes"]))
-    limit = config.reject_limit
-    batch, by = config.batch, model.name
-    return make_scores(root, scorer, source, shards, corpus, batch, limit, resources, retry_rejects, by)
+    scoring = Scoring(
+        scorer=Network(model, view, precision, min(config.p, model.info["classes"])),
+        source=source,
+        shards=shards,
+        corpus=corpus,
+        batch=config.batch,
+        reject_limit=config.reject_limit,
+        resources=resources,
+        retry_rejects=retry_rejects,
+        by=model.name,
+    )
+    return make_scores(root, scoring)
 
 
 def _evaluation_identity(view: View) -> dict[str, Any]:
-    """What of a view shows in evaluation pixels: its training crop does not."""
+    """The fields of a view that affect evaluation pixels: its training crop does not."""
     shown = {name: identity_of(getattr(view, name)) for name in ("size", "resize", "dct_scale", "mean", "std")}
     clip = view.clip and replace(view.clip, max_resize=0)
     return shown | {"clip": identity_of(clip)}
