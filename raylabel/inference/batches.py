@@ -1,4 +1,4 @@
-"""Units of encoded media → batches of pixels, and what is known of their samples."""
+"""Units of encoded media → batches of pixels, and the keys, digests and rejects of their samples."""
 
 import functools
 import hashlib
@@ -23,7 +23,7 @@ from raylabel.schema import DIGEST_BYTES, REJECTS, SCORES
 ROWS = pa.schema([*SCORES, *(REJECTS.field(name) for name in ("uri", "stage", "reason", "detail"))])
 
 
-# A piece of work: the units that one task or one call of an actor takes, in order, as lists in a single row.
+# A work item: the units of one Ray task or one call of an actor, in order, as lists in a single row.
 ITEM = pa.schema(
     [
         *(pa.field(name, pa.list_(pa.int64())) for name in ("shard", "first", "rows")),
@@ -32,12 +32,12 @@ ITEM = pa.schema(
 )
 
 
-SPANS = 4  # of a batch, for each decoding thread: all end at about the same time
+SPANS = 4  # of a batch, for each decoding thread, so that all threads end at about the same time
 
 
 @dataclass(frozen=True)
 class ScoringTask:
-    """All that scoring needs; plain data, so that it travels."""
+    """What an actor or a decoding task gets; plain data, so that it can be sent."""
 
     scorer: Scorer
     corpus: Corpus
@@ -53,23 +53,23 @@ def item(units: Iterable[Unit]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=ITEM)
 
 
-def decode(job: ScoringTask, table: pa.Table) -> Iterator[pa.Table]:
-    """Rows of ITEM → rows of BATCH: what the actors would do for themselves."""
+def decode(task: ScoringTask, table: pa.Table) -> Iterator[pa.Table]:
+    """Rows of ITEM → rows of BATCH, in a Ray task of its own."""
     for units in units_of(table):
-        for facts, batch in batches(job, units, shared_sandbox(job.scorer.parser), None):
+        for facts, batch in batches(task, units, shared_sandbox(task.scorer.parser), None):
             yield _pack(facts, batch)
 
 
 @dataclass
 class Facts:
-    """What is known of the samples of a batch but for their scores: lists of n values, n at most B."""
+    """All of a batch's SCORES and REJECTS except the scores: lists of n values, n at most B."""
 
     key: np.ndarray
     digest: list[bytes]
     group: list[int]
     uri: list[str]
     stage: list[str]
-    """Empty if the sample is no reject, as are the following."""
+    """Empty if the sample is not a reject, like the following."""
     reason: list[str]
     detail: list[str]
 
@@ -84,18 +84,18 @@ def units_of(table: pa.Table) -> Iterator[list[Unit]]:
 
 
 def batches(
-    job: ScoringTask, units: Sequence[Unit], sandbox: Sandbox, threads: ThreadPoolExecutor | None
+    task: ScoringTask, units: Sequence[Unit], sandbox: Sandbox, threads: ThreadPoolExecutor | None
 ) -> Iterator[tuple[Facts, np.ndarray]]:
-    """(facts, samples as the scorer wants them [B, *shape], zero where there is none) of each batch of the units.
+    """(facts, prepared samples [B, *shape], zero where there is none) of each batch of the units.
 
-    Storage is read ahead of decoding. The array is filled anew for the next batch.
+    Storage is read ahead of decoding. The next batch overwrites the array.
     """
-    pixels = np.zeros((job.batch, *job.scorer.shape), np.uint8)
-    for samples in ahead(_chunks(job, units), depth=2):
+    pixels = np.zeros((task.batch, *task.scorer.shape), np.uint8)
+    for samples in ahead(_chunks(task, units), depth=2):
         facts = _facts(samples)
-        span = -(-len(samples) // (SPANS * job.pool.threads)) if threads else len(samples)
+        span = -(-len(samples) // (SPANS * task.pool.threads)) if threads else len(samples)
         spans = [range(i, min(i + span, len(samples))) for i in range(0, len(samples), span)]
-        fill = functools.partial(_fill, sandbox, job.corpus.kind, samples, facts, pixels)
+        fill = functools.partial(_fill, sandbox, task.corpus.kind, samples, facts, pixels)
         for _ in threads.map(fill, spans) if threads else map(fill, spans):
             pass
         pixels[len(samples) :] = 0
@@ -103,20 +103,20 @@ def batches(
         yield facts, pixels
 
 
-def _chunks(job: ScoringTask, units: Sequence[Unit]) -> Iterator[list[Sample]]:
-    """The samples of the units, a batch or what is left of a unit at a time.
+def _chunks(task: ScoringTask, units: Sequence[Unit]) -> Iterator[list[Sample]]:
+    """The samples of the units, a batch or the rest of a unit at a time.
 
-    Units that follow each other are read in one pass: to begin inside a row group of a parquet file costs as much as
-    to read all of it that stands before.
+    Adjacent units are read in one pass: to begin inside a row group of a parquet file costs as much as to read all of
+    it that comes before.
     """
     for run in _runs(units):
         rows = sum(unit.rows for unit in run)
         whole = Unit(run[0].shard, run[0].first, rows, run[0].only)
-        samples = read_unit(job.corpus, job.shards.row(whole.shard), whole)
+        samples = read_unit(task.corpus, task.shards.row(whole.shard), whole)
         for unit in run:
-            for first in range(0, unit.rows, job.batch):
-                yield list(itertools.islice(samples, min(job.batch, unit.rows - first)))
-        next(samples, None)  # it says so if the shard holds fewer rows than it should
+            for first in range(0, unit.rows, task.batch):
+                yield list(itertools.islice(samples, min(task.batch, unit.rows - first)))
+        next(samples, None)  # raises an error if the shard has fewer rows than it should
 
 
 def _runs(units: Sequence[Unit]) -> Iterator[list[Unit]]:
@@ -138,7 +138,7 @@ def _facts(samples: list[Sample]) -> Facts:
 
 
 def _identify(sample: Sample, media: bytes, kind: str) -> tuple[bytes, int]:
-    """(digest, group): a segment is a sample other than its video, and has the same source even without a name."""
+    """(digest, group). Segments of a video have digests of their own, and share its group even if it has no name."""
     digest = hashlib.blake2b(media, digest_size=DIGEST_BYTES).digest()
     source = digest if kind == "video" else b""
     if sample.group is not None:
@@ -183,8 +183,8 @@ def _pack(facts: Facts, pixels: np.ndarray) -> pa.Table:
     return pa.Table.from_arrays([media, *lists], schema=BATCH)
 
 
-def unpack_batches(table: pa.Table, job: ScoringTask) -> Iterator[tuple[Facts, np.ndarray]]:
-    pixels = np.empty((job.batch, *job.scorer.shape), np.uint8)  # the table's own memory cannot be written to
+def unpack_batches(table: pa.Table, task: ScoringTask) -> Iterator[tuple[Facts, np.ndarray]]:
+    pixels = np.empty((task.batch, *task.scorer.shape), np.uint8)  # the table's own memory cannot be written to
     for index in range(table.num_rows):
         row = {name: table.column(name)[index] for name in BATCH.names}
         pixels.reshape(-1)[:] = np.frombuffer(row.pop("pixels").as_buffer(), np.uint8)

@@ -1,9 +1,9 @@
-"""What an actor has in hand, written where its next life finds it: so a sample that kills the teacher is found.
+"""What an actor is scoring, written to a file that its restarts read: so a sample that crashes the teacher is found.
 
-A process that is dead says nothing, and Ray starts an actor anew under its old name. In its next life it reads here
-which batch it died of. A batch that was in hand at two deaths is scored in halves, which narrow with each further
-death to a single sample; that one is rejected once it was alone in hand at two deaths, and never got through.
-Machines that vanish leave no journal, and accuse nobody.
+A crashed process reports nothing, and Ray restarts an actor under its old name. The restarted actor reads here which
+batches were in flight at the crash. A batch that was in flight at two crashes is a suspect: it is scored in halves,
+which narrow with each further crash to a single sample. That sample is rejected once it was alone in flight at two
+crashes and never finished. A machine that is lost leaves no journal, so it makes no batch a suspect.
 """
 
 import json
@@ -12,79 +12,79 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 
-TWICE = 2  # deaths that make a suspect of a batch, and a culprit of a sample
-LIVES = 20  # in a row without a single batch that was finished: then it is not the samples
+SUSPECT_AFTER = 2  # crashes after which a batch is a suspect, and a single sample is rejected
+MAX_CRASHES = 20  # in a row without a single finished batch: the cause is not the samples
 
 Span = tuple[int, int, int]
 """Key of the first sample of a batch, and which of its slots were scored together: from, to."""
 
-_HAND = struct.Struct("<qqq")
-_PLACES = 3  # batches that may be in hand at once; a scorer on a GPU has two
+_SPAN = struct.Struct("<qqq")
+_MAX_IN_FLIGHT = 3  # batches at once; a scorer on a GPU has two
+_HEADER = _MAX_IN_FLIGHT * _SPAN.size  # bytes: the spans in flight; the crashes follow as a line of JSON
 
 
-class Journal:
-    """Of one actor. Writing what is in hand takes some microseconds a batch."""
+class CrashJournal:
+    """The journal of one actor. To write what is in flight takes some microseconds a batch."""
 
     def __init__(self, path: str) -> None:
-        """`path`: a file of this actor alone, in all its lives."""
+        """`path`: a file of this actor alone, the same after each restart."""
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        self._deaths: Counter[Span] = Counter()
-        self._lives = 1  # without a finished batch, this one counted
+        self._crashes: Counter[Span] = Counter()
+        self._starts = 1  # since the last finished batch, this one included
         found = os.pread(self._file, 1 << 20, 0)
-        if len(found) > _PLACES * _HAND.size:  # there was a life before
-            hands, known = found[: _PLACES * _HAND.size], found[_PLACES * _HAND.size :]
-            known = json.loads(known.partition(b"\n")[0])  # a longer one of before may stand behind it
-            self._deaths.update({(key, first, last): count for key, first, last, count in known["deaths"]})
-            held = [span for span in _HAND.iter_unpack(hands) if span[2]]
-            self._deaths.update(held)
-            self._lives = known["lives"] + 1 if held else 1
-        self._hands: list[Span] = []
-        self._keep()
+        if len(found) > _HEADER:  # a restart
+            known = json.loads(found[_HEADER:].partition(b"\n")[0])  # the rest of an older, longer line may follow
+            self._crashes.update({(key, first, last): count for key, first, last, count in known["crashes"]})
+            in_flight = [span for span in _SPAN.iter_unpack(found[:_HEADER]) if span[2]]
+            self._crashes.update(in_flight)
+            self._starts = known["starts"] + 1 if in_flight else 1
+        self._in_flight: list[Span] = []
+        self._save()
 
-    def accuses(self, key: int, rows: int) -> bool:
-        """Whether the batch of so many samples, that begins with `key`, has been in hand at two deaths."""
-        return self._deaths[(key, 0, rows)] >= TWICE
+    def is_suspect(self, key: int, rows: int) -> bool:
+        """Whether the batch of so many samples, that begins with `key`, was in flight at SUSPECT_AFTER crashes."""
+        return self._crashes[(key, 0, rows)] >= SUSPECT_AFTER
 
     @property
-    def hopeless(self) -> bool:
-        """Whether actors die of everything."""
-        return self._lives > LIVES
+    def exhausted(self) -> bool:
+        """Whether the actor crashed MAX_CRASHES times in a row without finishing a batch."""
+        return self._starts > MAX_CRASHES
 
-    def take(self, span: Span) -> None:
+    def start(self, span: Span) -> None:
         """A batch goes to the teacher."""
-        self._hands.append(span)
-        self._write()
+        self._in_flight.append(span)
+        self._write_in_flight()
 
-    def give(self) -> None:
-        """The oldest batch came back."""
-        lived = self._hands.pop(0)
-        self._write()
-        if self._lives > 1 or self._deaths.pop(lived, 0):  # whatever it was in hand at, it is not to blame
-            self._lives = 1
-            self._keep()
+    def finish(self) -> None:
+        """The oldest batch in flight came back."""
+        finished = self._in_flight.pop(0)
+        self._write_in_flight()
+        if self._starts > 1 or self._crashes.pop(finished, 0):  # it did not cause the crashes that it was in flight at
+            self._starts = 1
+            self._save()
 
-    def parts(self, key: int, rows: int) -> Iterator[tuple[int, int, bool]]:
-        """How to score an accused batch: (from, to, whether it is a single sample that is guilty) of all its slots."""
+    def spans(self, key: int, rows: int) -> Iterator[tuple[int, int, bool]]:
+        """How to score a suspect batch: (from, to, whether it is a single sample to reject), all its slots in order."""
         todo = [(0, rows)]
         while todo:
             first, last = todo.pop()
-            died = self._deaths[(key, first, last)]
+            crashes = self._crashes[(key, first, last)]
             if last - first == 1:
-                yield first, last, died >= TWICE
-            elif died:
+                yield first, last, crashes >= SUSPECT_AFTER
+            elif crashes:
                 middle = (first + last) // 2
                 todo += [(middle, last), (first, middle)]
             else:
                 yield first, last, False
 
-    def _write(self) -> None:
-        spans = [*self._hands, *([(0, 0, 0)] * (_PLACES - len(self._hands)))]
-        os.pwrite(self._file, b"".join(_HAND.pack(*span) for span in spans), 0)
+    def _write_in_flight(self) -> None:
+        spans = [*self._in_flight, *([(0, 0, 0)] * (_MAX_IN_FLIGHT - len(self._in_flight)))]
+        os.pwrite(self._file, b"".join(_SPAN.pack(*span) for span in spans), 0)
 
-    def _keep(self) -> None:
-        """Writes what is known of former lives, whose last words have been read."""
-        self._write()
-        known = {"lives": self._lives, "deaths": [[*span, count] for span, count in self._deaths.items()]}
+    def _save(self) -> None:
+        """Writes what is in flight and the crashes so far."""
+        self._write_in_flight()
+        known = {"starts": self._starts, "crashes": [[*span, count] for span, count in self._crashes.items()]}
         data = json.dumps(known).encode() + b"\n"
-        os.pwrite(self._file, data, _PLACES * _HAND.size)
-        os.ftruncate(self._file, _PLACES * _HAND.size + len(data))
+        os.pwrite(self._file, data, _HEADER)
+        os.ftruncate(self._file, _HEADER + len(data))

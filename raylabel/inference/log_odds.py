@@ -1,9 +1,9 @@
-"""The score that orders samples as softmax does and does not saturate.
+"""The score that orders samples as softmax does, without saturation.
 
 Letters: B batch, M clips of a video, C classes, P classes kept per sample.
 
-Near p = 1 a float32 softmax has no more than 2^24 values for each factor of two and then only 1.0: the head of a long
-list is one tie. log p / (1 - p) grows with p and keeps its resolution there. Of a video, p is the mean of the softmax
+Near p = 1 a float32 softmax has at most 2^24 values for each factor of two and then only 1.0: the best samples of a
+long list all tie. log p / (1 - p) grows with p and keeps its resolution there. Of a video, p is the mean of the softmax
 over its clips (Yalniz et al. 2019, section 5.1).
 """
 
@@ -21,7 +21,7 @@ def log_odds(logits: torch.Tensor) -> torch.Tensor:
     """
     if logits.ndim != 2:
         raise ValueError(f"log-odds need logits [B, C] with at least 2 classes, got {list(logits.shape)}")
-    own, others, _ = _parts(logits)
+    own, others, _ = _log_sums(logits)
     return (own - others).float()
 
 
@@ -30,19 +30,19 @@ def mean_log_odds(logits: torch.Tensor) -> torch.Tensor:
 
     logits: [B, M, C], M >= 1, else as for `log_odds`, whose bits it gives where M is 1. Returns float32 [B, C].
 
-    The means of p and of 1 - p are taken apart, each from its logarithms: their quotient keeps its resolution where
-    either is as good as 0, and neither is had by subtracting the other from 1.
+    The means of p and of 1 - p are computed separately, each from its logarithms, and never by subtracting the other
+    from 1: so their quotient keeps its resolution where either is almost 0.
     """
     if logits.ndim != 3 or not logits.shape[1]:
         raise ValueError(f"log-odds of clips need logits [B, M, C] with at least 1 clip, got {list(logits.shape)}")
-    own, others, whole = _parts(logits)
+    own, others, whole = _log_sums(logits)
     # Each clip's sum of exponentials divides its terms. Only the clips' sums relative to each other count, and relative
     # to the first clip's a single clip's is exactly 1.
     whole = whole - whole[:, :1]
     return ((own - whole).logsumexp(1) - (others - whole).logsumexp(1)).float()
 
 
-def _parts(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _log_sums(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The logarithms of exp x_c, of the sum of the others, and of the whole sum, relative to exp of the largest x.
 
     logits: [..., C]. Returns float64 [..., C] twice, and [..., 1]. The sum of the others never comes from subtracting a
@@ -56,10 +56,10 @@ def _parts(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     x = x - top  # [..., C], 0 at the best class
     others = x.scatter(-1, best, -torch.inf)
     terms = others.exp()
-    total = terms.sum(-1, keepdim=True)  # but for the best's, which is 1
+    total = terms.sum(-1, keepdim=True)  # without the term of the best, which is 1
     second = others.amax(-1, keepdim=True)
-    # Of the best class: the sum relative to the second best, whose own term is the 1 that log1p adds back. Written
-    # like this, classes that tie for the best get the same bits.
+    # Of the best class: the sum relative to the second best, whose own term is the 1 that log1p adds back. This form
+    # gives classes that tie for the best the same bits.
     tail = (others - second).exp().sum(-1, keepdim=True) - 1
     return x, (total - terms).log1p().scatter(-1, best, second + tail.log1p()), total.log1p()
 
@@ -71,7 +71,7 @@ def top_classes(logits: torch.Tensor, p: int) -> tuple[torch.Tensor, torch.Tenso
     ValueError if p is not in 1..C.
     """
     _check(p, logits.shape[-1])
-    logits = logits.float() + 0.0  # -0.0 becomes 0.0: one value, one place in the order, whatever the sort makes of it
+    logits = logits.float() + 0.0  # -0.0 becomes 0.0: one value has one rank, however the sort treats signed zeros
     best = _descending(logits)[:, :p]
     return best.int(), log_odds(logits).gather(1, best), logits.gather(1, best)
 
@@ -88,7 +88,7 @@ def top_classes_of_clips(logits: torch.Tensor, p: int) -> tuple[torch.Tensor, to
     logits = logits.float()
     odds, mean = mean_log_odds(logits), logits.double().mean(1).float() + 0.0
     best = _descending(mean)
-    best = best.gather(1, _descending(odds.gather(1, best)))[:, :p]  # a stable sort keeps the order of what ties
+    best = best.gather(1, _descending(odds.gather(1, best)))[:, :p]  # a stable sort keeps the order of ties
     return best.int(), odds.gather(1, best), mean.gather(1, best), logits.argmax(2).int()
 
 
@@ -98,5 +98,5 @@ def _check(p: int, classes: int) -> None:
 
 
 def _descending(values: torch.Tensor) -> torch.Tensor:
-    """The order of each row, equals by index. Not torch.topk: which of several equals it returns is unspecified."""
+    """The order of each row, ties by index. Not torch.topk: which of several equal values it returns is unspecified."""
     return values.sort(dim=1, descending=True, stable=True).indices

@@ -1,4 +1,4 @@
-"""A trained network as a scorer: on a CPU in a single thread, on a GPU compiled and a batch behind.
+"""A trained network as a scorer: on a CPU in a single thread, on a GPU compiled and one batch behind.
 
 Letters: B batch, C classes, P classes kept per sample, M clips of a video, T frames of a clip, H W pixels.
 """
@@ -16,7 +16,7 @@ from raylabel.media.sandbox.sandbox import Parser
 from raylabel.media.view import View
 from raylabel.store.artifact import Artifact
 
-# Pixels of a forward pass on a CPU, 16 images at 224: the activations of more leave its caches. ResNet-18 is 1.27 times
+# Pixels of a pass on a CPU, 16 images at 224: the activations of more overflow its caches. ResNet-18 is 1.27 times
 # as fast as with 256 images, ResNet-50 1.2 times (one Zen 5 core, bf16); the logits were the same bits.
 CACHED = 16 * 224 * 224
 CACHED_CLIPS = CACHED // 4  # of all frames: 4 clips of R(2+1)D-18, 8 frames at 112 px; with 16 it is 0.85 times as fast
@@ -57,7 +57,7 @@ class Network:
         return lambda batches: self._run_on_gpu(module, batches)
 
     def _forward(self, module: Any, pixels: Any) -> tuple[Any, ...]:
-        """What `Ranked` says, of pixels uint8 [B, H, W, 3] or [B, M, T, H, W, 3], on their device."""
+        """`Ranked` of pixels uint8 [B, H, W, 3] or [B, M, T, H, W, 3], on their device."""
         import torch
 
         from raylabel.inference.log_odds import top_classes, top_classes_of_clips
@@ -82,16 +82,16 @@ class Network:
             return module(normalise(pixels, self.view)).float()
 
     def _run_on_gpu(self, module: Any, batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
-        """One batch behind: while the GPU works on a batch, the caller decodes the next and its copy is under way."""
+        """One batch behind: while the GPU works on a batch, the caller decodes the next and it is copied to the GPU."""
         import torch
 
         copying, waiting = torch.cuda.Stream(), deque()
         for batch in batches:
-            staged = torch.from_numpy(batch).pin_memory()  # a copy: the caller may fill its own again
+            staged = torch.from_numpy(batch).pin_memory()  # a copy: the caller may overwrite its own
             with torch.cuda.stream(copying):
                 pixels = staged.to("cuda", non_blocking=True)
             torch.cuda.current_stream().wait_stream(copying)
-            pixels.record_stream(torch.cuda.current_stream())  # or its memory would be given out again while it is read
+            pixels.record_stream(torch.cuda.current_stream())  # or its memory could be reused while it is read
             found = self._forward(module, pixels)
             back = tuple(
                 torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True) for x in found
@@ -106,7 +106,7 @@ class Network:
 
 
 def _when_done(done: Any, staged: Any, back: tuple[Any, ...]) -> Ranked:
-    """`staged` is what the GPU copies from: it must live until then."""
+    """`staged` is what the GPU copies from: it must exist until then."""
     done.synchronize()
     return _to_numpy(back)
 

@@ -1,6 +1,6 @@
-"""The actor pool that labels: Ray Data streams units of a corpus through actors, and tasks commit what they find.
+"""The actor pool that scores a corpus: Ray Data streams units through actors, and tasks commit the parts.
 
-Only references pass the driver.
+The driver handles references only.
 """
 
 import collections
@@ -20,29 +20,29 @@ from ray.util.annotations import RayDeprecationWarning
 from raylabel.compute.metrics import show_writing
 from raylabel.compute.resources import WRITERS
 from raylabel.corpus import Unit
-from raylabel.inference.actor import Labeler
+from raylabel.inference.actor import ScoringActor
 from raylabel.inference.batches import ScoringTask, decode, item
 from raylabel.inference.reuse import Piece, read_part, read_piece
 from raylabel.schema import REJECTS, SCORES, check
 from raylabel.store.artifact import commit_part, write_table
 
-ITEMS = 32  # per actor, at least, where there are as many units: so that all end at about the same time
-PIXELS = 4  # batches in a block of pixels, where others decode: an actor copies one to the GPU while another is scored
+ITEMS = 32  # per actor, at least, where there are as many units, so that all actors end at about the same time
+PIXELS = 4  # batches in a block of pixels, where tasks decode: an actor copies one to the GPU while another is scored
 BLOCK = 8 << 20  # bytes of a block that leaves an actor, some 50,000 samples: what the driver handles and counts
 IN_FLIGHT = 64  # parts being written at once
-# Of one actor or task, in all: a machine that vanishes costs one, a sample that kills the teacher some ten.
-DEATHS = 1000
+# Restarts of one actor or task, in all: a lost machine costs one, a sample that crashes the teacher about ten.
+MAX_RESTARTS = 1000
 
 
 @dataclass(frozen=True)
 class Part:
-    """Units that are committed together: some to be scored, the others scored earlier."""
+    """Units that are committed together: some to be scored, the others reused from earlier SCORES."""
 
     number: int
     units: tuple[Unit, ...]
     pieces: tuple[Piece, ...] = ()
     retried: str = ""
-    """Folder of SCORES whose part of this number is taken over, but for its rejects, which are `units`."""
+    """Folder of SCORES whose part of this number is reused, except for its rejects, which are `units`."""
 
     @property
     def rows(self) -> int:
@@ -50,13 +50,13 @@ class Part:
         return sum(unit.rows for unit in self.units)
 
 
-def score(job: ScoringTask, parts: Callable[[], Iterator[Part]], folder: str) -> Iterator[dict[str, Any]]:
-    """Scores the parts, commits each in `folder`, and yields its record then, in any order.
+def score(task: ScoringTask, parts: Callable[[], Iterator[Part]], folder: str) -> Iterator[dict[str, Any]]:
+    """Scores the parts and commits them in `folder`; yields the record of each once it is committed, in any order.
 
-    `parts` gives the same ones each time it is called: nobody holds them all.
+    `parts` yields the same parts each time it is called, so that they need not all be held.
     """
     writing: list[Any] = []  # references
-    for part, spans in _spans(job, parts):
+    for part, spans in _spans(task, parts):
         blocks, cuts = [ref for ref, _, _ in spans], [cut for _, *cut in spans]
         writing.append(_commit.remote(folder, part, cuts, *blocks))
         while writing and (len(writing) > IN_FLIGHT or ray.wait(writing, timeout=0)[0]):
@@ -72,10 +72,10 @@ def score(job: ScoringTask, parts: Callable[[], Iterator[Part]], folder: str) ->
 Span = tuple[Any, int, int]  # rows of a block of ROWS: its reference, the first, how many
 
 
-def _spans(job: ScoringTask, parts: Callable[[], Iterator[Part]]) -> Iterator[tuple[Part, list[Span]]]:
+def _spans(task: ScoringTask, parts: Callable[[], Iterator[Part]]) -> Iterator[tuple[Part, list[Span]]]:
     """Each part with the rows that were scored for it."""
     yield from ((part, []) for part in parts() if not part.units)
-    pool, count = job.pool, sum(len(part.units) for part in parts())
+    pool, count = task.pool, sum(len(part.units) for part in parts())
     if not count:
         return
     size = units_of_item(count, pool.actors)
@@ -83,35 +83,39 @@ def _spans(job: ScoringTask, parts: Callable[[], Iterator[Part]]) -> Iterator[tu
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.max_consecutive_actor_init_deaths = 3  # a machine may vanish while an actor starts on it
-    # The order of rows tells which part they belong to, without a look at them.
+    context.max_consecutive_actor_init_deaths = 3  # a machine may be lost while an actor starts on it
+    # The order of rows alone tells which part they belong to.
     context.execution_options.preserve_order = True
-    pixels = PIXELS * job.batch * int(np.prod(job.scorer.shape))
+    pixels = PIXELS * task.batch * int(np.prod(task.scorer.shape))
     context.target_max_block_size = BLOCK if pool.threads else max(BLOCK, pixels)
     with ray.data.DataContext.current(context):
-        yield from _grouped(_pipeline(job, items), (part for part in parts() if part.units))
+        yield from _grouped(_pipeline(task, items), (part for part in parts() if part.units))
 
 
 def units_of_item(units: int, actors: int) -> int:
-    """How many units of so many one call of an actor takes."""
+    """Units of a work item, of so many in all."""
     return max(1, units // (ITEMS * actors))
 
 
-def _pipeline(job: ScoringTask, items: list[pa.Table]) -> ray.data.Dataset:
-    pool, work = job.pool, ray.data.from_arrow(items)
-    size = min(pool.actors, len(items))  # or more; where machines went, those that wait are what others are started for
-    work.set_name(job.shards.artifact.name.replace("shards", "label"))  # in Ray's dashboard and its metrics
-    with warnings.catch_warnings():  # Ray will want retries told in another way, and has none yet
+def _pipeline(task: ScoringTask, items: list[pa.Table]) -> ray.data.Dataset:
+    pool, work = task.pool, ray.data.from_arrow(items)
+    size = min(pool.actors, len(items))  # or more; actors that wait for a lost machine make Ray start another
+    work.set_name(task.shards.artifact.name.replace("shards", "label"))  # in Ray's dashboard and its metrics
+    with warnings.catch_warnings():  # Ray deprecates these options, and has no replacement yet
         warnings.simplefilter("ignore", RayDeprecationWarning)
         if not pool.threads:
-            # Half a CPU: a decoder waits for storage as long as it computes. (It also differs from the actors' whole
-            # one, which keeps Ray from fusing decoding into them.)
+            # Half a CPU: a decoder waits for storage as long as it computes. (It also differs from the whole CPU of the
+            # actors, which keeps Ray from fusing decoding into them.)
             work = work.map_batches(
-                functools.partial(decode, job), batch_size=1, batch_format="pyarrow", num_cpus=0.5, max_retries=DEATHS
+                functools.partial(decode, task),
+                batch_size=1,
+                batch_format="pyarrow",
+                num_cpus=0.5,
+                max_retries=MAX_RESTARTS,
             )
         return work.map_batches(
-            Labeler,
-            fn_constructor_args=(job,),
+            ScoringActor,
+            fn_constructor_args=(task,),
             batch_size=1 if pool.threads else PIXELS,  # rows of a call
             batch_format="pyarrow",
             num_cpus=pool.cpus,
@@ -122,13 +126,13 @@ def _pipeline(job: ScoringTask, items: list[pa.Table]) -> ray.data.Dataset:
                 max_size=len(items) if pool.grows else size,
                 max_tasks_in_flight_per_actor=2,
             ),
-            max_restarts=DEATHS,
-            max_task_retries=DEATHS,
+            max_restarts=MAX_RESTARTS,
+            max_task_retries=MAX_RESTARTS,
         )
 
 
 def _grouped(dataset: ray.data.Dataset, parts: Iterator[Part]) -> Iterator[tuple[Part, list[Span]]]:
-    """Each part with what it has of the blocks, which come in the order of the parts."""
+    """Each part with its spans of the blocks, which come in the order of the parts."""
     part = next(parts)
     spans: list[Span] = []
     missing = part.rows
@@ -138,7 +142,7 @@ def _grouped(dataset: ray.data.Dataset, parts: Iterator[Part]) -> Iterator[tuple
             while first < rows:
                 taken = min(missing, rows - first)
                 if not taken:
-                    raise AssertionError("the stream of scores is longer than the work")
+                    raise AssertionError("the stream of scores has more rows than the parts")
                 spans.append((entry.ref, first, taken))
                 first, missing = first + taken, missing - taken
                 if not missing:
@@ -151,7 +155,7 @@ def _grouped(dataset: ray.data.Dataset, parts: Iterator[Part]) -> Iterator[tuple
 
 @ray.remote(num_cpus=WRITERS / 4, max_retries=3)
 def _commit(folder: str, part: Part, cuts: Sequence[Sequence[int]], *blocks: pa.Table) -> dict[str, Any]:
-    """Writes one part's SCORES and REJECTS, then its record: the record is the commit, and rewriting it is harmless."""
+    """Writes SCORES and REJECTS of a part, then its record, which is the commit. To write them again is harmless."""
     scores, rejects = [], []
     for whole, (first, taken) in zip(blocks, cuts, strict=True):
         block = whole.slice(first, taken)

@@ -1,7 +1,7 @@
-"""Growth: what was scored of a corpus before shards were added to it is taken over, not scored again.
+"""Reuse of SCORES: what was scored of a corpus before shards were added to it is not scored again.
 
-A unit is the same work wherever its shard stands in the list, so the rows of an unchanged shard (same place, same
-fingerprint) hold but for the number of the shard in their keys.
+A unit does not depend on the position of its shard in the list, so the rows of an unchanged shard (same URI, same
+fingerprint) are valid except for the number of the shard in their keys.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from raylabel.store.reject_retry import TRY
 
 @dataclass(frozen=True)
 class Piece:
-    """A unit that was scored earlier: where its rows are, and what its shard is called now."""
+    """A unit that was scored earlier: where its rows are, and the number of its shard now."""
 
     folder: str
     part: int
@@ -64,12 +64,12 @@ class Earlier:
 
 
 def find_earlier(root: Root, identity: Mapping[str, Any], shards: Shards, unit: int, part: int) -> Earlier | None:
-    """Of all complete SCORES that differ from `identity` in the corpus alone, those that share most shards with it."""
+    """Of all complete SCORES that differ from `identity` only in the corpus, those that share most shards with it."""
     found = []
     for scores in root.named("scores"):
         if _source(scores.identity) == _source(identity):
             stem, _, tail = scores.info["shards"].rpartition("-")
-            # Its SHARDS may be gone: whoever changed a shard on purpose was told to delete them.
+            # Its SHARDS may have been deleted: an error tells a user who changed a shard on purpose to do so.
             if before := next((one for one in root.named(stem) if one.digest == tail), None):
                 found.append(Earlier(scores, Shards(before), shards, unit, part))
     best = max(found, key=lambda earlier: (earlier.shards, -earlier.rejected), default=None)
@@ -77,19 +77,19 @@ def find_earlier(root: Root, identity: Mapping[str, Any], shards: Shards, unit: 
 
 
 def _source(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What SCORES are of, but for the corpus and for how often its rejects were tried."""
+    """The identity of SCORES without the corpus and the number of retries of rejects."""
     return {name: value for name, value in identity.items() if name not in ("shards", TRY)}
 
 
 def _same(before: Shards, now: Shards) -> np.ndarray:
-    """For each shard of `now` its number in `before`, -1 if it was not there or was another; int64 [S]."""
+    """For each shard of `now` its number in `before`, -1 if it is new or changed; int64 [S]."""
     old, new = (_names(shards) for shards in (before, now))
     found = pc.index_in(new, value_set=old)  # pyright: ignore[reportAttributeAccessIssue]
     return pc.fill_null(found, -1).to_numpy().astype(np.int64)
 
 
 def _names(shards: Shards) -> pa.Array:
-    # Not the fingerprint alone: that of loose files knows their names and sizes, which two folders may share.
+    # Not the fingerprint alone: that of loose files covers their names and sizes, which two folders may share.
     columns = shards.columns("uri", "fingerprint", "rows", "bytes")
     texts = [column.cast(pa.string()).combine_chunks() for column in columns.columns]
     return pc.binary_join_element_wise(*texts, "\n")  # pyright: ignore[reportAttributeAccessIssue]
@@ -104,7 +104,7 @@ def read_part(folder: str, name: str, number: int) -> pa.Table:
 
 
 def rejected_units(folder: str, number: int) -> tuple[Unit, ...]:
-    """The rejects of a part that has some: of each shard, those rows."""
+    """The rejects of a part that has some, as one unit per shard."""
     key = np.sort(read_part(folder, "rejects", number).column("key").to_numpy())
     shard, row = key >> 32, key & 0xFFFFFFFF
     runs = np.split(row, np.flatnonzero(np.diff(shard)) + 1)
@@ -115,7 +115,7 @@ def rejected_units(folder: str, number: int) -> tuple[Unit, ...]:
 
 
 def read_piece(piece: Piece) -> tuple[pa.Table, pa.Table]:
-    """(SCORES, REJECTS) of the unit, with the keys that its samples have now."""
+    """(SCORES, REJECTS) of the unit, with the current keys of its samples."""
     low = make_key(piece.unit.shard, piece.unit.first)
     shift = make_key(piece.shard, 0) - make_key(piece.unit.shard, 0)
     fs, path = filesystem(piece.folder)
@@ -126,7 +126,7 @@ def read_piece(piece: Piece) -> tuple[pa.Table, pa.Table]:
             table = pq.read_table(
                 f"{path}/{name}-{piece.part:06d}.parquet", filesystem=fs, filters=where, schema=schema
             )
-        except FileNotFoundError:  # a part without rejects; a missing one with scores would show in the count of rows
+        except FileNotFoundError:  # a part without rejects; missing scores are found by the count of rows
             table = schema.empty_table()
         key = pc.add(table.column("key"), shift)  # pyright: ignore[reportAttributeAccessIssue]
         found.append(table.set_column(0, schema.field("key"), key.combine_chunks()))

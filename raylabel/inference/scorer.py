@@ -1,4 +1,4 @@
-"""Who ranks the classes of a sample: what an actor pool needs to know of it.
+"""The interface of a scorer, which ranks the classes of a sample.
 
 Letters: B batch, P classes kept per sample, M clips of a video.
 """
@@ -15,15 +15,15 @@ Ranked = tuple[np.ndarray, ...]
 the best class of each clip."""
 
 Run = Callable[[Iterable[np.ndarray]], Iterator[Ranked]]
-"""Batches uint8 [B, *shape] → what it makes of each, in order; a batch is the caller's again when the next is asked."""
+"""Batches uint8 [B, *shape] → `Ranked` of each, in order. A batch may be overwritten when the next is asked for."""
 
 
 class Scorer(Protocol):
-    """Plain data that travels to the actors; `start` makes it ready there, once."""
+    """Plain data that is sent to the actors; each calls `start` once."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one prepared sample, uint8."""
+        """Shape of one prepared sample, uint8."""
         ...
 
     @property
@@ -33,9 +33,9 @@ class Scorer(Protocol):
 
     @property
     def parser(self) -> Parser:
-        """Makes uint8 [*shape] of encoded bytes, in the sandbox."""
+        """Encoded bytes → uint8 [*shape], in the sandbox."""
         ...
 
     def start(self, gpu: bool) -> Run:
-        """Loads what it takes onto the actor's device. Rows are ranked alone: no row shows in another's result."""
+        """Loads the scorer onto the actor's device. Each row is ranked alone: no row affects another's result."""
         ...

@@ -10,11 +10,11 @@ from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.inference.network import Network
-from raylabel.inference.scores import UNIT, make_scores, unit_rows
+from raylabel.inference.scores import UNIT, Scoring, make_scores, unit_rows
 from raylabel.media.view import View
 from raylabel.store.artifact import NOT_IDENTITY, Artifact, Root, identity_of
 
-BATCH_BYTES = 1 << 28  # of pixels, held by every actor, and by four where others decode; 256 images at 224 are 39 MB
+BATCH_BYTES = 1 << 28  # of pixels; 256 images at 224 are 39 MB. An actor holds one batch, or four where tasks decode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Label:
     """Images or videos per forward pass, always padded to this number so that scores do not depend on their neighbours.
     """
     p: int = 10
-    """Classes stored per sample: the largest P that a selection can ask for later (fewer where there are fewer)."""
+    """Classes stored per sample: the largest P that a selection can ask for later (at most all classes)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the forward pass; auto is bf16 where the hardware has it."""
     reject_limit: float = field(default=0.05, metadata=NOT_IDENTITY)
@@ -88,13 +88,22 @@ class TrainedNetwork:
         """
         config, model = self.config, self.network
         config.check_against(corpus, self.view)
-        scorer = Network(model, self.view, self._precision, min(config.p, model.info["classes"]))
-        limit, batch, again, by = config.reject_limit, config.batch, self.retry_rejects, model.name
-        return make_scores(root, scorer, self.identity, shards, corpus, batch, limit, self.resources, again, by)
+        scoring = Scoring(
+            scorer=Network(model, self.view, self._precision, min(config.p, model.info["classes"])),
+            source=self.identity,
+            shards=shards,
+            corpus=corpus,
+            batch=config.batch,
+            reject_limit=config.reject_limit,
+            resources=self.resources,
+            retry_rejects=self.retry_rejects,
+            by=model.name,
+        )
+        return make_scores(root, scoring)
 
 
 def _evaluation_identity(view: View) -> dict[str, Any]:
-    """What of a view shows in evaluation pixels: its training crop does not."""
+    """The fields of a view that affect evaluation pixels: its training crop does not."""
     shown = {name: identity_of(getattr(view, name)) for name in ("size", "resize", "dct_scale", "mean", "std")}
     clip = view.clip and replace(view.clip, max_resize=0)
     return shown | {"clip": identity_of(clip)}

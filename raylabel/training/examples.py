@@ -39,6 +39,7 @@ from raylabel.store.artifact import (
     write_table,
 )
 from raylabel.store.files import filesystem, reading
+from raylabel.store.reject_limit import RejectTally
 from raylabel.store.reject_retry import NothingGainedError, make
 
 SAMPLES = 4096  # picked samples in a file, if they are pictures
@@ -131,23 +132,17 @@ def _rejected(records: Iterable[dict[str, Any]]) -> int:
 
 def summarise(records: dict[int, dict[str, Any]], samples: int, reject_limit: float) -> Built:
     """EXAMPLES of `samples` picked samples from the records of their parts. InputError if too many are rejected."""
-    rejected = _rejected(records.values())
-    reasons = collections.Counter()
+    tally = RejectTally(samples, reject_limit, "picked samples")
     for record in records.values():
-        reasons.update(record["reasons"])
-    if rejected > reject_limit * samples or rejected == samples:
-        top = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(3))
-        raise InputError(
-            f"{rejected:,} of {samples:,} picked samples could not be read (top reasons: {top}): mend the corpus, or "
-            "raise --label.reject-limit"
-        )
+        tally.add(record["samples"], record["reasons"])
+    tally.close()
     ordered = [records[part] for part in sorted(records)]
     items = [record["items"] for record in ordered if record["items"]]
     info = {
-        "samples": samples - rejected,
+        "samples": samples - tally.rejected,
         "items": sum(map(sum, items)),
-        "rejected": rejected,
-        "reasons": dict(reasons),
+        "rejected": tally.rejected,
+        "reasons": dict(tally.reasons),
         "lane_items": items,  # [file][lane]: items of each row group, so that the stream can seek without reading
     }
     return Built(files_of(records), info)

@@ -33,7 +33,7 @@ from scale_corpus import CLASSES, ROWS, NullScorer, build, copies, payload, rank
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus
-from raylabel.inference.scores import UNIT, make_scores
+from raylabel.inference.scores import UNIT, Scoring, make_scores
 from raylabel.schema import PICKS
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import Select, select
@@ -68,7 +68,16 @@ def _stages(work: str, paths: list[str]) -> dict[str, float]:
         root, corpus = Root.open(folder), Corpus(uri=tuple(paths))
         shards = index_corpus(root, "bench", corpus)
         clock = time.perf_counter()
-        scores = make_scores(root, NullScorer(P), {"null": P}, shards, corpus, UNIT, 0.0, Resources())
+        scoring = Scoring(
+            scorer=NullScorer(P),
+            source={"null": P},
+            shards=shards,
+            corpus=corpus,
+            batch=UNIT,
+            reject_limit=0.0,
+            resources=Resources(),
+        )
+        scores = make_scores(root, scoring)
         seconds["label"] = time.perf_counter() - clock
         clock = time.perf_counter()
         duplicates = find_duplicates(root, scores)

@@ -23,7 +23,7 @@ from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.inference.network import CACHED, Network
 from raylabel.inference.scorer import Ranked, Run
-from raylabel.inference.scores import make_scores
+from raylabel.inference.scores import Scoring, make_scores
 from raylabel.media.image_views import eval_pixels
 from raylabel.media.view import View
 from raylabel.schema import SCORES, split_key
@@ -60,7 +60,16 @@ def raylabel(network: str, shards: list[str], photographs: Photographs) -> tuple
         root, corpus = Root.open(folder), Corpus(uri=tuple(shards))
         source = {"network": hashlib.sha256(Path(network).read_bytes()).hexdigest()}
         scorer = FileNetwork(None, View(), "bf16", P, network)  # pyright: ignore[reportArgumentType]
-        made = make_scores(root, scorer, source, index_corpus(root, "bench", corpus), corpus, BATCH, 0.0, Resources())
+        scoring = Scoring(
+            scorer=scorer,
+            source=source,
+            shards=index_corpus(root, "bench", corpus),
+            corpus=corpus,
+            batch=BATCH,
+            reject_limit=0.0,
+            resources=Resources(),
+        )
+        made = make_scores(root, scoring)
         table = made.table("scores-", SCORES, ["key", "classes"])
         content = hashlib.sha256("".join(file.sha256 for file in made.files("scores-")).encode()).hexdigest()
     finally:

@@ -199,7 +199,7 @@ from raylabel.cli.connect import connect
 from raylabel.cli.exit import readable
 from raylabel.store.artifact import Root
 from raylabel.corpus import Corpus, index_corpus
-from raylabel.inference.scores import make_scores
+from raylabel.inference.scores import Scoring, make_scores
 from raylabel.compute.resources import Resources
 from raylabel.compute.watchdog import watched
 from wide import Wide
@@ -211,7 +211,10 @@ with readable():
         root, corpus = Root.open("runs"), Corpus(uri=(sys.argv[1],))
         shards = index_corpus(root, "wide", corpus)
         where = Resources(teachers=1, decode="cluster")
-        made = make_scores(root, Wide(), {"wide": 1}, shards, corpus, 32, 0.05, where)
+        made = make_scores(root, Scoring(
+            scorer=Wide(), source={"wide": 1}, shards=shards, corpus=corpus, batch=32, reject_limit=0.05,
+            resources=where,
+        ))
         spilled = sum(len(files) for _, _, files in os.walk(os.environ["RAY_object_spilling_directory"]))
         print(made.info["scored"], made.info["rejected"], spilled > 0, len(ray.get(held)))
 """

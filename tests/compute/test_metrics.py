@@ -21,7 +21,7 @@ from raylabel.cli.connect import connect
 from raylabel.cli.exit import readable
 from raylabel.store.artifact import Root
 from raylabel.corpus import Corpus, index_corpus
-from raylabel.inference.scores import make_scores
+from raylabel.inference.scores import Scoring, make_scores
 from raylabel.compute.resources import Resources
 from wide import Wide
 
@@ -29,7 +29,10 @@ with readable():
     connect()
     root, corpus = Root.open("runs"), Corpus(uri=(sys.argv[1],))
     shards = index_corpus(root, "counted", corpus)
-    made = make_scores(root, Wide(), {"wide": 1}, shards, corpus, 32, 0.5, Resources(decode=sys.argv[2]))
+    made = make_scores(root, Scoring(
+        scorer=Wide(), source={"wide": 1}, shards=shards, corpus=corpus, batch=32, reject_limit=0.5,
+        resources=Resources(decode=sys.argv[2]),
+    ))
     print(json.dumps(made.info))
 """
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from raylabel.store.artifact import Root
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.selection.duplicates import find_duplicates
-from raylabel.inference.scores import make_scores
+from raylabel.inference.scores import Scoring, make_scores
 from raylabel.compute.resources import Resources
 from wide import Wide
 
@@ -36,7 +36,10 @@ def look():
 
 thread = threading.Thread(target=look)
 thread.start()
-scores = make_scores(root, Wide(), {"wide": 1}, shards, corpus, 32, 0.0, Resources())
+scoring = Scoring(
+    scorer=Wide(), source={"wide": 1}, shards=shards, corpus=corpus, batch=32, reject_limit=0.0, resources=Resources()
+)
+scores = make_scores(root, scoring)
 over.set()
 thread.join()
 find_duplicates(root, scores)  # asks for no GPU, and is done in less time than one takes to be idle

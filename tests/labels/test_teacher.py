@@ -1,4 +1,4 @@
-"""label → SCORES against the bare model, and the promise that neither actors nor crashes show in the bytes."""
+"""label → SCORES compared with the bare model, and the same bytes whatever the number of actors and the crashes."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ from raylabel.corpus import Corpus, index_corpus
 from raylabel.errors import InputError
 from raylabel.inference import pool
 from raylabel.inference import scores as stage
-from raylabel.inference.scores import make_scores
+from raylabel.inference.scores import Scoring, make_scores
 from raylabel.labels import teacher
 from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.media.image_views import eval_pixels, normalise
@@ -43,7 +43,7 @@ def run(root: Root, corpus: Corpus, config: Label, actors: int = 1) -> Artifact:
     ).label(root, corpus, shards)
 
 
-def test_scores_are_those_of_the_bare_model_and_every_sample_is_accounted_for(ray_local, tmp_path, monkeypatch):
+def test_scores_equal_those_of_the_bare_model_and_every_sample_is_counted(ray_local, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "UNIT", 70)
     monkeypatch.setattr(stage, "PART", 2)
     media, _ = digit_images()
@@ -64,7 +64,7 @@ def test_scores_are_those_of_the_bare_model_and_every_sample_is_accounted_for(ra
     with torch.inference_mode():
         logits = module(normalise(pixels, DIGITS_VIEW)).double().numpy()
     order = np.argsort(-logits, axis=1, kind="stable")[:, :3]
-    assert (np.array(table.column("classes").to_pylist()) == order).mean() > 0.99  # but for near ties
+    assert (np.array(table.column("classes").to_pylist()) == order).mean() > 0.99  # all except near ties
     odds = np.array([[row[c] - np.log(np.exp(np.delete(row, c)).sum()) for c in range(10)] for row in logits])
     found = np.array(table.column("log_odds").to_pylist())
     np.testing.assert_allclose(found, -np.sort(-odds, axis=1)[:, :3], rtol=1e-4, atol=1e-4)
@@ -80,7 +80,7 @@ def test_scores_are_those_of_the_bare_model_and_every_sample_is_accounted_for(ra
     assert (scores.info["samples"], scores.info["scored"], scores.info["rejected"]) == (300, 297, 3)
 
 
-def test_bytes_do_not_depend_on_the_number_of_actors_nor_on_how_work_is_dealt(ray_local, tmp_path, monkeypatch):
+def test_bytes_do_not_depend_on_the_number_of_actors_or_the_size_of_items(ray_local, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "UNIT", 100)
     media, _ = digit_images()
     for name, some in (("a", media[:730]), ("b", [*media[730:], *media[:50]])):
@@ -115,8 +115,8 @@ def test_bytes_do_not_depend_on_where_decoding_runs(ray_local, tmp_path):
     assert made[0][2] == {"unrecognized": 4}
 
 
-def test_a_corpus_that_grows_is_scored_where_it_is_new(ray_local, tmp_path, monkeypatch):
-    """Shards in front, between and behind the old ones: the numbers of all change, and parts hold old and new units."""
+def test_only_the_new_shards_of_a_corpus_are_scored(ray_local, tmp_path, monkeypatch):
+    """Shards before, between and after the old ones: the numbers of all change, and parts have old and new units."""
     monkeypatch.setattr(stage, "UNIT", 64)
     monkeypatch.setattr(stage, "PART", 3)
     media, _ = digit_images()
@@ -131,7 +131,7 @@ def test_a_corpus_that_grows_is_scored_where_it_is_new(ray_local, tmp_path, monk
         write_parquet(folder / f"{name}.parquet", pieces[name])
     first = run(grown, corpus, config)
     assert (first.info["images"], first.info["earlier"]) == (750, 0)
-    run(grown, corpus, Label(batch=32, p=9, reject_limit=0.5))  # of another source: nothing to take over
+    run(grown, corpus, Label(batch=32, p=9, reject_limit=0.5))  # of another source: nothing to reuse
     for name in ("a0", "b0", "c1"):
         write_parquet(folder / f"{name}.parquet", pieces[name])
     second = run(grown, corpus, config)
@@ -147,12 +147,12 @@ def test_a_corpus_that_grows_is_scored_where_it_is_new(ray_local, tmp_path, monk
     ]
     assert contents(lists[0]) == contents(lists[1])
 
-    # One that was replaced is new, under whatever name.
+    # A replaced shard is new, whatever its name.
     (folder / "b1.parquet").rename(folder / "d0.parquet")
     third = run(grown, corpus, config)
     assert (third.info["images"], third.info["earlier"]) == (250, 1250)
 
-    # Whoever changed a shard on purpose deleted SHARDS: scores that nothing can be told of any more are left alone.
+    # After a shard was changed on purpose its SHARDS are deleted: SCORES without SHARDS are not reused.
     for shards in (tmp_path / "grown").glob("shards-*"):
         shutil.rmtree(shards)
     (folder / "a0.parquet").unlink()
@@ -160,7 +160,7 @@ def test_a_corpus_that_grows_is_scored_where_it_is_new(ray_local, tmp_path, monk
     assert (fourth.info["images"], fourth.info["earlier"]) == (1250, 0)
 
 
-def test_rejects_are_tried_again_when_asked(ray_local, tmp_path, monkeypatch):
+def test_rejects_are_retried_on_request(ray_local, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "UNIT", 32)
     monkeypatch.setattr(stage, "PART", 2)
     media, _ = digit_images()
@@ -186,12 +186,12 @@ def test_rejects_are_tried_again_when_asked(ray_local, tmp_path, monkeypatch):
     assert first.info["reasons"] == {"missing": 6, "unrecognized": 1}
     before = contents(first)
 
-    assert scores().uri == first.uri  # nothing gained, and nothing left of the try
+    assert scores().uri == first.uri  # nothing gained, and nothing left of the retry
     assert len(list(Path(root.uri).glob("scores-*"))) == 1
 
     for name in lost[:4]:
         (away / name).rename(folder / name)
-    assert scores(retry=False).uri == first.uri  # nobody asked
+    assert scores(retry=False).uri == first.uri  # not requested
     second = scores()
     assert second.info["reasons"] == {"missing": 2, "unrecognized": 1}
     assert (second.info["images"], second.info["earlier"], second.info["scored"]) == (7, 193, 197)
@@ -207,30 +207,40 @@ def test_rejects_are_tried_again_when_asked(ray_local, tmp_path, monkeypatch):
     keys = third.table("scores-", SCORES, ["key"]).column("key").to_pylist()
     assert keys == [row for row in range(200) if row != 77]
 
-    # A corpus that has grown takes over what was found last.
+    # A larger corpus reuses the latest SCORES.
     (folder / "200.png").write_bytes(media[200])
     shards = index_corpus(root, "unlabeled", corpus)
     grown = scores(retry=False)
     assert grown.info["rejected"] == 1 and grown.info["samples"] == 201
 
 
-def test_a_sample_that_kills_the_teacher_is_the_only_one_lost(ray_local, tmp_path, monkeypatch):
+def test_only_the_samples_that_crash_the_teacher_are_lost(ray_local, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "UNIT", 64)
     rng = np.random.default_rng(0)
     media = [bytes([a, b, 0]) for a, b in rng.integers(0, 256, (400, 2))]
-    guilty = (137, 331)
+    poison_rows = (137, 331)
     some = [
-        data[:2] + b"K" if row in guilty else b"!segfault" if row == 200 else data for row, data in enumerate(media)
+        data[:2] + b"K" if row in poison_rows else b"!segfault" if row == 200 else data
+        for row, data in enumerate(media)
     ]
     made = []
     for name, files in (("poison", some), ("clean", media)):
         corpus = Corpus(uri=(str(write_parquet(tmp_path / f"{name}.parquet", files)),))
         root = Root.open(str(tmp_path / name))
         shards = index_corpus(root, "unlabeled", corpus)
-        made.append(make_scores(root, Fragile(), {}, shards, corpus, 16, 0.5, Resources(teachers=2)))
+        scoring = Scoring(
+            scorer=Fragile(),
+            source={},
+            shards=shards,
+            corpus=corpus,
+            batch=16,
+            reject_limit=0.5,
+            resources=Resources(teachers=2),
+        )
+        made.append(make_scores(root, scoring))
     poison, clean = made
     rejects = {r["key"]: (r["stage"], r["reason"]) for r in poison.table("rejects-", REJECTS).to_pylist()}
-    assert rejects == {200: ("decode", "decoder_crash")} | {row: ("score", "teacher_crash") for row in guilty}
+    assert rejects == {200: ("decode", "decoder_crash")} | {row: ("score", "teacher_crash") for row in poison_rows}
     expected = clean.table("scores-", SCORES)
     assert poison.table("scores-", SCORES) == expected.filter([row not in rejects for row in range(400)])
 
@@ -254,7 +264,7 @@ def test_too_many_rejects_stop_the_run_with_the_reasons(ray_local, tmp_path):
     with pytest.raises(InputError, match=r"20 of 200 samples.*limit of 5%.*unrecognized 20.*reject-limit"):
         run(root, corpus, Label(batch=32))
     assert root.named("scores") == []
-    # The limit changes no byte: with a higher one the same work is taken up where it stands.
+    # The limit changes no byte: with a higher one the same build is resumed.
     assert run(root, corpus, Label(batch=32, reject_limit=0.2)).info["rejected"] == 20
 
 
@@ -273,7 +283,7 @@ run(Root.open({root!r}), Corpus(uri=({corpus!r},)), Label(batch=64))
 """
 
 
-def test_a_killed_driver_costs_no_committed_part_and_no_byte(ray_local, tmp_path):
+def test_a_killed_driver_loses_no_committed_part(ray_local, tmp_path):
     media, _ = digit_images()
     corpus = str(write_parquet(tmp_path / "a.parquet", media * 6))
 
@@ -292,7 +302,7 @@ def test_a_killed_driver_costs_no_committed_part_and_no_byte(ray_local, tmp_path
     process.send_signal(signal.SIGKILL)
     process.wait()
     committed = list(killed.glob("scores-*/parts/*.json"))
-    assert not list(killed.glob("scores-*/manifest.json")), "the run was over before it was killed: no test"
+    assert not list(killed.glob("scores-*/manifest.json")), "the run ended before it was killed"
     stamps = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in committed}
 
     assert start(killed).wait(200) == 0
@@ -325,11 +335,11 @@ def test_a_shard_that_changes_while_it_is_scored_is_an_error(ray_local, tmp_path
         TrainedNetwork(
             network=random_model(root), view=DIGITS_VIEW, config=Label(batch=32), resources=Resources(teachers=1)
         ).label(root, corpus, shards)
-    # Nothing of it may pass for scores of the corpus when that is restored.
+    # None of it may count as scores of the corpus once that is restored.
     assert root.named("scores") == [] and not list((tmp_path / "root").glob("scores-*/parts/*"))
 
 
-def test_the_identity_holds_what_shows_in_evaluation_pixels_and_no_more():
+def test_the_identity_covers_exactly_what_affects_evaluation_pixels():
     view = View()
     training = replace(view, crop="padded", min_scale=0.5, padding=0, flip=False)
     assert teacher._evaluation_identity(training) == teacher._evaluation_identity(view)

@@ -27,7 +27,7 @@ from ray.cluster_utils import Cluster
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.errors import InputError
-from raylabel.inference.scores import make_scores
+from raylabel.inference.scores import Scoring, make_scores
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe
@@ -76,8 +76,16 @@ def run(spec: Spec, folder: str) -> Artifact:
         return write_report(Run(root, digits(spec)))[0]
     corpus = Corpus(uri=tuple(spec.corpus))
     shards = index_corpus(root, "golden", corpus)
-    teacher, resources = GoldenTeacher(**spec.teacher), Resources(**spec.resources)
-    scores = make_scores(root, teacher, {"teacher": "golden"}, shards, corpus, BATCH, 0.05, resources)
+    scoring = Scoring(
+        scorer=GoldenTeacher(**spec.teacher),
+        source={"teacher": "golden"},
+        shards=shards,
+        corpus=corpus,
+        batch=BATCH,
+        reject_limit=0.05,
+        resources=Resources(**spec.resources),
+    )
+    scores = make_scores(root, scoring)
     duplicates = find_duplicates(root, scores)
     return select(root, scores, duplicates, Select(k=K, p=P), NAMES)
 

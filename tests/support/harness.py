@@ -132,7 +132,7 @@ class Driver:
 
     def actors(self) -> list[int]:
         """The processes of teacher actors."""
-        return [pid for pid in self.family() if told(pid).startswith("ray::MapWorker(MapBatches(Labeler))")]
+        return [pid for pid in self.family() if told(pid).startswith("ray::MapWorker(MapBatches(ScoringActor))")]
 
     def decoders(self) -> list[int]:
         """The workers in which a task decodes."""

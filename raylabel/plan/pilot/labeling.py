@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import ray
 
 from raylabel.corpus import Unit, Units
-from raylabel.inference.actor import Labeler
+from raylabel.inference.actor import ScoringActor
 from raylabel.inference.batches import ScoringTask, decode, item
 from raylabel.inference.pool import PIXELS, units_of_item
 from raylabel.inference.scores import unit_rows
@@ -126,7 +126,7 @@ class _Labeler:
 
     def load(self, job: ScoringTask, unit: Unit) -> float:
         """Makes ready to score; seconds that a batch takes."""
-        self._job, self._actor = job, Labeler(job)
+        self._job, self._actor = job, ScoringActor(job)
         one = item([replace(unit, rows=min(job.batch, unit.rows))])
         collections.deque(self._actor(one), maxlen=0)  # warms up
         begin = time.monotonic()
