@@ -1,6 +1,7 @@
 """The story: labeled set → teacher → SCORES of the corpus → PICKS → student, and whether it was worth it."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -8,8 +9,9 @@ import pyarrow as pa
 from raylabel import datasets
 from raylabel.compute.resources import Cluster
 from raylabel.corpus import Corpus, Shards, index_corpus, read_groups
-from raylabel.evaluate.classify import TOP, accuracy, hits, metrics, paired_gain
+from raylabel.evaluate.classify import TOP, accuracy, hits, paired_gain
 from raylabel.evaluate.precision import pick_precision
+from raylabel.evaluate.results import CONTROL, PRETRAINED, STUDENT, TEACHER, Metric, Subject, metrics
 from raylabel.labels.teacher import label
 from raylabel.labels.truth import truth
 from raylabel.media.view import View
@@ -206,12 +208,10 @@ def semi_supervised(root: Root, recipe: Recipe, start: Prepared | None = None) -
     control = fit_model(root, recipe, len(classes), "control", recipe.student, found.lesson, recipe.control)
 
     students = {"control": control, "pretrain": found.student, "finetune": student}
-    models = {"control": control, "student (pretrained)": found.student, "student (fine-tuned)": student}
+    models = {CONTROL: control, PRETRAINED: found.student, STUDENT: student}
     tests = {name: test(root, recipe, start, model, recipe.view) for name, model in models.items()}
-    tests = {"teacher": found.tested, **tests}
-    right = {name: hits(tested, start.test_labels) for name, tested in tests.items()}
-    accuracies = [accuracy(name, *hit, len(classes)) for name, hit in right.items()]
-    gain = paired_gain(right["student (fine-tuned)"][0], right["control"][0])
+    tests = {TEACHER: found.tested, **tests}
+    rows = evaluate(recipe, start, tests, found.picks)
     run = Run(
         name=recipe.name,
         settings=identity_of(recipe),
@@ -233,18 +233,28 @@ def semi_supervised(root: Root, recipe: Recipe, start: Prepared | None = None) -
             "evaluate": tuple(tests.values()),
         },
         curves={**({} if start.teacher else {"teacher": found.teacher}), **students},
-        accuracies=accuracies,
-        gain=gain,
+        metrics=rows,
         leaks=found.leaks,
-        precision=pick_precision(found.picks, shards["unlabeled"], recipe.truth),
         more=(
             *shards.values(),
             start.labels,
             start.test_labels,
-            metrics(root, recipe.name, recipe.test.uri, accuracies, gain),
+            metrics(root, recipe.name, rows),
         ),
     )
     return write_run(root, run)
+
+
+def evaluate(recipe: Recipe, start: Prepared, tests: Mapping[str, Artifact], picks: Artifact) -> list[Metric]:
+    """What all evaluators give. `tests`: SCORES of the test set by each model; the networks are not needed."""
+    right = {name: hits(scores, start.test_labels) for name, scores in tests.items()}
+    of = functools.partial(Subject, seed=recipe.seed, dataset=", ".join(recipe.test.uri), split="test")
+    picked = Subject(model=TEACHER, seed=recipe.seed, dataset=", ".join(recipe.unlabeled.uri), split="unlabeled")
+    return [
+        *(row for name, hit in right.items() for row in accuracy(of(model=name), hit, len(start.classes))),
+        paired_gain(of(model=STUDENT), right[STUDENT].top1, right[CONTROL].top1),
+        *pick_precision(picked, picks, start.shards["unlabeled"], recipe.truth),
+    ]
 
 
 def given_teacher(root: Root, teacher: Teacher, classes: int) -> Artifact | None:

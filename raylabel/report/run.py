@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from raylabel.corpus import Corpus, Shards, read_keys
-from raylabel.evaluate.results import Accuracy, Gain
+from raylabel.evaluate.results import Metric
 from raylabel.media.rejects import Reject as Unread
 from raylabel.media.sandbox.sandbox import Parser, Sandbox
 from raylabel.media.view import CLIP_CPU_SECONDS
@@ -47,9 +47,7 @@ class Run:
     """Stage name → the artifacts that it made."""
     curves: Mapping[str, Artifact]
     """Trained networks by the name of their curve."""
-    accuracies: list[Accuracy]
-    gain: Gain
-    precision: tuple[float, int] | None = None
+    metrics: list[Metric]
     leaks: Leaks | None = None
     more: tuple[Artifact, ...] = field(default=())
     """Artifacts that belong to the run and to no stage."""
@@ -87,8 +85,7 @@ def summarise(run: Run) -> Summary:
             labeled_rejected=run.lesson.info["rejected"],
         ),
         rejects=[Reject(reason=reason, count=count) for reason, count in scores["reasons"].items()],
-        accuracies=run.accuracies,
-        gain=run.gain,
+        metrics=run.metrics,
         picks=Picks(
             total=picks["picks"],
             samples=picks["samples"],
@@ -100,8 +97,6 @@ def summarise(run: Run) -> Summary:
             median=float(np.median(per_class)),
             max=max(per_class),
         ),
-        precision=run.precision[0] if run.precision else None,
-        precision_n=run.precision[1] if run.precision else None,
         leaks=run.leaks,
         stages=[_stage(name, some) for name, some in run.stages.items()],
         hardware=scores["hardware"],

@@ -11,7 +11,7 @@ import safetensors.torch
 
 from raylabel.errors import InputError
 from raylabel.evaluate.classify import accuracy, hits, paired_gain
-from raylabel.evaluate.results import Accuracy
+from raylabel.evaluate.results import TOP1, Metric, Subject, require
 from raylabel.models import WEIGHTS
 from raylabel.pipelines.semi_supervised import finetune, pretrain, test
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
@@ -46,30 +46,26 @@ def make_soup(root: Root, job: TrialTask, trials: Sequence[Trial]) -> Soup:
     start = job.rests_on(root, recipe)
     pretrained = pretrain(root, recipe, start)
     students = {trial.number: finetune(root, job.of(trial.settings), start, pretrained) for trial in rivals.values()}
-    found: dict[tuple[int, ...], tuple[Artifact, Accuracy]] = {}
+    found: dict[tuple[int, ...], tuple[Artifact, Metric]] = {}
 
     def validated(numbers: tuple[int, ...]) -> float:
         model = average(root, [students[number] for number in numbers])
         found[numbers] = model, validate(root, job, recipe, model)
-        return found[numbers][1].top1
+        return found[numbers][1].value
 
     chosen = greedy(list(students), validated)
     model, right = found[chosen]
     tested = [
         hits(test(root, recipe, start, one, recipe.view), start.test_labels) for one in (model, students[best.number])
     ]
-    told = accuracy(model.name, *tested[0], len(start.classes))
+    of = Subject(model=model.name, seed=recipe.seed, dataset=", ".join(recipe.test.uri), split="test")
     return Soup(
         trials=chosen,
         left_out=tuple(number for number in students if number not in chosen),
         artifact=model.uri.rpartition("/")[2],
-        accuracy=right.top1,
-        low=right.top1_low,
-        high=right.top1_high,
-        test=told.top1,
-        test_low=told.top1_low,
-        test_high=told.top1_high,
-        gain=paired_gain(tested[0].top1, tested[1].top1),
+        validation=right,
+        test=require(accuracy(of, tested[0], len(start.classes)), metric=TOP1),
+        gain=paired_gain(of, tested[0].top1, tested[1].top1),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import ray
 
 from raylabel.evaluate.classify import TOP, accuracy, hits
-from raylabel.evaluate.results import Accuracy
+from raylabel.evaluate.results import TOP1, Metric, Subject, require
 from raylabel.labels.teacher import label
 from raylabel.pipelines.semi_supervised import Prepared, finetune, given_teacher, pretrain
 from raylabel.recipes.recipe import Recipe
@@ -56,18 +56,19 @@ def _run(root: SharedRoot, job: TrialTask, recipe: Recipe, stage: str) -> dict[s
     right = validate(root, job, recipe, student)
     return {
         "stage": STAGES.index(stage) + 1,
-        "accuracy": right.top1,
-        "low": right.top1_low,
-        "high": right.top1_high,
+        "accuracy": right.value,
+        "low": right.low,
+        "high": right.high,
         "picks": found.picks.info["picks"],
     }
 
 
-def validate(root: Root, job: TrialTask, recipe: Recipe, model: Artifact) -> Accuracy:
-    """Its accuracy on the validation split."""
+def validate(root: Root, job: TrialTask, recipe: Recipe, model: Artifact) -> Metric:
+    """Its top-1 on the validation split."""
     shards, corpus = job.start.shards["labeled"], job.start.corpora["labeled"]
     scores = label(root, model, shards, corpus, recipe.view, replace(recipe.label, p=TOP), recipe.resources)
-    return accuracy(model.name, *hits(scores, job.held, part=True), len(job.start.classes))
+    of = Subject(model=model.name, seed=recipe.seed, dataset=", ".join(recipe.labeled.uri), split="validation")
+    return require(accuracy(of, hits(scores, job.held, part=True), len(job.start.classes)), metric=TOP1)
 
 
 def work(artifact: Artifact) -> int:

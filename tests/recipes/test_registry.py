@@ -8,7 +8,7 @@ import pytest
 
 from raylabel.compute.resources import Cluster, Node, Pool, Resources
 from raylabel.errors import InputError
-from raylabel.evaluate.results import Gain
+from raylabel.evaluate.results import Metric
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Teacher
 from raylabel.report.summary import Counts, Picks, Reject, Stage, Summary
@@ -138,7 +138,7 @@ def test_the_readme_names_every_key_of_the_summary_and_every_room():
     here = Path(recipes.__file__).resolve().parent
     text = (here.parent / "README.md").read_text()
     keys = text.partition("## summary.json")[2]
-    for part in (Summary, Counts, Reject, Gain, Picks, Leaks, Stage):
+    for part in (Summary, Counts, Reject, Metric, Picks, Leaks, Stage):
         for field in dataclasses.fields(part):
             assert f"`{field.name}`" in keys, f"{part.__name__}.{field.name}"
     for path in here.iterdir():
