@@ -99,14 +99,18 @@ EXAMPLES = pa.schema(
     ]
 )
 
-# One row per number that is reported.
+# One row per number that is reported; low and high are the ends of its 95% interval, null where it has none.
 METRICS = pa.schema(
     [
         pa.field("run", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
         pa.field("dataset", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         pa.field("metric", pa.string(), nullable=False),
         pa.field("value", pa.float64(), nullable=False),
+        pa.field("low", pa.float64(), nullable=True),
+        pa.field("high", pa.float64(), nullable=True),
         pa.field("n", pa.int64(), nullable=False),
     ]
 )

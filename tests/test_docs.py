@@ -94,7 +94,7 @@ def _dataclasses(kind: type) -> set[type]:
 def test_every_key_of_the_summary_is_documented():
     text = (REPOSITORY / "docs" / "summary.md").read_text()
     parts = _dataclasses(Summary)
-    assert {"Summary", "Counts", "Reject", "Accuracy", "Gain", "Picks", "Leaks", "Stage"} <= {p.__name__ for p in parts}
+    assert {"Summary", "Counts", "Reject", "Metric", "Picks", "Leaks", "Stage"} <= {p.__name__ for p in parts}
     for part in parts:
         for field in dataclasses.fields(part):
             assert f"`{field.name}`" in text, f"{part.__name__}.{field.name}"

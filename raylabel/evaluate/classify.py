@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from raylabel.evaluate.results import Accuracy, Gain
-from raylabel.schema import METRICS, PICKS, SCORES, check
-from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
+from raylabel.evaluate.results import CLIP_TOP1, GAIN, TOP1, TOP5, Metric, Subject
+from raylabel.schema import PICKS, SCORES
+from raylabel.store.artifact import Artifact
 
 Z = 1.959963984540054  # the normal quantile of a two-sided 95% interval
 TOP = 5
@@ -25,16 +25,17 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     return min(max(0.0, low), p), max(min(1.0, high), p)
 
 
-def paired_gain(a: np.ndarray, b: np.ndarray) -> Gain:
-    """Accuracy of a minus that of b, bool [N] each, with the adjusted 95% Wald interval of Bonett and Price (2012).
+def paired_gain(of: Subject, a: np.ndarray, b: np.ndarray) -> Metric:
+    """Top-1 of a minus that of b, bool [N] each, with the adjusted 95% Wald interval of Bonett and Price (2012).
 
     Paired, since both models saw the same samples: what both get right, or both wrong, says nothing of the difference.
-    The interval is that of drawing test samples; another seed of training would move the difference too.
+    The interval is that of drawing test samples; another seed of training would move the difference too. `of` is a.
     """
     n, wins, losses = len(a), int((a & ~b).sum()), int((b & ~a).sum())
     p12, p21 = (wins + 1) / (n + 2), (losses + 1) / (n + 2)
     centre, half = p12 - p21, Z * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / (n + 2))
-    return Gain(value=(wins - losses) / n, low=max(-1.0, centre - half), high=min(1.0, centre + half), n=n)
+    low, high = max(-1.0, centre - half), min(1.0, centre + half)
+    return Metric(**vars(of), metric=GAIN, value=(wins - losses) / n, low=low, high=high, n=n)
 
 
 class Hits(NamedTuple):
@@ -79,35 +80,17 @@ def _lists(table: pa.Table, name: str) -> np.ndarray:
     return column.flatten().to_numpy().reshape(len(column), -1 if len(column) else 1)  # pyright: ignore
 
 
-def accuracy(name: str, top1: np.ndarray, top5: np.ndarray, clips: np.ndarray | None, classes: int) -> Accuracy:
+def accuracy(of: Subject, hits: Hits, classes: int) -> list[Metric]:
     """The shares of `Hits` with their intervals; no top-5 where it says nothing.
 
     That of clips is the mean over videos, each counted once. The M clips of a video are no M samples, so its interval
     is that of N samples: what it would be if a video's clips were right or wrong all together. A mean of shares from 0
     to 1 varies no more than that, so it is too wide, if anything.
     """
-    n, found = len(top1), {}
-    for metric, right in (("top1", top1), ("top5", top5 if classes > TOP else None), ("clip_top1", clips)):
+    found, n = [], len(hits.top1)
+    for metric, right in ((TOP1, hits.top1), (TOP5, hits.top5 if classes > TOP else None), (CLIP_TOP1, hits.clips)):
         if right is not None:
             total = float(right.sum())
-            found[metric] = total / n
-            found[f"{metric}_low"], found[f"{metric}_high"] = wilson(total, n)
-    return Accuracy(model=name, **found, n=n)
-
-
-def metrics(root: Root, run: str, dataset: tuple[str, ...], accuracies: list[Accuracy], gain: Gain) -> Artifact:
-    """METRICS of a run: each model's figures on the test set, and the gain."""
-    rows, where = [], ", ".join(dataset)
-    for one in accuracies:
-        for metric in (f"{which}{end}" for which in ("top1", "top5", "clip_top1") for end in ("", "_low", "_high")):
-            if (value := getattr(one, metric)) is not None:
-                rows.append((f"{run}/{one.model}", where, "test", metric, value, one.n))
-    for metric in ("value", "low", "high"):
-        rows.append((run, where, "test", f"gain_{metric}", getattr(gain, metric), gain.n))
-
-    def build(draft: Draft) -> Built:
-        columns = [pa.array(c, f.type) for c, f in zip(zip(*rows, strict=True), METRICS, strict=True)]
-        table = check(pa.Table.from_arrays(columns, schema=METRICS), METRICS, "metrics")
-        return Built([write_table(draft.uri, "metrics.parquet", table)], {"rows": len(rows)})
-
-    return root.make("metrics", {"rows": [list(row) for row in rows]}, build)
+            low, high = wilson(total, n)
+            found.append(Metric(**vars(of), metric=metric, value=total / n, low=low, high=high, n=n))
+    return found

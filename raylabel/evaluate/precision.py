@@ -14,6 +14,7 @@ from raylabel.corpus.config import THREADS, absolute
 from raylabel.corpus.csvs import csv_columns
 from raylabel.corpus.lists import file_uri, split_line
 from raylabel.errors import InputError
+from raylabel.evaluate.results import PRECISION, Metric, Subject
 from raylabel.schema import PICKS
 from raylabel.store.artifact import Artifact
 from raylabel.store.files import filesystem, line
@@ -33,15 +34,15 @@ class Truth:
     """Column of class indices in the truth; empty or null where the label is not known."""
 
 
-def pick_precision(picks: Artifact, shards: Artifact, truth: Truth | None) -> tuple[float, int] | None:
-    """(share of picks whose label is true, picks whose truth is known); None without a truth table.
+def pick_precision(of: Subject, picks: Artifact, shards: Artifact, truth: Truth | None) -> list[Metric]:
+    """Share of picks whose label is true, n those whose truth is known; no row without a truth table.
 
     Ids are compared as text. Holds the truth and the ids of the picks in memory: for corpora small enough that somebody
     labeled them. Reads the ids of the shards that hold picks. InputError if a table lacks its column, a label is no
     number, an id has two labels, no pick is known, or the corpus is of tars, whose samples have no ids.
     """
     if truth is None:
-        return None
+        return []
     corpus = Shards(shards)
     if corpus.format == "webdataset":
         raise InputError(f"truth '{truth.uri}': the samples of tars have no ids to join by: give no truth")
@@ -65,7 +66,8 @@ def pick_precision(picks: Artifact, shards: Artifact, truth: Truth | None) -> tu
     both = picked.join(known, "id", join_type="inner")
     if not len(both):
         raise InputError(f"truth '{truth.uri}': none of the picks' ids is in column '{truth.id}'")
-    return float(np.mean(both["label"].to_numpy() == both["true"].to_numpy())), len(both)
+    share = float(np.mean(both["label"].to_numpy() == both["true"].to_numpy()))
+    return [Metric(**vars(of), metric=PRECISION, value=share, n=len(both))]
 
 
 _TEXT = pa.large_string()

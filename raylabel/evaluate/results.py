@@ -1,89 +1,95 @@
-"""What a network reaches on a test set, with 95% intervals, and how two networks compare."""
+"""METRICS: one row per number that an evaluator measured. An evaluator is a function that returns such rows."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
+import pyarrow as pa
 
-def _within(low: float, value: float, high: float, what: str) -> None:
-    # An interval of 0 of n or n of n may miss its end by one rounding.
-    if not (low - 1e-9 <= value <= high + 1e-9):
-        raise ValueError(f"{what}: {value} is not within its interval {low} to {high}")
+from raylabel.schema import METRICS, check
+from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
+
+# Ids of models.
+TEACHER = "teacher"
+CONTROL = "control"
+"""The student's architecture, trained on the labeled set alone."""
+PRETRAINED = "pretrained"
+"""The student before it is fine-tuned."""
+STUDENT = "student"
+
+# Ids of metrics, all of them fractions. An evaluator may give others, of any unit.
+TOP1 = "top1"
+"""Share of samples whose best class is the true one; of a video, that of the mean over its clips. Wilson interval."""
+TOP5 = "top5"
+"""Share of samples with the true class among the best five; no row with fewer than 6 classes. Wilson interval."""
+CLIP_TOP1 = "clip_top1"
+"""Mean over the videos of the share of their clips whose own best class is the true one; no row for pictures. Wilson
+interval as if a video's clips were right or wrong all together."""
+GAIN = "gain_top1"
+"""Top-1 of the fine-tuned student minus that of the control, -1 to 1, paired over the same samples; 0.01 is one point.
+Interval of Bonett and Price."""
+PRECISION = "pick_precision"
+"""Share of picks whose label is the true one, n the picks whose true label is known; no row without a truth table. It
+has no interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accuracy:
-    """One model on the test set. Intervals are 95% Wilson intervals; everything but `n` is a fraction, 0 to 1."""
+class Subject:
+    """What was measured: a model on a split of a dataset."""
 
     model: str
-    """teacher | control (the student's architecture trained on the labeled set alone) | student (pretrained) |
-    student (fine-tuned)."""
-    top1: float
-    """Share of test samples whose best class is the true one; of a video, that of the mean over its clips."""
-    top1_low: float
-    """Lower end of the interval of top1."""
-    top1_high: float
-    """Upper end of the interval of top1."""
-    top5: float | None = None
-    """Share of test samples with the true class among the best five; None with fewer than 6 classes."""
-    top5_low: float | None = None
-    """Lower end of the interval of top5."""
-    top5_high: float | None = None
-    """Upper end of the interval of top5."""
-    clip_top1: float | None = None
-    """Mean over the test videos of the share of their clips whose own best class is the true one; None for pictures."""
-    clip_top1_low: float | None = None
-    """Lower end of the interval of clip_top1: as if each video's clips were right or wrong all together, n samples."""
-    clip_top1_high: float | None = None
-    """Upper end of the interval of clip_top1."""
-    n: int
-    """Test samples."""
-
-    def __post_init__(self) -> None:
-        _within(self.top1_low, self.top1, self.top1_high, f"top-1 of {self.model}")
-        for name, value, low, high in (
-            ("top-5", self.top5, self.top5_low, self.top5_high),
-            ("clip top-1", self.clip_top1, self.clip_top1_low, self.clip_top1_high),
-        ):
-            if low is not None and value is not None and high is not None:
-                _within(low, value, high, f"{name} of {self.model}")
-            elif (value, low, high) != (None, None, None):
-                found = (low, value, high)
-                raise ValueError(
-                    f"{name} of {self.model}: value and interval are given together or not at all, got {found}"
-                )
+    """Its id: teacher | control | pretrained | student, or what else an evaluator names."""
+    seed: int
+    """Of the training."""
+    dataset: str
+    """URIs of the corpus, joined by ", "."""
+    split: str
+    """test | validation | unlabeled."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gain:
-    """Top-1 of the fine-tuned student minus that of the control, paired over the same test samples."""
+class Metric(Subject):
+    """A row of METRICS, without its run. ValueError if the value is not within its interval."""
 
+    metric: str
+    """Its id: top1, top5, clip_top1, gain_top1, pick_precision, or another of an evaluator."""
     value: float
-    """Difference of two fractions, -1 to 1; 0.01 is one point."""
-    low: float
-    """Lower end of the 95% interval of `value`."""
-    high: float
-    """Upper end of the 95% interval of `value`."""
+    low: float | None = None
+    """Lower end of the 95% interval; None where there is no interval."""
+    high: float | None = None
+    """Upper end of the 95% interval."""
     n: int
-    """Test samples."""
+    """Samples that the value is measured on."""
 
     def __post_init__(self) -> None:
-        _within(self.low, self.value, self.high, "gain")
+        what = f"{self.metric} of {self.model}"
+        if self.low is None or self.high is None:
+            if self.low is not self.high:
+                raise ValueError(f"{what}: an interval has two ends, got {self.low} and {self.high}")
+        # An interval of 0 of n or n of n may miss its end by one rounding.
+        elif not (self.low - 1e-9 <= self.value <= self.high + 1e-9):
+            raise ValueError(f"{what}: {self.value} is not within its interval {self.low} to {self.high}")
 
-    @property
-    def headline(self) -> str:
-        """What may be said: the difference where the interval leaves zero out, and that there is none where not."""
-        if self.low > 0:
-            return f"{100 * self.value:+.1f} points"
-        if self.high < 0:
-            return f"measurable loss: {100 * self.value:+.1f} points"
-        return "no measurable gain"
 
-    @property
-    def detail(self) -> str:
-        """What stands behind the headline."""
-        interval = f"95% interval {100 * self.low:+.1f} to {100 * self.high:+.1f}"
-        return interval if self.low > 0 or self.high < 0 else f"{100 * self.value:+.1f} points, {interval}"
+def find(rows: Sequence[Metric], **wanted: str | int) -> Metric | None:
+    """The row whose fields are as wanted, `find(rows, model="teacher", metric="top1")`; ValueError if there are two."""
+    found = [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
+    if len(found) > 1:
+        raise ValueError(f"{len(found)} metrics have {wanted}")
+    return found[0] if found else None
 
-    @property
-    def verdict(self) -> str:
-        """One line: "+3.4 points (95% interval +2.6 to +4.2)"."""
-        return f"{self.headline} ({self.detail})"
+
+def require(rows: Sequence[Metric], **wanted: str | int) -> Metric:
+    """As `find`; ValueError if there is none."""
+    if (found := find(rows, **wanted)) is None:
+        raise ValueError(f"no metric has {wanted}")
+    return found
+
+
+def metrics(root: Root, run: str, rows: Sequence[Metric]) -> Artifact:
+    """METRICS of a run."""
+    table = pa.Table.from_pylist([{"run": run, **vars(row)} for row in rows], METRICS)
+
+    def build(draft: Draft) -> Built:
+        return Built([write_table(draft.uri, "metrics.parquet", check(table, METRICS, "metrics"))], {"rows": len(rows)})
+
+    return root.make("metrics", {"rows": [[run, *astuple(row)] for row in rows]}, build)

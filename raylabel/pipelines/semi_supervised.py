@@ -5,6 +5,7 @@ Job, plan, sweep and report all ask the same object, so a stage is written once:
 the report.
 """
 
+import functools
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
@@ -14,7 +15,9 @@ import pyarrow as pa
 from raylabel import datasets
 from raylabel.compute.resources import Cluster
 from raylabel.corpus import Corpus, Shards, index_corpus, read_groups
-from raylabel.evaluate.classify import TOP
+from raylabel.evaluate.classify import TOP, accuracy, hits, paired_gain
+from raylabel.evaluate.precision import pick_precision
+from raylabel.evaluate.results import CONTROL, PRETRAINED, STUDENT, TEACHER, Metric, Subject
 from raylabel.labels.source import LabelSource, gives_scores
 from raylabel.labels.teacher import TrainedNetwork
 from raylabel.labels.truth import GivenLabels
@@ -171,9 +174,23 @@ class Run:
     @cached_property
     def tests(self) -> dict[str, Artifact]:
         """SCORES of the test set by each network, by the network's name."""
-        students = {"control": self.control, "pretrained": self.pretrained, "student": self.student}
-        tests = {"teacher": self.teacher_test} if self.teacher_test else {}
+        students = {CONTROL: self.control, PRETRAINED: self.pretrained, STUDENT: self.student}
+        tests = {TEACHER: self.teacher_test} if self.teacher_test else {}
         return tests | {name: self.test(model, self.recipe.view) for name, model in students.items()}
+
+    @cached_property
+    def metrics(self) -> list[Metric]:
+        """METRICS rows of all evaluators: accuracies on the test set, the gain, the precision of the picks."""
+        recipe, start = self.recipe, self.start
+        of = functools.partial(Subject, seed=recipe.seed, dataset=", ".join(recipe.test.uri), split="test")
+        labeler = recipe.source.name if recipe.source else TEACHER
+        picked = Subject(model=labeler, seed=recipe.seed, dataset=", ".join(recipe.unlabeled.uri), split="unlabeled")
+        right = {name: hits(scores, start.test_labels) for name, scores in self.tests.items()}
+        return [
+            *(row for name, hit in right.items() for row in accuracy(of(model=name), hit, len(start.classes))),
+            paired_gain(of(model=STUDENT), right[STUDENT].top1, right[CONTROL].top1),
+            *pick_precision(picked, self.picks, start.shards["unlabeled"], recipe.truth),
+        ]
 
     @property
     def source(self) -> LabelSource:

@@ -34,7 +34,7 @@ class Shown:
         "bare percent": lambda x: f"{100 * x:.1f}",
         "points": lambda x: f"{100 * x:+.1f}",
         "share": lambda x: f"{x:.0%}",
-        "setting": text_of,
+        "setting": text_of,  # a number of any unit too
         "names": lambda x: " ".join(x),
         "plain": lambda x: x if isinstance(x, str) else json.dumps(x),
     }

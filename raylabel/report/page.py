@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raylabel.evaluate.results import CLIP_TOP1, STUDENT, TOP1, TOP5
 from raylabel.report.axes import Axis, linear, log, short
 from raylabel.report.html import render
-from raylabel.report.summary import Summary
+from raylabel.report.summary import MODELS, Summary, detail, headline
 
-MODELS = ("teacher", "control", "pretrain", "finetune")
+CURVES = ("teacher", "control", "pretrain", "finetune")
 """The curves of a run in the order of the story; each keeps its colour from page to page."""
 SERIES = 6
 """Colours in the page's style; further curves repeat them dashed."""
@@ -94,21 +95,28 @@ def write_page(summary: Summary, curves: Mapping[str, Sequence[Point]], strips: 
     # Through JSON and back, so that the page shows what summary.json holds (and neither can hold a NaN).
     data = json.loads(json.dumps(summary.to_dict(), allow_nan=False))
     picks, gain, counts = data["picks"]["per_class"], data["gain"], data["counts"]
-    accuracies, by_picks = data["accuracies"], sorted(range(len(picks)), key=lambda i: (picks[i], i))
+    by_picks = sorted(range(len(picks)), key=lambda i: (picks[i], i))
+    places, precision = summary.accuracies, summary.precision
+    tops = [data["metrics"][found[TOP1]] for found in places.values()]
     return render(
         "report/page.html.j2",
         data,
-        headline=summary.gain.headline,
-        detail=summary.gain.detail,
+        headline=headline(summary.gain),
+        detail=detail(summary.gain),
         outcome="gain" if gain["low"] > 0 else "loss" if gain["high"] < 0 else "none",
         gain_axis=linear(min(100 * gain["low"], 0), max(100 * gain["high"], 0), lambda x: f"{x:+g}" if x else "0"),
         accuracy_axis=linear(
-            100 * min((a["top1_low"] for a in accuracies), default=0),
-            100 * max((a["top1_high"] for a in accuracies), default=1),
+            100 * min((row["low"] for row in tops), default=0),
+            100 * max((row["high"] for row in tops), default=1),
             "{:g}%".format,
         ),
-        with_top5=any(a["top5"] is not None for a in accuracies),
-        with_clips=any(a["clip_top1"] is not None for a in accuracies),
+        accuracies=list(places.values()),
+        final=places.get(STUDENT),
+        with_top5=any(TOP5 in found for found in places.values()),
+        with_clips=any(CLIP_TOP1 in found for found in places.values()),
+        others=summary.others,
+        precision=None if precision is None else summary.metrics.index(precision),
+        models=MODELS,
         shares=[(name, counts[name]) for name in ("scored", "rejected", "duplicates")],
         named_classes=NAMED_CLASSES,
         fewest=by_picks[:10],
@@ -156,11 +164,11 @@ def _probability(p: float) -> str:
 
 
 def _in_story_order(curves: Mapping[str, Sequence[Point]]) -> list[str]:
-    return sorted(curves, key=lambda name: (MODELS.index(name) if name in MODELS else len(MODELS), name))
+    return sorted(curves, key=lambda name: (CURVES.index(name) if name in CURVES else len(CURVES), name))
 
 
 def _style(name: str, position: int) -> str:
-    index = MODELS.index(name) if name in MODELS else position
+    index = CURVES.index(name) if name in CURVES else position
     return f"s{index % SERIES}" + (" dashed" if index >= SERIES else "")
 
 

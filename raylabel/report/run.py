@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from raylabel.corpus import Corpus, Shards, read_keys
-from raylabel.evaluate.classify import accuracy, hits, metrics, paired_gain
-from raylabel.evaluate.precision import pick_precision
+from raylabel.evaluate.results import metrics
 from raylabel.labels.source import gives_scores
 from raylabel.media.rejects import Reject as Unread
 from raylabel.media.sandbox.sandbox import Parser, Sandbox
@@ -47,12 +46,7 @@ def summarise(run: Run) -> Summary:
     """The numbers of the run, from the manifests of its artifacts."""
     recipe, classes, picks = run.recipe, run.start.classes, run.picks.info
     per_class = picks["per_class"]
-    right = {name: hits(tested, run.start.test_labels) for name, tested in run.tests.items()}
-    accuracies = [accuracy(NAMES[name], *hit, len(classes)) for name, hit in right.items()]
-    gain = paired_gain(right["student"].top1, right["control"].top1)
-    precision = pick_precision(run.picks, run.start.shards["unlabeled"], recipe.truth)
-    stages = _stages(run)
-    table = metrics(run.root, recipe.name, recipe.test.uri, accuracies, gain)
+    stages, table = _stages(run), metrics(run.root, recipe.name, run.metrics)
     inputs = (*run.start.shards.values(), run.start.labels, run.start.test_labels)
     artifacts = [a for some in stages.values() for a in some] + [*inputs, table]
     return Summary(
@@ -60,8 +54,7 @@ def summarise(run: Run) -> Summary:
         classes=list(classes),
         counts=_counts(run),
         rejects=[Reject(reason=reason, count=count) for reason, count in _labeled_info(run)["reasons"].items()],
-        accuracies=accuracies,
-        gain=gain,
+        metrics=run.metrics,
         picks=Picks(
             total=picks["picks"],
             samples=picks["samples"],
@@ -74,23 +67,12 @@ def summarise(run: Run) -> Summary:
             median=float(np.median(per_class)),
             max=max(per_class),
         ),
-        precision=precision[0] if precision else None,
-        precision_n=precision[1] if precision else None,
         leaks=run.leaks,
         stages=[_stage(name, some) for name, some in stages.items()],
         hardware=run.student.info["hardware"],
         settings=identity_of(recipe),
         artifacts={f"{a.name}-{a.digest}": a.uri.rpartition("/")[2] for a in artifacts},
     )
-
-
-NAMES = {
-    "teacher": "teacher",
-    "control": "control",
-    "pretrained": "student (pretrained)",
-    "student": "student (fine-tuned)",
-}
-"""What networks are called in the report."""
 
 
 def _stages(run: Run) -> dict[str, tuple[Artifact, ...]]:

@@ -8,8 +8,29 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from raylabel.evaluate.results import Accuracy, Gain
+from raylabel.evaluate.results import (
+    CLIP_TOP1,
+    CONTROL,
+    GAIN,
+    PRECISION,
+    PRETRAINED,
+    STUDENT,
+    TEACHER,
+    TOP1,
+    TOP5,
+    Metric,
+    find,
+    require,
+)
 from raylabel.selection.leaks import Leaks
+
+MODELS = {
+    TEACHER: "teacher",
+    CONTROL: "control",
+    PRETRAINED: "student (pretrained)",
+    STUDENT: "student (fine-tuned)",
+}
+"""What the models of a run are called where a person reads it; one that is not here is called by its id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,16 +119,10 @@ class Summary:
     """Where the samples went."""
     rejects: list[Reject]
     """Rejects by reason, most frequent first; they sum to counts.rejected."""
-    accuracies: list[Accuracy]
-    """The models on the test set, in the order they were trained."""
-    gain: Gain
-    """Fine-tuned student minus control."""
+    metrics: list[Metric]
+    """All that was measured, in the order in which it is shown; a gain_top1 of the fine-tuned student is among it."""
     picks: Picks
     """What selection kept."""
-    precision: float | None = None
-    """Share of picks whose label is the true one, 0 to 1; None without a truth table."""
-    precision_n: int | None = None
-    """Picks whose true label is known."""
     leaks: Leaks | None = None
     """What of the test set was there to learn from; None where nobody looked."""
     stages: list[Stage]
@@ -126,6 +141,38 @@ class Summary:
             raise ValueError(f"picks of {len(self.picks.per_class)} classes, but there are {len(self.classes)} classes")
         if (total := sum(self.picks.per_class)) != self.picks.total:
             raise ValueError(f"picks per class sum to {total}, but there are {self.picks.total} picks")
+        rows = [(row.model, row.seed, row.dataset, row.split, row.metric) for row in self.metrics]
+        if twice := [row for row in rows if rows.count(row) > 1]:
+            raise ValueError(f"two metrics are of {twice[0]}")
+        require(self.metrics, metric=GAIN, model=STUDENT)
+
+    @property
+    def gain(self) -> Metric:
+        """Fine-tuned student minus control."""
+        return require(self.metrics, metric=GAIN, model=STUDENT)
+
+    @property
+    def precision(self) -> Metric | None:
+        """Share of picks whose label is the true one; None without a truth table."""
+        return find(self.metrics, metric=PRECISION)
+
+    @property
+    def accuracies(self) -> dict[str, dict[str, int]]:
+        """Model → id of the metric → its place in `metrics`, of what the table of accuracies shows: top-1, top-5 and
+        that of clips on the samples that the gain is measured on; the last two may be missing."""
+        gain, found = self.gain, {}
+        for place, row in enumerate(self.metrics):
+            same = (row.seed, row.dataset, row.split) == (gain.seed, gain.dataset, gain.split)
+            if same and row.low is not None and row.metric in (TOP1, TOP5, CLIP_TOP1):
+                found.setdefault(row.model, {})[row.metric] = place
+        return {model: places for model, places in found.items() if TOP1 in places}
+
+    @property
+    def others(self) -> list[int]:
+        """Places in `metrics` of those that neither the table of accuracies shows nor a line of their own."""
+        shown = {place for places in self.accuracies.values() for place in places.values()}
+        own = (self.gain, self.precision)
+        return [place for place, row in enumerate(self.metrics) if place not in shown and row not in own]
 
     @property
     def inputs(self) -> str:
@@ -138,7 +185,36 @@ class Summary:
         return "images" if self.inputs == "images" else "samples"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON, with the gain's verdict in words beside its numbers."""
-        data = dataclasses.asdict(self)
-        data["gain"]["verdict"] = self.gain.verdict
-        return data
+        """Plain JSON, with the gain once more, and its verdict in words beside its numbers."""
+        gain = self.gain
+        told = {"value": gain.value, "low": gain.low, "high": gain.high, "n": gain.n, "verdict": verdict(gain)}
+        return dataclasses.asdict(self) | {"gain": told}
+
+
+def interval(row: Metric) -> tuple[float, float]:
+    """The ends of the interval of a row that has one."""
+    if row.low is None or row.high is None:
+        raise ValueError(f"{row.metric} of {row.model} has no interval")
+    return row.low, row.high
+
+
+def headline(gain: Metric) -> str:
+    """What may be said: the difference where the interval leaves zero out, and that there is none where not."""
+    low, high = interval(gain)
+    if low > 0:
+        return f"{100 * gain.value:+.1f} points"
+    if high < 0:
+        return f"measurable loss: {100 * gain.value:+.1f} points"
+    return "no measurable gain"
+
+
+def detail(gain: Metric) -> str:
+    """The numbers behind the headline."""
+    low, high = interval(gain)
+    text = f"95% interval {100 * low:+.1f} to {100 * high:+.1f}"
+    return text if low > 0 or high < 0 else f"{100 * gain.value:+.1f} points, {text}"
+
+
+def verdict(gain: Metric) -> str:
+    """One line: "+3.4 points (95% interval +2.6 to +4.2)"."""
+    return f"{headline(gain)} ({detail(gain)})"

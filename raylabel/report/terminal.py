@@ -5,8 +5,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raylabel.report.summary import Summary
-from raylabel.text import encodable
+from raylabel.evaluate.results import CLIP_TOP1, TOP1, TOP5, Metric
+from raylabel.report.summary import MODELS, Summary, interval, verdict
+from raylabel.text import encodable, percent, text_of
 
 WIDTH = 100
 """Columns of the widest table."""
@@ -22,8 +23,11 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
 
     say(f"run {summary.run}", "bold")
     console.print(_accuracy_table(summary, console), width=min(console.width, WIDTH))
-    gain = summary.gain
-    say(f"gain over control: {gain.verdict}", "bold green" if gain.low > 0 else "bold red" if gain.high < 0 else "bold")
+    if summary.others:
+        console.print(_metrics_table(summary, console), width=min(console.width, WIDTH))
+    low, high = interval(summary.gain)
+    style = "bold green" if low > 0 else "bold red" if high < 0 else "bold"
+    say(f"gain over control: {verdict(summary.gain)}", style)
     counts = summary.counts
     say(
         f"samples: {counts.samples:,} in = {counts.scored:,} scored + {counts.rejected:,} rejected + "
@@ -40,8 +44,7 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
         median = f"{picks.median:,.1f}".removesuffix(".0")
         say(f"picks per class: min {picks.min:,} ({fewest}), median {median}, max {picks.max:,} ({most})")
     if summary.precision is not None:
-        known = "" if summary.precision_n is None else f" of {summary.precision_n:,}"
-        say(f"picks with the true label: {100 * summary.precision:.1f}%{known}")
+        say(f"picks with the true label: {percent(summary.precision.value)} of {summary.precision.n:,}")
     if summary.leaks and summary.leaks.sentence:
         say(f"leaks: {summary.leaks.sentence}", "bold red" if summary.leaks.test else "")
     console.print(_stage_table(summary, console), width=min(console.width, WIDTH))
@@ -51,19 +54,33 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
 
 
 def _accuracy_table(summary: Summary, console: Console) -> Table:
-    with_top5 = any(a.top5 is not None for a in summary.accuracies)
+    rows = {model: {m: summary.metrics[i] for m, i in at.items()} for model, at in summary.accuracies.items()}
+    with_top5 = any(TOP5 in found for found in rows.values())
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model", overflow="fold")
     for name in ["top-1", "95% interval"] + ["top-5", "95% interval"] * with_top5 + ["n"]:
         table.add_column(name, justify="right", no_wrap=True)
-    for a in summary.accuracies:
-        cells = _percent(a.top1, a.top1_low, a.top1_high)
+    for model, found in rows.items():
+        cells = _percent(found[TOP1])
         if with_top5:
-            cells += _percent(a.top5, a.top5_low, a.top5_high)
-        table.add_row(Text(encodable(a.model, console)), *cells, f"{a.n:,}")
-        if a.clip_top1 is not None:  # in a row of its own: 80 columns have no room for another two
-            cells = _percent(a.clip_top1, a.clip_top1_low, a.clip_top1_high) + ["", ""] * with_top5
-            table.add_row("  per clip", *cells, f"{a.n:,}")
+            cells += _percent(found.get(TOP5))
+        table.add_row(Text(encodable(MODELS.get(model, model), console)), *cells, f"{found[TOP1].n:,}")
+        if clips := found.get(CLIP_TOP1):  # in a row of its own: 80 columns have no room for another two
+            table.add_row("  per clip", *_percent(clips), *["", ""] * with_top5, f"{clips.n:,}")
+    return table
+
+
+def _metrics_table(summary: Summary, console: Console) -> Table:
+    """Of those that have no table of their own: of any unit."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("metric", "model", "dataset", "split"):
+        table.add_column(name, overflow="fold")
+    for name in ("value", "95% interval", "n"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in (summary.metrics[i] for i in summary.others):
+        words = (row.metric, MODELS.get(row.model, row.model), row.dataset, row.split)
+        ends = "-" if row.low is None or row.high is None else f"{text_of(row.low)} to {text_of(row.high)}"
+        table.add_row(*(Text(encodable(word, console)) for word in words), text_of(row.value), ends, f"{row.n:,}")
     return table
 
 
@@ -79,7 +96,8 @@ def _stage_table(summary: Summary, console: Console) -> Table:
     return table
 
 
-def _percent(value: float | None, low: float | None, high: float | None) -> list[str]:
-    if value is None or low is None or high is None:
+def _percent(row: Metric | None) -> list[str]:
+    if row is None:
         return ["-", "-"]
-    return [f"{100 * value:.1f}%", f"{100 * low:.1f} to {100 * high:.1f}"]
+    ends = "-" if row.low is None or row.high is None else f"{100 * row.low:.1f} to {100 * row.high:.1f}"
+    return [percent(row.value), ends]

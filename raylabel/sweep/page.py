@@ -30,10 +30,13 @@ def write_sweep_page(sweep: Sweep, folder: str) -> str:
     """
     # Through JSON and back, so that the page shows what sweep.json holds (and neither can hold a NaN).
     data = json.loads(json.dumps(sweep.to_dict(), allow_nan=False))
+
+    def value_at(path: tuple[str | int, ...]) -> Any:
+        return functools.reduce(operator.getitem, path, data)
+
     measured = [(one["low"], one["high"]) for one in data["trials"] if one["accuracy"] is not None]  # failed ones too
-    measured.append((data["test_low"], data["test_high"]))
-    if data["soup"]:
-        measured += [(data["soup"][f"{name}low"], data["soup"][f"{name}high"]) for name in ("", "test_")]
+    tops = [("test",), *[("soup", "validation"), ("soup", "test")] * bool(data["soup"])]
+    measured += [(row["low"], row["high"]) for row in map(value_at, tops)]
     low, high = min(low for low, _ in measured), max(high for _, high in measured)
     accuracies = [trial["accuracy"] for trial in data["trials"] if trial["state"] != "failed"]
     axis = linear(100 * low, 100 * high, "{:g}%".format)
@@ -41,7 +44,8 @@ def write_sweep_page(sweep: Sweep, folder: str) -> str:
         "sweep/page.html.j2",
         data,
         quoted=shlex.quote(folder),
-        value_at=lambda path: functools.reduce(operator.getitem, path, data),
+        value_at=value_at,
+        metrics=[*tops, *[("soup", "gain")] * bool(data["soup"])],
         report=f"../{quote(printable(sweep.run).rpartition('/')[2])}/report.html",
         fields=list(data["trials"][0]["settings"]),
         swept=swept(sweep),

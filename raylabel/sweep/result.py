@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raylabel.evaluate.results import Gain
+from raylabel.evaluate.results import Metric
+from raylabel.report.summary import detail, interval
 from raylabel.report.terminal import WIDTH
 from raylabel.text import encodable, percent, text_of
 
@@ -59,27 +60,22 @@ class Soup:
     """Those with which the mean validated worse."""
     artifact: str
     """<name>-<digest>: if no other came in, that of the chosen trial's student."""
-    accuracy: float
-    """Top-1 on the validation split, a fraction."""
-    low: float
-    high: float
-    """Ends of its 95% Wilson interval."""
-    test: float
-    """Top-1 on the test set, a fraction."""
-    test_low: float
-    test_high: float
-    """Ends of its 95% Wilson interval."""
-    gain: Gain
-    """Test accuracy of the soup minus that of the chosen trial's student."""
+    validation: Metric
+    """Its top-1 on the validation split."""
+    test: Metric
+    """Its top-1 on the test set."""
+    gain: Metric
+    """Top-1 of the soup on the test set minus that of the chosen trial's student."""
 
     @property
     def verdict(self) -> str:
         """What may be said of the gain."""
         if len(self.trials) == 1:
             return "no other student came in: it is the student of the chosen trial"
-        if self.gain.low <= 0 <= self.gain.high:
-            return f"no measurable difference ({self.gain.detail})"
-        return f"{100 * self.gain.value:+.1f} points ({self.gain.detail})"
+        low, high = interval(self.gain)
+        if low <= 0 <= high:
+            return f"no measurable difference ({detail(self.gain)})"
+        return f"{100 * self.gain.value:+.1f} points ({detail(self.gain)})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +89,8 @@ class Sweep:
     """Validation samples."""
     images: int
     """Processed in all for what the trials used, each artifact counted once, whenever it was made."""
-    test: float
-    """Top-1 of the best trial's student on the test set, a fraction."""
-    test_low: float
-    test_high: float
-    """Ends of its 95% Wilson interval."""
-    test_n: int
+    test: Metric
+    """Top-1 of the best trial's student on the test set."""
     run: str
     """Folder of the run of the best trial, with its report."""
     soup: Soup | None = None
@@ -188,14 +180,11 @@ def print_sweep(sweep: Sweep, folder: str, console: Console | None = None) -> No
             say(f"trial {trial.number} failed: {trial.error}")
     best = ", ".join(f"{name} {text_of(value)}" for name, value in sweep.best.settings.items())
     say(f"chosen: trial {sweep.best.number} ({best})", "bold")
-    say(
-        f"test accuracy of its student: {_with_interval(sweep.test, sweep.test_low, sweep.test_high)}, "
-        f"n = {sweep.test_n:,}"
-    )
+    say(f"test accuracy of its student: {_with_interval(sweep.test)}, n = {sweep.test.n:,}")
     if soup := sweep.soup:
         of = f"trial{'s' * (len(soup.trials) > 1)} {', '.join(map(str, soup.trials))}"
-        say(f"soup of {of}: {_with_interval(soup.accuracy, soup.low, soup.high)} of the validation samples")
-        say(f"its test accuracy: {_with_interval(soup.test, soup.test_low, soup.test_high)}", "bold")
+        say(f"soup of {of}: {_with_interval(soup.validation)} of the validation samples")
+        say(f"its test accuracy: {_with_interval(soup.test)}", "bold")
         say(f"soup minus chosen trial: {soup.verdict}")
     if sweep.share is not None:
         say(
@@ -231,5 +220,6 @@ def _table(sweep: Sweep, console: Console) -> Table:
     return table
 
 
-def _with_interval(value: float, low: float, high: float) -> str:
-    return f"{percent(value)} (95% interval {percent(low)} to {percent(high)})"
+def _with_interval(row: Metric) -> str:
+    low, high = interval(row)
+    return f"{percent(row.value)} (95% interval {percent(low)} to {percent(high)})"

@@ -13,6 +13,7 @@ import ray
 import ray.tune
 
 from raylabel.errors import InputError, find_input_error
+from raylabel.evaluate.results import STUDENT, TOP1, require
 from raylabel.labels.holdout import hold_out
 from raylabel.pipelines.semi_supervised import prepare
 from raylabel.recipes.recipe import Recipe, check_classes, check_recipe
@@ -75,16 +76,13 @@ def sweep(root: Root, recipe: Recipe, config: SweepConfig, arguments: Sequence[s
         raise InputError(_none_finished(found))
     best = job.of(found[0].settings)
     run, summary = write_report(job.run_of(root, best))
-    (test,) = (one for one in summary.accuracies if one.model == "student (fine-tuned)")
+    test = require(summary.metrics, model=STUDENT, metric=TOP1, split="test")
     found_all = Sweep(
         name=recipe.name,
         trials=found,
         n=held.info["samples"],
         images=sum({place: images for uses in ledger.uses.values() for place, images in uses.items()}.values()),
-        test=test.top1,
-        test_low=test.top1_low,
-        test_high=test.top1_high,
-        test_n=test.n,
+        test=test,
         run=run.uri,
         soup=make_soup(root, job, found) if config.soup else None,
         config=identity_of(config),

@@ -11,7 +11,7 @@ import safetensors.torch
 
 from raylabel.errors import InputError
 from raylabel.evaluate.classify import accuracy, hits, paired_gain
-from raylabel.evaluate.results import Accuracy
+from raylabel.evaluate.results import TOP1, Metric, Subject, require
 from raylabel.models import WEIGHTS
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.sweep.result import Soup, Trial
@@ -43,12 +43,12 @@ def make_soup(root: Root, job: TrialTask, trials: Sequence[Trial]) -> Soup:
             rivals.setdefault(trial.settings[RATE], trial)  # a rate drawn twice is one student
     chosen_run = job.run_of(root, job.of(best.settings))
     students = {one.number: job.run_of(root, job.of(one.settings)).student for one in rivals.values()}
-    found: dict[tuple[int, ...], tuple[Artifact, Accuracy]] = {}
+    found: dict[tuple[int, ...], tuple[Artifact, Metric]] = {}
 
     def validated(numbers: tuple[int, ...]) -> float:
         model = average(root, [students[number] for number in numbers])
         found[numbers] = model, validate(job, chosen_run, model)
-        return found[numbers][1].top1
+        return found[numbers][1].value
 
     chosen = greedy(list(students), validated)
     model, right = found[chosen]
@@ -56,18 +56,15 @@ def make_soup(root: Root, job: TrialTask, trials: Sequence[Trial]) -> Soup:
         hits(chosen_run.test(one, chosen_run.recipe.view), job.start.test_labels)
         for one in (model, students[best.number])
     ]
-    told = accuracy(model.name, *tested[0], len(job.start.classes))
+    recipe = chosen_run.recipe
+    of = Subject(model=model.name, seed=recipe.seed, dataset=", ".join(recipe.test.uri), split="test")
     return Soup(
         trials=chosen,
         left_out=tuple(number for number in students if number not in chosen),
         artifact=model.uri.rpartition("/")[2],
-        accuracy=right.top1,
-        low=right.top1_low,
-        high=right.top1_high,
-        test=told.top1,
-        test_low=told.top1_low,
-        test_high=told.top1_high,
-        gain=paired_gain(tested[0].top1, tested[1].top1),
+        validation=right,
+        test=require(accuracy(of, tested[0], len(job.start.classes)), metric=TOP1),
+        gain=paired_gain(of, tested[0].top1, tested[1].top1),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import ray
 
 from raylabel.evaluate.classify import accuracy, hits
-from raylabel.evaluate.results import Accuracy
+from raylabel.evaluate.results import TOP1, Metric, Subject, require
 from raylabel.pipelines.semi_supervised import Prepared, Run, given_teacher
 from raylabel.recipes.recipe import Recipe
 from raylabel.store.artifact import Artifact, Root
@@ -55,17 +55,19 @@ def _run(root: SharedRoot, job: TrialTask, recipe: Recipe, stage: str) -> dict[s
     right = validate(job, of_trial, of_trial.pretrained if stage == "pretrain" else of_trial.student)
     return {
         "stage": STAGES.index(stage) + 1,
-        "accuracy": right.top1,
-        "low": right.top1_low,
-        "high": right.top1_high,
+        "accuracy": right.value,
+        "low": right.low,
+        "high": right.high,
         "picks": of_trial.picks.info["picks"],
     }
 
 
-def validate(job: TrialTask, of_trial: Run, model: Artifact) -> Accuracy:
-    """Its accuracy on the validation split."""
-    scores = of_trial.score(model, of_trial.recipe.view, "labeled")
-    return accuracy(model.name, *hits(scores, job.held, part=True), len(job.start.classes))
+def validate(job: TrialTask, of_trial: Run, model: Artifact) -> Metric:
+    """Its top-1 on the validation split."""
+    recipe = of_trial.recipe
+    scores = of_trial.score(model, recipe.view, "labeled")
+    of = Subject(model=model.name, seed=recipe.seed, dataset=", ".join(recipe.labeled.uri), split="validation")
+    return require(accuracy(of, hits(scores, job.held, part=True), len(job.start.classes)), metric=TOP1)
 
 
 def work(artifact: Artifact) -> int:

@@ -25,6 +25,7 @@ from processes import connect
 
 from raylabel.compute.resources import Resources
 from raylabel.evaluate.precision import Truth
+from raylabel.evaluate.results import CONTROL, PRECISION, PRETRAINED, STUDENT, TEACHER, TOP1, require
 from raylabel.models import Model
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes import registry as recipes
@@ -62,23 +63,22 @@ def measure(place: Path, workers: int, quick: bool) -> None:
         for seed in seeds:
             recipe = distracted(str(place / "data"), k, seed, workers, short=quick)
             found.append(write_report(Run(root, recipe))[1])
-        tops = {
-            model: [100 * one.top1 for s in found for one in s.accuracies if one.model == model] for model in MODELS
-        }
+        tops = {model: [100 * require(s.metrics, metric=TOP1, model=model).value for s in found] for model in MODELS}
         if k == KS[0]:
-            for model in ("teacher", "control"):
+            for model in (TEACHER, CONTROL):
                 print_value("k", f"{model}, top-1", tops[model], "%")
-        curve[k] = tops["student (fine-tuned)"]
-        print_value("k", f"K = {k:,}: student pre-trained on the picks, top-1", tops["student (pretrained)"], "%")
+        curve[k] = tops[STUDENT]
+        print_value("k", f"K = {k:,}: student pre-trained on the picks, top-1", tops[PRETRAINED], "%")
         print_value("k", f"K = {k:,}: student fine-tuned, top-1", curve[k], "%")
-        print_value("k", f"K = {k:,}: picks with their true label", [100 * (s.precision or 0) for s in found], "%")
+        right = [100 * require(s.metrics, metric=PRECISION).value for s in found]
+        print_value("k", f"K = {k:,}: picks with their true label", right, "%")
     if not quick:
         best = max(KS[1:-1], key=lambda k: statistics.mean(curve[k]))
         for end in (KS[0], KS[-1]):
             print_paired(f"K = {best:,} over K = {end:,}", curve[best], curve[end])
 
 
-MODELS = ("teacher", "control", "student (pretrained)", "student (fine-tuned)")
+MODELS = (TEACHER, CONTROL, PRETRAINED, STUDENT)
 
 
 def print_paired(figure: str, mine: list[float], other: list[float]) -> None:

@@ -30,7 +30,7 @@ def found(root: Path) -> dict[str, Any]:
     summary = json.loads(run.read_text())
     names = "scores", "picks", "teacher", "pretrained", "student", "control"
     made = {name: {one.digest: contents(one) for one in Root.open(str(root)).named(name)} for name in names}
-    return made | {name: summary[name] for name in ("accuracies", "gain", "picks", "counts")}
+    return made | {name: summary[name] for name in ("metrics", "gain", "picks", "counts")}
 
 
 @pytest.mark.slow

@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from raylabel.evaluate.classify import accuracy, hits, metrics, paired_gain, wilson
+from raylabel.evaluate.classify import Hits, accuracy, hits, paired_gain, wilson
+from raylabel.evaluate.results import Metric, Subject, find, metrics, require
 from raylabel.schema import METRICS, PICKS, SCORES
 from raylabel.store.artifact import Artifact, Built, Root, write_table
+
+OF = Subject(model="m", seed=3, dataset="a, b", split="test")
 
 
 @given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -18,16 +21,22 @@ def test_wilson_is_scipys(counts):
     assert wilson(*counts) == pytest.approx((low, high), abs=1e-12)
 
 
+def ends(row: Metric | None) -> tuple[float, float]:
+    assert row is not None and row.low is not None and row.high is not None
+    return row.low, row.high
+
+
 def test_gain_counts_what_one_gets_right_and_the_other_does_not():
     a = np.array([1, 1, 1, 0, 0, 1, 1, 0], bool)
     b = np.array([1, 0, 0, 0, 1, 1, 0, 0], bool)
-    gain = paired_gain(a, b)
-    assert (gain.value, gain.n) == (2 / 8, 8)
-    assert gain.low < 0 < gain.value < gain.high  # 3 wins, 1 loss: says little
-    back = paired_gain(b, a)
-    assert (back.value, back.low, back.high) == pytest.approx((-gain.value, -gain.high, -gain.low))
-    same = paired_gain(a, a)
-    assert same.value == 0 and same.low < 0 < same.high
+    gain = paired_gain(OF, a, b)
+    assert (gain.metric, gain.value, gain.n) == ("gain_top1", 2 / 8, 8)
+    low, high = ends(gain)
+    assert low < 0 < gain.value < high  # 3 wins, 1 loss: says little
+    back = paired_gain(OF, b, a)
+    assert (back.value, *ends(back)) == pytest.approx((-gain.value, -high, -low))
+    same = paired_gain(OF, a, a)
+    assert same.value == 0 and ends(same)[0] < 0 < ends(same)[1]
 
 
 def test_the_gains_interval_holds_the_truth_as_often_as_it_says():
@@ -36,7 +45,8 @@ def test_the_gains_interval_holds_the_truth_as_often_as_it_says():
         both = rng.random(300)
         a, b = both < 0.73, both + rng.normal(0, 0.1, 300) < 0.70
         # P(a) - P(b), by integration over `both` of the normal's distribution function
-        inside += (gain := paired_gain(a, b)).low <= TRUE_GAIN <= gain.high
+        low, high = ends(paired_gain(OF, a, b))
+        inside += low <= TRUE_GAIN <= high
     assert 0.94 <= inside / 2000 <= 0.97
 
 
@@ -67,13 +77,14 @@ def test_each_test_sample_counts_once_and_an_unread_one_is_a_miss(tmp_path):
     root = Root.open(str(tmp_path))
     truth = truth_of(root, {9: 1, 2: 3, 5: 0, 7: 2})  # 7 was not scored
     scores = scores_of(root, [5, 2, 9], [[0, 1, 2], [1, 2, 3], [0, 2, 3]])
-    top1, top5, clips = hits(scores, truth)
-    assert clips is None
-    assert top1.tolist() == [False, True, False, False]  # keys 2, 5, 7, 9
-    assert top5.tolist() == [True, True, False, False]
-    one = accuracy("m", top1, top5, clips, classes=10)
-    assert (one.top1, one.top5, one.n, one.clip_top1) == (0.25, 0.5, 4, None)
-    assert accuracy("m", top1, top5, clips, classes=5).top5 is None
+    found = hits(scores, truth)
+    assert found.clips is None
+    assert found.top1.tolist() == [False, True, False, False]  # keys 2, 5, 7, 9
+    assert found.top5.tolist() == [True, True, False, False]
+    rows = accuracy(OF, found, classes=10)
+    assert [(row.metric, row.value, row.n) for row in rows] == [("top1", 0.25, 4), ("top5", 0.5, 4)]
+    assert {(row.model, row.seed, row.dataset, row.split) for row in rows} == {("m", 3, "a, b", "test")}
+    assert [row.metric for row in accuracy(OF, found, classes=5)] == ["top1"]
 
 
 def test_each_test_video_counts_once_among_clips_too(tmp_path):
@@ -83,13 +94,9 @@ def test_each_test_video_counts_once_among_clips_too(tmp_path):
     found = hits(scores, truth)
     assert found.top1.tolist() == [False, True, False, False]  # keys 2, 5, 7, 9
     assert found.clips is not None and found.clips.tolist() == [0.0, 0.75, 0.0, 1.0]
-    one = accuracy("m", *found, classes=10)
-    assert (one.clip_top1, one.n) == (1.75 / 4, 4)
-    assert (one.clip_top1_low, one.clip_top1_high) == wilson(1.75, 4)
-    table = metrics(root, "run", ("a",), [one], paired_gain(found.top1, found.top1)).table("metrics", METRICS)
-    rows = {r["metric"]: (r["value"], r["n"]) for r in table.to_pylist()}
-    assert rows["clip_top1"] == (1.75 / 4, 4) and len(rows) == 12
-    assert rows["clip_top1_low"][0] < rows["clip_top1"][0] < rows["clip_top1_high"][0]
+    clips = require(accuracy(OF, found, classes=10), metric="clip_top1")
+    assert (clips.value, clips.n) == (1.75 / 4, 4)
+    assert ends(clips) == wilson(1.75, 4)
 
 
 @pytest.mark.parametrize("alike", [0.05, 0.5, 20.0])  # clips of a video from all but equal to all but independent
@@ -98,9 +105,8 @@ def test_the_interval_of_clips_holds_the_truth_at_least_as_often_as_it_says(alik
     for _ in range(2000):
         chance = rng.beta(0.7 * alike, 0.3 * alike, 60)  # of each of 60 videos that a clip of it is right
         shares = rng.binomial(10, chance) / 10
-        one = accuracy("m", shares > 0.5, shares > 0, shares, classes=10)
-        assert one.clip_top1_low is not None and one.clip_top1_high is not None
-        inside += one.clip_top1_low <= 0.7 <= one.clip_top1_high
+        low, high = ends(find(accuracy(OF, Hits(shares > 0.5, shares > 0, shares), classes=10), metric="clip_top1"))
+        inside += low <= 0.7 <= high
     assert inside / 2000 >= 0.94  # of 2,000 trials at 95%, 0.5% is the standard deviation
 
 
@@ -112,10 +118,45 @@ def test_scores_of_other_samples_are_refused(tmp_path, keys):
         hits(scores_of(root, keys, [[0, 1]] * 3), truth)
 
 
-def test_metrics_have_a_row_per_number(tmp_path):
+def test_metrics_are_the_rows_with_their_intervals(tmp_path):
     hit = np.array([True] * 7 + [False] * 3)
-    one, gain = accuracy("teacher", hit, hit, None, 10), paired_gain(hit, ~hit)
-    table = metrics(Root.open(str(tmp_path)), "run", ("a", "b"), [one], gain).table("metrics", METRICS)
-    rows = {(r["run"], r["metric"]): r["value"] for r in table.to_pylist()}
-    assert rows["run/teacher", "top1"] == 0.7 and rows["run", "gain_value"] == pytest.approx(0.4)
-    assert len(rows) == 9 and set(table["n"].to_pylist()) == {10}
+    rows = accuracy(OF, Hits(hit, hit, None), 10)
+    rows += [paired_gain(OF, hit, ~hit), Metric(**vars(OF), metric="loss", value=1.5, n=9)]
+    root = Root.open(str(tmp_path))
+    table = metrics(root, "run", rows).table("metrics", METRICS)
+    where = {"run": "run", "model": "m", "seed": 3, "dataset": "a, b", "split": "test"}
+    low, high = binomtest(7, 10).proportion_ci(method="wilson")
+    wilsons = {"value": 0.7, "low": pytest.approx(low), "high": pytest.approx(high), "n": 10}
+    top1, top5, gain, loss = table.to_pylist()
+    assert top1 == where | {"metric": "top1"} | wilsons and top5 == where | {"metric": "top5"} | wilsons
+    assert gain["metric"] == "gain_top1" and gain["value"] == 0.4
+    assert (gain["low"], gain["high"]) == ends(paired_gain(OF, hit, ~hit))
+    assert loss == where | {"metric": "loss", "value": 1.5, "low": None, "high": None, "n": 9}
+    # Another number is another artifact; the same ones are the same.
+    assert metrics(root, "run", list(rows)).digest == metrics(root, "run", rows).digest
+    assert metrics(root, "run", rows[1:]).digest != metrics(root, "run", rows).digest != metrics(root, "", rows).digest
+
+
+def test_a_row_is_found_by_what_it_is_of():
+    rows = [Metric(**{**vars(OF), "model": model}, metric="loss", value=1.0, n=9) for model in ("a", "b")]
+    assert find(rows, model="b", metric="loss") is rows[1] is require(rows, model="b")
+    assert find(rows, model="c") is None
+    with pytest.raises(ValueError, match="no metric has {'model': 'c'}"):
+        require(rows, model="c")
+    with pytest.raises(ValueError, match="2 metrics have {'metric': 'loss'}"):
+        find(rows, metric="loss")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "match"),
+    [
+        (0.75, 0.876, "loss of m: 0.9 is not within its interval 0.75 to 0.876"),
+        (0.95, 0.99, "loss of m: 0.9 is not within"),
+        (0.75, None, "loss of m: an interval has two ends, got 0.75 and None"),
+        (None, 0.99, "loss of m: an interval has two ends, got None and 0.99"),
+    ],
+)
+def test_a_value_outside_its_interval_is_refused(low, high, match):
+    with pytest.raises(ValueError, match=match):
+        Metric(**vars(OF), metric="loss", value=0.9, low=low, high=high, n=9)
+    assert Metric(**vars(OF), metric="loss", value=0.9, low=0.9 + 1e-12, high=0.9, n=9)  # by one rounding

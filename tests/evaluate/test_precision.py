@@ -10,6 +10,7 @@ from raylabel import datasets
 from raylabel.corpus import Corpus, Shards, index_corpus
 from raylabel.errors import InputError
 from raylabel.evaluate.precision import Truth, pick_precision
+from raylabel.evaluate.results import Subject
 from raylabel.schema import PICKS, make_key
 from raylabel.store.artifact import Artifact, Built, Root, write_table
 
@@ -19,6 +20,13 @@ def pick(root: Root, name: str, pairs: list[tuple[int, int]]) -> Artifact:
     rows = [{"label": c, "rank": 1, "score": 0.0, "key": key} for c, key in pairs]
     table = pa.Table.from_pylist(rows, schema=PICKS)
     return root.make(name, {}, lambda d: Built([write_table(d.uri, "picks-0.parquet", table)], {}))
+
+
+def precision(picks: Artifact, shards: Artifact, truth: Truth | None) -> tuple[float, int] | None:
+    """(value, n) of the row."""
+    rows = pick_precision(Subject(model="teacher", seed=0, dataset="u", split="unlabeled"), picks, shards, truth)
+    assert all((row.model, row.metric, row.low, row.high) == ("teacher", "pick_precision", None, None) for row in rows)
+    return (rows[0].value, rows[0].n) if rows else None
 
 
 def test_precision_joins_by_id_across_shards(ray_local, tmp_path):
@@ -31,27 +39,27 @@ def test_precision_joins_by_id_across_shards(ray_local, tmp_path):
     pairs = [(0, 0), (2, 1), (3, (1 << 32) + 3), (0, (1 << 32) + 2)]  # right, wrong, right, unknown
     picks = pick(root, "picks", pairs)
     uri = str(tmp_path / "truth.parquet")
-    assert pick_precision(picks, shards, Truth(uri=uri)) == (2 / 3, 3)
-    assert pick_precision(picks, shards, None) is None
+    assert precision(picks, shards, Truth(uri=uri)) == (2 / 3, 3)
+    assert precision(picks, shards, None) is None
     # Ids are compared as text; a label that is null is not known.
     numbers = pa.table({"id": [13, 11, 12], "label": pa.array([3, 1, None], pa.int8())})
     pq.write_table(numbers, tmp_path / "numbers.parquet")
-    assert pick_precision(picks, shards, Truth(uri=str(tmp_path / "numbers.parquet"))) == (1.0, 1)
+    assert precision(picks, shards, Truth(uri=str(tmp_path / "numbers.parquet"))) == (1.0, 1)
     pq.write_table(pa.table({"id": ["00", "00"], "label": [0, 1]}), tmp_path / "twice.parquet")
     with pytest.raises(InputError, match="column 'id' names a sample twice"):
-        pick_precision(picks, shards, Truth(uri=str(tmp_path / "twice.parquet")))
+        precision(picks, shards, Truth(uri=str(tmp_path / "twice.parquet")))
     pq.write_table(pa.table({"id": ["x"], "label": [0]}), tmp_path / "other.parquet")
     with pytest.raises(InputError, match="none of the picks' ids"):
-        pick_precision(picks, shards, Truth(uri=str(tmp_path / "other.parquet")))
+        precision(picks, shards, Truth(uri=str(tmp_path / "other.parquet")))
     with pytest.raises(InputError, match="no column 'name'"):
-        pick_precision(picks, shards, Truth(uri=uri, id="name"))
+        precision(picks, shards, Truth(uri=uri, id="name"))
     with pytest.raises(InputError, match="cannot read"):
-        pick_precision(picks, shards, Truth(uri=uri + "x"))
+        precision(picks, shards, Truth(uri=uri + "x"))
     pq.write_table(pa.table({"id": ["00"], "label": ["zero"]}), tmp_path / "names.parquet")
     with pytest.raises(InputError, match="names.parquet': column 'label' is not of class indices"):
-        pick_precision(picks, shards, Truth(uri=str(tmp_path / "names.parquet")))
+        precision(picks, shards, Truth(uri=str(tmp_path / "names.parquet")))
     (tmp_path / "truth.csv").write_text("id,label\n00,0\n01,1\n10,\n")  # of parquet files it may be a CSV too
-    assert pick_precision(picks, shards, Truth(uri=str(tmp_path / "truth.csv"))) == (1 / 2, 2)
+    assert precision(picks, shards, Truth(uri=str(tmp_path / "truth.csv"))) == (1 / 2, 2)
 
 
 def write_csv(path: Path, *rows: tuple[object, ...]) -> str:
@@ -94,12 +102,12 @@ def test_precision_joins_loose_files_by_where_they_are(ray_local, tmp_path: Path
     times, keys = 2 if form == "parts" else 1, keys_of(shards)
     assert len(keys) == 4 * times and len(Shards(shards)) == (2 if form == "folders" else 1)
     picks = pick(root, "picks", [(i // times, key) for i, key in enumerate(keys)])  # right, wrong, unknown, right
-    assert pick_precision(picks, shards, Truth(uri="truth.csv", id="file")) == (2 / 3, 3 * times)
+    assert precision(picks, shards, Truth(uri="truth.csv", id="file")) == (2 / 3, 3 * times)
     table = pa.table({"file": [str(file) for file, _ in known], "label": pa.array([0, 9, None, 3])})
     pq.write_table(table, data / "truth.parquet")
-    assert pick_precision(picks, shards, Truth(uri="truth.parquet", id="file")) == (2 / 3, 3 * times)
+    assert precision(picks, shards, Truth(uri="truth.parquet", id="file")) == (2 / 3, 3 * times)
     alone = pick(root, "some", [(3, keys[-1])])
-    assert pick_precision(alone, shards, Truth(uri="truth.csv", id="file")) == (1.0, 1)
+    assert precision(alone, shards, Truth(uri="truth.csv", id="file")) == (1.0, 1)
 
 
 def test_a_truth_that_cannot_be_joined_says_why(ray_local, tmp_path: Path):
@@ -118,7 +126,7 @@ def test_a_truth_that_cannot_be_joined_says_why(ray_local, tmp_path: Path):
     ]:
         uri = write_csv(tmp_path / "truth.csv", ("id", "label"), *rows)
         with pytest.raises(InputError, match=match):
-            pick_precision(picks, shards, Truth(uri=uri))
+            precision(picks, shards, Truth(uri=uri))
     uri = write_csv(tmp_path / "truth.csv", ("id", "label"))
     for truth, match in [
         (Truth(uri=uri, id="file"), "truth.csv' has no column 'file': its header is id, label"),
@@ -126,9 +134,9 @@ def test_a_truth_that_cannot_be_joined_says_why(ray_local, tmp_path: Path):
         (Truth(uri=f"{tmp_path}/none.csv"), "cannot read '.*none.csv'"),
     ]:
         with pytest.raises(InputError, match=match):
-            pick_precision(picks, shards, truth)
+            precision(picks, shards, truth)
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
         tar.add(tmp_path / "clips" / "0.mp4", "0.mp4")
     tars = index_corpus(root, "tars", Corpus(uri=(str(tmp_path / "t.tar"),), kind="video"))
     with pytest.raises(InputError, match="the samples of tars have no ids to join by"):
-        pick_precision(picks, tars, Truth(uri=uri))
+        precision(picks, tars, Truth(uri=uri))

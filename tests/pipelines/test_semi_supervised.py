@@ -82,10 +82,11 @@ def test_it_tells_what_happened(first):
     counts = summary["counts"]
     assert counts["samples"] == 1247 == counts["scored"] + counts["rejected"] + counts["duplicates"]
     assert summary["picks"]["total"] == sum(summary["picks"]["per_class"])
-    top1 = {one["model"]: one["top1"] for one in summary["accuracies"]}
-    assert all(one["n"] == 500 for one in summary["accuracies"])
+    rows = [row for row in summary["metrics"] if row["metric"] == "top1"]
+    top1 = {row["model"]: row["value"] for row in rows}
+    assert [row["n"] for row in rows] == [500] * 4
     assert min(top1.values()) > 0.75  # chance is 0.1: every one of the four has learned
-    assert summary["gain"]["value"] == pytest.approx(top1["student (fine-tuned)"] - top1["control"])
+    assert summary["gain"]["value"] == pytest.approx(top1["student"] - top1["control"])
     assert summary["gain"]["verdict"] in out
     # The control has had as many images as pre-training and fine-tuning together.
     images = {stage["name"]: stage["images"] for stage in summary["stages"]}

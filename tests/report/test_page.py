@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import io
 import json
 import math
 import re
@@ -15,12 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pages import HOSTILE, Parsed, leaves
 from PIL import Image
+from rich.console import Console
 
-from raylabel.evaluate.results import Accuracy, Gain
+from raylabel.evaluate.results import Metric, Subject
 from raylabel.media.encode import encode_mp4
 from raylabel.report import page as module
 from raylabel.report.page import NAMED_CLASSES, Film, Picture, Point, Strip, write_page
 from raylabel.report.summary import Counts, Picks, Reject, Stage, Summary
+from raylabel.report.terminal import print_summary
 from raylabel.report.thumbnails import thumbnail
 from raylabel.selection.leaks import Leaks
 
@@ -31,28 +34,31 @@ def make(names: list[str], text: str = "plain", video: bool = False) -> Summary:
     """A summary of those classes; `text` stands wherever somebody else's text may stand."""
     rng = np.random.default_rng(0)
     per_class = [int(n) for n in rng.integers(1, 50, len(names))]
-    accuracies = [
-        Accuracy(
-            model=model, top1=top1, top1_low=top1 - 0.011, top1_high=top1 + 0.0123, n=5000,
-            top5=None if len(names) < 6 else 0.98, top5_low=None if len(names) < 6 else 0.97,
-            top5_high=None if len(names) < 6 else 0.99,
-            **({"clip_top1": 0.71234, "clip_top1_low": 0.6, "clip_top1_high": 0.8} if video else {}),
-        )
-        for model, top1 in [("teacher", 0.8123456789), ("control", 0.771), (text, 0.75), ("student (fine-tuned)", 0.79)]
-    ]  # fmt: skip
+    test = {"seed": 0, "dataset": text, "split": "test"}
+    metrics = [
+        Metric(model=model, **test, metric=metric, value=value, low=low, high=high, n=5000)
+        for model, top1 in [("teacher", 0.8123456789), ("control", 0.771), (text, 0.75), ("student", 0.79)]
+        for metric, value, low, high in [
+            ("top1", top1, top1 - 0.011, top1 + 0.0123),
+            *[("top5", 0.98, 0.97, 0.99)] * (len(names) > 5),
+            *[("clip_top1", 0.71234, 0.6, 0.8)] * video,
+        ]
+    ]
+    unlabeled = Subject(model="teacher", seed=0, dataset=text, split="unlabeled")
+    metrics += [
+        Metric(model="student", **test, metric="gain_top1", value=0.019, low=0.0101, high=0.0279, n=5000),
+        Metric(**vars(unlabeled), metric="pick_precision", value=0.9312, n=1000),
+    ]
     return Summary(
         run=text,
         classes=names,
         counts=Counts(samples=1234567, scored=1230000, rejected=4000, duplicates=567, labeled=4321, labeled_rejected=9),
         rejects=[Reject(reason="truncated", count=3999), Reject(reason=text, count=1)],
-        accuracies=accuracies,
-        gain=Gain(value=0.019, low=0.0101, high=0.0279, n=5000),
+        metrics=metrics,
         picks=Picks(
             total=sum(per_class), samples=max(per_class), k=50, p=3, rank="log_odds", per_class=per_class,
             min=min(per_class), median=float(np.median(per_class)), max=max(per_class),
         ),
-        precision=0.9312,
-        precision_n=1000,
         leaks=Leaks(
             known=4900, videos=3, labeled=12, unlabeled=4567, copies=8, test=21, n=5000, examples=[text, "v_g02"]
         ) if video else None,
@@ -103,18 +109,17 @@ def test_every_value_of_the_json_stands_on_the_page_exactly(classes: int, video:
     for key, value in found:
         assert json.loads(value) == expected[key], key
     missing = expected.keys() - {key for key, _ in found}
-    # Without a top-5 there is no column of it, nor of clips without any.
-    absent = ["top5"] * (classes < 6) + ["clip_top1"] * (not video)
-    ends = ("", "_low", "_high")
-    wanted = {f"accuracies.{i}.{name}{end}" for i in range(4) for name in absent for end in ends}
-    assert missing == wanted | ({"leaks"} if not video else set())
+    assert missing == ({"leaks"} if not video else set())
 
 
 def test_the_text_beside_a_value_is_that_value() -> None:
     page = write_page(make(["a", "b"]), {}, [])
     shown = dict(re.findall(r'data-key="([^"]+)" data-value="[^"]*">([^<]*)<', page))
-    assert shown["accuracies.0.top1"] == "81.2%"
-    assert shown["accuracies.0.top1_low"] == "80.1"
+    # In the table of accuracies, and in that of all metrics.
+    assert re.findall(r'data-key="metrics.0.value" data-value="0.8123456789">([^<]*)<', page) == ["81.2%", "0.812346"]
+    assert re.findall(r'data-key="metrics.0.low" data-value="[^"]*">([^<]*)<', page) == ["80.1", "0.801346"]
+    models = re.findall(r'data-key="metrics.\d.model" data-value="([^"]*)">([^<]*)<', page)
+    assert ("&#34;student&#34;", "student (fine-tuned)") in models and ("&#34;teacher&#34;", "teacher") in models
     assert shown["gain.low"] == "+1.0"
     assert shown["counts.samples"] == "1,234,567"
     assert shown["stages.1.images_per_second"] == "33,333.3"
@@ -123,11 +128,43 @@ def test_the_text_beside_a_value_is_that_value() -> None:
     assert shown["settings.teacher.flags.0"] == "true"
 
 
+def expected_calibration_error(of: Subject, confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> list[Metric]:
+    """An evaluator that nothing else knows: Guo et al. 2017, and beside it the accuracy on another split."""
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(float((right - confidence)[place == b].sum())) for b in range(bins)]
+    return [
+        Metric(**vars(of), metric="ece", value=sum(gaps) / len(right), n=len(right)),
+        Metric(**vars(dataclasses.replace(of, split="wild")), metric="top1", value=0.25, low=0.125, high=0.5, n=1234),
+    ]
+
+
+def test_what_a_new_evaluator_gives_is_shown_everywhere() -> None:
+    of = Subject(model="student", seed=0, dataset="plain", split="test")
+    rows = expected_calibration_error(of, np.array([0.9, 0.9, 0.6, 0.6]), np.array([1, 0, 1, 1]))
+    assert rows[0].value == pytest.approx((0.8 + 0.8) / 4)  # by hand: |1 - 1.8| and |2 - 1.2|
+    plain = make(["a", "b"])
+    summary = dataclasses.replace(plain, metrics=[*plain.metrics, *rows])
+    written = summary.to_dict()["metrics"]
+    assert written[-2] == vars(of) | {"metric": "ece", "value": rows[0].value, "low": None, "high": None, "n": 4}
+    # On the page, in a table of their own: the other tables are as they were.
+    (table,) = re.findall(r"<h3>Other metrics</h3>(.*?)</table>", write_page(summary, {}, []), re.S)
+    cells = [re.sub(r"<[^>]+>", "", cell).strip() for cell in re.findall(r"<td[^>]*>(.*?)</td>", table, re.S)]
+    assert cells[:8] == ["ece", "student (fine-tuned)", "0", "plain", "test", "0.4", "–", "4"]
+    assert cells[8:] == ["top1", "student (fine-tuned)", "0", "plain", "wild", "0.25", "0.125 to 0.5", "1,234"]
+    assert "Other metrics" not in write_page(plain, {}, [])
+    assert list(summary.accuracies.items()) == list(plain.accuracies.items())
+    stream = io.StringIO()
+    print_summary(summary, "/runs/x", Console(file=stream, width=100))
+    lines = [line.split() for line in stream.getvalue().splitlines()]
+    assert ["ece", "student", "(fine-tuned)", "plain", "test", "0.4", "-", "4"] in lines
+    assert ["top1", "student", "(fine-tuned)", "plain", "wild", "0.25", "0.125", "to", "0.5", "1,234"] in lines
+
+
 def test_the_same_run_gives_the_same_page_and_nan_gives_none() -> None:
     summary = make(["a", "b"])
     assert write_page(summary, make_curves(), []) == write_page(summary, make_curves(), [])
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_page(dataclasses.replace(summary, precision=float("nan")), {}, [])
+        write_page(dataclasses.replace(summary, settings={"seed": float("nan")}), {}, [])
 
 
 FILMS = make_films("plain")

@@ -10,13 +10,19 @@ import pytest
 from rich.console import Console
 
 from raylabel.compute.progress import PATIENCE, PatientProgress, Progress
-from raylabel.evaluate.results import Accuracy, Gain
-from raylabel.report.summary import Counts, Picks, Reject, Stage, Summary
+from raylabel.evaluate.results import Metric
+from raylabel.report.summary import Counts, Picks, Reject, Stage, Summary, verdict
 from raylabel.report.terminal import print_summary
 from raylabel.selection.leaks import Leaks
 from raylabel.text import printable
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07\r\n[bold]x[/bold] \u202egpj.exe \x9b2J \udcff 猫"
+
+
+TESTED = {"seed": 0, "dataset": "test", "split": "test"}
+TOP1 = Metric(**TESTED, model="teacher", metric="top1", value=0.5, low=0.4, high=0.6, n=96)
+GAIN = Metric(**TESTED, model="student", metric="gain_top1", value=0.034, low=0.026, high=0.042, n=96)
+PRECISION = Metric(seed=0, dataset="u", split="unlabeled", model="teacher", metric="pick_precision", value=0.9, n=30)
 
 
 def small(name: str = "cat") -> Summary:
@@ -25,11 +31,8 @@ def small(name: str = "cat") -> Summary:
         classes=[name, "dog"],
         counts=Counts(samples=1200, scored=1150, rejected=30, duplicates=20, labeled=50, labeled_rejected=2),
         rejects=[Reject(reason="truncated", count=28), Reject(reason=name, count=2)],
-        accuracies=[Accuracy(model="teacher", top1=0.5, top1_low=0.4, top1_high=0.6, n=96)],
-        gain=Gain(value=0.034, low=0.026, high=0.042, n=96),
+        metrics=[TOP1, GAIN, PRECISION],
         picks=Picks(total=30, samples=29, k=20, p=2, rank="log_odds", per_class=[10, 20], min=10, median=15.0, max=20),
-        precision=0.9,
-        precision_n=30,
         stages=[Stage(name="label", seconds=2.0, images=1200, images_per_second=600.0), Stage(name=name, seconds=1.0)],
         hardware=name,
         settings={},
@@ -49,7 +52,7 @@ def text_of(stream: io.TextIOWrapper) -> str:
 
 
 @pytest.mark.parametrize(
-    ("value", "low", "high", "verdict"),
+    ("value", "low", "high", "said"),
     [
         (0.034, 0.026, 0.042, "+3.4 points (95% interval +2.6 to +4.2)"),
         (0.003, -0.005, 0.011, "no measurable gain (+0.3 points, 95% interval -0.5 to +1.1)"),
@@ -59,11 +62,12 @@ def text_of(stream: io.TextIOWrapper) -> str:
     ],
 )
 def test_the_verdict_claims_a_gain_only_where_the_interval_leaves_zero_out(
-    value: float, low: float, high: float, verdict: str
+    value: float, low: float, high: float, said: str
 ) -> None:
-    gain = Gain(value=value, low=low, high=high, n=10)
-    assert gain.verdict == verdict
-    assert dataclasses.replace(small(), gain=gain).to_dict()["gain"]["verdict"] == verdict
+    gain = dataclasses.replace(GAIN, value=value, low=low, high=high, n=10)
+    assert verdict(gain) == said
+    told = dataclasses.replace(small(), metrics=[TOP1, gain]).to_dict()["gain"]
+    assert told == {"value": value, "low": low, "high": high, "n": 10, "verdict": said}
 
 
 def test_numbers_that_contradict_each_other_are_refused() -> None:
@@ -76,12 +80,10 @@ def test_numbers_that_contradict_each_other_are_refused() -> None:
         dataclasses.replace(summary, classes=["a", "b", "c"])
     with pytest.raises(ValueError, match="sum to 30, but there are 31 picks"):
         dataclasses.replace(summary, picks=dataclasses.replace(summary.picks, total=31))
-    with pytest.raises(ValueError, match="top-1 of teacher: 0.7 is not within its interval 0.4 to 0.6"):
-        dataclasses.replace(summary.accuracies[0], top1=0.7)
-    with pytest.raises(ValueError, match="together or not at all"):
-        dataclasses.replace(summary.accuracies[0], top5=0.7)
-    with pytest.raises(ValueError, match="gain"):
-        Gain(value=0.1, low=0.2, high=0.3, n=5)
+    with pytest.raises(ValueError, match=r"two metrics are of \('teacher', 0, 'test', 'test', 'top1'\)"):
+        dataclasses.replace(summary, metrics=[TOP1, GAIN, dataclasses.replace(TOP1, value=0.55)])
+    with pytest.raises(ValueError, match="no metric has .*gain_top1"):
+        dataclasses.replace(summary, metrics=[TOP1])
 
 
 def test_printable_keeps_every_script_and_drops_what_steers() -> None:
@@ -111,19 +113,19 @@ def test_the_table_is_plain_text_of_at_most_100_columns_with_all_the_figures() -
 
 
 def test_of_videos_80_columns_hold_every_figure_of_clips_too() -> None:
-    shares = {"top1": 1.0, "top1_low": 0.912, "top1_high": 1.0, "top5": 1.0, "top5_low": 0.97, "top5_high": 1.0}
-    clips = {"clip_top1": 0.813, "clip_top1_low": 0.75, "clip_top1_high": 0.876}
+    figures = {"top1": (1.0, 0.912, 1.0), "top5": (1.0, 0.97, 1.0), "clip_top1": (0.813, 0.75, 0.876)}
     where, stream = console(width=80)
-    models = [Accuracy(model=model, **shares, **clips, n=20_000) for model in ("teacher", "student (fine-tuned)")]
-    print_summary(dataclasses.replace(small(), accuracies=models), "/runs/run-0123", where)
+    rows = [
+        Metric(**TESTED, model=model, metric=metric, value=value, low=low, high=high, n=20_000)
+        for model in ("teacher", "student")
+        for metric, (value, low, high) in figures.items()
+    ]
+    print_summary(dataclasses.replace(small(), metrics=[*rows, GAIN]), "/runs/run-0123", where)
     text = re.sub(" +", " ", text_of(stream))
     assert max(map(len, text_of(stream).splitlines())) <= 80
     assert text.count("100.0% 91.2 to 100.0 100.0% 97.0 to 100.0 20,000") == 2
     assert text.count("per clip 81.3% 75.0 to 87.6 20,000") == 2
-    with pytest.raises(ValueError, match="clip top-1 of teacher: 0.9 is not within its interval 0.75 to 0.876"):
-        dataclasses.replace(models[0], clip_top1=0.9)
-    with pytest.raises(ValueError, match="clip top-1 of teacher: value and interval are given together"):
-        dataclasses.replace(models[0], clip_top1_low=None)
+    assert "teacher 100.0% 91.2" in text and "student (fine-tuned) 100.0% 91.2" in text
 
 
 NO_LEAK = Leaks(known=0, videos=0, labeled=0, unlabeled=0, copies=0, test=0, n=96, examples=[])

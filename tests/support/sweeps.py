@@ -12,7 +12,7 @@ import ray.exceptions
 import ray.util
 
 from raylabel.evaluate.classify import wilson
-from raylabel.evaluate.results import Gain
+from raylabel.evaluate.results import Metric
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe
 from raylabel.sweep.result import Soup, State, Sweep, Trial, ranked
@@ -72,13 +72,22 @@ def make(
             )
         )  # fmt: skip
     low, high = wilson(int(0.912 * n), n)
+    test = {"seed": seed, "dataset": text, "split": "test", "n": 10_000}
     mean = Soup(
-        trials=(0, 7), left_out=(3,), artifact="soup-0123456789ab", accuracy=0.912, low=low, high=high, test=0.914,
-        test_low=0.89, test_high=0.93, gain=Gain(value=0.002, low=-0.011, high=0.0149, n=10_000),
+        trials=(0, 7),
+        left_out=(3,),
+        artifact="soup-0123456789ab",
+        validation=Metric(
+            model="soup", seed=seed, dataset=text, split="validation",
+            metric="top1", value=int(0.912 * n) / n, low=low, high=high, n=n,
+        ),
+        test=Metric(model="soup", **test, metric="top1", value=0.914, low=0.89, high=0.93),
+        gain=Metric(model="soup", **test, metric="gain_top1", value=0.002, low=-0.011, high=0.0149),
     ) if soup else None  # fmt: skip
     return Sweep(
-        name=text, trials=ranked(trials), n=n, images=sum(one.images for one in trials), test=0.9123, test_low=0.8999,
-        test_high=0.9234, test_n=10_000, run=f"/some/runs/run-{text}-0123456789ab", soup=mean,
+        name=text, trials=ranked(trials), n=n, images=sum(one.images for one in trials),
+        test=Metric(model="student", **test, metric="top1", value=0.9123, low=0.8999, high=0.9234),
+        run=f"/some/runs/run-{text}-0123456789ab", soup=mean,
         config={"space": ["select.k=[20,40]"], "samples": 0, "soup": soup}, arguments=(text, "--root", "/some/runs"),
     )  # fmt: skip
 

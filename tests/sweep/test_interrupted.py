@@ -180,7 +180,7 @@ def test_killed_halfway_it_keeps_what_is_finished_and_finds_the_same_best(tmp_pa
     assert [again[name] for name in ("trials", "test", "images", "alone")] == [
         other[name] for name in ("trials", "test", "images", "alone")
     ]
-    assert not math.isnan(again["test"])
+    assert not math.isnan(again["test"]["value"])
 
 
 def accuracies(result: Path) -> list[float]:

@@ -77,7 +77,7 @@ def test_a_grid_builds_each_artifact_once(ray_local, tmp_path, capsys):
     assert told.images == sum(trial.images for trial in told.trials) < 0.5 * told.alone
     top = [trial.accuracy or 0 for trial in told.trials]
     assert top == sorted(top, reverse=True)
-    assert told.test_n == 500 and told.test > 0.3  # chance is 0.1
+    assert told.test.n == 500 and told.test.value > 0.3  # chance is 0.1
     # None of those held out was learned from.
     lesson, held = (next(a for a in root.named("truth") if a.info["picks"] == n) for n in (40, 10))
     assert not {*keys(lesson)} & {*keys(held)} and len({*keys(lesson), *keys(held)}) == 50

@@ -151,10 +151,10 @@ def test_a_soup_of_digits_validates_no_worse_and_is_told_everywhere(ray_local, t
     rates = "finetune.schedule.lr=[0.002,0.01]"
     told, folder = sweep(root, short(), SweepConfig(space=("select.k=[20,40]", rates), soup=True))
     soup, best = told.soup, told.best
-    assert soup and soup.trials[0] == best.number and soup.accuracy >= (best.accuracy or 0)
+    assert soup and soup.trials[0] == best.number and soup.validation.value >= (best.accuracy or 0)
     mates = {t.number for t in told.trials if t.settings["select.k"] == best.settings["select.k"]}
     assert {*soup.trials, *soup.left_out} == mates and len(mates) == 2
-    assert soup.gain.n == told.test_n and soup.gain.value == pytest.approx(soup.test - told.test)
+    assert soup.gain.n == told.test.n and soup.gain.value == pytest.approx(soup.test.value - told.test.value)
     students = {t.number: a for t in told.trials for a in (*t.built, *t.reused) if a.startswith("student-")}
     models = [Artifact(f"{root.uri}/{students[n]}", *students[n].rsplit("-", 1)) for n in soup.trials]
     made = Artifact(f"{root.uri}/{soup.artifact}", *soup.artifact.rsplit("-", 1))
@@ -165,11 +165,11 @@ def test_a_soup_of_digits_validates_no_worse_and_is_told_everywhere(ray_local, t
     written = json.loads(Path(folder, "sweep.json").read_text())
     assert written["soup"]["verdict"] == soup.verdict and written["soup"]["trials"] == list(soup.trials)
     page = Path(folder, "sweep.html").read_text()
-    assert re.search(rf'data-key="soup.test" data-value="{soup.test}"', page)
+    assert re.search(rf'data-key="soup.test.value" data-value="{soup.test.value}"', page)
     capsys.readouterr()
     print_sweep(told, folder)
     assert f"soup minus chosen trial: {soup.verdict}" in " ".join(capsys.readouterr().out.split())
-    assert np.isfinite(soup.test_high)
+    assert soup.test.high and np.isfinite(soup.test.high)
     for trial in told.trials:
         scalars, plugins = tensorboard(Path(folder, "tune", f"trial_{trial.number:05d}"))
         steps, values = zip(*scalars["ray/tune/accuracy"], strict=True)

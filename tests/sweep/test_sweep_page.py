@@ -80,7 +80,8 @@ def test_every_value_of_the_json_stands_on_the_page_exactly(kind: str) -> None:
 def test_the_text_beside_a_value_is_that_value() -> None:
     sweep = KINDS["grid"]
     shown = dict(re.findall(r'data-key="([^"]+)" data-value="[^"]*">([^<]*)<', html(sweep)))
-    assert (shown["test"], shown["test_low"], shown["soup.test"]) == ("91.2%", "90.0", "91.4%")
+    assert (shown["test.value"], shown["test.low"], shown["soup.test.value"]) == ("91.2%", "90.0", "91.4%")
+    assert (shown["test.model"], shown["soup.gain.metric"], shown["soup.test.n"]) == ("student", "gain_top1", "10,000")
     assert shown["soup.verdict"] == "no measurable difference (+0.2 points, 95% interval -1.1 to +1.5)"
     assert shown["share"] == f"{sweep.images / sweep.alone:.0%}" and shown["alone"] == f"{sweep.alone:,}"
     assert shown["rivals"] == str(sum(trial.high >= sweep.best.low for trial in sweep.trials[1:]))  # pyright: ignore
@@ -346,7 +347,7 @@ def test_the_same_sweep_gives_the_same_page_and_nan_gives_none() -> None:
     sweep = KINDS["asha"]
     assert html(sweep) == html(sweep)
     with pytest.raises(ValueError, match="not JSON compliant"):
-        html(dataclasses.replace(sweep, test=math.nan))
+        html(dataclasses.replace(sweep, test=dataclasses.replace(sweep.test, value=math.nan, low=None, high=None)))
 
 
 def test_a_thousand_trials_fit_and_those_below_the_first_are_folded_away() -> None:
