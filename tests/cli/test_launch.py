@@ -1,0 +1,118 @@
+"""The command line of a recipe of any type."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import cloudpickle
+
+from raylabel import recipes
+from raylabel.cli.launch import RUN_BY, Options, _options
+from raylabel.cli.main import COMMANDS
+from raylabel.compute.resources import Resources
+from raylabel.errors import InputError
+from raylabel.recipes import Recipe, registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clusters:
+    """A recipe of another pipeline."""
+
+    name: str
+    """What the run is called."""
+    count: int = 10
+    """Clusters."""
+    resources: Resources = Resources()
+
+
+OWN = """
+from dataclasses import dataclass
+from raylabel.recipes import Recipe, digits
+from test_launch import Clusters
+
+@dataclass(frozen=True, kw_only=True)
+class Longer(Recipe):
+    rounds: int = 1
+
+def clusters():
+    return Clusters(name="mine", count=3)
+
+def longer():
+    return Longer(**vars(digits()))
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Reads a command line of which {own} is a file of recipes."""
+    (tmp_path / "my.py").write_text(OWN)
+
+    def read(kind: Any, *arguments: str, program: str = "raylabel clusters") -> Any:
+        own = [argument.replace("{own}", str(tmp_path / "my.py")) for argument in arguments]
+        monkeypatch.setattr("sys.argv", [program, *own])
+        return _options("", kind)
+
+    return read
+
+
+def test_a_recipe_of_any_type_has_its_fields_on_the_command_line(options: Callable[..., Any]) -> None:
+    read = options(Options[Clusters], "{own}:clusters", "--count", "5", "--resources.patience", "7", "--root", "r")
+    assert read == Options(recipe=Clusters(name="mine", count=5, resources=Resources(patience=7)), root="r")
+    read = options(Options[Recipe], "{own}:longer", "--rounds", "4", "--select.k", "7").recipe
+    assert (type(read).__name__, read.rounds, read.select.k) == ("Longer", 4, 7)
+    assert read.select.p == recipes.digits().select.p
+    # A machine that does not have the file.
+    look = "import pickle, sys; print(pickle.load(sys.stdin.buffer).rounds)"
+    sent = cloudpickle.dumps(read)
+    assert subprocess.run([sys.executable, "-c", look], input=sent, capture_output=True).stdout == b"4\n"
+
+
+@pytest.mark.parametrize(
+    "kind, program, name, words",
+    [
+        (Recipe, "raylabel sweep", "{own}:clusters", "is a Clusters, and .* runs a Recipe: return a Recipe from it$"),
+        (Recipe, "raylabel sweep", "{own}:number", "number' is a int, and this command runs a Recipe: return a"),
+        (
+            *(Clusters, "raylabel clusters", "digits"),
+            "'digits' is a Recipe, and this .* a Clusters: run it by `raylabel semi-supervised digits`$",
+        ),
+        (Clusters, "jobs/clusters.py", "digits", "run it by `python jobs/semi_supervised.py digits`$"),
+        (Clusters, "jobs/clusters.py", "{own}:longer", "is a Longer, .*by `python jobs/semi_supervised.py .*:longer`$"),
+    ],
+)
+def test_a_recipe_of_another_type_is_refused(
+    options: Callable[..., Any], kind: type, program: str, name: str, words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        options(Options[kind], name, program=program)
+
+
+def test_a_command_offers_the_named_recipes_of_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mine() -> Clusters:
+        return Clusters(name="mine")
+
+    monkeypatch.setitem(registry.NAMED, "mine", mine)
+    assert list(registry.returning(Clusters)) == ["mine"]
+    assert list(registry.returning(Recipe)) == [name for name in registry.NAMED if name != "mine"]
+    monkeypatch.setattr("sys.argv", ["raylabel clusters"])
+    assert _options("", Options[Clusters]).recipe == mine()
+
+
+def test_each_command_that_runs_a_type_is_one() -> None:
+    assert set(RUN_BY.values()) <= set(COMMANDS)
+
+
+def test_one_import_line_has_what_a_recipe_is_written_with() -> None:
+    names: dict[str, Any] = {}
+    exec(f"from raylabel.recipes import {', '.join(recipes.__all__)}", names)
+    assert {function.__name__ for function in registry.NAMED.values()} < set(names)
+    written = "Clip Corpus Label Materialize Model Recipe Resources Schedule Select Teacher Train Truth View scaled_lr"
+    assert set(written.split()) < set(names)
+    assert sorted(recipes.__all__) == recipes.__all__
