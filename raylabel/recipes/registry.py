@@ -3,8 +3,11 @@
 import importlib.util
 import inspect
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, get_type_hints
+
+from ray import cloudpickle
 
 from raylabel.errors import InputError
 from raylabel.recipes.images import cifar10, digits, imagenet_yfcc_resnet50
@@ -36,10 +39,13 @@ def find(name: str) -> Callable[..., Any]:
         raise InputError(f"no recipe '{name}': there are {known}, or give your own as path/to/file.py:function")
     if not os.path.isfile(path):
         raise InputError(f"no file '{path}' for recipe '{name}'")
-    spec = importlib.util.spec_from_file_location(os.path.splitext(os.path.basename(path))[0], path)
+    # Of a name that hides no other module.
+    stem = os.path.splitext(os.path.basename(path))[0]
+    spec = importlib.util.spec_from_file_location(f"raylabel_recipe_{stem}", path)
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where tyro finds the fields' docstrings
     spec.loader.exec_module(module)
+    cloudpickle.register_pickle_by_value(module)  # other machines do not have the file
     if not inspect.isfunction(found := getattr(module, function, None)):
         raise InputError(f"no function '{function}' in '{path}'")
     return found

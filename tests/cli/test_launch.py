@@ -1,11 +1,14 @@
 """The command line of a recipe of any type."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import cloudpickle
 
 from raylabel import recipes
 from raylabel.cli.launch import RUN_BY, Options, _options
@@ -65,6 +68,10 @@ def test_a_recipe_of_any_type_has_its_fields_on_the_command_line(options: Callab
     read = options(Options[Recipe], "{own}:longer", "--rounds", "4", "--select.k", "7").recipe
     assert (type(read).__name__, read.rounds, read.select.k) == ("Longer", 4, 7)
     assert read.select.p == recipes.digits().select.p
+    # A machine that does not have the file.
+    look = "import pickle, sys; print(pickle.load(sys.stdin.buffer).rounds)"
+    sent = cloudpickle.dumps(read)
+    assert subprocess.run([sys.executable, "-c", look], input=sent, capture_output=True).stdout == b"4\n"
 
 
 @pytest.mark.parametrize(
