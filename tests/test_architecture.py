@@ -1,9 +1,10 @@
 """The layers of the package: imports point down, no two modules import each other, and files stay small."""
 
 import ast
+import re
 from pathlib import Path
 
-from paths import JOBS, REPOSITORY
+from paths import DEPLOY, JOBS, REPOSITORY
 
 PACKAGE = REPOSITORY / "raylabel"
 
@@ -111,3 +112,10 @@ def test_files_are_short():
 def test_tyro_is_imported_by_the_command_line_alone():
     users = [p for p in PACKAGE.rglob("*.py") if "import tyro" in p.read_text()]
     assert users and all(p.parent == PACKAGE / "cli" for p in users)
+
+
+def test_private_names_of_ray_are_in_one_file():
+    private = re.compile(r"^\s*(?:from|import) ray(?:\.\w+)*\.(?:_\w+|core\.generated|autoscaler)\b", re.MULTILINE)
+    files = [path for folder in (PACKAGE, JOBS, DEPLOY) for path in folder.rglob("*.py")]
+    users = {path.name for path in files if private.search(path.read_text()) or "ray._private" in path.read_text()}
+    assert users == {"ray_internals.py"}

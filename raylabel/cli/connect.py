@@ -4,15 +4,14 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import grpc
 import ray
-from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
-from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
+from raylabel.compute.ray_internals import ask_cluster_id, token_header
 from raylabel.errors import InputError
 
 
@@ -54,7 +53,7 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=30).close()
     except (OSError, ValueError) as error:
         raise InputError(f"{_nobody(address)} ({error})") from error
-    if _answer(address, AuthenticationTokenLoader.instance().get_token_for_http_header()) in REFUSED:
+    if ask_cluster_id(address, token_header()) in REFUSED:
         raise InputError(f"the Ray at {address} wants a token that this command does not have: give it that one, {HOW}")
 
 
@@ -81,26 +80,13 @@ def demand_token() -> None:
 
 def answers_strangers(head: str) -> bool:
     """Whether the head at host:port answers a request without a token; what this process holds plays no part."""
-    code = _answer(head, {})
+    code = ask_cluster_id(head, {})
     # Unavailable: behind a firewall, or it wants a certificate (RAY_USE_TLS), which strangers do not have.
     if code in (*REFUSED, grpc.StatusCode.UNAVAILABLE):
         return False
     if code != grpc.StatusCode.OK:
         raise InputError(f"cannot tell whether the Ray at {head} asks for a token: {code}; try again")
     return True
-
-
-def _answer(head: str, token: Mapping[str, str]) -> grpc.StatusCode:
-    """What the head says to the harmless question which cluster it is, asked with the token."""
-    with grpc.insecure_channel(head) as channel:
-        stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
-        metadata = [(name.lower(), value) for name, value in token.items()]
-        try:
-            request = gcs_service_pb2.GetClusterIdRequest()  # pyright: ignore[reportAttributeAccessIssue]
-            stub.GetClusterId(request, timeout=10, metadata=metadata)
-        except grpc.RpcError as error:
-            return error.code()  # pyright: ignore[reportAttributeAccessIssue]
-    return grpc.StatusCode.OK
 
 
 def _is_loopback(host: str) -> bool:

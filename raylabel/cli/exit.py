@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-import ray
 from ray import exceptions as of_ray
 
+from raylabel.compute.ray_internals import logs_folder, spill_folder
 from raylabel.errors import causes, find_input_error
 from raylabel.media.sandbox.sandbox import SandboxError
 from raylabel.text import printable
@@ -131,8 +131,7 @@ def _first_lines(error: BaseException) -> str:
 
 
 def _spill_folder() -> str:
-    node = ray._private.worker._global_node  # pyright: ignore
-    folder = getattr(node, "_fallback_directory", None)
+    folder = spill_folder()
     if not folder or not os.path.isdir(folder):
         return ""  # known to the machine that it is on
     usage = shutil.disk_usage(folder)
@@ -140,8 +139,7 @@ def _spill_folder() -> str:
 
 
 def _logs() -> str:
-    node = ray._private.worker._global_node  # pyright: ignore
-    return node.get_logs_dir_path() if node else "the logs of Ray"
+    return logs_folder() or "the logs of Ray"
 
 
 def _last_words(text: str) -> str:

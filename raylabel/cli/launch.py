@@ -1,8 +1,6 @@
 """What every job does: read the command line, connect to Ray, run, and end in words whatever happens."""
 
 import argparse
-import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -12,13 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, Protocol, TypeVar, get_args, get_origin
 
 import tyro
-from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from raylabel.cli.connect import connect
 from raylabel.cli.exit import readable, stop_on_sigterm
 from raylabel.cli.main import COMMANDS, command
 from raylabel.cli.output import guard_output, work_begins
 from raylabel.compute.autoscaler import ready
+from raylabel.compute.ray_internals import submitted_job_has_working_dir
 from raylabel.compute.resources import Resources
 from raylabel.compute.watchdog import watched
 from raylabel.corpus.config import is_text
@@ -79,9 +77,11 @@ def launched(description: str, kind: type[Kind]) -> Iterator[tuple[Root, Kind]]:
 
 def check_kept(root: str) -> None:
     """InputError if the root lies in what Ray unpacks for a submitted job, which is of one machine, and is deleted."""
-    job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
-    unpacked = "working_dir" in job.get("runtime_env", {})
-    if unpacked and "://" not in root and Path(filesystem(root)[1]).resolve().is_relative_to(Path.cwd()):
+    if (
+        submitted_job_has_working_dir()
+        and "://" not in root
+        and Path(filesystem(root)[1]).resolve().is_relative_to(Path.cwd())
+    ):
         raise InputError(
             f"root '{root}' lies in the job's copy of --working-dir, which Ray deletes after the job: give --root a "
             "folder that all machines see, s3://, gs:// or /..."

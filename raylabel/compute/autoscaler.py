@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Self
 
+from raylabel.compute.ray_internals import autoscaling_coordinator
 from raylabel.compute.resources import Cluster, Resources
 from raylabel.compute.watchdog import moved
 
@@ -46,10 +47,8 @@ class Demand:
 
     def __init__(self, name: str):
         import ray
-        from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import DefaultAutoscalingCoordinator
 
-        # Ray Data and Ray Train ask through the same actor, every 20 s anew; `request_resources` would be overruled.
-        self._asked = DefaultAutoscalingCoordinator(f"raylabel-{ray.get_runtime_context().get_job_id()}-{name}")
+        self._asked = autoscaling_coordinator(f"raylabel-{ray.get_runtime_context().get_job_id()}-{name}")
         self._any = False
 
     def ask(self, cpus: int, gpus: int) -> None:

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from raylabel.compute.ray_internals import draining_nodes
 from raylabel.errors import InputError
 
 Decode = Literal["auto", "beside", "cluster"]
@@ -153,13 +154,6 @@ class Cluster:
 
         # The driver's processor stands for the cluster's: where they differ, say the precision in the recipe.
         return "bf16" if self.gpus or torch.cpu._is_avx512_bf16_supported() else "fp32"  # pyright: ignore
-
-
-def draining_nodes() -> set[str]:
-    """Ids of the machines that are about to be taken away (a spot notice, SIGTERM to Ray there, a scale-down)."""
-    import ray._private.state  # what Ray Train itself looks at; there is no public way
-
-    return set(ray._private.state.state.get_draining_nodes())
 
 
 def _leaving(free: float, sizes: Sequence[int], tries: np.ndarray) -> float:

@@ -4,7 +4,6 @@ What counts is work that is done, wherever: this process says `moved`, tasks and
 start nothing, a storage that does not answer and a worker that hangs all look the same from here: nobody says a word.
 """
 
-import collections
 import functools
 import os
 import signal
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from raylabel.compute.ray_internals import pending_requests
 from raylabel.errors import InputError
 
 BEAT_EVERY = 2.0
@@ -201,19 +201,8 @@ def _describe() -> str:
 
 def _waiting() -> str:
     """The requests for resources that nothing meets."""
-    import ray
-    from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
-    from ray.autoscaler.v2.sdk import get_cluster_resource_state
-
-    state = get_cluster_resource_state(GcsClient(ray.get_runtime_context().gcs_address))
-    wanted: collections.Counter[str] = collections.Counter()
-    for one in state.pending_resource_requests:
-        wanted[_bundle(one.request)] += one.count
-    for gang in state.pending_gang_resource_requests:  # those of a placement group
-        for selector in gang.bundle_selectors[:1]:  # the others are what would do in its place
-            wanted.update(map(_bundle, selector.resource_requests))
-    return ", ".join(f"{count} x {bundle}" for bundle, count in wanted.items())
+    return ", ".join(f"{count} x {_shown(bundle)}" for bundle, count in pending_requests().items())
 
 
-def _bundle(request: Any) -> str:
-    return "{" + ", ".join(f"{v:g} {k}" for k, v in sorted(request.resources_bundle.items()) if v >= 0.01) + "}"
+def _shown(bundle: tuple[tuple[str, float], ...]) -> str:
+    return "{" + ", ".join(f"{amount:g} {name}" for name, amount in bundle if amount >= 0.01) + "}"

@@ -13,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
+import ray
 
 from raylabel.compute.metrics import count_samples
+from raylabel.compute.ray_internals import session_folder
 from raylabel.compute.watchdog import beat
 from raylabel.errors import InputError
 from raylabel.inference.batches import BATCH, ROWS, Facts, ScoringTask, batches, units_of, unpack_batches
@@ -98,10 +100,7 @@ def _name(facts: "Facts") -> tuple[int, int]:
 
 def _journal_path() -> str:
     """In the session folder of Ray on this machine, which is removed with it."""
-    import ray._private.worker  # there is no public API
-
-    folder = ray._private.worker._global_node.get_session_dir_path()  # pyright: ignore
-    return os.path.join(folder, f"raylabel-journal-{ray.get_runtime_context().get_actor_id()}")
+    return os.path.join(session_folder(), f"raylabel-journal-{ray.get_runtime_context().get_actor_id()}")
 
 
 def _rows(facts: Facts, ranked: Ranked) -> pa.Table:

@@ -20,7 +20,7 @@ import ray.tune
 import ray.tune.schedulers
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from raylabel.compute.placement_groups import free_places
+from raylabel.compute.placement_groups import remove_orphaned_placement_groups
 from raylabel.compute.progress import Progress
 from raylabel.compute.resources import Cluster
 from raylabel.errors import causes
@@ -84,7 +84,7 @@ def run_trials(
                 print("a trial's process was killed for want of memory: the sweep goes on", file=sys.stderr)
         progress.update(len(results))  # those of an earlier run too
     _now = None
-    free_places()
+    remove_orphaned_placement_groups()
     return {int(result.path.rpartition("_")[2]): result for result in results}
 
 

@@ -21,11 +21,11 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from raylabel.compute.autoscaler import Demand
-from raylabel.compute.placement_groups import free_places
-from raylabel.compute.resources import Cluster, Resources, draining_nodes
+from raylabel.compute.placement_groups import remove_orphaned_placement_groups
+from raylabel.compute.ray_internals import draining_nodes, is_start_timeout
+from raylabel.compute.resources import Cluster, Resources
 from raylabel.errors import InputError, find_input_error
 from raylabel.store.files import filesystem
 from raylabel.training.checkpoint import Checkpoint, Checkpoints
@@ -117,7 +117,7 @@ class Workers:
             except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
                 if mend := find_input_error(error):
                     raise mend from error
-                if _waits(error):
+                if is_start_timeout(error):
                     waits = waits or time.monotonic()
                     if time.monotonic() > waits + (limit := max(NO_ROOM, self._resources.patience)):
                         raise InputError(
@@ -141,7 +141,7 @@ class Workers:
     def _attempt(self, loop: Callable[[dict[str, Any]], None], settings: dict[str, Any], storage: str) -> str:
         """Runs the loop once; why it was told to halt, if it was."""
         ray.get(self._board.halt.remote(False))
-        free_places()  # of those before it, whose controllers were killed with their workers
+        remove_orphaned_placement_groups()  # of those before it, whose controllers were killed with their workers
         self.count, begin, drained, why = self._room(), time.monotonic(), draining_nodes(), ""
         lost = max(0, self._wanted - self.count)
         with Demand(self._name) as demand:  # Ray Train asks for those that it starts
@@ -189,11 +189,6 @@ def _in_thread(call: Callable[[], Any]) -> Future[None]:
 
     threading.Thread(target=run, name="train", daemon=True).start()
     return outcome
-
-
-def _waits(error: Exception) -> bool:
-    """Whether the workers got no place in the cluster: that is no failure, only time."""
-    return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
 
 
 def _lost(error: Exception) -> str:

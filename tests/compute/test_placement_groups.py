@@ -7,7 +7,7 @@ import ray
 import ray.util
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from raylabel.compute.placement_groups import free_places
+from raylabel.compute.placement_groups import remove_orphaned_placement_groups
 
 
 class Maker:
@@ -32,9 +32,9 @@ def test_the_groups_of_dead_makers_are_given_back_and_no_others(ray_local: None)
     mine = placement_group([{"CPU": 0.01}])
     ray.get(mine.ready())
     try:
-        assert free_places() == 0
+        assert remove_orphaned_placement_groups() == 0
         ray.kill(makers[0])
-        while not (freed := free_places()):
+        while not (freed := remove_orphaned_placement_groups()):
             assert time.monotonic() < deadline, "Ray did not notice that the maker is dead"
             time.sleep(0.1)
         assert freed == 1
@@ -42,10 +42,10 @@ def test_the_groups_of_dead_makers_are_given_back_and_no_others(ray_local: None)
             assert time.monotonic() < deadline, "the group still stands"
             time.sleep(0.1)
         assert standing() - before == {*alive, mine.id.hex()}
-        assert free_places() == 0
+        assert remove_orphaned_placement_groups() == 0
     finally:
         remove_placement_group(mine)
         del makers  # with whom their groups would stay until the job ends
         while standing() - before and time.monotonic() < deadline:
-            free_places()
+            remove_orphaned_placement_groups()
             time.sleep(0.1)

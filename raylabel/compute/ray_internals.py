@@ -1,0 +1,146 @@
+"""Every private or undocumented name of Ray that raylabel uses, each in one function.
+
+Ray may change these in any version, so pyproject.toml pins its minor version. `tests/compute/test_ray_internals.py` has
+a test for each, which says what to check when Ray is raised. Imports are inside the functions: most processes need one
+of them or none.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+
+def session_folder() -> str:
+    """Ray's folder of this session on this machine. It is removed with the session."""
+    return _node().get_session_dir_path()
+
+
+def logs_folder() -> str | None:
+    """The folder of Ray's logs on this machine; None if this process is not connected to a Ray of this machine."""
+    node = _node()
+    return node.get_logs_dir_path() if node else None
+
+
+def spill_folder() -> str | None:
+    """The folder to which this machine's Ray spills objects; None if this process does not know it."""
+    return getattr(_node(), "_fallback_directory", None)
+
+
+def _node() -> Any:
+    import ray._private.worker
+
+    return ray._private.worker._global_node  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def draining_nodes() -> set[str]:
+    """Ids of the machines that are about to be taken away (a spot notice, SIGTERM to Ray there, a scale-down)."""
+    import ray._private.state  # Ray Train itself looks there
+
+    return set(ray._private.state.state.get_draining_nodes())
+
+
+@dataclass(frozen=True)
+class Group:
+    """A placement group, with what the public table of them does not tell."""
+
+    id: bytes
+    job: str
+    """Id of the job that it belongs to, hex."""
+    orphaned: bool
+    """Whether an actor made it that is dead."""
+
+
+def placement_groups() -> Iterator[Group]:
+    """The placement groups of the cluster that are not removed."""
+    import ray._private.state
+    from ray.core.generated import gcs_pb2
+
+    table: Any = gcs_pb2.PlacementGroupTableData  # pyright: ignore[reportAttributeAccessIssue]
+    for row in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
+        group = table.FromString(row)
+        if group.state != table.REMOVED:
+            made_by_actor = bool(group.creator_actor_id.strip(b"\xff"))
+            orphaned = made_by_actor and group.creator_actor_dead
+            yield Group(group.placement_group_id, group.creator_job_id.hex(), orphaned)
+
+
+def remove_placement_group(group: Group) -> None:
+    """Removes a placement group that this process did not make."""
+    from ray._raylet import PlacementGroupID  # pyright: ignore[reportAttributeAccessIssue]
+    from ray.util.placement_group import PlacementGroup
+    from ray.util.placement_group import remove_placement_group as remove
+
+    remove(PlacementGroup(PlacementGroupID(group.id)))
+
+
+def autoscaling_coordinator(requester: str) -> Any:
+    """A client of the actor by which Ray Data and Ray Train ask the autoscaler for resources, every 20 s anew.
+
+    `request_resources(bundles, seconds)` and `cancel_request()`, for this requester alone. The public
+    `ray.autoscaler.sdk.request_resources` has one request for all, which that actor overwrites.
+    """
+    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import DefaultAutoscalingCoordinator
+
+    return DefaultAutoscalingCoordinator(requester)
+
+
+def pending_requests() -> Counter[tuple[tuple[str, float], ...]]:
+    """Resource requests that nothing in the cluster meets: sorted (resource, amount) → how many."""
+    import ray
+    from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
+    from ray.autoscaler.v2.sdk import get_cluster_resource_state
+
+    state = get_cluster_resource_state(GcsClient(ray.get_runtime_context().gcs_address))
+    found: Counter[tuple[tuple[str, float], ...]] = Counter()
+    for one in state.pending_resource_requests:
+        found[_bundle(one.request)] += one.count
+    for gang in state.pending_gang_resource_requests:  # those of a placement group
+        for selector in gang.bundle_selectors[:1]:  # the others are alternatives
+            found.update(map(_bundle, selector.resource_requests))
+    return found
+
+
+def _bundle(request: Any) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted(request.resources_bundle.items()))
+
+
+def is_start_timeout(error: BaseException) -> bool:
+    """Whether Ray Train gave up since its workers got no place in the cluster in time."""
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
+
+
+def submitted_job_has_working_dir() -> bool:
+    """Whether this process is the entry point of a submitted job, in a copy of its working directory."""
+    from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+
+    job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
+    return "working_dir" in job.get("runtime_env", {})
+
+
+def token_header() -> Mapping[str, str]:
+    """The authentication token of this process, as a header of a request to a Ray head; empty if it has none."""
+    from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
+
+    return AuthenticationTokenLoader.instance().get_token_for_http_header()
+
+
+def ask_cluster_id(head: str, header: Mapping[str, str]) -> grpc.StatusCode:
+    """How the Ray head at host:port answers the harmless question for its cluster's id, asked with that header."""
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    with grpc.insecure_channel(head) as channel:
+        stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+        metadata = [(name.lower(), value) for name, value in header.items()]
+        try:
+            request = gcs_service_pb2.GetClusterIdRequest()  # pyright: ignore[reportAttributeAccessIssue]
+            stub.GetClusterId(request, timeout=10, metadata=metadata)
+        except grpc.RpcError as error:
+            return error.code()  # pyright: ignore[reportAttributeAccessIssue]
+    return grpc.StatusCode.OK
