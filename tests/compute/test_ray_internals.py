@@ -1,0 +1,91 @@
+"""Private names of Ray. Each test's docstring says what to check when Ray is raised to another version."""
+
+import json
+import os
+import time
+from types import SimpleNamespace
+
+import grpc
+import pytest
+import ray
+from ray.util.placement_group import placement_group
+
+from raylabel.compute import ray_internals as internals
+
+
+def test_folders(ray_local: None) -> None:
+    """`_global_node` and its methods: the session folder holds the logs, and the raylet's log is among them."""
+    session, logs = internals.session_folder(), internals.logs_folder()
+    assert logs is not None and os.path.realpath(logs).startswith(os.path.realpath(session))
+    assert any(name.startswith("raylet") for name in os.listdir(logs))
+    spill = internals.spill_folder()
+    assert spill is None or isinstance(spill, str)
+
+
+def test_no_node_is_draining_in_a_quiet_cluster(ray_local: None) -> None:
+    """`state.get_draining_nodes`: ids as in `ray.nodes()`. tests/deploy/test_spot_notice.py drains a real node."""
+    assert internals.draining_nodes() == set()
+
+
+def test_placement_groups_are_seen_and_removed(ray_local: None) -> None:
+    """Fields of gcs_pb2.PlacementGroupTableData: the id, the job, the state, and who made the group."""
+    group = placement_group([{"CPU": 0.01}])
+    ray.get(group.ready())
+    (found,) = (one for one in internals.placement_groups() if one.id == group.id.binary())
+    assert found.job == ray.get_runtime_context().get_job_id() and not found.orphaned
+    internals.remove_placement_group(found)
+    deadline = time.monotonic() + 30
+    while any(one.id == found.id for one in internals.placement_groups()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_pending_requests_are_counted_by_their_resources(ray_local: None) -> None:
+    """`get_cluster_resource_state`: a task that no machine has room for is in `pending_resource_requests`."""
+
+    @ray.remote(num_cpus=777)
+    def never() -> None: ...
+
+    waiting, deadline = [never.remote() for _ in range(2)], time.monotonic() + 30
+    try:
+        while internals.pending_requests()[(("CPU", 777.0),)] != 2:
+            assert time.monotonic() < deadline, internals.pending_requests()
+            time.sleep(0.2)
+    finally:
+        for one in waiting:
+            ray.cancel(one, force=True)
+
+
+def test_the_autoscaler_is_asked_by_a_requester_of_its_own(ray_local: None) -> None:
+    """DefaultAutoscalingCoordinator: its methods. tests/compute/test_autoscaler.py sees machines started for it."""
+    coordinator = internals.autoscaling_coordinator("test")
+    coordinator.request_resources([{"CPU": 1.0}], 5.0)
+    coordinator.cancel_request()
+
+
+def test_a_start_that_timed_out_is_told_from_other_errors() -> None:
+    """WorkerGroupStartupTimeoutError: Ray Train's controller ends with it where workers got no place in time."""
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    error = Exception("training failed")
+    assert not internals.is_start_timeout(error)
+    late = WorkerGroupStartupTimeoutError(2)
+    assert internals.is_start_timeout(SimpleNamespace(controller_failure=late))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_submitted_job_knows_its_working_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable in which Ray hands a job its configuration. tests/cli/test_jobs.py submits a real one."""
+    from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+
+    assert not internals.submitted_job_has_working_dir()
+    monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, json.dumps({"runtime_env": {"working_dir": "gcs://a.zip"}}))
+    assert internals.submitted_job_has_working_dir()
+    monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, json.dumps({"runtime_env": {"env_vars": {}}}))
+    assert not internals.submitted_job_has_working_dir()
+
+
+def test_a_head_answers_for_its_cluster(ray_local: None) -> None:
+    """NodeInfoGcsService.GetClusterId, the token loader: tests/cli/test_connect.py asks heads that want a token."""
+    head = ray.get_runtime_context().gcs_address
+    assert internals.ask_cluster_id(head, internals.token_header()) == grpc.StatusCode.OK
+    assert internals.ask_cluster_id("127.0.0.1:9", {}) == grpc.StatusCode.UNAVAILABLE
