@@ -16,10 +16,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests run beside each other and beside Ra
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
 os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
-# Ray's workers find what tests bring along.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(Path(__file__).parent / "support"), os.environ.get("PYTHONPATH")])
-)
+# Ray's workers import what tests define: helpers, and functions of the test modules, whose names are unique.
+_TESTS = Path(__file__).parent
+_FOLDERS = [_TESTS / "support", *sorted({path.parent for path in _TESTS.rglob("test_*.py")})]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*map(str, _FOLDERS), os.environ.get("PYTHONPATH")]))
 
 from raylabel.corpus import Corpus, Shards, index_corpus  # noqa: E402
 from raylabel.store.artifact import Root  # noqa: E402  (these are read on import)
