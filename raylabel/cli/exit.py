@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -56,7 +56,8 @@ def stop_on_sigterm() -> None:
 def _terminate(signum: int, frame: FrameType | None) -> None:
     global _terminated
     if not _terminated:  # at once, for it may be the last word: whoever sends SIGTERM may soon send SIGKILL
-        os.write(2, f"{STOPPING}\n".encode())  # a signal may come in the middle of a print
+        with suppress(OSError):  # stderr may be closed
+            os.write(2, f"{STOPPING}\n".encode())  # a signal may come in the middle of a print
     _terminated = True
     _end_within_grace(143)
     raise KeyboardInterrupt
