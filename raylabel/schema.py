@@ -1,4 +1,4 @@
-"""The tables, declared once and checked at every border.
+"""The tables, declared once and checked wherever one is read or written.
 
 Letters: N samples, B batch, C classes, P classes kept per sample, K samples kept per class, H W pixels; of videos
 M clips of T frames.
@@ -30,7 +30,7 @@ SHARDS = pa.schema(
 SCORES = pa.schema(
     [
         pa.field("key", pa.int64(), nullable=False),
-        pa.field("digest", pa.binary(DIGEST_BYTES), nullable=False),  # BLAKE2b-128 of the encoded bytes, and of a part
+        pa.field("digest", pa.binary(DIGEST_BYTES), nullable=False),  # BLAKE2b-128 of the encoded bytes and the segment
         pa.field("group", pa.int64(), nullable=False),  # the same for all samples of one source video; 0: no video
         pa.field("classes", pa.list_(pa.int32()), nullable=False),
         pa.field("log_odds", pa.list_(pa.float32()), nullable=False),
@@ -42,22 +42,22 @@ SCORES = pa.schema(
 Reason = Literal[
     # read
     "missing",  # a null, no such file, no media member
-    "unreadable",  # the storage gave no bytes, or the shard is damaged there
+    "unreadable",  # the storage returned an error, or the shard is damaged there
     "empty",  # no bytes
-    "too_many_bytes",  # of encoded media, more than is read for any sample
+    "too_many_bytes",  # of encoded media: more than MAX_BYTES
     # decode
-    "unrecognized",  # begins like no format known here
-    "format_not_allowed",  # a known format that is not decoded here
+    "unrecognized",  # the first bytes are of no known format
+    "format_not_allowed",  # a known format that is not decoded
     "truncated",  # ends too early; told apart from `corrupt` as far as the parser tells
-    "corrupt",  # the parser gave up
+    "corrupt",  # the parser failed
     "too_many_pixels",  # by its own header
     "mode_not_supported",  # pixels without an agreed meaning in 8 bits: floats, integers beyond 16 bits
-    "decoder_crash",  # the process that parsed it died, twice
+    "decoder_crash",  # the process that parsed it crashed, twice
     "timeout",  # it took too long to parse, twice
     "out_of_memory",  # it took too much memory to parse, twice
     # score
-    "not_finite",  # the teacher gave no number
-    "teacher_crash",  # the process of the teacher died of it, also alone
+    "not_finite",  # a score is NaN or infinite
+    "teacher_crash",  # it crashed the teacher's process, also when scored alone
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
 
@@ -72,7 +72,7 @@ REJECTS = pa.schema(
     ]
 )
 
-# Samples whose bytes stand in the corpus already: `original` is the smallest key with the same digest.
+# Samples whose bytes occur in the corpus more than once: `original` is the smallest key with the same digest.
 DUPLICATES = pa.schema(
     [
         pa.field("key", pa.int64(), nullable=False),
@@ -80,7 +80,7 @@ DUPLICATES = pa.schema(
     ]
 )
 
-# The selected multiset, ordered by (label, rank); ranks start at 1. A sample may stand under several labels.
+# The selected multiset, ordered by (label, rank); ranks start at 1. A sample may have several labels.
 PICKS = pa.schema(
     [
         pa.field("label", pa.int32(), nullable=False),
@@ -90,7 +90,7 @@ PICKS = pa.schema(
     ]
 )
 
-# Training shards: a sample's encoded bytes once, with all its labels; the reader replicates it, once per label.
+# Training shards: a sample's encoded bytes once, with all its labels; the reader repeats it, once per label.
 EXAMPLES = pa.schema(
     [
         pa.field("key", pa.int64(), nullable=False),
@@ -117,7 +117,7 @@ METRICS = pa.schema(
 
 
 def make_key(shard: int, row: int) -> int:
-    """The sample's name: unique, 8 bytes, finds the sample again, and breaks every tie."""
+    """The sample's name: unique, 8 bytes. It locates the sample, and breaks every tie."""
     return shard << 32 | row
 
 
@@ -127,7 +127,7 @@ def split_key(key: int) -> tuple[int, int]:
 
 
 def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
-    """The table itself, if its columns are exactly the schema's; InputError naming the column and the place if not."""
+    """The table itself, if its columns are exactly the schema's; else InputError with `where` and the column."""
     if table.schema.names != schema.names:
         raise InputError(f"{where}: columns are {table.schema.names}, expected {schema.names}")
     for field in schema:

@@ -1,7 +1,7 @@
 """SCORES -> DUPLICATES: byte-identical copies, found by their digests.
 
-A map task per run of SCORES files deals its digests into buckets, a reduce task per bucket sorts that bucket. A task
-holds BUCKET_ROWS rows however many samples there are.
+A map task per run of SCORES files partitions its digests into buckets, a reduce task per bucket sorts that bucket. A
+task holds BUCKET_ROWS rows however many samples there are.
 """
 
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ from raylabel.selection.shuffle import (
     group_files,
     group_name,
     open_scores,
-    read_part,
+    read_partition,
     run_tasks,
-    write_parts,
+    write_partitions,
 )
 from raylabel.selection.topk import sort_order
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
@@ -31,10 +31,10 @@ HASHES = pa.schema([("high", pa.uint64()), ("low", pa.uint64()), ("key", pa.int6
 
 
 def find_duplicates(root: Root, scores: Artifact) -> Artifact:
-    """DUPLICATES, the artifact `duplicates`: every key whose digest stands under a smaller key somewhere in SCORES.
+    """DUPLICATES, the artifact `duplicates`: every key whose digest also has a smaller key in SCORES.
 
     `original` is that smallest key. Files `duplicates-*`, one per bucket of digests, in key order.
-    Info: duplicates (rows). InputError if a key stands twice in SCORES.
+    Info: duplicates (rows). InputError if a key occurs twice in SCORES.
     """
     files = scores.files("scores-")
     rows = sum(f.rows for f in files)
@@ -54,7 +54,7 @@ def find_duplicates(root: Root, scores: Artifact) -> Artifact:
 
 
 def _write_hashes(scores: str, names: list[str], bits: int, folder: str, group: str) -> str:
-    """The (digest, key) of some SCORES files, a part for each bucket: the digests with the same first `bits` bits."""
+    """The (digest, key) of some SCORES files, a partition per bucket: the digests with the same first `bits` bits."""
     words, keys = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)]
     for name in names:
         with open_scores(scores, name) as file:
@@ -69,17 +69,17 @@ def _write_hashes(scores: str, names: list[str], bits: int, folder: str, group: 
     order = np.argsort(bucket, kind="stable")  # by radix: 16 bits are buckets for 2e11 rows
     ends = np.cumsum(np.bincount(bucket, minlength=1 << bits))
 
-    def parts() -> Iterator[list[np.ndarray]]:
+    def partitions() -> Iterator[list[np.ndarray]]:
         for rows in np.split(order, ends[:-1]):
             yield [*digest[rows].T, key[rows]]
 
-    return write_parts(folder, f"hashes-{group}.arrow", HASHES, parts())
+    return write_partitions(folder, f"hashes-{group}.arrow", HASHES, partitions())
 
 
 def _write_duplicates(scratch: str, names: list[str], bucket: int, out: str) -> File:
     """The duplicates among the digests of one bucket."""
-    parts = zip(*(read_part(scratch, name, bucket) for name in names), strict=True)
-    first, second, key = (np.concatenate(column) for column in parts)
+    columns = zip(*(read_partition(scratch, name, bucket) for name in names), strict=True)
+    first, second, key = (np.concatenate(column) for column in columns)
     order = sort_order(first, second, key)
     first, second, key = first[order], second[order], key[order]
     new = np.ones(len(key), bool)
@@ -87,7 +87,7 @@ def _write_duplicates(scratch: str, names: list[str], bucket: int, out: str) -> 
     original = key[np.flatnonzero(new)][np.cumsum(new) - 1]  # keys ascend within a digest
     copy, original = key[~new], original[~new]
     if (again := copy[copy == original]).size:
-        raise InputError(f"key {again[0]} stands twice in the scores: delete that artifact and score again")
+        raise InputError(f"key {again[0]} occurs twice in the scores: delete that artifact and score again")
     order = np.argsort(copy)
     table = pa.table([copy[order], original[order]], schema=DUPLICATES)
     groups = [table[start : start + ROW_GROUP] for start in range(0, max(1, len(table)), ROW_GROUP)]

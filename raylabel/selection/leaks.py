@@ -1,6 +1,6 @@
-"""The classic leak: source videos of the test set, or its very files, among what is learned from.
+"""Test set leakage: source videos of the test set, or copies of its files, in the training data.
 
-Parts of one video are all but the same pictures: a test set that shares videos with the training set measures memory.
+Segments of one video are nearly the same images: a test set that shares videos with the training set measures memory.
 UCF101's splits keep the 25 groups of each class apart for this reason (Soomro et al. 2012, section 2.2).
 
 Letters: N test samples, G source videos and D digests of the test set.
@@ -22,15 +22,15 @@ from raylabel.text import printable
 
 Policy = Literal["report", "error"]
 TASK_ROWS = 1 << 25  # rows of the corpus that one task compares with the test set: some seconds of work
-EXAMPLES = 5  # source videos that are named
+EXAMPLES = 5  # source videos named in the message
 
-# Test samples that stand in the corpus: by their source video, or byte for byte.
+# Test samples that are in the corpus: by their source video, or byte for byte.
 SHARED = pa.schema([("key", pa.int64()), ("video", pa.bool_()), ("copy", pa.bool_())])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leaks:
-    """What of the test set stands among what was learned from too."""
+    """How much of the test set is also in the training data."""
 
     known: int
     """Test samples whose source video is known."""
@@ -51,7 +51,7 @@ class Leaks:
 
     @property
     def sentence(self) -> str:
-        """What there is to say of it; empty where no source videos are known and nothing is shared."""
+        """The result in words; empty if no source videos are known and nothing is shared."""
         if not self.test:
             none = "no source video of the test set is in the labeled set or in the corpus"
             return none if self.known else ""
@@ -75,13 +75,13 @@ def find_leaks(
     scores: Artifact | None = None,
     tested: Artifact | None = None,
 ) -> Leaks:
-    """What of the test set stands in the labeled set or in the corpus too.
+    """How much of the test set is also in the labeled set or in the corpus.
 
-    labeled, test: (key, group) of all samples, in key order, as `read_groups` gives them: names of source videos, of
-    which equal ones are the same video. scores, tested: SCORES of the corpus and, by any model, of the test set.
-    Without them the corpus is not looked at, so that a leak of the labeled set is found before anything is trained.
-    The labeled set is compared by name; the corpus by the `group` of SCORES, which knows a video without a name by its
-    bytes, and by digest.
+    labeled, test: (key, group) of all samples, in key order, as `read_groups` returns them: names of source videos;
+    equal names are the same video. scores, tested: SCORES of the corpus and, by any model, of the test set. Without
+    them the corpus is not compared, so that a leak of the labeled set is found before anything is trained.
+    The labeled set is compared by name; the corpus by the `group` of SCORES, which identifies a video without a name
+    by its bytes, and by digest.
 
     InputError that names some of the videos if anything is shared and the policy is 'error'.
     """
@@ -100,7 +100,7 @@ def find_leaks(
         copy[at] = shared.column("copy").to_numpy()
     source, known = _sources(names, group)
     first = np.unique(source, return_index=True)[1][np.unique(source[video])]
-    video = np.isin(source, source[video])  # also those parts of it that could not be read, and are in no SCORES
+    video = np.isin(source, source[video])  # also its segments that could not be read, and are in no SCORES
     leaks = Leaks(
         known=known,
         videos=len(first),
@@ -112,18 +112,18 @@ def find_leaks(
         examples=[names[i].as_py() or _place(int(key[i])) for i in np.sort(first)[:EXAMPLES].tolist()],
     )
     if policy == "error" and leaks.test:
-        raise InputError(f"{printable(leaks.sentence)}: take them out of either, or set --leaks report")
+        raise InputError(f"{printable(leaks.sentence)}: remove them from one of the two, or set --leaks report")
     return leaks
 
 
 def _among(names: pa.Array, others: pa.Array) -> np.ndarray:
-    """bool [n]: which of the names, null or not, stand among the others; a null never does."""
+    """bool [n]: which of the names are among the others; a null never is."""
     return pc.is_in(names, value_set=others.drop_null()).to_numpy(zero_copy_only=False)  # pyright: ignore
 
 
 def _sources(names: pa.Array, group: np.ndarray) -> tuple[np.ndarray, int]:
-    """The number of each sample's source video, int64 [N], and how many samples have one that is known: by its name, or
-    else by its group. Each of the others is a source of its own."""
+    """The number of each sample's source video, int64 [N], and how many samples have a known one: by its name, or else
+    by its group. Each other sample is a source of its own."""
     name = names.dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64)
     group = np.where(name < 0, group, 0)
     alone = (name < 0) & (group == 0)
@@ -144,7 +144,7 @@ def _compare(root: Root, scores: Artifact, tested: Artifact) -> Artifact:
     """
     files, tests = scores.files("scores-"), [file.name for file in tested.files("scores-")]
     rows = sum(file.rows for file in files)
-    # Where either knows no source videos, the column is not read.
+    # The column is read only if both have source videos.
     grouped = bool(scores.info.get("groups") and tested.info.get("groups"))
 
     def build(draft: Draft) -> Built:

@@ -2,10 +2,10 @@
 
 Letters: N samples, C classes, P classes kept per sample, K samples kept per class.
 
-A map task per run of SCORES files keeps the K best of each class, a reduce task per slice of classes joins what they
-kept. No task holds more than O(C * K) rows, and how many ran never shows in the output: the order (score descending,
-key ascending) is total. The selection is that of Yalniz et al. 2019 (arXiv 1905.00546, section 3.2): the P best classes
-of each sample, then the K best samples of each class. Of the parts of one source video a class takes the best alone.
+A map task per run of SCORES files keeps the K best of each class, a reduce task per slice of classes merges them. No
+task holds more than O(C * K) rows, and the number of tasks does not affect the output: the order (score descending, key
+ascending) is total. The selection is that of Yalniz et al. 2019 (arXiv 1905.00546, section 3.2): the P best classes of
+each sample, then the K best samples of each class. Of the segments of one source video a class takes only the best.
 """
 
 from collections.abc import Iterator
@@ -27,9 +27,9 @@ from raylabel.selection.shuffle import (
     group_files,
     group_name,
     open_scores,
-    read_part,
+    read_partition,
     run_tasks,
-    write_parts,
+    write_partitions,
 )
 from raylabel.selection.topk import TopK
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, identity_of, write_table
@@ -37,9 +37,9 @@ from raylabel.store.files import filesystem, reading
 
 SLICE = 64  # classes per file of PICKS
 
-# Candidates of one map task: some two seconds of work. It hands on C * K of them, a quarter with the paper's C = 1,000
-# and K = 16,000: 1e9 samples of P = 10 are 156 tasks, whose files are 33 GB together. A task for each of 5,600 CPUs
-# would filter nothing and hand on all that it reads.
+# Candidates of one map task: some two seconds of work. It keeps C * K of them, a quarter with the paper's C = 1,000 and
+# K = 16,000: 1e9 samples of P = 10 are 156 tasks, whose files are 33 GB together. A task for each of 5,600 CPUs would
+# filter nothing and write all that it reads.
 GROUP_CANDIDATES = 1 << 26
 
 # `place` is the class, counted from the first of its slice.
@@ -49,16 +49,16 @@ GROUPED = CANDIDATES.append(pa.field("group", pa.int64()))
 
 @dataclass(frozen=True, kw_only=True)
 class Select:
-    """Which samples stand for a class."""
+    """Which samples are selected for each class."""
 
     k: int = 16_000
-    """K, samples kept per class: the head of its list. 16,000 is the paper's for 100 M samples; scale it with N."""
+    """K, samples kept per class: the best of its list. 16,000 is the paper's for 100 M samples; scale it with N."""
     p: int = 10
     """P, classes kept per sample: it is a candidate of its P best classes. 10 of 1,000 in the paper."""
     rank: Literal["softmax", "logits"] = "softmax"
     """What orders a class's list: 'softmax' (by log-odds, the same order) or 'logits' (the raw prediction)."""
     repeat_videos: bool = False
-    """Whether a class may list several parts of one source video; else the best of them stands for it there."""
+    """Whether a class may list several segments of one source video, or only the best of them."""
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -79,11 +79,39 @@ class Select:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class SelectionTask:
+    """What all map and reduce tasks of a selection get; plain data, so that it can be sent."""
+
+    scores: str
+    """Folder of SCORES."""
+    kept: int
+    """Classes per sample in SCORES, at least P."""
+    duplicates: str
+    """Folder of DUPLICATES."""
+    copies: list[str]
+    """Its files that have rows."""
+    config: Select
+    grouped: bool
+    """Whether a class lists only the best segment of each source video."""
+    classes: int
+    """C."""
+    scratch: str
+    """Folder of the candidates, which map tasks write and reduce tasks read."""
+    out: str
+    """Folder of PICKS."""
+
+    @property
+    def slices(self) -> list[tuple[int, int]]:
+        """The classes of each partition of the candidates, and of each file of PICKS: from, to."""
+        return [(low, min(low + SLICE, self.classes)) for low in range(0, self.classes, SLICE)]
+
+
 def select(root: Root, scores: Artifact, duplicates: Artifact, config: Select, classes: tuple[str, ...]) -> Artifact:
     """PICKS, the artifact `picks`: per class the first K of its candidates, by score descending, then key ascending.
 
-    A sample is a candidate of the first P of its classes in SCORES, unless its key stands in `duplicates`, or a better
-    part of the same video is one. A class of fewer than K candidates keeps all. Files `picks-*`, one per 64 classes,
+    A sample is a candidate of the first P of its classes in SCORES, unless its key is in `duplicates`, or a better
+    segment of the same video is one. A class of fewer than K candidates keeps all. Files `picks-*`, one per 64 classes,
     ordered by (label, rank).
     Info: picks (rows), samples (distinct keys), per_class (rows of each class), k, p, rank, repeat_videos.
     InputError if P is above C or above what SCORES hold, or if a class has no candidate at all.
@@ -102,24 +130,27 @@ def select(root: Root, scores: Artifact, duplicates: Artifact, config: Select, c
     }
 
     def build(draft: Draft) -> Built:
-        scratch = draft.scratch("candidates")
-        tasks = min(int(ray.cluster_resources().get("CPU", 1)), -(-rows * config.p // GROUP_CANDIDATES))
-        runs = group_files(files, tasks)
-        maps = [
-            (scores.uri, run, kept, duplicates.uri, copies, config, grouped, len(classes), scratch, group_name(i, runs))
-            for i, run in enumerate(runs)
-        ]
+        task = SelectionTask(
+            scores=scores.uri,
+            kept=kept,
+            duplicates=duplicates.uri,
+            copies=copies,
+            config=config,
+            grouped=grouped,
+            classes=len(classes),
+            scratch=draft.scratch("candidates"),
+            out=draft.uri,
+        )
+        count = min(int(ray.cluster_resources().get("CPU", 1)), -(-rows * config.p // GROUP_CANDIDATES))
+        runs = group_files(files, count)
+        maps = [(task, run, group_name(i, runs)) for i, run in enumerate(runs)]
         with Progress("select", rows, "samples") as progress:
             candidates = run_tasks(_write_candidates, maps, lambda share: progress.update(int(share * rows)))
-            slices = [(low, min(low + SLICE, len(classes))) for low in range(0, len(classes), SLICE)]
-            reduces = [
-                (scratch, candidates, low, high, config.k, grouped, draft.uri, f"picks-{i:05d}.parquet")
-                for i, (low, high) in enumerate(slices)
-            ]
+            reduces = [(task, candidates, number) for number in range(len(task.slices))]
             reduced = run_tasks(_write_picks, reduces)
         picks = [file for file, _ in reduced]
         per_class = [count for _, counts in reduced for count in counts]
-        _demand_candidates(classes, per_class, rows, config.p)
+        _check_candidates(classes, per_class, rows, config.p)
         (samples,) = run_tasks(_count_keys, [(draft.uri, [f.name for f in picks])])
         info = {"picks": sum(per_class), "samples": samples, "per_class": per_class, **identity_of(config)}
         return Built(picks, info)
@@ -127,7 +158,7 @@ def select(root: Root, scores: Artifact, duplicates: Artifact, config: Select, c
     return root.make("picks", identity, build)
 
 
-def _demand_candidates(classes: tuple[str, ...], per_class: list[int], rows: int, p: int) -> None:
+def _check_candidates(classes: tuple[str, ...], per_class: list[int], rows: int, p: int) -> None:
     empty = [name for name, count in zip(classes, per_class, strict=True) if not count]
     if not empty:
         return
@@ -139,57 +170,50 @@ def _demand_candidates(classes: tuple[str, ...], per_class: list[int], rows: int
     )
 
 
-def _write_candidates(
-    scores: str,
-    names: list[str],
-    kept: int,
-    duplicates: str,
-    copies: list[str],
-    config: Select,
-    grouped: bool,
-    classes: int,
-    folder: str,
-    run: str,
-) -> str:
-    """The K best of some SCORES files alone, a part per slice: none but these rows can be among the K best of all."""
-    column = "log_odds" if config.rank == "softmax" else "logits"
-    columns = ["key", "classes", column] + ["group"] * grouped
-    top = TopK(classes, config.k, grouped)
-    drop = _keys_to_drop(scores, names, duplicates, copies)
+def _write_candidates(task: SelectionTask, names: list[str], run: str) -> str:
+    """The K best of some SCORES files, a partition per slice: only these rows can be among the K best of all files."""
+    column = "log_odds" if task.config.rank == "softmax" else "logits"
+    columns = ["key", "classes", column] + ["group"] * task.grouped
+    p, top = task.config.p, TopK(task.classes, task.config.k, task.grouped)
+    drop = _keys_to_drop(task, names)
     for name in names:
-        where = f"{scores}/{name}"
-        with open_scores(scores, name) as file:
+        where = f"{task.scores}/{name}"
+        with open_scores(task.scores, name) as file:
             for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
-                own = [batch.column(name).to_numpy() for name in ("key", "group")[: 1 + grouped]]
-                label = _entries(batch.column("classes"), kept, where)[:, : config.p]
-                score = _entries(batch.column(column), kept, where)[:, : config.p]
+                own = [batch.column(name).to_numpy() for name in ("key", "group")[: 1 + task.grouped]]
+                label = _entries(batch.column("classes"), task.kept, where)[:, :p]
+                score = _entries(batch.column(column), task.kept, where)[:, :p]
                 if len(drop):
                     once = drop[np.searchsorted(drop, own[0]).clip(max=len(drop) - 1)] != own[0]
                     own, label, score = [values[once] for values in own], label[once], score[once]
-                if label.size and not 0 <= label.min() <= label.max() < classes:
-                    raise InputError(f"{where}: a class index is outside 0..{classes - 1}: these scores are of others")
+                if label.size and not 0 <= label.min() <= label.max() < task.classes:
+                    raise InputError(
+                        f"{where}: a class index is outside 0..{task.classes - 1}: these scores are of other classes"
+                    )
                 if np.isnan(score).any():
                     raise InputError(f"{where}: column '{column}' holds NaN, which has no rank: score again")
-                top.add(label.ravel(), score.ravel(), *(np.repeat(values, config.p) for values in own))
+                top.add(label.ravel(), score.ravel(), *(np.repeat(values, p) for values in own))
 
-    def parts() -> Iterator[list[np.ndarray]]:
-        for low in range(0, classes, SLICE):
-            label, *rest = top.kept(low, min(low + SLICE, classes))
+    def partitions() -> Iterator[list[np.ndarray]]:
+        for low, high in task.slices:
+            label, *rest = top.kept(low, high)
             yield [(label - low).astype(np.uint8), *rest]
 
-    return write_parts(folder, f"candidates-{run}.arrow", GROUPED if grouped else CANDIDATES, parts())
+    schema = GROUPED if task.grouped else CANDIDATES
+    return write_partitions(task.scratch, f"candidates-{run}.arrow", schema, partitions())
 
 
-def _write_picks(
-    scratch: str, names: list[str], low: int, high: int, k: int, grouped: bool, out: str, name: str
-) -> tuple[File, list[int]]:
-    """PICKS of the classes low..high-1, and how many each has."""
-    top = TopK(high - low, k, grouped)
-    for candidates in names:
-        top.add(*read_part(scratch, candidates, low // SLICE))
-    place, rank, score, key = top.result()
-    table = pa.table([place + np.int32(low), rank, score, key], schema=PICKS)
-    return write_table(out, name, table), np.bincount(place, minlength=high - low).tolist()
+def _write_picks(task: SelectionTask, candidates: list[str], number: int) -> tuple[File, list[int]]:
+    """PICKS of one slice of the classes, and how many each class has."""
+    low, high = task.slices[number]
+    top = TopK(high - low, task.config.k, task.grouped)
+    for name in candidates:
+        top.add(*read_partition(task.scratch, name, number))
+    label, rank, score, key = top.result()
+    table = pa.table([label + np.int32(low), rank, score, key], schema=PICKS)
+    return write_table(task.out, f"picks-{number:05d}.parquet", table), np.bincount(
+        label, minlength=high - low
+    ).tolist()
 
 
 def _count_keys(folder: str, names: list[str]) -> int:
@@ -202,29 +226,29 @@ def _count_keys(folder: str, names: list[str]) -> int:
     return 1 + int(np.count_nonzero(key[1:] != key[:-1]))
 
 
-def _keys_to_drop(scores: str, names: list[str], duplicates: str, copies: list[str]) -> np.ndarray:
-    """The keys of DUPLICATES that can stand in these SCORES files, ascending: those in their range of keys."""
-    if not copies:
+def _keys_to_drop(task: SelectionTask, names: list[str]) -> np.ndarray:
+    """The keys of DUPLICATES that can be in these SCORES files, ascending: those in their range of keys."""
+    if not task.copies:
         return np.empty(0, np.int64)
-    fs, path = filesystem(scores)
+    fs, path = filesystem(task.scores)
 
     def key_ranges(name: str) -> list[tuple[int, int]]:
-        with reading(f"{scores}/{name}"):
+        with reading(f"{task.scores}/{name}"):
             file = pq.read_metadata(f"{path}/{name}", filesystem=fs)
         groups = [file.row_group(i) for i in range(file.num_row_groups)]
         keys = [group.column(0).statistics for group in groups if group.num_rows]  # column 0 is the key
         return [(key.min, key.max) for key in keys]
 
-    with ThreadPoolExecutor(16) as pool:  # small reads: their time is waiting
+    with ThreadPoolExecutor(16) as pool:  # small reads, mostly waiting
         ranges = [found for file in pool.map(key_ranges, names) for found in file]
     if not ranges:
         return np.empty(0, np.int64)
     low, high = min(first for first, _ in ranges), max(last for _, last in ranges)
-    # One look for all files: each bucket of DUPLICATES holds keys of the whole corpus, so every look reads them all.
-    fs, folder = filesystem(duplicates)
+    # One scan for all files: each bucket of DUPLICATES has keys of the whole corpus, so every scan reads all buckets.
+    fs, folder = filesystem(task.duplicates)
     where = (ds.field("key") >= low) & (ds.field("key") <= high)  # skips row groups by their statistics
-    with reading(duplicates):
-        paths = [f"{folder}/{name}" for name in copies]
+    with reading(task.duplicates):
+        paths = [f"{folder}/{name}" for name in task.copies]
         dropped = ds.dataset(paths, schema=DUPLICATES, format="parquet", filesystem=fs)
         return np.sort(dropped.to_table(columns=["key"], filter=where)["key"].to_numpy())
 
@@ -233,5 +257,5 @@ def _entries(lists: pa.ListArray, kept: int, where: str) -> np.ndarray:
     """A column of lists as an array [rows, kept]; InputError if a list has another length."""
     lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
     if (lengths != kept).any():
-        raise InputError(f"{where}: a list does not have the {kept} entries that the scores promise: score again")
+        raise InputError(f"{where}: a list does not have the {kept} entries of these scores: score again")
     return lists.flatten().to_numpy().reshape(-1, kept)

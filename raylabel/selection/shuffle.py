@@ -1,6 +1,6 @@
-"""Tasks over runs of SCORES files, and the files they exchange: what one writes in parts, others read part by part.
+"""Map and reduce tasks over runs of SCORES files, and the partitioned files that they exchange.
 
-A file's name says all that its bytes depend on, so a task that runs twice does no harm. The driver holds names only.
+A file's name says everything its bytes depend on, so a task may run twice. The driver holds names only.
 """
 
 import io
@@ -29,9 +29,9 @@ T = TypeVar("T")
 def run_tasks(
     task: Callable[..., T], arguments: Iterable[tuple[Any, ...]], tell: Callable[[float], None] | None = None
 ) -> list[T]:
-    """The results of `task` on each tuple of arguments, in order, run by Ray; `tell` hears the share that is done."""
-    # Where one fails the others run to their end, which does no harm. No ray.cancel: where it meets the reply of a task
-    # that is just done, Ray 2.60 aborts the driver (task_manager.cc, "Tried to complete task that was not pending").
+    """The results of `task` on each tuple of arguments, in order, run by Ray; `tell` is called with the share done."""
+    # If one fails the others run to their end, which is harmless. No ray.cancel: if it meets the reply of a task that
+    # has just ended, Ray 2.60 aborts the driver (task_manager.cc, "Tried to complete task that was not pending").
     references = [_remote(task).remote(*a) for a in arguments]
     waiting = references
     while waiting:
@@ -45,7 +45,7 @@ def run_tasks(
 
 @cache
 def _remote(task: Callable[..., Any]) -> Any:
-    return ray.remote(num_cpus=1, max_retries=3)(task)  # once per function: Ray exports each one it is given
+    return ray.remote(num_cpus=1, max_retries=3)(task)  # once per function: Ray exports each new one
 
 
 def group_files(files: list[File], count: int) -> list[list[str]]:
@@ -58,14 +58,14 @@ def group_files(files: list[File], count: int) -> list[list[str]]:
 
 
 def group_name(index: int, groups: list[list[str]]) -> str:
-    # With the count in the name, a file that a stopped run left, cut otherwise, is never taken for one of this run.
+    # With the count in the name, a file of a stopped run with other groups is never read as one of this run.
     return f"{index:05d}-of-{len(groups):05d}"
 
 
 @contextmanager
 def open_scores(folder: str, name: str) -> Iterator[pq.ParquetFile]:
     """A file of SCORES. InputError if its columns are others, or if it cannot be read."""
-    beat()  # a task reads as many as its share of the corpus has
+    beat()  # a task reads all the files of its share of the corpus
     fs, path = filesystem(folder)
     where = f"{folder}/{name}"
     with reading(where), pq.ParquetFile(f"{path}/{name}", filesystem=fs) as file:
@@ -73,21 +73,21 @@ def open_scores(folder: str, name: str) -> Iterator[pq.ParquetFile]:
         yield file
 
 
-def write_parts(folder: str, name: str, schema: pa.Schema, parts: Iterable[list[np.ndarray]]) -> str:
-    """Writes columns, part by part, as one file that `read_part` reads; returns its name."""
-    # Arrow's own format: any part is found by its number at the cost of a footer of 24 bytes a part, where parquet
-    # has one of some hundred bytes for each column of each part, which many readers of many parts would all parse.
+def write_partitions(folder: str, name: str, schema: pa.Schema, partitions: Iterable[list[np.ndarray]]) -> str:
+    """Writes columns, one partition after another, as one file for `read_partition`; returns its name."""
+    # Arrow's own format: a partition is found by its number, with a footer of 24 bytes a partition. Parquet has some
+    # hundred bytes for each column of each partition, which every reader would parse.
     sink = io.BytesIO()
     with pa.ipc.new_file(sink, schema) as writer:
-        for columns in parts:
+        for columns in partitions:
             writer.write_batch(pa.record_batch(columns, schema=schema))
     write_file(f"{folder}/{name}", sink.getbuffer())
     return name
 
 
-def read_part(folder: str, name: str, part: int) -> list[np.ndarray]:
-    """The columns of one part, from 0, of a file of `write_parts`. No other part is read."""
+def read_partition(folder: str, name: str, number: int) -> list[np.ndarray]:
+    """The columns of one partition, counted from 0, of a file of `write_partitions`. No other partition is read."""
     fs, path = filesystem(folder)
     with reading(f"{folder}/{name}"), fs.open_input_file(f"{path}/{name}") as file:
-        batch = pa.ipc.open_file(file).get_batch(part)
+        batch = pa.ipc.open_file(file).get_batch(number)
         return [column.to_numpy() for column in batch.columns]

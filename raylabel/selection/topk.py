@@ -11,15 +11,15 @@ STAGE_ROWS = 512  # rows staged per class: below this the loop over classes cost
 class TopK:
     """The K best (score, key) of each of C classes in a stream: score descending, then key ascending.
 
-    With `groups`, of the rows of a class that share a group, not 0, only the best counts.
+    With `groups`, of the rows of a class that share a group other than 0, only the best counts.
 
-    Exact under any order and any split of the stream, and associative: the results of parts, added, give the whole's.
-    (A row that is dropped has a better one of its group, or K better ones of different groups, and the same then holds
-    of all that comes later.)
-    Once a class has K rows, the K-th score is a threshold that most newcomers fail at the price of one comparison.
-    What passes is staged; when C * max(K / 4, 512) rows are, each class takes its own and cuts itself back to K. So it
-    holds at most C * K rows of 12 bytes and the staged ones, some 32 bytes each while they are dealt out; with groups 8
-    and 16 bytes more.
+    Exact under any order and any split of the stream, and associative: the results of the splits, added, give that of
+    the whole stream. (A dropped row has a better one of its group, or K better ones of different groups, and this
+    stays true whatever comes later.)
+    Once a class has K rows, the K-th score is a threshold that drops most later rows by one comparison. Other rows are
+    staged; when C * max(K / 4, 512) rows are staged, they are sorted by class and each class is cut back to K. So it
+    holds at most C * K rows of 12 bytes and the staged ones, some 32 bytes each while they are sorted; with groups
+    8 and 16 bytes more.
     """
 
     def __init__(self, classes: int, k: int, groups: bool = False) -> None:
@@ -28,15 +28,15 @@ class TopK:
         # Columns: score, key, and group if there are groups. Of each class at most K rows, in no order.
         none = tuple(np.empty(0, dtype) for dtype in (np.float32, np.int64, np.int64)[: 2 + groups])
         self._rows: list[tuple[np.ndarray, ...]] = [none] * classes
-        self._labels: list[np.ndarray] = []  # of what is staged, and its columns
+        self._labels: list[np.ndarray] = []  # of the staged rows, and their columns
         self._staged: list[list[np.ndarray]] = [[] for _ in none]
         self._staged_rows = 0
 
     def add(self, label: np.ndarray, score: np.ndarray, key: np.ndarray, group: np.ndarray | None = None) -> None:
         """label: integers [n] in 0..C-1, unchecked; score: float32 [n], not NaN; key: int64 [n], once per label; group:
-        int64 [n], 0 where a row shares its group with no other; given if `groups`."""
-        # mode="wrap" does without numpy's check of the labels, which costs more than all the rest of this line.
-        stay = np.flatnonzero(score >= self._threshold.take(label, mode="wrap"))  # ties with the K-th: keys decide
+        int64 [n], 0 for a row without a group; given if `groups`."""
+        # mode="wrap" skips numpy's check of the labels, which costs more than all the rest of this line.
+        stay = np.flatnonzero(score >= self._threshold.take(label, mode="wrap"))  # the keys decide ties with the K-th
         self._labels.append(label[stay].astype(np.min_scalar_type(len(self._threshold))))  # 16 bits are sorted by radix
         columns = (score, key) if group is None else (score, key, group)
         for pieces, column in zip(self._staged, columns, strict=True):
@@ -48,7 +48,7 @@ class TopK:
 
     def kept(self, low: int, high: int) -> tuple[np.ndarray, ...]:
         """label int32, score float32, key int64, with groups group int64, of the classes low..high-1, by label and
-        within a label in no order: what another's `add` takes."""
+        within a label in no order: the arguments of `add`."""
         self._compact()
         rows = self._rows[low:high]
         label = np.repeat(np.arange(low, high, dtype=np.int32), [len(score) for score, *_ in rows])
@@ -65,7 +65,7 @@ class TopK:
         return label, rank, score, key
 
     def _compact(self) -> None:
-        """Deals the staged rows out to their classes and keeps the K first of each."""
+        """Adds the staged rows to their classes and keeps the K first of each."""
         if not self._staged_rows:
             return
         label, *staged = (_take_all(pieces) for pieces in (self._labels, *self._staged))
@@ -122,7 +122,9 @@ def sort_order(first: np.ndarray, *rest: np.ndarray) -> np.ndarray:
     ordered = first[order]
     same = ordered[1:] == ordered[:-1]
     if same.any():
-        tied = np.flatnonzero(np.append(same, False) | np.append(False, same))  # these places keep their runs of ties
+        tied = np.flatnonzero(
+            np.append(same, False) | np.append(False, same)
+        )  # the sort below keeps each run of ties where it is
         rows = order[tied]
         order[tied] = rows[np.lexsort((*(column[rows] for column in reversed(rest)), first[rows]))]
     return order

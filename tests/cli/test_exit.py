@@ -80,7 +80,7 @@ def test_a_corpus_that_holds_the_test_set_ends_the_job_before_a_student_is_train
     leak = "--unlabeled.uri", "embedded://digits/test", "--leaks", "error"
     status, _, err = finish(start(tmp_path, "digits", *SMALL, *leak, *given_teacher(tmp_path)))
     assert status == 2 and err.startswith("error: 500 of 500 test samples leak: "), err
-    assert err.endswith(": take them out of either, or set --leaks report\n") and err.count("\n") == 1
+    assert err.endswith(": remove them from one of the two, or set --leaks report\n") and err.count("\n") == 1
     made = {path.parent.name.rpartition("-")[0] for path in tmp_path.glob("runs/*/manifest.json")}
     assert {"scores", "leaks"} < made and not {"pretrained", "student", "control", "run-digits"} & made
 

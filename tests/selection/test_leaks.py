@@ -1,4 +1,4 @@
-"""The guard against leaks against counting by hand: by name, by group, and byte for byte, however the work is cut."""
+"""Leaks compared with counting by hand: by name, by group, and byte for byte, whatever the number of tasks."""
 
 from unittest import mock
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from raylabel.errors import InputError
 from raylabel.schema import SCORES
 from raylabel.selection import leaks as module
-from raylabel.selection import shuffle as exchange
+from raylabel.selection import shuffle
 from raylabel.selection.leaks import Leaks, find_leaks
 from raylabel.store.artifact import Artifact, Built, Root, write_table
 
@@ -129,7 +129,7 @@ def test_the_corpus_is_compared_by_group_and_by_bytes(ray_local, tmp_path, monke
         scores = scores_of(root, f"corpus {number}", corpus, files)
         tested = scores_of(root, f"test {number}", read, min(files, 3))
         assert find_leaks(root, "report", *tables, scores, tested) == wanted
-        with mock.patch.object(exchange, "_remote", side_effect=AssertionError("ran again")):
+        with mock.patch.object(shuffle, "_remote", side_effect=AssertionError("ran again")):
             assert find_leaks(root, "report", *tables, scores, tested) == wanted
         with pytest.raises(InputError, match=f"^{wanted.test} of 80 test samples leak: {wanted.videos} of its source "):
             find_leaks(root, "error", *tables, scores, tested)
@@ -137,12 +137,14 @@ def test_the_corpus_is_compared_by_group_and_by_bytes(ray_local, tmp_path, monke
 
 def test_pictures_are_compared_byte_for_byte_alone(ray_local, tmp_path):
     root = Root.open(str(tmp_path))
-    corpus = [(i, bytes([i % 50]) * 16, 0) for i in range(100)]  # each stands twice
+    corpus = [(i, bytes([i % 50]) * 16, 0) for i in range(100)]  # each twice
     tested = scores_of(root, "test", [(3, b"\x07" * 16, 0), (5, b"\xf0" * 16, 0), (1 << 32, b"\x07" * 16, 0)])
     names = groups_of([None] * 3, [3, 5, 1 << 32])
     leaks = find_leaks(root, "report", groups_of([None] * 4), names, scores_of(root, "corpus", corpus), tested)
     assert leaks == Leaks(known=0, videos=0, labeled=0, unlabeled=0, copies=2, test=2, n=3, examples=[])
-    with pytest.raises(InputError, match="^2 of 3 test samples leak: 2 samples of the corpus are the same files: take"):
+    with pytest.raises(
+        InputError, match="^2 of 3 test samples leak: 2 samples of the corpus are the same files: remove"
+    ):
         find_leaks(root, "error", groups_of([None] * 4), names, scores_of(root, "corpus", corpus), tested)
     clean = scores_of(root, "clean", [(1, b"c" * 16, 0)])
     assert find_leaks(root, "error", groups_of([]), names, clean, tested).sentence == ""

@@ -1,6 +1,7 @@
 """Selection against plain Python: sort everything, take the first K."""
 
 from collections import defaultdict
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -13,10 +14,9 @@ from hypothesis import strategies as st
 from raylabel.errors import InputError
 from raylabel.schema import DUPLICATES, PICKS, SCORES, check
 from raylabel.selection import select as selection
-from raylabel.selection import shuffle as exchange
-from raylabel.selection import topk
+from raylabel.selection import shuffle, topk
 from raylabel.selection.duplicates import _write_hashes, find_duplicates
-from raylabel.selection.select import Select, _write_candidates, select
+from raylabel.selection.select import Select, SelectionTask, _write_candidates, select
 from raylabel.selection.topk import TopK, sort_order
 from raylabel.store.artifact import Artifact, Built, File, Root, write_table
 
@@ -68,7 +68,7 @@ def test_topk_equals_brute_force(data):
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_topk_takes_the_best_of_each_group_whoever_saw_which_rows(data):
+def test_topk_keeps_the_best_of_each_group_however_rows_are_split(data):
     classes, k = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 6))
     group = (
         st.integers(-(2**63), 2**63 - 1) if data.draw(st.booleans()) else st.integers(0, data.draw(st.integers(0, 9)))
@@ -122,19 +122,19 @@ def test_sort_order_is_lexsort(rows):
 @given(st.lists(st.integers(0, 100)), st.integers(0, 8))
 def test_groups_are_runs_of_about_equal_rows(sizes, count):
     files = [File(f"{i:05d}", rows, 0, "") for i, rows in enumerate(sizes)]
-    groups = exchange.group_files(files, count)
+    groups = shuffle.group_files(files, count)
     assert sum(groups, []) == [f.name for f in files]
     assert 1 <= len(groups) <= max(1, count)
     rows = [sum(sizes[int(name)] for name in group) for group in groups]
     assert max(rows) <= sum(sizes) / max(1, count) + max(sizes, default=0) + 1
 
 
-def test_a_part_comes_back_as_it_was_written(tmp_path):
+def test_a_partition_is_read_as_it_was_written(tmp_path):
     schema = pa.schema([("a", pa.int64()), ("b", pa.float32())])
-    parts = [[np.arange(n), np.arange(n, dtype=np.float32) / 2] for n in (3, 0, 5)]
-    name = exchange.write_parts(str(tmp_path), "x.arrow", schema, iter(parts))
+    partitions = [[np.arange(n), np.arange(n, dtype=np.float32) / 2] for n in (3, 0, 5)]
+    name = shuffle.write_partitions(str(tmp_path), "x.arrow", schema, iter(partitions))
     for number in (2, 0, 1):
-        for found, wanted in zip(exchange.read_part(str(tmp_path), name, number), parts[number], strict=True):
+        for found, wanted in zip(shuffle.read_partition(str(tmp_path), name, number), partitions[number], strict=True):
             assert found.dtype == wanted.dtype and found.tolist() == wanted.tolist()
 
 
@@ -230,7 +230,7 @@ def test_select_equals_sorting_everything(ray_local, tmp_path, p, k):
         assert info == {**expected, "repeat_videos": False}
 
 
-def test_the_bytes_do_not_show_how_the_work_was_cut(ray_local, tmp_path, monkeypatch):
+def test_bytes_do_not_depend_on_the_number_of_tasks(ray_local, tmp_path, monkeypatch):
     # 150 classes are three slices; of 9,000 candidates the first run makes 1 map task, the others up to 4.
     rows = random_rows(3000, 150, 4, seed=0)
     config = Select(k=20, p=3)
@@ -260,10 +260,10 @@ def test_the_bytes_do_not_show_how_the_work_was_cut(ray_local, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("sizes", [1, 40, 900])
-def test_a_class_lists_the_best_part_of_a_video_alone(ray_local, tmp_path, monkeypatch, sizes):
+def test_a_class_lists_only_the_best_segment_of_a_video(ray_local, tmp_path, monkeypatch, sizes):
     rows = random_rows(1500, 70, 4, seed=3)  # two slices of classes
     rng = np.random.default_rng(sizes)
-    # of about that many parts each, anywhere in the corpus; a quarter are videos of their own
+    # of about that many segments each, anywhere in the corpus; a quarter are videos of their own
     groups = {row[0]: int(rng.integers(1, 1500 // sizes + 1)) * 2**40 for row in rows if rng.random() < 0.75}
     root, results = Root.open(str(tmp_path)), []
     config = Select(k=8, p=3)
@@ -280,12 +280,12 @@ def test_a_class_lists_the_best_part_of_a_video_alone(ray_local, tmp_path, monke
     assert everything(picks) != results[0] or sizes == 1
 
 
-def test_a_copy_is_dropped_before_the_best_part_is_chosen(ray_local, tmp_path):
+def test_a_copy_is_dropped_before_the_best_segment_is_chosen(ray_local, tmp_path):
     same = b"s" * 16
     rows = [
         (1, same, [0], [1.0], [1.0]),
         (2, b"b" * 16, [0], [2.0], [2.0]),
-        (3, same, [0], [9.0], [9.0]),  # the best of its video, but a copy of 1: it stands for nothing
+        (3, same, [0], [9.0], [9.0]),  # the best of its video, but a copy of 1, so it is dropped
         (4, b"d" * 16, [0], [0.0], [0.0]),
     ]
     root = Root.open(str(tmp_path))
@@ -294,20 +294,31 @@ def test_a_copy_is_dropped_before_the_best_part_is_chosen(ray_local, tmp_path):
     assert read(picks, "picks-", PICKS) == [(0, 1, 2.0, 2), (0, 2, 1.0, 1), (0, 3, 0.0, 4)]
 
 
-def test_groups_are_read_where_there_are_some_alone(tmp_path):
+def test_groups_are_read_only_where_there_are_some(tmp_path):
     iter_batches = pq.ParquetFile.iter_batches
     rows = random_rows(60, 3, 2, seed=4)
     scores = fake_scores(Root.open(str(tmp_path)), "s", rows, [60], 2, {row[0]: 5 for row in rows})
-    folder, some = str(tmp_path), ["scores-00000.parquet"]
+    some = ["scores-00000.parquet"]
+    task = SelectionTask(
+        scores=scores.uri,
+        kept=2,
+        duplicates="",
+        copies=[],
+        config=Select(k=9, p=2),
+        grouped=False,
+        classes=3,
+        scratch=str(tmp_path),
+        out="",
+    )
     for grouped, columns in ((False, 3), (True, 4)):
         with mock.patch.object(pq.ParquetFile, "iter_batches", autospec=True, side_effect=iter_batches) as opened:
-            name = _write_candidates(scores.uri, some, 2, "", [], Select(k=9, p=2), grouped, 3, folder, f"{grouped}")
+            name = _write_candidates(replace(task, grouped=grouped), some, f"{grouped}")
         assert ("group" in opened.call_args.kwargs["columns"]) == grouped
-        found = exchange.read_part(str(tmp_path), name, 0)
+        found = shuffle.read_partition(str(tmp_path), name, 0)
         assert len(found) == columns and len(found[0]) == (3 if grouped else 27)
 
 
-def test_of_copies_the_smallest_key_counts_whatever_the_scores(ray_local, tmp_path):
+def test_of_copies_the_smallest_key_is_kept_whatever_the_scores(ray_local, tmp_path):
     same, other = b"s" * 16, b"o" * 16
     rows = [
         (3, same, [0, 1], [1.0, 0.0], [1.0, 0.0]),
@@ -343,13 +354,13 @@ def test_digests_that_share_a_half_are_no_copies(ray_local, tmp_path, second):
     assert read(duplicates, "duplicates-", DUPLICATES) == [(len(digests), 3)]
 
 
-def test_digests_are_dealt_out_by_their_first_bits(tmp_path, monkeypatch):
+def test_digests_are_partitioned_by_their_first_bits(tmp_path, monkeypatch):
     monkeypatch.setattr("raylabel.selection.duplicates.BATCH_ROWS", 3)  # batches begin within a row group
     rows = random_rows(100, 3, 2, seed=1)
     scores = fake_scores(Root.open(str(tmp_path)), "s", rows, [60, 40], 2)
     name = _write_hashes(scores.uri, [f.name for f in scores.files("scores-")], 2, str(tmp_path), "all")
     for bucket in range(4):
-        high, low, key = (column.tolist() for column in exchange.read_part(str(tmp_path), name, bucket))
+        high, low, key = (column.tolist() for column in shuffle.read_partition(str(tmp_path), name, bucket))
         found = [(k, h.to_bytes(8) + w.to_bytes(8)) for h, w, k in zip(high, low, key, strict=True)]
         assert sorted(found) == sorted((row[0], row[1]) for row in rows if row[1][0] >> 6 == bucket)
 
@@ -364,10 +375,10 @@ def test_one_digest_for_all_is_one_sample(ray_local, tmp_path, monkeypatch):
     assert read(select(root, scores, duplicates, Select(p=1), names(1)), "picks-", PICKS) == [(0, 1, 0.5, 0)]
 
 
-def test_a_key_that_stands_twice_is_an_error(ray_local, tmp_path):
+def test_a_key_that_occurs_twice_is_an_error(ray_local, tmp_path):
     row = (4, b"x" * 16, [0], [0.5], [0.5])
     root = Root.open(str(tmp_path))
-    with pytest.raises(InputError, match="^key 4 stands twice in the scores"):
+    with pytest.raises(InputError, match="^key 4 occurs twice in the scores"):
         find_duplicates(root, fake_scores(root, "s", [row, row], [1, 1], 1))
 
 
@@ -384,7 +395,7 @@ def test_classes_without_candidates_are_named(ray_local, tmp_path):
     with pytest.raises(InputError, match=r"^classes 'class 2', .*'class 6' and 3 more have no candidates among 4 "):
         select(root, scores, duplicates, Select(p=2), names(10))
     assert not root.named("picks")
-    assert select(root, scores, duplicates, Select(p=2), ("dog", "cat")).info["picks"] == 8  # the same call, mended
+    assert select(root, scores, duplicates, Select(p=2), ("dog", "cat")).info["picks"] == 8  # the same call with P = 2
 
 
 @pytest.mark.parametrize("files", [[], [0, 0]])
@@ -444,7 +455,7 @@ def test_selecting_again_does_nothing_and_another_k_is_another_artifact(ray_loca
     scores = fake_scores(root, "s", rows, [100], 3)
     duplicates = find_duplicates(root, scores)
     first = select(root, scores, duplicates, Select(k=5, p=2), names(3))
-    with mock.patch.object(exchange, "_remote", side_effect=AssertionError("ran again")):
+    with mock.patch.object(shuffle, "_remote", side_effect=AssertionError("ran again")):
         assert find_duplicates(root, scores) == duplicates
         assert select(root, scores, duplicates, Select(k=5, p=2), names(3)) == first
     assert select(root, scores, duplicates, Select(k=6, p=2), names(3)).digest != first.digest
