@@ -13,7 +13,7 @@ from raylabel.labels.source import gives_scores, make_picks
 from raylabel.pipelines.semi_supervised import Run, prepare
 from raylabel.recipes.registry import digits
 from raylabel.report.run import write_report
-from raylabel.schema import PICKS
+from raylabel.schema import EXAMPLES, PICKS
 from raylabel.store.artifact import Artifact, Root, identity_of
 from raylabel.training.config import Train
 
@@ -68,12 +68,22 @@ def test_each_round_is_an_artifact_of_its_own(started: Run):
 
 
 def test_a_run_of_another_source_trains_on_its_picks_and_no_teacher(started: Run):
-    page, summary = write_report(started)
-    assert started.picks.name == "row-numbers"
-    assert not started.root.named("teacher") and not started.root.named("duplicates")
-    assert summary.counts.samples == 1247 == summary.counts.scored + summary.counts.rejected
-    assert "teacher" not in json.loads(page.read("summary.json"))["artifacts"]
+    started.build("pseudo_examples")
+    assert started.picks.name == "row-numbers" and started.duplicates is None and started.teacher_test is None
+    assert not started.root.named("teacher") and not started.root.named("scores")
     assert started.pseudo_examples.identity["picks"] == started.picks.digest
+    table = started.pseudo_examples.table("examples-", EXAMPLES, ["key", "labels"])
+    assert {key: [key % 10] for key in range(1247)} == dict(
+        zip(table.column("key").to_pylist(), table.column("labels").to_pylist(), strict=True)
+    )
+
+
+@pytest.mark.slow
+def test_the_report_of_another_source_counts_all_samples(started: Run):
+    page, summary = write_report(started)
+    assert summary.counts.samples == 1247 == summary.counts.scored + summary.counts.rejected
+    assert {row.model for row in summary.metrics} == {"control", "pretrained", "student"}
+    assert not any(name.startswith("teacher") for name in json.loads(page.read("summary.json"))["artifacts"])
 
 
 def test_a_recipe_without_a_source_has_the_identity_of_before(started: Run):
