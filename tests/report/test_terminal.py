@@ -125,7 +125,7 @@ def test_of_videos_80_columns_hold_every_figure_of_clips_too() -> None:
     assert max(map(len, text_of(stream).splitlines())) <= 80
     assert text.count("100.0% 91.2 to 100.0 100.0% 97.0 to 100.0 20,000") == 2
     assert text.count("per clip 81.3% 75.0 to 87.6 20,000") == 2
-    assert "teacher 100.0% 91.2" in text and "student (fine-tuned) 100.0% 91.2" in text
+    assert "teacher 100.0% 91.2" in text and "student 100.0% 91.2" in text and "(fine-tuned)" in text
 
 
 NO_LEAK = Leaks(known=0, videos=0, labeled=0, unlabeled=0, copies=0, test=0, n=96, examples=[])
