@@ -185,7 +185,7 @@ def test_each_word_of_a_stage_counts_and_only_if_more_is_done(ray_local: None) -
 def test_a_main_thread_that_no_signal_reaches_is_ended_with_the_process() -> None:
     script = (
         "import signal, time, ray\n"
-        "from raylabel import watch\n"
+        "from raylabel.compute import watchdog as watch\n"
         "ray.init(address='local', num_cpus=1, include_dashboard=False, log_to_driver=False)\n"
         "watch.GRACE = 0.5\n"
         "with watch.watched(1):\n"
