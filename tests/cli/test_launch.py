@@ -70,7 +70,7 @@ def test_a_recipe_of_any_type_has_its_fields_on_the_command_line(options: Callab
     assert read.select.p == recipes.digits().select.p
     # A machine that does not have the file.
     look = "import pickle, sys; print(pickle.load(sys.stdin.buffer).rounds)"
-    sent = cloudpickle.dumps(read)
+    sent = cloudpickle.dumps(read)  # pyright: ignore[reportPrivateImportUsage]
     assert subprocess.run([sys.executable, "-c", look], input=sent, capture_output=True).stdout == b"4\n"
 
 
