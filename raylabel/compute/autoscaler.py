@@ -10,7 +10,7 @@ from typing import Self
 
 from raylabel.compute.ray_internals import autoscaling_coordinator
 from raylabel.compute.resources import Cluster, Resources
-from raylabel.compute.watchdog import moved
+from raylabel.compute.watchdog import progressed
 
 LOOK = 1.0  # seconds between two looks at the cluster
 LAPSE = 60.0  # seconds after which nobody starts machines any more for a process that is gone
@@ -28,16 +28,16 @@ def ready(resources: Resources) -> Cluster:
         return cluster
     cpus, gpus = wanted
     words = f"waiting for {_count(cpus, 'CPU')}" + (f" and {_count(gpus, 'GPU')}" if gpus else "")
-    moved(words)
+    progressed(words)
     print(f"{words}: there are {cluster.cpus} and {cluster.gpus}; the cluster is asked for them", file=sys.stderr)
     with Demand("start") as demand:
         while not _has(cluster, wanted):
             demand.ask(cpus, gpus)
             time.sleep(LOOK)
             if (found := Cluster.now()) != cluster:
-                moved()
+                progressed()
             cluster = found
-    moved("start")
+    progressed("start")
     return cluster
 
 

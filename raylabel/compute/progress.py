@@ -17,7 +17,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as LiveProgress
 from rich.text import Text
 
-from raylabel.compute.watchdog import moved
+from raylabel.compute.watchdog import progressed
 from raylabel.text import duration, encodable, printable
 
 RATE_WINDOW = 10.0
@@ -68,7 +68,7 @@ class Progress:
             )
 
     def __enter__(self) -> Self:
-        moved(self._stage)
+        progressed(self._stage)
         self._start = self._printed = self._clock()
         self._recent = deque([(self._start, self._first)])
         if self._live:
@@ -82,7 +82,7 @@ class Progress:
     def update(self, done: int, rejects: int = 0, note: str = "") -> None:
         """`done` units of the total, and `rejects` of them unreadable, so far; the note stands at the line's end."""
         if done != self._done:
-            moved()
+            progressed()
         with self._lock:
             now = self._clock()
             if done < self._done:  # a training that went back to its last checkpoint: what is lost is no rate
@@ -109,7 +109,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        moved()
+        progressed()
         with self._lock:
             seconds = self._clock() - self._start
             rate = (self._done - self._first) / seconds if seconds > 0 else None
@@ -158,14 +158,14 @@ class PatientProgress:
         self._stage, self._done = stage, 0
 
     def __enter__(self) -> Self:
-        moved(printable(self._stage))
+        progressed(printable(self._stage))
         return self
 
     def update(self, done: int) -> None:
         """`done` units of the total so far."""
         if done != self._done:
             self._done = done
-            moved()
+            progressed()
         if self._shown is None and self._clock() - self._begun >= PATIENCE:
             self._shown = self._start(done)
         if self._shown is not None:
@@ -181,15 +181,15 @@ class PatientProgress:
 class _Board:
     def __init__(self):
         self.at = (0, "")
-        self.halted, self.told = False, False
+        self.preempted, self.told = False, False
 
     def set(self, done: int, note: str) -> bool:
         self.at, self.told = (done, note), True
-        return self.halted
+        return self.preempted
 
-    def halt(self, halted: bool) -> bool:
-        told, self.halted = self.told, halted
-        self.told = told and halted
+    def preempt(self, preempted: bool) -> bool:
+        told, self.preempted = self.told, preempted
+        self.told = told and preempted
         return told
 
     def get(self) -> tuple[int, str]:
@@ -197,10 +197,11 @@ class _Board:
 
 
 def make_board() -> Any:
-    """A handle that travels: `.set.remote(done, note)`, which answers what `.halt.remote(whether)` was last told; that
-    answers whether anybody has told how far the work is since `.halt.remote(False)`.
+    """The handle of an actor through which a driver and its training workers talk, and that can be sent to both.
 
-    It lives on the driver's machine, so that it ends with the driver and with nobody else.
+    `.set.remote(done, note)`, called by rank 0, returns whether training is preempted. `.preempt.remote(whether)` sets
+    that; it returns whether `set` was called since `.preempt.remote(False)`, that is, whether workers are training.
+    The actor runs on the driver's node, so that it ends with the driver and with no other node.
     """
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     return ray.remote(num_cpus=0, label_selector=here, max_restarts=5, max_task_retries=5)(_Board).remote()

@@ -17,38 +17,38 @@ from typing import Any
 from raylabel.compute.ray_internals import pending_requests
 from raylabel.errors import InputError
 
-BEAT_EVERY = 2.0
-"""Seconds between two beats of one process, at least: a thousand of them are 500 small messages a second."""
+HEARTBEAT_EVERY = 2.0
+"""Seconds between two heartbeats of one process, at least: a thousand of them are 500 small messages a second."""
 TICK = 1.0
 """Seconds between two looks, at most."""
 GRACE = 10.0
 """Seconds that the main thread has to leave what it is in, three times over; then the process is ended."""
 ANSWER = 5.0
-"""Seconds that the counter has to say how many beats it heard."""
-NAME = "raylabel-watch"
+"""Seconds that the counter has to say how many heartbeats it heard."""
+NAME = "raylabel-watchdog"
 
 
 class _Counter:
     """The actor that tasks and actors tell of their work. It lives beside the driver and dies with it."""
 
     def __init__(self) -> None:
-        self.beats = 0
+        self.heartbeats = 0
 
-    def beat(self) -> None:
-        self.beats += 1
+    def heartbeat(self) -> None:
+        self.heartbeats += 1
 
     def get(self) -> int:
-        return self.beats
+        return self.heartbeats
 
 
-class _Watch:
+class _Watchdog:
     def __init__(self, patience: float) -> None:
         self.patience, self.error = patience, ""
         self.stage, self.moves = "start", 0
         self._main = threading.get_ident()
         self._over, self._lock = threading.Event(), threading.Lock()
-        self._beats = 0
-        self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
+        self._heartbeats = 0
+        self._thread = threading.Thread(target=self._look, name="watchdog", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -60,11 +60,11 @@ class _Watch:
         tick = min(TICK, self.patience / 10)
         idle, said, seen, before = 0.0, False, (-1, -1), time.monotonic()
         while not self._over.wait(tick):
-            self._beats = _beats(self._beats)
+            self._heartbeats = _heartbeats(self._heartbeats)
             now = time.monotonic()
             # A process that was stopped (by Ctrl-Z, say) has not waited: no tick counts for more than ten.
             idle, before = idle + min(now - before, 10 * tick), now
-            if seen != (found := (self.moves, self._beats)):
+            if seen != (found := (self.moves, self._heartbeats)):
                 idle, said, seen = 0.0, False, found
             elif idle >= self.patience:
                 return self._stop()
@@ -96,7 +96,7 @@ class _Watch:
         os._exit(2)
 
 
-_watch: _Watch | None = None
+_watchdog: _Watchdog | None = None
 _counter: Any = None
 
 
@@ -104,12 +104,12 @@ _counter: Any = None
 def watched(patience: float) -> Iterator[None]:
     """Ends the block by an InputError if for `patience` seconds nobody said that work was done; halfway a line is
     printed that says so. For the main thread, after ray.init; the process is ended where the block cannot be."""
-    global _watch, _counter
+    global _watchdog, _counter
     import ray
 
     _counter = _make_counter(ray.get_runtime_context().get_job_id())
     before = signal.signal(signal.SIGALRM, _interrupt)
-    _watch = watch = _Watch(patience)
+    _watchdog = watch = _Watchdog(patience)
     try:
         yield
     except KeyboardInterrupt:  # the one exception that Ray lets through wherever it waits
@@ -118,39 +118,39 @@ def watched(patience: float) -> Iterator[None]:
         raise
     finally:
         watch.close()
-        _watch = None
+        _watchdog = None
         signal.signal(signal.SIGALRM, before)
 
 
-def moved(stage: str = "") -> None:
+def progressed(stage: str = "") -> None:
     """This process has done some work; what comes next is part of `stage`, if it is named. Any thread may say so."""
-    if watch := _watch:
+    if watch := _watchdog:
         watch.moves += 1
         watch.stage = stage or watch.stage
     else:  # a trial of a sweep, which is watched from its driver
-        beat()
+        heartbeat()
 
 
 _due = 0.0
 
 
-def beat() -> None:
+def heartbeat() -> None:
     """A task or an actor has done some work that the driver will hear of only later. Costs next to nothing."""
     global _due
     now = time.monotonic()
     if now < _due:
         return
-    _due = now + BEAT_EVERY
-    if _watch:
-        return moved()
+    _due = now + HEARTBEAT_EVERY
+    if _watchdog:
+        return progressed()
     import ray
     from ray.exceptions import RayError
 
     if ray.is_initialized():
         try:
-            ray.get_actor(NAME).beat.remote()
+            ray.get_actor(NAME).heartbeat.remote()
         except (ValueError, RayError):
-            _due = now + 10 * BEAT_EVERY  # nobody watches
+            _due = now + 10 * HEARTBEAT_EVERY  # nobody watches
 
 
 def _interrupt(signum: int, frame: Any) -> None:
@@ -168,8 +168,8 @@ def _make_counter(job: str) -> Any:
     return ray.remote(_Counter).options(**options).remote()
 
 
-def _beats(last: int) -> int:
-    """How many beats the counter has heard; `last` if it does not say."""
+def _heartbeats(last: int) -> int:
+    """How many heartbeats the counter has heard; `last` if it does not say."""
     import ray
 
     try:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raylabel.compute.watchdog import beat
+from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus.config import Corpus, Format, locate
 from raylabel.corpus.lists import file_uri, split_line
 from raylabel.corpus.segments import is_name, is_seconds
@@ -30,7 +30,7 @@ def measure_packed(corpus: Corpus, uri: str, form: Format) -> tuple[int, int, st
 
     The fingerprint is of the size and of the first and last 64 KiB; neither place nor time of a file is part of it.
     """
-    beat()
+    heartbeat()
     try:
         fs, path, _ = locate(uri)
         with fs.open_input_file(path) as file:
@@ -68,7 +68,7 @@ def _store(uri: str) -> str:
 
 def verify_shard(shard: Mapping[str, Any]) -> None:
     """InputError naming it if a row of SHARDS is of a shard that changed or vanished since it was indexed."""
-    beat()
+    heartbeat()
     with reading(shard["uri"]):
         if shard["paths"]:
             _demand_same(shard, measure_files(shard["paths"], file_sizes(shard["uri"], shard["paths"])))

@@ -17,7 +17,7 @@ from ray.exceptions import RayTaskError
 
 from raylabel.compute.progress import PatientProgress
 from raylabel.compute.resources import Cluster
-from raylabel.compute.watchdog import moved
+from raylabel.compute.watchdog import progressed
 from raylabel.corpus.config import THREADS, Corpus, Format, absolute
 from raylabel.corpus.fingerprint import file_sizes, measure_files, measure_packed
 from raylabel.corpus.listing import Packed, find, mixed, name
@@ -189,5 +189,5 @@ def fetch(reference: Any) -> Any:
         if found := find_input_error(error):
             raise found from error
         raise
-    moved()
+    progressed()
     return found

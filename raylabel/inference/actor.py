@@ -17,7 +17,7 @@ import ray
 
 from raylabel.compute.metrics import count_samples
 from raylabel.compute.ray_internals import session_folder
-from raylabel.compute.watchdog import beat
+from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
 from raylabel.inference.batches import BATCH, ROWS, Facts, ScoringTask, batches, units_of, unpack_batches
 from raylabel.inference.crash_journal import MAX_CRASHES, CrashJournal
@@ -69,7 +69,7 @@ class ScoringActor:
 
         for ranked in self._run(pixels()):
             self._journal.finish()
-            beat()
+            heartbeat()
             yield _rows(waiting.popleft(), ranked)
 
     def _score_in_spans(self, facts: "Facts", pixels: np.ndarray) -> pa.Table:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from raylabel.compute.resources import Pool
-from raylabel.compute.watchdog import beat
+from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus import Corpus, Sample, Shards, Unit, read_unit
 from raylabel.inference.scorer import Scorer
 from raylabel.media.sandbox.sandbox import Sandbox, shared_sandbox
@@ -99,7 +99,7 @@ def batches(
         for _ in threads.map(fill, spans) if threads else map(fill, spans):
             pass
         pixels[len(samples) :] = 0
-        beat()
+        heartbeat()
         yield facts, pixels
 
 

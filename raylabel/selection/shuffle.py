@@ -16,7 +16,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import ray
 
-from raylabel.compute.watchdog import beat, moved
+from raylabel.compute.watchdog import heartbeat, progressed
 from raylabel.schema import SCORES, check
 from raylabel.store.artifact import File
 from raylabel.store.files import filesystem, reading, write_file
@@ -37,7 +37,7 @@ def run_tasks(
     while waiting:
         ready, waiting = ray.wait(waiting)
         ray.get(ready)
-        moved()
+        progressed()
         if tell:
             tell(1 - len(waiting) / len(references))
     return ray.get(references)
@@ -65,7 +65,7 @@ def group_name(index: int, groups: list[list[str]]) -> str:
 @contextmanager
 def open_scores(folder: str, name: str) -> Iterator[pq.ParquetFile]:
     """A file of SCORES. InputError if its columns are others, or if it cannot be read."""
-    beat()  # a task reads all the files of its share of the corpus
+    heartbeat()  # a task reads all the files of its share of the corpus
     fs, path = filesystem(folder)
     where = f"{folder}/{name}"
     with reading(where), pq.ParquetFile(f"{path}/{name}", filesystem=fs) as file:

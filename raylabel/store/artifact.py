@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raylabel.compute.watchdog import moved
+from raylabel.compute.watchdog import progressed
 from raylabel.errors import InputError, find_input_error
 from raylabel.store.files import (
     delete_folder,
@@ -251,7 +251,7 @@ class Root:
         draft = Draft(f"{self.uri}/{name}-{digest(identity)}")
         recipe = {"name": name, "identity": dict(identity)}
         write_file(f"{draft.uri}/{RECIPE}", json.dumps(recipe, indent=2, ensure_ascii=False).encode())
-        moved(name)
+        progressed(name)
         start = time.monotonic()
         try:
             built = build(draft)
@@ -259,7 +259,7 @@ class Root:
             if (found := find_input_error(error)) and found is not error:
                 raise found from error  # what a remote process said, without the wrapping
             raise
-        moved()
+        progressed()
         info = {"seconds": round(time.monotonic() - start, 3), **built.info}
         delete_folder(f"{draft.uri}/scratch")
         sweep(draft.uri)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raylabel.errors import InputError
-from raylabel.store.s3_retry import Patient
+from raylabel.store.s3_retry import RetryingFileSystem
 
 ATTEMPTS = 10  # of a request to S3: of 1e9 requests of which 5% fail, none fails so often
 CONNECT_SECONDS = 10.0  # to reach S3; a second, the default, is too short for a thousand clients that start at once
@@ -54,12 +54,12 @@ def _store(scheme: str, bucket: str) -> tuple[pafs.FileSystem, str]:
         raise InputError(f"cannot open '{uri}': {line(error)}; give a local path or an s3:// or gs:// URI") from error
 
 
-def _s3(bucket: str) -> Patient:
+def _s3(bucket: str) -> RetryingFileSystem:
     found, _ = pafs.FileSystem.from_uri(f"s3://{bucket}/")  # which asks where the bucket is
     make, (options,) = found.__reduce__()
     options |= {"connect_timeout": CONNECT_SECONDS, "request_timeout": SILENT_SECONDS}
     options["retry_strategy"] = pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
-    return Patient(make(options), ATTEMPTS, (_s3, (bucket,)))
+    return RetryingFileSystem(make(options), ATTEMPTS, (_s3, (bucket,)))
 
 
 def is_local(uri: str) -> bool:

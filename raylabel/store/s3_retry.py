@@ -19,18 +19,20 @@ LONGEST = 20.0  # seconds between two attempts
 T = TypeVar("T")
 
 
-class Patient(pafs.FileSystemHandler):
+class RetryingFileSystem(pafs.FileSystemHandler):
     """The handler of a `pyarrow.fs.PyFileSystem` that is `inner` but for that."""
 
-    def __init__(self, inner: pafs.FileSystem, attempts: int, again: tuple[Callable[..., "Patient"], tuple]) -> None:
+    def __init__(
+        self, inner: pafs.FileSystem, attempts: int, again: tuple[Callable[..., "RetryingFileSystem"], tuple]
+    ) -> None:
         """`again`: what makes it anew in another process, and its arguments; `inner` would lose its settings there."""
         self._inner, self._attempts, self._again = inner, attempts, again
 
-    def __reduce__(self) -> tuple[Callable[..., "Patient"], tuple]:
+    def __reduce__(self) -> tuple[Callable[..., "RetryingFileSystem"], tuple]:
         return self._again
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Patient) and self._inner == other._inner
+        return isinstance(other, RetryingFileSystem) and self._inner == other._inner
 
     def get_type_name(self) -> str:
         return self._inner.type_name

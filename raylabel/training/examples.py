@@ -18,7 +18,7 @@ import ray
 from PIL import Image
 
 from raylabel.compute.progress import Progress
-from raylabel.compute.watchdog import beat
+from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus import Corpus, Sample, Shards, read_rows
 from raylabel.errors import InputError
 from raylabel.media.image import decode_pixels
@@ -197,7 +197,7 @@ def write_part(
     sandbox = shared_sandbox(parser)
     samples = _read(corpus, shards, list(labels))
     while some := list(itertools.islice(samples, TOGETHER)):
-        beat()
+        heartbeat()
         read = [sample for sample in some if sample.media is not None]
         encoded = sandbox.convert([sample.media or b"" for sample in read], [sample.segment or () for sample in read])
         for sample, found in zip(read, encoded, strict=True):

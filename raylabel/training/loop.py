@@ -29,7 +29,7 @@ from raylabel.models import (
 from raylabel.store.artifact import Artifact
 from raylabel.training.checkpoint import Checkpoints
 from raylabel.training.config import Train
-from raylabel.training.preemption import Halts, heed_sigterm
+from raylabel.training.preemption import Preemption, heed_sigterm
 from raylabel.training.schedule import lr_at
 from raylabel.training.stream import Stream
 
@@ -100,7 +100,7 @@ def steps(job: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, N
     batches = Stream(job.examples, job.seed).batches(
         job.view, config.batch, step * config.batch, total, rank, world, _loaders(), _memory(device)
     )
-    note, told, halts = "", 0.0, Halts(job.board, rank, step, device)
+    note, told, preemption = "", 0.0, Preemption(job.board, rank, step, device)
     for pixels, labels in batches:
         lr = lr_at(config.schedule, step * config.batch, total)
         for group in optimizer.param_groups:
@@ -133,15 +133,15 @@ def steps(job: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, N
                 artifact = checkpoints.folder.split("/")[-3]  # its folder/scratch/checkpoints
                 show_training(artifact, step, loss / seen)
         if rank == 0 and (step == last or time.monotonic() > told + 1):
-            halts.tell(step * config.batch, note)
+            preemption.tell(step * config.batch, note)
             told = time.monotonic()
-        halted = halts.agreed(step)
-        if halted or step % config.checkpoint_every == 0 or step == last:
+        preempted = preemption.agreed(step)
+        if preempted or step % config.checkpoint_every == 0 or step == last:
             if rank == 0:  # ends here if the driver has: another one may be writing by now
                 ray.get(job.board.get.remote())
             _save(checkpoints, module, optimizer, sums, step, curve, passed_over, rank)
         yield step
-        if halted:
+        if preempted:
             batches.close()
             return
 

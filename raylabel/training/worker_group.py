@@ -101,7 +101,7 @@ class Workers:
         """The checkpoint of step `last`, once the loop has written it. `say` hears what a person should know.
 
         The loop goes on from the newest checkpoint, which is `start` at first, writes new ones, and returns where the
-        board says halt. What it raises for a reason of its own is raised here at once. InputError if workers are lost
+        board says that it is preempted. What it raises for a reason of its own is raised here at once. InputError if workers are lost
         again and again.
         """
         found, failures, told, waits = start, 0, set[str](), None
@@ -139,8 +139,8 @@ class Workers:
                 say(f"{why}; training goes on from step {found.step:,}")
 
     def _attempt(self, loop: Callable[[dict[str, Any]], None], settings: dict[str, Any], storage: str) -> str:
-        """Runs the loop once; why it was told to halt, if it was."""
-        ray.get(self._board.halt.remote(False))
+        """Runs the loop once; why it was preempted, if it was."""
+        ray.get(self._board.preempt.remote(False))
         remove_orphaned_placement_groups()  # of those before it, whose controllers were killed with their workers
         self.count, begin, drained, why = self._room(), time.monotonic(), draining_nodes(), ""
         lost = max(0, self._wanted - self.count)
@@ -157,9 +157,9 @@ class Workers:
                     elif time.monotonic() > begin + SETTLED and self._room() > self.count:
                         why = "there is room for more workers"
                     if why:
-                        self._board.halt.remote(True)
+                        self._board.preempt.remote(True)
             except BaseException:  # Ctrl-C, SIGTERM: what was learned since the last checkpoint need not be lost
-                if ray.get(self._board.halt.remote(True)):  # there are workers at work
+                if ray.get(self._board.preempt.remote(True)):  # there are workers at work
                     wait([outcome], timeout=FLUSH)
                 raise
         outcome.result()

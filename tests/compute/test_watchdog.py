@@ -17,7 +17,7 @@ from paths import JOBS, PYTHONPATH, REPOSITORY
 from raylabel.compute import watchdog as watch
 from raylabel.compute.progress import PatientProgress, Progress
 from raylabel.compute.resources import Resources
-from raylabel.compute.watchdog import beat, moved, watched
+from raylabel.compute.watchdog import heartbeat, progressed, watched
 from raylabel.errors import InputError
 from raylabel.selection.shuffle import run_tasks
 
@@ -142,7 +142,7 @@ def _work(seconds: float, pieces: int, tell: bool) -> int:
     for _ in range(pieces):
         time.sleep(seconds / pieces)
         if tell:
-            beat()
+            heartbeat()
     return os.getpid()
 
 
@@ -164,22 +164,22 @@ def test_one_watch_after_another_hears_of_work_elsewhere(ray_local: None) -> Non
 
 def test_each_word_of_a_stage_counts_and_only_if_more_is_done(ray_local: None) -> None:
     def moves() -> int:
-        assert watch._watch is not None
-        return watch._watch.moves
+        assert watch._watchdog is not None
+        return watch._watchdog.moves
 
     with watched(60):
         for progress in (Progress("label", 10, "images"), PatientProgress("list", 10, "files")):
             before = moves()
             with progress:
-                assert watch._watch and watch._watch.stage in ("label", "list") and moves() == before + 1
+                assert watch._watchdog and watch._watchdog.stage in ("label", "list") and moves() == before + 1
                 progress.update(3)
                 assert moves() == before + 2
                 progress.update(3)
                 assert moves() == before + 2
                 progress.update(2)  # a training that went back to its last checkpoint
                 assert moves() == before + 3
-    moved("of no consequence")
-    assert watch._watch is None
+    progressed("of no consequence")
+    assert watch._watchdog is None
 
 
 def test_a_main_thread_that_no_signal_reaches_is_ended_with_the_process() -> None:

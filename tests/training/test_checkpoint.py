@@ -40,7 +40,7 @@ def test_what_was_passed_over_is_written_anew_and_the_good_one_stays_until_then(
     found = again.newest()
     assert (found.step, found.files) == (10, at(10))
     assert [wrong for wrong in found.passed_over if "0000000020" in wrong and "model" in wrong]
-    again.save(15, at(15))  # a run that was told to halt, between the two
+    again.save(15, at(15))  # a run that was preempted, between the two
     assert Checkpoints(f"{bucket}/x").newest().passed_over == ()
     again.save(20, at(20))
     assert Checkpoints(f"{bucket}/x").newest().files == at(20)
