@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class RetryingFileSystem(pafs.FileSystemHandler):
-    """The handler of a `pyarrow.fs.PyFileSystem` that is `inner` but for that."""
+    """The handler of a `pyarrow.fs.PyFileSystem`: `inner`, with small reads that are retried."""
 
     def __init__(
         self, inner: pafs.FileSystem, attempts: int, again: tuple[Callable[..., "RetryingFileSystem"], tuple]

@@ -1,4 +1,4 @@
-"""A training worker's side of a preemption: one that gets SIGTERM tells the board, and all ranks stop after one step."""
+"""A training worker's side of a preemption: one that gets SIGTERM tells the board, and all ranks stop at one step."""
 
 import signal
 import threading

@@ -100,9 +100,9 @@ class Workers:
     ) -> Checkpoint:
         """The checkpoint of step `last`, once the loop has written it. `say` hears what a person should know.
 
-        The loop goes on from the newest checkpoint, which is `start` at first, writes new ones, and returns where the
-        board says that it is preempted. What it raises for a reason of its own is raised here at once. InputError if workers are lost
-        again and again.
+        The loop resumes from the newest checkpoint, which is `start` at first, writes new ones, and returns when the
+        board says that it is preempted. An error of the loop itself is raised here at once. InputError if workers are
+        lost FAILURES times in a row without a new checkpoint.
         """
         found, failures, told, waits = start, 0, set[str](), None
         while True:

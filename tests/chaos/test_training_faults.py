@@ -349,7 +349,7 @@ def test_a_worker_that_is_told_to_end_saves_what_it_has_learned(clean, tmp_path)
 
 
 def weights(training: Training) -> str:
-    """Of the file; the sums of the curve are taken in another order where a halt comes between two points of it."""
+    """Of the file; the sums of the curve are taken in another order where a preemption comes between two points of it."""
     return contents(training.net)["model.safetensors"]
 
 
