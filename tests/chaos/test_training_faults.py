@@ -349,7 +349,7 @@ def test_a_worker_that_is_told_to_end_saves_what_it_has_learned(clean, tmp_path)
 
 
 def weights(training: Training) -> str:
-    """Of the file; the sums of the curve are taken in another order where a preemption comes between two points of it."""
+    """The weights file. The curve is left out: a preemption between two of its points changes the order of its sums."""
     return contents(training.net)["model.safetensors"]
 
 
