@@ -1,4 +1,4 @@
-"""An iterator that runs ahead of its consumer, in a thread of its own: reading goes on while somebody computes."""
+"""An iterator that prefetches in a background thread, so that reading overlaps with computing."""
 
 import queue
 import threading
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 def ahead(source: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """The values of `source`, in order, with up to `depth` of them ready before they are asked for.
+    """The values of `source`, in order; up to `depth` of them are prefetched.
 
-    What it raises is raised here, in its turn. When this iterator ends or is closed, the thread ends with the value
-    that it is at, and a generator that is its source is closed by it.
+    An error of `source` is raised here after the values before it. When this iterator ends or is closed, the thread
+    ends after its current value, and closes `source` if that is a generator.
     """
     ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
@@ -24,7 +24,7 @@ def ahead(source: Iterable[T], depth: int) -> Generator[T, None, None]:
                 if stopped.is_set():
                     break
             end = None
-        except BaseException as error:  # handed to the consumer, which raises it
+        except BaseException as error:  # passed to the consumer, which raises it
             end = error
         if isinstance(source, Generator):
             source.close()
@@ -43,6 +43,6 @@ def ahead(source: Iterable[T], depth: int) -> Generator[T, None, None]:
                 yield value[0]
     finally:
         stopped.set()
-        while not ended:  # the thread may wait for room; its last word is None or an error
+        while not ended:  # the thread may wait for space in the queue; its last item is None or an error
             ended = not isinstance(ready.get(), tuple)
         thread.join()

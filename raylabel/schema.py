@@ -1,6 +1,6 @@
-"""The tables, declared once and checked wherever one is read or written.
+"""The schemas of all tables, declared once and checked where a table is read or written.
 
-Letters: N samples, B batch, C classes, P classes kept per sample, K samples kept per class, H W pixels; of videos
+Letters: N samples, B batch, C classes, P classes kept per sample, K samples kept per class, H W pixels; for videos
 M clips of T frames.
 """
 
@@ -11,9 +11,9 @@ import pyarrow as pa
 from raylabel.errors import InputError
 
 DIGEST_BYTES = 16
-MAX_BYTES = 1 << 30  # of one encoded sample: what is larger is rejected and not read
+MAX_BYTES = 1 << 30  # of one encoded sample: a larger one is rejected without being read
 
-# The corpus: parquet files, WebDataset tars, or runs of about 1,024 loose files. `paths` is empty but for loose files.
+# The corpus: parquet files, WebDataset tars, or runs of up to 1,024 loose files. Only loose files have `paths`.
 SHARDS = pa.schema(
     [
         pa.field("shard", pa.int32(), nullable=False),
@@ -35,7 +35,9 @@ SCORES = pa.schema(
         pa.field("classes", pa.list_(pa.int32()), nullable=False),
         pa.field("log_odds", pa.list_(pa.float32()), nullable=False),
         pa.field("logits", pa.list_(pa.float32()), nullable=False),
-        pa.field("clips", pa.list_(pa.int32()), nullable=False),  # best class of each of a video's M clips; else empty
+        pa.field(
+            "clips", pa.list_(pa.int32()), nullable=False
+        ),  # best class of each of a video's M clips; empty for images
     ]
 )
 
@@ -44,20 +46,20 @@ Reason = Literal[
     "missing",  # a null, no such file, no media member
     "unreadable",  # the storage returned an error, or the shard is damaged there
     "empty",  # no bytes
-    "too_many_bytes",  # of encoded media: more than MAX_BYTES
+    "too_many_bytes",  # the encoded media exceed MAX_BYTES
     # decode
-    "unrecognized",  # the first bytes are of no known format
-    "format_not_allowed",  # a known format that is not decoded
-    "truncated",  # ends too early; told apart from `corrupt` as far as the parser tells
+    "unrecognized",  # the first bytes match no known format
+    "format_not_allowed",  # a known format that raylabel does not decode
+    "truncated",  # ends too early; reported as `corrupt` if the parser does not distinguish them
     "corrupt",  # the parser failed
-    "too_many_pixels",  # by its own header
+    "too_many_pixels",  # according to its header
     "mode_not_supported",  # pixels without an agreed meaning in 8 bits: floats, integers beyond 16 bits
     "decoder_crash",  # the process that parsed it crashed, twice
-    "timeout",  # it took too long to parse, twice
-    "out_of_memory",  # it took too much memory to parse, twice
+    "timeout",  # parsing took too long, twice
+    "out_of_memory",  # parsing took too much memory, twice
     # score
     "not_finite",  # a score is NaN or infinite
-    "teacher_crash",  # it crashed the teacher's process, also when scored alone
+    "teacher_crash",  # the sample crashed the teacher's process, also when scored alone
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
 
@@ -72,7 +74,7 @@ REJECTS = pa.schema(
     ]
 )
 
-# Samples whose bytes occur in the corpus more than once: `original` is the smallest key with the same digest.
+# Repeated samples: their digest occurs in the corpus more than once. `original` is the smallest key with it.
 DUPLICATES = pa.schema(
     [
         pa.field("key", pa.int64(), nullable=False),
@@ -90,7 +92,7 @@ PICKS = pa.schema(
     ]
 )
 
-# Training shards: a sample's encoded bytes once, with all its labels; the reader repeats it, once per label.
+# Training shards: a sample's encoded bytes are stored once, with all its labels; the reader repeats it for each label.
 EXAMPLES = pa.schema(
     [
         pa.field("key", pa.int64(), nullable=False),
@@ -99,7 +101,7 @@ EXAMPLES = pa.schema(
     ]
 )
 
-# One row per number that is reported; low and high are the ends of its 95% interval, null where it has none.
+# One row per reported number; low and high are the ends of its 95% interval, null if it has none.
 METRICS = pa.schema(
     [
         pa.field("run", pa.string(), nullable=False),
@@ -117,7 +119,7 @@ METRICS = pa.schema(
 
 
 def make_key(shard: int, row: int) -> int:
-    """The sample's name: unique, 8 bytes. It locates the sample, and breaks every tie."""
+    """The key of a sample: a unique integer of 8 bytes. It locates the sample, and ties are broken by it."""
     return shard << 32 | row
 
 
@@ -127,7 +129,7 @@ def split_key(key: int) -> tuple[int, int]:
 
 
 def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
-    """The table itself, if its columns are exactly the schema's; else InputError with `where` and the column."""
+    """The table itself, if its columns are exactly the schema's; else InputError naming `where` and the column."""
     if table.schema.names != schema.names:
         raise InputError(f"{where}: columns are {table.schema.names}, expected {schema.names}")
     for field in schema:

@@ -1,4 +1,4 @@
-"""An iterator that runs ahead: the same values, the same error, no thread left behind."""
+"""The prefetching iterator gives the same values and the same error, and leaves no thread running."""
 
 import threading
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ def threads() -> list[str]:
 
 
 @given(st.lists(st.none() | st.integers()), st.integers(1, 4))
-def test_the_values_in_order(values, depth):
+def test_values_keep_their_order(values, depth):
     assert list(ahead(values, depth)) == values
     assert not threads()
 
 
-def test_an_error_comes_in_its_turn():
+def test_an_error_is_raised_after_the_values_before_it():
     def source() -> Iterator[int]:
         yield 1
         yield 2
@@ -33,19 +33,19 @@ def test_an_error_comes_in_its_turn():
     assert not threads()
 
 
-def test_it_runs_ahead_by_its_depth_and_no_further():
-    made, third = [], threading.Event()
+def test_at_most_depth_values_are_prefetched():
+    made, fourth = [], threading.Event()
 
     def source() -> Iterator[int]:
         for value in range(100):
             made.append(value)
             if len(made) == 4:
-                third.set()
+                fourth.set()
             yield value
 
     stream = ahead(source(), 2)
     assert next(stream) == 0
-    assert third.wait(60)  # one was taken, two are ready, and the thread holds the fourth
+    assert fourth.wait(60)  # one was taken, two are in the queue, and the thread has the fourth
     assert len(made) == 4
     stream.close()  # pyright: ignore[reportAttributeAccessIssue]
     assert len(made) == 4 and not threads()

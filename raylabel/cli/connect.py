@@ -1,4 +1,4 @@
-"""Attaching to Ray, and the demand that nobody else can do so unasked."""
+"""Connecting to Ray, and the check that nothing else can connect without a token."""
 
 import ipaddress
 import logging
@@ -16,48 +16,48 @@ from raylabel.errors import InputError
 
 
 def connect() -> None:
-    """The cluster that RAY_ADDRESS or `ray job submit` names; else a Ray of its own on this machine.
+    """Connects to the cluster that RAY_ADDRESS or `ray job submit` names; if there is none, starts Ray on this machine.
 
-    InputError if there is none, if it refuses this process, or if it is open to anyone who can reach it.
+    InputError if no Ray answers there, if it refuses this process, or if it accepts connections without a token.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS", "")
     if "://" in address:
-        raise InputError(f"RAY_ADDRESS is {address}: run this on the cluster itself, by `ray job submit`")
+        raise InputError(f"RAY_ADDRESS is {address}: run the command on the cluster, with `ray job submit`")
     if address and address != "local":
-        _knock(address)
-    # Of its C++ side only what is fatal: it calls each actor pool an error. What fails comes as an exception too.
+        _check_address(address)
+    # Log only fatal errors of its C++ code, which logs an error for each actor pool. Failures are exceptions anyway.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    with _without_stderr():  # on which Ray tells that it found that variable; a failure is an exception
+    with _without_stderr():  # where Ray logs that it read that variable
         if address and address != "local":
             try:
                 ray.init(**quiet)
             except ConnectionError as error:
-                raise InputError(_nobody(address)) from error
+                raise InputError(_no_answer(address)) from error
         else:
-            # At least two CPUs in Ray's books: one for a model, one for those who read and decode for it.
+            # At least two logical CPUs: one for a model, one for the tasks that read and decode for it.
             ray.init(address="local", num_cpus=max(2, os.cpu_count() or 1), include_dashboard=False, **quiet)
-    # These log the whole of an exception before they raise it, or hand it on.
+    # These log a whole exception before they raise it.
     for name in ("ray.data", "ray.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    demand_token()
+    require_token()
 
 
-def _knock(address: str) -> None:
-    """InputError at once where Ray would say the same after half a minute of its own words."""
+def _check_address(address: str) -> None:
+    """InputError immediately, where ray.init would fail after half a minute of log lines."""
     host, colon, port = address.rpartition(":")
     if not colon:
-        return  # 'auto': Ray knows the place
+        return  # 'auto': Ray knows the address
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=30).close()
     except (OSError, ValueError) as error:
-        raise InputError(f"{_nobody(address)} ({error})") from error
+        raise InputError(f"{_no_answer(address)} ({error})") from error
     if ask_cluster_id(address, token_header()) in REFUSED:
-        raise InputError(f"the Ray at {address} wants a token that this command does not have: give it that one, {HOW}")
+        raise InputError(f"the Ray at {address} requires a token that this command does not have: give it, {HOW}")
 
 
-def _nobody(address: str) -> str:
+def _no_answer(address: str) -> str:
     return f"no Ray answers at RAY_ADDRESS {address}: start one there, or unset it"
 
 
@@ -65,27 +65,27 @@ HOW = "as RAY_AUTH_TOKEN or in ~/.ray/auth_token, with RAY_AUTH_MODE=token"
 REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
-def demand_token() -> None:
-    """InputError if the Ray that this process is attached to can be reached from outside and asks for no token."""
+def require_token() -> None:
+    """InputError if other machines can connect to the Ray of this process without a token."""
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-    # A head listens on all addresses of its machine, whichever one it was told to go by.
+    # A head listens on all addresses of its machine, not only on the one that it was given.
     outside = _outward_address() if _is_loopback(host) else host
-    if outside and answers_strangers(f"{outside}:{port}"):
+    if outside and answers_without_token(f"{outside}:{port}"):
         raise InputError(
-            f"the Ray at {outside}:{port} can be reached from other machines and asks for no token: whoever reaches "
-            "it can run code as you. Stop it, make a token by `ray get-auth-token --generate`, give it to all machines "
-            f"of the cluster and to this command, {HOW}, and start it again"
+            f"the Ray at {outside}:{port} can be reached from other machines and requires no token: anyone who reaches "
+            "it can run code as you. Stop it, create a token with `ray get-auth-token --generate`, give it to all "
+            f"machines of the cluster and to this command, {HOW}, and start it again"
         )
 
 
-def answers_strangers(head: str) -> bool:
-    """Whether the head at host:port answers a request without a token; what this process holds plays no part."""
+def answers_without_token(head: str) -> bool:
+    """Whether the head at host:port answers a request without a token, whether or not this process has one."""
     code = ask_cluster_id(head, {})
-    # Unavailable: behind a firewall, or it wants a certificate (RAY_USE_TLS), which strangers do not have.
+    # Unavailable: behind a firewall, or it requires a certificate (RAY_USE_TLS).
     if code in (*REFUSED, grpc.StatusCode.UNAVAILABLE):
         return False
     if code != grpc.StatusCode.OK:
-        raise InputError(f"cannot tell whether the Ray at {head} asks for a token: {code}; try again")
+        raise InputError(f"cannot tell whether the Ray at {head} requires a token: {code}; try again")
     return True
 
 
@@ -97,10 +97,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def _outward_address() -> str:
-    """This machine's address as others see it; empty if it has none."""
+    """This machine's address on the network; empty if it has none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # an address of no machine; nothing is sent
+            probe.connect(("192.0.2.1", 9))  # a reserved address (RFC 5737); nothing is sent
         except OSError:
             return ""
         found = probe.getsockname()[0]
@@ -109,7 +109,7 @@ def _outward_address() -> str:
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Nothing reaches file descriptor 2 while the block runs, from C++ neither."""
+    """Discards what is written to file descriptor 2 while the block runs, by C++ too."""
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     try:

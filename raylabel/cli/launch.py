@@ -1,4 +1,4 @@
-"""What every job does: read the command line, connect to Ray, run, and end in words whatever happens."""
+"""What every command does: parse the command line, connect to Ray, run, and end with a readable message."""
 
 import argparse
 import re
@@ -32,7 +32,7 @@ RUN_BY: dict[type, str] = {Recipe: "semi-supervised"}
 
 
 class AnyRecipe(Protocol):
-    """What the launcher needs of a recipe, which is a frozen dataclass: tyro makes its fields options."""
+    """What the launcher needs of a recipe: a frozen dataclass, whose fields tyro turns into options."""
 
     @property
     def resources(self) -> Resources: ...
@@ -47,7 +47,7 @@ class Options(Generic[R]):
 
     recipe: Annotated[R, tyro.conf.arg(name="")]
     root: str = "runs"
-    """Folder of all results, local or s3://, gs://: what stands there already is not done again."""
+    """Folder of all results, local or s3://, gs://. What exists there is not done again."""
 
 
 Kind = TypeVar("Kind", bound=Options[Any])
@@ -57,8 +57,9 @@ Kind = TypeVar("Kind", bound=Options[Any])
 def launched(description: str, kind: type[Kind]) -> Iterator[tuple[Root, Kind]]:
     """The root and the options of `[RECIPE] [--data DIR] [--root DIR] [--field value ...]`, and Ray connected.
 
-    `kind` names the type of recipe that the command runs: `Options[Recipe]`. A block that fails, is stopped, or does
-    nothing for the recipe's patience ends the process: see `exit`. One whose output is closed goes on: see `output`.
+    `kind` names the type of recipe that the command runs: `Options[Recipe]`. If the block fails, is stopped, or makes
+    no progress for `resources.patience` seconds, the process ends: see `exit`. If its output is closed, the block
+    continues: see `output`.
     """
     guard_output()
     with readable():
@@ -69,28 +70,28 @@ def launched(description: str, kind: type[Kind]) -> Iterator[tuple[Root, Kind]]:
         patience = options.recipe.resources.patience
         with held(root):
             connect()
-            stop_on_sigterm()  # again: Ray has put its own handler there
+            stop_on_sigterm()  # again: ray.init has set its own handler
             with watched(patience):
-                ready(options.recipe.resources)  # of a cluster that has gone down to its head
+                ready(options.recipe.resources)  # the cluster may have scaled down to its head
                 yield root, options
 
 
 def check_kept(root: str) -> None:
-    """InputError if the root lies in what Ray unpacks for a submitted job, which is of one machine, and is deleted."""
+    """InputError if the root is in the copy of --working-dir that Ray unpacks on one machine, and deletes later."""
     if (
         submitted_job_has_working_dir()
         and "://" not in root
         and Path(filesystem(root)[1]).resolve().is_relative_to(Path.cwd())
     ):
         raise InputError(
-            f"root '{root}' lies in the job's copy of --working-dir, which Ray deletes after the job: give --root a "
-            "folder that all machines see, s3://, gs:// or /..."
+            f"root '{root}' is in the job's copy of --working-dir, which Ray deletes after the job: give --root a "
+            "folder that all machines can read, s3://, gs:// or /..."
         )
 
 
 def _options(description: str, kind: type[Kind]) -> Kind:
     if bad := [argument for argument in sys.argv[1:] if not is_text(argument)]:
-        raise InputError(f"argument {bad[0]!r} is not UTF-8: rename what it stands for")
+        raise InputError(f"argument {bad[0]!r} is not UTF-8: rename the file or folder that it names")
     (expected,) = get_args(kind)
     options: Any = get_origin(kind)
     named = recipes.returning(expected)
@@ -101,13 +102,13 @@ def _options(description: str, kind: type[Kind]) -> Kind:
     known, rest = first.parse_known_args(argv)
     function = recipes.find(name)
     if {"-h", "--help"} & set(rest) and recipes.takes_data(function):
-        known.data = known.data or "DIR"  # whoever asks what there is to say need not say it yet
+        known.data = known.data or "DIR"  # --help works without --data
     recipe = recipes.make(function, known.data)
     if not isinstance(recipe, expected):
         raise InputError(_of_another_type(name, type(recipe), expected))
     names = "\n".join(f"  {known:24} {_first_line(made)}" for known, made in named.items())
-    text = f"{_as_called(description)}\nRecipes:\n{names}\n\nFields of '{name}':"
-    whole = options[type(recipe)]  # its own fields, where it is of a type derived from the expected one
+    text = f"{_with_commands(description)}\nRecipes:\n{names}\n\nFields of '{name}':"
+    whole = options[type(recipe)]  # the recipe may be of a subtype with more fields
     config = (tyro.conf.AvoidSubcommands,)
     return tyro.cli(whole, args=rest, default=options(recipe=recipe), description=text, config=config)
 
@@ -118,8 +119,8 @@ def _of_another_type(name: str, found: type, expected: type) -> str:
     return f"recipe '{name}' is a {found.__name__}, and this command runs a {expected.__name__}: {fix}"
 
 
-def _as_called(description: str) -> str:
-    """The description, with the commands in it as a person types them who started this process."""
+def _with_commands(description: str) -> str:
+    """The description, with its commands written as the user would type them; see `command`."""
     return re.sub(rf"raylabel ({'|'.join(COMMANDS)})\b", lambda found: command(found[1]), description)
 
 

@@ -1,4 +1,4 @@
-"""The console script `raylabel`: it finds the module of the command, and runs it. It imports no Ray itself."""
+"""The console script `raylabel`: finds the module of a command and runs it. It does not import Ray itself."""
 
 import ast
 import importlib
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def command(name: str) -> str:
-    """A command as a person types it who started this process: `raylabel sweep` or `python jobs/sweep.py`."""
+    """How the user would type a command, by how this process was started: `raylabel sweep`, `python jobs/sweep.py`."""
     script = Path(sys.argv[0])
     return f"python {script.with_name(_module(name) + '.py')}" if script.suffix == ".py" else f"raylabel {name}"
 
@@ -38,11 +38,11 @@ def _module(name: str) -> str:
 def _help() -> str:
     lines = [f"  {name:16} {_first_line(name)}" for name in COMMANDS]
     commands = "\n".join(lines)
-    return f"usage: raylabel COMMAND ...\n\n{commands}\n\n`raylabel COMMAND --help` tells more."
+    return f"usage: raylabel COMMAND ...\n\n{commands}\n\n`raylabel COMMAND --help` describes a command."
 
 
 def _first_line(name: str) -> str:
-    # Read and not imported: that takes seconds, for Ray and PyTorch.
+    # The source is read, not imported: importing Ray and PyTorch takes seconds.
     source = resources.files("raylabel.cli").joinpath(f"{_module(name)}.py").read_text()
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
@@ -51,5 +51,5 @@ def _unknown(name: str) -> int:
     from raylabel.text import printable
 
     known = ", ".join(COMMANDS)
-    print(f"error: no command '{printable(name)}': there are {known}; see raylabel --help", file=sys.stderr)
+    print(f"error: no command '{printable(name)}': the commands are {known}; see raylabel --help", file=sys.stderr)
     return 2

@@ -1,4 +1,4 @@
-"""What a run will cost on this cluster, by a pilot of about a minute: time, device-hours, bytes, memory, and more.
+"""Estimates what a run will cost on this cluster, by a pilot of about a minute: time, device-hours, bytes, memory.
 
 - raylabel plan cifar10 --data DIR          before `raylabel semi-supervised cifar10 --data DIR`
 - raylabel plan my.py:my_recipe --json      the same numbers as one JSON object on stdout
@@ -30,9 +30,9 @@ class PlanOptions(Options[R]):
 
 def main() -> None:
     with launched(__doc__ or "", PlanOptions[Recipe]) as (root, options):
-        with redirect_stdout(sys.stderr):  # the progress of stages that the plan begins with
+        with redirect_stdout(sys.stderr):  # the progress of the stages that the plan runs
             found = plan(root, options.recipe)
         if options.json:
-            print(json.dumps(found.to_dict(), indent=2))  # ASCII: a name may hold control characters of a terminal
+            print(json.dumps(found.to_dict(), indent=2))  # ASCII only: a name may contain control characters
         else:
             print_plan(found)

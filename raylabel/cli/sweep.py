@@ -1,11 +1,11 @@
-"""A sweep over fields of a recipe (Ray Tune): K, P, learning rates, whatever it has; what trials share is made once.
+"""A sweep over any fields of a recipe (Ray Tune): K, P, learning rates; what trials share is built once.
 
 - raylabel sweep digits --space 'select.k=[25,50,100]' 'select.p=[1,2]'                     every combination
 - raylabel sweep digits --space 'finetune.schedule.lr=log_uniform(1e-3,1e-1)' --samples 10  drawn at random
-- raylabel sweep digits --space 'select.k=[25,50,100]' --scheduler asha                     the best go on
+- raylabel sweep digits --space 'select.k=[25,50,100]' --scheduler asha                     only the best continue
 - raylabel sweep digits --space 'finetune.schedule.lr=[0.005,0.01]' --soup                  and their average
 
-The best is chosen by a part of the labeled set that no trial learns from. The test set is used once, for that one.
+The best trial is chosen on a part of the labeled set that no trial is trained on. The test set is used once, for it.
 """
 
 import sys
@@ -30,7 +30,7 @@ class SweepOptions(Options[R]):
 
 
 def recipe_arguments(arguments: Sequence[str]) -> list[str]:
-    """Of a sweep's command line what names the recipe: without the fields of the sweep and their values."""
+    """The arguments that name the recipe: those of a sweep without the fields of SweepConfig and their values."""
     known, kept, skip = {f"{no}{one.name}" for one in fields(SweepConfig) for no in ("--", "--no-")}, [], False
     for argument in arguments:
         if argument.startswith("--"):

@@ -1,6 +1,6 @@
-"""Progress of work that runs on other machines: a small actor that is told how far it is, and a line that shows it.
+"""Progress lines, and the board: a small actor through which training workers report progress to the driver.
 
-Word goes the other way too: whoever tells it how far the work is hears whether the work is to stop where it is.
+The driver uses the board in the other direction too, to tell the workers that they are preempted.
 """
 
 import threading
@@ -21,23 +21,23 @@ from raylabel.compute.watchdog import progressed
 from raylabel.text import duration, encodable, printable
 
 RATE_WINDOW = 10.0
-"""Seconds over which the rate moves."""
+"""Seconds over which the rate is measured."""
 
 
 PATIENCE = 5.0
-"""Seconds that a stage may take without a word, where most take less."""
+"""Seconds after which a PatientProgress is shown."""
 
 
 LINE_EVERY = 5.0
-"""Seconds between two plain lines, where there is no terminal to redraw."""
+"""Seconds between two lines, where the output is not a terminal."""
 
 
 class Progress:
-    """One live line of a stage: done of total, rate over the last seconds, time left, rejects.
+    """The progress line of a stage: done of total, rate over the last seconds, time left, rejects.
 
-    On a terminal the line is redrawn and stays when the stage is done. Elsewhere (a log) plain lines are printed: at
-    the start, at the end, and between them at most one every `LINE_EVERY` seconds. Any thread may call `update`. A
-    stage in which nothing more is done is ended by the run's watch.
+    On a terminal the line is redrawn, and kept when the stage is done. Elsewhere (a log) plain lines are printed: at
+    the start, at the end, and between them at most one every `LINE_EVERY` seconds. Any thread may call `update`. The
+    watchdog ends a stage that makes no progress.
     """
 
     def __init__(
@@ -50,10 +50,8 @@ class Progress:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`unit` is what is counted, in the plural. `done` of the `total` stood already when this run began (a resumed
-        stage): no part of the rate.
-
-        `total` None: nobody knows it yet.
+        """`unit`: what is counted, in the plural. `total`: None if it is not known yet. `done`: units that were done
+        before this run began, in a stage that is resumed; they do not count in the rate.
         """
         self._console = console or Console()
         self._stage, self._unit = (encodable(text, self._console) for text in (stage, unit))
@@ -80,29 +78,31 @@ class Progress:
         return self
 
     def update(self, done: int, rejects: int = 0, note: str = "") -> None:
-        """`done` units of the total, and `rejects` of them unreadable, so far; the note stands at the line's end."""
+        """`done` units of the total, and `rejects` of them unreadable, so far. The note is shown at the end."""
         if done != self._done:
             progressed()
         with self._lock:
             now = self._clock()
-            if done < self._done:  # a training that went back to its last checkpoint: what is lost is no rate
+            if (
+                done < self._done
+            ):  # a training that resumed from its last checkpoint: lost work does not count in the rate
                 self._recent = deque([(now, done)])
                 self._first = min(self._first, done)
             self._done, self._rejects, self._note = done, rejects, encodable(note, self._console)
             self._recent.append((now, done))
-            # The newest point that is at least a window old stays: the rate is over the whole window, not less.
+            # The newest point that is at least a window old is kept, so that the rate is over a whole window.
             while len(self._recent) > 2 and now - self._recent[1][0] >= RATE_WINDOW:
                 self._recent.popleft()
             (then, before) = self._recent[0]
             line = self._line((done - before) / (now - then) if now > then else None)
             if self._live:
                 self._bar.update(self._task, completed=done, line=line)
-            elif now - self._printed >= LINE_EVERY and done != self._total:  # of the end the last line tells
+            elif now - self._printed >= LINE_EVERY and done != self._total:  # the last line is printed at the end
                 self._printed = now
                 self._print(line)
 
     def say(self, text: str) -> None:
-        """Prints a line of its own about the stage, that stays."""
+        """Prints a separate line about the stage, which is kept."""
         with self._lock:
             self._print(encodable(text, self._console))
 
@@ -137,11 +137,11 @@ class Progress:
 
     def _print(self, line: str) -> None:
         self._console.print(Text(f"{self._stage}: {line}"), soft_wrap=True)
-        self._console.file.flush()  # a log that is piped shows the line now, not when a buffer is full
+        self._console.file.flush()  # a pipe shows the line now, not when a buffer is full
 
 
 class PatientProgress:
-    """A Progress that is shown only once its stage has taken `PATIENCE` seconds: most are done by then."""
+    """A Progress that is shown only after `PATIENCE` seconds: most of these stages are done by then."""
 
     def __init__(
         self,

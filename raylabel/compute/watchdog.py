@@ -1,7 +1,8 @@
-"""No run waits for ever: one in which nothing was done for its patience ends in an error that says what it waited for.
+"""The watchdog: a run without progress for `resources.patience` seconds ends in an error that says where it stalled.
 
-What counts is work that is done, wherever: this process says `moved`, tasks and actors say `beat`. A cluster that can
-start nothing, a storage that does not answer and a worker that hangs all look the same from here: nobody says a word.
+Progress is work that is done in any process: the driver calls `progressed`, tasks and actors call `heartbeat`. A
+cluster that can start nothing, storage that does not answer and a worker that hangs all look the same to the driver: no
+call arrives.
 """
 
 import functools
@@ -15,21 +16,23 @@ from contextlib import contextmanager
 from typing import Any
 
 from raylabel.compute.ray_internals import pending_requests
-from raylabel.errors import InputError
+from raylabel.errors import RESUME, InputError
 
 HEARTBEAT_EVERY = 2.0
 """Seconds between two heartbeats of one process, at least: a thousand of them are 500 small messages a second."""
 TICK = 1.0
-"""Seconds between two looks, at most."""
+"""Seconds between two checks, at most."""
 GRACE = 10.0
-"""Seconds that the main thread has to leave what it is in, three times over; then the process is ended."""
+"""Seconds that the main thread has to end after each of INTERRUPTS; then the process is ended."""
+INTERRUPTS = 3
+"""An exception that is raised in a destructor or a callback is lost, so one interrupt may not be enough."""
 ANSWER = 5.0
-"""Seconds that the counter has to say how many heartbeats it heard."""
+"""Seconds that the counter has to answer how many heartbeats it received."""
 NAME = "raylabel-watchdog"
 
 
 class _Counter:
-    """The actor that tasks and actors tell of their work. It lives beside the driver and dies with it."""
+    """The actor that receives the heartbeats of tasks and actors. It is on the driver's node, and ends with it."""
 
     def __init__(self) -> None:
         self.heartbeats = 0
@@ -45,24 +48,23 @@ class _Watchdog:
     def __init__(self, patience: float) -> None:
         self.patience, self.error = patience, ""
         self.stage, self.moves = "start", 0
-        self._main = threading.get_ident()
         self._over, self._lock = threading.Event(), threading.Lock()
         self._heartbeats = 0
-        self._thread = threading.Thread(target=self._look, name="watchdog", daemon=True)
+        self._thread = threading.Thread(target=self._check, name="watchdog", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         with self._lock:
             self._over.set()
-        self._thread.join(2 * ANSWER)  # a thread that is in a call of Ray when Ray is shut down ends in an error
+        self._thread.join(2 * ANSWER)  # a thread that is in a call of Ray when Ray shuts down raises an error
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         tick = min(TICK, self.patience / 10)
         idle, said, seen, before = 0.0, False, (-1, -1), time.monotonic()
         while not self._over.wait(tick):
             self._heartbeats = _heartbeats(self._heartbeats)
             now = time.monotonic()
-            # A process that was stopped (by Ctrl-Z, say) has not waited: no tick counts for more than ten.
+            # The time that a process was stopped (by Ctrl-Z, say) is not idle time: a tick counts for ten at most.
             idle, before = idle + min(now - before, 10 * tick), now
             if seen != (found := (self.moves, self._heartbeats)):
                 idle, said, seen = 0.0, False, found
@@ -71,7 +73,7 @@ class _Watchdog:
             elif idle >= self.patience / 2 and not said:
                 said = True
                 print(
-                    f"{self.stage}: nothing done for {idle:.0f} s, an error after {self.patience:g} s "
+                    f"{self.stage}: no progress for {idle:.0f} s, an error after {self.patience:g} s "
                     f"(--resources.patience). {_cluster()}",
                     file=sys.stderr,
                     flush=True,
@@ -79,21 +81,30 @@ class _Watchdog:
 
     def _stop(self) -> None:
         error = (
-            f"{self.stage}: nothing was done for {self.patience:g} s. {_cluster()}. If machines are still being "
-            "started, raise --resources.patience; if other jobs hold them, wait for those or ask for less "
-            "(--resources.teachers, --resources.workers). The same command goes on from what is committed"
+            f"{self.stage}: no progress for {self.patience:g} s. {_cluster()}. If machines are still being started, "
+            "raise --resources.patience; if other jobs use them, wait for those or ask for less "
+            f"(--resources.teachers, --resources.workers); {RESUME}"
         )
         with self._lock:
             if self._over.is_set():
                 return
             self.error = error
-        for _ in range(3):  # an exception that meets a destructor or a callback is lost
-            signal.pthread_kill(self._main, signal.SIGALRM)
-            if self._over.wait(GRACE):
-                return
-        # The main thread is in a call that no signal ends. What is committed is whole whenever the process ends.
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        os._exit(2)
+        end_main_thread(error, self._over, signal.SIGALRM)
+
+
+def end_main_thread(error: str, over: threading.Event, number: int) -> None:
+    """Sends signal `number` to the main thread until `over` is set. Prints the error and ends the process with status 2
+    if it is not set after INTERRUPTS: the main thread is in a call that no signal interrupts. What is committed is
+    complete whenever the process ends.
+    """
+    main = threading.main_thread().ident
+    assert main is not None
+    for _ in range(INTERRUPTS):
+        signal.pthread_kill(main, number)  # not interrupt_main, which interrupts no system call
+        if over.wait(GRACE):
+            return
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    os._exit(2)
 
 
 _watchdog: _Watchdog | None = None
@@ -102,8 +113,8 @@ _counter: Any = None
 
 @contextmanager
 def watched(patience: float) -> Iterator[None]:
-    """Ends the block by an InputError if for `patience` seconds nobody said that work was done; halfway a line is
-    printed that says so. For the main thread, after ray.init; the process is ended where the block cannot be."""
+    """Ends the block with an InputError if there is no progress for `patience` seconds; a line is printed after half of
+    them. For the main thread, after ray.init. If the block cannot be interrupted, the process is ended."""
     global _watchdog, _counter
     import ray
 
@@ -123,11 +134,11 @@ def watched(patience: float) -> Iterator[None]:
 
 
 def progressed(stage: str = "") -> None:
-    """This process has done some work; what comes next is part of `stage`, if it is named. Any thread may say so."""
+    """Says that this process has done some work, and that the next work is of `stage`, if given. For any thread."""
     if watch := _watchdog:
         watch.moves += 1
         watch.stage = stage or watch.stage
-    else:  # a trial of a sweep, which is watched from its driver
+    else:  # a trial of a sweep: the sweep's driver has the watchdog
         heartbeat()
 
 
@@ -135,7 +146,7 @@ _due = 0.0
 
 
 def heartbeat() -> None:
-    """A task or an actor has done some work that the driver will hear of only later. Costs next to nothing."""
+    """Says that a task or an actor has done some work whose result the driver does not have yet. Costs microseconds."""
     global _due
     now = time.monotonic()
     if now < _due:
@@ -150,16 +161,16 @@ def heartbeat() -> None:
         try:
             ray.get_actor(NAME).heartbeat.remote()
         except (ValueError, RayError):
-            _due = now + 10 * HEARTBEAT_EVERY  # nobody watches
+            _due = now + 10 * HEARTBEAT_EVERY  # this driver has no watchdog
 
 
 def _interrupt(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-@functools.cache  # an actor ends with the handle that made it: one that only found its name does not hold it
+@functools.cache  # the actor ends with the handle that created it; a handle found by its name does not count
 def _make_counter(job: str) -> Any:
-    """The counter of a job of Ray's, for all that is watched in it."""
+    """The counter of a Ray job: one for all its blocks."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -169,21 +180,21 @@ def _make_counter(job: str) -> Any:
 
 
 def _heartbeats(last: int) -> int:
-    """How many heartbeats the counter has heard; `last` if it does not say."""
+    """How many heartbeats the counter has received; `last` if it does not answer."""
     import ray
 
     try:
         return ray.get(_counter.get.remote(), timeout=ANSWER)
-    except Exception:  # a Ray that is ill is no reason to end here, and no sign of life
+    except Exception:  # a Ray that does not answer is not a reason to end at once, and not progress
         return last
 
 
 def _cluster() -> str:
-    """What the cluster has, how much of it is free, and what waits for it, in words."""
+    """The cluster's resources, how much of them is free, and which requests wait, as a sentence."""
     found: list[str] = []
     thread = threading.Thread(target=lambda: found.append(_describe()), name="describe", daemon=True)
     thread.start()
-    thread.join(10)  # it asks the cluster, which may be what does not answer
+    thread.join(10)  # it asks the cluster, which may not answer
     return found[0] if found else "Ray does not answer"
 
 
@@ -196,11 +207,11 @@ def _describe() -> str:
     for name, unit in (("CPU", "CPUs"), ("GPU", "GPUs")):
         if total.get(name):
             parts.append(f"{free.get(name, 0):g} of {total[name]:g} {unit} free")
-    return f"The cluster: {', '.join(parts)}; waiting for room: {_waiting() or 'nothing'}"
+    return f"The cluster: {', '.join(parts)}; waiting for resources: {_waiting() or 'nothing'}"
 
 
 def _waiting() -> str:
-    """The requests for resources that nothing meets."""
+    """The requests for resources that the cluster cannot satisfy now."""
     return ", ".join(f"{count} x {_shown(bundle)}" for bundle, count in pending_requests().items())
 
 

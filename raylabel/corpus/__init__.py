@@ -1,4 +1,4 @@
-"""Media at rest: parquet files, WebDataset tars or loose files, local or in an object store, as numbered rows."""
+"""Reads encoded media as numbered rows: parquet files, WebDataset tars or loose files, local or in an object store."""
 
 from raylabel.corpus.config import Corpus
 from raylabel.corpus.index import index_corpus, verify, verify_packed

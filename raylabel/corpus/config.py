@@ -14,11 +14,11 @@ from raylabel.store.files import filesystem
 
 Format = Literal["parquet", "webdataset", "files"]
 
-THREADS = 16  # of a process that reads many small files, where most of the time is waiting
+THREADS = 16  # per process for reading many small files: most of that time is spent waiting
 
 Kind = Literal["image", "video"]
 
-# A GIF is a picture among pictures and a video among videos.
+# A GIF is an image in an image corpus and a video in a video corpus.
 EXTENSIONS: dict[Kind, frozenset[str]] = {
     "image": frozenset("jpg jpeg png webp gif bmp tif tiff".split()),
     "video": frozenset(
@@ -29,7 +29,7 @@ EXTENSIONS: dict[Kind, frozenset[str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Encoded media at rest, in one of three forms.
+    """Encoded images or videos, stored in one of three forms.
 
     - parquet: a column of encoded bytes (binary, large_binary, or Hugging Face's struct<bytes, path>).
     - webdataset: plain tars; a sample is the run of members with the same name up to the first dot of the basename.
@@ -38,23 +38,23 @@ class Corpus:
 
     uri: tuple[str, ...]
     """Local paths or s3://, gs:// URIs. Each is a *.parquet or *.tar file, a folder (searched recursively; names that
-    start with a dot are left out), a pattern of these with * ? [ ] (a ** is a *), or a list.
+    start with a dot are skipped), a pattern of these with * ? [ ] (** is treated as *), or a list.
 
     A *.txt list has one path per line, relative to the list's folder, then optionally a TAB and the label. A *.csv list
-    (RFC 4180, with a header) has a column `path`, optionally `label`, and those that the fields below name; other
-    columns are ignored. Its paths may also be absolute, or s3:// and gs:// URIs. A file may be listed once for each of
-    its segments."""
+    (RFC 4180, with a header) has a column `path`, optionally `label`, and the columns that the fields below name; other
+    columns are ignored. Its paths may also be absolute, or s3:// and gs:// URIs. A file may be listed several times,
+    once for each of its segments."""
 
     format: Literal["auto", "parquet", "webdataset", "files"] = "auto"
-    """The form; auto detects it by the extension, and for a folder by the files in it."""
+    """The form; auto detects it from the extension, or for a folder from the files in it."""
 
     media: str | None = None
     """Where the encoded bytes are: the parquet column (default: the kind, 'image' or 'video'), or the tar members'
-    extension without its leading dot (default: any of the kind). In a CSV list, the column of the paths."""
+    extension without its leading dot (default: any extension of the kind). In a CSV list, the column of the paths."""
 
     label: str | None = None
     """Where the label is: the column of a parquet file or of a CSV list (default 'label'), or the tar members'
-    extension (default 'cls'). The label of a loose file is its folder's name, that of a listed file is in the list."""
+    extension (default 'cls'). A loose file's label is its folder's name; a listed file's label is in the list."""
 
     classes: str | None = None
     """A text file with one class name per line; integer labels are its zero-based line numbers."""
@@ -63,33 +63,39 @@ class Corpus:
     """The kind of media. It decides which files of a folder and which members of a tar are samples."""
 
     start: str | None = None
-    """If samples are segments of longer videos, where the start of each is, in seconds: the column of a parquet file or
-    of a CSV list, or the tar members' extension. Empty or null: the video's beginning."""
+    """Where the start of each segment is, in seconds, if samples are segments of longer videos: the column of a parquet
+    file or of a CSV list, or the tar members' extension. An empty or null value is the video's beginning."""
 
     end: str | None = None
-    """Where the end of each segment is, in seconds, after the start; empty or null: the video's end."""
+    """Where the end of each segment is, in seconds; it must be later than the start. An empty or null value is the
+    video's end."""
 
     group: str | None = None
-    """Where the name of the source video is, the same for all samples that were cut from it: a column or an extension.
-    Without it a source is identified by its bytes, and files named like UCF101's (v_..._g01_c02) by their names."""
+    """Where the name of the source video is: a column or an extension. Samples cut from one video have the same name.
+    Without this field a source is identified by its bytes, or by its file name if that is like UCF101's
+    (v_..._g01_c02)."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.uri, tuple) or not self.uri or not all(isinstance(u, str) and u for u in self.uri):
-            raise InputError(f"Corpus.uri is {self.uri!r}: give a tuple of one or more paths or URIs")
+            raise InputError(f"corpus.uri is {self.uri!r}: give a tuple of one or more paths or URIs")
         if bad := [uri for uri in self.uri if not is_text(uri)]:
-            raise InputError(f"Corpus.uri has {bad[0]!r}, which is not UTF-8 or holds a NUL: rename it")
+            raise InputError(
+                f"corpus.uri contains {bad[0]!r}, which is not UTF-8 or has a NUL: rename the file or folder"
+            )
         if self.format not in ("auto", *get_args(Format)):
-            raise InputError(f"Corpus.format is {self.format!r}: give auto, parquet, webdataset or files")
+            raise InputError(f"corpus.format is {self.format!r}: give auto, parquet, webdataset or files")
         if self.kind not in get_args(Kind):
-            raise InputError(f"Corpus.kind is {self.kind!r}: give image or video")
+            raise InputError(f"corpus.kind is {self.kind!r}: give image or video")
         for field in ("media", "label", "classes", "start", "end", "group"):
             if getattr(self, field) == "":
-                raise InputError(f"Corpus.{field} is empty: give a name or leave it out")
+                raise InputError(f"corpus.{field} is empty: give a name or leave it out")
         listed = any(uri.lower().endswith(".csv") for uri in self.uri)
         if self.format == "files" and (self.media or self.label) and not listed:
-            raise InputError("Corpus.media and Corpus.label name nothing in loose files: leave them out")
+            raise InputError("corpus.media and corpus.label do not apply to loose files: leave them out")
         if self.kind == "image" and (self.start or self.end):
-            raise InputError("Corpus.start and Corpus.end are for segments of videos: set kind to video")
+            raise InputError(
+                "corpus.start and corpus.end are only for videos: set corpus.kind to video or leave them out"
+            )
 
     @property
     def media_column(self) -> str:
@@ -105,7 +111,7 @@ class Corpus:
 
 
 def locate(uri: str) -> tuple[pafs.FileSystem, str, str]:
-    """(file system, path in it, prefix): prefix + path is the URI again, absolute if it is local."""
+    """(file system, path in it, prefix); prefix + path is the URI, with an absolute path if it is local."""
     fs, path = filesystem(uri)
     return fs, path, uri.rstrip("/").removesuffix(path) if "://" in uri else ""
 
@@ -117,24 +123,24 @@ def absolute(uri: str) -> str:
 
 
 def is_text(name: str) -> bool:
-    """Whether a name can be stored in a table and used again: UTF-8, without NUL."""
+    """Whether a name can be stored in a table and read back: UTF-8, without NUL."""
     return "\0" not in name and (name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name))
 
 
 def is_media(name: str, kind: Kind) -> bool:
-    """Whether the name ends in an extension of that kind, in any case."""
+    """Whether the name has an extension of that kind, in upper or lower case."""
     return name.rpartition(".")[2].lower() in EXTENSIONS[kind]
 
 
 def read_lines(uri: str) -> list[str]:
-    """The lines of a UTF-8 text file, with blank lines at its end left out. InputError if it cannot be read."""
+    """The lines of a UTF-8 text file, without blank lines at its end. InputError if it cannot be read."""
     return list(iterate_lines(uri))
 
 
 def iterate_lines(uri: str) -> Iterator[str]:
-    """`read_lines`, one at a time: a list may be larger than memory."""
-    blank = 0  # blank lines so far, left out if no other line follows
-    # Lines end in \n alone: a file's name may contain a form feed or U+2028.
+    """The lines of `read_lines` one at a time: a list may be larger than memory."""
+    blank = 0  # blank lines since the last other line; dropped if none follows
+    # Only \n ends a line: a file name may contain a form feed or U+2028.
     with open_text(uri, newline="\n") as text:
         for line in text:
             line = line.rstrip("\r\n")
@@ -148,11 +154,13 @@ def iterate_lines(uri: str) -> Iterator[str]:
 
 @contextmanager
 def open_text(uri: str, newline: str) -> Iterator[io.TextIOWrapper]:
-    """A UTF-8 text file, read incrementally; `newline` as in `open`. InputError if it cannot be read."""
+    """A UTF-8 text file, read incrementally; `newline` is that of `open`. InputError if it cannot be read."""
     fs, path, _ = locate(uri)
     try:
         with fs.open_input_file(path) as file:
             buffer = io.BufferedReader(file, 1 << 22)  # pyright: ignore[reportArgumentType]
             yield io.TextIOWrapper(buffer, "utf-8-sig", newline=newline)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read '{uri}' as a UTF-8 text file: {error}") from error
+        raise InputError(
+            f"cannot read '{uri}' as a UTF-8 text file: {error}; fix the file or give another path"
+        ) from error

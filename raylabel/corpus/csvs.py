@@ -8,32 +8,34 @@ from raylabel.errors import InputError
 
 
 def csv_rows(uri: str) -> Iterator[tuple[int, list[str]]]:
-    """(line, fields) of the header, which has none in an empty file, and of each row below it; a blank line is none.
+    """(line number, fields) of the header, then of each row below it. Blank lines are skipped; the header of an empty
+    file has no fields.
 
-    InputError naming the line if it is no CSV, or a row has not as many fields as the header.
+    InputError naming the line if it is not valid CSV or its number of fields is not that of the header.
     """
-    with open_text(uri, newline="") as text:  # csv reads line ends by itself: a quoted field may hold them
+    with open_text(uri, newline="") as text:  # csv handles line ends itself: a quoted field may contain them
         table = csv.reader(text, strict=True)
         try:
             header = next(table, [])
             yield table.line_num, header
             for row in filter(None, table):
                 if len(row) != len(header):
-                    place = f"line {table.line_num} of '{uri}'"
-                    raise InputError(f"{place} has {len(row)} fields and the header {len(header)}: give as many")
+                    where = f"line {table.line_num} of '{uri}'"
+                    what = f"{where} has {len(row)} fields and the header has {len(header)}"
+                    raise InputError(f"{what}: give each row as many fields as the header")
                 yield table.line_num, row
         except csv.Error as error:
-            place = f"line {table.line_num} of '{uri}'"
-            raise InputError(f"{place} is no CSV: {error}; quote fields as RFC 4180 says") from error
+            where = f"line {table.line_num} of '{uri}'"
+            raise InputError(f"{where} is not valid CSV: {error}; quote fields as in RFC 4180") from error
 
 
 def csv_columns(uri: str, columns: tuple[str, ...], optional: str | None = None) -> Iterator[tuple[int, list[str]]]:
-    """(line, these columns of it) of each row; the optional one, last, is empty where there is none. InputError as
-    `csv_rows`, or if a column is missing."""
+    """(line number, values of these columns) of each row. The optional column is the last value, empty if the file does
+    not have it. InputError as for `csv_rows`, or if one of `columns` is missing."""
     rows = csv_rows(uri)
     _, header = next(rows)
     if missing := [name for name in columns if name not in header]:
-        raise InputError(f"'{uri}' has no column '{missing[0]}': its header is {', '.join(header)}")
+        raise InputError(f"'{uri}' has no column '{missing[0]}': its header is {', '.join(header)}; add the column")
     wanted = [header.index(name) for name in columns]
     last = header.index(optional) if optional in header else None
     for line, row in rows:

@@ -1,4 +1,4 @@
-"""The labels and the groups of a corpus, read without its media, and the classes that the labels name."""
+"""Reads the labels and groups of a corpus without its media, and maps labels to classes."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from raylabel.corpus.config import THREADS, Corpus, locate, read_lines
 from raylabel.corpus.lists import file_uri, split_line
 from raylabel.corpus.loose import file_group, file_label
-from raylabel.corpus.read import changed, check_label_column, label_text, tar_group, tar_text
+from raylabel.corpus.read import check_label_column, label_text, row_count_changed, tar_group, tar_text
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.tar import TarReader
 from raylabel.errors import InputError
@@ -24,19 +24,19 @@ GROUPS = pa.schema([pa.field("key", pa.int64(), nullable=False), pa.field("group
 def read_labels(corpus: Corpus, shards: Shards) -> pa.Table:
     """(key int64, label string) of every row of SHARDS, in key order, without reading the media.
 
-    InputError if the label column is missing or a row has no label, naming it.
+    InputError naming the column or the row if the label column is missing or a row has no label.
     """
     return _by_key(shards, lambda shard: pa.array(_read_labels(corpus, shard), pa.string()), LABELS)
 
 
 def read_groups(corpus: Corpus, shards: Shards) -> pa.Table:
     """(key int64, group string) of every row of SHARDS, in key order, without reading the media; null where the corpus
-    names no source video."""
+    does not give the source video."""
     return _by_key(shards, lambda shard: _read_groups(corpus, shard), GROUPS)
 
 
 def _by_key(shards: Shards, read: Callable[[dict[str, Any]], pa.Array], schema: pa.Schema) -> pa.Table:
-    """The keys of all rows of SHARDS, and the strings that `read` has for those of a shard."""
+    """The keys of all rows of SHARDS, each with its string; `read` returns the strings of one shard."""
     numbers, rows = range(len(shards)), shards.rows.tolist()
     with ThreadPoolExecutor(THREADS) as pool:
         chunks = list(pool.map(lambda number: read(shards.row(number)), numbers))
@@ -61,9 +61,9 @@ def _read_groups(corpus: Corpus, shard: dict[str, Any]) -> pa.Array:
         else:
             names = [file_group(corpus, split_line(uri, line)) for line in shard["paths"]]
     except OSError as error:
-        raise InputError(f"cannot read the groups of '{uri}': {error}; put it back or index the corpus anew") from error
+        raise InputError(f"cannot read the groups of '{uri}': {error}; restore it or index the corpus again") from error
     if len(names) != shard["rows"]:
-        raise changed(shard)
+        raise row_count_changed(shard)
     return pa.array([name or None for name in names], pa.string())
 
 
@@ -83,38 +83,39 @@ def _read_labels(corpus: Corpus, shard: dict[str, Any]) -> list[str | None]:
         else:
             entries = [split_line(uri, line) for line in shard["paths"]]
             where = [file_uri(uri, entry.path) for entry in entries]
-            labels = [file_label(place, uri, entry) for place, entry in zip(where, entries, strict=True)]
+            labels = [file_label(location, uri, entry) for location, entry in zip(where, entries, strict=True)]
     except OSError as error:
-        raise InputError(f"cannot read the labels of '{uri}': {error}; put it back or index the corpus anew") from error
+        raise InputError(f"cannot read the labels of '{uri}': {error}; restore it or index the corpus again") from error
     if len(labels) != shard["rows"]:
-        raise changed(shard)
+        raise row_count_changed(shard)
     if None in labels:
         row = labels.index(None)
-        place = where[row] if where else f"{uri}#{row}"
-        raise InputError(f"no labels: '{place}' has none; every sample of a labeled set needs one")
+        sample = where[row] if where else f"{uri}#{row}"
+        raise InputError(f"no labels: '{sample}' has none; give every sample of a labeled set a label")
     return labels
 
 
 def class_names(corpus: Corpus, labels: pa.Table) -> tuple[str, ...]:
-    """The C classes, in the order of their indices: the lines of `corpus.classes`, else the labels themselves, sorted
-    (as numbers if all are integers). InputError if the file has no, an empty or a double name, or lacks a label."""
+    """The C classes, in the order of their indices: the lines of `corpus.classes`, or without it the distinct labels,
+    sorted (as numbers if all are integers). InputError if the file is empty, has an empty or repeated name, or lacks a
+    label."""
     if corpus.classes is None:
         texts = labels["label"].unique().to_pylist()
         return tuple(sorted(texts, key=int) if all(_is_integer(text) for text in texts) else sorted(texts))
     names = tuple(line.strip() for line in read_lines(corpus.classes))
     for i, name in enumerate(names):
         if not name or name in names[:i]:
-            raise InputError(f"line {i + 1} of '{corpus.classes}' is {name!r}: give every class one name of its own")
+            raise InputError(f"line {i + 1} of '{corpus.classes}' is {name!r}: give every class its own name")
     if not names:
-        raise InputError(f"'{corpus.classes}' is empty: give one class name a line")
+        raise InputError(f"'{corpus.classes}' is empty: give one class name per line")
     encode_labels(labels, names, corpus)
     return names
 
 
 def encode_labels(labels: pa.Table, names: tuple[str, ...], corpus: Corpus) -> np.ndarray:
-    """The class of each label, int32 [N] in [0, C): the name it equals or, with `corpus.classes`, its number.
+    """The class of each label, int32 [N] in [0, C): the index of its name or, with `corpus.classes`, its line number.
 
-    InputError naming the label and its place if it is neither, or if it is both and they differ.
+    InputError naming the label and its row if it is neither, or if it is both and they are different classes.
     """
     encoded = labels["label"].combine_chunks().dictionary_encode()
     classes = np.empty(len(encoded.dictionary), np.int32)
@@ -125,9 +126,13 @@ def encode_labels(labels: pa.Table, names: tuple[str, ...], corpus: Corpus) -> n
             found.add(int(text))
         if len(found) != 1:
             shard, row = split_key(labels["key"][encoded.indices.index(code).as_py()].as_py())
-            what = f"is unknown: the {len(names)} classes are {_some(names)}"
+            what = (
+                f"is unknown: the {len(names)} classes are {_first_names(names)}; correct the label or corpus.classes"
+            )
             if found:
-                what = f"names class {by_name[text]} and is the number of another: give names, or leave classes out"
+                what = (
+                    f"names class {by_name[text]} and is the number of another: give names, or leave corpus.classes out"
+                )
             raise InputError(f"label {text!r} of row {row} of shard {shard} of {', '.join(corpus.uri)} {what}")
         classes[code] = found.pop()
     return classes[encoded.indices.to_numpy()]
@@ -137,5 +142,5 @@ def _is_integer(text: str) -> bool:
     return text.removeprefix("-").isdecimal()
 
 
-def _some(names: tuple[str, ...]) -> str:
+def _first_names(names: tuple[str, ...]) -> str:
     return ", ".join(names[:10]) + (" …" if len(names) > 10 else "")

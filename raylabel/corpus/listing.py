@@ -1,4 +1,4 @@
-"""Lists the files of a URI: parquet files, tars, and loose files as a stream in the order of their paths."""
+"""Lists the files at a URI: parquet files, tars, and loose files as a stream in the order of their paths."""
 
 import itertools
 import os
@@ -16,9 +16,9 @@ from raylabel.corpus.config import Corpus, Format, Kind, is_media, is_text, loca
 from raylabel.corpus.lists import is_list, list_lines
 from raylabel.errors import InputError
 
-AHEAD = 32  # folders that are listed before their turn: a listing of an object store takes some 50 ms
-FAILURES = (OSError, UnicodeDecodeError)  # of a file system, to list what it has
-HELD = 1 << 18  # names of folders listed before their turn, above which no more are
+AHEAD = 32  # folders that are listed ahead of use: listing a folder of an object store takes about 50 ms
+FAILURES = (OSError, UnicodeDecodeError)  # errors of a file system while it is listed
+HELD = 1 << 18  # names in folders that are listed ahead: above it, no more folders are
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class Loose:
 
     uri: str
     files: Iterator[tuple[str, int | None]]
-    """(path relative to the folder, or line of the list as SHARDS have it; bytes, None if not known, -1 for what is no
-    plain file). To be read before the next thing is asked for."""
+    """(path relative to the folder, or line of the list as in SHARDS; bytes, None if not known, -1 if it is not a
+    regular file). To be consumed before the next item of `find` is requested."""
 
 
 def find(corpus: Corpus, uri: str) -> Iterator[Packed | Loose]:
-    """What `uri`, one of the corpus's, stands for. InputError if there is nothing or it cannot be read.
+    """The files at `uri`, one of the corpus's URIs. InputError if there are none or they cannot be listed.
 
-    A folder is listed once, as its files are asked for, and held no more than a sub-folder at a time (and the names of
-    a few that are listed ahead); its order is that of sorted full paths.
+    A folder is listed once, incrementally: only one sub-folder at a time is held in memory, and the names in a few
+    folders that are listed ahead. The order is that of sorted full paths.
     """
     fs, path, prefix = locate(uri)
     try:
@@ -57,45 +57,45 @@ def find(corpus: Corpus, uri: str) -> Iterator[Packed | Loose]:
             else:
                 yield _find_file(corpus, prefix + match.path)
     except FAILURES as error:
-        raise InputError(f"cannot look for '{uri}': {error}") from error
+        raise InputError(f"cannot list '{uri}': {error}; check the path and its permissions") from error
 
 
 def mixed(corpus: Corpus, forms: set[Format]) -> InputError:
     what = f"{name(corpus)} mixes forms ({', '.join(sorted(forms))})"
-    return InputError(f"{what}: give one form only, or set format")
+    return InputError(f"{what}: give one form only, or set corpus.format")
 
 
 def name(corpus: Corpus) -> str:
-    """For messages."""
+    """The corpus as messages name it."""
     return "corpus " + ", ".join(f"'{uri}'" for uri in corpus.uri)
 
 
 def _form(name: str, kind: Kind) -> Format | None:
-    """The form that a file in a folder of such media is of, by its extension."""
+    """The form of a file in a folder, by its extension; None if it has no extension of this kind of media."""
     extension = name.rpartition(".")[2].lower()
     if extension in ("parquet", "tar"):
         return "parquet" if extension == "parquet" else "webdataset"
     return "files" if is_media(name, kind) else None
 
 
-def _find_file(corpus: Corpus, place: str) -> Packed | Loose:
+def _find_file(corpus: Corpus, location: str) -> Packed | Loose:
     form = corpus.format
-    if is_list(place) and form in ("auto", "files"):
-        if not place.lower().endswith(".csv"):
-            _demand_no_columns(corpus, place)
-        return Loose(place, ((line, None) for line in list_lines(corpus, place)))
+    if is_list(location) and form in ("auto", "files"):
+        if not location.lower().endswith(".csv"):
+            _check_no_columns(corpus, location)
+        return Loose(location, ((line, None) for line in list_lines(corpus, location)))
     if form == "parquet" or form == "webdataset":
-        return Packed(place, form)
-    if (guess := _form(place, corpus.kind)) in ("parquet", "webdataset") and form == "auto":
-        return Packed(place, guess)
+        return Packed(location, form)
+    if (guess := _form(location, corpus.kind)) in ("parquet", "webdataset") and form == "auto":
+        return Packed(location, guess)
     hint = "its folder" if guess == "files" else "a *.parquet, an uncompressed *.tar"
-    raise InputError(f"'{place}' cannot be read as corpus of format '{form}': give {hint} or a *.txt or *.csv list")
+    raise InputError(f"cannot read '{location}' with corpus.format '{form}': give {hint} or a *.txt or *.csv list")
 
 
-def _demand_no_columns(corpus: Corpus, place: str) -> None:
-    """InputError if segments or groups are requested of a list or folder that cannot have them."""
+def _check_no_columns(corpus: Corpus, location: str) -> None:
+    """InputError if the corpus names columns of segments or groups, for a list or folder, which has no columns."""
     if named := [field for field in ("start", "end", "group") if getattr(corpus, field)]:
-        raise InputError(f"'{place}' has no columns, and Corpus.{named[0]} names one: give a *.csv list of the files")
+        raise InputError(f"corpus.{named[0]} names a column, and '{location}' has none: give a *.csv list of the files")
 
 
 def _find_in_folder(corpus: Corpus, fs: pafs.FileSystem, folder: str, prefix: str) -> Iterator[Packed | Loose]:
@@ -104,8 +104,8 @@ def _find_in_folder(corpus: Corpus, fs: pafs.FileSystem, folder: str, prefix: st
     files = ((path, size) for path, size in found if wanted in ("auto", _form(path, corpus.kind)))
     first = next(files, None)
     if first is None:
-        what = f"{corpus.kind}, *.parquet or *.tar file" if wanted == "auto" else f"file of format '{wanted}'"
-        raise InputError(f"nothing found at '{prefix}{folder}': the folder holds no {what}")
+        what = f"{corpus.kind}, *.parquet or *.tar file" if wanted == "auto" else f"file of corpus.format '{wanted}'"
+        raise InputError(f"nothing found at '{prefix}{folder}': the folder contains no {what}; give another folder")
     form = _form(first[0], corpus.kind)
     assert form is not None
 
@@ -115,18 +115,18 @@ def _find_in_folder(corpus: Corpus, fs: pafs.FileSystem, folder: str, prefix: st
                 if (found := _form(path, corpus.kind)) != form and found is not None:
                     raise mixed(corpus, {form, found})
                 yield path, size
-        except FAILURES as error:  # not in `find`, which does not run while its files are read
-            raise InputError(f"cannot look for '{prefix}{folder}': {error}") from error
+        except FAILURES as error:  # `find` does not catch it: it is suspended while these files are read
+            raise InputError(f"cannot list '{prefix}{folder}': {error}; check the path and its permissions") from error
 
     if form == "files":
-        _demand_no_columns(corpus, f"{prefix}{folder}")
+        _check_no_columns(corpus, f"{prefix}{folder}")
         yield Loose(f"{prefix}{folder}/", of_one_form())
     else:
         yield from (Packed(f"{prefix}{folder}/{path}", form) for path, _ in of_one_form())
 
 
 def _glob(fs: pafs.FileSystem, pattern: str) -> list[pafs.FileInfo]:
-    """What matches the pattern, sorted; a folder is listed for each of its parts that has a wildcard."""
+    """The files and folders that match, sorted. Folders are listed from the pattern's first part with a wildcard on."""
     parts = pattern.split("/")
     wild = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
     level = [fs.get_file_info("/".join(parts[:wild]) or "/")]
@@ -145,17 +145,18 @@ class _Folder:
     path: str
     kind: Kind
     below: str  # its path relative to where the walk began, with a slash at the end unless it is empty
-    real: str = ""  # without symbolic links; of a local folder only, as is `above`
-    above: frozenset[str] = frozenset()  # `real` of the folder and of those that it lies in
-    names: int = 0  # in it, once it is listed
+    real: str = ""  # its path without symbolic links; only for a local folder, like `above`
+    above: frozenset[str] = frozenset()  # `real` of the folder and of the folders that contain it
+    names: int = 0  # the number of names in it, once it is listed
     listing: "Future[list[Files | _Folder]] | None" = field(default=None, repr=False)
 
 
 def walk(fs: pafs.FileSystem, folder: str, kind: Kind) -> Iterator[tuple[str, int]]:
-    """(path relative to the folder, bytes) of all such media, *.parquet and *.tar below it, in order of their paths.
+    """(path relative to the folder, bytes) of all media of that kind, *.parquet and *.tar files below the folder, in
+    order of their paths.
 
-    Names with a leading dot are left out: they are other programs' (.ipynb_checkpoints, macOS's ._a.jpg). Bytes are -1
-    for what is no plain file. A link that leads back to a folder that it lies in is not followed.
+    Names with a leading dot are skipped: other programs make them (.ipynb_checkpoints, macOS's ._a.jpg). Bytes are -1
+    if it is not a regular file. A symbolic link to a folder that contains it is not followed.
     """
     real = os.path.realpath(folder)
     first = _Folder(folder, kind, "", real, frozenset([real]))
@@ -178,9 +179,9 @@ def walk(fs: pafs.FileSystem, folder: str, kind: Kind) -> Iterator[tuple[str, in
 def _list_ahead(
     pool: ThreadPoolExecutor, list_folder: "Callable[[_Folder], list[Files | _Folder]]", ahead: "deque[Files | _Folder]"
 ) -> None:
-    """Has the folders whose turn comes next listed, the first one in any case."""
+    """Starts to list the next folders; the first one always, the others within HELD and AHEAD."""
     held = 0
-    for item in itertools.islice(ahead, 2 * AHEAD):  # files stand between two folders at most once
+    for item in itertools.islice(ahead, 2 * AHEAD):  # there is at most one run of files between two folders
         if isinstance(item, _Folder):
             if item.listing is None:
                 if held > HELD:
@@ -190,7 +191,7 @@ def _list_ahead(
 
 
 def _list_local(folder: _Folder) -> "list[Files | _Folder]":
-    # Not Arrow's own walk, which leaves out links that lead nowhere and walks in circles where a link leads back.
+    # Not Arrow's own walk: it skips broken links, and does not end if a link leads to a parent folder.
     found: list[tuple[str, int | _Folder]] = []
     with os.scandir(folder.path) as entries:
         for entry in entries:
@@ -205,7 +206,7 @@ def _list_local(folder: _Folder) -> "list[Files | _Folder]":
             elif _form(name, folder.kind):
                 path = folder.below + name
                 if not is_text(path):
-                    raise InputError(f"the name of {os.fsencode(entry.path)!r} is not UTF-8: rename the file")
+                    raise InputError(f"the name of {os.fsencode(entry.path)!r} is not UTF-8: rename the file or folder")
                 found.append((name, entry.stat().st_size if entry.is_file() else -1))
     return _in_order(folder, found)
 
@@ -224,7 +225,8 @@ def _list_store(fs: pafs.FileSystem, folder: _Folder) -> "list[Files | _Folder]"
 
 
 def _in_order(folder: _Folder, found: "list[tuple[str, int | _Folder]]") -> "list[Files | _Folder]":
-    """Runs of files, and the folders between them. A folder's name has its slash: so whole paths would sort."""
+    """Runs of files, and the folders between them, in the order of whole paths: a folder is sorted by its name with a
+    slash."""
     found.sort(key=itemgetter(0))
     folder.names = len(found)
     items: list[Files | _Folder] = []

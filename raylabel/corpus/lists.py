@@ -1,7 +1,7 @@
-"""Lists of files, *.txt or *.csv, and the one form that both take in SHARDS.
+"""Lists of files, *.txt or *.csv, and the common form of their rows in SHARDS.
 
-There a row is a line of up to five fields with TABs between them: path, label, start, end, group; empty ones at the end
-are left out. Seconds are written as Python writes a float, so that 1 and 1.0 are the same row.
+A row is stored as a line of up to five fields separated by TABs: path, label, start, end, group. Empty fields at the
+end are left out. Seconds are written as Python writes a float, so that 1 and 1.0 give the same row.
 """
 
 import math
@@ -19,7 +19,7 @@ STORES = ("s3", "gs")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What SHARDS say of a loose file; what they do not say is empty."""
+    """The fields of a loose file in SHARDS; a field that is not given is empty."""
 
     path: str
     label: str = ""
@@ -29,12 +29,12 @@ class Entry:
 
 
 def split_line(uri: str, line: str) -> Entry:
-    """Of a file in a folder (`uri` ends in a slash) the line is its path, whatever stands in it."""
+    """The fields of a line of SHARDS. In a folder (`uri` ends in a slash) the whole line is the path, with any TABs."""
     return Entry(line) if uri.endswith("/") else Entry(*line.split("\t"))
 
 
 def file_uri(uri: str, path: str) -> str:
-    """Where a loose file is: `path` is relative to the folder `uri`, or to the folder that the list `uri` lies in."""
+    """The URI of a loose file: `path` is relative to the folder `uri`, or to the folder of the list `uri`."""
     if uri.endswith("/"):
         return uri + path
     if path.startswith("/") or "://" in path:
@@ -48,7 +48,7 @@ def is_list(name: str) -> bool:
 
 
 def list_lines(corpus: Corpus, uri: str) -> Iterator[str]:
-    """The lines, as in SHARDS, of the list `uri`, as they are asked for. InputError naming the line that is wrong."""
+    """The rows of the list `uri` as lines of SHARDS, read incrementally. InputError naming the line that is wrong."""
     return _csv_lines(corpus, uri) if uri.lower().endswith(".csv") else _text_lines(uri)
 
 
@@ -72,32 +72,34 @@ def _csv_lines(corpus: Corpus, uri: str) -> Iterator[str]:
 
 
 def _find_columns(corpus: Corpus, uri: str, header: Sequence[str]) -> list[int | None]:
-    """Where the header has path, label, start, end and group; None for what the list need not have."""
+    """The indices in the header of path, label, start, end and group; None for a column that is not used."""
     found: list[int | None] = []
-    asked = [("media", corpus.media or "path"), ("label", corpus.label), ("start", corpus.start)]
-    for field, name in [*asked, ("end", corpus.end), ("group", corpus.group)]:
+    wanted = [("media", corpus.media or "path"), ("label", corpus.label), ("start", corpus.start)]
+    for field, name in [*wanted, ("end", corpus.end), ("group", corpus.group)]:
         if name is None and field == "label" and "label" in header:
             name = "label"
         count = 0 if name is None else header.count(name)
         if name is not None and count != 1:
             what = f"has {count} columns" if count else "has no column"
-            raise InputError(f"the CSV list '{uri}' {what} '{name}': its header is {', '.join(header)}; set {field}")
+            raise InputError(
+                f"the CSV list '{uri}' {what} '{name}': its header is {', '.join(header)}; set corpus.{field}"
+            )
         found.append(None if name is None else header.index(name))
     return found
 
 
-def _line(fields: list[str], place: str) -> str:
-    """The line in SHARDS of a row of a CSV list."""
+def _line(fields: list[str], where: str) -> str:
+    """The line in SHARDS of a row of a CSV list; `where` names the row in errors."""
     for text in fields:
         if not is_text(text) or any(letter in text for letter in "\t\r\n"):
-            raise InputError(f"{place} has {text!r}: names hold no TAB, line end or NUL here; rename it")
+            raise InputError(f"{where} has {text!r}: give UTF-8 text without TABs, line ends and NULs")
     path, label, start, end, group = fields
     scheme, separator, _ = path.partition("://")
     if not path or (separator and scheme not in STORES):
         raise InputError(
-            f"{place} has the path {path!r}: give one relative to the list's folder, an absolute one, or an s3:// or "
-            "gs:// URI; nothing is fetched from the web"
+            f"{where} has the path {path!r}: give a path relative to the list's folder, an absolute path, or an s3:// "
+            "or gs:// URI; nothing is fetched from the web"
         )
-    if segment := parse_segment(start, end, place):
+    if segment := parse_segment(start, end, where):
         start, end = (repr(seconds) if math.isfinite(seconds) else "" for seconds in segment)
     return "\t".join([path, label, start, end, group]).rstrip("\t")

@@ -1,9 +1,9 @@
-"""A row of a corpus, as it is read."""
+"""A row of a corpus after reading."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-HELD = 128 << 20  # bytes of samples that are read ahead, estimated by the mean of their shard or row group
+HELD = 128 << 20  # bytes of samples that are read ahead, estimated from the mean size in their shard or row group
 
 Unread = Literal["missing", "empty", "unreadable", "too_many_bytes"]
 
@@ -16,27 +16,27 @@ class Sample:
     """shard << 32 | row."""
 
     uri: str
-    """Where the user finds it: `file.parquet#row`, `x.tar#member`, `folder/a.jpg`."""
+    """The location to show to a user: `file.parquet#row`, `x.tar#member`, `folder/a.jpg`."""
 
     media: bytes | None
     """The encoded bytes, unchanged; never empty."""
 
     label: str | None
-    """The label as text (an integer in decimal); None if it has none or labels were not asked for."""
+    """The label as text (an integer in decimal); None if the row has none or labels were not requested."""
 
     error: Unread | None
     """missing (a null, no such file, no media member), empty (zero bytes), unreadable, or too_many_bytes (a member or a
-    file of more than MAX_BYTES, which is not read); None if media is there."""
+    file of more than MAX_BYTES, which is not read); None if `media` is not None."""
 
     segment: tuple[float, float] | None = None
-    """(start, end) in seconds if the sample is a segment of the video; None: it is the whole video."""
+    """(start, end) in seconds if the sample is a segment of the video; None for a whole video."""
 
     group: str | None = None
-    """The name of the source video; None: the corpus names none."""
+    """The name of the source video; None if the corpus does not give it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Metadata:
     """The label, segment and group of a row."""
 
     label: str | None = None
@@ -44,10 +44,10 @@ class Said:
     group: str | None = None
 
 
-NOTHING = Said()
+NO_METADATA = Metadata()
 
 
-def make_sample(key: int, uri: str, media: bytes | None, said: Said, error: Unread = "missing") -> Sample:
-    """A Sample; `error` is why, if there is no media."""
-    why = None if media else error if media is None else "empty"
-    return Sample(key, uri, media or None, said.label, why, said.segment, said.group)
+def make_sample(key: int, uri: str, media: bytes | None, metadata: Metadata, error: Unread = "missing") -> Sample:
+    """A Sample; `error` is the reason if `media` is None."""
+    reason = None if media else error if media is None else "empty"
+    return Sample(key, uri, media or None, metadata.label, reason, metadata.segment, metadata.group)

@@ -9,26 +9,26 @@ import pyarrow as pa
 from raylabel.corpus.config import Corpus
 from raylabel.errors import InputError
 
-# UCF101's own names: class, group (the video, by one person in one place), clip (Soomro et al. 2012 §2.2).
+# UCF101's file names: class, group (the source video: one person at one location), clip (Soomro et al. 2012 §2.2).
 _UCF101 = re.compile(r"v_(.+_g\d{2})_c\d{2}\.[^.]+")
 
 
-def parse_segment(start: str | float | None, end: str | float | None, place: str) -> tuple[float, float] | None:
-    """(start, end) in seconds. The end is inf if it is not given; the result is None if neither is.
+def parse_segment(start: str | float | None, end: str | float | None, where: str) -> tuple[float, float] | None:
+    """(start, end) in seconds. The end is inf if it is not given; the result is None if neither is given.
 
-    InputError naming `place` if either is not a number, the start is negative, or the end is not after it.
+    InputError naming the row, `where`, if either is not a number, the start is negative, or the end is not after it.
     """
     if start in (None, "") and end in (None, ""):
         return None
-    first, last = _seconds("start", start, 0.0, place), _seconds("end", end, math.inf, place)
+    first, last = _seconds("start", start, 0.0, where), _seconds("end", end, math.inf, where)
     if not 0 <= first < last:
         raise InputError(
-            f"{place} is the segment from {first:g} to {last:g} seconds: give a start of 0 or more and a later end"
+            f"{where} is the segment from {first:g} to {last:g} seconds: give a start of 0 or more and a later end"
         )
     return first, last
 
 
-def _seconds(what: str, value: str | float | None, default: float, place: str) -> float:
+def _seconds(what: str, value: str | float | None, default: float, where: str) -> float:
     if value is None or value == "":
         return default
     try:
@@ -36,26 +36,26 @@ def _seconds(what: str, value: str | float | None, default: float, place: str) -
             return seconds
     except ValueError:
         pass
-    raise InputError(f"the {what} of {place} is {value!r}: give a number of seconds, or leave it empty")
+    raise InputError(f"the {what} of {where} is {value!r}: give a number of seconds, or leave it empty")
 
 
 def named_group(corpus: Corpus, name: str) -> str | None:
-    """The source video according to the name of a corpus's file; None if the name has none."""
+    """The source video, taken from the name of a corpus's file; None if the name does not contain it."""
     return ucf101_group(name) if corpus.kind == "video" else None
 
 
 def ucf101_group(name: str) -> str | None:
-    """`Archery_g07` of a file or path named as UCF101's `v_Archery_g07_c02.avi`; else None."""
+    """The group in a file name of UCF101's form: `Archery_g07` for `v_Archery_g07_c02.avi`. None for other names."""
     match = _UCF101.fullmatch(posixpath.basename(name))
     return match[1] if match else None
 
 
 def is_seconds(kind: pa.DataType) -> bool:
-    """Whether a column of that type may hold the start or end of segments."""
+    """Whether a column of that type can contain the start or end of segments."""
     return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
 def is_name(kind: pa.DataType) -> bool:
-    """Whether a column of that type may hold labels or groups: integers or strings."""
+    """Whether a column of that type can contain labels or groups: integers or strings."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)

@@ -1,4 +1,4 @@
-"""A reference to SHARDS that is cheap to send to other processes and reads only the rows it is asked for."""
+"""A reference to SHARDS that is cheap to send to other processes and reads only the requested rows."""
 
 import itertools
 from bisect import bisect_right
@@ -21,10 +21,11 @@ from raylabel.store.files import filesystem, reading
 
 @dataclass(frozen=True)
 class Shards:
-    """The SHARDS of a corpus, S of them. Their number is their place.
+    """The SHARDS of a corpus: S shards, numbered by their row.
 
-    The table may be larger than memory, for it names every loose file. What a process has read of it is cached in the
-    process, so a copy that was sent there costs nothing, and it carries no more than the artifact's name.
+    The table may be larger than memory: it contains the path of every loose file. A pickled copy contains only the
+    URI, name and digest of the artifact. What a process reads of the table is cached in that process and shared by all
+    copies there.
     """
 
     artifact: Artifact
@@ -42,7 +43,7 @@ class Shards:
 
     @property
     def samples(self) -> int:
-        """Samples in all of them, N."""
+        """Samples in all shards, N."""
         return int(self.rows.sum())
 
     @property
@@ -51,7 +52,7 @@ class Shards:
         return self.row(0)["format"]
 
     def row(self, number: int) -> dict[str, Any]:
-        """A row of SHARDS; IndexError if there is none. Reads the row group that holds it, which is some megabyte."""
+        """A row of SHARDS; IndexError if there is none. Reads the row group that contains it, about a megabyte."""
         if not 0 <= number < len(self):
             raise IndexError(f"shard {number} of {len(self)}")
         starts = _starts(self.artifact)
@@ -62,14 +63,14 @@ class Shards:
         return _group(self.artifact, file, group).slice(at, 1).to_pylist()[0]
 
     def columns(self, *names: str) -> pa.Table:
-        """These columns of all rows, held in memory: for those that take some bytes a shard, which `paths` does not."""
+        """These columns of all rows, in memory. Only for columns of a few bytes per shard: not for `paths`."""
         files = range(len(_starts(self.artifact)) - 1)
         with ThreadPoolExecutor(THREADS) as pool:
             tables = list(pool.map(lambda file: _read(self.artifact, file, names), files))
         return pa.concat_tables([pa.schema([SHARDS.field(name) for name in names]).empty_table(), *tables])
 
 
-# An artifact never changes, so what was read of it stays true as long as the process lives.
+# An artifact never changes, so its data can be cached for the life of the process.
 
 
 @lru_cache(maxsize=16)
@@ -79,7 +80,7 @@ def _files(artifact: Artifact) -> list[File]:
 
 @lru_cache(maxsize=16)
 def _starts(artifact: Artifact) -> list[int]:
-    """The number of each file's first shard, and S."""
+    """The number of the first shard in each file, then S."""
     return [0, *itertools.accumulate(file.rows for file in _files(artifact))]
 
 

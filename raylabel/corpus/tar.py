@@ -1,10 +1,10 @@
-"""The samples of a WebDataset tar, one after another, from any sample's start.
+"""Reads the samples of a WebDataset tar in sequence, from the start of any sample.
 
-The file is only read, never extracted. Its headers may be hostile: links, devices, sparse files (a few bytes that claim
-terabytes), absolute names and names with '..' are passed over; a size that the file cannot hold is an error, and so are
-more attributes than names need. They are read here and not by tarfile, which holds all that stands before a member (a
-sparse map of 1 GB as 18 GB of integers) and, in some releases of Python, searches it in quadratic time. It also takes
-a broken header after the first one for the end of the file, where samples would be lost silently.
+The file is only read, never extracted. Its headers may be hostile. Links, devices, sparse files (a few bytes that claim
+terabytes), absolute names and names with '..' are skipped. A size beyond the end of the file is an error, and so are
+more attributes than names need. Headers are parsed here and not by tarfile, which keeps everything before a member in
+memory (a sparse map of 1 GB as 18 GB of integers) and, in some releases of Python, searches it in quadratic time. It
+also treats a broken header after the first one as the end of the file, so samples would be lost silently.
 
 Layouts: POSIX.1-2008 pax, "ustar and pax interchange format"; GNU tar manual, "Basic Tar Format".
 Names are split as WebDataset does: github.com/webdataset/webdataset, tariterators.py, base_plus_ext.
@@ -19,22 +19,22 @@ import pyarrow.fs as pafs
 
 from raylabel.corpus.config import EXTENSIONS, Corpus, locate
 from raylabel.errors import InputError
-from raylabel.store.files import line
+from raylabel.text import one_line
 
 BLOCK = tarfile.BLOCKSIZE
-ATTRIBUTES = 1 << 20  # bytes before one member, in headers that extend its own: a name, times, access lists
-MEMBERS = 1000  # of one sample, held together
+ATTRIBUTES = 1 << 20  # bytes of extension headers before one member, at most: a long name, times, access lists
+MEMBERS = 1000  # per sample, at most: they are held in memory together
 
 _PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _EXTENDS = (*_PAX, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-# Links, devices, folders, pipes: no data follow them, whatever size they claim.
+# Links, devices, folders, pipes: no data follow them, whatever size their header gives.
 _BARE = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in a tar: its name, and the position of its data (bytes)."""
+    """A file in a tar: its name, and the position and size of its data (bytes)."""
 
     name: str
     offset: int
@@ -43,14 +43,14 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class TarSample:
-    """The members of one sample by extension; `offset` is where the first one's header begins (bytes)."""
+    """The members of one sample by extension; `offset` is the position of the first member's header (bytes)."""
 
     name: str
     offset: int
     members: dict[str, Member]
 
     def media(self, corpus: Corpus) -> Member | None:
-        """What holds the media: the member that `corpus.media` names, or the first with an extension of the kind."""
+        """The member with the media: the one that `corpus.media` names, or the first with an extension of the kind."""
         if corpus.media:
             return self.members.get(corpus.media)
         extensions = EXTENSIONS[corpus.kind]
@@ -58,16 +58,16 @@ class TarSample:
 
 
 class TarReader(io.BufferedReader):
-    """A tar file. InputError, in `samples`, naming the file if a header is broken or the file is cut short."""
+    """A tar file. `samples` raises InputError naming the file if a header is broken or the file is truncated."""
 
     def __init__(self, uri: str) -> None:
-        """FileNotFoundError if there is none."""
+        """FileNotFoundError if the file does not exist."""
         fs, path, _ = locate(uri)
         raw = fs.open_input_file(path)
         self.uri = uri
         self.file = raw
         self.size = raw.size()
-        # Headers are far apart: a local file is read around each; for an object store few, large requests are quicker.
+        # Headers are far apart. A local file is read only around each; an object store is faster with large requests.
         super().__init__(raw, 1 << 14 if isinstance(fs, pafs.LocalFileSystem) else 1 << 22)  # pyright: ignore[reportArgumentType]
 
     def read_member(self, member: Member) -> bytes:
@@ -75,12 +75,12 @@ class TarReader(io.BufferedReader):
         return self.read(member.size)
 
     def samples(self, offset: int = 0) -> Iterator[TarSample]:
-        """The samples from the one that begins at `offset` on."""
+        """The samples, from the one whose first header is at byte `offset`."""
         current: TarSample | None = None
         for start, member in self._members(offset):
             folder, slash, basename = member.name.rpartition("/")
             stem, dot, extension = basename.partition(".")
-            if not stem or not dot:  # README, or what macOS adds: ._a.jpg
+            if not stem or not dot:  # README, or ._a.jpg, which macOS adds
                 continue
             name = folder + slash + stem
             if current is None or current.name != name:
@@ -94,7 +94,7 @@ class TarReader(io.BufferedReader):
             yield current
 
     def _members(self, offset: int) -> Iterator[tuple[int, Member]]:
-        """(where its header begins, member) of every plain file that has a harmless name."""
+        """(position of its header, member) of every regular file with a safe name."""
         at = offset
         try:
             if not self.size:
@@ -105,14 +105,14 @@ class TarReader(io.BufferedReader):
                     yield at, member
                 at = entry.end
         except (tarfile.TarError, ValueError) as error:
-            raise self._broken(at, line(error)) from error
+            raise self._broken(at, one_line(error)) from error
 
     def _broken(self, at: int, why: str) -> InputError:
         what = f"cannot read tar '{self.uri}' from byte {at} on: {why}"
-        return InputError(f"{what}; give a whole, uncompressed tar or take the file out")
+        return InputError(f"{what}; give a complete, uncompressed tar or remove the file")
 
     def _entry(self, start: int) -> "_Entry | None":
-        """The entry at `start`: a header with those that extend it, and its data; None at the end."""
+        """The entry at byte `start`: extension headers, a header and its data. None at the end of the archive."""
         at, attributes = start, {}
         while (info := self._header(at)) is not None:
             at += BLOCK
@@ -129,13 +129,13 @@ class TarReader(io.BufferedReader):
                 attributes |= _pax_records(data)
             elif info.type == tarfile.GNUTYPE_LONGNAME:
                 attributes[b"path"] = data.partition(b"\0")[0]
-            # What is said of all members (XGLTYPE) is said of none in particular; where a link leads is of no interest.
+            # Ignored: attributes for all members (XGLTYPE), and the target of a link (GNUTYPE_LONGLINK).
         if at > start:
-            raise tarfile.ReadError("attributes of no member")
+            raise tarfile.ReadError("attributes without a member")
         return None
 
     def _header(self, at: int) -> tarfile.TarInfo | None:
-        """The header at a byte; None if the archive ends there."""
+        """The header at byte `at`; None if the archive ends there."""
         self.seek(at)
         block = self.read(BLOCK)
         if not block.strip(b"\0") and len(block) in (0, BLOCK) and at <= self.size:
@@ -143,10 +143,10 @@ class TarReader(io.BufferedReader):
         try:
             return tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
         except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"no tar header: {error}") from error
+            raise tarfile.ReadError(f"not a tar header: {error}") from error
 
     def _complete(self, info: tarfile.TarInfo, at: int, attributes: dict[bytes, bytes]) -> "_Entry":
-        """The member whose own header ends at `at`."""
+        """The entry of the member whose own header ends at byte `at`."""
         sparse = info.type == tarfile.GNUTYPE_SPARSE or any(key.startswith(b"GNU.sparse.") for key in attributes)
         if info.type == tarfile.GNUTYPE_SPARSE:
             at = self._after_sparse_map(at)
@@ -159,30 +159,30 @@ class TarReader(io.BufferedReader):
             raise tarfile.ReadError(f"negative size of '{name}'")
         end = at if info.type in _BARE else at + _whole_blocks(size)
         if end > self.size:
-            raise tarfile.ReadError(f"'{name}' reaches beyond the end of the file, byte {self.size}")
+            raise tarfile.ReadError(f"'{name}' extends beyond the end of the file, at byte {self.size}")
         return _Entry(Member(name, at, size), info.type in _PLAIN and not sparse, end)
 
     def _after_sparse_map(self, at: int) -> int:
-        """Where the data of an old GNU sparse file begin, whose header ends at `at`: behind the blocks of its map."""
+        """Where the data of an old GNU sparse file begin: after the blocks of its map. Its header ends at byte `at`."""
         self.seek(at - BLOCK)
         more = self.read(BLOCK)[482]
         while more:
             block = self.read(BLOCK)
             if len(block) < BLOCK:
-                raise tarfile.ReadError("the map of a sparse file reaches beyond the end of the file")
+                raise tarfile.ReadError("the map of a sparse file extends beyond the end of the file")
             at, more = at + BLOCK, block[504]
         return at
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A header of a member, and its data."""
+    """A member with its header and data."""
 
     member: Member
     plain: bool
-    """Whether it is a file with data as they are."""
+    """Whether it is a regular file that is not sparse."""
     end: int
-    """Where the next header begins (bytes)."""
+    """The position of the next header (bytes)."""
 
 
 def _whole_blocks(size: int) -> int:
@@ -190,7 +190,7 @@ def _whole_blocks(size: int) -> int:
 
 
 def _pax_records(data: bytes) -> dict[bytes, bytes]:
-    """Of "<bytes of the record> <key>=<value>\\n", one behind the other. ValueError if they are not that."""
+    """{key: value} of consecutive records "<length of the record> <key>=<value>\\n". ValueError if one is damaged."""
     found, at = {}, 0
     while at < len(data) and data[at]:  # some writers count the padding too
         digits, blank, _ = data[at : at + 8].partition(b" ")

@@ -8,23 +8,24 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of work that the corpus fixes, never the cluster: `rows` rows of `shard` from row `first` on."""
+    """A unit of work: `rows` rows of `shard` from row `first` on. It depends on the corpus, never on the cluster."""
 
     shard: int
     first: int
     rows: int
     only: tuple[int, ...] = ()
-    """These `rows` rows, in order, where they are not all that follow `first`."""
+    """The indices of the `rows` rows, in ascending order, if they are not consecutive; empty otherwise."""
 
 
 class Units:
-    """The units of a corpus in key order: each row is in one, and none crosses a shard.
+    """The units of a corpus in key order: each row is in one unit, and no unit spans two shards.
 
-    A sequence in all but name: it holds two numbers a shard and works each unit out when it is asked for.
+    It is indexed and iterated like a list, but stores only two numbers per shard: each unit is computed when it is
+    requested.
     """
 
     def __init__(self, rows: np.ndarray, size: int) -> None:
-        """`rows`: int64 [S], those of every shard. A unit has `size` of them, the last one of a shard what is left."""
+        """`rows`: int64 [S], the rows of each shard. A unit has `size` rows; a shard's last unit has the remainder."""
         self._rows, self._size = rows, size
         self._ends = np.cumsum(-(-rows // size))
 
@@ -35,7 +36,7 @@ class Units:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Unit:
-        """IndexError if it is not in 0 .. len - 1."""
+        """IndexError if `index` is not in 0 .. len - 1."""
         if not 0 <= index < len(self):
             raise IndexError(f"unit {index} of {len(self)}")
         shard = int(np.searchsorted(self._ends, index, side="right"))

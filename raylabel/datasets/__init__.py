@@ -1,4 +1,4 @@
-"""Data that anyone can run: what comes with the dependencies, and standard sets by the list files they come with."""
+"""Data sets that come with the dependencies, and standard video sets, read from their own list files."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,30 +13,33 @@ from raylabel.store.artifact import Artifact, Root
 __all__ = ["actions", "digits", "hmdb51", "kinetics", "moving_digits", "resolve", "ucf101"]
 
 EMBEDDED = "embedded://"
-# Each is a folder of labeled.parquet, unlabeled.parquet and test.parquet.
+# Each is a folder with labeled.parquet, unlabeled.parquet and test.parquet.
 SETS: dict[str, Callable[[Root], Artifact]] = {"digits": digits, "moving-digits": moving_digits}
 
 
 def resolve(root: Root, corpus: Corpus) -> Corpus:
-    """The corpus itself, or, for a uri such as `embedded://digits/test` or one that `ucf101` and its like give, one of
-    files that are made in the root. InputError if there is no such set, or its list files cannot be read."""
-    places: list[str] = []
+    """The corpus with each URI of a data set replaced by that of a file that is made in the root. Such URIs are
+    `embedded://digits/test`, or those of `ucf101`, `hmdb51`, `kinetics` and `actions`. InputError if there is no such
+    set, or its list files cannot be read."""
+    uris: list[str] = []
     for uri in corpus.uri:
         if uri.startswith(EMBEDDED):
-            places.append(_embedded(root, uri))
+            uris.append(_embedded(root, uri))
         elif uri.startswith(SCHEME):
             made = list_videos(root, uri)
-            places.append(f"{made.uri}/{LIST}")
+            uris.append(f"{made.uri}/{LIST}")
             if len(corpus.uri) == 1 and not corpus.classes and made.files(CLASSES):
                 corpus = replace(corpus, classes=f"{made.uri}/{CLASSES}")
         else:
-            places.append(uri)
-    return replace(corpus, uri=tuple(places))
+            uris.append(uri)
+    return replace(corpus, uri=tuple(uris))
 
 
 def _embedded(root: Root, uri: str) -> str:
     name, _, part = uri.removeprefix(EMBEDDED).partition("/")
     if name not in SETS or part not in ("labeled", "unlabeled", "test"):
         known = " or ".join(f"{EMBEDDED}{name}" for name in SETS)
-        raise InputError(f"no embedded data '{uri}': there is {known}, each with /labeled, /unlabeled and /test")
+        raise InputError(
+            f"no embedded data set '{uri}' in corpus.uri: give {known}, with /labeled, /unlabeled or /test"
+        )
     return f"{SETS[name](root).uri}/{part}.parquet"

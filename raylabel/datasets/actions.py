@@ -1,8 +1,8 @@
-"""Standard sets of human actions on video, read by the list files that come with them.
+"""Standard video sets of human actions, read from the list files that come with them.
 
-Such a set is a corpus by a URI like `dataset://ucf101/train/1@/data/ucf101`: set, part, split, and after the @ the
-folder that holds it, local or in an object store. It becomes a CSV list of absolute paths in the root. What a list
-names and the folder lacks is a sample that is missing; nothing here looks at a video.
+Such a set is a corpus with a URI like `dataset://ucf101/train/1@/data/ucf101`: set, part, split, and after the @ the
+folder that contains it, local or in an object store. It becomes a CSV list of absolute paths in the root. A video that
+is listed but not in the folder is a missing sample. No video is opened here.
 """
 
 import csv
@@ -25,27 +25,26 @@ from raylabel.store.files import reading
 SCHEME = "dataset://"
 LIST, CLASSES = "list.csv", "classes.txt"
 
-Row = tuple[str, str, str]  # path in the set's folder, class, source video; empty if not known
-Listed = tuple[list[Row], list[str] | None]  # with the names of the classes, in order of their indices
+Row = tuple[str, str, str]  # path in the set's folder, class, source video; a field is empty if not known
+Listed = tuple[list[Row], list[str] | None]  # the rows, and the class names in the order of their indices
 
 
 def ucf101(data: str, part: str, split: int = 1) -> Corpus:
     """UCF101 (Soomro et al. 2012): 13,320 clips of 101 classes. `part`: train or test; `split`: 1, 2 or 3.
 
-    `data` holds the archives unpacked: UCF-101/<Class>/v_<Class>_g01_c01.avi (the folder UCF-101 may be left out) and
-    ucfTrainTestlist. A group is what the names say: of each class 25, and no split has one in both parts.
+    `data` contains the unpacked archives: UCF-101/<Class>/v_<Class>_g01_c01.avi (the folder UCF-101 may be left out)
+    and ucfTrainTestlist. The group is in the file name: each class has 25, and no split has a group in both parts.
     """
     return _corpus("ucf101", data, part, split)
 
 
 def hmdb51(data: str, part: str, split: int = 1) -> Corpus:
-    """HMDB51 (Kuehne et al. 2011): 6,766 clips of 51 classes. `part`: train, test, or unused, which are the clips that
-    a split leaves out; `split`: 1, 2 or 3.
+    """HMDB51 (Kuehne et al. 2011): 6,766 clips of 51 classes. `part`: train, test, or unused (the clips that a
+    split leaves out); `split`: 1, 2 or 3.
 
-    `data` holds <class>/<name>.avi, and <class>_test_split1.txt there or in testTrainMulti_7030_splits. A name is
-    <source>_<class>_<body>_<camera>_<people>_<view>_<quality>_<number>: its source, cut off here, is the group. That is
-    as much as is known: one film may stand under two spellings, and what a source is called in two classes is taken
-    for one video.
+    `data` contains <class>/<name>.avi, and <class>_test_split1.txt there or in testTrainMulti_7030_splits. A name is
+    <source>_<class>_<body>_<camera>_<people>_<view>_<quality>_<number>; its source is the group. The set gives nothing
+    more exact: one film may have two spellings, and the same source name in two classes is treated as one video.
     """
     return _corpus("hmdb51", data, part, split)
 
@@ -53,17 +52,17 @@ def hmdb51(data: str, part: str, split: int = 1) -> Corpus:
 def kinetics(data: str, part: str) -> Corpus:
     """Kinetics-400, -600 or -700 (Kay et al. 2017). `part` names the list: train, val or validate, test.
 
-    `data` holds <part>.csv there or in annotations (label, youtube_id, time_start, time_end, and others), and the
-    trimmed videos <youtube_id>_<time_start>_<time_end>.mp4, seconds in six digits, in <part>/<label>, in <part> or in
-    `data` itself; a label's blanks may be underscores. The group is the video on YouTube. Classes are in the order of
-    their names. Links die, so expect some percent of the list to be missing.
+    `data` contains <part>.csv directly or in annotations (columns label, youtube_id, time_start, time_end, and others),
+    and the trimmed videos <youtube_id>_<time_start>_<time_end>.mp4, seconds in six digits, in <part>/<label>, in <part>
+    or directly; spaces of a label may be underscores. The group is the video on YouTube. Classes are in the order of
+    their names. Videos are removed from YouTube, so expect a few percent of the list to be missing.
     """
     return _corpus("kinetics", data, part)
 
 
 def actions(data: str, part: str) -> Corpus:
-    """A set with a manifest.csv of file, split, label and group, as other columns may follow, and a classes.txt that
-    the labels are line numbers of. `part` is one of the splits."""
+    """A set with a manifest.csv and a classes.txt. The manifest has columns file, split, label and group, and possibly
+    others; a label is a line number of classes.txt. `part` is one of the splits."""
     return _corpus("actions", data, part)
 
 
@@ -73,20 +72,22 @@ def _corpus(name: str, data: str, part: str, split: int | None = None) -> Corpus
 
 
 def list_videos(root: Root, uri: str) -> Artifact:
-    """LIST, a CSV of path, label and group, and CLASSES if the set orders them, of a `dataset://` URI.
+    """Lists a `dataset://` URI: LIST, a CSV of path, label and group, and CLASSES if the order of the classes is known.
 
-    The artifact is named by what it holds, so a set whose lists changed is another. InputError if there is no such set
-    or part, or a list cannot be read or is not what such a list should be.
+    The identity of the artifact is its contents, so a set whose lists changed gives another artifact. InputError if
+    there is no such set or part, or a list cannot be read or has another form.
     """
     head, _, folder = uri.removeprefix(SCHEME).partition("@")
     name, *parts = head.split("/")
     read = {"ucf101": _ucf101, "hmdb51": _hmdb51, "kinetics": _kinetics, "actions": _actions}.get(name)
     if read is None or len(parts) != (2 if name in ("ucf101", "hmdb51") else 1) or not folder:
-        raise InputError(f"no data set '{uri}': give the corpus that ucf101, hmdb51, kinetics or actions makes")
+        raise InputError(
+            f"no data set '{uri}' in corpus.uri: give a corpus made by ucf101, hmdb51, kinetics or actions"
+        )
     folder = absolute(folder)
     rows, classes = read(folder, *parts)
     if not rows:
-        raise InputError(f"'{uri}' lists no video: give a part that has some")
+        raise InputError(f"'{uri}' lists no video: give a part with videos")
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["path", "label", "group"])
@@ -103,27 +104,27 @@ def list_videos(root: Root, uri: str) -> Artifact:
 
 
 def _ucf101(folder: str, part: str, split: str) -> Listed:
-    _demand("ucf101", part, ("train", "test"), split)
+    _check_part("ucf101", part, ("train", "test"), split)
     lists = f"{folder}/ucfTrainTestlist"
     numbered = [line.split() for line in read_lines(f"{lists}/classInd.txt")]
     classes = [words[-1] for words in numbered if words]
     if numbered != [[str(1 + i), name] for i, name in enumerate(classes)]:
-        raise InputError(f"'{lists}/classInd.txt' does not number the classes from 1 on: take that of the set")
+        raise InputError(f"'{lists}/classInd.txt' does not number the classes from 1 on: restore the file of the set")
     within = "UCF-101/" if _is_folder(f"{folder}/UCF-101") else ""
     rows: list[Row] = []
     for number, line in enumerate(read_lines(f"{lists}/{part}list0{split}.txt"), 1):
-        path, *index = line.split() or [""]  # the lists for training have the class's number behind the path
+        path, *index = line.split() or [""]  # in the lists for training the class's number follows the path
         label = path.partition("/")[0]
         if label not in classes or index not in ([], [str(1 + classes.index(label))]):
-            place = f"line {number} of '{lists}/{part}list0{split}.txt'"
-            raise InputError(f"{place} is {line!r}: expected <Class>/<video>, with that class's number or none")
+            where = f"line {number} of '{lists}/{part}list0{split}.txt'"
+            raise InputError(f"{where} is {line!r}: expected <Class>/<video>, with that class's number or none")
         rows.append((within + path, label, ucf101_group(path) or ""))
     return rows, classes
 
 
 def _hmdb51(folder: str, part: str, split: str) -> Listed:
     flags = {"train": "1", "test": "2", "unused": "0"}
-    _demand("hmdb51", part, tuple(flags), split)
+    _check_part("hmdb51", part, tuple(flags), split)
     lists = f"{folder}/testTrainMulti_7030_splits"
     lists = lists if _is_folder(lists) else folder
     fs, path, _ = locate(lists)
@@ -147,17 +148,17 @@ def _hmdb51(folder: str, part: str, split: str) -> Listed:
 
 
 def _hmdb51_source(file: str, label: str) -> str:
-    """What the file's name has before class and tags; empty if it is not of that form."""
+    """The part of a file's name before class and tags; empty if the name has another form."""
     named = re.fullmatch(r"(.+)_[fhlu]_(?:cm|nm)_np\d+_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+\.avi", file)
     return named[1].removesuffix(f"_{label}") if named else ""
 
 
 def _kinetics(folder: str, part: str) -> Listed:
-    places = [f"{folder}/{part}.csv", f"{folder}/annotations/{part}.csv"]
-    place = next((uri for uri in places if _type(uri) == pafs.FileType.File), None)
-    if place is None:
+    possible = [f"{folder}/{part}.csv", f"{folder}/annotations/{part}.csv"]
+    listed = next((uri for uri in possible if _type(uri) == pafs.FileType.File), None)
+    if listed is None:
         raise InputError(f"no {part}.csv in '{folder}' or its folder annotations: unpack the lists of the set there")
-    table = list(csv_columns(place, ("youtube_id", "time_start", "time_end"), "label"))
+    table = list(csv_columns(listed, ("youtube_id", "time_start", "time_end"), "label"))
     classes = sorted({label for _, (*_, label) in table if label})
     within = f"{folder}/{part}" if _is_folder(f"{folder}/{part}") else folder
     with ThreadPoolExecutor(THREADS) as pool:
@@ -167,29 +168,29 @@ def _kinetics(folder: str, part: str) -> Listed:
         try:
             file = f"{video}_{round(float(start)):06}_{round(float(end)):06}.mp4"
         except (ValueError, OverflowError) as error:
-            raise InputError(f"line {number} of '{place}': {error}; give seconds") from error
+            raise InputError(f"line {number} of '{listed}': {error}; give seconds") from error
         rows.append((f"{within}/{inner.get(label, '')}{file}".removeprefix(f"{folder}/"), label, video))
     return rows, classes or None
 
 
 def _class_folder(folder: str, label: str) -> str:
-    """The folder in `folder` of the class's videos, with a slash at its end; empty if it has none of its own."""
-    spelled = (label, label.replace(" ", "_"))
-    return next((f"{name}/" for name in spelled if _is_folder(f"{folder}/{name}")), "")
+    """The name of the class's folder in `folder`, with a slash at its end; empty if it has none."""
+    names = (label, label.replace(" ", "_"))
+    return next((f"{name}/" for name in names if _is_folder(f"{folder}/{name}")), "")
 
 
 def _actions(folder: str, part: str) -> Listed:
     table = [row for _, row in csv_columns(f"{folder}/manifest.csv", ("file", "label", "group", "split"))]
-    _demand("actions", part, tuple(sorted({split for *_, split in table})))
+    _check_part("actions", part, tuple(sorted({split for *_, split in table})))
     rows = [(file, label, group) for file, label, group, split in table if split == part]
     return rows, read_lines(f"{folder}/classes.txt")
 
 
-def _demand(name: str, part: str, parts: tuple[str, ...], split: str = "1") -> None:
+def _check_part(name: str, part: str, parts: tuple[str, ...], split: str = "1") -> None:
     if part not in parts:
-        raise InputError(f"no part '{part}' of {name}: there is {', '.join(parts)}")
+        raise InputError(f"no part '{part}' of {name}: give one of {', '.join(parts)}")
     if split not in ("1", "2", "3"):
-        raise InputError(f"no split {split} of {name}: there is 1, 2 and 3")
+        raise InputError(f"no split {split} of {name}: give 1, 2 or 3")
 
 
 def _is_folder(uri: str) -> bool:

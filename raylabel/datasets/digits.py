@@ -1,4 +1,4 @@
-"""Real data that comes with the dependencies: a corpus anyone can run, without a download."""
+"""scikit-learn's handwritten digits as a corpus: real data that needs no download."""
 
 import io
 
@@ -8,13 +8,13 @@ from PIL import Image
 
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 
-DIGITS_LABELED, DIGITS_TEST = 5, 50  # a class
+DIGITS_LABELED, DIGITS_TEST = 5, 50  # images per class
 
 
 def digits(root: Root) -> Artifact:
     """scikit-learn's 1,797 handwritten digits (8x8, grey; Alpaydin and Kaynak 1998) as PNG in three parquet files.
 
-    labeled: 5 a class; test: 50 a class; unlabeled: the rest, without labels. Split at random, seed 0.
+    labeled: 5 per class; test: 50 per class; unlabeled: the rest, without labels. The split is random, with seed 0.
     """
 
     def build(draft: Draft) -> Built:

@@ -7,20 +7,20 @@ from raylabel.media.encode import encode_mp4
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 
 DIRECTIONS = ("east", "northeast", "north", "northwest", "west", "southwest", "south", "southeast")
-SIDE = 16  # pixels of a frame; a digit is 8 wide, and what leaves at one side comes back at the other
+SIDE = 16  # pixels of a frame; a digit is 8 pixels wide and wraps around at the edges
 FRAMES, FPS = 16, 8
 NOISE = 0.3
-SPLIT = {"labeled": 2, "test": 50}  # a class; the unlabeled set has the rest
+SPLIT = {"labeled": 2, "test": 50}  # videos per class; the unlabeled set has the rest
 _STEPS = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1))  # down, right
 _CRF = 12
 
 
 def moving_digits(root: Root) -> Artifact:
-    """scikit-learn's 1,797 digits (8x8, grey), each a video of its own: 16 frames of 16x16 as MP4, in three parquet
-    files of `video` and `label`.
+    """scikit-learn's 1,797 digits (8x8, grey), each as a video: 16 frames of 16x16 pixels as MP4, in three parquet
+    files with columns `video` and `label`.
 
-    A digit starts anywhere, moves a pixel a frame and wraps around at the edges, on a ground of noise: no single frame
-    says where it goes. labeled: 2 a class; test: 50 a class; unlabeled: the rest, without labels. Seed 0.
+    A digit starts at a random position, moves one pixel per frame and wraps around at the edges, over noise. No single
+    frame shows its direction. labeled: 2 per class; test: 50 per class; unlabeled: the rest, without labels. Seed 0.
     """
 
     def build(draft: Draft) -> Built:
@@ -48,11 +48,11 @@ def moving_digits(root: Root) -> Artifact:
 
 
 def _frames(digit: np.ndarray, direction: int, random: np.random.Generator) -> list[np.ndarray]:
-    """uint8 [SIDE, SIDE, 3] each."""
+    """FRAMES frames, uint8 [SIDE, SIDE, 3] each."""
     scene = np.zeros((SIDE, SIDE))
     scene[:8, :8] = digit
     scene = np.roll(scene, random.integers(SIDE, size=2), (0, 1))
     down, right = _STEPS[direction]
-    ground = NOISE * random.random((FRAMES, SIDE, SIDE))
-    frames = [(1 - NOISE) * np.roll(scene, (t * down, t * right), (0, 1)) + ground[t] for t in range(FRAMES)]
+    noise = NOISE * random.random((FRAMES, SIDE, SIDE))
+    frames = [(1 - NOISE) * np.roll(scene, (t * down, t * right), (0, 1)) + noise[t] for t in range(FRAMES)]
     return [np.repeat(np.round(255 * frame).astype(np.uint8)[:, :, None], 3, 2) for frame in frames]

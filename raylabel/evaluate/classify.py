@@ -18,7 +18,7 @@ TOP = 5
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
-    """95% score interval of a proportion (Wilson 1927): right for few samples and near 0 and 1 too."""
+    """95% score interval of a proportion (Wilson 1927): also accurate for few samples and near 0 and 1."""
     p, z2 = successes / n, Z * Z
     centre, half = p + z2 / (2 * n), Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
     low, high = (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
@@ -28,8 +28,9 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
 def paired_gain(of: Subject, a: np.ndarray, b: np.ndarray) -> Metric:
     """Top-1 of a minus that of b, bool [N] each, with the adjusted 95% Wald interval of Bonett and Price (2012).
 
-    Paired, since both models saw the same samples: what both get right, or both wrong, says nothing of the difference.
-    The interval is that of drawing test samples; another seed of training would move the difference too. `of` is a.
+    Paired, because both models are tested on the same samples: samples that both get right or both get wrong carry no
+    information about the difference. The interval covers only the sampling of the test set; another training seed would
+    change the difference too. `of` is the subject of a.
     """
     n, wins, losses = len(a), int((a & ~b).sum()), int((b & ~a).sum())
     p12, p21 = (wins + 1) / (n + 2), (losses + 1) / (n + 2)
@@ -46,13 +47,14 @@ class Hits(NamedTuple):
     top5: np.ndarray
     """bool [N]"""
     clips: np.ndarray | None
-    """Share of a video's M clips whose own best class is right, float64 [N]; None if the samples are no videos."""
+    """Share of a video's M clips whose own best class is right, float64 [N]; None if the samples are not videos."""
 
 
 def hits(scores: Artifact, truth: Artifact, part: bool = False) -> Hits:
-    """A test sample that could not be read is a miss, in all its clips: leaving it out would flatter.
+    """What a model got right. A test sample that could not be read counts as wrong, with all its clips: leaving it out
+    would raise the accuracy.
 
-    `part`: the scores hold other samples too, which are left out.
+    `part`: the scores may also have other samples, which are left out.
     """
     labels = truth.table("picks", PICKS, ["key", "label"])
     key, label = labels.column("key").to_numpy(), labels.column("label").to_numpy()
@@ -81,11 +83,11 @@ def _lists(table: pa.Table, name: str) -> np.ndarray:
 
 
 def accuracy(of: Subject, hits: Hits, classes: int) -> list[Metric]:
-    """The shares of `Hits` with their intervals; no top-5 where it says nothing.
+    """The shares of `Hits` with their intervals; no top-5 with at most 5 classes, where it is 1.
 
-    That of clips is the mean over videos, each counted once. The M clips of a video are no M samples, so its interval
-    is that of N samples: what it would be if a video's clips were right or wrong all together. A mean of shares from 0
-    to 1 varies no more than that, so it is too wide, if anything.
+    The share of clips is the mean over videos, each counted once. The M clips of a video are not M independent samples,
+    so the interval is that of N samples, as if the clips of a video were all right or all wrong. A mean of shares from
+    0 to 1 does not vary more than that, so the interval is not too narrow.
     """
     found, n = [], len(hits.top1)
     for metric, right in ((TOP1, hits.top1), (TOP5, hits.top5 if classes > TOP else None), (CLIP_TOP1, hits.clips)):

@@ -1,4 +1,4 @@
-"""How many picks carry their true label, where somebody knows it: a measurement, never an input of training."""
+"""How many picks have their true label, where it is known: a measurement, never an input of training."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,38 +17,40 @@ from raylabel.errors import InputError
 from raylabel.evaluate.results import PRECISION, Metric, Subject
 from raylabel.schema import PICKS
 from raylabel.store.artifact import Artifact
-from raylabel.store.files import filesystem, line
+from raylabel.store.files import filesystem
+from raylabel.text import one_line
 
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """True labels of a corpus of parquet files, joined by a column that both tables have, or of loose files, joined by
-    where they are."""
+    """True labels of a corpus: of parquet files, joined by a column that both tables have, or of loose files, joined by
+    their locations."""
 
     uri: str
     """Table of ids and labels: a *.csv with a header, or a parquet file."""
     id: str = "id"
-    """Column that names a sample. Of parquet files the corpus has it too. Of loose files it holds paths, relative to
-    the truth's folder or absolute, or s3:// and gs:// URIs; the parts of a video share its label."""
+    """Column that identifies a sample. For parquet files, the corpus has it too. For loose files, it contains paths,
+    absolute or relative to the folder of this table, or s3:// and gs:// URIs; segments of a video share its label."""
     label: str = "label"
-    """Column of class indices in the truth; empty or null where the label is not known."""
+    """Column of class indices in this table; empty or null if the label is not known."""
 
 
 def pick_precision(of: Subject, picks: Artifact, shards: Artifact, truth: Truth | None) -> list[Metric]:
-    """Share of picks whose label is true, n those whose truth is known; no row without a truth table.
+    """Share of picks whose label is the true one; n is the number of picks whose true label is known. No row without a
+    truth table.
 
-    Ids are compared as text. Holds the truth and the ids of the picks in memory: for corpora small enough that somebody
-    labeled them. Reads the ids of the shards that hold picks. InputError if a table lacks its column, a label is no
-    number, an id has two labels, no pick is known, or the corpus is of tars, whose samples have no ids.
+    Ids are compared as text. The truth table and the ids of the picks are held in memory: a corpus with true labels is
+    small enough. Reads the ids of the shards that contain picks. InputError if a table lacks its column, a label is not
+    a number, an id has two labels, no pick has a known label, or the corpus is of tars, whose samples have no ids.
     """
     if truth is None:
         return []
     corpus = Shards(shards)
     if corpus.format == "webdataset":
-        raise InputError(f"truth '{truth.uri}': the samples of tars have no ids to join by: give no truth")
+        raise InputError(f"truth.uri is '{truth.uri}', but the samples of tars have no ids to join by: give no truth")
     known = _read_truth(truth, corpus.format == "files")
     if len(known["id"].unique()) < len(known):
-        raise InputError(f"truth '{truth.uri}': column '{truth.id}' names a sample twice: give each one label")
+        raise InputError(f"truth.uri '{truth.uri}': column '{truth.id}' names a sample twice: give each one label")
     table = picks.table("picks", PICKS, ["label", "key"]).sort_by("key")
     keys = table["key"].to_numpy()
     numbers, firsts = np.unique(keys >> 32, return_index=True)
@@ -65,7 +67,9 @@ def pick_precision(of: Subject, picks: Artifact, shards: Artifact, truth: Truth 
     picked = pa.table({"id": pa.chunked_array(ids, _TEXT), "label": table["label"]})
     both = picked.join(known, "id", join_type="inner")
     if not len(both):
-        raise InputError(f"truth '{truth.uri}': none of the picks' ids is in column '{truth.id}'")
+        raise InputError(
+            f"truth.uri '{truth.uri}': none of the picks' ids is in column '{truth.id}': set truth.id to that column"
+        )
     share = float(np.mean(both["label"].to_numpy() == both["true"].to_numpy()))
     return [Metric(**vars(of), metric=PRECISION, value=share, n=len(both))]
 
@@ -74,7 +78,7 @@ _TEXT = pa.large_string()
 
 
 def _read_truth(truth: Truth, files: bool) -> pa.Table:
-    """id (text; of loose files their full URIs) and true (int64) of the samples whose label is known."""
+    """(id as text, true label as int64) of the samples whose label is known; the ids of loose files are full URIs."""
     if truth.uri.lower().endswith(".csv"):
         # An empty field is null, as in a parquet file.
         rows = [[text or None for text in row] for _, row in csv_columns(truth.uri, (truth.id, truth.label))]
@@ -83,13 +87,13 @@ def _read_truth(truth: Truth, files: bool) -> pa.Table:
         table = _columns(truth.uri, [truth.id, truth.label])
         ids, labels = table[truth.id].cast(_TEXT), table[truth.label]
     if files:
-        place = absolute(truth.uri)
-        ids = pa.chunked_array([[name and file_uri(place, name) for name in ids.to_pylist()]], _TEXT)
+        table_uri = absolute(truth.uri)
+        ids = pa.chunked_array([[name and file_uri(table_uri, name) for name in ids.to_pylist()]], _TEXT)
     try:
         labels = labels.cast(pa.int64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        what = f"truth '{truth.uri}': column '{truth.label}' is not of class indices"
-        raise InputError(f"{what}: {line(error)}; give zero-based numbers") from error
+        what = f"truth.uri '{truth.uri}': column '{truth.label}' does not contain class indices"
+        raise InputError(f"{what}: {one_line(error)}; give zero-based numbers") from error
     return pa.table({"id": ids, "true": labels}).drop_null()
 
 

@@ -18,12 +18,12 @@ STUDENT = "student"
 
 # Ids of metrics, all of them fractions. An evaluator may give others, of any unit.
 TOP1 = "top1"
-"""Share of samples whose best class is the true one; of a video, that of the mean over its clips. Wilson interval."""
+"""Share of samples whose best class is the true one; for a video, by the mean over its clips. Wilson interval."""
 TOP5 = "top5"
 """Share of samples with the true class among the best five; no row with fewer than 6 classes. Wilson interval."""
 CLIP_TOP1 = "clip_top1"
-"""Mean over the videos of the share of their clips whose own best class is the true one; no row for pictures. Wilson
-interval as if a video's clips were right or wrong all together."""
+"""Mean over the videos of the share of their clips whose own best class is the true one; no row for images. Wilson
+interval as if the clips of a video were all right or all wrong."""
 GAIN = "gain_top1"
 """Top-1 of the fine-tuned student minus that of the control, -1 to 1, paired over the same samples; 0.01 is one point.
 Interval of Bonett and Price."""
@@ -37,9 +37,9 @@ class Subject:
     """What was measured: a model on a split of a dataset."""
 
     model: str
-    """Its id: teacher | control | pretrained | student, or what else an evaluator names."""
+    """Id of the model: teacher | control | pretrained | student, or another that an evaluator uses."""
     seed: int
-    """Of the training."""
+    """Seed of the training."""
     dataset: str
     """URIs of the corpus, joined by ", "."""
     split: str
@@ -51,7 +51,7 @@ class Metric(Subject):
     """A row of METRICS, without its run. ValueError if the value is not within its interval."""
 
     metric: str
-    """Its id: top1, top5, clip_top1, gain_top1, pick_precision, or another of an evaluator."""
+    """Id of the metric: top1, top5, clip_top1, gain_top1, pick_precision, or another that an evaluator uses."""
     value: float
     low: float | None = None
     """Lower end of the 95% interval; None where there is no interval."""
@@ -65,13 +65,16 @@ class Metric(Subject):
         if self.low is None or self.high is None:
             if self.low is not self.high:
                 raise ValueError(f"{what}: an interval has two ends, got {self.low} and {self.high}")
-        # An interval of 0 of n or n of n may miss its end by one rounding.
+        # For 0 of n or n of n, the value may differ from the end of its interval by one rounding.
         elif not (self.low - 1e-9 <= self.value <= self.high + 1e-9):
             raise ValueError(f"{what}: {self.value} is not within its interval {self.low} to {self.high}")
 
 
 def find(rows: Sequence[Metric], **wanted: str | int) -> Metric | None:
-    """The row whose fields are as wanted, `find(rows, model="teacher", metric="top1")`; ValueError if there are two."""
+    """The row with the wanted fields, as in `find(rows, model="teacher", metric="top1")`; None if there is none.
+
+    ValueError if there are two.
+    """
     found = [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
     if len(found) > 1:
         raise ValueError(f"{len(found)} metrics have {wanted}")
@@ -79,7 +82,7 @@ def find(rows: Sequence[Metric], **wanted: str | int) -> Metric | None:
 
 
 def require(rows: Sequence[Metric], **wanted: str | int) -> Metric:
-    """As `find`; ValueError if there is none."""
+    """Like `find`, but raises ValueError if there is no such row."""
     if (found := find(rows, **wanted)) is None:
         raise ValueError(f"no metric has {wanted}")
     return found

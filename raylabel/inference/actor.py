@@ -1,8 +1,8 @@
 """The actors that score a corpus: units of encoded media → rows of SCORES and REJECTS.
 
-An actor reads and decodes the media itself and returns only small tables, or Ray tasks read and decode and send it
-whole batches of pixels. Either way a batch belongs to one unit, is padded to a fixed shape and is scored alone, so the
-rows are the same bytes.
+Either an actor reads and decodes the media itself and returns only small tables, or Ray tasks read and decode the media
+and send whole batches of pixels to the actor. In both cases a batch belongs to one unit, is padded to a fixed shape and
+is scored alone, so the rows have the same bytes.
 """
 
 import collections
@@ -48,22 +48,21 @@ class ScoringActor:
         if self._journal.exhausted:
             raise InputError(
                 f"the teacher's process crashed {MAX_CRASHES} times in a row and finished no batch: its machine has "
-                "too little memory, or the network does not run there; try fewer --resources.teachers or a smaller "
-                "--label.batch"
+                "too little memory, or the network does not run there; lower --resources.teachers or --label.batch"
             )
-        for suspect, some in itertools.groupby(batches, lambda batch: self._journal.is_suspect(*_name(batch[0]))):
+        for suspect, some in itertools.groupby(batches, lambda batch: self._journal.is_suspect(*_batch_id(batch[0]))):
             if suspect:
                 yield from (self._score_in_spans(*batch) for batch in some)
             else:
                 yield from self._score_whole(some)
 
     def _score_whole(self, batches: Iterable[tuple["Facts", np.ndarray]]) -> Iterator[pa.Table]:
-        waiting: collections.deque[Facts] = collections.deque()  # a scorer on a GPU is one batch behind
+        waiting: collections.deque[Facts] = collections.deque()  # a scorer on a GPU returns each batch one batch late
 
         def pixels() -> Iterator[np.ndarray]:
             for facts, batch in batches:
                 waiting.append(facts)
-                key, rows = _name(facts)
+                key, rows = _batch_id(facts)
                 self._journal.start((key, 0, rows))
                 yield batch
 
@@ -73,14 +72,15 @@ class ScoringActor:
             yield _rows(waiting.popleft(), ranked)
 
     def _score_in_spans(self, facts: "Facts", pixels: np.ndarray) -> pa.Table:
-        """The rows of a suspect batch. Each row is ranked alone, so only the samples that crash the teacher differ."""
-        key, rows = _name(facts)
+        """The rows of a suspect batch. Each row is ranked alone, so the rows of samples that do not crash the teacher
+        are the same as when the batch is scored whole."""
+        key, rows = _batch_id(facts)
         found: list[np.ndarray] = []
         for first, last, reject in self._journal.spans(key, rows):
             some = np.zeros_like(pixels)
             if reject:
                 if not facts.reason[first]:
-                    facts.reject(first, "score", "teacher_crash", "its process died of it, also alone")
+                    facts.reject(first, "score", "teacher_crash", "its process crashed, also on this sample alone")
             else:
                 some[first:last] = pixels[first:last]
                 self._journal.start((key, first, last))
@@ -93,13 +93,13 @@ class ScoringActor:
         return _rows(facts, tuple(found))
 
 
-def _name(facts: "Facts") -> tuple[int, int]:
-    """What identifies a batch in the journal: the key of its first sample, and how many it has."""
+def _batch_id(facts: "Facts") -> tuple[int, int]:
+    """Identifies a batch in the journal: (key of its first sample, number of its samples)."""
     return int(facts.key[0]), len(facts.key)
 
 
 def _journal_path() -> str:
-    """In the session folder of Ray on this machine, which is removed with it."""
+    """A file in Ray's session folder on this node: it is removed together with that folder."""
     return os.path.join(session_folder(), f"raylabel-journal-{ray.get_runtime_context().get_actor_id()}")
 
 

@@ -19,7 +19,7 @@ from raylabel.media.sandbox.sandbox import Sandbox, shared_sandbox
 from raylabel.prefetch import ahead
 from raylabel.schema import DIGEST_BYTES, REJECTS, SCORES
 
-# What leaves an actor: a row per sample, scored (reason is empty) or rejected (no classes).
+# What an actor returns: one row per sample, either scored (reason is empty) or rejected (no classes).
 ROWS = pa.schema([*SCORES, *(REJECTS.field(name) for name in ("uri", "stage", "reason", "detail"))])
 
 
@@ -32,12 +32,12 @@ ITEM = pa.schema(
 )
 
 
-SPANS = 4  # of a batch, for each decoding thread, so that all threads end at about the same time
+SPANS = 4  # spans of a batch per decoding thread, so that all threads end at about the same time
 
 
 @dataclass(frozen=True)
 class ScoringTask:
-    """What an actor or a decoding task gets; plain data, so that it can be sent."""
+    """The input of an actor or a decoding task: plain data, so that Ray can send it."""
 
     scorer: Scorer
     corpus: Corpus
@@ -54,7 +54,7 @@ def item(units: Iterable[Unit]) -> pa.Table:
 
 
 def decode(task: ScoringTask, table: pa.Table) -> Iterator[pa.Table]:
-    """Rows of ITEM → rows of BATCH, in a Ray task of its own."""
+    """Rows of ITEM → rows of BATCH. Runs in a Ray task."""
     for units in units_of(table):
         for facts, batch in batches(task, units, shared_sandbox(task.scorer.parser), None):
             yield _pack(facts, batch)
@@ -62,14 +62,14 @@ def decode(task: ScoringTask, table: pa.Table) -> Iterator[pa.Table]:
 
 @dataclass
 class Facts:
-    """All of a batch's SCORES and REJECTS except the scores: lists of n values, n at most B."""
+    """The columns of SCORES and REJECTS for a batch, except the scores: n values each, n <= B."""
 
     key: np.ndarray
     digest: list[bytes]
     group: list[int]
     uri: list[str]
     stage: list[str]
-    """Empty if the sample is not a reject, like the following."""
+    """Empty if the sample is not a reject, like `reason` and `detail`."""
     reason: list[str]
     detail: list[str]
 
@@ -86,9 +86,9 @@ def units_of(table: pa.Table) -> Iterator[list[Unit]]:
 def batches(
     task: ScoringTask, units: Sequence[Unit], sandbox: Sandbox, threads: ThreadPoolExecutor | None
 ) -> Iterator[tuple[Facts, np.ndarray]]:
-    """(facts, prepared samples [B, *shape], zero where there is none) of each batch of the units.
+    """Yields (facts, prepared samples uint8 [B, *shape]) for each batch of the units. Slots without a sample are zero.
 
-    Storage is read ahead of decoding. The next batch overwrites the array.
+    Storage is read ahead of decoding. Each batch overwrites the array of the previous one.
     """
     pixels = np.zeros((task.batch, *task.scorer.shape), np.uint8)
     for samples in ahead(_chunks(task, units), depth=2):
@@ -104,10 +104,10 @@ def batches(
 
 
 def _chunks(task: ScoringTask, units: Sequence[Unit]) -> Iterator[list[Sample]]:
-    """The samples of the units, a batch or the rest of a unit at a time.
+    """Yields the samples of the units in lists of B; the last list of a unit may be shorter.
 
-    Adjacent units are read in one pass: to begin inside a row group of a parquet file costs as much as to read all of
-    it that comes before.
+    Adjacent units are read in one pass: starting inside a row group of a parquet file costs as much as reading all of
+    its earlier rows.
     """
     for run in _runs(units):
         rows = sum(unit.rows for unit in run)
@@ -138,7 +138,7 @@ def _facts(samples: list[Sample]) -> Facts:
 
 
 def _identify(sample: Sample, media: bytes, kind: str) -> tuple[bytes, int]:
-    """(digest, group). Segments of a video have digests of their own, and share its group even if it has no name."""
+    """(digest, group). Each segment of a video has its own digest; all share its group, even if it has no name."""
     digest = hashlib.blake2b(media, digest_size=DIGEST_BYTES).digest()
     source = digest if kind == "video" else b""
     if sample.group is not None:
@@ -184,7 +184,7 @@ def _pack(facts: Facts, pixels: np.ndarray) -> pa.Table:
 
 
 def unpack_batches(table: pa.Table, task: ScoringTask) -> Iterator[tuple[Facts, np.ndarray]]:
-    pixels = np.empty((task.batch, *task.scorer.shape), np.uint8)  # the table's own memory cannot be written to
+    pixels = np.empty((task.batch, *task.scorer.shape), np.uint8)  # the memory of the table is read-only
     for index in range(table.num_rows):
         row = {name: table.column(name)[index] for name in BATCH.names}
         pixels.reshape(-1)[:] = np.frombuffer(row.pop("pixels").as_buffer(), np.uint8)

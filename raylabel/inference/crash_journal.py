@@ -1,9 +1,9 @@
-"""What an actor is scoring, written to a file that its restarts read: so a sample that crashes the teacher is found.
+"""A file that records what an actor is scoring. Its restarts use it to find the sample that crashes the teacher.
 
-A crashed process reports nothing, and Ray restarts an actor under its old name. The restarted actor reads here which
-batches were in flight at the crash. A batch that was in flight at two crashes is a suspect: it is scored in halves,
-which narrow with each further crash to a single sample. That sample is rejected once it was alone in flight at two
-crashes and never finished. A machine that is lost leaves no journal, so it makes no batch a suspect.
+A crashed process reports nothing, but Ray restarts an actor with the same id. The restarted actor reads from the
+journal which batches were in flight at the crash. A batch that was in flight at two crashes is a suspect: it is scored
+in halves, and each further crash halves the span again, down to a single sample. A sample that was in flight alone at
+two crashes and never finished is rejected. If a node is lost, its journal is lost too, so no batch becomes a suspect.
 """
 
 import json
@@ -13,24 +13,24 @@ from collections import Counter
 from collections.abc import Iterator
 
 SUSPECT_AFTER = 2  # crashes after which a batch is a suspect, and a single sample is rejected
-MAX_CRASHES = 20  # in a row without a single finished batch: the cause is not the samples
+MAX_CRASHES = 20  # in a row without a finished batch: after so many, the samples are not the cause
 
 Span = tuple[int, int, int]
-"""Key of the first sample of a batch, and which of its slots were scored together: from, to."""
+"""(key of the first sample of a batch, first slot, slot after the last) of slots that are scored together."""
 
 _SPAN = struct.Struct("<qqq")
-_MAX_IN_FLIGHT = 3  # batches at once; a scorer on a GPU has two
+_MAX_IN_FLIGHT = 3  # batches in flight at most; a scorer on a GPU has two
 _HEADER = _MAX_IN_FLIGHT * _SPAN.size  # bytes: the spans in flight; the crashes follow as a line of JSON
 
 
 class CrashJournal:
-    """The journal of one actor. To write what is in flight takes some microseconds a batch."""
+    """The journal of one actor. Writing what is in flight takes a few microseconds per batch."""
 
     def __init__(self, path: str) -> None:
-        """`path`: a file of this actor alone, the same after each restart."""
+        """`path`: a file that only this actor uses, the same after each restart."""
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         self._crashes: Counter[Span] = Counter()
-        self._starts = 1  # since the last finished batch, this one included
+        self._starts = 1  # of the actor since the last finished batch, including this one
         found = os.pread(self._file, 1 << 20, 0)
         if len(found) > _HEADER:  # a restart
             known = json.loads(found[_HEADER:].partition(b"\n")[0])  # the rest of an older, longer line may follow
@@ -42,7 +42,7 @@ class CrashJournal:
         self._save()
 
     def is_suspect(self, key: int, rows: int) -> bool:
-        """Whether the batch of so many samples, that begins with `key`, was in flight at SUSPECT_AFTER crashes."""
+        """Whether the batch of `rows` samples that begins with `key` was in flight at SUSPECT_AFTER or more crashes."""
         return self._crashes[(key, 0, rows)] >= SUSPECT_AFTER
 
     @property
@@ -51,12 +51,12 @@ class CrashJournal:
         return self._starts > MAX_CRASHES
 
     def start(self, span: Span) -> None:
-        """A batch goes to the teacher."""
+        """Records that a span is sent to the teacher."""
         self._in_flight.append(span)
         self._write_in_flight()
 
     def finish(self) -> None:
-        """The oldest batch in flight came back."""
+        """Records that the oldest span in flight is scored."""
         finished = self._in_flight.pop(0)
         self._write_in_flight()
         if self._starts > 1 or self._crashes.pop(finished, 0):  # it did not cause the crashes that it was in flight at
@@ -64,7 +64,7 @@ class CrashJournal:
             self._save()
 
     def spans(self, key: int, rows: int) -> Iterator[tuple[int, int, bool]]:
-        """How to score a suspect batch: (from, to, whether it is a single sample to reject), all its slots in order."""
+        """How to score a suspect batch: (from, to, whether to reject it as a single sample), all its slots in order."""
         todo = [(0, rows)]
         while todo:
             first, last = todo.pop()

@@ -1,4 +1,4 @@
-"""A trained network as a scorer: on a CPU in a single thread, on a GPU compiled and one batch behind.
+"""A trained network as a scorer: single-threaded on a CPU; compiled, and overlapped with copying, on a GPU.
 
 Letters: B batch, C classes, P classes kept per sample, M clips of a video, T frames of a clip, H W pixels.
 """
@@ -16,10 +16,11 @@ from raylabel.media.sandbox.sandbox import Parser
 from raylabel.media.view import View
 from raylabel.store.artifact import Artifact
 
-# Pixels of a pass on a CPU, 16 images at 224: the activations of more overflow its caches. ResNet-18 is 1.27 times
-# as fast as with 256 images, ResNet-50 1.2 times (one Zen 5 core, bf16); the logits were the same bits.
+# Pixels of a forward pass on a CPU, 16 images at 224 px: with more, the activations do not fit in its caches. ResNet-18
+# is 1.27 times as fast as with 256 images, ResNet-50 1.2 times (one Zen 5 core, bf16); the logits had the same bits.
 CACHED = 16 * 224 * 224
-CACHED_CLIPS = CACHED // 4  # of all frames: 4 clips of R(2+1)D-18, 8 frames at 112 px; with 16 it is 0.85 times as fast
+# Of all frames: 4 clips of 8 frames at 112 px. With 16 clips R(2+1)D-18 is 0.85 times as fast.
+CACHED_CLIPS = CACHED // 4
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,15 @@ class Network:
 
         from raylabel.models import load_model, memory_format
 
-        torch.set_num_threads(1)  # one single-threaded actor per core beats threads (and sums in one order)
+        torch.set_num_threads(1)  # one single-threaded actor per core is faster than threads, and sums in one order
         device = torch.device("cuda" if gpu else "cpu")
         module = load_model(self.model).eval().to(device)
         module = module.to(memory_format=memory_format(module))  # pyright: ignore[reportCallIssue]
         if not gpu:
             return lambda batches: (_to_numpy(self._forward(module, torch.from_numpy(b))) for b in batches)
         torch.backends.cudnn.deterministic = True
-        # Twice as fast as eager (on a CPU 1.1 times, after a minute of compiling). Deterministic: no autotuning, which
-        # would let two actors choose kernels that sum in another order.
+        # Twice as fast as eager mode (on a CPU 1.1 times, after a minute of compiling). Deterministic means without
+        # autotuning, with which two actors could choose kernels that sum in different orders.
         module = torch.compile(module, options={"deterministic": True})
         return lambda batches: self._run_on_gpu(module, batches)
 
@@ -82,16 +83,16 @@ class Network:
             return module(normalise(pixels, self.view)).float()
 
     def _run_on_gpu(self, module: Any, batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
-        """One batch behind: while the GPU works on a batch, the caller decodes the next and it is copied to the GPU."""
+        """Yields each result one batch late: while the GPU works on a batch, the next is decoded and copied to it."""
         import torch
 
         copying, waiting = torch.cuda.Stream(), deque()
         for batch in batches:
-            staged = torch.from_numpy(batch).pin_memory()  # a copy: the caller may overwrite its own
+            staged = torch.from_numpy(batch).pin_memory()  # a copy, because the caller may overwrite its array
             with torch.cuda.stream(copying):
                 pixels = staged.to("cuda", non_blocking=True)
             torch.cuda.current_stream().wait_stream(copying)
-            pixels.record_stream(torch.cuda.current_stream())  # or its memory could be reused while it is read
+            pixels.record_stream(torch.cuda.current_stream())  # otherwise its memory could be reused while it is read
             found = self._forward(module, pixels)
             back = tuple(
                 torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True) for x in found
@@ -106,7 +107,7 @@ class Network:
 
 
 def _when_done(done: Any, staged: Any, back: tuple[Any, ...]) -> Ranked:
-    """`staged` is what the GPU copies from: it must exist until then."""
+    """Waits for a result. `staged` is the memory that the GPU copies from, so it must be kept until then."""
     done.synchronize()
     return _to_numpy(back)
 

@@ -1,6 +1,6 @@
 """The actor pool that scores a corpus: Ray Data streams units through actors, and tasks commit the parts.
 
-The driver handles references only.
+The driver handles only references to the data.
 """
 
 import collections
@@ -26,11 +26,11 @@ from raylabel.inference.reuse import Piece, read_part, read_piece
 from raylabel.schema import REJECTS, SCORES, check
 from raylabel.store.artifact import commit_part, write_table
 
-ITEMS = 32  # per actor, at least, where there are as many units, so that all actors end at about the same time
-PIXELS = 4  # batches in a block of pixels, where tasks decode: an actor copies one to the GPU while another is scored
-BLOCK = 8 << 20  # bytes of a block that leaves an actor, some 50,000 samples: what the driver handles and counts
-IN_FLIGHT = 64  # parts being written at once
-# Restarts of one actor or task, in all: a lost machine costs one, a sample that crashes the teacher about ten.
+ITEMS = 32  # per actor at least, if there are enough units, so that all actors end at about the same time
+PIXELS = 4  # batches in a block of pixels, if tasks decode: an actor copies one to the GPU while another is scored
+BLOCK = 8 << 20  # bytes of a block that an actor returns, about 50,000 samples: the driver handles and counts blocks
+IN_FLIGHT = 64  # parts that are written at the same time
+# Restarts of one actor or task in total: a lost node takes one, a sample that crashes the teacher about ten.
 MAX_RESTARTS = 1000
 
 
@@ -46,14 +46,14 @@ class Part:
 
     @property
     def rows(self) -> int:
-        """To be scored."""
+        """Rows to be scored."""
         return sum(unit.rows for unit in self.units)
 
 
 def score(task: ScoringTask, parts: Callable[[], Iterator[Part]], folder: str) -> Iterator[dict[str, Any]]:
     """Scores the parts and commits them in `folder`; yields the record of each once it is committed, in any order.
 
-    `parts` yields the same parts each time it is called, so that they need not all be held.
+    `parts` yields the same parts each time it is called, so that they need not all be in memory.
     """
     writing: list[Any] = []  # references
     for part, spans in _spans(task, parts):
@@ -69,7 +69,7 @@ def score(task: ScoringTask, parts: Callable[[], Iterator[Part]], folder: str) -
         yield ray.get(done[0])
 
 
-Span = tuple[Any, int, int]  # rows of a block of ROWS: its reference, the first, how many
+Span = tuple[Any, int, int]  # rows of a block: (reference of the block, first row, number of rows)
 
 
 def _spans(task: ScoringTask, parts: Callable[[], Iterator[Part]]) -> Iterator[tuple[Part, list[Span]]]:
@@ -83,8 +83,8 @@ def _spans(task: ScoringTask, parts: Callable[[], Iterator[Part]]) -> Iterator[t
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.max_consecutive_actor_init_deaths = 3  # a machine may be lost while an actor starts on it
-    # The order of rows alone tells which part they belong to.
+    context.max_consecutive_actor_init_deaths = 3  # a node may be lost while an actor starts on it
+    # Rows are assigned to parts by their order alone.
     context.execution_options.preserve_order = True
     pixels = PIXELS * task.batch * int(np.prod(task.scorer.shape))
     context.target_max_block_size = BLOCK if pool.threads else max(BLOCK, pixels)
@@ -93,19 +93,19 @@ def _spans(task: ScoringTask, parts: Callable[[], Iterator[Part]]) -> Iterator[t
 
 
 def units_of_item(units: int, actors: int) -> int:
-    """Units of a work item, of so many in all."""
+    """Units per work item, for `units` in total."""
     return max(1, units // (ITEMS * actors))
 
 
 def _pipeline(task: ScoringTask, items: list[pa.Table]) -> ray.data.Dataset:
     pool, work = task.pool, ray.data.from_arrow(items)
-    size = min(pool.actors, len(items))  # or more; actors that wait for a lost machine make Ray start another
+    size = min(pool.actors, len(items))  # the minimum; actors that wait for a lost node make Ray start another one
     work.set_name(task.shards.artifact.name.replace("shards", "label"))  # in Ray's dashboard and its metrics
-    with warnings.catch_warnings():  # Ray deprecates these options, and has no replacement yet
+    with warnings.catch_warnings():  # Ray deprecates these options but has no replacement yet
         warnings.simplefilter("ignore", RayDeprecationWarning)
         if not pool.threads:
-            # Half a CPU: a decoder waits for storage as long as it computes. (It also differs from the whole CPU of the
-            # actors, which keeps Ray from fusing decoding into them.)
+            # Half a CPU: a decoding task waits for storage as long as it computes. (It also differs from the CPUs of
+            # the actors, which keeps Ray from fusing decoding into them.)
             work = work.map_batches(
                 functools.partial(decode, task),
                 batch_size=1,
@@ -116,7 +116,7 @@ def _pipeline(task: ScoringTask, items: list[pa.Table]) -> ray.data.Dataset:
         return work.map_batches(
             ScoringActor,
             fn_constructor_args=(task,),
-            batch_size=1 if pool.threads else PIXELS,  # rows of a call
+            batch_size=1 if pool.threads else PIXELS,  # rows per call
             batch_format="pyarrow",
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
@@ -132,7 +132,7 @@ def _pipeline(task: ScoringTask, items: list[pa.Table]) -> ray.data.Dataset:
 
 
 def _grouped(dataset: ray.data.Dataset, parts: Iterator[Part]) -> Iterator[tuple[Part, list[Span]]]:
-    """Each part with its spans of the blocks, which come in the order of the parts."""
+    """Each part with its spans of the blocks. The blocks are in the order of the parts."""
     part = next(parts)
     spans: list[Span] = []
     missing = part.rows
@@ -155,7 +155,7 @@ def _grouped(dataset: ray.data.Dataset, parts: Iterator[Part]) -> Iterator[tuple
 
 @ray.remote(num_cpus=WRITERS / 4, max_retries=3)
 def _commit(folder: str, part: Part, cuts: Sequence[Sequence[int]], *blocks: pa.Table) -> dict[str, Any]:
-    """Writes SCORES and REJECTS of a part, then its record, which is the commit. To write them again is harmless."""
+    """Writes SCORES and REJECTS of a part, then its record, which is the commit. Writing them twice is harmless."""
     scores, rejects = [], []
     for whole, (first, taken) in zip(blocks, cuts, strict=True):
         block = whole.slice(first, taken)

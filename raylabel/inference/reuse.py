@@ -1,7 +1,7 @@
-"""Reuse of SCORES: what was scored of a corpus before shards were added to it is not scored again.
+"""Reuse of SCORES: after shards were added to a corpus, only the new shards are scored.
 
 A unit does not depend on the position of its shard in the list, so the rows of an unchanged shard (same URI, same
-fingerprint) are valid except for the number of the shard in their keys.
+fingerprint) stay valid except for the number of the shard in their keys.
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ from raylabel.store.reject_retry import TRY
 
 @dataclass(frozen=True)
 class Piece:
-    """A unit that was scored earlier: where its rows are, and the number of its shard now."""
+    """A unit that was scored earlier: the location of its rows, and the current number of its shard."""
 
     folder: str
     part: int
     unit: Unit
-    """Of the earlier corpus."""
+    """The unit in the earlier corpus."""
     shard: int
 
     @property
@@ -46,12 +46,12 @@ class Earlier:
 
     @property
     def shards(self) -> int:
-        """How many shards of the corpus were scored."""
+        """Number of shards of the current corpus that were scored earlier."""
         return int((self._number >= 0).sum())
 
     @property
     def samples(self) -> int:
-        """How many samples these have."""
+        """Number of samples in these shards."""
         return int(self._rows[self._number >= 0].sum())
 
     def find(self, unit: Unit) -> Piece | None:
@@ -64,12 +64,13 @@ class Earlier:
 
 
 def find_earlier(root: Root, identity: Mapping[str, Any], shards: Shards, unit: int, part: int) -> Earlier | None:
-    """Of all complete SCORES that differ from `identity` only in the corpus, those that share most shards with it."""
+    """Of all complete SCORES that differ from `identity` only in the corpus, those that share the most shards with it;
+    None if none shares any."""
     found = []
     for scores in root.named("scores"):
         if _source(scores.identity) == _source(identity):
             stem, _, tail = scores.info["shards"].rpartition("-")
-            # Its SHARDS may have been deleted: an error tells a user who changed a shard on purpose to do so.
+            # Its SHARDS may have been deleted: an error tells users who changed a shard on purpose to delete them.
             if before := next((one for one in root.named(stem) if one.digest == tail), None):
                 found.append(Earlier(scores, Shards(before), shards, unit, part))
     best = max(found, key=lambda earlier: (earlier.shards, -earlier.rejected), default=None)
@@ -104,7 +105,7 @@ def read_part(folder: str, name: str, number: int) -> pa.Table:
 
 
 def rejected_units(folder: str, number: int) -> tuple[Unit, ...]:
-    """The rejects of a part that has some, as one unit per shard."""
+    """The rejects of a part that has rejects, as one unit per shard."""
     key = np.sort(read_part(folder, "rejects", number).column("key").to_numpy())
     shard, row = key >> 32, key & 0xFFFFFFFF
     runs = np.split(row, np.flatnonzero(np.diff(shard)) + 1)

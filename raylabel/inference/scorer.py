@@ -11,11 +11,11 @@ import numpy as np
 from raylabel.media.sandbox.sandbox import Parser
 
 Ranked = tuple[np.ndarray, ...]
-"""classes int32, log-odds float32, logits float32, each [B, P], best class first; of videos also clips int32 [B, M],
+"""classes int32, log-odds float32, logits float32, each [B, P], best class first; for videos also clips int32 [B, M],
 the best class of each clip."""
 
 Run = Callable[[Iterable[np.ndarray]], Iterator[Ranked]]
-"""Batches uint8 [B, *shape] → `Ranked` of each, in order. A batch may be overwritten when the next is asked for."""
+"""Batches uint8 [B, *shape] → `Ranked` of each, in order. A batch may be overwritten when the next is requested."""
 
 
 class Scorer(Protocol):

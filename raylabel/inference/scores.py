@@ -1,7 +1,7 @@
 """A scorer and a corpus → SCORES: every sample ranked once, in parts that are committed one by one.
 
 What is computed depends on the corpus alone: a batch never crosses a unit, its shape never changes, and a part has the
-same units on any cluster. So any number of actors, any order and any crash gives the same bytes.
+same units on any cluster. So the bytes do not depend on the number of actors, the order of the work or crashes.
 """
 
 import functools
@@ -22,9 +22,9 @@ from raylabel.store.artifact import Artifact, Built, Draft, Root, committed_part
 from raylabel.store.reject_limit import RejectTally
 from raylabel.store.reject_retry import NothingGainedError, make
 
-UNIT = 1024  # rows of a unit of work of images
-VIDEO = 32  # images per video: ten clips of a video take as long as a hundred images
-PART = 64  # units that are committed together: some 8 MB of scores, which tasks write as one file
+UNIT = 1024  # rows of a unit of images
+VIDEO = 32  # a unit of videos has so many times fewer rows: ten clips of a video take as long as a hundred images
+PART = 64  # units that are committed together: about 8 MB of scores, which tasks write as one file
 
 
 def unit_rows(corpus: Corpus) -> int:
@@ -34,7 +34,7 @@ def unit_rows(corpus: Corpus) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """What is scored, by what, and where."""
+    """What is scored, with which scorer and which resources."""
 
     scorer: Scorer
     source: Mapping[str, Any]
@@ -48,7 +48,7 @@ class Scoring:
     """Share of samples that may be unreadable, 0 to 1."""
     resources: Resources
     retry_rejects: bool = False
-    """Score the rejects of earlier SCORES again, and nothing else."""
+    """Only score the rejects of earlier SCORES again."""
     by: str = ""
     """Name of the scorer in the progress line."""
 
@@ -56,10 +56,10 @@ class Scoring:
 def make_scores(root: Root, scoring: Scoring) -> Artifact:
     """SCORES, the artifact `scores`: every sample of the corpus as the scorer ranks it.
 
-    Shards that the same source scored as part of an earlier state of the corpus are reused; with `retry_rejects` so is
-    everything but the rejects (reject_retry.py). Files `scores-*` and `rejects-*`, one per part. Info: samples, scored,
-    rejected, reasons, groups (rows that have one), images (scored in the build that took `seconds`), earlier (reused in
-    it), p. InputError if too many samples could not be read, or a shard changed meanwhile.
+    Shards that the same source scored as part of an earlier state of the corpus are reused; with `retry_rejects`
+    everything except the rejects is (reject_retry.py). Files `scores-*` and `rejects-*`, one per part. Info: samples,
+    scored, rejected, reasons, groups (rows that have one), images (scored in the build that took `seconds`), earlier
+    (reused in it), p. InputError if too many samples could not be read, or if a shard changed while it was scored.
     """
     cluster, shards, unit = ready(scoring.resources), scoring.shards, unit_rows(scoring.corpus)
     pool = cluster.teachers(scoring.resources)
@@ -87,7 +87,7 @@ def make_scores(root: Root, scoring: Scoring) -> Artifact:
 def _build(
     draft: Draft, stage: str, task: ScoringTask, count: int, part: Callable[[int], Part], tally: RejectTally
 ) -> Built:
-    """SCORES of `count` parts; `part` makes each from its number."""
+    """SCORES of `count` parts; `part` returns a part by its number."""
     committed = committed_parts(draft.uri)
     todo = [number for number in range(count) if number not in committed]
     parts = functools.partial(map, part, todo)
@@ -105,7 +105,7 @@ def _build(
     tally.close()
     try:
         verify_packed(task.shards)
-    except InputError:  # it changed while it was read: these must not count as scores of the corpus once it is restored
+    except InputError:  # a shard changed while it was read: these must not count as its scores once it is restored
         draft.discard()
         raise
     info = {
@@ -121,8 +121,8 @@ def _build(
 
 
 def _part(units: Units, earlier: Earlier | None, number: int) -> Part:
-    all_of_it = [units[i] for i in range(number * PART, min((number + 1) * PART, len(units)))]
-    pieces = {unit: earlier.find(unit) if earlier else None for unit in all_of_it}
+    of_part = [units[i] for i in range(number * PART, min((number + 1) * PART, len(units)))]
+    pieces = {unit: earlier.find(unit) if earlier else None for unit in of_part}
     new = tuple(unit for unit, piece in pieces.items() if piece is None)
     return Part(number, new, tuple(piece for piece in pieces.values() if piece))
 

@@ -8,9 +8,9 @@ from raylabel.store.artifact import Built, Draft, write_table
 
 
 def write_picks(draft: Draft, key: np.ndarray, label: np.ndarray, classes: tuple[str, ...]) -> Built:
-    """PICKS of samples with one label each, int64 [N] both: rank in the order of keys, score 0.
+    """PICKS of samples with one label each (key and label int64 [N]): ranks in the order of keys, score 0.
 
-    Info: picks, samples, per_class, classes (their names in the order of their numbers).
+    Info: picks, samples, per_class, classes (names in the order of class indices).
     """
     counts = np.bincount(label, minlength=len(classes))
     order = np.lexsort((key, label))

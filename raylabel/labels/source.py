@@ -1,7 +1,8 @@
-"""Label sources: each labels every sample of a corpus, by SCORES to select from, or by PICKS that are trained on as
-they are.
+"""Label sources: each labels every sample of a corpus, by SCORES to select from, or by PICKS that are trained on
+unchanged.
 
-PICKS are all that training knows of a label, so a teacher, people, hashtags and random numbers train by the same code.
+Training reads labels only from PICKS, so it has the same code for labels from a teacher, people, hashtags or a random
+number generator.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,30 +18,30 @@ SCORES_NAME = "scores"
 
 
 class LabelSource(Protocol):
-    """One who labels. Implementations are frozen dataclasses: plain data, so that they travel and have an identity."""
+    """Labels a corpus. Implementations are frozen dataclasses: plain data that Ray can send and with an identity."""
 
     @property
     def name(self) -> str:
-        """What the source is called, in lower case; also the name of the artifact of its PICKS."""
+        """Name of the source, in lower case; also the name of the artifact of its PICKS."""
         ...
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """All that decides the labels besides the corpus and the round, as plain JSON."""
+        """Everything that the labels depend on besides the corpus and the round, as plain JSON."""
         ...
 
     def label(self, root: Root, corpus: Corpus, shards: Artifact, round: int = 0) -> Artifact:
         """The artifact `scores` with SCORES of every sample in SHARDS, or an artifact with PICKS in files `picks-*`.
 
-        `round`: counts from 0 where a method labels the same samples again and again, as DeepCluster does after each
-        epoch (Caron et al. 2018). A source whose labels differ between rounds makes one artifact for each. InputError
+        `round` counts from 0, for methods that label the same samples repeatedly, as DeepCluster does after each epoch
+        (Caron et al. 2018). A source whose labels differ between rounds makes one artifact for each round. InputError
         if the corpus cannot be labeled.
         """
         ...
 
 
 def gives_scores(labels: Artifact) -> bool:
-    """Whether a source gave SCORES, to select from, and not PICKS."""
+    """Whether these are SCORES, to select from, and not PICKS."""
     return labels.name == SCORES_NAME
 
 
@@ -51,10 +52,10 @@ def make_picks(
     read: Callable[[], tuple[np.ndarray, np.ndarray, tuple[str, ...]]],
     round: int = 0,
 ) -> Artifact:
-    """PICKS of a source, as the artifact of its name, in which each sample has one label and the score 0.
+    """PICKS of a source, as an artifact with the source's name. Each sample has one label and the score 0.
 
-    `read` gives (keys int64 [N], labels int64 [N], names of the classes in the order of their numbers); it is called
-    only where the artifact does not exist yet.
+    `read` returns (keys int64 [N], labels int64 [N], class names in the order of class indices). It is called only if
+    the artifact does not exist.
     """
 
     def build(draft: Draft) -> Built:

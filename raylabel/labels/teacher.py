@@ -14,7 +14,7 @@ from raylabel.inference.scores import UNIT, Scoring, make_scores, unit_rows
 from raylabel.media.view import View
 from raylabel.store.artifact import NOT_IDENTITY, Artifact, Root, identity_of
 
-BATCH_BYTES = 1 << 28  # of pixels; 256 images at 224 are 39 MB. An actor holds one batch, or four where tasks decode
+BATCH_BYTES = 1 << 28  # of pixels; 256 images at 224 px are 39 MB. An actor holds one batch, or four if tasks decode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,18 +22,18 @@ class Label:
     """How a model labels a corpus."""
 
     batch: int = 256
-    """Images or videos per forward pass, always padded to this number so that scores do not depend on their neighbours.
-    """
+    """Images or videos per forward pass. Smaller batches are padded to this number, so that a score does not depend on
+    how many samples are in its batch."""
     p: int = 10
-    """Classes stored per sample: the largest P that a selection can ask for later (at most all classes)."""
+    """Classes stored per sample, at most all: the largest `select.p` that is possible without scoring again."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Arithmetic of the forward pass; auto is bf16 where the hardware has it."""
+    """Arithmetic of the forward pass; auto is bf16 if the hardware has it."""
     reject_limit: float = field(default=0.05, metadata=NOT_IDENTITY)
     """Share of samples that may be unreadable before the run stops, 0 to 1."""
 
     def __post_init__(self):
         if not 2 <= self.batch <= UNIT:
-            raise InputError(f"label.batch is {self.batch}: give 2 to {UNIT} images, since no batch crosses a unit")
+            raise InputError(f"label.batch is {self.batch}: give 2 to {UNIT} samples, since no batch crosses a unit")
         if self.p < 1:
             raise InputError(f"label.p is {self.p}: store at least 1 class per sample")
         if not 0 <= self.reject_limit <= 1:
@@ -42,26 +42,29 @@ class Label:
     def check_against(self, corpus: Corpus, view: View) -> None:
         """InputError if a batch crosses a unit, or if its pixels would take more than BATCH_BYTES: clips are large."""
         if self.batch > (unit := unit_rows(corpus)):
-            raise InputError(f"label.batch is {self.batch}: no batch crosses a unit, and of videos that has {unit}")
+            raise InputError(
+                f"label.batch is {self.batch}, but no batch crosses a unit, which is {unit} {corpus.kind}s: "
+                f"lower it to {unit}"
+            )
         if self.batch * (sample := math.prod(view.eval_shape)) > BATCH_BYTES:
             raise InputError(
-                f"label.batch is {self.batch}, and the pixels of that many samples are "
+                f"label.batch is {self.batch}, but the pixels of that many samples are "
                 f"{self.batch * sample / 1e9:.1f} GB: lower it to {max(2, BATCH_BYTES // sample)}"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedNetwork:
-    """A trained network, as a label source. Its labels are the same in every round: another network is another
+    """A trained network as a label source. Its labels are the same in every round, because another network is another
     source."""
 
     network: Artifact
     view: View
-    """What it sees of a sample."""
+    """How a sample becomes the network's input."""
     config: Label
     resources: Resources
     retry_rejects: bool = False
-    """Score again what an earlier run rejected."""
+    """Only score again the samples that an earlier run rejected."""
 
     @property
     def name(self) -> str:
@@ -82,9 +85,9 @@ class TrainedNetwork:
     def label(self, root: Root, corpus: Corpus, shards: Artifact, round: int = 0) -> Artifact:
         """SCORES of every sample of the corpus by the network, with REJECTS for those that could not be read.
 
-        Log-odds and not probabilities: near p = 1 a float32 softmax has ties where a billion samples need an order
-        (Yalniz et al. 2019 §3.2 ranks by softmax; the order is the same). Shards that the same network scored as part
-        of an earlier, smaller corpus are not scored again. InputError if too many samples are rejected.
+        Scores are log-odds and not probabilities: near p = 1 a float32 softmax has ties, but a billion samples need an
+        order (Yalniz et al. 2019 §3.2 ranks by softmax; the order is the same). Shards that the same network scored as
+        part of an earlier, smaller corpus are not scored again. InputError if too many samples are rejected.
         """
         config, model = self.config, self.network
         config.check_against(corpus, self.view)

@@ -1,4 +1,4 @@
-"""Label source: the labels that people gave. Every sample of a labeled set is picked once, under its own label."""
+"""Label source: labels given by people. Every sample of a labeled set is picked once, with its own label."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from raylabel.corpus import Corpus, Shards, class_names, encode_labels, read_lab
 from raylabel.errors import InputError
 from raylabel.labels.source import make_picks
 from raylabel.store.artifact import Artifact, Root
+from raylabel.text import listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +18,7 @@ class GivenLabels:
     """The labels of a labeled set, as a label source."""
 
     classes: tuple[str, ...] | None = None
-    """Names of the classes of the set that a model was trained on, in the order of their numbers; None: this set's
-    own."""
+    """Class names of the set that a model was trained on, in the order of class indices; None: those of this set."""
 
     @property
     def name(self) -> str:
@@ -31,8 +31,8 @@ class GivenLabels:
     def label(self, root: Root, corpus: Corpus, shards: Artifact, round: int = 0) -> Artifact:
         """PICKS of a labeled set, the same in every round.
 
-        InputError for a set without labels, with a single class, or, where `classes` are given, with an unknown class
-        or without one of them.
+        InputError if the set has no labels or a single class, or, if `classes` are given, an unknown class or no sample
+        of one of them.
         """
 
         def read() -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
@@ -49,5 +49,6 @@ def _check_classes(where: str, names: tuple[str, ...], counts: np.ndarray) -> No
     if len(names) < 2:
         raise InputError(f"{where}: all samples are of one class, '{''.join(names)}': give labels of two or more")
     if missing := [name for name, count in zip(names, counts, strict=True) if count == 0]:
-        shown = ", ".join(f"'{name}'" for name in missing[:5])
-        raise InputError(f"{where}: {len(missing)} of {len(names)} classes have no sample ({shown}): add some")
+        raise InputError(
+            f"{where}: {len(missing)} of {len(names)} classes have no sample ({listed(missing)}): add some"
+        )

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from raylabel.errors import InputError
 from raylabel.models.build import VIDEO, Model
 from raylabel.store.files import read_file
+from raylabel.text import one_line
 
 # torchvision's DenseNet files are older than its DenseNet and say 'norm.1' where it says 'norm1'; the pattern is that
 # of torchvision.models.densenet._load_state_dict.
@@ -42,7 +43,9 @@ def load_weights(module: nn.Module, data: bytes, where: str) -> None:
     try:
         state = safetensors.torch.load(data)
     except SafetensorError as error:
-        raise InputError(f"weights {where} are no whole safetensors file: {_line(error)}; make them again") from error
+        raise InputError(
+            f"weights {where} are no whole safetensors file: {one_line(error)}; make them again"
+        ) from error
     if misfits := _misfits(module, state):
         raise InputError(f"weights {where} do not fit the network: {_first(misfits)}; give the one they are of")
     module.load_state_dict(state)
@@ -61,7 +64,7 @@ def read_checkpoint(uri: str) -> dict[str, Tensor]:
             content = safetensors.torch.load(data)
         except SafetensorError as error:
             raise InputError(
-                f"checkpoint '{uri}' is no whole safetensors file ({_line(error)}); save it anew"
+                f"checkpoint '{uri}' is no whole safetensors file ({one_line(error)}); save it anew"
             ) from error
     else:
         content = _unpickle(uri, data)
@@ -114,7 +117,7 @@ def torchvision_weights(name: str) -> tuple[Model, int, dict[str, Tensor]]:
         state = weight.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, HTTPException, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"cannot get torchvision weights '{name}' from {weight.url}: {_line(error)}; give a checkpoint file instead"
+            f"cannot get torchvision weights '{name}' from {weight.url}: {one_line(error)}; give a checkpoint file"
         ) from error
     return Model(arch=arch), len(weight.meta["categories"]), _current_names(state, arch)
 
@@ -128,7 +131,7 @@ def _read(uri: str) -> bytes:
     try:
         return read_file(uri)
     except (OSError, InputError) as error:
-        why = _line(error.__cause__ or error)
+        why = one_line(error.__cause__ or error)
         raise InputError(f"cannot read checkpoint '{uri}': {why}; give the path of a file") from error
 
 
@@ -194,8 +197,3 @@ def _torchvision_weight(name: str) -> tuple[str, Any]:
         hint = f"did you mean {' or '.join(close)}?" if close else "expected such as 'ResNet50_Weights.IMAGENET1K_V2'"
         raise InputError(f"{name!r} is no torchvision weight of a network known here; {hint}")
     return table[name]
-
-
-def _line(error: BaseException) -> str:
-    """The error's text as one line: torch's run over many."""
-    return " ".join(str(error).split()) or type(error).__name__

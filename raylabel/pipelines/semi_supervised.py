@@ -1,8 +1,8 @@
-"""The run: labeled set → teacher → SCORES of the corpus → PICKS → student, and what it is compared with.
+"""The run: labeled set → teacher → SCORES of the corpus → PICKS → student, and the control that it is compared with.
 
-Yalniz et al. 2019 §3. Each property of `Run` is one artifact, in reading order; asking for one builds what it needs.
-Job, plan, sweep and report all ask the same object, so a stage is written once: as a property here and as a section of
-the report.
+Yalniz et al. 2019 §3. Each property of `Run` is one artifact, in the order of the stages; reading a property builds
+what it needs. Job, plan, sweep and report all use this class, so a stage is written once: as a property here and as a
+section of the report.
 """
 
 import functools
@@ -37,7 +37,7 @@ from raylabel.training.train import train
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """The inputs of a run: what is known of them before anything is trained. Plain data, so that it travels.
+    """What is known about the inputs of a run before anything is trained. Plain data, so that Ray can send it.
 
     Keys of `corpora` and `shards`: labeled, unlabeled, test.
     """
@@ -49,15 +49,15 @@ class Prepared:
     test_labels: Artifact
     """PICKS of the test set."""
     classes: tuple[str, ...]
-    """Their names, in the order of their numbers."""
+    """Class names, in the order of class indices."""
     groups: dict[str, pa.Table]
-    """Source videos of the labeled and the test set, as `read_groups` gives them."""
+    """Source videos of the labeled and the test set, as `read_groups` returns them."""
     teacher: Artifact | None
-    """The teacher, if it is given and not trained here."""
+    """The teacher if it is given; None if it is trained by the run."""
 
 
 def prepare(root: Root, recipe: Recipe) -> Prepared:
-    """Checks the recipe, indexes its corpora, and reads their labels. InputError: input that the user can fix."""
+    """Checks the recipe, indexes its corpora, and reads their labels. InputError if the user has to fix one of them."""
     check_recipe(recipe)
     corpora = {n: datasets.resolve(root, getattr(recipe, n)) for n in ("labeled", "unlabeled", "test")}
     shards = {n: index_corpus(root, n, corpus) for n, corpus in corpora.items()}
@@ -65,7 +65,7 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
     classes = tuple(labels.info["classes"])
     test_labels = GivenLabels(classes=classes).label(root, corpora["test"], shards["test"])
     groups = {n: read_groups(corpora[n], Shards(shards[n])) for n in ("labeled", "test")}
-    find_leaks(root, recipe.leaks, groups["labeled"], groups["test"])  # those that show before anything is scored
+    find_leaks(root, recipe.leaks, groups["labeled"], groups["test"])  # those that are found without scores
     check_classes(recipe, len(classes))
     return Prepared(
         corpora=corpora,
@@ -79,23 +79,23 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
 
 
 def given_teacher(root: Root, teacher: Teacher, classes: int) -> Artifact | None:
-    """The teacher, if it is given and not trained here."""
+    """The teacher if it is given; None if it is trained by the run."""
     if not teacher.given:
         return None
     return import_model(root, "teacher", teacher.model, classes, checkpoint=teacher.checkpoint, weights=teacher.weights)
 
 
 class Run:
-    """The artifacts of a recipe's run. One that exists in the root is used as it is; another is built when it is asked
-    for. InputError: input that the user can fix."""
+    """The artifacts of a recipe's run. Reading a property returns the artifact if the root has it, or else builds it.
+    InputError if the user has to fix an input."""
 
     def __init__(self, root: Root, recipe: Recipe, start: Prepared | None = None):
-        """`start`: the inputs, where they are known already; else they are prepared."""
+        """`start`: the inputs, if they are prepared already; otherwise they are prepared here."""
         self.root, self.recipe = root, recipe
         self.start = start or prepare(root, recipe)
 
     def build(self, last: str = "tests") -> Self:
-        """Builds the stages up to `last`, in their order: what ends a run is known as early as it can be."""
+        """Builds the stages up to `last`, in order: an error that ends the run is found as early as possible."""
         for stage in STAGES[: STAGES.index(last) + 1]:
             if stage != "teacher" or not self.recipe.source:
                 getattr(self, stage)
@@ -106,7 +106,7 @@ class Run:
         """EXAMPLES of the labeled set."""
         examples = self._materialize("labeled", "labeled", self.start.labels)
         for config in (self.recipe.teacher.train, self.recipe.finetune, self.recipe.control):
-            if config:  # known now, not after days of pre-training
+            if config:  # an error is found now, not after days of pre-training
                 workers = Cluster.now().workers(self.recipe.resources, config.batch)
                 Stream(examples, self.recipe.seed).check_workers(workers, config.batch)
         return examples
@@ -123,24 +123,25 @@ class Run:
 
     @cached_property
     def labels(self) -> Artifact:
-        """What the label source gives for the corpus: SCORES, or PICKS."""
+        """The labels of the corpus by the label source: SCORES, or PICKS."""
         return self.source.label(self.root, self.start.corpora["unlabeled"], self.start.shards["unlabeled"])
 
     @cached_property
     def teacher_test(self) -> Artifact | None:
-        """SCORES of the test set by the teacher; None where it does not label."""
+        """SCORES of the test set by the teacher; None if another source labels the corpus."""
         return None if self.recipe.source else self.test(self.teacher, self.recipe.teacher_view)
 
     @cached_property
     def leaks(self) -> Leaks:
-        """What of the test set is in the labeled set or in the corpus. InputError if `recipe.leaks` says so."""
+        """How much of the test set is in the labeled set or in the corpus. InputError if any is and `recipe.leaks` is
+        'error'."""
         scores = self.labels if gives_scores(self.labels) else None
         groups = self.start.groups
         return find_leaks(self.root, self.recipe.leaks, groups["labeled"], groups["test"], scores, self.teacher_test)
 
     @cached_property
     def duplicates(self) -> Artifact | None:
-        """DUPLICATES of the corpus; None where the source gives PICKS."""
+        """DUPLICATES of the corpus; None if the source gives PICKS."""
         return find_duplicates(self.root, self.labels) if gives_scores(self.labels) else None
 
     @cached_property
@@ -162,13 +163,13 @@ class Run:
 
     @cached_property
     def student(self) -> Artifact:
-        """The student, fine-tuned on the clean labels alone."""
+        """The student, fine-tuned on the labeled set alone."""
         recipe, init = self.recipe, self.pretrained
         return self._train("student", recipe.student, self.labeled_examples, recipe.finetune, init=init)
 
     @cached_property
     def control(self) -> Artifact:
-        """The student's architecture, trained by its recipe for as many images, without the corpus."""
+        """The student's architecture, trained on the labeled set alone with the same settings and as many images."""
         return self._train("control", self.recipe.student, self.labeled_examples, self.recipe.control)
 
     @cached_property
@@ -194,7 +195,7 @@ class Run:
 
     @property
     def source(self) -> LabelSource:
-        """Who labels the corpus."""
+        """The label source of the corpus."""
         recipe = self.recipe
         return recipe.source or TrainedNetwork(
             network=self.teacher,
@@ -209,7 +210,7 @@ class Run:
         return self.score(model, view, "test")
 
     def score(self, model: Artifact, view: View, corpus: str) -> Artifact:
-        """SCORES of a labeled corpus by a network: as many classes of each sample as accuracies need."""
+        """SCORES of a labeled corpus by a network, with as many classes per sample as accuracies need."""
         recipe = self.recipe
         source = TrainedNetwork(
             network=model,
@@ -222,8 +223,8 @@ class Run:
 
     def _materialize(self, name: str, corpus: str, picks: Artifact) -> Artifact:
         recipe, shards, limit = self.recipe, self.start.shards[corpus], self.recipe.label.reject_limit
-        corpora, config, again = self.start.corpora, recipe.materialize, recipe.retry_rejects
-        return materialize(self.root, name, picks, shards, corpora[corpus], config, limit, again)
+        corpora, config, retry = self.start.corpora, recipe.materialize, recipe.retry_rejects
+        return materialize(self.root, name, picks, shards, corpora[corpus], config, limit, retry)
 
     def _train(
         self,
@@ -248,4 +249,4 @@ class Run:
 
 
 STAGES = tuple(name for name, value in vars(Run).items() if isinstance(value, cached_property))
-"""The stages of a run in reading order."""
+"""The stages of a run, in order."""

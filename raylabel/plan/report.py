@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raylabel.report.terminal import WIDTH
-from raylabel.text import duration, encodable
+from raylabel.text import compact, duration, encodable, size, three_digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     def say(text: str, style: str = "") -> None:
         console.print(Text(encodable(text, console), style=style), width=width)
 
-    hours = _short(plan.device_hours(plan.seconds))
+    hours = three_digits(plan.device_hours(plan.seconds))
     say(f"plan of {plan.recipe}: {duration(plan.seconds)}, {hours} {plan.device}-hours", "bold")
     console.print(_table(plan), width=width)
     if plan.reach is None:
@@ -110,7 +110,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
         between = f" (95% interval {reach.low:,} to {reach.high:,})" if reach.low < reach.high else ""
         say(f"classes that reach K {plan.k:,} with P {plan.p}: {reach.value:,} of {plan.classes:,}{between}")
         say(f"picks: about {plan.picks:,} of {plan.samples:,} samples")
-    if on_device := [f"{w.stage} {_bytes(w.device_memory)}" for w in plan.stages if w.device_memory]:
+    if on_device := [f"{w.stage} {size(w.device_memory)}" for w in plan.stages if w.device_memory]:
         say("GPU memory per actor: " + ", ".join(on_device))
     say(f"pilot: {plan.sampled:,} samples labeled, {duration(plan.pilot_seconds)} in all, start-up included")
     say(f"hardware: {plan.hardware}")
@@ -129,34 +129,16 @@ def _table(plan: Plan) -> Table:
         rate, memory = work.images_per_second, work.memory
         table.add_row(
             work.stage,
-            _count(work.images),
-            "-" if rate is None else _short(rate),
+            f"{work.images:,}" if work.images < 10_000_000 else compact(work.images),
+            "-" if rate is None else three_digits(rate),
             duration(work.seconds),
-            _short(plan.device_hours(work.seconds)),
-            _bytes(work.bytes_read),
-            _bytes(work.bytes_written),
-            "-" if memory is None else _bytes(memory),
+            three_digits(plan.device_hours(work.seconds)),
+            size(work.bytes_read),
+            size(work.bytes_written),
+            "-" if memory is None else size(memory),
         )
     total = plan.to_dict()["total"]
-    cells = ["", "", duration(plan.seconds), _short(total["device_hours"])]
+    cells = ["", "", duration(plan.seconds), three_digits(total["device_hours"])]
     table.add_section()
-    table.add_row("total", *cells, _bytes(total["bytes_read"]), _bytes(total["bytes_written"]), style="bold")
+    table.add_row("total", *cells, size(total["bytes_read"]), size(total["bytes_written"]), style="bold")
     return table
-
-
-def _count(value: int) -> str:
-    """So short that the table of a billion images has room in 80 columns."""
-    return f"{value:,}" if value < 10_000_000 else f"{value / 1e6:,.0f} M"
-
-
-def _short(value: float) -> str:
-    """Three digits, or all of a larger number."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _bytes(value: int) -> str:
-    size, units = float(value), iter(["B", "kB", "MB", "GB", "TB", "PB"])
-    unit = next(units)
-    while size >= 999.5 and unit != "PB":
-        size, unit = size / 1000, next(units)
-    return f"{size:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""All that a recipe is written with, and the named recipes: `from raylabel.recipes import Recipe, Corpus, ...`."""
+"""Everything that a recipe needs, and the named recipes: `from raylabel.recipes import Recipe, Corpus, ...`."""
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus

@@ -18,7 +18,7 @@ IMAGENET = 1_281_167  # training images of ImageNet-1k
 
 
 def digits() -> Recipe:
-    """scikit-learn's 8x8 handwritten digits, embedded: the whole loop on a laptop.
+    """scikit-learn's 8x8 handwritten digits, embedded: the whole method on a laptop.
 
     `raylabel semi-supervised digits`, on 2 CPU cores in 84 s: teacher 88.8, control 87.6, student 91.6 top-1 on
     500 test digits, gain +4.0 points (95% interval +1.5 to +6.5; one seed, 2026-11-21).
@@ -36,20 +36,20 @@ def digits() -> Recipe:
         student=Model(arch="resnet8x1"),
         pretrain=replace(small, images=40_000),
         finetune=replace(small, images=4_000, schedule=Schedule(lr=0.005, warmup=0, drops=3, factor=0.1)),
-        resources=Resources(workers=1),  # a batch of 64 tiny images is work for one core
+        resources=Resources(workers=1),  # one core is enough for a batch of 64 tiny images
     )
 
 
 def cifar10(data: str) -> Recipe:
-    """CIFAR-10 with 4,000 labels and 46,000 unlabeled images; `data` holds labeled-4k.parquet and its companions.
+    """CIFAR-10 with 4,000 labels and 46,000 unlabeled images; `data` contains the parquet files that are named below.
 
     `raylabel semi-supervised cifar10 --data DIR`, on 4 CPU cores (Zen 4) in 51 min: teacher 74.0, control 71.7,
     student 75.2 top-1 on the 10,000 test images, gain +3.5 points (95% interval +2.7 to +4.3; seed 0, 2026-11-21;
     +2.6, +1.8 to +3.4, with seed 1 under the same teacher), on JPEG copies of the images. Architectures and schedule
-    were chosen with an eye on test accuracy.
+    were chosen by looking at test accuracy.
     """
     lr = scaled_lr(128, base=0.2)
-    # With 4,000 images the teacher overfits before it has learned: long at the full rate, and crops of any size.
+    # With 4,000 images the teacher overfits early: it needs many steps at the full rate and crops of different sizes.
     steps = Schedule(lr=lr, warmup=0.02, drops=2, factor=0.1)
     train = Train(images=1_200_000, batch=128, schedule=steps, weight_decay=5e-4)
     classes = f"{data}/classes.txt"
@@ -78,9 +78,9 @@ def imagenet_yfcc_resnet50(data: str) -> Recipe:
     """The paper's run (Yalniz et al. 2019, table 2: 79.1 top-1, supervised 76.4): not yet run.
 
     `raylabel semi-supervised imagenet-yfcc-resnet50 --data DIR --teacher.checkpoint FILE`, on 64 GPUs with 24
-    images each. `data` holds the folders imagenet-train, imagenet-val (a folder a class) and yfcc100m (WebDataset
-    tars, test images and near copies of them removed); the checkpoint is a ResNeXt-101 32x48d with 1,000 classes.
-    Hyperparameters of the paper's §4 and of the release; momentum (0.9) and the length of the warm-up are our reading.
+    images each. `data` contains the folders imagenet-train, imagenet-val (a folder per class) and yfcc100m (WebDataset
+    tars, without test images and near copies of them); the checkpoint is a ResNeXt-101 32x48d with 1,000 classes.
+    Hyperparameters of the paper's §4 and of the release; momentum (0.9) and the length of the warm-up are assumed.
     """
     batch = 64 * 24
     pretrain = Train(

@@ -1,4 +1,4 @@
-"""What a run is: corpora, a teacher, how to select, a student and how it learns; and the checks of all that."""
+"""A recipe: the corpora, teacher, selection, student and training of a run; and the checks of these."""
 
 from dataclasses import dataclass, field, replace
 
@@ -22,21 +22,21 @@ class Teacher:
     """The model that labels the corpus: given as a checkpoint or by a weight name, or else trained here."""
 
     model: Model
-    """Its architecture."""
+    """Architecture of the teacher."""
     train: Train | None = None
-    """How to train it on the labeled set, where neither checkpoint nor weights is given."""
+    """How to train it on the labeled set, if neither checkpoint nor weights are given."""
     checkpoint: str = ""
-    """A trained one: a .safetensors file or a PyTorch state dict."""
+    """A trained model: a .safetensors file or a PyTorch state dict."""
     weights: str = ""
-    """A trained one by torchvision's name, such as ResNet50_Weights.IMAGENET1K_V2."""
+    """A trained model by torchvision's name, for example ResNet50_Weights.IMAGENET1K_V2."""
     view: View | None = None
-    """What it sees, where that differs from the student's view: more frames of a video (Yalniz et al. 2019 §5.1)."""
+    """View of the teacher if it is not the student's, for example with more frames (Yalniz et al. 2019 §5.1)."""
 
     def __post_init__(self):
         if self.checkpoint and self.weights:
-            raise InputError("teacher: checkpoint and weights are both given: keep one")
+            raise InputError("teacher.checkpoint and teacher.weights are both given: keep one")
         if not (self.train or self.checkpoint or self.weights):
-            raise InputError("teacher: give teacher.train, teacher.checkpoint or teacher.weights")
+            raise InputError("teacher.train, teacher.checkpoint and teacher.weights are all missing: give one")
 
     @property
     def given(self) -> bool:
@@ -45,10 +45,10 @@ class Teacher:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A complete run. A recipe is a function that returns one; a variant changes two fields of another's."""
+    """A complete run. A recipe is a function that returns one; a variant calls another and changes two of its fields."""
 
     name: str
-    """What the run is called in the report."""
+    """Name of the run in the report."""
     labeled: Corpus
     """The labeled training set."""
     unlabeled: Corpus
@@ -56,35 +56,35 @@ class Recipe:
     test: Corpus
     """The labeled test set; nothing is tuned on it."""
     truth: Truth | None = None
-    """True labels of the corpus, where somebody has them: only to measure the precision of the picks."""
+    """True labels of the corpus, if they are known. Used only to measure the precision of the picks."""
     view: View
-    """What the models see of an image or a video."""
+    """How an image or a video becomes a model's input."""
     teacher: Teacher
     """The network that labels the corpus, and its training."""
     source: LabelSource | None = field(default=None, metadata=ADDED_LATER)
-    """Who labels the corpus in the teacher's place, a frozen dataclass (labels/source.py); None: the teacher."""
+    """Label source to use instead of the teacher, a frozen dataclass (labels/source.py); None: the teacher."""
     label: Label = Label()
     """How the corpus is scored."""
     select: Select = Select()
-    """Which samples are kept."""
+    """Which samples are selected."""
     materialize: Materialize = Materialize()
-    """What training reads."""
+    """How the training examples are stored."""
     student: Model
     """Architecture of the student, and of its control."""
     pretrain: Train
-    """The student on the picks, from random weights."""
+    """How to train the student on the picks, from random weights."""
     finetune: Train
-    """The student on the labeled set, all layers."""
+    """How to fine-tune the student on the labeled set, all layers."""
     leaks: Policy = field(default="report", metadata=NOT_IDENTITY)
-    """What to do if source videos of the test set, or its very files, are among what is trained on: 'report' it, or
-    end in an 'error'."""
+    """What to do if source videos or files of the test set are also in the training data: 'report' it, or end with an
+    'error'."""
     seed: int = 0
-    """Of every random choice: weights, order, crops."""
+    """Seed of every random choice: weights, order, crops."""
     retry_rejects: bool = field(default=False, metadata=NOT_IDENTITY)
-    """Try again what an earlier run rejected: storage that failed may be back. What can be read now is added, and what
-    follows from it is made anew; if nothing can, nothing is."""
+    """Read the samples again that an earlier run rejected, for example after a storage failure. Those that can be read
+    now are added, and everything that depends on them is built again. If there are none, nothing changes."""
     resources: Resources = field(default=Resources(), metadata=NOT_IDENTITY)
-    """What the work may use; changes no result's identity."""
+    """Resources that the run may use; they do not change the identity of a result."""
 
     @property
     def teacher_view(self) -> View:
@@ -92,12 +92,12 @@ class Recipe:
 
     @property
     def control(self) -> Train:
-        """Pre-training's recipe on the labeled set alone, for as many images as pre-training and fine-tuning have."""
+        """How to train the control: as in pre-training, for as many images as pre-training and fine-tuning together."""
         return replace(self.pretrain, images=self.pretrain.processed + self.finetune.processed)
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """InputError for what can be known before any work."""
+    """InputError for what can be checked before any work."""
     check(recipe.teacher.model)
     check(recipe.student)
     _check_media(recipe)
@@ -106,13 +106,13 @@ def check_recipe(recipe: Recipe) -> None:
     for config in (recipe.teacher.train, recipe.pretrain, recipe.finetune):
         if config and (workers := cluster.workers(recipe.resources, config.batch)) > recipe.materialize.lanes:
             raise InputError(
-                f"{workers} training workers but {recipe.materialize.lanes} lanes: raise --materialize.lanes, or lower "
-                "--resources.workers"
+                f"materialize.lanes is {recipe.materialize.lanes}, but there are {workers} training workers: raise "
+                "--materialize.lanes, or lower --resources.workers"
             )
 
 
 def check_classes(recipe: Recipe, classes: int) -> None:
-    """InputError for what can be known once the labels were read."""
+    """InputError for what can be checked once the labels are read."""
     recipe.select.check_against(classes, min(recipe.label.p, classes))
 
 
@@ -122,10 +122,11 @@ def _check_media(recipe: Recipe) -> None:
     for name in ("labeled", "unlabeled", "test"):
         corpus = getattr(recipe, name)
         if corpus.kind != kind:
-            raise InputError(f"{name}.kind is '{corpus.kind}', but by view.clip the media are {kind}s: change either")
+            given = "given" if recipe.view.clip else "not given"
+            raise InputError(f"{name}.kind is '{corpus.kind}', but view.clip is {given}, as for {kind}s: change one")
         for view in (recipe.view, recipe.teacher_view):
             recipe.label.check_against(corpus, view)
     if bool(recipe.teacher_view.clip) != bool(recipe.view.clip):
-        raise InputError(f"teacher.view and view differ in whether they have a clip: the media are {kind}s for both")
+        raise InputError(f"teacher.view and view differ in whether they have a clip: both have to be for {kind}s")
     for model, view in ((recipe.teacher.model, recipe.teacher_view), (recipe.student, recipe.view)):
         check_input(model, view.clip.frames if view.clip else None, view.size)

@@ -25,7 +25,7 @@ NAMED: dict[str, Callable[..., Any]] = {
 
 
 def returning(kind: type) -> dict[str, Callable[..., Any]]:
-    """The named recipes of a type."""
+    """The named recipes that return a type."""
     return {name: made for name, made in NAMED.items() if issubclass(get_type_hints(made)["return"], kind)}
 
 
@@ -36,28 +36,28 @@ def find(name: str) -> Callable[..., Any]:
     path, colon, function = name.rpartition(":")
     if not colon:
         known = ", ".join(NAMED)
-        raise InputError(f"no recipe '{name}': there are {known}, or give your own as path/to/file.py:function")
+        raise InputError(f"no recipe '{name}': give one of {known}, or your own as path/to/file.py:function")
     if not os.path.isfile(path):
-        raise InputError(f"no file '{path}' for recipe '{name}'")
-    # Of a name that hides no other module.
+        raise InputError(f"no file '{path}' for recipe '{name}': give the path of a Python file")
+    # The prefix keeps the module from hiding another one.
     stem = os.path.splitext(os.path.basename(path))[0]
     spec = importlib.util.spec_from_file_location(f"raylabel_recipe_{stem}", path)
     assert spec is not None and spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where tyro finds the fields' docstrings
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # tyro reads the fields' docstrings there
     spec.loader.exec_module(module)
-    cloudpickle.register_pickle_by_value(module)  # other machines do not have the file
+    cloudpickle.register_pickle_by_value(module)  # other nodes do not have the file
     if not inspect.isfunction(found := getattr(module, function, None)):
-        raise InputError(f"no function '{function}' in '{path}'")
+        raise InputError(f"no function '{function}' in '{path}': give the name of one")
     return found
 
 
 def takes_data(function: Callable[..., Any]) -> bool:
-    """Whether the recipe is a function of the folder of its data."""
+    """Whether the recipe takes the folder of its data as `data`."""
     return "data" in inspect.signature(function).parameters
 
 
 def make(function: Callable[..., Any], data: str) -> Any:
-    """The recipe, given the folder of its data if it takes one. InputError if the folder is missing or unasked for."""
+    """The recipe, given the folder of its data if it takes one. InputError if the folder is missing, or not taken."""
     takes = takes_data(function)
     if takes and not data:
         raise InputError(f"recipe '{function.__name__}' needs the folder of its data: give --data DIR")

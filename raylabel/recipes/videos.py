@@ -15,14 +15,14 @@ from raylabel.training.config import Train
 from raylabel.training.examples import Materialize
 from raylabel.training.schedule import Schedule, scaled_lr
 
-KINETICS = 240_436  # training videos of Kinetics-400, of which some are gone
+KINETICS = 240_436  # training videos of Kinetics-400; some are no longer available
 
 
 def moving_digits() -> Recipe:
-    """scikit-learn's digits that move in eight directions, as embedded MP4 files: the loop on video, on a laptop.
+    """scikit-learn's digits that move in eight directions, as embedded MP4 files: the method on video, on a laptop.
 
-    The classes are the directions, which no single frame tells. `raylabel semi-supervised moving-digits`, on 2
-    CPU cores (AMD EPYC) that did other work too in 3 min 42 s: teacher 62.5, control 61.8, student 88.8 top-1 on 400
+    The classes are the directions, which no single frame shows. `raylabel semi-supervised moving-digits`, on 2
+    CPU cores (AMD EPYC) beside other work in 3 min 42 s: teacher 62.5, control 61.8, student 88.8 top-1 on 400
     test videos, gain +27.0 points (95% interval +21.8 to +32.0; one seed, 2026-11-21).
     """
     small = Train(images=4_000, batch=32, schedule=Schedule(lr=0.1, warmup=0.05), weight_decay=5e-4)
@@ -34,7 +34,7 @@ def moving_digits() -> Recipe:
         view=View(
             size=16,
             resize=16,
-            flip=False,  # east is not west
+            flip=False,  # a flip turns east into west
             mean=(0.2, 0.2, 0.2),
             std=(0.18, 0.18, 0.18),
             clip=Clip(frames=8, count=3),
@@ -46,16 +46,16 @@ def moving_digits() -> Recipe:
         student=Model(arch="r2plus1d8x1"),
         pretrain=replace(small, images=8_000),
         finetune=replace(small, images=1_000, schedule=Schedule(lr=0.005, warmup=0, drops=3, factor=0.1)),
-        resources=Resources(workers=1),  # a batch of 32 tiny clips is work for one core
+        resources=Resources(workers=1),  # one core is enough for a batch of 32 tiny clips
     )
 
 
 def actions(data: str) -> Recipe:
-    """A folder of labeled, unlabeled and test clips with a manifest.csv: a small set, quickly run.
+    """A folder of labeled, unlabeled and test clips with a manifest.csv: a small set that runs in minutes.
 
-    `raylabel semi-supervised actions --data DIR`; `data` holds manifest.csv (file, split, label, group),
-    classes.txt and unlabeled-truth.csv (file, label). Its settings are those of 157 surveillance clips of two seconds,
-    40 of them labeled: there, on 4 CPU cores (AMD EPYC) beside other work in 7 to 12 min, teacher 58.7, control 60.9,
+    `raylabel semi-supervised actions --data DIR`; `data` contains manifest.csv (file, split, label, group),
+    classes.txt and unlabeled-truth.csv (file, label). Its settings are for 157 surveillance clips of two seconds,
+    40 of them labeled: on these, on 4 CPU cores (AMD EPYC) beside other work in 7 to 12 min, teacher 58.7, control 60.9,
     student 58.7 top-1 on 46 test clips, no measurable gain (-2.2 points, 95% interval -18.9 to +14.7; 2026-11-21).
     """
     small = Train(images=2_000, batch=16, schedule=Schedule(lr=0.02, warmup=0.05), weight_decay=5e-4)
@@ -88,10 +88,10 @@ KINETICS_MEAN, KINETICS_STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0
 def kinetics_r2plus1d18(data: str) -> Recipe:
     """The paper's run on video (Yalniz et al. 2019 §5.1, table 7: 74.2 top-1, supervised 64.8): not yet run.
 
-    `raylabel semi-supervised kinetics-r2plus1d18 --data DIR`, on 128 GPUs with 16 clips each. `data` holds
+    `raylabel semi-supervised kinetics-r2plus1d18 --data DIR`, on 128 GPUs with 16 clips each. `data` contains
     Kinetics-400 (train.csv and val.csv, with their videos), the folder unlabeled (WebDataset tars; 65 M videos in the
     paper) and r2plus1d_34.safetensors, a teacher of 32 frames and 400 classes. K, the 490 M clips of pre-training, the
-    10 clips of the test and the epochs of fine-tuning are the paper's. Not verified, since the sources do not tell:
+    10 clips of the test and the epochs of fine-tuning are the paper's. Not verified, since not in the sources:
     P (8), all learning rates and their drops, the batch, and the stride of 8 frames.
     """
     batch = 128 * 16

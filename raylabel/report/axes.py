@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from raylabel.text import compact
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -42,13 +44,5 @@ def log(low: float, high: float) -> Axis:
         marks = [m * 10.0**d for d in decades for m in (1, 2, 5)]
     elif len(marks) > 6:
         marks = marks[:: math.ceil(len(marks) / 6)]
-    inside = [(math.log10(m), short(m)) for m in marks if first - 1e-9 <= math.log10(m) <= last + 1e-9]
+    inside = [(math.log10(m), compact(m)) for m in marks if first - 1e-9 <= math.log10(m) <= last + 1e-9]
     return Axis(first, last, True, [((x - first) / (last - first), text) for x, text in inside])
-
-
-def short(value: float) -> str:
-    """1500 is 1.5k."""
-    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= unit:
-            return f"{value / unit:g}{letter}"
-    return f"{value:g}"

@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from raylabel.text import percent, printable, text_of
+from raylabel.text import percent, percentage, points, printable, text_of
 
 
 def render(template: str, data: Any, **more: Any) -> str:
@@ -31,8 +31,8 @@ class Shown:
         "count": lambda x: f"{x:,}",
         "number": lambda x: f"{x:,.1f}".removesuffix(".0"),
         "percent": percent,
-        "bare percent": lambda x: f"{100 * x:.1f}",
-        "points": lambda x: f"{100 * x:+.1f}",
+        "bare percent": percentage,
+        "points": points,
         "share": lambda x: f"{x:.0%}",
         "setting": text_of,  # a number of any unit too
         "names": lambda x: " ".join(x),

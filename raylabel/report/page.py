@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from raylabel.evaluate.results import CLIP_TOP1, STUDENT, TOP1, TOP5
-from raylabel.report.axes import Axis, linear, log, short
+from raylabel.report.axes import Axis, linear, log
 from raylabel.report.html import render
 from raylabel.report.summary import MODELS, Summary, detail, headline
+from raylabel.text import compact
 
 CURVES = ("teacher", "control", "pretrain", "finetune")
 """The curves of a run in the order of the story; each keeps its colour from page to page."""
@@ -194,7 +195,7 @@ def _charts(curves: Mapping[str, Sequence[Point]], inputs: str) -> list[_Chart]:
     # Pretraining may process 30 times the images of fine-tuning, whose curve a linear axis would press into a stroke.
     log_x = min(ends) > 0 and max(ends) / min(ends) > 4
     starts = [p.images for points in curves.values() for p in points if p.images > 0]
-    x_axis = log(min(starts), max(ends)) if log_x else linear(0, max(ends), short)
+    x_axis = log(min(starts), max(ends)) if log_x else linear(0, max(ends), compact)
     panels = [("training loss", "loss"), ("training accuracy", "accuracy"), ("learning rate", "lr")]
     return [_chart(title, field, curves, x_axis, inputs) for title, field in panels]
 
@@ -206,7 +207,7 @@ def _chart(title: str, field: str, curves: Mapping[str, Sequence[Point]], x_axis
     elif field == "accuracy":
         y_axis = Axis(0, 1, False, [(i / 4, f"{25 * i}%") for i in range(5)])
     else:
-        y_axis = linear(min([0.0, *values]), max([0.0, *values]), short)
+        y_axis = linear(min([0.0, *values]), max([0.0, *values]), compact)
     wide, high = _Chart.WIDTH - _Chart.LEFT - _Chart.RIGHT, _Chart.HEIGHT - _Chart.TOP - _Chart.BOTTOM
     lines, dots, notes = [], [], []
     for position, name in enumerate(_in_story_order(curves)):

@@ -23,6 +23,7 @@ from raylabel.evaluate.results import (
     require,
 )
 from raylabel.selection.leaks import Leaks
+from raylabel.text import points
 
 MODELS = {
     TEACHER: "teacher",
@@ -202,17 +203,17 @@ def headline(gain: Metric) -> str:
     """What may be said: the difference where the interval leaves zero out, and that there is none where not."""
     low, high = interval(gain)
     if low > 0:
-        return f"{100 * gain.value:+.1f} points"
+        return f"{points(gain.value)} points"
     if high < 0:
-        return f"measurable loss: {100 * gain.value:+.1f} points"
+        return f"measurable loss: {points(gain.value)} points"
     return "no measurable gain"
 
 
 def detail(gain: Metric) -> str:
     """The numbers behind the headline."""
     low, high = interval(gain)
-    text = f"95% interval {100 * low:+.1f} to {100 * high:+.1f}"
-    return text if low > 0 or high < 0 else f"{100 * gain.value:+.1f} points, {text}"
+    text = f"95% interval {points(low)} to {points(high)}"
+    return text if low > 0 or high < 0 else f"{points(gain.value)} points, {text}"
 
 
 def verdict(gain: Metric) -> str:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from raylabel.evaluate.results import CLIP_TOP1, TOP1, TOP5, Metric
 from raylabel.report.summary import MODELS, Summary, interval, verdict
-from raylabel.text import encodable, percent, text_of
+from raylabel.text import encodable, percent, percent_range, text_of
 
 WIDTH = 100
 """Columns of the widest table."""
@@ -99,5 +99,5 @@ def _stage_table(summary: Summary, console: Console) -> Table:
 def _percent(row: Metric | None) -> list[str]:
     if row is None:
         return ["-", "-"]
-    ends = "-" if row.low is None or row.high is None else f"{100 * row.low:.1f} to {100 * row.high:.1f}"
+    ends = "-" if row.low is None or row.high is None else percent_range(row.low, row.high)
     return [percent(row.value), ends]

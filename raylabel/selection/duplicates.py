@@ -1,7 +1,7 @@
 """SCORES -> DUPLICATES: byte-identical copies, found by their digests.
 
-A map task per run of SCORES files partitions its digests into buckets, a reduce task per bucket sorts that bucket. A
-task holds BUCKET_ROWS rows however many samples there are.
+One map task per run of SCORES files partitions its digests into buckets. One reduce task per bucket sorts it. A task
+holds about BUCKET_ROWS rows, whatever the number of samples.
 """
 
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ def _write_hashes(scores: str, names: list[str], bits: int, folder: str, group: 
     digest, key = np.concatenate(words), np.concatenate(keys)
     del words, keys
     bucket = (digest[:, 0] >> np.uint64(1) >> np.uint64(63 - bits)).astype(np.uint16)  # a shift by 64 is undefined
-    order = np.argsort(bucket, kind="stable")  # by radix: 16 bits are buckets for 2e11 rows
+    order = np.argsort(bucket, kind="stable")  # numpy sorts 16 bits by radix; they are enough for 2e11 rows
     ends = np.cumsum(np.bincount(bucket, minlength=1 << bits))
 
     def partitions() -> Iterator[list[np.ndarray]]:
@@ -87,7 +87,7 @@ def _write_duplicates(scratch: str, names: list[str], bucket: int, out: str) -> 
     original = key[np.flatnonzero(new)][np.cumsum(new) - 1]  # keys ascend within a digest
     copy, original = key[~new], original[~new]
     if (again := copy[copy == original]).size:
-        raise InputError(f"key {again[0]} occurs twice in the scores: delete that artifact and score again")
+        raise InputError(f"key {again[0]} occurs twice in the scores: delete their artifact and score again")
     order = np.argsort(copy)
     table = pa.table([copy[order], original[order]], schema=DUPLICATES)
     groups = [table[start : start + ROW_GROUP] for start in range(0, max(1, len(table)), ROW_GROUP)]

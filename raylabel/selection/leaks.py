@@ -1,7 +1,8 @@
 """Test set leakage: source videos of the test set, or copies of its files, in the training data.
 
-Segments of one video are nearly the same images: a test set that shares videos with the training set measures memory.
-UCF101's splits keep the 25 groups of each class apart for this reason (Soomro et al. 2012, section 2.2).
+Segments of one video are nearly the same images: a test set that shares videos with the training set measures
+memorization. For this reason each of the 25 groups of a class of UCF101 is on one side of a split only (Soomro et al.
+2012, section 2.2).
 
 Letters: N test samples, G source videos and D digests of the test set.
 """
@@ -37,13 +38,13 @@ class Leaks:
     videos: int
     """Source videos of the test set that are also in the labeled set or in the corpus."""
     labeled: int
-    """Labeled samples of these videos."""
+    """Labeled samples that are from these videos."""
     unlabeled: int
-    """Scored samples of the corpus of these videos."""
+    """Scored samples of the corpus that are from these videos."""
     copies: int
-    """Scored samples of the corpus that are a test sample byte for byte."""
+    """Scored samples of the corpus that are byte-identical to a test sample."""
     test: int
-    """Test samples of these videos, or with such a copy."""
+    """Test samples that are from these videos or have such a copy."""
     n: int
     """Test samples."""
     examples: list[str]
@@ -55,16 +56,16 @@ class Leaks:
         if not self.test:
             none = "no source video of the test set is in the labeled set or in the corpus"
             return none if self.known else ""
-        said = []
+        found = []
         if self.videos:
             more = ", ..." if self.videos > len(self.examples) else ""
-            said.append(
-                f"{self.videos:,} of its source videos ({', '.join(self.examples)}{more}) are also those of "
-                f"{self.labeled:,} labeled samples and {self.unlabeled:,} of the corpus"
+            found.append(
+                f"{self.videos:,} source videos of the test set ({', '.join(self.examples)}{more}) are also the source "
+                f"of {self.labeled:,} labeled samples and {self.unlabeled:,} samples of the corpus"
             )
         if self.copies:
-            said.append(f"{self.copies:,} samples of the corpus are the same files")
-        return f"{self.test:,} of {self.n:,} test samples leak: {'; '.join(said)}"
+            found.append(f"{self.copies:,} samples of the corpus are byte-identical to test samples")
+        return f"{self.test:,} of {self.n:,} test samples leak: {'; '.join(found)}"
 
 
 def find_leaks(
@@ -77,11 +78,11 @@ def find_leaks(
 ) -> Leaks:
     """How much of the test set is also in the labeled set or in the corpus.
 
-    labeled, test: (key, group) of all samples, in key order, as `read_groups` returns them: names of source videos;
-    equal names are the same video. scores, tested: SCORES of the corpus and, by any model, of the test set. Without
-    them the corpus is not compared, so that a leak of the labeled set is found before anything is trained.
-    The labeled set is compared by name; the corpus by the `group` of SCORES, which identifies a video without a name
-    by its bytes, and by digest.
+    labeled, test: (key, group) of all samples, in key order, as `read_groups` returns them. The groups are names of
+    source videos; equal names are the same video. scores, tested: SCORES of the corpus and, by any model, of the test
+    set. Without them the corpus is not compared, so that a leak of the labeled set is found before anything is trained.
+    The labeled set is compared by name. The corpus is compared by digest and by the `group` of SCORES, which identifies
+    a video without a name by its bytes.
 
     InputError that names some of the videos if anything is shared and the policy is 'error'.
     """
@@ -100,7 +101,7 @@ def find_leaks(
         copy[at] = shared.column("copy").to_numpy()
     source, known = _sources(names, group)
     first = np.unique(source, return_index=True)[1][np.unique(source[video])]
-    video = np.isin(source, source[video])  # also its segments that could not be read, and are in no SCORES
+    video = np.isin(source, source[video])  # includes segments that could not be read and are in no SCORES
     leaks = Leaks(
         known=known,
         videos=len(first),
@@ -109,21 +110,25 @@ def find_leaks(
         copies=copies,
         test=int((video | copy).sum()),
         n=len(key),
-        examples=[names[i].as_py() or _place(int(key[i])) for i in np.sort(first)[:EXAMPLES].tolist()],
+        examples=[names[i].as_py() or _location(int(key[i])) for i in np.sort(first)[:EXAMPLES].tolist()],
     )
     if policy == "error" and leaks.test:
-        raise InputError(f"{printable(leaks.sentence)}: remove them from one of the two, or set --leaks report")
+        raise InputError(
+            f"{printable(leaks.sentence)}: remove them from the test set or the training data, or set --leaks report"
+        )
     return leaks
 
 
 def _among(names: pa.Array, others: pa.Array) -> np.ndarray:
-    """bool [n]: which of the names are among the others; a null never is."""
+    """bool [n]: which of the names are among the others; nulls are not."""
     return pc.is_in(names, value_set=others.drop_null()).to_numpy(zero_copy_only=False)  # pyright: ignore
 
 
 def _sources(names: pa.Array, group: np.ndarray) -> tuple[np.ndarray, int]:
-    """The number of each sample's source video, int64 [N], and how many samples have a known one: by its name, or else
-    by its group. Each other sample is a source of its own."""
+    """(index of each sample's source video, int64 [N]; how many samples have a known source video).
+
+    The source video is known by its name, or else by its group. Any other sample is its own source.
+    """
     name = names.dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64)
     group = np.where(name < 0, group, 0)
     alone = (name < 0) & (group == 0)
@@ -131,7 +136,7 @@ def _sources(names: pa.Array, group: np.ndarray) -> tuple[np.ndarray, int]:
     return np.unique(columns, axis=1, return_inverse=True)[1].ravel(), int((~alone).sum())
 
 
-def _place(key: int) -> str:
+def _location(key: int) -> str:
     shard, row = split_key(key)
     return f"row {row} of shard {shard} of the test set"
 
@@ -139,12 +144,12 @@ def _place(key: int) -> str:
 def _compare(root: Root, scores: Artifact, tested: Artifact) -> Artifact:
     """The artifact `leaks`: SHARED, the rows of `tested` that have a counterpart in `scores`.
 
-    Info: unlabeled (samples of the corpus whose source video is one of the test set's), copies (those that are a test
-    sample byte for byte).
+    Info: unlabeled (samples of the corpus whose source video is one of the test set's), copies (those that are
+    byte-identical to a test sample).
     """
     files, tests = scores.files("scores-"), [file.name for file in tested.files("scores-")]
     rows = sum(file.rows for file in files)
-    # The column is read only if both have source videos.
+    # Column `group` is read only if both have source videos.
     grouped = bool(scores.info.get("groups") and tested.info.get("groups"))
 
     def build(draft: Draft) -> Built:
@@ -165,8 +170,11 @@ def _compare(root: Root, scores: Artifact, tested: Artifact) -> Artifact:
 def _count_shared(
     scores: str, names: list[str], tested: str, tests: list[str], grouped: bool
 ) -> tuple[np.ndarray, np.ndarray, int, int]:
-    """Of some SCORES files: which rows of the test set's share a source video with any, and which a digest, bool [N]
-    each; and the rows that share a source video with any of the test set, and those that share a digest."""
+    """Compares some SCORES files of the corpus with those of the test set.
+
+    Returns which test rows share a source video with a row of the corpus, and which share a digest, bool [N] each; then
+    how many rows of the corpus share a source video with a test row, and how many share a digest.
+    """
     columns = ["digest"] + ["group"] * grouped
     test = pa.concat_tables([SCORES.empty_table().select(columns), *_read(tested, tests, columns)]).combine_chunks()
     test = {name: test.column(name).combine_chunks() for name in columns}

@@ -2,10 +2,10 @@
 
 Letters: N samples, C classes, P classes kept per sample, K samples kept per class.
 
-A map task per run of SCORES files keeps the K best of each class, a reduce task per slice of classes merges them. No
-task holds more than O(C * K) rows, and the number of tasks does not affect the output: the order (score descending, key
-ascending) is total. The selection is that of Yalniz et al. 2019 (arXiv 1905.00546, section 3.2): the P best classes of
-each sample, then the K best samples of each class. Of the segments of one source video a class takes only the best.
+One map task per run of SCORES files keeps the K best samples of each class. One reduce task per slice of classes merges
+them. No task holds more than O(C * K) rows, and the number of tasks does not affect the output: the order (score
+descending, key ascending) is total. The selection is that of Yalniz et al. 2019 (arXiv 1905.00546, section 3.2): the P
+best classes of each sample, then the K best samples of each class. A class lists only the best segment of a video.
 """
 
 from collections.abc import Iterator
@@ -34,16 +34,17 @@ from raylabel.selection.shuffle import (
 from raylabel.selection.topk import TopK
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, identity_of, write_table
 from raylabel.store.files import filesystem, reading
+from raylabel.text import listed
 
 SLICE = 64  # classes per file of PICKS
 
-# Candidates of one map task: some two seconds of work. It keeps C * K of them, a quarter with the paper's C = 1,000 and
-# K = 16,000: 1e9 samples of P = 10 are 156 tasks, whose files are 33 GB together. A task for each of 5,600 CPUs would
-# filter nothing and write all that it reads.
+# Candidates of one map task: about two seconds of work. A task keeps C * K of them, a quarter with C = 1,000 and
+# K = 16,000 as in the paper: 1e9 samples of P = 10 are 156 tasks, whose files are 33 GB in total. One task for each of
+# 5,600 CPUs would drop no candidates and write all that it reads.
 GROUP_CANDIDATES = 1 << 26
 
-# `place` is the class, counted from the first of its slice.
-CANDIDATES = pa.schema([("place", pa.uint8()), ("score", pa.float32()), ("key", pa.int64())])
+# `index` is the class, counted from the first class of its slice.
+CANDIDATES = pa.schema([("index", pa.uint8()), ("score", pa.float32()), ("key", pa.int64())])
 GROUPED = CANDIDATES.append(pa.field("group", pa.int64()))
 
 
@@ -52,13 +53,13 @@ class Select:
     """Which samples are selected for each class."""
 
     k: int = 16_000
-    """K, samples kept per class: the best of its list. 16,000 is the paper's for 100 M samples; scale it with N."""
+    """K, samples kept per class: its K best candidates. 16,000 is the paper's for 100 M samples; scale it with N."""
     p: int = 10
-    """P, classes kept per sample: it is a candidate of its P best classes. 10 of 1,000 in the paper."""
+    """P, classes kept per sample: a sample is a candidate for its P best classes. The paper has 10 of 1,000."""
     rank: Literal["softmax", "logits"] = "softmax"
-    """What orders a class's list: 'softmax' (by log-odds, the same order) or 'logits' (the raw prediction)."""
+    """Score that orders a class's list: 'softmax' (by log-odds, with the same order) or 'logits' (the raw output)."""
     repeat_videos: bool = False
-    """Whether a class may list several segments of one source video, or only the best of them."""
+    """Whether a class may list several segments of one source video; otherwise it lists only the best of them."""
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -69,19 +70,19 @@ class Select:
             raise InputError(f"select.rank is '{self.rank}': choose 'softmax' or 'logits'")
 
     def check_against(self, classes: int, kept: int) -> None:
-        """InputError if P is above `classes`, all there are, or `kept`, those that SCORES hold of each sample."""
+        """InputError if P is above `classes`, the number of classes, or `kept`, the classes per sample in SCORES."""
         if self.p > classes:
             raise InputError(f"select.p is {self.p} but there are {classes} classes: lower --select.p to {classes}")
         if self.p > kept:
             raise InputError(
                 f"select.p is {self.p} but the scores hold the {kept} best classes of each sample: "
-                f"lower --select.p to {kept}, or score again and keep more"
+                f"lower --select.p to {kept}, or raise --label.p, which scores again"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionTask:
-    """What all map and reduce tasks of a selection get; plain data, so that it can be sent."""
+    """The input of all map and reduce tasks of a selection: plain data, so that Ray can send it."""
 
     scores: str
     """Folder of SCORES."""
@@ -90,7 +91,7 @@ class SelectionTask:
     duplicates: str
     """Folder of DUPLICATES."""
     copies: list[str]
-    """Its files that have rows."""
+    """Files of DUPLICATES that have rows."""
     config: Select
     grouped: bool
     """Whether a class lists only the best segment of each source video."""
@@ -110,11 +111,11 @@ class SelectionTask:
 def select(root: Root, scores: Artifact, duplicates: Artifact, config: Select, classes: tuple[str, ...]) -> Artifact:
     """PICKS, the artifact `picks`: per class the first K of its candidates, by score descending, then key ascending.
 
-    A sample is a candidate of the first P of its classes in SCORES, unless its key is in `duplicates`, or a better
-    segment of the same video is one. A class of fewer than K candidates keeps all. Files `picks-*`, one per 64 classes,
-    ordered by (label, rank).
+    A sample is a candidate for the first P of its classes in SCORES, unless its key is in `duplicates` or a better
+    segment of the same video is a candidate. A class with fewer than K candidates keeps all. Files `picks-*`, one per
+    64 classes, ordered by (label, rank).
     Info: picks (rows), samples (distinct keys), per_class (rows of each class), k, p, rank, repeat_videos.
-    InputError if P is above C or above what SCORES hold, or if a class has no candidate at all.
+    InputError if P is above C or above the classes per sample in SCORES, or if a class has no candidates.
     """
     kept = scores.info["p"]
     config.check_against(len(classes), kept)
@@ -162,8 +163,9 @@ def _check_candidates(classes: tuple[str, ...], per_class: list[int], rows: int,
     empty = [name for name, count in zip(classes, per_class, strict=True) if not count]
     if not empty:
         return
-    names = ", ".join(f"'{name}'" for name in empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
-    subject, them = (f"class {names} has", "it") if len(empty) == 1 else (f"classes {names} have", "them")
+    subject, them = (
+        (f"class {listed(empty)} has", "it") if len(empty) == 1 else (f"classes {listed(empty)} have", "them")
+    )
     raise InputError(
         f"{subject} no candidates among {rows} scored samples with P={p}: "
         f"raise --select.p or add unlabeled samples of {them}"
@@ -171,7 +173,7 @@ def _check_candidates(classes: tuple[str, ...], per_class: list[int], rows: int,
 
 
 def _write_candidates(task: SelectionTask, names: list[str], run: str) -> str:
-    """The K best of some SCORES files, a partition per slice: only these rows can be among the K best of all files."""
+    """The K best of each class in some SCORES files, one partition per slice: no other row can be in PICKS."""
     column = "log_odds" if task.config.rank == "softmax" else "logits"
     columns = ["key", "classes", column] + ["group"] * task.grouped
     p, top = task.config.p, TopK(task.classes, task.config.k, task.grouped)
@@ -188,7 +190,7 @@ def _write_candidates(task: SelectionTask, names: list[str], run: str) -> str:
                     own, label, score = [values[once] for values in own], label[once], score[once]
                 if label.size and not 0 <= label.min() <= label.max() < task.classes:
                     raise InputError(
-                        f"{where}: a class index is outside 0..{task.classes - 1}: these scores are of other classes"
+                        f"{where}: a class index is outside 0..{task.classes - 1}: score again with these classes"
                     )
                 if np.isnan(score).any():
                     raise InputError(f"{where}: column '{column}' holds NaN, which has no rank: score again")
@@ -204,7 +206,7 @@ def _write_candidates(task: SelectionTask, names: list[str], run: str) -> str:
 
 
 def _write_picks(task: SelectionTask, candidates: list[str], number: int) -> tuple[File, list[int]]:
-    """PICKS of one slice of the classes, and how many each class has."""
+    """PICKS of one slice of the classes, and how many picks each class has."""
     low, high = task.slices[number]
     top = TopK(high - low, task.config.k, task.grouped)
     for name in candidates:
@@ -217,12 +219,12 @@ def _write_picks(task: SelectionTask, candidates: list[str], number: int) -> tup
 
 
 def _count_keys(folder: str, names: list[str]) -> int:
-    """Distinct keys of PICKS; its files together are O(C * K) rows, what one map task holds."""
+    """Number of distinct keys of PICKS. Its files together have O(C * K) rows, as many as one map task holds."""
     fs, path = filesystem(folder)
     with reading(folder):
         keys = [pq.read_table(f"{path}/{name}", columns=["key"], filesystem=fs)["key"].to_numpy() for name in names]
     key = np.concatenate(keys)
-    key.sort()  # in place, where np.unique builds a hash table of twice the size
+    key.sort()  # in place; np.unique would build a hash table of twice the size
     return 1 + int(np.count_nonzero(key[1:] != key[:-1]))
 
 
@@ -239,7 +241,7 @@ def _keys_to_drop(task: SelectionTask, names: list[str]) -> np.ndarray:
         keys = [group.column(0).statistics for group in groups if group.num_rows]  # column 0 is the key
         return [(key.min, key.max) for key in keys]
 
-    with ThreadPoolExecutor(16) as pool:  # small reads, mostly waiting
+    with ThreadPoolExecutor(16) as pool:  # small reads that mostly wait
         ranges = [found for file in pool.map(key_ranges, names) for found in file]
     if not ranges:
         return np.empty(0, np.int64)

@@ -1,6 +1,6 @@
 """Map and reduce tasks over runs of SCORES files, and the partitioned files that they exchange.
 
-A file's name says everything its bytes depend on, so a task may run twice. The driver holds names only.
+The name of a file contains everything that its bytes depend on, so a task may run twice. The driver holds only names.
 """
 
 import io
@@ -27,25 +27,26 @@ T = TypeVar("T")
 
 
 def run_tasks(
-    task: Callable[..., T], arguments: Iterable[tuple[Any, ...]], tell: Callable[[float], None] | None = None
+    task: Callable[..., T], arguments: Iterable[tuple[Any, ...]], progress: Callable[[float], None] | None = None
 ) -> list[T]:
-    """The results of `task` on each tuple of arguments, in order, run by Ray; `tell` is called with the share done."""
-    # If one fails the others run to their end, which is harmless. No ray.cancel: if it meets the reply of a task that
-    # has just ended, Ray 2.60 aborts the driver (task_manager.cc, "Tried to complete task that was not pending").
+    """Runs `task` on each tuple of arguments in Ray; results in order. `progress` is called with the share done."""
+    # If a task fails, the others run to their end, which is harmless. They are not cancelled: if ray.cancel coincides
+    # with the reply of a task that has just ended, Ray 2.60 aborts the driver (task_manager.cc, "Tried to complete task
+    # that was not pending").
     references = [_remote(task).remote(*a) for a in arguments]
     waiting = references
     while waiting:
         ready, waiting = ray.wait(waiting)
         ray.get(ready)
         progressed()
-        if tell:
-            tell(1 - len(waiting) / len(references))
+        if progress:
+            progress(1 - len(waiting) / len(references))
     return ray.get(references)
 
 
 @cache
 def _remote(task: Callable[..., Any]) -> Any:
-    return ray.remote(num_cpus=1, max_retries=3)(task)  # once per function: Ray exports each new one
+    return ray.remote(num_cpus=1, max_retries=3)(task)  # once per function: Ray exports each new remote function
 
 
 def group_files(files: list[File], count: int) -> list[list[str]]:
@@ -58,14 +59,14 @@ def group_files(files: list[File], count: int) -> list[list[str]]:
 
 
 def group_name(index: int, groups: list[list[str]]) -> str:
-    # With the count in the name, a file of a stopped run with other groups is never read as one of this run.
+    # The count is in the name so that a file of a stopped run, which had other groups, is never read in this run.
     return f"{index:05d}-of-{len(groups):05d}"
 
 
 @contextmanager
 def open_scores(folder: str, name: str) -> Iterator[pq.ParquetFile]:
-    """A file of SCORES. InputError if its columns are others, or if it cannot be read."""
-    heartbeat()  # a task reads all the files of its share of the corpus
+    """A file of SCORES. InputError if it has other columns or cannot be read."""
+    heartbeat()  # one task reads many files
     fs, path = filesystem(folder)
     where = f"{folder}/{name}"
     with reading(where), pq.ParquetFile(f"{path}/{name}", filesystem=fs) as file:
@@ -75,7 +76,7 @@ def open_scores(folder: str, name: str) -> Iterator[pq.ParquetFile]:
 
 def write_partitions(folder: str, name: str, schema: pa.Schema, partitions: Iterable[list[np.ndarray]]) -> str:
     """Writes columns, one partition after another, as one file for `read_partition`; returns its name."""
-    # Arrow's own format: a partition is found by its number, with a footer of 24 bytes a partition. Parquet has some
+    # Arrow's IPC format finds a partition by its number and has a footer of 24 bytes per partition. Parquet has about a
     # hundred bytes for each column of each partition, which every reader would parse.
     sink = io.BytesIO()
     with pa.ipc.new_file(sink, schema) as writer:

@@ -5,39 +5,40 @@ Letters: C classes, K samples kept per class, n candidates in one call.
 
 import numpy as np
 
-STAGE_ROWS = 512  # rows staged per class: below this the loop over classes costs more than the rows
+STAGE_ROWS = 512  # rows staged per class: with fewer, the loop over classes costs more than the rows
 
 
 class TopK:
     """The K best (score, key) of each of C classes in a stream: score descending, then key ascending.
 
-    With `groups`, of the rows of a class that share a group other than 0, only the best counts.
+    With `groups`, only the best row of each group in a class counts. Rows of group 0 all count.
 
-    Exact under any order and any split of the stream, and associative: the results of the splits, added, give that of
-    the whole stream. (A dropped row has a better one of its group, or K better ones of different groups, and this
-    stays true whatever comes later.)
+    Exact for any order and any split of the stream, and associative: adding the results of the splits gives the result
+    of the whole stream. (For a dropped row there is a better row of its group, or K better rows of different groups,
+    and later rows do not change this.)
     Once a class has K rows, the K-th score is a threshold that drops most later rows by one comparison. Other rows are
-    staged; when C * max(K / 4, 512) rows are staged, they are sorted by class and each class is cut back to K. So it
-    holds at most C * K rows of 12 bytes and the staged ones, some 32 bytes each while they are sorted; with groups
-    8 and 16 bytes more.
+    staged; when C * max(K / 4, 512) rows are staged, they are sorted by class and each class is cut back to K. So the
+    memory is at most C * K rows of 12 bytes, and the staged rows of about 32 bytes each while they are sorted; with
+    groups, 8 and 16 bytes more.
     """
 
     def __init__(self, classes: int, k: int, groups: bool = False) -> None:
         self.k = k
         self._threshold = np.full(classes, -np.inf, np.float32)
-        # Columns: score, key, and group if there are groups. Of each class at most K rows, in no order.
+        # Columns: score, key, and group if there are groups. At most K rows of each class, unordered.
         none = tuple(np.empty(0, dtype) for dtype in (np.float32, np.int64, np.int64)[: 2 + groups])
         self._rows: list[tuple[np.ndarray, ...]] = [none] * classes
-        self._labels: list[np.ndarray] = []  # of the staged rows, and their columns
+        self._labels: list[np.ndarray] = []  # labels of the staged rows, whose columns follow
         self._staged: list[list[np.ndarray]] = [[] for _ in none]
         self._staged_rows = 0
 
     def add(self, label: np.ndarray, score: np.ndarray, key: np.ndarray, group: np.ndarray | None = None) -> None:
         """label: integers [n] in 0..C-1, unchecked; score: float32 [n], not NaN; key: int64 [n], once per label; group:
-        int64 [n], 0 for a row without a group; given if `groups`."""
-        # mode="wrap" skips numpy's check of the labels, which costs more than all the rest of this line.
-        stay = np.flatnonzero(score >= self._threshold.take(label, mode="wrap"))  # the keys decide ties with the K-th
-        self._labels.append(label[stay].astype(np.min_scalar_type(len(self._threshold))))  # 16 bits are sorted by radix
+        int64 [n], 0 for a row without a group; only with `groups`."""
+        # mode="wrap" skips numpy's check of the labels, which costs more than all the rest of this line. Rows that tie
+        # with the K-th stay: their keys decide.
+        stay = np.flatnonzero(score >= self._threshold.take(label, mode="wrap"))
+        self._labels.append(label[stay].astype(np.min_scalar_type(len(self._threshold))))  # 16 bits: sorted by radix
         columns = (score, key) if group is None else (score, key, group)
         for pieces, column in zip(self._staged, columns, strict=True):
             pieces.append(column[stay])
@@ -47,8 +48,8 @@ class TopK:
             self._compact()
 
     def kept(self, low: int, high: int) -> tuple[np.ndarray, ...]:
-        """label int32, score float32, key int64, with groups group int64, of the classes low..high-1, by label and
-        within a label in no order: the arguments of `add`."""
+        """label int32, score float32, key int64, with groups group int64, of the classes low..high-1, sorted by
+        label, unordered within a label. They are valid arguments of `add`."""
         self._compact()
         rows = self._rows[low:high]
         label = np.repeat(np.arange(low, high, dtype=np.int32), [len(score) for score, *_ in rows])
@@ -92,7 +93,7 @@ def _take_all(pieces: list[np.ndarray]) -> np.ndarray:
 
 
 def _first(score: np.ndarray, key: np.ndarray, k: int) -> tuple[np.float32, np.ndarray]:
-    """The k-th best score, and the indices of the k first rows, in no order."""
+    """The k-th best score, and the indices of the first k rows, unordered."""
     last = np.partition(score, len(score) - k)[len(score) - k]
     first = np.flatnonzero(score >= last)
     if len(first) > k:
@@ -104,8 +105,8 @@ def _first(score: np.ndarray, key: np.ndarray, k: int) -> tuple[np.float32, np.n
 
 
 def _best_of_groups(score: np.ndarray, key: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """The indices of the rows that count, in no order: of each group the one of the best score, of those the smallest
-    key; of group 0 every one."""
+    """The indices of the rows that count, unordered: of each group the row with the best score, ties by the smallest
+    key; of group 0 every row."""
     alone, shared = np.flatnonzero(group == 0), np.flatnonzero(group)
     order = shared[sort_order(group[shared], -score[shared], key[shared])]
     new = np.ones(len(order), bool)
@@ -116,7 +117,7 @@ def _best_of_groups(score: np.ndarray, key: np.ndarray, group: np.ndarray) -> np
 def sort_order(first: np.ndarray, *rest: np.ndarray) -> np.ndarray:
     """np.lexsort((*reversed(rest), first)): the order by `first`, ties by `rest`.
 
-    One unstable argsort, and a lexsort of the tied rows alone: 5 times as fast as a lexsort where ties are few.
+    One unstable argsort, and a lexsort of the tied rows alone: 5 times as fast as one lexsort if ties are few.
     """
     order = np.argsort(first)
     ordered = first[order]

@@ -1,8 +1,8 @@
-"""Every result is a folder `<name>-<digest>` that is complete once its manifest stands, and never changes after that.
+"""Every result is a folder `<name>-<digest>` that is complete once its manifest exists, and never changes after that.
 
-The digest hashes what changes the bytes (settings, inputs' digests) and nothing that doesn't (workers, paths). The
-manifest (files, rows, bytes, sha256) is written last, in one atomic step; readers read only what it lists. The idea of
-naming a step's output by the hash of its settings and inputs is that of marin's StepSpec and, before it, of Nix.
+The digest hashes what changes the bytes (settings, digests of inputs) and nothing else (workers, paths). The manifest
+(files, rows, bytes, sha256) is written last, in one atomic step; readers read only what it lists. Naming the output of
+a step by the hash of its settings and inputs is an idea of marin's StepSpec and, before it, of Nix.
 """
 
 import dataclasses
@@ -38,15 +38,17 @@ from raylabel.store.files import (
 
 MANIFEST = "manifest.json"
 RECIPE = "recipe.json"
-NOT_IDENTITY = {"identity": False}  # metadata of a config field that steers the work but changes no byte of the result
-# Metadata of a config field that a later version added: as long as it holds its default it is no part of an identity,
-# so that artifacts of before are found. Its default has to be what was done before there was the field.
+NOT_IDENTITY = {
+    "identity": False
+}  # metadata of a config field that changes how the work is done, but no byte of the result
+# Metadata of a config field that a later version of raylabel added. While it has its default it is left out of the
+# identity, so that existing artifacts are found. Its default must mean what was done before the field existed.
 ADDED_LATER = {"added_later": True}
 
 
 @dataclass(frozen=True)
 class File:
-    """One line of a manifest."""
+    """One entry of a manifest."""
 
     name: str
     rows: int
@@ -59,13 +61,13 @@ def write_table(folder: str, name: str, *groups: pa.Table) -> File:
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, groups[0].schema, compression="zstd", **_encoding(groups[0].schema)) as writer:
         for group in groups:
-            # One chunk per column, so that how a table was put together does not show in the file.
+            # One chunk per column, so that the bytes do not depend on how the table was assembled.
             writer.write_table(group.combine_chunks(), row_group_size=max(1, group.num_rows))
     return _put(folder, name, sink.getbuffer(), sum(g.num_rows for g in groups))
 
 
 def _encoding(schema: pa.Schema) -> dict[str, Any]:
-    """Lists of floats go without a dictionary: their values hardly repeat.
+    """Lists of floats are written without a dictionary: their values rarely repeat.
 
     With one, the SCORES of bench_select.py are 84 bytes a row instead of 58 and take 1.3 times as long to read.
     """
@@ -80,7 +82,7 @@ def _encoding(schema: pa.Schema) -> dict[str, Any]:
 
 
 def write_bytes(folder: str, name: str, data: bytes) -> File:
-    """Writes a file that is no table, atomically; its manifest line says 0 rows."""
+    """Writes a file that is not a table, atomically; its manifest entry has 0 rows."""
     return _put(folder, name, data, 0)
 
 
@@ -103,7 +105,7 @@ class Artifact:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the build found out: counts, seconds, anything that is not part of the identity."""
+        """What the build measured: counts, seconds, anything that is not part of the identity."""
         return self.manifest["info"]
 
     @cached_property
@@ -120,7 +122,7 @@ class Artifact:
             return read_file(f"{self.uri}/{name}")
 
     def table(self, prefix: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
-        """All listed parquet files that start with `prefix`, as one table. For small tables: it is held in memory."""
+        """All listed parquet files that start with `prefix`, as one table in memory. For small tables."""
         fs, path = filesystem(self.uri)
         tables = []
         for file in self.files(prefix):
@@ -133,38 +135,38 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Draft:
-    """A result that is being built, in its final folder: files may stand there already from a run that was stopped."""
+    """A result that is being built, in its final folder, which may contain files of a run that was stopped."""
 
     uri: str
 
     def scratch(self, name: str) -> str:
-        """A folder for what is needed only while building; deleted before the manifest is written."""
+        """A folder for files that only the build needs; deleted before the manifest is written."""
         return f"{self.uri}/scratch/{name}"
 
     def discard(self) -> None:
-        """Deletes all that was built: for when it turns out to rest on input that changed under it."""
+        """Deletes all that was built, for a build that finds that its input has changed."""
         delete_folder(self.uri)
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a build returns: the files that make the artifact, and what it found out."""
+    """What a build returns: the files of the artifact, and its info."""
 
     files: list[File]
     info: Mapping[str, Any]
 
 
 def commit_part(folder: str, number: int, files: list[File], found: Mapping[str, Any]) -> dict[str, Any]:
-    """Commits one part of a build of many: its record, written after its files. Doing it again is harmless."""
+    """Commits one part of a build: writes its record, after its files. It may be repeated."""
     record = {"part": number, "files": [dataclasses.asdict(f) for f in files], **found}
     write_file(f"{folder}/parts/{number:06d}.json", json.dumps(record).encode())
     return record
 
 
 def committed_parts(folder: str) -> dict[int, dict[str, Any]]:
-    """The records of the parts that stand, by number: those of a run that was stopped need not be done again."""
+    """The records of committed parts, by number. A run that resumes does not repeat these parts."""
     names = list_files(f"{folder}/parts")
-    with ThreadPoolExecutor(16) as pool:  # small files: their time is waiting
+    with ThreadPoolExecutor(16) as pool:  # small files: reading them is mostly waiting
         records = pool.map(lambda name: json.loads(read_file(f"{folder}/parts/{name}")), names)
         return {record["part"]: record for record in records}
 
@@ -175,7 +177,7 @@ def files_of(records: Mapping[int, Mapping[str, Any]]) -> list[File]:
 
 
 def digest(identity: Mapping[str, Any]) -> str:
-    """12 hex digits that name this identity; equal for equal JSON, whatever the order of keys."""
+    """12 hex digits that name this identity; equal for equal JSON, in any order of keys."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -192,7 +194,7 @@ def identity_of(config: Any) -> Any:
 
 
 def _is_absent(field: dataclasses.Field, config: Any) -> bool:
-    """Whether the field was added later and says what was done without it."""
+    """Whether the field was added later and has its default."""
     if not field.metadata.get("added_later"):
         return False
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
@@ -207,7 +209,7 @@ class Root:
 
     @classmethod
     def open(cls, uri: str) -> Self:
-        """The root at `uri`, made if need be. InputError if nothing can be written there."""
+        """The root at `uri`, created if it does not exist. InputError if it is not writable."""
         fs, path = filesystem(uri)
         full = path if is_local(uri) else uri.rstrip("/")
         probe = f"{full}/.probe-{uuid.uuid4().hex}"
@@ -224,7 +226,7 @@ class Root:
         """The artifact, if it is complete."""
         artifact = Artifact(f"{self.uri}/{name}-{digest(identity)}", name, digest(identity))
         try:
-            artifact.manifest  # noqa: B018  (cached; its absence is the answer)
+            artifact.manifest  # noqa: B018  (reads and caches it; FileNotFoundError if there is none)
         except FileNotFoundError:
             return None
         return artifact
@@ -241,10 +243,10 @@ class Root:
         return sorted(found, key=lambda a: a.digest)
 
     def make(self, name: str, identity: Mapping[str, Any], build: Callable[[Draft], Built]) -> Artifact:
-        """The artifact of that identity, built if it is not there yet.
+        """The artifact of that identity, built if it does not exist.
 
-        `build` writes its files into the draft's folder, each atomically, and may find files of a run that was stopped.
-        Its info gains `seconds`, the wall time of the build that completed.
+        `build` writes its files into the draft's folder, each atomically. The folder may contain files of a run that
+        was stopped. `seconds`, the wall time of the build that completed, is added to its info.
         """
         if done := self.find(name, identity):
             return done
@@ -257,7 +259,7 @@ class Root:
             built = build(draft)
         except Exception as error:
             if (found := find_input_error(error)) and found is not error:
-                raise found from error  # what a remote process said, without the wrapping
+                raise found from error  # the remote process's own error, without what Ray wraps around it
             raise
         progressed()
         info = {"seconds": round(time.monotonic() - start, 3), **built.info}

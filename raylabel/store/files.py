@@ -1,7 +1,6 @@
-"""Files on a local disk or in an object store: written whole, in one atomic step; what fails names the file.
+"""Files on a local disk or in an object store: written in one atomic step, with errors that name the file.
 
-An object store that fails or does not answer is asked again, with growing pauses, for a minute or two; then it is an
-error.
+Requests to an object store that fail or get no answer are retried for a minute or two, with growing pauses.
 """
 
 import errno
@@ -15,21 +14,21 @@ from functools import lru_cache
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from raylabel.errors import InputError
+from raylabel.errors import RESUME, InputError
 from raylabel.store.s3_retry import RetryingFileSystem
+from raylabel.text import one_line
 
-ATTEMPTS = 10  # of a request to S3: of 1e9 requests of which 5% fail, none fails so often
-CONNECT_SECONDS = 10.0  # to reach S3; a second, the default, is too short for a thousand clients that start at once
-SILENT_SECONDS = 10.0  # in which S3 may send nothing before a request is given up and made again
-GOOGLE_SECONDS = 120  # for which a request to Google's store is made again
-
-AGAIN = "and run the same command again: what is committed stays"
+ATTEMPTS = 10  # of a request to S3: where 5% of requests fail, fewer than one of 1e9 fails this often in a row
+CONNECT_SECONDS = 10.0  # to connect to S3; the default of 1 s is too short for a thousand clients that start together
+SILENT_SECONDS = 10.0  # without a byte from S3 before a request is retried
+GOOGLE_SECONDS = 120  # for which a request to Google's store is retried
 
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """The file system and the path in it of a local path or an `s3://`, `gs://` URI. InputError for any other URI.
 
-    Unlike a URI proper, what follows the bucket is taken as it stands: keys hold blanks, '#' and '%' as files do.
+    Nothing after the bucket is decoded, unlike in a standard URI: keys may contain blanks, '#' and '%', as file names
+    do.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator:
@@ -41,21 +40,23 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 
 @lru_cache(maxsize=64)
 def _store(scheme: str, bucket: str) -> tuple[pafs.FileSystem, str]:
-    """One client per bucket and process, and the bucket's path in it."""
+    """One client per bucket and process, and the path of the bucket in it."""
     uri = f"{scheme}://{bucket}"
     if scheme not in ("s3", "gs"):
-        hint = "nothing is fetched from the web: download it, and " if scheme in ("http", "https", "ftp") else ""
+        hint = "raylabel reads nothing from the web: download it, and " if scheme in ("http", "https", "ftp") else ""
         raise InputError(f"cannot open '{uri}': {hint}give a local path or an s3:// or gs:// URI")
     try:
         if scheme == "gs":
             return pafs.GcsFileSystem(retry_time_limit=timedelta(seconds=GOOGLE_SECONDS)), bucket
         return pafs.PyFileSystem(_s3(bucket)), bucket
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"cannot open '{uri}': {line(error)}; give a local path or an s3:// or gs:// URI") from error
+        raise InputError(
+            f"cannot open '{uri}': {one_line(error)}; give a local path or an s3:// or gs:// URI"
+        ) from error
 
 
 def _s3(bucket: str) -> RetryingFileSystem:
-    found, _ = pafs.FileSystem.from_uri(f"s3://{bucket}/")  # which asks where the bucket is
+    found, _ = pafs.FileSystem.from_uri(f"s3://{bucket}/")  # this asks S3 for the region of the bucket
     make, (options,) = found.__reduce__()
     options |= {"connect_timeout": CONNECT_SECONDS, "request_timeout": SILENT_SECONDS}
     options["retry_strategy"] = pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
@@ -69,14 +70,14 @@ def is_local(uri: str) -> bool:
 def write_file(uri: str, data: bytes | memoryview) -> None:
     """Writes a whole file in one atomic step: rename on a local disk, a single put on an object store.
 
-    InputError naming it if that fails; then nothing is left of it, and what stood there before still stands.
+    InputError that names it if that fails. Then no part of it is left, and an earlier file there is unchanged.
     """
     with writing(uri):
         fs, path = filesystem(uri)
         if isinstance(fs, pafs.LocalFileSystem):
             _replace(path, data)
             return
-        with fs.open_output_stream(path) as out:  # an object appears when its upload completes, or not at all
+        with fs.open_output_stream(path) as out:  # an object exists once its upload is complete, never in part
             out.write(data)
 
 
@@ -117,7 +118,7 @@ def list_files(uri: str) -> list[str]:
 
 
 def delete_folder(uri: str) -> None:
-    """Deletes a folder with all that is in it, if there is one."""
+    """Deletes a folder and everything in it, if it exists."""
     fs, path = filesystem(uri)
     with writing(uri):
         if fs.get_file_info(path).type != pafs.FileType.NotFound:
@@ -125,7 +126,7 @@ def delete_folder(uri: str) -> None:
 
 
 def sweep(uri: str) -> None:
-    """Deletes what writes that were killed left below a local folder; in an object store they leave nothing."""
+    """Deletes the temporary files of killed writes below a local folder; in an object store there are none."""
     if not is_local(uri):
         return
     with writing(uri):
@@ -137,7 +138,7 @@ def sweep(uri: str) -> None:
 
 @contextmanager
 def reading(uri: str) -> Iterator[None]:
-    """Around what reads a file that should be there and whole: InputError naming it where it is not."""
+    """For a block that reads a file that should exist and be complete: InputError that names it if it is not."""
     try:
         yield
     except (OSError, pa.ArrowInvalid) as error:
@@ -146,27 +147,22 @@ def reading(uri: str) -> Iterator[None]:
 
 @contextmanager
 def writing(uri: str) -> Iterator[None]:
-    """Around what writes or deletes: InputError naming the file, and the mend, where that fails."""
+    """For a block that writes or deletes a file: an OSError becomes an InputError that names the file and the fix."""
     try:
         yield
     except OSError as error:
-        mend = {
+        fix = {
             errno.ENOSPC: "free space there",
             errno.EDQUOT: "raise the quota or free space there",
-            errno.EACCES: "give this user leave to write there",
-            errno.EPERM: "give this user leave to write there",
+            errno.EACCES: "give this user permission to write there",
+            errno.EPERM: "give this user permission to write there",
             errno.EROFS: "mount it writable",
-        }.get(error.errno or 0, "mend that storage")
-        raise InputError(f"cannot write '{uri}': {line(error)}; {mend} {AGAIN}") from error
+        }.get(error.errno or 0, "repair that storage")
+        raise InputError(f"cannot write '{uri}': {one_line(error)}; {fix}, then {RESUME}") from error
 
 
 def unreadable(uri: str, error: BaseException) -> InputError:
-    """What to raise where a file that should be there cannot be read."""
+    """The error to raise where a file that should exist cannot be read."""
     lost = isinstance(error, (FileNotFoundError, pa.ArrowInvalid))
-    mend = "put it back, or delete the folder it stands in, and run again" if lost else f"mend that storage {AGAIN}"
-    return InputError(f"cannot read '{uri}': {line(error)}; {mend}")
-
-
-def line(error: BaseException) -> str:
-    """An error's text on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    fix = "restore the file, or delete the folder that it is in" if lost else "repair that storage"
+    return InputError(f"cannot read '{uri}': {one_line(error)}; {fix}, then {RESUME}")

@@ -1,4 +1,4 @@
-"""Stops a run whose input is mostly unreadable: the count of samples and rejects, and the error."""
+"""The reject limit: a run whose input is mostly unreadable ends in an error."""
 
 import collections
 from collections.abc import Mapping
@@ -18,18 +18,18 @@ class RejectTally:
         self.reasons: collections.Counter[str] = collections.Counter()
 
     def add(self, samples: int, reasons: Mapping[str, int]) -> None:
-        """Counts more samples, those with rejects among them."""
+        """Adds `samples` to the count, and those of them that are rejects, by reason."""
         self.seen += samples
         self.rejected += sum(reasons.values())
         self.reasons.update(reasons)
 
     def check(self) -> None:
-        """InputError if more than the limit of the samples so far are rejects; not yet if those are few."""
+        """InputError if more than the limit of the samples so far are rejects; not before ENOUGH samples."""
         if self.seen >= min(self.total, ENOUGH) and self.rejected > self._limit * self.seen:
             self._stop()
 
     def close(self) -> None:
-        """InputError if more than the limit of all samples, or all, are rejects. AssertionError if any is missing."""
+        """InputError if too many of all samples are rejects, or all are. AssertionError if samples are missing."""
         if self.seen != self.total:
             raise AssertionError(f"{self.total} samples in, {self.seen} out")
         self.check()
@@ -39,6 +39,6 @@ class RejectTally:
     def _stop(self) -> None:
         top = ", ".join(f"{reason} {count:,}" for reason, count in self.reasons.most_common(3))
         raise InputError(
-            f"{self.rejected:,} of {self.seen:,} {self._noun} could not be read, with a limit of {self._limit:.0%} "
-            f"(top reasons: {top}): fix the corpus, or raise --label.reject-limit"
+            f"{self.rejected:,} of {self.seen:,} {self._noun} could not be read, the limit is {self._limit:.0%} "
+            f"(most frequent reasons: {top}): fix the corpus, or raise --label.reject-limit"
         )

@@ -1,6 +1,6 @@
-"""Rejects are tried again where somebody asks for it: the result is another artifact, and later runs use the newest.
+"""Retries of rejects, where `retry_rejects` asks for it. A retry is a new artifact, and later runs use the newest one.
 
-Storage that gave no bytes may give them now, and what killed a decoder may be read by its next version.
+Storage that failed may work again, and a new version of a decoder may read what killed the old one.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,11 +8,11 @@ from typing import Any
 
 from raylabel.store.artifact import Artifact, Built, Draft, Root
 
-TRY = "try"  # in an identity: how often rejects were tried again; absent as long as they were not
+TRY = "try"  # in an identity: how many times rejects were retried; absent if they were not
 
 
 class NothingGainedError(Exception):
-    """Raised by a build that tried rejects again and was given none of them; it has discarded its draft."""
+    """Raised by a build that retried rejects and could read none of them; it has discarded its draft."""
 
 
 def make(
@@ -22,9 +22,9 @@ def make(
     build: Callable[[Draft, Artifact | None], Built],
     retry_rejects: bool,
 ) -> Artifact:
-    """`root.make` of an artifact whose info counts what is `rejected`, its newest try.
+    """The newest try of an artifact whose info has a count `rejected`; `root.make` if there is none.
 
-    With `retry_rejects`, and where the newest has rejects, `build` gets it as its second argument, to try these again.
+    With `retry_rejects`, if the newest has rejects, `build` gets it as second argument and retries its rejects.
     """
     number = 0
     while newer := root.find(name, _tried(identity, number + 1)):

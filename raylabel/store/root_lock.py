@@ -1,10 +1,10 @@
 """One driver at a time in a root, on a disk or in an object store.
 
-Each driver has a file of its own, `drivers/<id>.json`, and gives it a new time every few seconds: its heartbeat. It
-writes the file, then lists the others, and goes on only where it finds none alive. Of two that start at once at least
-one sees the other, for both have written before they look; where both do, the one with the smaller id goes on. Whether
-another is alive is told by its process where that is on this machine, else by its heartbeat: the times are the
-storage's own, and compared with each other alone.
+Each driver has its own file, `drivers/<id>.json`, and updates the time of the file every few seconds: its heartbeat. A
+driver writes its file, then lists the others, and continues only if none of them is alive. If two start together, at
+least one sees the other, because both write before they list; if both do, the one with the smaller id continues.
+Whether another driver is alive is known from its process if that is on this machine. On another machine it is dead if
+it has no heartbeat for STALE seconds in which the storage answers this driver: while storage stalls, all heartbeats do.
 """
 
 import json
@@ -22,54 +22,56 @@ from datetime import datetime
 
 import pyarrow.fs as pafs
 
-from raylabel.errors import InputError
+from raylabel.compute.watchdog import end_main_thread
+from raylabel.errors import RESUME, InputError
 from raylabel.store.artifact import Root
-from raylabel.store.files import AGAIN, filesystem, is_local, read_file, reading, write_file, writing
+from raylabel.store.files import filesystem, is_local, read_file, reading, write_file, writing
 
 FOLDER = "drivers"
-BEAT = 5.0  # seconds between two heartbeats
-STALE = 30.0  # seconds without one after which a driver on another machine is taken for dead
-LOOK = 1.0  # seconds between two looks at one of which that is not yet known; GCS takes no more writes of a file
-HARD = 60.0  # seconds after which a driver that lost its root and does not end is ended
+HEARTBEAT_EVERY = 5.0  # seconds between two heartbeats
+# Seconds without a heartbeat after which a driver on another machine is dead; a retry of a request waits 20 at most.
+STALE = 30.0
+LOOK = 1.0  # seconds between two checks of a driver that may be dead; GCS allows one write of a file per second
 
 
 @contextmanager
 def held(root: Root) -> Iterator[None]:
-    """No other driver is at work in the root while the block runs.
+    """The root lock: no other driver uses the root while the block runs.
 
-    InputError at once if another is: who, where, since when. One that was killed is no hindrance: on this machine it
-    is seen at once, on another after STALE seconds. If the root is deleted or taken over while the block runs, because
-    this machine slept for example, the block is interrupted and ends in an InputError.
+    InputError if another does: its process, its machine and since when. The lock of a driver that was killed does not
+    count: on this machine that is known immediately, on another after STALE seconds. If the root is deleted or taken
+    over while the block runs, for example because this machine slept, the block is interrupted and ends in an
+    InputError.
     """
-    lease = _Lease(root.uri)
+    lock = _RootLock(root.uri)
     try:
-        lease.take()
-        lease.keep()
+        lock.take()
+        lock.keep()
         yield
     except BaseException:
-        if lease.lost:
-            raise InputError(lease.lost) from None
+        if lock.lost:
+            raise InputError(lock.lost) from None
         raise
     finally:
-        lease.release()
-    if lease.lost:
-        raise InputError(lease.lost)
+        lock.release()
+    if lock.lost:
+        raise InputError(lock.lost)
 
 
 @dataclass(frozen=True)
 class Driver:
-    """Who is at work in a root, or would be."""
+    """A driver that uses a root, or waits for it."""
 
     host: str
     pid: int
     since: str
-    """By that machine's clock, for people only."""
+    """By the clock of its machine; only shown to people."""
     machine: str
-    """The start of the machine and the process namespace that the pid is of: the same words, the same processes."""
+    """Identifies the boot of the machine and the process namespace: equal where a pid means the same process."""
     start: str
-    """When the process started, in ticks of its machine: tells it from a later one with the same pid."""
+    """When the process started, in ticks of its machine: distinguishes it from a later process with the same pid."""
     holds: bool = False
-    """False while it still looks for others."""
+    """False while it still checks for others."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @classmethod
@@ -81,26 +83,33 @@ class Driver:
         return f"process {self.pid} on {self.host}, since {self.since}"
 
 
-class _Lease:
+class _RootLock:
     def __init__(self, root: str) -> None:
-        self.lost = ""  # why this driver may not go on
+        self.lost = ""  # why this driver must stop
         self._root, self._folder = root, f"{root}/{FOLDER}"
         self._me = Driver.here()
         self._uri = f"{self._folder}/{self._me.id}.json"
-        self._beats: dict[str, int] = {}  # of the others, as they were first seen
+        self._first_seen: dict[str, int] = {}  # the heartbeat of each other driver when it was first seen
+        self._silent: dict[str, float] = {}  # seconds without another one
         self._released = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="root lock", daemon=True)
 
     def take(self) -> None:
         self._write()
         told: set[str] = set()
+        before = time.monotonic()
         while others := self._others():
-            now = self._beat()
-            for other, beat in others:
-                alive = self._is_alive(other, beat, now)
+            try:
+                self._heartbeat()
+            except FileNotFoundError:  # deleted by a driver that had no answer from this one
+                self._write()
+            # A request that the storage answers late says nothing about the others, whose requests wait as well.
+            before, seconds = (now := time.monotonic()), min(now - before, HEARTBEAT_EVERY)
+            for other, heartbeat in others:
+                alive = self._is_alive(other, heartbeat, seconds)
                 if alive and (other.holds or other.id < self._me.id):
                     raise InputError(
-                        f"another run is at work in '{self._root}' ({other}): wait for its end or stop it, or give "
+                        f"another run uses '{self._root}' ({other}): wait until it ends or stop it, or give "
                         "another --root"
                     )
                 if alive is False:
@@ -108,8 +117,8 @@ class _Lease:
                 elif other.id not in told:
                     told.add(other.id)
                     print(
-                        f"'{self._root}' was in use by another run ({other}): waiting up to {STALE:.0f} s to see "
-                        "whether it still is",
+                        f"'{self._root}' was used by another run ({other}): waiting up to {STALE:.0f} s to see "
+                        "whether it is alive",
                         file=sys.stderr,
                     )
             time.sleep(LOOK)
@@ -123,58 +132,45 @@ class _Lease:
         self._released.set()
         if self._thread.is_alive():
             self._thread.join()
-        with suppress(InputError):  # whoever comes next sees that this process is gone
+        with suppress(InputError):  # the next driver sees that this process is gone
             self._delete(self._me.id)
 
     def _watch(self) -> None:
-        while not self._released.wait(BEAT):
-            with suppress(InputError):  # storage that does not answer gives the root to nobody else meanwhile
+        while not self._released.wait(HEARTBEAT_EVERY):
+            with suppress(InputError):  # while storage does not answer, no other driver gets the root either
                 self.lost = self._why_lost()
             if self.lost:
-                self._interrupt()
+                end_main_thread(self.lost, self._released, signal.SIGINT)
                 return
 
     def _why_lost(self) -> str:
         try:
-            self._beat()
+            self._heartbeat()
         except FileNotFoundError:
-            return f"the root '{self._root}' was deleted or taken over by another run while this one was at work in it"
+            return f"the root '{self._root}' was deleted or taken over by another run while this run used it"
         others = [other for other, _ in self._others() if other.holds]
-        return f"another run is at work in '{self._root}' too ({others[0]}): stop one, {AGAIN}" if others else ""
+        return f"another run uses '{self._root}' too ({others[0]}): stop one of them; {RESUME}" if others else ""
 
-    def _interrupt(self) -> None:
-        main = threading.main_thread().ident
-        assert main is not None
-        end = time.monotonic() + HARD
-        while time.monotonic() < end:
-            signal.pthread_kill(main, signal.SIGINT)  # not interrupt_main, which wakes no system call
-            if self._released.wait(HARD / 4):
-                return
-        print(f"error: {self.lost}", file=sys.stderr, flush=True)
-        os._exit(2)
-
-    def _is_alive(self, other: Driver, beat: int, now: int) -> bool | None:
-        """Whether its process is; None if that is not known yet. `beat`, `now`: its last heartbeat and mine."""
+    def _is_alive(self, other: Driver, heartbeat: int, seconds: float) -> bool | None:
+        """Whether `other` is alive; None if that is not known yet. `seconds`: since the last call, without stalls."""
         if other.machine == self._me.machine:
             return _start(other.pid) == other.start
-        if beat != self._beats.setdefault(other.id, beat):
+        if heartbeat != self._first_seen.setdefault(other.id, heartbeat):
             return True
-        return False if now - beat > STALE * 1e9 else None
+        self._silent[other.id] = self._silent.get(other.id, 0.0) + seconds
+        return False if self._silent[other.id] > STALE else None
 
-    def _beat(self) -> int:
-        """My heartbeat, in the storage's nanoseconds. FileNotFoundError if my file is gone."""
-        fs, path = filesystem(self._uri)
+    def _heartbeat(self) -> None:
+        """Updates the time of my file. FileNotFoundError if it is gone."""
         read_file(self._uri)
         if is_local(self._uri):
             with writing(self._uri):
-                os.utime(path)  # the time of a file server where it is one; and a full disk does not matter
+                os.utime(filesystem(self._uri)[1])  # works on a full disk too
         else:
             self._write()
-        with reading(self._uri):
-            return fs.get_file_info(path).mtime_ns or 0
 
     def _others(self) -> list[tuple[Driver, int]]:
-        """The other drivers, with their last heartbeats in the storage's nanoseconds."""
+        """The other drivers with the times of their last heartbeats."""
         fs, path = filesystem(self._folder)
         with reading(self._folder):
             infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
@@ -182,8 +178,8 @@ class _Lease:
         for info in infos:
             stem, dot, extension = info.base_name.partition(".")
             if extension == "json" and stem != self._me.id:
-                # Reading it makes a network file system ask for its time anew, where it would answer from memory.
-                with suppress(FileNotFoundError):  # it has gone meanwhile
+                # Reading the file makes a network file system ask the server for its time instead of its cache.
+                with suppress(FileNotFoundError):  # it was deleted after the listing
                     other = _parse(f"{self._folder}/{info.base_name}")
                     found.append((other, fs.get_file_info(info.path).mtime_ns or 0))
         return found
@@ -201,11 +197,11 @@ def _parse(uri: str) -> Driver:
     try:
         return Driver(**json.loads(read_file(uri)))
     except (ValueError, TypeError) as error:
-        raise InputError(f"'{uri}' does not say which run is at work there: delete it if none is") from error
+        raise InputError(f"'{uri}' does not say which run uses the root: delete it if none does") from error
 
 
 def _machine() -> str:
-    """Names the processes that a pid may be of; on a system without /proc nobody else's are known."""
+    """Identifies what a pid is valid in; on a system without /proc only this process knows its own."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
@@ -214,7 +210,7 @@ def _machine() -> str:
 
 
 def _start(pid: int) -> str | None:
-    """When the process started, in ticks of its machine; None if there is none, or it is dead and not yet buried."""
+    """When the process started, in ticks of its machine; None if there is none, or it is a zombie."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             state, *fields = file.read().rpartition(")")[2].split()

@@ -1,8 +1,9 @@
-"""An object store whose small reads are asked for again, which pyarrow's client does not do by itself.
+"""Retries of small reads from S3, which pyarrow's client does not do.
 
-It gives the AWS SDK a buffer of just the bytes that it wants. The text of a refusal such as 503 Slow Down, some 300
-bytes, does not fit into a smaller one; the SDK takes that for a fault of its own and gives up at once. A footer or a
-line of JSON is such a read. (The same in another client of that SDK: github.com/apache/doris/pull/66557.)
+pyarrow gives the AWS SDK a buffer of exactly the bytes that it requests. The body of an error response such as 503 Slow
+Down, some 300 bytes, does not fit into a smaller buffer; the SDK reports a failed stream and does not retry. A read of
+a parquet footer or of a small JSON file is such a request. (Another client of this SDK had the same fault:
+github.com/apache/doris/pull/66557.)
 """
 
 import random
@@ -25,7 +26,7 @@ class RetryingFileSystem(pafs.FileSystemHandler):
     def __init__(
         self, inner: pafs.FileSystem, attempts: int, again: tuple[Callable[..., "RetryingFileSystem"], tuple]
     ) -> None:
-        """`again`: what makes it anew in another process, and its arguments; `inner` would lose its settings there."""
+        """`again`: the function and arguments that unpickle it; a pickled `inner` would lose its settings."""
         self._inner, self._attempts, self._again = inner, attempts, again
 
     def __reduce__(self) -> tuple[Callable[..., "RetryingFileSystem"], tuple]:
@@ -81,7 +82,7 @@ class RetryingFileSystem(pafs.FileSystemHandler):
 
 
 class _File:
-    """What pa.PythonFile asks of a file."""
+    """The methods of a file that pa.PythonFile calls."""
 
     def __init__(self, inner: pa.NativeFile, attempts: int) -> None:
         self._inner, self._attempts, self._size, self._at = inner, attempts, inner.size(), 0
@@ -103,11 +104,11 @@ class _File:
     def read(self, count: int | None = None) -> bytes:
         left = max(0, self._size - self._at)
         count = left if count is None or count < 0 else min(count, left)
-        data = self._ask(lambda: self._inner.read_at(count, self._at)) if count else b""
+        data = self._retry(lambda: self._inner.read_at(count, self._at)) if count else b""
         self._at += len(data)
         return data
 
-    def _ask(self, read: Callable[[], T]) -> T:
+    def _retry(self, read: Callable[[], T]) -> T:
         failure = None
         for attempt in range(1, self._attempts + 1):
             try:
@@ -118,4 +119,4 @@ class _File:
                 failure = error
             if attempt < self._attempts:
                 time.sleep(random.uniform(0, min(LONGEST, 2**attempt / 2)))
-        raise OSError(f"the store refused to give a few bytes, {self._attempts} times") from failure
+        raise OSError(f"the store refused a read of a few bytes {self._attempts} times") from failure

@@ -1,7 +1,7 @@
-"""Trials that need the same artifact: one builds it, the others wait for it, and a ledger records who built what.
+"""Trials that need the same artifact: one builds it, the others wait, and a ledger records which trial built what.
 
 A root has one driver at a time (store/root_lock.py), so all concurrent builds are those of this driver's sweep. One
-actor on the driver's machine assigns them. The storage is not polled for manifests.
+actor on the driver's node assigns them. The storage is not polled for manifests.
 """
 
 import asyncio
@@ -28,21 +28,22 @@ class Build:
     """<name>-<digest>."""
     trial: int
     done: bool = False
-    """False while it builds, and for good if it was stopped: then another line names the trial that went on."""
+    """False while the build runs. It stays False if the build was stopped: a later line then names the trial that built
+    the artifact."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """Who built what, and who used it."""
+    """Which trial built which artifact, and which trials used it."""
 
     builds: tuple[Build, ...] = ()
-    """In the order of their beginnings."""
+    """In the order in which they began."""
     uses: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
-    """Trial → artifact → images processed for it, in all."""
+    """Trial → artifact → images processed for it in total."""
 
     @classmethod
     def read(cls, uri: str) -> "Ledger":
-        """The ledger in that file; an empty one if there is no file."""
+        """The ledger in that file; an empty one if the file does not exist."""
         try:
             found = json.loads(read_file(uri))
         except FileNotFoundError:
@@ -52,45 +53,45 @@ class Ledger:
 
 
 class _Claims:
-    def __init__(self, uri: str, seats: int):
-        self._uri, self._ledger, self._seats = uri, Ledger.read(uri), seats
-        self._held: dict[str, tuple[str, int]] = {}  # artifact → who builds it, and its line in the ledger
+    def __init__(self, uri: str, limit: int):
+        self._uri, self._ledger, self._limit = uri, Ledger.read(uri), limit
+        self._held: dict[str, tuple[str, int]] = {}  # artifact → the worker that builds it, and its line in the ledger
         self._done: set[str] = set()
-        self._failed: dict[str, str] = {}  # artifact → why it cannot be built, in this run
-        self._seated: set[str] = set()
-        self._gone: set[str] = set()
+        self._failed: dict[str, str] = {}  # artifact → why its build failed in this run
+        self._active: set[str] = set()
+        self._ended: set[str] = set()
         self._change = asyncio.Condition()
         self._watching: set[asyncio.Task] = set()
 
-    def join(self, who: str, alive: Any) -> None:
-        task = asyncio.get_running_loop().create_task(self._watch(who, alive))
+    def join(self, worker: str, alive: Any) -> None:
+        task = asyncio.get_running_loop().create_task(self._watch(worker, alive))
         self._watching.add(task)
         task.add_done_callback(self._watching.discard)
 
-    async def allow(self, seats: int) -> None:
+    async def allow(self, limit: int) -> None:
         async with self._change:
-            self._seats = seats
+            self._limit = limit
             self._change.notify_all()
 
-    async def enter(self, who: str) -> None:
+    async def enter(self, worker: str) -> None:
         async with self._change:
-            await self._change.wait_for(lambda: len(self._seated) < self._seats or who in self._gone)
-            if who not in self._gone:
-                self._seated.add(who)
+            await self._change.wait_for(lambda: len(self._active) < self._limit or worker in self._ended)
+            if worker not in self._ended:
+                self._active.add(worker)
 
-    async def claim(self, artifact: str, who: str, trial: int) -> bool:
+    async def claim(self, artifact: str, worker: str, trial: int) -> bool:
         async with self._change:
-            await self._change.wait_for(lambda: artifact not in self._held or who in self._gone)
+            await self._change.wait_for(lambda: artifact not in self._held or worker in self._ended)
             if artifact in self._failed:
                 raise InputError(self._failed[artifact])
-            if artifact in self._done or who in self._gone:
+            if artifact in self._done or worker in self._ended:
                 return False
             builds = self._ledger.builds
-            self._held[artifact] = who, len(builds)
+            self._held[artifact] = worker, len(builds)
             self._write(builds=(*builds, Build(artifact=artifact, trial=trial)))
             return True
 
-    async def release(self, artifact: str, done: bool, why: str) -> None:
+    async def release(self, artifact: str, done: bool, error: str) -> None:
         async with self._change:
             _, line = self._held.pop(artifact)
             if done:
@@ -98,8 +99,8 @@ class _Claims:
                 builds = list(self._ledger.builds)
                 builds[line] = replace(builds[line], done=True)
                 self._write(builds=tuple(builds))
-            elif why:
-                self._failed[artifact] = why
+            elif error:
+                self._failed[artifact] = error
             self._change.notify_all()
 
     def use(self, trial: int, images: Mapping[str, int]) -> None:
@@ -112,15 +113,15 @@ class _Claims:
     def builds(self, first: int) -> tuple[Build, ...]:
         return self._ledger.builds[first:]
 
-    async def _watch(self, who: str, alive: Any) -> None:
+    async def _watch(self, worker: str, alive: Any) -> None:
         try:
             await alive[0]
         except (ray.exceptions.RayError, asyncio.CancelledError):
             pass
         async with self._change:
-            self._gone.add(who)
-            self._seated.discard(who)
-            for artifact in [one for one, (holder, _) in self._held.items() if holder == who]:
+            self._ended.add(worker)
+            self._active.discard(worker)
+            for artifact in [one for one, (holder, _) in self._held.items() if holder == worker]:
                 del self._held[artifact]
             self._change.notify_all()
 
@@ -129,30 +130,32 @@ class _Claims:
         write_file(self._uri, json.dumps(asdict(self._ledger), indent=1).encode())
 
 
-def make_claims(folder: str, seats: int) -> Any:
-    """A handle of the actor that gives out the claims of a sweep, whose ledger is in the folder.
+def make_claims(folder: str, limit: int) -> Any:
+    """Starts the actor that assigns the builds of a sweep, and returns its handle. Its ledger is a file in the folder.
 
-    - `join(who, [reference])`: `who` is alive until the reference is ready or fails; what it holds is free then.
-    - `enter(who)`: waits for one of the seats, of which there are so many; `allow(seats)`: from now on so many.
-    - `claim(artifact, who, trial)`: waits while another builds the artifact; True if it is to be built, False if it
-      exists, InputError if it cannot be built in this run.
-    - `release(artifact, done, why)`: `why` it cannot be built, where that is known.
-    - `use(trial, {artifact: images})`, and `get()`: the Ledger; `builds(first)`: those of its lines from there on.
+    - `join(worker, [reference])`: registers the id of a worker process. When the reference is ready or fails, the
+      worker has ended, and its claims are released.
+    - `enter(worker)`: waits until fewer than `limit` workers are active. `allow(limit)`: changes the limit.
+    - `claim(artifact, worker, trial)`: waits while another worker builds the artifact. True if the caller has to build
+      it, False if it exists, InputError if its build failed in this run.
+    - `release(artifact, done, error)`: ends the claim. `error`: the text of its InputError, if it raised one.
+    - `use(trial, {artifact: images})`: records what a trial used. `get()`: the Ledger. `builds(first)`: its lines from
+      index `first` on.
     """
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    options = {"num_cpus": 0, "label_selector": here, "max_concurrency": 10_000}  # each caller that waits is in a call
-    return ray.remote(_Claims).options(**options).remote(f"{folder}/{LEDGER}", seats)
+    options = {"num_cpus": 0, "label_selector": here, "max_concurrency": 10_000}  # each waiting caller occupies a call
+    return ray.remote(_Claims).options(**options).remote(f"{folder}/{LEDGER}", limit)
 
 
 @dataclass(frozen=True)
 class SharedRoot(Root):
-    """A root in which other trials build too."""
+    """A root in which other trials build artifacts at the same time."""
 
     claims: Any
-    who: str
+    worker: str
     trial: int
     used: dict[str, Artifact] = field(default_factory=dict, compare=False)
-    """What was asked for, by `<name>-<digest>`."""
+    """The artifacts that the trial used, by `<name>-<digest>`."""
 
     def find(self, name: str, identity: Mapping[str, Any]) -> Artifact | None:
         artifact = super().find(name, identity)
@@ -161,26 +164,27 @@ class SharedRoot(Root):
         return artifact
 
     def make(self, name: str, identity: Mapping[str, Any], build: Callable[[Draft], Built]) -> Artifact:
-        """The artifact of that identity: built here, or by another trial that is waited for.
+        """The artifact of that identity: built here, or by another trial, for which this one waits.
 
-        An InputError of its build is that of all trials that need it: none of them builds it again in this run.
+        If its build raises an InputError, all trials that need it raise the same error, and none of them builds it
+        again in this run.
         """
-        place = f"{name}-{digest(identity)}"
+        artifact = f"{name}-{digest(identity)}"
         if found := self.find(name, identity):
             return found
         try:
-            mine = ray.get(self.claims.claim.remote(place, self.who, self.trial))
+            mine = ray.get(self.claims.claim.remote(artifact, self.worker, self.trial))
         except ray.exceptions.RayTaskError as error:
             raise find_input_error(error) or error from error
         if not mine:
             return super().make(name, identity, build)  # finds it
-        done, why = False, ""
+        done, failure = False, ""
         try:
             made = super().make(name, identity, build)
             done = True
             return made
         except InputError as error:
-            why = str(error)
+            failure = str(error)
             raise
         finally:
-            ray.get(self.claims.release.remote(place, done, why))
+            ray.get(self.claims.release.remote(artifact, done, failure))

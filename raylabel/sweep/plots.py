@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raylabel.report.axes import Axis, linear, log, short
+from raylabel.report.axes import Axis, linear, log
 from raylabel.sweep.result import Sweep, Trial
-from raylabel.text import percent, text_of
+from raylabel.text import compact, percent, percent_range, text_of
 
 K, P = "select.k", "select.p"
 SERIES = 6
@@ -115,7 +115,7 @@ def told(trial: Trial) -> str:
 def _outcome(trial: Trial) -> str:
     if trial.state == "failed" or trial.accuracy is None or trial.low is None or trial.high is None:
         return f"trial {trial.number}: {trial.state}"
-    interval = f"{percent(trial.accuracy)} ({100 * trial.low:.1f} to {100 * trial.high:.1f})"
+    interval = f"{percent(trial.accuracy)} ({percent_range(trial.low, trial.high)})"
     return f"trial {trial.number}: {interval}" + (", pre-trained only" if trial.state == "stopped" else "")
 
 
@@ -127,7 +127,7 @@ def _field_axis(name: str, values: Sequence[float], length: float, upright: bool
     """An axis around the sorted values, logarithmic for K, for rates and for what is spread wide."""
     low, high = values[0], values[-1]
     is_log = low > 0 and (name == K or name.endswith(".lr") or high / low >= 4)
-    base = log(low, high) if is_log else linear(low, high, short)
+    base = log(low, high) if is_log else linear(low, high, compact)
     first, last = (math.log10(low), math.log10(high)) if is_log else (low, high)
     pad = 0.06 * (last - first)
     axis = Axis(first - pad, last + pad, is_log, [])
@@ -150,7 +150,7 @@ def _fit(ticks: Sequence[tuple[float, str]], length: float, upright: bool) -> bo
 
 def _number(value: float) -> str:
     if type(value) is int:
-        return f"{value:,}" if value < 100_000 else short(value)
+        return f"{value:,}" if value < 100_000 else compact(value)
     return f"{value:.3g}"
 
 

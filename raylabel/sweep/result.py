@@ -14,7 +14,7 @@ from rich.text import Text
 from raylabel.evaluate.results import Metric
 from raylabel.report.summary import detail, interval
 from raylabel.report.terminal import WIDTH
-from raylabel.text import encodable, percent, text_of
+from raylabel.text import encodable, percent, percent_range, points, text_of
 
 State = Literal["finished", "stopped", "failed"]
 
@@ -75,7 +75,7 @@ class Soup:
         low, high = interval(self.gain)
         if low <= 0 <= high:
             return f"no measurable difference ({detail(self.gain)})"
-        return f"{100 * self.gain.value:+.1f} points ({detail(self.gain)})"
+        return f"{points(self.gain.value)} points ({detail(self.gain)})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +213,7 @@ def _table(sweep: Sweep, console: Console) -> Table:
         accuracy, interval = "-", trial.state
         if trial.accuracy is not None and trial.low is not None and trial.high is not None:
             accuracy = percent(trial.accuracy) + (f" ({trial.state})" if trial.state != "finished" else "")
-            interval = f"{100 * trial.low:.1f} to {100 * trial.high:.1f}"
+            interval = percent_range(trial.low, trial.high)
         settings = [Text(encodable(text_of(trial.settings[name]), console)) for name in names]
         reused = f"{len(trial.reused)} of {len(trial.reused) + len(trial.built)}"
         table.add_row(str(trial.number), *settings, accuracy, interval, f"{trial.images:,}", reused)

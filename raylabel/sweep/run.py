@@ -64,8 +64,8 @@ def sweep(root: Root, recipe: Recipe, config: SweepConfig, arguments: Sequence[s
     folder = f"{root.uri}/{name}"
     room = Room(recipe, trials)
     claims = make_claims(folder, room())
-    job = TrialTask(root=root.uri, recipe=recipe, start=start, held=held, claims=claims)
-    results = run_trials(root, name, trials, ray.put(job), claims, config, room)
+    task = TrialTask(root=root.uri, recipe=recipe, start=start, held=held, claims=claims)
+    results = run_trials(root, name, trials, ray.put(task), claims, config, room)
     ledger: Ledger = ray.get(claims.get.remote())
     ray.kill(claims)
     seconds = _seconds(root, ledger)
@@ -74,17 +74,17 @@ def sweep(root: Root, recipe: Recipe, config: SweepConfig, arguments: Sequence[s
     )
     if found[0].state != "finished":
         raise InputError(_none_finished(found))
-    best = job.of(found[0].settings)
-    run, summary = write_report(job.run_of(root, best))
+    best = task.recipe_of(found[0].settings)
+    run, summary = write_report(task.run_of(root, best))
     test = require(summary.metrics, model=STUDENT, metric=TOP1, split="test")
     found_all = Sweep(
         name=recipe.name,
         trials=found,
         n=held.info["samples"],
-        images=sum({place: images for uses in ledger.uses.values() for place, images in uses.items()}.values()),
+        images=sum({name: images for uses in ledger.uses.values() for name, images in uses.items()}.values()),
         test=test,
         run=run.uri,
-        soup=make_soup(root, job, found) if config.soup else None,
+        soup=make_soup(root, task, found) if config.soup else None,
         config=identity_of(config),
         arguments=tuple(arguments),
     )
@@ -101,10 +101,10 @@ def _none_finished(trials: Sequence[Trial]) -> str:
 
 def _seconds(root: Root, ledger: Ledger) -> dict[str, float]:
     """What the build of each artifact took that a trial used."""
-    places = sorted({place for uses in ledger.uses.values() for place in uses})
-    artifacts = [Artifact(f"{root.uri}/{place}", *place.rsplit("-", 1)) for place in places]
+    names = sorted({name for uses in ledger.uses.values() for name in uses})
+    artifacts = [Artifact(f"{root.uri}/{name}", *name.rsplit("-", 1)) for name in names]
     with ThreadPoolExecutor(16) as pool:  # small files: their time is waiting
-        return dict(zip(places, pool.map(lambda artifact: artifact.info["seconds"], artifacts), strict=True))
+        return dict(zip(names, pool.map(lambda artifact: artifact.info["seconds"], artifacts), strict=True))
 
 
 def _result_of(
@@ -120,7 +120,7 @@ def _result_of(
     uses = ledger.uses.get(number, {})
     # The last trial that began to build an artifact that exists has built it.
     builder = {build.artifact: build.trial for build in ledger.builds}
-    built = tuple(sorted(place for place in uses if builder.get(place) == number))
+    built = tuple(sorted(name for name in uses if builder.get(name) == number))
     words = str(find_input_error(error) or error).strip().splitlines()[-1] if error else ""
     return Trial(
         number=number,
@@ -132,8 +132,8 @@ def _result_of(
         built=built,
         reused=tuple(sorted(uses.keys() - set(built))),
         picks=metrics.get("picks"),
-        images=sum(uses[place] for place in built),
-        seconds=round(sum(seconds[place] for place in built), 3),
+        images=sum(uses[name] for name in built),
+        seconds=round(sum(seconds[name] for name in built), 3),
         alone=sum(uses.values()),
         error=words,
     )

@@ -1,7 +1,7 @@
-"""Students that differ in their fine-tuning rate alone → one network, whose weights are the mean of theirs.
+"""Students that differ only in their fine-tuning rate → one network, whose weights are the mean of theirs.
 
-The greedy soup of Wortsman et al. 2022 (Model soups, arXiv 2203.05482, §2, Recipe 1): they began at the same weights,
-those of one pre-training, and mostly end in the same valley. What comes in is decided on the validation split.
+The greedy soup of Wortsman et al. 2022 (Model soups, arXiv 2203.05482, §2, Recipe 1). The students start from the same
+pre-trained weights and mostly end in the same basin of the loss. The validation split decides which of them are added.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -23,37 +23,37 @@ MODEL = TypeVar("MODEL")
 
 
 def check_soup(trials: Sequence[Settings]) -> None:
-    """InputError if no two trials differ in the fine-tuning rate alone."""
+    """InputError if no two trials differ only in the fine-tuning rate."""
     rates: dict[Hashable, set[float]] = {}
     for settings in trials:
         if RATE in settings:
             rates.setdefault(_others(settings), set()).add(settings[RATE])
     if not any(len(some) > 1 for some in rates.values()):
         raise InputError(
-            f"--soup averages students that differ in {RATE} alone, and no two trials do: give --space '{RATE}=[...]' "
-            "with two rates or more"
+            f"soup averages students that differ only in {RATE}, and no two trials do: give '{RATE}=[...]' in space, "
+            "with two or more rates"
         )
 
 
-def make_soup(root: Root, job: TrialTask, trials: Sequence[Trial]) -> Soup:
-    """The greedy soup around the first of the trials, which are sorted by validation accuracy, and its test."""
+def make_soup(root: Root, task: TrialTask, trials: Sequence[Trial]) -> Soup:
+    """The greedy soup that starts with the first trial, and its test. `trials` are sorted by validation accuracy."""
     best, rivals = trials[0], {}
     for trial in trials:
         if trial.state == "finished" and _others(trial.settings) == _others(best.settings):
-            rivals.setdefault(trial.settings[RATE], trial)  # a rate drawn twice is one student
-    chosen_run = job.run_of(root, job.of(best.settings))
-    students = {one.number: job.run_of(root, job.of(one.settings)).student for one in rivals.values()}
+            rivals.setdefault(trial.settings[RATE], trial)  # a rate that was drawn twice gives one student
+    chosen_run = task.run_of(root, task.recipe_of(best.settings))
+    students = {one.number: task.run_of(root, task.recipe_of(one.settings)).student for one in rivals.values()}
     found: dict[tuple[int, ...], tuple[Artifact, Metric]] = {}
 
     def validated(numbers: tuple[int, ...]) -> float:
         model = average(root, [students[number] for number in numbers])
-        found[numbers] = model, validate(job, chosen_run, model)
+        found[numbers] = model, validate(task, chosen_run, model)
         return found[numbers][1].value
 
     chosen = greedy(list(students), validated)
-    model, right = found[chosen]
+    model, validation = found[chosen]
     tested = [
-        hits(chosen_run.test(one, chosen_run.recipe.view), job.start.test_labels)
+        hits(chosen_run.test(one, chosen_run.recipe.view), task.start.test_labels)
         for one in (model, students[best.number])
     ]
     recipe = chosen_run.recipe
@@ -62,14 +62,14 @@ def make_soup(root: Root, job: TrialTask, trials: Sequence[Trial]) -> Soup:
         trials=chosen,
         left_out=tuple(number for number in students if number not in chosen),
         artifact=model.uri.rpartition("/")[2],
-        validation=right,
-        test=require(accuracy(of, tested[0], len(job.start.classes)), metric=TOP1),
+        validation=validation,
+        test=require(accuracy(of, tested[0], len(task.start.classes)), metric=TOP1),
         gain=paired_gain(of, tested[0].top1, tested[1].top1),
     )
 
 
 def greedy(models: Sequence[MODEL], validated: Callable[[tuple[MODEL, ...]], float]) -> tuple[MODEL, ...]:
-    """Those of the models that make the soup: best first, each comes in if the average is no worse with it."""
+    """The models of the soup. `models` are sorted, best first; each is added if the average does not get worse."""
     soup = (models[0],)
     best = validated(soup)
     for model in models[1:]:
@@ -79,10 +79,10 @@ def greedy(models: Sequence[MODEL], validated: Callable[[tuple[MODEL, ...]], flo
 
 
 def average(root: Root, models: Sequence[Artifact]) -> Artifact:
-    """The mean of the weights of networks of one architecture, whatever their order; of a single one itself.
+    """The mean of the weights of networks of one architecture, whatever their order. A single network is its own mean.
 
-    Parameters and BatchNorm statistics are summed in float64; what is no float (BatchNorm's count of batches) is that
-    of the first by digest.
+    Parameters and BatchNorm statistics are summed in float64. Integers (BatchNorm's count of batches) are those of the
+    network whose digest is first.
     """
     if len(models) == 1:
         return models[0]

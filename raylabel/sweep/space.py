@@ -1,8 +1,8 @@
-"""The space of a sweep: fields of a recipe and their values, as a person writes them → the settings of each trial.
+"""The space of a sweep: fields of a recipe and their values, as a user writes them → the settings of each trial.
 
 - select.k=[184, 368, 736]                          these values
-- finetune.schedule.lr=log_uniform(1e-4, 1e-2)      drawn, uniform in its logarithm
-- student.arch=choice(resnet8x1, resnet8x2)         drawn from these
+- finetune.schedule.lr=log_uniform(1e-4, 1e-2)      drawn at random, uniform in the logarithm
+- student.arch=choice(resnet8x1, resnet8x2)         drawn at random from these values
 """
 
 import ast
@@ -21,7 +21,7 @@ from raylabel.errors import InputError
 from raylabel.recipes.recipe import Recipe
 
 FORMS = "give [a, b, ...], choice(a, b, ...) or log_uniform(low, high)"
-SHARED = ("name", "labeled", "unlabeled", "test", "truth")  # of a recipe: what all trials have in common
+SHARED = ("name", "labeled", "unlabeled", "test", "truth")  # fields of a recipe that are the same for all trials
 
 Settings = dict[str, Any]
 """Field → value of one trial."""
@@ -36,37 +36,37 @@ class Axis:
     low: float = 0
     high: float = 0
     drawn: bool = False
-    """Whether the values are to be drawn, not gone through."""
+    """Whether values are drawn at random; otherwise every value is used."""
 
 
 def parse(texts: Sequence[str], recipe: Recipe) -> tuple[Axis, ...]:
-    """The axes of `FIELD=VALUES`. InputError naming the field if the recipe has none such, or if a value is no value of
-    it."""
+    """The axes of `FIELD=VALUES` texts. InputError that names the field if the recipe does not have it or a value has
+    the wrong type."""
     if not texts:
-        raise InputError("no --space: give fields and their values, such as 'select.k=[50,100]'")
+        raise InputError("space is empty: give fields and their values, for example 'select.k=[50,100]'")
     axes = tuple(_axis(text, recipe) for text in texts)
     for axis in axes:
         if [other.field for other in axes].count(axis.field) > 1:
-            raise InputError(f"--space {axis.field} is given twice: keep one")
+            raise InputError(f"space: {axis.field} is given twice: keep one")
     return axes
 
 
 def grid(axes: Sequence[Axis]) -> list[Settings]:
-    """Every combination of the values, the last field's changing fastest. InputError if some are to be drawn."""
+    """Every combination of the values; the last field changes fastest. InputError if a field is to be drawn."""
     if drawn := next((axis for axis in axes if axis.drawn), None):
-        raise InputError(f"--space {drawn.field} is to be drawn: say how many trials with --samples, or give a list")
+        raise InputError(f"space: {drawn.field} is drawn at random: set samples to a number of trials, or give a list")
     names = [axis.field for axis in axes]
     return [dict(zip(names, values, strict=True)) for values in itertools.product(*(axis.values for axis in axes))]
 
 
 def draw(axes: Sequence[Axis], samples: int, seed: int) -> list[Settings]:
-    """That many settings at random, the same ones for a seed; of a list each value is as likely."""
+    """`samples` settings drawn at random, the same ones for the same seed. The values of a list are equally likely."""
     rng = np.random.default_rng(seed)
     return [{axis.field: _draw(axis, rng) for axis in axes} for _ in range(samples)]
 
 
 def apply(recipe: Recipe, settings: Settings) -> Recipe:
-    """The recipe with those fields changed. InputError naming the field whose value it does not take."""
+    """The recipe with those fields changed. InputError that names the field whose value is invalid."""
     for name, value in settings.items():
         recipe = _replaced(recipe, name, name.split("."), value)
     return recipe
@@ -75,7 +75,7 @@ def apply(recipe: Recipe, settings: Settings) -> Recipe:
 def _draw(axis: Axis, rng: np.random.Generator) -> Any:
     if axis.values:
         return axis.values[int(rng.integers(len(axis.values)))]
-    # Six digits, so that what the table says is what was run.
+    # Six digits, so that the table shows the value that was used.
     return float(f"{math.exp(rng.uniform(math.log(axis.low), math.log(axis.high))):.6g}")
 
 
@@ -83,53 +83,57 @@ def _axis(text: str, recipe: Recipe) -> Axis:
     name, equals, form = text.partition("=")
     name = name.strip().removeprefix("--").replace("-", "_")
     if not equals:
-        raise InputError(f"--space {text}: no '=' and values after the field: {FORMS}")
+        raise InputError(f"space: '{text}' has no '=' and values after the field: {FORMS}")
     hint = _hint(recipe, name)
     try:
         node = ast.parse(form.strip(), mode="eval").body
     except (SyntaxError, ValueError) as error:
-        raise InputError(f"--space {name}: cannot read '{form}': {FORMS}; words of other signs in quotes") from error
+        raise InputError(
+            f"space: {name}: cannot parse '{form}': {FORMS}; quote words that have other characters than letters"
+        ) from error
     call = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
     parts = node.elts if isinstance(node, ast.List) else node.args if isinstance(node, ast.Call) else []
     if not (isinstance(node, ast.List) or call in ("choice", "log_uniform")) or getattr(node, "keywords", None):
-        raise InputError(f"--space {name}: '{form}' is none of the forms: {FORMS}")
+        raise InputError(f"space: {name}: '{form}' is not a list, choice or log_uniform: {FORMS}")
     values = tuple(_value(name, hint, part) for part in parts)
     if not values:
-        raise InputError(f"--space {name}: '{form}' has no value: {FORMS}")
+        raise InputError(f"space: {name}: '{form}' has no values: {FORMS}")
     if call == "log_uniform":
         if hint[0] is not float or len(values) != 2 or not 0 < values[0] < values[1] < math.inf:
-            raise InputError(f"--space {name}: '{form}': log_uniform(low, high) is of a number, 0 < low < high")
+            raise InputError(
+                f"space: {name}: '{form}' is invalid: log_uniform(low, high) needs a float field and 0 < low < high"
+            )
         return Axis(name, low=values[0], high=values[1], drawn=True)
     for number, value in enumerate(values):
         if value in values[:number]:
-            raise InputError(f"--space {name}: {value!r} is there twice: keep one")
+            raise InputError(f"space: {name}: {value!r} is given twice: keep one")
     return Axis(name, values, drawn=call == "choice")
 
 
 def _hint(recipe: Recipe, name: str) -> tuple[Any, ...]:
-    """The types of the field, such as (int,) or (float, None), words of a Literal as they are."""
+    """The types of the field, for example (int,) or (float, None). Of a Literal, its words."""
     config, hint, path = recipe, None, name.split(".")
     for depth, part in enumerate(path):
         where = ".".join(path[:depth])
         if not dataclasses.is_dataclass(config):
-            raise InputError(f"--space {name}: '{where}' has no fields here, it is {config!r}")
+            raise InputError(f"space: {name}: '{where}' is {config!r} and has no fields: sweep another field")
         known = {field.name: field for field in fields(config)}
         if part not in known:
-            of = f"'{where}' has" if where else "a recipe has"
-            raise InputError(f"--space {name}: no such field: {of} {', '.join(known)}")
+            having = f"'{where}' has" if where else "a recipe has"
+            raise InputError(f"space: {name} is not a field: {having} {', '.join(known)}")
         if not known[part].metadata.get("identity", True):
-            raise InputError(f"--space {name}: it changes no result, only how the work is done")
+            raise InputError(f"space: {name} does not change results, only how the work is done: sweep another field")
         if depth == 0 and part in SHARED:
-            raise InputError(f"--space {name}: '{part}' is the same for all trials of a sweep")
+            raise InputError(f"space: {name}: '{part}' is the same for all trials of a sweep: sweep another field")
         hint = typing.get_type_hints(type(config))[part]
         config = getattr(config, part)
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     kinds = tuple(one for kind in kinds for one in (typing.get_args(kind) if _is_literal(kind) else (kind,)))
     if dataclasses.is_dataclass(config):
         inner = ", ".join(f"{name}.{field.name}" for field in fields(config))
-        raise InputError(f"--space {name}: it has fields of its own, name one: {inner}")
+        raise InputError(f"space: {name} has fields of its own: give one of {inner}")
     if not all(kind in (int, float, str, bool, types.NoneType) or isinstance(kind, str) for kind in kinds):
-        raise InputError(f"--space {name}: it is no single number or word")
+        raise InputError(f"space: {name} is not a single number or word: sweep another field")
     return kinds
 
 
@@ -138,14 +142,16 @@ def _is_literal(hint: Any) -> bool:
 
 
 def _value(name: str, kinds: tuple[Any, ...], node: ast.expr) -> Any:
-    """The value as the field has it: 1 of a float is 1.0, so that it is the same setting however it is written."""
+    """The value in the type of the field: for a float, 1 becomes 1.0, so that both spellings are the same setting."""
     if isinstance(node, ast.Name):
         value: Any = node.id  # a word without quotes
     else:
         try:
             value = ast.literal_eval(node)
         except ValueError as error:
-            raise InputError(f"--space {name}: '{ast.unparse(node)}' is no number or word") from error
+            raise InputError(
+                f"space: {name}: '{ast.unparse(node)}' is not a number or word: give numbers, or words in quotes"
+            ) from error
     if type(value) in kinds or value in [kind for kind in kinds if isinstance(kind, str)]:
         return value
     if value is None and types.NoneType in kinds:
@@ -153,7 +159,7 @@ def _value(name: str, kinds: tuple[Any, ...], node: ast.expr) -> Any:
     if type(value) is int and float in kinds:
         return float(value)
     expected = " or ".join(repr(kind) if isinstance(kind, str) else kind.__name__ for kind in kinds)
-    raise InputError(f"--space {name}: {value!r} is of the wrong kind, expected {expected}")
+    raise InputError(f"space: {name}: {value!r} has the wrong type: expected {expected}")
 
 
 def _replaced(config: Any, name: str, path: list[str], value: Any) -> Any:
@@ -164,4 +170,4 @@ def _replaced(config: Any, name: str, path: list[str], value: Any) -> Any:
     try:
         return replace(config, **{first: value})
     except InputError as error:
-        raise InputError(f"--space {name}: {error}") from error
+        raise InputError(f"space: {name}: {error}") from error

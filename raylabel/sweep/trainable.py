@@ -1,8 +1,8 @@
-"""What Ray Tune runs of a trial: a process that waits for the one that does the work, and holds next to nothing.
+"""The function that Ray Tune runs for each trial: it waits for another process that does the work.
 
-Ray Tune's own actor only waits: whatever it starts would have to fit into its placement group. The work is done by an
-actor of ours outside that group, whose tasks, teachers and training workers go wherever the cluster has room. As this
-module is imported by both before there is work, it imports nothing that is large.
+Whatever Ray Tune's actor starts has to fit into its placement group. So the work is done by a separate actor outside
+that group: its tasks, teachers and training workers can use the whole cluster. Both processes import this module before
+there is work, so it imports no large library.
 """
 
 import threading
@@ -16,19 +16,21 @@ import ray.tune
 from raylabel.errors import find_input_error
 from raylabel.sweep.config import STAGES
 
-FAILED = "failed"  # in a report: for a reason of the trial's own, so that it is not to be tried again in this run
-LOSSES = 5  # of each process of a trial: with the machine that it is on, or because that had no memory left
+FAILED = "failed"  # in a report: the trial itself raised an error, so it is not tried again in this run
+LOSSES = 5  # losses of a trial's processes, with their node or because it ran out of memory, before the trial fails
 LOST = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
 
 
-def trial(config: dict[str, Any], job: list[ray.ObjectRef], claims: Any) -> None:
-    """What Ray Tune runs: the stages, and a report after each. `job`: a reference, in a list so that it stays one.
+def trial(config: dict[str, Any], task: list[ray.ObjectRef], claims: Any) -> None:
+    """Runs the stages of a trial, with a report to Ray Tune after each.
 
-    A scheduler stops a trial where it reports: between two stages, when nothing of it is at work in the cluster, so
-    that no training is cut off and no placement group is left behind. And fine-tuning is that of any other run, for
-    nothing looks at it before it is done.
+    `task`: a reference to the TrialTask, in a list so that Ray does not replace it by its value.
+
+    A scheduler stops a trial when it reports, which is between two stages. At that time nothing of the trial runs in the
+    cluster, so no training is cut off and no placement group is left behind. Fine-tuning is the same as in any other
+    run, since nothing is reported before it is done.
     """
-    process, pretrained, losses = _Process(job, claims, **config["trial"]), None, 0
+    process, pretrained, losses = _Process(task, claims, **config["trial"]), None, 0
     for stage in STAGES:
         while True:
             try:
@@ -41,7 +43,7 @@ def trial(config: dict[str, Any], job: list[ray.ObjectRef], claims: Any) -> None
                     raise
             except ray.exceptions.RayTaskError as error:
                 ray.tune.report({FAILED: True})
-                # Without what Ray wrapped around it, for a person to read.
+                # The InputError itself is readable; Ray's wrapped error is not.
                 raise find_input_error(error) or error from error
         pretrained = found["accuracy"] if stage == "pretrain" else pretrained
         ray.tune.report({**found, "pretrained": pretrained})
@@ -49,22 +51,22 @@ def trial(config: dict[str, Any], job: list[ray.ObjectRef], claims: Any) -> None
 
 
 class _Process:
-    """Where the work of one trial is done, started anew if it is lost."""
+    """The actor that does the work of one trial. It is started again if it is lost."""
 
-    def __init__(self, job: list[ray.ObjectRef], claims: Any, number: int, settings: dict[str, Any]):
-        self._arguments, self._claims = (job, number, settings), claims
+    def __init__(self, task: list[ray.ObjectRef], claims: Any, number: int, settings: dict[str, Any]):
+        self._arguments, self._claims = (task, number, settings), claims
         self._handle: Any = None
 
     def run(self, stage: str) -> dict[str, Any]:
-        """The report of the stage. One of LOST if the process is lost meanwhile; the next call starts another."""
+        """The report of the stage. Raises one of LOST if the process is lost; the next call starts another one."""
         try:
             if self._handle is None:
-                who = uuid.uuid4().hex
-                # 'DEFAULT' and not none at all: that would be the placement group of the actor that asks.
+                worker = uuid.uuid4().hex
+                # Without a strategy, Ray would use the placement group of the calling actor.
                 options = {"num_cpus": 0, "max_concurrency": 2, "scheduling_strategy": "DEFAULT"}
-                self._handle = ray.remote(_Worker).options(**options).remote(*self._arguments, who)
-                ray.get(self._claims.join.remote(who, [self._handle.live.remote()]))
-                ray.get(self._claims.enter.remote(who))
+                self._handle = ray.remote(_Worker).options(**options).remote(*self._arguments, worker)
+                ray.get(self._claims.join.remote(worker, [self._handle.live.remote()]))
+                ray.get(self._claims.enter.remote(worker))
             return ray.get(self._handle.run.remote(stage))
         except LOST:
             self.end()
@@ -76,14 +78,14 @@ class _Process:
 
 
 class _Worker:
-    def __init__(self, job: list[ray.ObjectRef], number: int, settings: dict[str, Any], who: str):
-        self._arguments, self._job = (number, settings, who), job
+    def __init__(self, task: list[ray.ObjectRef], number: int, settings: dict[str, Any], worker: str):
+        self._arguments, self._task = (number, settings, worker), task
 
     def live(self) -> None:
-        """Never returns, in one of two threads: the reference fails when this process ends."""
+        """Blocks one of the two threads for ever, so that its reference fails when this process ends."""
         threading.Event().wait()
 
     def run(self, stage: str) -> dict[str, Any]:
-        from raylabel.sweep.trial import run  # torch, and all the rest
+        from raylabel.sweep.trial import run  # imports torch
 
-        return run(ray.get(self._job[0]), *self._arguments, stage)
+        return run(ray.get(self._task[0]), *self._arguments, stage)

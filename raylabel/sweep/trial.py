@@ -17,61 +17,61 @@ from raylabel.sweep.space import Settings, apply
 
 @dataclass(frozen=True, kw_only=True)
 class TrialTask:
-    """What all trials share; plain data and handles, so that it travels."""
+    """What all trials share: plain data and handles, so that it can be sent to other processes."""
 
     root: str
     recipe: Recipe
     start: Prepared
-    """Whose labels are those to learn from."""
+    """Its labels are those to train on, without the validation split."""
     held: Artifact
     """PICKS of the validation split."""
     claims: Any
 
-    def of(self, settings: Settings) -> Recipe:
+    def recipe_of(self, settings: Settings) -> Recipe:
         """The recipe of a trial."""
         return apply(self.recipe, settings)
 
     def run_of(self, root: Root, recipe: Recipe) -> Run:
-        """The run of a trial's recipe: of its inputs only the teacher may be another."""
+        """The run of a trial's recipe. Of its inputs, only the teacher can differ from that of other trials."""
         start = self.start
         if recipe.teacher != self.recipe.teacher:
             start = replace(start, teacher=given_teacher(root, recipe.teacher, len(start.classes)))
         return Run(root, recipe, start)
 
 
-def run(job: TrialTask, number: int, settings: Settings, who: str, stage: str) -> dict[str, Any]:
-    """Runs that stage of a trial and those before it, as far as they are not done; the report for Ray Tune."""
-    root = SharedRoot(job.root, job.claims, who, number)
+def run(task: TrialTask, number: int, settings: Settings, worker: str, stage: str) -> dict[str, Any]:
+    """Runs the stage of a trial and the stages before it, unless they are done; returns the report for Ray Tune."""
+    root = SharedRoot(task.root, task.claims, worker, number)
     try:
-        return _run(root, job, job.of(settings), stage)
+        return _run(root, task, task.recipe_of(settings), stage)
     finally:
-        uses = {place: work(artifact) for place, artifact in root.used.items()}
-        ray.get(job.claims.use.remote(number, uses))
+        uses = {name: work(artifact) for name, artifact in root.used.items()}
+        ray.get(task.claims.use.remote(number, uses))
 
 
-def _run(root: SharedRoot, job: TrialTask, recipe: Recipe, stage: str) -> dict[str, Any]:
-    of_trial = job.run_of(root, recipe)
+def _run(root: SharedRoot, task: TrialTask, recipe: Recipe, stage: str) -> dict[str, Any]:
+    of_trial = task.run_of(root, recipe)
     of_trial.build("pretrained" if stage == "pretrain" else "student")
-    right = validate(job, of_trial, of_trial.pretrained if stage == "pretrain" else of_trial.student)
+    validation = validate(task, of_trial, of_trial.pretrained if stage == "pretrain" else of_trial.student)
     return {
         "stage": STAGES.index(stage) + 1,
-        "accuracy": right.value,
-        "low": right.low,
-        "high": right.high,
+        "accuracy": validation.value,
+        "low": validation.low,
+        "high": validation.high,
         "picks": of_trial.picks.info["picks"],
     }
 
 
-def validate(job: TrialTask, of_trial: Run, model: Artifact) -> Metric:
-    """Its top-1 on the validation split."""
+def validate(task: TrialTask, of_trial: Run, model: Artifact) -> Metric:
+    """Top-1 of the model on the validation split."""
     recipe = of_trial.recipe
     scores = of_trial.score(model, recipe.view, "labeled")
     of = Subject(model=model.name, seed=recipe.seed, dataset=", ".join(recipe.labeled.uri), split="validation")
-    return require(accuracy(of, hits(scores, job.held, part=True), len(job.start.classes)), metric=TOP1)
+    return require(accuracy(of, hits(scores, task.held, part=True), len(task.start.classes)), metric=TOP1)
 
 
 def work(artifact: Artifact) -> int:
-    """Images processed for an artifact in all, in however many runs: trained on, scored, or decoded and written."""
+    """Images processed for an artifact, in all runs together: trained on, scored, or decoded and written."""
     info, identity = artifact.info, artifact.identity
     if config := identity.get("train"):
         return -(-config["images"] // config["batch"]) * config["batch"]

@@ -26,10 +26,11 @@ from raylabel.compute.resources import Cluster
 from raylabel.errors import causes
 from raylabel.recipes.recipe import Recipe
 from raylabel.store.artifact import Root
-from raylabel.store.files import delete_folder, filesystem, line, list_files, read_file
+from raylabel.store.files import delete_folder, filesystem, list_files, read_file
 from raylabel.sweep.config import STAGES, SweepConfig
 from raylabel.sweep.space import Settings, apply
 from raylabel.sweep.trainable import FAILED, LOSSES, trial
+from raylabel.text import one_line
 
 TUNE = "tune"  # Ray Tune's folder. Other files in it would be restored to their old state when a sweep is resumed
 STATE_FILES = "tuner.pkl", "experiment_state-", "basic-variant-state-"  # the files in it that it goes on from
@@ -59,7 +60,7 @@ class Room:
 
 
 def run_trials(
-    root: Root, name: str, trials: list[Settings], job: ray.ObjectRef, claims: Any, config: SweepConfig, room: Room
+    root: Root, name: str, trials: list[Settings], task: ray.ObjectRef, claims: Any, config: SweepConfig, room: Room
 ) -> dict[int, ray.tune.Result]:
     """The last result of each trial, by its number. Goes on with an interrupted sweep of that name.
 
@@ -89,7 +90,7 @@ def run_trials(
 
 
 def _tuner(
-    root: Root, name: str, trials: list[Settings], job: ray.ObjectRef, claims: Any, config: SweepConfig
+    root: Root, name: str, trials: list[Settings], task: ray.ObjectRef, claims: Any, config: SweepConfig
 ) -> ray.tune.Tuner:
     """A new one, or that of an earlier run, which goes on."""
     fs, path = filesystem(root.uri)
@@ -133,7 +134,7 @@ def _unreadable(files: list[str]) -> str:
         try:
             (json if "/experiment_state-" in file else pickle).loads(read_file(file))
         except (ValueError, EOFError, pickle.UnpicklingError, AttributeError, ImportError) as error:
-            return f"cannot read '{file}' ({line(error)})"
+            return f"cannot read '{file}' ({one_line(error)})"
     return ""
 
 

@@ -26,14 +26,14 @@ from raylabel.compute.autoscaler import Demand
 from raylabel.compute.placement_groups import remove_orphaned_placement_groups
 from raylabel.compute.ray_internals import draining_nodes, is_start_timeout
 from raylabel.compute.resources import Cluster, Resources
-from raylabel.errors import InputError, find_input_error
+from raylabel.errors import RESUME, InputError, find_input_error
 from raylabel.store.files import filesystem
+from raylabel.text import one_line
 from raylabel.training.checkpoint import Checkpoint, Checkpoints
 from raylabel.training.stream import Stream
 
-FAILURES = (
-    5  # starts in a row that may end without a new checkpoint: a machine at fault is gone by then, a crash is not
-)
+# Starts in a row that may end without a new checkpoint. A faulty machine is replaced by then; a bug of the loop is not.
+FAILURES = 5
 SILENCE = 240  # seconds that a worker waits for the others before it gives them up
 FLUSH = 25.0  # seconds for a last checkpoint when the driver is told to end; spot machines give 30 and more
 LOOK = 2.0  # seconds between two looks at the cluster
@@ -133,7 +133,7 @@ class Workers:
             if failures > FAILURES:
                 raise InputError(
                     f"training {failures} times got no further than step {found.step:,} ({why}): see the logs of the "
-                    "workers in Ray's folder on their machines; the same command goes on from there"
+                    f"workers in Ray's folder on their machines; {RESUME}"
                 )
             if found.step < last:
                 say(f"{why}; training goes on from step {found.step:,}")
@@ -211,4 +211,4 @@ def _waited(failure: BaseException) -> bool:
 
 def _line(error: BaseException) -> str:
     cause = getattr(error, "health_check_failure", None) or getattr(error, "controller_failure", None) or error
-    return f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}"
+    return f"{type(cause).__name__}: {one_line(cause)[:200]}"

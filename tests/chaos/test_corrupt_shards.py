@@ -60,7 +60,7 @@ def test_the_last_row_of_a_shard_that_changed_is_never_given(
     # Before it is opened, and while it is read.
     given: list[Sample] = []
     change()
-    with pytest.raises(InputError, match=f"'{path}' changed since it was indexed: put it back"):
+    with pytest.raises(InputError, match=f"'{path}' changed since it was indexed: restore it"):
         given += read_rows(corpus, shards.row(1), range(17))
     assert len(given) < 17
     path.write_bytes(whole)
@@ -118,7 +118,7 @@ def test_a_store_that_fails_while_a_shard_is_read_makes_no_reject(
     reader = read_rows(corpus, shards.row(0), range(120))
     found = [next(reader)]
     faults.broken = lambda method, path: "403 Access Denied" if "/pictures/d/" in path and method == "GET" else ""
-    with pytest.raises(InputError, match=f"cannot read '{bucket}/d/.*run the same command again"):
+    with pytest.raises(InputError, match=f"cannot read '{bucket}/d/.*the same command resumes"):
         found += reader
     assert len(found) < 120 and all(sample.error is None for sample in found)
 
@@ -144,7 +144,9 @@ def test_a_tar_that_is_cut_short_is_named_with_the_byte(tmp_path: Path, indexed:
     with tarfile.open(path) as tar:
         member = tar.getmembers()[31]
     os.truncate(path, member.offset_data + 100)
-    with pytest.raises(InputError, match=f"cannot read tar '{path}' from byte {member.offset} on.*whole, uncompressed"):
+    with pytest.raises(
+        InputError, match=f"cannot read tar '{path}' from byte {member.offset} on.*complete, uncompressed"
+    ):
         indexed(Corpus(uri=(str(tmp_path / "d"),)))
 
 
@@ -154,9 +156,9 @@ def test_a_parquet_file_that_is_cut_short_is_named(cut: int, tmp_path: Path, ind
     path = tmp_path / "d" / "p10.parquet"
     shards = indexed(corpus)
     os.truncate(path, path.stat().st_size - cut)
-    with pytest.raises(InputError, match=f"'{path}' changed since it was indexed: put it back"):
+    with pytest.raises(InputError, match=f"'{path}' changed since it was indexed: restore it"):
         read(corpus, shards, 1)
-    with pytest.raises(InputError, match=f"cannot read .*'{path}'.*fix it or take it out"):
+    with pytest.raises(InputError, match=f"cannot read .*'{path}'.*fix it or remove it"):
         indexed(corpus)
 
 
@@ -192,7 +194,7 @@ def peak() -> int:
 
 def test_urls_are_not_fetched(tmp_path: Path, indexed: Indexed) -> None:
     for uri in ("http://127.0.0.1:9/a.parquet", "https://host/a.tar"):
-        with pytest.raises(InputError, match="nothing is fetched from the web: download it"):
+        with pytest.raises(InputError, match="raylabel reads nothing from the web: download it"):
             indexed(Corpus(uri=(uri,)))
     for uri in ("ftp://host/a", "file:///etc", "hf://datasets/x", "fsspec+http://host/a", "mock://x"):
         with pytest.raises(InputError, match="cannot open '.*give a local path or an s3://"):

@@ -378,7 +378,7 @@ def test_a_slug_is_a_plain_name_of_its_own(a: str, b: str):
 
 @pytest.mark.parametrize("uri", ["a\0b", "a\udcffb.parquet", "s3://bucket/\udcff"])
 def test_a_place_that_is_no_text_is_refused(uri: str):
-    with pytest.raises(InputError, match="not UTF-8 or holds a NUL"):
+    with pytest.raises(InputError, match="not UTF-8 or has a NUL"):
         Corpus(uri=(uri,))
 
 

@@ -156,7 +156,7 @@ BOMBS = {
     "many small attributes": (lambda: pax(*[(f"k{i}", b"v" * 900) for i in range(1000)]) * 8, "attributes"),
     "a sample of endless members": (
         lambda: b"".join(member(f"a.{i}", b"") for i in range(MEMBERS + 1)), "more than 1,000 members"),
-    "attributes of no member": (lambda: pax(("path", b"a.jpg")) + bytes(1024), "attributes of no member"),
+    "attributes without a member": (lambda: pax(("path", b"a.jpg")) + bytes(1024), "attributes without a member"),
     "a record longer than its header": (
         lambda: attributes(b"99999 a=b\n") + member("a.jpg", b"x"), "damaged attributes"),
     "a record of length 0": (

@@ -90,7 +90,7 @@ def test_a_full_disk_ends_a_stage_in_one_line_and_more_space_mends_it(
         run(root, lists(str(data)))
     said = str(failure.value)
     assert f"cannot write '{root.uri}/{stage}-" in said and "No space left on device" in said
-    assert "free space there and run the same command again: what is committed stays" in said
+    assert "free space there, then the same command resumes from what is committed" in said
     assert left_of(small_disk / "root", stage) == ([], [])
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
     picks, examples = run(root, lists(str(data)))
@@ -194,7 +194,7 @@ def test_an_object_that_fails_for_ever_is_named(method: str, status: str, bucket
         return ""
 
     faults.broken = broken
-    with pytest.raises(InputError, match=f"'{uri}'.*run the same command again: what is committed stays"):
+    with pytest.raises(InputError, match=f"'{uri}'.*the same command resumes from what is committed"):
         read_file(uri) if method == "GET" else write_file(uri, b"after")
     assert asked == (ATTEMPTS if status.startswith("5") else 1)
     faults.broken = lambda method, path: ""

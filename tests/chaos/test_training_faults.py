@@ -289,7 +289,7 @@ def test_a_bug_in_the_loop_ends_the_run_at_once(clean, tmp_path):
 def test_workers_that_die_again_and_again_end_the_run(clean, tmp_path):
     training = beside(clean(2), tmp_path, fault="die")
     output = training.run(status=2)
-    assert "got no further than step 20" in output and "the same command goes on" in output
+    assert "got no further than step 20" in output and "the same command resumes" in output
     training.fault = ""
     training.run()
     same_end(clean(2), training)

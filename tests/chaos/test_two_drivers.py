@@ -22,7 +22,7 @@ def test_a_job_on_a_root_in_use_ends_at_once(tmp_path: Path) -> None:
         job = start_job(str(tmp_path), str(root))
         out, said = job.communicate(timeout=100)
     assert job.returncode == 2, out + said
-    assert f"error: another run is at work in '{root}' (process {os.getpid()} on " in said and "Traceback" not in said
+    assert f"error: another run uses '{root}' (process {os.getpid()} on " in said and "Traceback" not in said
     assert os.listdir(root) == ["drivers"] and os.listdir(root / "drivers") == []
 
 

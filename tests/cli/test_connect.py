@@ -61,7 +61,7 @@ def test_a_head_that_others_can_reach_and_that_asks_for_no_token_is_refused(outs
             assert "RAY_AUTH_MODE=token" in done.stderr and done.stderr.count("\n") == 1
         # Nor does it help that this process holds a token: the head does not ask for it.
         held = attach(**head.environment | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN})
-        assert held.returncode == 2 and "asks for no token" in held.stderr
+        assert held.returncode == 2 and "requires no token" in held.stderr
 
 
 def test_a_head_that_asks_for_a_token_lets_in_who_has_it_and_nobody_else(outside: str) -> None:
@@ -71,7 +71,7 @@ def test_a_head_that_asks_for_a_token_lets_in_who_has_it_and_nobody_else(outside
         for mode, token in (("disabled", ""), ("token", "f" * 32)):
             done = attach(RAY_ADDRESS=head.address, RAY_AUTH_MODE=mode, RAY_AUTH_TOKEN=token)
             assert done.returncode == 2 and "attached" not in done.stdout
-            assert done.stderr.startswith(f"error: the Ray at {head.address} wants a token")
+            assert done.stderr.startswith(f"error: the Ray at {head.address} requires a token")
             assert TOKEN not in done.stdout + done.stderr
 
 

@@ -159,12 +159,12 @@ def head() -> Iterator[Head]:
     "how, status, words",
     [
         ("input", 2, ["error: select.k is 0"]),
-        ("bug", 1, ['raise KeyError("lost")', "error: KeyError: 'lost': this is not foreseen; the lines above"]),
-        ("here", 1, ['raise KeyError("lost")', "error: KeyError: 'lost': this is not foreseen; the lines above"]),
+        ("bug", 1, ['raise KeyError("lost")', "error: KeyError: 'lost': unexpected, see the traceback above"]),
+        ("here", 1, ['raise KeyError("lost")', "error: KeyError: 'lost': unexpected, see the traceback above"]),
         (
             "sandbox",
             1,
-            ["error: the sandbox that decodes media does not work on ", "Its own words are in "],
+            ["error: the sandbox that decodes media does not work on ", "Its output is in "],
         ),
         ("disk", 1, ["error: no space left on ", "No space left on device", "Free some there"]),
         ("worker", 1, ["error: a process died too often: ", "/logs"]),
@@ -189,7 +189,7 @@ def test_each_failure_is_told_once_with_what_to_do(
     assert done.stderr.count("error: ") == 1
     assert "Traceback" not in done.stderr or how in ("bug", "here")
     if status == 1:
-        assert done.stderr.rstrip().endswith("the same command goes on from what is committed")
+        assert done.stderr.rstrip().endswith("the same command resumes from what is committed")
 
 
 WIDE = """
@@ -276,5 +276,5 @@ def test_a_full_spill_folder_ends_in_an_error_that_names_it(tmp_path: Path) -> N
     assert status == 1, out + err
     last = err.splitlines()[-1]
     assert last.startswith("error: the disk of Ray's spill folder is full on ") and f": {folder} (" in last, err
-    assert last.endswith("the same command goes on from what is committed")
+    assert last.endswith("the same command resumes from what is committed")
     assert not list(tmp_path.glob("runs/scores-*/manifest.json"))

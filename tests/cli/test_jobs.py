@@ -139,7 +139,7 @@ def test_a_root_in_the_unpacked_working_directory_is_refused(tmp_path: Path, mon
             check_kept(root)
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"working_dir": "gcs://_pkg.zip"}}))
     for root in inside:
-        with pytest.raises(InputError, match="lies in the job's copy of --working-dir, which Ray deletes"):
+        with pytest.raises(InputError, match="is in the job's copy of --working-dir, which Ray deletes"):
             check_kept(root)
     for root in "../runs", str(tmp_path), "s3://bucket/runs", f"{work}2":
         check_kept(root)
@@ -286,7 +286,7 @@ def test_moving_digits_runs_as_a_job(cluster: tuple[Head, list[str]], work: Path
     "field, words",
     [
         (("--select.k", "0", "--root", "/nowhere"), "select.k is 0"),
-        (("--seed", "1"), "root 'runs' lies in the job's copy of --working-dir"),
+        (("--seed", "1"), "root 'runs' is in the job's copy of --working-dir"),
     ],
 )
 def test_a_wrong_field_fails_the_job_with_its_message_at_the_end(
@@ -347,7 +347,7 @@ def test_a_sweep_that_was_stopped_as_a_job_goes_on_when_it_is_submitted_again(
     wait_for(lambda: list(root.glob("student-*/manifest.json")), 500)
     ask(head, "stop", "sweep")
     assert "was stopped" in ask(head, "status", "sweep")
-    assert log_of(head, "sweep")[-1].startswith("stopped: the same command goes on")
+    assert log_of(head, "sweep")[-1].startswith("stopped: the same command resumes")
     before = stamps(root)
     assert before and not list(root.glob("sweep-*/sweep.json"))
     status, out = run(head, *sweep, folder=work)

@@ -146,7 +146,7 @@ Path("done").write_text("")
 @pytest.mark.parametrize("both", [False, True])
 def test_work_whose_output_is_cut_off_goes_on(tmp_path: Path, both: bool) -> None:
     status, err = cut_off(sys.executable, "-c", WORK, folder=tmp_path, both=both)
-    said = "the output is closed: the work goes on, and what it would print is discarded\nto stderr\n"
+    said = "the output is closed: the work continues, and later output is discarded\nto stderr\n"
     assert (status, err) == (0, "" if both else said)
     assert (tmp_path / "done").exists() and (tmp_path / "thread").exists()
 
@@ -179,5 +179,5 @@ def test_a_run_whose_output_is_cut_off_is_finished(tmp_path: Path) -> None:
     process.stdout.close()
     err = process.stderr.read()
     assert process.wait(500) == 0, err
-    assert err == "the output is closed: the work goes on, and what it would print is discarded\n"
+    assert err == "the output is closed: the work continues, and later output is discarded\n"
     assert len(list(tmp_path.glob("runs/run-digits-*/manifest.json"))) == 1

@@ -32,7 +32,7 @@ def test_what_is_missing_is_asked_for_until_patience_ends(ray_local: None, capsy
         ready(Resources(cpus=6, gpus=2))
     look.join()
     assert str(error.value).startswith(
-        "waiting for 6 CPUs and 2 GPUs: nothing was done for 4 s. The cluster: 1 machine"
+        "waiting for 6 CPUs and 2 GPUs: no progress for 4 s. The cluster: 1 machine"
     )
     assert "raise --resources.patience" in str(error.value)
     assert "waiting for 6 CPUs and 2 GPUs: there are 4 and 0" in capsys.readouterr().err

@@ -85,11 +85,11 @@ def test_a_stage_that_gets_no_cpu_ends_in_an_error_that_says_so_whatever_it_wait
     found = json.loads(done.stdout.splitlines()[-1])
     assert set(found) == {"ray.get", "ray.wait", "ray.data", "ray.train"}
     for name, (error, seconds) in found.items():
-        assert "nothing was done for 3 s" in error and "0 of 2 CPUs free" in error, name
-        assert "waiting for room: " in error and "--resources.patience" in error and "\n" not in error, name
+        assert "no progress for 3 s" in error and "0 of 2 CPUs free" in error, name
+        assert "waiting for resources: " in error and "--resources.patience" in error and "\n" not in error, name
         assert 3 <= seconds < 60, name
     assert found["ray.get"][0].startswith("list other: ")
-    assert found["ray.wait"][0].partition("waiting for room: ")[2].count("2 x {1 CPU}") == 1
+    assert found["ray.wait"][0].partition("waiting for resources: ")[2].count("2 x {1 CPU}") == 1
     assert found["ray.data"][0].startswith("label more by teacher: ")
     assert found["ray.train"][0].startswith("train net: ")
     halfway = [line for line in done.stderr.splitlines() if "an error after 3 s" in line]
@@ -132,8 +132,8 @@ def test_a_job_on_a_cluster_that_another_job_holds_ends_with_status_2(tmp_path: 
             hog.stdout.close()
     assert done.returncode == 2, done.stdout + done.stderr
     halfway, error = (line for line in done.stderr.splitlines() if "nothing" in line)
-    assert "nothing done for 2 s, an error after 4 s (--resources.patience). The cluster: 1 machine, 0 of 2" in halfway
-    assert error.startswith("error: ") and "nothing was done for 4 s" in error and "waiting for room: " in error
+    assert "no progress for 2 s, an error after 4 s (--resources.patience). The cluster: 1 machine, 0 of 2" in halfway
+    assert error.startswith("error: ") and "no progress for 4 s" in error and "waiting for resources: " in error
     assert not list(tmp_path.glob("runs/shards-*/manifest.json"))
 
 
@@ -150,7 +150,7 @@ def test_a_task_that_takes_longer_than_the_patience_goes_on_if_it_says_that_it_d
     run_tasks(_work, [(0.1, 1, False)])  # a worker process is there from here on
     with watched(5):
         assert len(run_tasks(_work, [(8.0, 16, True)])) == 1
-    with pytest.raises(InputError, match="nothing was done for 1 s"), watched(1):
+    with pytest.raises(InputError, match="no progress for 1 s"), watched(1):
         run_tasks(_work, [(60.0, 1, False)])
 
 
@@ -200,7 +200,7 @@ def test_a_main_thread_that_no_signal_reaches_is_ended_with_the_process() -> Non
         timeout=120,
     )
     assert done.returncode == 2
-    assert "error: start: nothing was done for 1 s" in done.stderr.splitlines()[-1]
+    assert "error: start: no progress for 1 s" in done.stderr.splitlines()[-1]
 
 
 def test_ctrl_c_stays_ctrl_c(ray_local: None) -> None:

@@ -1,4 +1,4 @@
-"""A corpus gives the same rows in whatever form it stands, each once, in order, and says what it cannot read."""
+"""A corpus gives the same rows in every form, each once and in order, and reports the rows that it cannot read."""
 
 import itertools
 import os
@@ -58,7 +58,7 @@ def test_every_form_gives_the_rows_that_were_written(form: str, tmp_path: Path, 
     starts = np.cumsum([0, *values(shards, "rows")])
     assert [s.key for s in whole] == [i << 32 | row for i, n in enumerate(np.diff(starts)) for row in range(n)]
     assert all(s.error is None for s in whole)
-    for size in (1, 4, 16, 17):  # a unit's rows are a slice of the whole, wherever row groups and headers lie
+    for size in (1, 4, 16, 17):  # a unit's rows are a slice of all rows, independent of row groups and headers
         assert read_all(corpus, shards, size) == whole
     labels = read_labels(corpus, shards)
     assert labels.to_pydict() == {"key": [s.key for s in whole], "label": [s.label for s in whole]}
@@ -75,7 +75,7 @@ def test_every_form_gives_the_rows_that_were_written(form: str, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_some_rows_of_a_shard_are_those_of_the_whole(form: str, tmp_path: Path, indexed: Indexed) -> None:
+def test_read_rows_gives_the_same_samples_as_a_full_read(form: str, tmp_path: Path, indexed: Indexed) -> None:
     corpus = FORMS[form](tmp_path / "data", rows_of(50))
     shards = indexed(corpus)
     whole = read_all(corpus, shards)
@@ -90,36 +90,36 @@ def test_some_rows_of_a_shard_are_those_of_the_whole(form: str, tmp_path: Path, 
 
 
 def bytes_read() -> int:
-    """By this process so far, in all calls that read."""
+    """Bytes that this process has read so far, in all read calls."""
     with open("/proc/self/io") as file:
         return int(file.readline().split()[1])
 
 
-@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="no /proc/self/io here: it counts the bytes read")
-def test_rows_that_were_not_asked_for_are_hardly_read(tmp_path: Path, indexed: Indexed) -> None:
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs /proc/self/io, which counts the bytes read")
+def test_reading_few_rows_reads_few_bytes(tmp_path: Path, indexed: Indexed) -> None:
     rows = [(os.urandom(20_000), "a") for _ in range(1000)]
 
     def cost(corpus: Corpus, *wanted: int) -> int:
         shard = indexed(corpus).row(0)
         before = bytes_read()
         assert [s.media for s in read_rows(corpus, shard, wanted)] == [rows[row][0] for row in wanted]
-        look = 0 if shard["paths"] else 2 * EDGE  # whether it is still the same shard
-        return bytes_read() - before - look
+        fingerprint = 0 if shard["paths"] else 2 * EDGE  # read to check that the shard has not changed
+        return bytes_read() - before - fingerprint
 
     parquet = write_parquet(tmp_path / "p", rows, files=1, row_group_size=10)  # 100 row groups of 200 KB
     assert cost(parquet, 500) < 300_000
-    assert cost(parquet, 0, 999) < 600_000  # what lies between them is skipped
+    assert cost(parquet, 0, 999) < 600_000  # the row groups between them are skipped
     whole = tmp_path / "whole.parquet"  # one row group of 20 MB, in pages of 16 rows
     pq.write_table(pa.table({"image": [media for media, _ in rows]}), whole, 1000, write_batch_size=16)
-    assert cost(Corpus(uri=(str(whole),)), 0) < 6_000_000  # nothing behind the last row of them
-    tar = write_tar(tmp_path / "t", rows, files=1)  # 3 members a sample; a header is read with 16 KB around it
+    assert cost(Corpus(uri=(str(whole),)), 0) < 6_000_000  # nothing is read after the last requested row
+    tar = write_tar(tmp_path / "t", rows, files=1)  # 3 members per sample; a header is read with 16 KB around it
     assert cost(tar, 0) < 100_000
     files = write_files(tmp_path / "f", rows)
     assert cost(files, 3, 700) < 50_000
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_fingerprint_is_of_the_content_and_not_of_place_or_time(
+def test_the_fingerprint_depends_on_content_and_not_on_path_or_time(
     form: str, tmp_path: Path, indexed: Indexed
 ) -> None:
     corpus = FORMS[form](tmp_path / "a", rows_of(9))
@@ -131,16 +131,16 @@ def test_the_fingerprint_is_of_the_content_and_not_of_place_or_time(
     assert values(moved, "fingerprint") == values(before, "fingerprint")
     verify(before)
 
-    victim = sorted(p for p in (tmp_path / "a").rglob("*") if p.is_file() and p.suffix != ".txt")[0]
-    data = victim.read_bytes()
-    victim.write_bytes(data + b"x")
+    changed = sorted(p for p in (tmp_path / "a").rglob("*") if p.is_file() and p.suffix != ".txt")[0]
+    data = changed.read_bytes()
+    changed.write_bytes(data + b"x")
     with pytest.raises(InputError, match=f"{tmp_path}/a.* changed since it was indexed"):
         verify(before)
-    if form in ("parquet", "webdataset"):  # loose files have their sizes in the fingerprint, not their bytes
-        victim.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+    if form in ("parquet", "webdataset"):  # the fingerprint of loose files contains their sizes, not their bytes
+        changed.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
         with pytest.raises(InputError, match="changed since it was indexed"):
             verify(before)
-    victim.unlink()
+    changed.unlink()
     with pytest.raises(InputError, match=f"{tmp_path}/a.* (vanished|changed) since it was indexed"):
         verify(before)
 
@@ -164,9 +164,9 @@ def test_units_cover_every_row_once_in_key_order(rows: list[int], size: int) -> 
     expected = [Unit(i, first, min(size, n - first)) for i, n in enumerate(rows) for first in range(0, n, size)]
     units = Units(np.array(rows, np.int64), size)
     assert (list(units), len(units)) == (expected, len(expected))
-    for beyond in (-1, len(expected)):
+    for outside in (-1, len(expected)):
         with pytest.raises(IndexError):
-            units[beyond]
+            units[outside]
 
 
 def test_parquet_types_nulls_and_natural_order(tmp_path: Path, indexed: Indexed) -> None:
@@ -188,7 +188,7 @@ def test_parquet_types_nulls_and_natural_order(tmp_path: Path, indexed: Indexed)
     assert read_all(corpus, shards)[5].uri == f"{tmp_path}/9.parquet#1"
 
 
-def test_a_broken_page_costs_its_rows_and_a_shrunken_file_is_an_error(tmp_path: Path, indexed: Indexed) -> None:
+def test_a_broken_page_rejects_its_row_group_and_a_shorter_file_is_an_error(tmp_path: Path, indexed: Indexed) -> None:
     rows = rows_of(600)
     corpus = write_parquet(tmp_path / "p", rows, files=1, row_group_size=200)
     path = tmp_path / "p" / "p9.parquet"
@@ -202,7 +202,7 @@ def test_a_broken_page_costs_its_rows_and_a_shrunken_file_is_an_error(tmp_path: 
     found = list(read_unit(corpus, shard, Unit(0, 0, 600)))
     assert [s.key for s in found] == list(range(600))
     assert [s.media for s in found if s.error is None] == [media for media, _ in rows[:200] + rows[400:]]
-    assert {(s.media, s.error) for s in found[200:400]} == {(None, "unreadable")}  # row groups stand by themselves
+    assert {(s.media, s.error) for s in found[200:400]} == {(None, "unreadable")}  # row groups are independent
     pq.write_table(pa.table({"image": [b"x"], "label": ["a"]}), path)
     with pytest.raises(InputError, match="p9.parquet' changed since it was indexed"):
         read_labels(corpus, shards)
@@ -223,14 +223,14 @@ def test_a_unit_of_a_large_row_group_takes_little_memory(tmp_path: Path, indexed
     assert max(pool.bytes_allocated() - before for _ in read_unit(corpus, shard, Unit(0, 600, 600))) < 20e6
 
 
-def test_hostile_and_odd_tar_members_are_passed_over_and_nothing_is_written(
+def test_hostile_and_unusual_tar_members_are_skipped_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indexed: Indexed
 ) -> None:
     (tmp_path / "cwd").mkdir()
     with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.GNU_FORMAT) as tar:
         add(tar, "d/", type=tarfile.DIRTYPE)
         add(tar, "d/a.jpg", b"A")
-        add(tar, "d/._a.jpg", b"macOS")  # between the members of a sample, it must not split it
+        add(tar, "d/._a.jpg", b"macOS")  # between two members of a sample: it must not split the sample
         add(tar, "d/link.jpg", type=tarfile.SYMTYPE, linkname="/etc/passwd")
         add(tar, "d/a.cls", b"7")
         add(tar, "d/hard.jpg", type=tarfile.LNKTYPE, linkname="d/a.jpg")
@@ -262,7 +262,7 @@ def test_hostile_and_odd_tar_members_are_passed_over_and_nothing_is_written(
 
 
 def header(name: str, size: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
-    """A tar header with a size field that no writer would make."""
+    """A tar header with a size field that no writer produces."""
     info = tarfile.TarInfo(name)
     info.type = kind
     block = bytearray(info.tobuf(tarfile.GNU_FORMAT)[:512])
@@ -283,7 +283,7 @@ GOOD = tar_bytes(("a.jpg", b"x" * 600), ("b.jpg", b"y" * 600))
         b"no tar at all" * 100,
         GOOD[:700],  # inside the first member
         GOOD[:2000],  # inside the second header
-        GOOD[: 512 + 1024] + b"garbage" * 100,  # tarfile alone takes this for the end
+        GOOD[: 512 + 1024] + b"garbage" * 100,  # tarfile treats this as the end
         GOOD[:1536] + header("c.jpg", HUGE),
         GOOD[:1536] + header("c.jpg", HUGE, tarfile.GNUTYPE_LONGNAME),
         GOOD[:1536] + header("c.jpg", HUGE, tarfile.XHDTYPE),
@@ -293,15 +293,13 @@ GOOD = tar_bytes(("a.jpg", b"x" * 600), ("b.jpg", b"y" * 600))
         header("c", b"\0", tarfile.GNUTYPE_LONGNAME) * 3000,
     ],
 )
-def test_a_broken_tar_is_named_and_neither_hangs_nor_fills_memory(
-    data: bytes, tmp_path: Path, indexed: Indexed
-) -> None:
+def test_a_broken_tar_is_an_error_that_names_it(data: bytes, tmp_path: Path, indexed: Indexed) -> None:
     (tmp_path / "bad.tar").write_bytes(data)
     with pytest.raises(InputError, match=r"cannot read tar '.*bad.tar'"):
         indexed(Corpus(uri=(str(tmp_path),)))
 
 
-def test_a_sparse_member_that_claims_a_terabyte_is_passed_over(tmp_path: Path, indexed: Indexed) -> None:
+def test_a_sparse_member_that_claims_a_terabyte_is_skipped(tmp_path: Path, indexed: Indexed) -> None:
     sparse = bytearray(header("bomb.jpg", b"0", tarfile.GNUTYPE_SPARSE))
     sparse[483:495] = b"\x80" + (1 << 40).to_bytes(11, "big")
     sparse[148:156] = b" " * 8
@@ -335,7 +333,7 @@ def test_tar_samples_are_runs_of_one_name(indexed: Indexed, members: list[tuple[
         assert [(s.media, s.label) for s in read_all(corpus, shards, 2)] == expected
         shard = shards.row(0)
         backwards = [list(read_unit(corpus, shard, unit)) for unit in reversed(list(Units(shards.rows, 2)))]
-        assert [s.media for part in reversed(backwards) for s in part] == [media for media, _ in expected]
+        assert [s.media for samples in reversed(backwards) for s in samples] == [media for media, _ in expected]
 
 
 def test_loose_files_that_cannot_be_read_are_samples_with_an_error(tmp_path: Path, indexed: Indexed) -> None:
@@ -367,14 +365,14 @@ def test_runs_of_1024_files_and_lists_without_labels(tmp_path: Path, indexed: In
         read_labels(corpus, shards)
 
 
-def test_a_name_that_is_no_utf8_is_an_error(tmp_path: Path, indexed: Indexed) -> None:
+def test_a_name_that_is_not_utf8_is_an_error(tmp_path: Path, indexed: Indexed) -> None:
     with open(os.fsencode(tmp_path) + b"/\xff.jpg", "wb"):
         pass
     with pytest.raises(InputError, match="not UTF-8"):
         indexed(Corpus(uri=(str(tmp_path),)))
 
 
-def test_what_cannot_be_indexed_is_named_with_the_fix(tmp_path: Path, indexed: Indexed) -> None:
+def test_errors_of_indexing_name_the_file_and_the_fix(tmp_path: Path, indexed: Indexed) -> None:
     def fails(match: str, *uri: str, **fields: str) -> None:
         with pytest.raises(InputError, match=match):
             indexed(Corpus(uri=uri or (str(tmp_path / "d"),), **fields))  # pyright: ignore[reportArgumentType]
@@ -385,13 +383,13 @@ def test_what_cannot_be_indexed_is_named_with_the_fix(tmp_path: Path, indexed: I
     fails(f"nothing found at '{os.getcwd()}/none/such'", "none/such")
     fails(r"nothing found at '.*\*.tar'", f"{d}/*.tar")
     pq.write_table(pa.table({"pixels": [b"x"], "label": [1]}), d / "a.parquet")
-    fails(r"no column 'image' in '.*a.parquet': it has pixels, label; set media")
+    fails(r"no column 'image' in '.*a.parquet': it has pixels, label; set corpus.media")
     fails(r"column 'label' of '.*a.parquet' is int64: expected encoded bytes", media="label")
     fails("format 'webdataset'", format="webdataset")
     (d / "b.jpg").write_bytes(b"x")
     fails(r"mixes forms \(files, parquet\)")
     assert len(indexed(Corpus(uri=(str(d),), format="files"))) == 1
-    fails("b.jpg' cannot be read as corpus of format 'auto': give its folder", f"{d}/b.jpg")
+    fails("cannot read .*b.jpg' with corpus.format 'auto': give its folder", f"{d}/b.jpg")
     (d / "a.parquet").write_bytes(b"PAR1 but broken PAR1")
     fails(r"cannot read .*a.parquet'", format="parquet")
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), d / "a.parquet")
@@ -403,7 +401,7 @@ def test_what_cannot_be_indexed_is_named_with_the_fix(tmp_path: Path, indexed: I
     fails("l.txt' as a UTF-8 text file", f"{d}/l.txt")
     bad = [{"uri": ()}, {"uri": "a"}, {"uri": ("",)}, {"uri": ("a",), "format": "zip"}, {"uri": ("a",), "media": ""}]
     for fields in bad:
-        with pytest.raises(InputError, match="Corpus\\."):
+        with pytest.raises(InputError, match="corpus\\."):
             Corpus(**fields)  # pyright: ignore[reportArgumentType]
 
 
@@ -411,7 +409,7 @@ def labels_of(*texts: str) -> pa.Table:
     return pa.table({"key": pa.array([1 << 32 | i for i in range(len(texts))], pa.int64()), "label": list(texts)})
 
 
-def test_classes_and_encoding(tmp_path: Path) -> None:
+def test_class_names_and_encoded_labels(tmp_path: Path) -> None:
     corpus = Corpus(uri=("x",))
     assert class_names(corpus, labels_of("10", "9", "10", "-1")) == ("-1", "9", "10")
     assert class_names(corpus, labels_of("10", "9", "cat")) == ("10", "9", "cat")
@@ -437,11 +435,11 @@ def test_classes_and_encoding(tmp_path: Path) -> None:
         class_names(Corpus(uri=("x",), classes="none.txt"), labels_of("1"))
 
 
-def test_labels_that_are_not_there(tmp_path: Path, indexed: Indexed) -> None:
+def test_missing_labels_are_errors(tmp_path: Path, indexed: Indexed) -> None:
     pq.write_table(pa.table({"image": [b"x", b"y"], "y": [1, None], "z": [0.5, 1.0]}), tmp_path / "a.parquet")
     shards = indexed(Corpus(uri=(str(tmp_path),)))
     for label, match in [
-        (None, "no labels: no column 'label' in '.*a.parquet', it has image, y, z; set label"),
+        (None, "no labels: no column 'label' in '.*a.parquet', it has image, y, z; set corpus.label"),
         ("y", r"no labels: '.*a.parquet#1' has none"),
         ("z", "no labels: the label column of '.*a.parquet' is double"),
     ]:
@@ -449,7 +447,7 @@ def test_labels_that_are_not_there(tmp_path: Path, indexed: Indexed) -> None:
             read_labels(Corpus(uri=(str(tmp_path),), label=label), shards)
 
 
-def test_sign_digits(shared: Path, indexed: Indexed) -> None:
+def test_the_sign_digits_corpus(shared: Path, indexed: Indexed) -> None:
     folder = shared / "sign-digits"
     corpus = Corpus(uri=(str(folder / "labeled-200.parquet"),), classes=str(folder / "classes.txt"))
     shards = indexed(corpus)

@@ -1,4 +1,4 @@
-"""A corpus in an object store is read as a local one: real requests of Arrow's S3 client to a local S3 server."""
+"""A corpus in an object store is read like a local one. Arrow's S3 client sends real requests to a local S3 server."""
 
 from pathlib import Path
 
@@ -14,15 +14,15 @@ from raylabel.store.files import filesystem
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_same_corpus_locally_and_in_s3(form: str, bucket: str, tmp_path: Path, indexed: Indexed) -> None:
+def test_a_corpus_in_s3_equals_the_local_one(form: str, bucket: str, tmp_path: Path, indexed: Indexed) -> None:
     local = FORMS[form](tmp_path / "a b", rows_of(12))
     fs, _ = filesystem(bucket)
     pafs.copy_files(str(tmp_path), f"pictures/{form}", destination_filesystem=fs)
     remote = Corpus(uri=tuple(uri.replace(str(tmp_path), f"{bucket}/{form}") for uri in local.uri))
 
     here, there = indexed(local), indexed(remote)
-    rows, same = (shards.artifact.table("shards", SHARDS) for shards in (there, here))
-    assert rows.drop(["uri"]) == same.drop(["uri"])
+    rows, expected = (shards.artifact.table("shards", SHARDS) for shards in (there, here))
+    assert rows.drop(["uri"]) == expected.drop(["uri"])
     assert all(uri.startswith(f"{bucket}/{form}/a b/") for uri in rows["uri"].to_pylist())
     verify(there)
     found = read_all(remote, there, 5)
@@ -31,8 +31,8 @@ def test_the_same_corpus_locally_and_in_s3(form: str, bucket: str, tmp_path: Pat
     assert read_labels(remote, there) == read_labels(local, here)
     assert read_keys(remote, there, [1])[1].media == found[1].media
 
-    gone = found[0].uri.partition("#")[0] if form != "list" else found[0].uri
-    fs.delete_file(gone.removeprefix("s3://"))
+    deleted = found[0].uri.partition("#")[0] if form != "list" else found[0].uri
+    fs.delete_file(deleted.removeprefix("s3://"))
     with pytest.raises(InputError, match="(vanished|changed) since it was indexed"):
         verify(there)
     if form in ("files", "list"):
@@ -42,14 +42,14 @@ def test_the_same_corpus_locally_and_in_s3(form: str, bucket: str, tmp_path: Pat
             read_all(remote, there)
 
 
-def test_what_is_not_there(bucket: str, indexed: Indexed) -> None:
+def test_a_missing_path_or_bucket_is_an_error(bucket: str, indexed: Indexed) -> None:
     with pytest.raises(InputError, match="nothing found at 's3://pictures/none'"):
         indexed(Corpus(uri=(f"{bucket}/none",)))
     with pytest.raises(InputError, match="s3://no-such-bucket"):
         indexed(Corpus(uri=("s3://no-such-bucket/x",)))
 
 
-def test_classes_in_s3(bucket: str) -> None:
+def test_a_classes_file_in_s3(bucket: str) -> None:
     fs, _ = filesystem(bucket)
     with fs.open_output_stream("pictures/classes.txt") as out:
         out.write(b"cat\r\ndog\r\n")

@@ -1,4 +1,4 @@
-"""Videos as a corpus: which files are theirs, lists in CSV, segments of longer videos, and what they were cut from."""
+"""Videos as a corpus: which files are media, CSV lists, segments of longer videos, and their source videos."""
 
 import csv
 import io
@@ -27,13 +27,13 @@ from raylabel.store.files import filesystem
 
 INFINITE = float("inf")
 
-# What a corpus is to say of a sample, in whatever form: media, label, start, end, group.
-Said = tuple[bytes, str, float | None, float | None, str | None]
+# What every form of a corpus stores for a sample: media, label, start, end, group.
+Row = tuple[bytes, str, float | None, float | None, str | None]
 
 
-def said_of(n: int) -> list[Said]:
+def random_rows(n: int) -> list[Row]:
     rng = random.Random(0)
-    rows: list[Said] = []
+    rows: list[Row] = []
     for i in range(n):
         start, end = rng.choice([(None, None), (i / 4, None), (None, i + 0.5), (float(i), i + 10.0)])
         rows.append((rng.randbytes(20), f"class {i % 3}", start, end, rng.choice([None, "a b", f"tape {i // 4}"])))
@@ -44,25 +44,25 @@ def text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def as_parquet(folder: Path, rows: list[Said]) -> Corpus:
+def as_parquet(folder: Path, rows: list[Row]) -> Corpus:
     names = ("video", "label", "from", "to", "tape")
     columns = [pa.array([row[i] for row in rows]) for i in range(5)]
     pq.write_table(pa.table(columns, names), folder / "a.parquet", 7)
     return Corpus(uri=(str(folder),), kind="video", start="from", end="to", group="tape")
 
 
-def as_tar(folder: Path, rows: list[Said]) -> Corpus:
+def as_tar(folder: Path, rows: list[Row]) -> Corpus:
     with tarfile.open(folder / "a.tar", "w") as tar:
         for i, row in enumerate(rows):
             for extension, value in zip(("cls", "from", "to", "tape"), row[1:], strict=True):
-                if value is not None or i % 2:  # what is not said is empty, or not there
+                if value is not None or i % 2:  # a value that is not given is an empty member, or none
                     add(tar, f"{i:03}.{extension}", f"{text(value)}\n".encode())
             add(tar, f"{i:03}.{'mp4' if i % 3 else 'WebM'}", row[0])
             add(tar, f"{i:03}.jpg", b"a still, not the video")
     return Corpus(uri=(str(folder),), kind="video", start="from", end="to", group="tape")
 
 
-def as_list(folder: Path, rows: list[Said]) -> Corpus:
+def as_list(folder: Path, rows: list[Row]) -> Corpus:
     (folder / "lists").mkdir()
     with open(folder / "lists" / "all.csv", "w", newline="") as file:
         out = csv.writer(file)
@@ -73,12 +73,12 @@ def as_list(folder: Path, rows: list[Said]) -> Corpus:
     return Corpus(uri=(str(folder / "lists" / "all.csv"),), kind="video", start="from", end="to", group="tape")
 
 
-FORMS: dict[str, Callable[[Path, list[Said]], Corpus]] = {"parquet": as_parquet, "tar": as_tar, "csv": as_list}
+FORMS: dict[str, Callable[[Path, list[Row]], Corpus]] = {"parquet": as_parquet, "tar": as_tar, "csv": as_list}
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_says_the_same_of_its_samples(form: str, tmp_path: Path, indexed: Indexed) -> None:
-    rows = said_of(40)
+def test_every_form_gives_the_same_samples(form: str, tmp_path: Path, indexed: Indexed) -> None:
+    rows = random_rows(40)
     corpus = FORMS[form](tmp_path, rows)
     shards = indexed(corpus)
     segments = [None if s is None and e is None else (s or 0.0, e or INFINITE) for _, _, s, e, _ in rows]
@@ -100,7 +100,7 @@ def test_every_form_says_the_same_of_its_samples(form: str, tmp_path: Path, inde
     assert read_groups(plain, indexed(plain))["group"].null_count == 40
 
 
-def test_the_kind_says_which_files_are_media(tmp_path: Path, indexed: Indexed) -> None:
+def test_the_kind_determines_which_files_are_media(tmp_path: Path, indexed: Indexed) -> None:
     names = ["a.MP4", "b.webm", "c.avi", "d.gif", "e.jpg", "f.txt", "g.mkv", "h.ts", "i.png", "j.mov", "k.mp3"]
     for name in names:
         (tmp_path / name).write_bytes(name.encode())
@@ -116,11 +116,11 @@ def test_the_kind_says_which_files_are_media(tmp_path: Path, indexed: Indexed) -
         assert [s.media.decode()[0] for s in found if s.media] == list(wanted) and len(found) == len(names)
     for name in ("a.MP4", "b.webm", "c.avi", "d.gif", "g.mkv", "h.ts", "j.mov", "t/x.tar"):
         (tmp_path / name).unlink()
-    with pytest.raises(InputError, match=r"folder holds no video, \*.parquet or \*.tar file"):
+    with pytest.raises(InputError, match=r"folder contains no video, \*.parquet or \*.tar file"):
         indexed(Corpus(uri=(str(tmp_path),), kind="video"))
 
 
-# Fields of a list as people write them: quotes, commas, line ends inside quotes, a mark at the file's beginning.
+# Fields of CSV lists: quotes, commas, line ends inside quotes, a byte order mark at the beginning of the file.
 fields = st.text("ab,\"' ;é\u2028\x0c猫", min_size=1, max_size=6)
 seconds = st.sampled_from(["", "0", "1", "1.0", " 2.5", "1e1", "007"])
 maybe = fields | st.just("")
@@ -129,7 +129,8 @@ rows = st.tuples(fields, maybe, seconds, seconds, maybe, st.text('x,"\n\r\t', ma
 
 def written(header: list[str], rows: list[list[str]], end: str = "\r\n") -> bytes:
     out = io.StringIO()
-    quoting = csv.QUOTE_ALL if end == "\n" else csv.QUOTE_MINIMAL  # which then leaves a lone \r without quotes
+    # With \n as line end, QUOTE_MINIMAL leaves a lone \r without quotes.
+    quoting = csv.QUOTE_ALL if end == "\n" else csv.QUOTE_MINIMAL
     csv.writer(out, lineterminator=end, quoting=quoting).writerows([header, *rows])
     return out.getvalue().encode()
 
@@ -137,7 +138,7 @@ def written(header: list[str], rows: list[list[str]], end: str = "\r\n") -> byte
 @settings(deadline=None)
 @given(st.lists(rows, max_size=8), st.permutations(range(6)), st.sampled_from(["\n", "\r\n"]), st.booleans())
 @example([("a", "", "2", "1", "", "")], list(range(6)), "\n", False)
-def test_lists_are_what_python_reads_of_them(table: list[tuple], order: list[int], end: str, mark: bool) -> None:
+def test_csv_lists_are_read_like_pythons_dictreader(table: list[tuple], order: list[int], end: str, mark: bool) -> None:
     names = ["file", "y", "t0", "t1", "source", "other"]
     corpus = Corpus(uri=("l.csv",), kind="video", media="file", label="y", start="t0", end="t1", group="source")
     data = written([names[i] for i in order], [[row[i] for i in order] for row in table], end)
@@ -158,7 +159,7 @@ def test_lists_are_what_python_reads_of_them(table: list[tuple], order: list[int
         assert not any(line.endswith("\t") or "\n" in line for line in lines)
 
 
-def test_what_is_wrong_with_a_list_is_named_by_its_line(tmp_path: Path, indexed: Indexed) -> None:
+def test_errors_in_a_list_name_the_line(tmp_path: Path, indexed: Indexed) -> None:
     path = tmp_path / "l.csv"
     corpus = Corpus(uri=(str(path),), kind="video", start="t0", end="t1")
 
@@ -185,29 +186,30 @@ def test_what_is_wrong_with_a_list_is_named_by_its_line(tmp_path: Path, indexed:
         number = 4 if row.startswith('"a.mp4') else 3 + row.count("\n")  # where the row ends
         fails(rf"line {number} of '{path}'", f"path,t0,t1\na.mp4,1,2\n{row}\na.mp4,1,2\n")
     fails(rf"line 4 of '{path}' has 'b\\n.mp4'", good + ",1,2\n")
-    fails(f"the CSV list '{path}' has no column 'path': its header is file, t0, t1; set media", "file,t0,t1\n")
-    fails("has no column 't1': its header is path, t0; set end", "path,t0\n")
+    fails(f"the CSV list '{path}' has no column 'path': its header is file, t0, t1; set corpus.media", "file,t0,t1\n")
+    fails("has no column 't1': its header is path, t0; set corpus.end", "path,t0\n")
     fails("has 2 columns 't0'", "path,t0,t1,t0\n")
     fails("has no column 'y'", "path,t0,t1\n", replace(corpus, label="y"))
     fails("has no column 'path'", "")
     fails("is empty: its 0 shards", "path,t0,t1\n\n\n")
     fails("as a UTF-8 text file", b"path,t0,t1\n\xff,1,2\n")
-    fails("is no CSV: field larger than field limit", 'path,t0,t1\n"' + "a.mp4,1,2\n" * 20_000)  # memory stays bounded
+    # A field that never ends is an error before it fills memory.
+    fails("is not valid CSV: field larger than field limit", 'path,t0,t1\n"' + "a.mp4,1,2\n" * 20_000)
 
     (tmp_path / "a.mp4").write_bytes(b"x")
     (tmp_path / "l.txt").write_text("a.mp4\n")
-    for place in (tmp_path, tmp_path / "l.txt"):
-        for named in ({"start": "a"}, {"end": "a"}, {"group": "a"}):
-            with pytest.raises(InputError, match=f"'{place}' has no columns, and Corpus.{next(iter(named))} names one"):
-                indexed(replace(Corpus(uri=(str(place),), kind="video"), **named))
+    for location in (tmp_path, tmp_path / "l.txt"):
+        for field in ("start", "end", "group"):
+            with pytest.raises(InputError, match=f"corpus.{field} names a column, and '{location}' has none"):
+                indexed(replace(Corpus(uri=(str(location),), kind="video"), **{field: "a"}))
     wrong = ({"kind": "audio"}, {"start": "", "kind": "video"}, {"start": "a"}, {"end": "a"}, {"group": ""})
     for fields in wrong:
-        with pytest.raises(InputError, match="Corpus\\."):
+        with pytest.raises(InputError, match="corpus\\."):
             Corpus(uri=("a",), **fields)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="no /proc/self/io here: it counts the bytes read")
-def test_a_list_is_read_as_it_is_asked_for(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs /proc/self/io, which counts the bytes read")
+def test_a_list_is_read_incrementally(tmp_path: Path) -> None:
     path = tmp_path / "l.csv"
     path.write_bytes(written(["path", "note"], [[f"{i}.mp4", "two\nlines " * 20] for i in range(200_000)]))
     assert path.stat().st_size > 40e6
@@ -223,7 +225,7 @@ def test_a_list_is_read_as_it_is_asked_for(tmp_path: Path) -> None:
     assert sum(1 for _ in lines) == 199_000
 
 
-def test_a_list_names_files_anywhere(tmp_path: Path, bucket: str, indexed: Indexed) -> None:
+def test_a_list_may_contain_files_of_other_folders_and_stores(tmp_path: Path, bucket: str, indexed: Indexed) -> None:
     fs, _ = filesystem(bucket)
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "here.mp4").write_bytes(b"here")
@@ -250,8 +252,8 @@ def test_a_list_names_files_anywhere(tmp_path: Path, bucket: str, indexed: Index
         assert values(shards, "bytes") == [sum(len(data.get(path) or b"") for path in paths)]
         for sample in found:
             if sample.media:
-                place, path = filesystem(sample.uri)
-                with place.open_input_file(path) as file:
+                store, path = filesystem(sample.uri)
+                with store.open_input_file(path) as file:
                     assert file.read() == sample.media
 
 
@@ -280,7 +282,7 @@ def test_content_depends_on_segments_and_groups_but_not_on_number_formats(tmp_pa
     assert len({index_corpus(root, f"p{i}", one).info["content"] for i, one in enumerate(kinds)}) == 4
 
 
-def test_ucf101_names_its_groups_itself(tmp_path: Path, indexed: Indexed) -> None:
+def test_groups_are_taken_from_ucf101_file_names(tmp_path: Path, indexed: Indexed) -> None:
     names = {
         "v_HandStandPushups_g01_c02.avi": "HandStandPushups_g01",
         "v_HandStandPushups_g01_c03.avi": "HandStandPushups_g01",
@@ -297,8 +299,8 @@ def test_ucf101_names_its_groups_itself(tmp_path: Path, indexed: Indexed) -> Non
     (tmp_path / "l.csv").write_bytes(written(["path", "g"], [[f"d/x/{name}", "mine"] for name in names]))
     (tmp_path / "l.txt").write_text("".join(f"d/x/{name}\n" for name in names))
     (tmp_path / "t.tar").write_bytes(tar_bytes(*((f"x/{name}", b"x") for name in names)))
-    for place in ("d", "l.csv", "l.txt", "t.tar"):
-        corpus = Corpus(uri=(str(tmp_path / place),), kind="video")
+    for name in ("d", "l.csv", "l.txt", "t.tar"):
+        corpus = Corpus(uri=(str(tmp_path / name),), kind="video")
         shards = indexed(corpus)
         samples = read_all(corpus, shards)
         assert {os.path.basename(s.uri.partition("#")[2] or s.uri): s.group for s in samples} == names
@@ -307,8 +309,9 @@ def test_ucf101_names_its_groups_itself(tmp_path: Path, indexed: Indexed) -> Non
     corpus = Corpus(uri=(str(tmp_path / "l.csv"),), kind="video", group="g")
     assert [s.group for s in read_all(corpus, indexed(corpus))] == [name[2:5] for name in names]
     (tmp_path / "l.csv").write_bytes(written(["path", "g"], [[f"d/x/{name}", ""] for name in names]))
-    assert {s.group for s in read_all(corpus, indexed(corpus))} == {None}  # what the list leaves open stays open
-    corpus = Corpus(uri=(str(tmp_path / "l.txt"),))  # pictures
+    # The list takes precedence over the file name, also where it is empty.
+    assert {s.group for s in read_all(corpus, indexed(corpus))} == {None}
+    corpus = Corpus(uri=(str(tmp_path / "l.txt"),))  # images
     assert {s.group for s in read_all(corpus, indexed(corpus))} == {None}
     assert read_groups(corpus, indexed(corpus))["group"].null_count == len(names)
 
@@ -327,13 +330,17 @@ def test_columns_of_parquet_are_checked(tmp_path: Path, indexed: Indexed) -> Non
     pq.write_table(table, tmp_path / "a.parquet")
     corpus = Corpus(uri=(str(tmp_path),), kind="video")
     for field in ("start", "end", "group"):
-        with pytest.raises(InputError, match=f"no column 'none' in '.*a.parquet': it has video, .*; set {field}"):
+        with pytest.raises(
+            InputError, match=f"no column 'none' in '.*a.parquet': it has video, .*; set corpus.{field}"
+        ):
             indexed(replace(corpus, **{field: "none"}))
     for field in ("start", "end"):
-        with pytest.raises(InputError, match=f"column 's' of '.*a.parquet' is string: expected numbers.*; set {field}"):
+        with pytest.raises(
+            InputError, match=f"column 's' of '.*a.parquet' is string: expected numbers.*; set corpus.{field}"
+        ):
             indexed(replace(corpus, **{field: "s"}))
     with pytest.raises(
-        InputError, match="column 'f' of '.*a.parquet' is float: expected strings or integers; set group"
+        InputError, match="column 'f' of '.*a.parquet' is float: expected strings or integers; set corpus.group"
     ):
         indexed(replace(corpus, group="f"))
     for group, expected in (("i", ["1", None, "3"]), ("dict", ["a", None, "a"]), ("s", ["1", "2", "3"])):
@@ -347,14 +354,14 @@ def test_columns_of_parquet_are_checked(tmp_path: Path, indexed: Indexed) -> Non
         read_all(segments, indexed(segments))
 
 
-def test_a_tar_that_says_no_number_is_named(tmp_path: Path, indexed: Indexed) -> None:
+def test_a_start_in_a_tar_that_is_not_a_number_is_an_error(tmp_path: Path, indexed: Indexed) -> None:
     (tmp_path / "a.tar").write_bytes(tar_bytes(("a.mp4", b"x"), ("a.t0", b"1:30")))
     corpus = Corpus(uri=(str(tmp_path),), kind="video", start="t0")
     with pytest.raises(InputError, match=r"the start of .*a.tar#a.mp4 is '1:30': give a number of seconds"):
         read_all(corpus, indexed(corpus))
 
 
-def test_the_segments_of_a_video_are_read_once_and_few_videos_ahead(
+def test_the_segments_of_a_video_share_one_read_and_few_videos_are_read_ahead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indexed: Indexed
 ) -> None:
     files = [f"{i}.mp4" for i in range(60)]
@@ -372,7 +379,8 @@ def test_the_segments_of_a_video_are_read_once_and_few_videos_ahead(
         return plain(uri)
 
     monkeypatch.setattr(loose, "_read_file", read_file)
-    for held, ahead in ((1, 1), (5000, 10), (1 << 20, 60)):  # bytes, and so many files of 500
+    # HELD in bytes, and the number of files of about 500 bytes that fit.
+    for held, ahead in ((1, 1), (5000, 10), (1 << 20, 60)):
         monkeypatch.setattr(loose, "HELD", held)
         opened.clear()
         for number, sample in enumerate(read_rows(corpus, shard, range(180))):
@@ -382,7 +390,7 @@ def test_the_segments_of_a_video_are_read_once_and_few_videos_ahead(
         assert sorted(opened) == sorted(files)
 
 
-def test_of_large_videos_in_parquet_few_are_held(
+def test_few_large_videos_of_parquet_are_held_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indexed: Indexed
 ) -> None:
     media = pa.array([os.urandom(1_000_000) for _ in range(60)])
@@ -397,7 +405,7 @@ def test_of_large_videos_in_parquet_few_are_held(
     assert len(held) == 60 and max(held) < 15e6
 
 
-def test_the_real_list_of_actions(shared: Path, indexed: Indexed) -> None:
+def test_the_manifest_of_the_actions_set(shared: Path, indexed: Indexed) -> None:
     path = shared / "actions" / "manifest.csv"
     corpus = Corpus(uri=(str(path),), kind="video", media="file", group="group")
     with open(path, newline="") as file:
@@ -411,7 +419,7 @@ def test_the_real_list_of_actions(shared: Path, indexed: Indexed) -> None:
     assert read_groups(corpus, shards)["group"].to_pylist() == [row["group"] for row in table]
 
 
-def test_the_place_of_a_listed_file(tmp_path: Path) -> None:
+def test_the_uri_of_a_listed_file(tmp_path: Path) -> None:
     for uri, path, expected in [
         ("/d/", "a\tb.mp4", "/d/a\tb.mp4"),
         ("/d/l.csv", "../a//b.mp4", "/a/b.mp4"),

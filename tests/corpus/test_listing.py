@@ -1,4 +1,4 @@
-"""What is found at a place, against lists that are sorted when they are complete."""
+"""The files found at a URI, compared with complete lists that are sorted afterwards."""
 
 import os
 import re
@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from raylabel.corpus import Corpus, listing
 from raylabel.corpus.config import read_lines
 from raylabel.corpus.listing import Loose, find, walk
-from raylabel.corpus.survey import _natural
+from raylabel.corpus.survey import _natural_key
 from raylabel.errors import InputError
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "parquet", "tar")
 
-# '!' to '.' sort before the slash between folders, digits and letters after it, and some take two UTF-16 units.
+# '!' to '.' sort before the slash between folders, digits and letters after it; some characters take two UTF-16 units.
 names = st.text("ab01.-!~é猫\ue000𐀀", min_size=1, max_size=3).filter(lambda name: name.strip("."))
 files = st.builds(lambda name, extension: f"{name}{extension}", names, st.sampled_from([".jpg", ".PNG", ".tar", "x"]))
 paths = st.builds(lambda folders, name: "/".join([*folders, name]), st.lists(names, max_size=4), files)
@@ -32,15 +32,15 @@ def write_tree(folder: str, tree: list[str]) -> None:
             os.makedirs(os.path.dirname(full), exist_ok=True)
             with open(full, "wb") as file:
                 file.write(b"x" * number)
-        except (FileExistsError, NotADirectoryError, IsADirectoryError):  # a file where a folder is wanted, or so
-            pass
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            pass  # another path has a file where this one needs a folder, or the reverse
 
 
-def sorted_at_the_end(folder: str) -> list[tuple[str, int]]:
+def sorted_after_the_walk(folder: str) -> list[tuple[str, int]]:
     found = []
-    for place, _, some in os.walk(folder):
-        for file in some:
-            path = os.path.relpath(os.path.join(place, file), folder)
+    for inner, _, names in os.walk(folder):
+        for file in names:
+            path = os.path.relpath(os.path.join(inner, file), folder)
             if file.rpartition(".")[2].lower() in EXTENSIONS and not any(p.startswith(".") for p in path.split("/")):
                 found.append((path, os.path.getsize(os.path.join(folder, path))))
     return sorted(found)
@@ -54,20 +54,21 @@ def test_a_walk_is_in_the_order_of_whole_paths(tree: list[str], ahead: int, held
         patch.setattr(listing, "AHEAD", ahead)
         patch.setattr(listing, "HELD", held)
         write_tree(folder, tree)
-        expected = sorted_at_the_end(folder)
+        expected = sorted_after_the_walk(folder)
         assert list(walk(pafs.LocalFileSystem(), folder, "image")) == expected
-        store = pafs.SubTreeFileSystem(folder, pafs.LocalFileSystem())  # no LocalFileSystem: listed as a store is
+        # Not a LocalFileSystem, so it is listed like an object store.
+        store = pafs.SubTreeFileSystem(folder, pafs.LocalFileSystem())
         assert list(walk(store, "", "image")) == expected
 
 
-def test_folders_are_listed_before_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_are_listed_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tree(str(tmp_path), [f"{letter}/{i}.jpg" for letter in "abcdefgh" for i in range(2)])
     together = threading.Barrier(4)
     plain = listing._list_local
 
     def list_local(folder: listing._Folder) -> list:
         if folder.below:
-            together.wait(timeout=60)  # broken unless four folders are listed at the same time
+            together.wait(timeout=60)  # fails unless four folders are listed at the same time
         return plain(folder)
 
     monkeypatch.setattr(listing, "AHEAD", 4)
@@ -77,7 +78,7 @@ def test_folders_are_listed_before_their_turn(tmp_path: Path, monkeypatch: pytes
     ]
 
 
-def test_folders_that_are_full_keep_others_from_being_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_folders_limit_how_many_are_listed_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tree(str(tmp_path), [f"{i:02}/{j}.jpg" for i in range(30) for j in range(10)])
     listed: list[str] = []
     plain = listing._list_local
@@ -86,8 +87,8 @@ def test_folders_that_are_full_keep_others_from_being_listed(tmp_path: Path, mon
         listed.append(folder.below)
         return plain(folder)
 
-    class AtOnce:
-        """An executor without threads: what is submitted is done."""
+    class ImmediateExecutor:
+        """An executor without threads: `submit` calls the function."""
 
         def __init__(self, threads: int) -> None: ...
 
@@ -98,16 +99,18 @@ def test_folders_that_are_full_keep_others_from_being_listed(tmp_path: Path, mon
 
         def shutdown(self, cancel_futures: bool) -> None: ...
 
-    monkeypatch.setattr(listing, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(listing, "ThreadPoolExecutor", ImmediateExecutor)
     monkeypatch.setattr(listing, "_list_local", list_local)
     monkeypatch.setattr(listing, "HELD", 25)
     for number, _ in enumerate(walk(pafs.LocalFileSystem(), str(tmp_path), "image")):
-        assert len(listed) - 1 <= number // 10 + 1 + 3  # its own folder, and three with 30 names ahead of it
+        assert len(listed) - 1 <= number // 10 + 1 + 3  # the folder itself, and three with 30 names ahead of it
     assert len(listed) == 31
 
 
 @pytest.mark.parametrize("where", ["a/", "b/"])
-def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_a_folder_that_cannot_be_listed_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     write_tree(str(tmp_path), ["a/1.jpg", "b/2.jpg"])
     plain = listing._list_local
 
@@ -117,14 +120,14 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
         return plain(folder)
 
     monkeypatch.setattr(listing, "_list_local", list_local)
-    with pytest.raises(InputError, match=f"cannot look for '{tmp_path}': no entry to {tmp_path}/{where[0]}"):
+    with pytest.raises(InputError, match=f"cannot list '{tmp_path}': no entry to {tmp_path}/{where[0]}"):
         for found in find(Corpus(uri=(str(tmp_path),)), str(tmp_path)):
             assert isinstance(found, Loose) and list(found.files)
 
 
 @settings(deadline=None)
 @given(st.text("ab \r\n\t\u2028\x0cé", max_size=30), st.booleans())
-def test_lines_are_those_of_the_text_as_a_whole(text: str, mark: bool) -> None:
+def test_read_lines_gives_the_lines_of_the_whole_text(text: str, mark: bool) -> None:
     with tempfile.NamedTemporaryFile(suffix=".txt") as file:
         file.write(text.encode("utf-8-sig" if mark else "utf-8"))
         file.flush()
@@ -134,7 +137,7 @@ def test_lines_are_those_of_the_text_as_a_whole(text: str, mark: bool) -> None:
         assert read_lines(file.name) == lines
 
 
-def parts(uri: str) -> tuple[list[int | str], str]:
+def numbers_and_text(uri: str) -> tuple[list[int | str], str]:
     split: list[int | str] = list(re.split("([0-9]+)", uri))
     split[1::2] = [int(digits) for digits in split[1::2]]
     return split, uri
@@ -143,5 +146,5 @@ def parts(uri: str) -> tuple[list[int | str], str]:
 @settings(deadline=None)
 @given(st.lists(st.text("a/.-0129²\x01é", max_size=8)))
 @example(["p10", "p9", "p09", "p", "p9a", "p9-10", "p9-9", "p00", "p0", "a" + "9" * 400, "a" + "1" + "0" * 400])
-def test_natural_order_is_that_of_numbers_and_text(uris: list[str]) -> None:
-    assert sorted(uris, key=_natural) == sorted(uris, key=parts)
+def test_natural_order_compares_numbers_and_text(uris: list[str]) -> None:
+    assert sorted(uris, key=_natural_key) == sorted(uris, key=numbers_and_text)

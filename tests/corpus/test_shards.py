@@ -1,4 +1,4 @@
-"""SHARDS as an artifact: a corpus that moved is the same, one that grew is another, one that changed is an error."""
+"""SHARDS as an artifact: moving a corpus keeps its content, adding a file changes it, a changed shard is an error."""
 
 import hashlib
 import os
@@ -33,7 +33,7 @@ def write_folder(folder: Path, files: int) -> Path:
 
 
 def rows_of_folder(folder: Path) -> list[dict[str, Any]]:
-    """What SHARDS say of loose files: all paths are sorted, then cut."""
+    """The expected rows of SHARDS for loose files: all paths are sorted, then cut into runs."""
     paths = sorted(os.path.relpath(path, folder) for path in folder.rglob("*.jpg"))
     rows = []
     for first in range(0, len(paths), 1024):
@@ -47,6 +47,7 @@ def rows_of_folder(folder: Path) -> list[dict[str, Any]]:
 
 
 def rows_of_parquet(folder: Path) -> list[dict[str, Any]]:
+    """The expected rows of SHARDS for parquet files."""
     rows = []
     for path in sorted(folder.glob("*.parquet"), key=lambda path: int(re.sub("[^0-9]", "", path.name))):
         data = path.read_bytes()
@@ -57,22 +58,23 @@ def rows_of_parquet(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.mark.parametrize("pieces", [(32, 4096, 16), (1, 2, 2)], ids=["whole", "cut small"])
-def test_shards_are_those_of_a_plain_loop_however_their_files_are_cut(tmp_path, monkeypatch, pieces):
-    for module, name, value in zip((survey, survey, index), ("RUNS", "PACKED", "GROUPS"), pieces, strict=True):
+@pytest.mark.parametrize("sizes", [(32, 4096, 16), (1, 2, 2)], ids=["default sizes", "small sizes"])
+def test_shards_equal_those_of_a_plain_loop_for_every_size_of_files(tmp_path, monkeypatch, sizes):
+    for module, name, value in zip((survey, survey, index), ("RUNS", "PACKED", "GROUPS"), sizes, strict=True):
         monkeypatch.setattr(module, name, value)
     root, media = Root.open(str(tmp_path / "root")), digit_images()[0]
     one, ten = write_folder(tmp_path / "d9", 4200), write_folder(tmp_path / "d10", 1500)
     (tmp_path / "p").mkdir()
     for number in range(11):
         write_parquet(tmp_path / "p" / f"part-{number}.parquet", media[: 5 + number])
-    loose = Corpus(uri=(str(tmp_path / "d*"), str(ten), f"{one}/"))  # the folders are named twice, and stand once
+    # Each folder is named twice and must be indexed once.
+    loose = Corpus(uri=(str(tmp_path / "d*"), str(ten), f"{one}/"))
     for corpus, rows, files in [
         (loose, rows_of_folder(one) + rows_of_folder(ten), [2, 2, 2, 1]),
         (Corpus(uri=(str(tmp_path / "p"),)), rows_of_parquet(tmp_path / "p"), [4, 4, 3]),
     ]:
         artifact = index_corpus(root, "corpus", corpus)
-        assert [file.rows for file in artifact.files()] == (files if pieces[0] == 1 else [sum(files)])
+        assert [file.rows for file in artifact.files()] == (files if sizes[0] == 1 else [sum(files)])
         expected = [{"shard": number, **row} for number, row in enumerate(rows)]
         table = pa.Table.from_pylist(expected, schema=SHARDS)
         assert artifact.table("shards", SHARDS) == table
@@ -82,21 +84,21 @@ def test_shards_are_those_of_a_plain_loop_however_their_files_are_cut(tmp_path, 
         assert shards.rows.dtype == np.int64 and shards.rows.tolist() == [row["rows"] for row in rows]
         assert [shards.row(number) for number in range(len(shards))] == table.to_pylist()
         assert shards.columns("fingerprint", "uri") == table.select(["fingerprint", "uri"])
-        for beyond in (-1, len(rows)):
+        for outside in (-1, len(rows)):
             with pytest.raises(IndexError):
-                shards.row(beyond)
+                shards.row(outside)
 
 
-def test_shards_travel_without_what_was_read_of_them(tmp_path):
+def test_pickled_shards_do_not_contain_cached_data(tmp_path):
     artifact = index_corpus(Root.open(str(tmp_path / "r")), "c", Corpus(uri=(str(write_folder(tmp_path / "d", 3000)),)))
     shards = Shards(artifact)
     assert shards.samples == 3000 and len(shards.row(1)["paths"]) == 1024
-    travelled = pickle.dumps(shards)
-    assert travelled == pickle.dumps(Shards(Artifact(artifact.uri, artifact.name, artifact.digest)))
-    assert pickle.loads(travelled) == shards and pickle.loads(travelled).samples == 3000
+    pickled = pickle.dumps(shards)
+    assert pickled == pickle.dumps(Shards(Artifact(artifact.uri, artifact.name, artifact.digest)))
+    assert pickle.loads(pickled) == shards and pickle.loads(pickled).samples == 3000
 
 
-def test_a_row_needs_only_the_file_that_it_stands_in(tmp_path, monkeypatch):
+def test_a_row_needs_only_the_file_that_contains_it(tmp_path, monkeypatch):
     monkeypatch.setattr(survey, "RUNS", 1)
     monkeypatch.setattr(index, "GROUPS", 1)
     folder = write_folder(tmp_path / "d", 2000)
@@ -107,7 +109,7 @@ def test_a_row_needs_only_the_file_that_it_stands_in(tmp_path, monkeypatch):
         Shards(artifact).row(0)
 
 
-def test_content_names_what_is_there_wherever_it_lies(tmp_path):
+def test_content_does_not_depend_on_the_location(tmp_path):
     media, _ = digit_images()
     root = Root.open(str(tmp_path / "root"))
     one, two = tmp_path / "one", tmp_path / "two"
@@ -118,11 +120,11 @@ def test_content_names_what_is_there_wherever_it_lies(tmp_path):
     moved = index_corpus(root, "unlabeled", Corpus(uri=(str(two),)))
     assert first.info["content"] == moved.info["content"] and first.digest != moved.digest
     assert first.info["samples"] == 20
-    write_parquet(two / "b.parquet", media[:3])  # the corpus grew: another content, no error
+    write_parquet(two / "b.parquet", media[:3])  # the corpus grew: its content is another, without an error
     assert index_corpus(root, "unlabeled", Corpus(uri=(str(two),))).info["content"] != first.info["content"]
 
 
-def test_what_did_not_change_is_not_written_again(tmp_path, monkeypatch):
+def test_an_unchanged_corpus_is_not_written_again(tmp_path, monkeypatch):
     media, _ = digit_images()
     root = Root.open(str(tmp_path / "root"))
     (tmp_path / "p").mkdir()
@@ -140,7 +142,7 @@ def test_what_did_not_change_is_not_written_again(tmp_path, monkeypatch):
         index_corpus(root, "corpus", corpora[1])
 
 
-def test_loose_files_may_grow_change_and_vanish(tmp_path):
+def test_loose_files_may_be_added_changed_and_deleted(tmp_path):
     root, folder = Root.open(str(tmp_path / "root")), write_folder(tmp_path / "d", 3000)
     lists = tmp_path / "all.txt"
     lists.write_text("".join(f"d/{path.relative_to(folder)}\n" for path in sorted(folder.rglob("*.jpg"))))
@@ -152,7 +154,7 @@ def test_loose_files_may_grow_change_and_vanish(tmp_path):
         after = Shards(index_corpus(root, "corpus", corpus))
         assert after.samples == before.samples + 1
         old, new = (shards.columns("fingerprint")["fingerprint"].to_pylist() for shards in (before, after))
-        assert old[:2] == new[:2] and old[2] != new[2]  # only what is new is another run
+        assert old[:2] == new[:2] and old[2] != new[2]  # only the run with the new file changes
         last.write_bytes(b"other")
         changed = Shards(index_corpus(root, "corpus", corpus))
         assert changed.artifact.info["content"] != after.artifact.info["content"]
@@ -167,26 +169,26 @@ def test_a_shard_that_changed_since_it_was_indexed_is_an_error(tmp_path):
     path = write_parquet(tmp_path / "data" / "b.parquet", media[:20])
     shards = index_corpus(root, "unlabeled", corpus)
     write_parquet(tmp_path / "data" / "a.parquet", media[:9])
-    grown = index_corpus(root, "unlabeled", corpus)  # the numbers of shards moved: no error either
+    grown = index_corpus(root, "unlabeled", corpus)  # the shards have other numbers now: not an error either
     assert grown.info["samples"] == 29
     write_parquet(path, media[1:21])
     for earlier in sorted((shards, grown), key=lambda artifact: artifact.digest):
         with pytest.raises(InputError, match=f"shard '{path}' changed since it was indexed.*delete {earlier.uri}"):
             index_corpus(root, "unlabeled", corpus)
-        shutil.rmtree(earlier.uri)  # the mend that the message gives
+        shutil.rmtree(earlier.uri)  # the fix that the message gives
     assert index_corpus(root, "unlabeled", corpus).info["samples"] == 29
 
 
-def test_paths_that_are_not_those_that_were_measured_are_not_written(tmp_path):
-    light = pa.table([["d/"], [2], [2], ["aa"]], schema=survey.LIGHT)
+def test_paths_that_differ_from_the_measured_ones_are_an_error(tmp_path):
+    measures = pa.table([["d/"], [2], [2], ["aa"]], schema=survey.MEASURES)
     paths = pa.table({"fingerprint": ["ab"], "paths": pa.array([["1.jpg", "2.jpg"]], pa.list_(pa.string()))})
     write: Any = index._write_file
     with pytest.raises(InputError, match="'d/' changed while it was indexed"):
-        ray.get(write.remote(str(tmp_path), "shards-00000.parquet", 0, "files", light, [1], paths))
+        ray.get(write.remote(str(tmp_path), "shards-00000.parquet", 0, "files", measures, [1], paths))
     assert not list(tmp_path.iterdir())
 
 
-def test_forms_are_not_mixed_within_a_uri_or_across_two(tmp_path):
+def test_mixed_forms_are_an_error_in_one_uri_and_across_two(tmp_path):
     media, _ = digit_images()
     root, (one, two) = Root.open(str(tmp_path / "root")), (tmp_path / "one", tmp_path / "two")
     for folder in (one, two):

@@ -1,4 +1,4 @@
-"""Standard sets in the layouts they are unpacked to, and the lists that they become."""
+"""Standard sets in the layouts of their archives, and the lists that are made of them."""
 
 import csv
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Read = Callable[[Corpus], tuple[Corpus, Shards, list[Sample]]]
 
 @pytest.fixture
 def read(tmp_path: Path, indexed: Indexed) -> Read:
-    """Resolves a corpus in a root of its own, indexes it, and reads all."""
+    """Resolves a corpus in its own root, indexes it, and reads all samples."""
     root = Root.open(str(tmp_path / "root"))
 
     def read(corpus: Corpus) -> tuple[Corpus, Shards, list[Sample]]:
@@ -35,12 +35,12 @@ def write(path: Path, data: str) -> None:
     path.write_text(data)
 
 
-# The folder is named otherwise than its files, as in the real set; no class stands where the alphabet has it.
+# class: the name in its files, which may differ as in the real set. The classes are not in alphabetical order.
 UCF101 = {"YoYo": "YoYo", "HandstandPushups": "HandStandPushups", "Archery": "Archery"}
 
 
 def write_ucf101(folder: Path, within: str = "UCF-101/") -> dict[str, dict[str, tuple[str, str]]]:
-    """{train or test and split: {path: (class, group)}}; in split 1 groups 1 to 7 are for testing, and so on."""
+    """{name of a list: {path: (class, group)}}. Groups 1 to 7 are the test part of split 1, and so on."""
     lists: dict[str, dict[str, tuple[str, str]]] = {}
     for label, name in UCF101.items():
         for group in range(1, 26):
@@ -76,7 +76,7 @@ def test_ucf101(within: str, tmp_path: Path, read: Read) -> None:
         assert len(groups["train"]) + len(groups["test"]) == 3 * 25 and not groups["train"] & groups["test"]
 
 
-def test_ucf101_that_is_not_whole(tmp_path: Path, read: Read) -> None:
+def test_missing_files_and_wrong_lists_of_ucf101(tmp_path: Path, read: Read) -> None:
     lists = write_ucf101(tmp_path / "d")
     first, *others = lists["testlist02"]
     (tmp_path / "d/UCF-101" / first).unlink()
@@ -86,7 +86,7 @@ def test_ucf101_that_is_not_whole(tmp_path: Path, read: Read) -> None:
         with pytest.raises(InputError, match=match):
             read(ucf101(str(tmp_path / "d"), part, split))
 
-    fails("no part 'val' of ucf101: there is train, test", "val")
+    fails("no part 'val' of ucf101: give one of train, test", "val")
     fails("no split 4 of ucf101", split=4)
     path = tmp_path / "d/ucfTrainTestlist/trainlist01.txt"
     for line in (
@@ -121,7 +121,8 @@ HMDB51 = {  # file: class, source
 @pytest.mark.parametrize("lists", ["", "testTrainMulti_7030_splits"])
 def test_hmdb51(lists: str, tmp_path: Path, read: Read) -> None:
     folder = tmp_path / "d"
-    flags = {file: number % 3 for number, file in enumerate(HMDB51)}  # of split 1; of split 2 it is one more
+    # The flags of split 1; those of split 2 are one more, modulo 3.
+    flags = {file: number % 3 for number, file in enumerate(HMDB51)}
     for file, (label, _) in HMDB51.items():
         write(folder / label / file, file)
     for split in (1, 2):
@@ -188,21 +189,21 @@ def test_kinetics(layout: str, where: str, tmp_path: Path, read: Read) -> None:
         read(kinetics(str(folder), "val"))
     for data, match in [
         ("label,youtube_id,time_start\n", "has no column 'time_end': its header is label, youtube_id, time_start"),
-        ("youtube_id,time_start,time_end\na,1,2\nb,1\n", "line 3 of '.*train.csv' has 2 fields and the header 3"),
+        ("youtube_id,time_start,time_end\na,1,2\nb,1\n", "line 3 of '.*train.csv' has 2 fields and the header has 3"),
         ("youtube_id,time_start,time_end\na,1,2\nb,1,x\n", "line 3 of '.*train.csv': could not convert"),
-        ('youtube_id,time_start,time_end\n"a"b,1,2\n', "line 2 of '.*train.csv' is no CSV"),
+        ('youtube_id,time_start,time_end\n"a"b,1,2\n', "line 2 of '.*train.csv' is not valid CSV"),
     ]:
         (folder / where / "train.csv").write_text(data)
         with pytest.raises(InputError, match=match):
             read(kinetics(str(folder), "train"))
 
 
-def test_a_set_and_its_list_may_stand_in_two_stores(tmp_path: Path, bucket: str, indexed: Indexed) -> None:
+def test_a_set_and_its_list_may_be_in_two_stores(tmp_path: Path, bucket: str, indexed: Indexed) -> None:
     lists = write_ucf101(tmp_path / "d")
     fs, _ = filesystem(bucket)
     pafs.copy_files(str(tmp_path / "d"), "pictures/ucf 101", destination_filesystem=fs)
     here, there = Root.open(str(tmp_path / "root")), Root.open(f"{bucket}/root")
-    expected = [(f"video of {Path(path).name}".encode(), *said) for path, said in lists["testlist01"].items()]
+    expected = [(f"video of {Path(path).name}".encode(), *row) for path, row in lists["testlist01"].items()]
     for root in (here, there):
         for data in (str(tmp_path / "d"), f"{bucket}/ucf 101"):
             corpus = resolve(root, ucf101(data, "test"))
@@ -211,7 +212,7 @@ def test_a_set_and_its_list_may_stand_in_two_stores(tmp_path: Path, bucket: str,
             assert class_names(corpus, read_labels(corpus, shards)) == tuple(UCF101)
 
 
-def test_a_list_is_made_once_and_anew_when_the_set_changes(tmp_path: Path) -> None:
+def test_a_list_is_made_again_only_when_the_set_changes(tmp_path: Path) -> None:
     root = Root.open(str(tmp_path / "root"))
     write_ucf101(tmp_path / "d")
     corpus = ucf101(str(tmp_path / "d"), "train")
@@ -230,11 +231,11 @@ def test_several_sets_make_one_unlabeled_corpus(tmp_path: Path, read: Read) -> N
     lists = write_ucf101(tmp_path / "d")
     uris = [ucf101(str(tmp_path / "d"), "test", split).uri[0] for split in (1, 2)]
     corpus, _, samples = read(Corpus(uri=tuple(uris), kind="video", group="group"))
-    expected = [said for split in (1, 2) for said in lists[f"testlist0{split}"].values()]
+    expected = [row for split in (1, 2) for row in lists[f"testlist0{split}"].values()]
     assert sorted((str(s.label), str(s.group)) for s in samples) == sorted(expected) and corpus.classes is None
 
 
-def test_what_is_no_set(tmp_path: Path) -> None:
+def test_unknown_sets_are_errors(tmp_path: Path) -> None:
     root = Root.open(str(tmp_path / "root"))
     for name in (
         "ucf101/train@/d",
@@ -247,11 +248,11 @@ def test_what_is_no_set(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="no data set 'dataset://"):
             resolve(root, Corpus(uri=(f"dataset://{name}",)))
     for name in ("digits", "digits/train", "faces/test"):
-        with pytest.raises(InputError, match=f"no embedded data 'embedded://{name}'"):
+        with pytest.raises(InputError, match=f"no embedded data set 'embedded://{name}'"):
             resolve(root, Corpus(uri=(f"embedded://{name}",)))
 
 
-def test_the_real_actions(shared: Path, read: Read) -> None:
+def test_the_actions_set(shared: Path, read: Read) -> None:
     folder = shared / "actions"
     with open(folder / "manifest.csv", newline="") as file:
         table = list(csv.DictReader(file))
@@ -268,5 +269,5 @@ def test_the_real_actions(shared: Path, read: Read) -> None:
             names = class_names(corpus, read_labels(corpus, shards))
             assert names == tuple((folder / "classes.txt").read_text().split())
     assert sum(map(len, groups)) == len(set.union(*groups))  # no source video is in two parts
-    with pytest.raises(InputError, match="no part 'train' of actions: there is labeled, test, unlabeled"):
+    with pytest.raises(InputError, match="no part 'train' of actions: give one of labeled, test, unlabeled"):
         read(actions(str(folder), "train"))

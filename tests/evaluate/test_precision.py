@@ -122,7 +122,7 @@ def test_a_truth_that_cannot_be_joined_says_why(ray_local, tmp_path: Path):
         ([("0.mp4", 0)], r"truth.csv': none of the picks' ids is in column 'id'"),  # not beside the truth
         ([("clips/0.mp4", "cat")], r"truth.csv': column 'label' is not of class indices: .*'cat'.*; give zero-based"),
         ([("clips/0.mp4", 0), ("clips/./0.mp4", 1)], r"truth.csv': column 'id' names a sample twice"),
-        ([("clips/0.mp4", 0, 0)], r"line 2 of '.*truth.csv' has 3 fields and the header 2"),
+        ([("clips/0.mp4", 0, 0)], r"line 2 of '.*truth.csv' has 3 fields and the header has 2"),
     ]:
         uri = write_csv(tmp_path / "truth.csv", ("id", "label"), *rows)
         with pytest.raises(InputError, match=match):

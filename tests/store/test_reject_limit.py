@@ -21,7 +21,7 @@ def test_a_run_is_stopped_if_more_than_the_limit_or_all_are_rejects(pieces, limi
         tally.add(count, {"truncated": rejects} if rejects else {})
     assert (tally.seen, tally.rejected) == (samples, rejected)
     if rejected > limit * samples or rejected == samples:
-        with pytest.raises(InputError, match=f"^{rejected} of {samples} samples could not be read, with a limit of "):
+        with pytest.raises(InputError, match=f"^{rejected} of {samples} samples could not be read, the limit is "):
             tally.close()
     else:
         tally.close()
@@ -47,7 +47,7 @@ def test_the_error_names_the_three_most_frequent_reasons():
     with pytest.raises(InputError) as error:
         tally.close()
     assert str(error.value) == (
-        "31 of 100 picked samples could not be read, with a limit of 10% (top reasons: missing 20, truncated 7, "
+        "31 of 100 picked samples could not be read, the limit is 10% (most frequent reasons: missing 20, truncated 7, "
         "empty 3): fix the corpus, or raise --label.reject-limit"
     )
 

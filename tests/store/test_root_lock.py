@@ -1,4 +1,4 @@
-"""One driver per root: who comes second stops, who was killed is no hindrance. Real processes, both storages."""
+"""One driver per root: a second one stops, and a killed one does not block the root. Real processes, both storages."""
 
 import json
 import os
@@ -16,30 +16,30 @@ import pytest
 from paths import PYTHONPATH
 
 from raylabel.errors import InputError
-from raylabel.store import root_lock as lease
+from raylabel.store import root_lock
 from raylabel.store.artifact import Root
 from raylabel.store.files import filesystem, list_files, read_file, write_file
 from raylabel.store.root_lock import held
 
 HOLD = """
 import sys, time
-from raylabel.store import root_lock as lease
+from raylabel.store import root_lock
 from raylabel.store.artifact import Root
 from raylabel.errors import InputError
-lease.BEAT, lease.STALE, lease.LOOK = 0.2, 2.0, 0.1
-lease._machine = lambda: sys.argv[2]
-others = lease._Lease._others
+root_lock.HEARTBEAT_EVERY, root_lock.STALE, root_lock.LOOK = 0.2, 2.0, 0.1
+root_lock._machine = lambda: sys.argv[2]
+others = root_lock._RootLock._others
 
 def first_look(self):
-    lease._Lease._others = others
+    root_lock._RootLock._others = others
     print("wrote", flush=True)
     sys.stdin.readline()
     return others(self)
 
 if sys.argv[3:]:
-    lease._Lease._others = first_look
+    root_lock._RootLock._others = first_look
 try:
-    with lease.held(Root(sys.argv[1])):
+    with root_lock.held(Root(sys.argv[1])):
         print("held", flush=True)
         if sys.stdin.readline() == "raise\\n":
             raise ValueError("its own")
@@ -62,7 +62,7 @@ def start() -> Any:
     running: list[subprocess.Popen] = []
 
     def start(root: Root, machine: str = "", *waits: str) -> subprocess.Popen:
-        command = [sys.executable, "-c", HOLD, root.uri, machine or lease._machine(), *waits]
+        command = [sys.executable, "-c", HOLD, root.uri, machine or root_lock._machine(), *waits]
         pipes: dict[str, Any] = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
         running.append(subprocess.Popen(command, text=True, env={**os.environ, "PYTHONPATH": PYTHONPATH}, **pipes))
         return running[-1]
@@ -81,47 +81,49 @@ def says(process: subprocess.Popen) -> str:
     return process.stdout.readline().rstrip()
 
 
-def lets_go(process: subprocess.Popen, word: str = "\n") -> int:
+def release(process: subprocess.Popen, word: str = "\n") -> int:
     process.communicate(word, timeout=30)
     return process.returncode
 
 
 def drivers(root: Root) -> list[str]:
-    return list_files(f"{root.uri}/{lease.FOLDER}")
+    return list_files(f"{root.uri}/{root_lock.FOLDER}")
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("BEAT", 0.2), ("STALE", 2.0), ("LOOK", 0.1)):
-        monkeypatch.setattr(lease, name, seconds)
+    for name, seconds in (("HEARTBEAT_EVERY", 0.2), ("STALE", 2.0), ("LOOK", 0.1)):
+        monkeypatch.setattr(root_lock, name, seconds)
 
 
 @pytest.mark.parametrize("machine", ["", "another"])
-def test_the_second_stops_and_says_who_the_first_is(root: Root, start: Start, quick: None, machine: str) -> None:
+def test_the_second_driver_stops_and_names_the_first(root: Root, start: Start, quick: None, machine: str) -> None:
     first = start(root, machine)
     assert says(first) == "held"
-    with pytest.raises(InputError, match=f"another run is at work in '{root.uri}'.*process {first.pid} on .*--root"):
+    with pytest.raises(InputError, match=f"another run uses '{root.uri}'.*process {first.pid} on .*--root"):
         with held(root):
             raise AssertionError("two at once")
-    assert lets_go(first) == 0 and drivers(root) == []
+    assert release(first) == 0 and drivers(root) == []
     with held(root):
         assert len(drivers(root)) == 1
-        with pytest.raises(InputError, match="another run is at work"), held(root):  # in this very process
+        with pytest.raises(InputError, match="another run uses"), held(root):  # in this very process
             raise AssertionError("two at once")
     assert drivers(root) == []
 
 
-def test_one_that_was_killed_here_is_no_hindrance(root: Root, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "STALE", 1e6)  # it would wait for ever for what it sees at once
+def test_a_driver_killed_here_does_not_block_the_root(
+    root: Root, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(root_lock, "STALE", 1e6)  # the test would time out if it waited
     first = start(root)
     assert says(first) == "held"
     os.kill(first.pid, signal.SIGKILL)
-    os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet buried
+    os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)  # a zombie
     with held(root):
         assert len(drivers(root)) == 1
 
 
-def test_one_that_was_killed_elsewhere_is_waited_for(
+def test_a_driver_killed_elsewhere_is_waited_for(
     root: Root, start: Start, quick: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = start(root, "another")
@@ -130,21 +132,21 @@ def test_one_that_was_killed_elsewhere_is_waited_for(
     first.wait()
     begin = time.monotonic()
     with held(root):
-        assert time.monotonic() - begin > lease.STALE / 2
+        assert time.monotonic() - begin > root_lock.STALE / 2
         assert len(drivers(root)) == 1
     assert f"process {first.pid} on " in (told := capsys.readouterr().err) and "waiting up to 2 s" in told
 
 
-def test_a_pid_that_is_another_process_now_is_none(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "STALE", 1e6)
-    other = lease.Driver("host", os.getpid(), "then", lease._machine(), "1", True)
-    write_file(f"{root.uri}/{lease.FOLDER}/{other.id}.json", json.dumps(lease.asdict(other)).encode())
+def test_a_pid_that_another_process_has_now_does_not_count(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(root_lock, "STALE", 1e6)
+    other = root_lock.Driver("host", os.getpid(), "then", root_lock._machine(), "1", True)
+    write_file(f"{root.uri}/{root_lock.FOLDER}/{other.id}.json", json.dumps(root_lock.asdict(other)).encode())
     with held(root):
         assert drivers(root) != [f"{other.id}.json"]
 
 
 @pytest.mark.parametrize("machine", ["", "each its own"])
-def test_of_many_that_start_at_once_exactly_one_goes_on(root: Root, start: Start, machine: str) -> None:
+def test_of_many_that_start_together_exactly_one_continues(root: Root, start: Start, machine: str) -> None:
     processes = [start(root, machine and f"{machine} {i}", "and waits before it looks") for i in range(5)]
     assert [says(process) for process in processes] == ["wrote"] * 5
     for process in processes:  # all have written, none has looked
@@ -153,15 +155,52 @@ def test_of_many_that_start_at_once_exactly_one_goes_on(root: Root, start: Start
         process.stdin.flush()
     said = [says(process) for process in processes]
     assert sorted(word[:5] for word in said) == ["error"] * 4 + ["held"]
-    assert all("another run is at work in" in word for word in said if word != "held")
-    codes = [lets_go(process) for process in processes]
+    assert all("another run uses" in word for word in said if word != "held")
+    codes = [release(process) for process in processes]
     assert [code == 0 for code in codes] == [word == "held" for word in said]
     assert drivers(root) == []
 
 
-def test_its_own_error_passes_and_the_root_is_free(root: Root, start: Start) -> None:
+def test_a_stall_of_the_storage_does_not_take_the_root_from_its_driver(
+    root: Root, start: Start, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = start(root, "another")
+    assert says(first) == "held"
+    heartbeat = root_lock._RootLock._heartbeat
+
+    def stalled(self: Any) -> None:
+        first.send_signal(signal.SIGSTOP)
+        time.sleep(2 * root_lock.STALE)  # the storage answers neither of them
+        monkeypatch.setattr(root_lock._RootLock, "_heartbeat", heartbeat)
+        heartbeat(self)
+        first.send_signal(signal.SIGCONT)
+
+    monkeypatch.setattr(root_lock._RootLock, "_heartbeat", stalled)
+    with pytest.raises(InputError, match=f"another run uses .*process {first.pid}"), held(root):
+        raise AssertionError("two at once")
+    assert release(first) == 0
+
+
+def test_a_driver_whose_file_was_deleted_while_it_waited_waits_on(root: Root, start: Start, quick: None) -> None:
+    first = start(root, "another")
+    assert says(first) == "held"
+    second = start(root, "a third", "waits before it lists")
+    assert says(second) == "wrote"
+    (mine,) = [
+        name for name in drivers(root) if json.loads(read_file(f"{root.uri}/drivers/{name}"))["pid"] == second.pid
+    ]
+    fs, path = filesystem(f"{root.uri}/drivers/{mine}")
+    fs.delete_file(path)
+    assert second.stdin
+    second.stdin.write("\n")
+    second.stdin.flush()
+    assert f"another run uses '{root.uri}'" in says(second) and second.wait(30) == 2
+    assert release(first) == 0
+
+
+def test_an_error_of_the_block_is_raised_and_the_root_is_free(root: Root, start: Start) -> None:
     first = start(root)
-    assert says(first) == "held" and lets_go(first, "raise\n") == 1
+    assert says(first) == "held" and release(first, "raise\n") == 1
     with held(root):
         pass
 
@@ -180,9 +219,9 @@ def test_a_root_that_is_deleted_or_taken_over_stops_its_driver(root: Root, start
     first = start(root)
     assert says(first) == "held"
     (own,) = drivers(root)
-    other = json.loads(read_file(f"{root.uri}/{lease.FOLDER}/{own}")) | {"id": "other", "pid": 12345}
-    write_file(f"{root.uri}/{lease.FOLDER}/other.json", json.dumps(other).encode())
-    assert "another run is at work" in (said := says(first)) and "process 12345" in said and first.wait(30) == 2
+    other = json.loads(read_file(f"{root.uri}/{root_lock.FOLDER}/{own}")) | {"id": "other", "pid": 12345}
+    write_file(f"{root.uri}/{root_lock.FOLDER}/other.json", json.dumps(other).encode())
+    assert "another run uses" in (said := says(first)) and "process 12345" in said and first.wait(30) == 2
 
 
 def test_a_driver_that_slept_through_a_takeover_stops(root: Root, start: Start, quick: None) -> None:
@@ -195,7 +234,7 @@ def test_a_driver_that_slept_through_a_takeover_stops(root: Root, start: Start, 
         assert len(drivers(root)) == 1
 
 
-def test_what_is_no_lease_is_named(root: Root) -> None:
-    write_file(f"{root.uri}/{lease.FOLDER}/x.json", b"no lease")
+def test_a_file_that_is_not_a_lock_is_an_error(root: Root) -> None:
+    write_file(f"{root.uri}/{root_lock.FOLDER}/x.json", b"no driver")
     with pytest.raises(InputError, match=r"x.json' does not say which run.*delete it"), held(root):
         raise AssertionError("held")

@@ -1,9 +1,9 @@
 """What tests type, and what jobs print when they are stopped."""
 
-STOPPING = "stopping, which takes up to 25 s: if it is cut short, the same command goes on from what is committed too\n"
+STOPPING = "stopping, which takes up to 25 s: if it is cut short, the same command resumes from what is committed too\n"
 
 
-STOPPED = "stopped: the same command goes on from what is committed\n"
+STOPPED = "stopped: the same command resumes from what is committed\n"
 
 
 SMALL = (
