@@ -39,11 +39,11 @@ def _lacks(link: str, page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path):
+def test_links_are_not_broken(page: Path):
     assert not [link for link in _links(page.read_text()) if _lacks(link, page)]
 
 
-def test_the_check_of_links_finds_what_is_not_there():
+def test_the_link_check_finds_broken_links():
     text = "[a](docs/none.md) [b](README.md#results) [c](README.md#none) [d](#none) [f](https://g)\n```\n[e](none)\n```"
     assert [_lacks(link, README) for link in _links(text)] == ["docs/none.md", "", "none", "none"]
     assert _anchors("# A `b`: c, d_e\n## F-g (h)\n```\n# code\n```") == {"a-b-c-d_e", "f-g-h"}
@@ -56,7 +56,7 @@ def test_the_readme_is_short_and_links_to_every_page():
     assert set(PAGES) - {README} <= linked
 
 
-def test_the_readmes_tree_is_the_tree():
+def test_the_tree_in_the_readme_is_true():
     (tree,) = re.findall(r"^```\n(raylabel/\n.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
     inside, top = set[str](), set[str]()
     for line in tree.splitlines():
@@ -100,7 +100,7 @@ def test_every_key_of_the_summary_is_documented():
             assert f"`{field.name}`" in text, f"{part.__name__}.{field.name}"
 
 
-def test_the_readmes_recipe_is_one_and_what_it_says_of_imports_is_true():
+def test_the_recipe_in_the_readme_works():
     text = README.read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names: dict[str, Any] = {}

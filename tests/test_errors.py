@@ -14,7 +14,7 @@ def _fail(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error, found", [(InputError("mend it"), True), (KeyError("mend it"), False)])
-def test_it_is_found_where_it_is_the_cause_and_nowhere_else(ray_local: None, error: Exception, found: bool) -> None:
+def test_an_input_error_is_found_only_among_the_causes(ray_local: None, error: Exception, found: bool) -> None:
     # Through a task in a task, as when a stage asks one task to ask others.
     nested = ray.remote(num_cpus=0)(lambda: ray.get(ray.remote(num_cpus=0)(_fail).remote(error)))
     with pytest.raises(RayTaskError) as raised:
@@ -28,7 +28,7 @@ def test_it_is_found_where_it_is_the_cause_and_nowhere_else(ray_local: None, err
         assert (mendable is not None and str(mendable) == "mend it") is found
 
 
-def test_what_came_first_stands_last_and_a_circle_ends() -> None:
+def test_the_first_cause_is_last_and_a_cycle_ends() -> None:
     first = OutOfMemoryError("the node ran out of memory")
     last = ControllerError(first)
     first.__cause__ = last

@@ -70,7 +70,7 @@ def faults(source: str) -> list[str]:
     return found
 
 
-def test_no_module_runs_what_it_reads():
+def test_no_module_executes_what_it_reads():
     assert len(MODULES) > 50
     assert {str(path): found for path in MODULES if (found := faults(path.read_text()))} == {}
 
@@ -90,7 +90,7 @@ def test_no_module_runs_what_it_reads():
         "weight.get_state_dict(progress=False)",
     ],
 )
-def test_the_check_finds_what_it_is_for(source: str):
+def test_the_static_check_finds_each_pattern(source: str):
     assert len(faults(source)) == 1
     assert faults("import torch\ntorch.load(f, weights_only=True)\nmodule.eval()\nre.compile(x)") == []
 
@@ -151,7 +151,7 @@ def test_a_pickle_in_place_of_weights_is_refused_by_the_job(name: str, kind: str
     assert not list(tmp_path.glob("runs/teacher-*/manifest.json"))
 
 
-def test_the_poison_bites_whoever_unpickles_it(tmp_path: Path):
+def test_the_pickle_runs_code_when_it_is_unpickled(tmp_path: Path):
     for number, kind in enumerate(("torch", "old torch", "numpy", "pickle")):
         canary = tmp_path / f"canary{number}"
         file = poisoned(tmp_path / "evil", canary, kind)
@@ -173,7 +173,7 @@ def port() -> Iterator[int]:
         yield port
 
 
-def test_an_address_in_place_of_media_is_never_fetched(port: int, ray_local: None, tmp_path: Path):
+def test_a_url_in_place_of_media_is_not_fetched(port: int, ray_local: None, tmp_path: Path):
     address = f"http://127.0.0.1:{port}/a.jpg"
     root = Root.open(str(tmp_path / "root"))
     for uri in (address, f"https://127.0.0.1:{port}/a.tar", f"http://127.0.0.1:{port}/list.txt"):
@@ -193,6 +193,6 @@ def test_an_address_in_place_of_media_is_never_fetched(port: int, ray_local: Non
     assert [samples[key].error for key in (0, 1)] == ["missing", None]
 
 
-def test_a_canary_tells_that_somebody_came():
+def test_the_canary_notices_a_connection():
     with pytest.raises(AssertionError, match="told to connect"), canary() as port:
         socket.create_connection(("127.0.0.1", port)).close()

@@ -83,7 +83,7 @@ def _lists(table: pa.Table, name: str) -> np.ndarray:
 
 
 def accuracy(of: Subject, hits: Hits, classes: int) -> list[Metric]:
-    """The shares of `Hits` with their intervals; no top-5 with at most 5 classes, where it is 1.
+    """The shares of `Hits` with their intervals; no top-5 if there are at most 5 classes, for then it is 1.
 
     The share of clips is the mean over videos, each counted once. The M clips of a video are not M independent samples,
     so the interval is that of N samples, as if the clips of a video were all right or all wrong. A mean of shares from

@@ -2,9 +2,9 @@
 
 Letters: B batch, M clips of a video, C classes, P classes kept per sample.
 
-A float32 softmax has at most 2^24 values for each factor of two, and nearest to p = 1 only the value 1.0: the best
-samples of a long list all tie. log p / (1 - p) increases with p and keeps its resolution there. For a video, p is the
-mean of the softmax over its clips (Yalniz et al. 2019, section 5.1).
+Near p = 1 a float32 softmax has at most 2^24 values for each factor of two, and then only 1.0, so the best samples of a
+long list all tie. log p / (1 - p) increases with p and keeps its resolution there. For a video, p is the mean of the
+softmax over its clips (Yalniz et al. 2019, section 5.1).
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Reuse of SCORES: after shards were added to a corpus, only the new shards are scored.
+"""Reuse of SCORES: after shards are added to a corpus, only the new shards are scored.
 
 A unit does not depend on the position of its shard in the list, so the rows of an unchanged shard (same URI, same
 fingerprint) stay valid except for the number of the shard in their keys.

@@ -64,7 +64,7 @@ class TrainedNetwork:
     config: Label
     resources: Resources
     retry_rejects: bool = False
-    """Only score again the samples that an earlier run rejected."""
+    """Score the samples again that an earlier run rejected."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Sizes and speeds → what a stage costs, and what a selection will find. Nothing here runs anything.
+"""The cost model: sizes and speeds → the seconds of a stage, and the expected picks. It runs no work.
 
 Letters: N samples of the corpus, n of them sampled, S shards, C classes, P classes kept per sample, K samples kept per
 class.
@@ -19,37 +19,37 @@ REPLICATES = 200  # of the bootstrap
 
 
 def labeling_seconds(rows: np.ndarray, unit: int, batch: int, actors: int, slots_per_second: float) -> float:
-    """Of a corpus of so many rows in each shard, int64 [S], and in a unit, in the steady state; the slots are those of
-    an actor.
+    """Seconds to label a corpus in the steady state. `rows`: rows of each shard, int64 [S]. `unit`: rows of a unit.
+    `slots_per_second`: of one actor.
 
-    Batches are padded at the end of a unit, and actors take whole pieces of work: at the end of a small corpus some
-    have nothing to do.
+    Batches are padded at the end of a unit. Actors take whole work items, so some of them have nothing to do at the end
+    of a small corpus.
     """
     full, rest = np.divmod(rows, unit)
     slots = int((full * -(-unit // batch) + -(-rest // batch)).sum()) * batch
     units = int((full + (rest > 0)).sum())
-    pieces = math.ceil(units / units_of_item(units, actors))
-    rounds = math.ceil(pieces / actors)
-    return slots / pieces * rounds / slots_per_second
+    items = math.ceil(units / units_of_item(units, actors))
+    rounds = math.ceil(items / actors)
+    return slots / items * rounds / slots_per_second
 
 
 def sorting_seconds(rows: int, tasks: int, found: Sorted) -> float:
-    """Of a pass over so many rows of SCORES by so many tasks."""
-    return found.taken + max(0, rows - found.rows) * found.seconds_per_row / tasks
+    """Seconds of a pass over `rows` rows of SCORES by `tasks` tasks."""
+    return found.seconds + max(0, rows - found.rows) * found.seconds_per_row / tasks
 
 
 def materializing_seconds(samples: int, read: float, file_samples: int, cpus: int, found: Materialized) -> float:
-    """Of reading so many rows and writing so many samples of them, in files of so many that a CPU each writes."""
+    """Seconds to read `read` rows and write `samples` of them, in files of `file_samples`, each written by one CPU."""
     files = max(1, -(-samples // file_samples))
     work = read * found.seconds_per_row + samples * found.seconds_per_pick
     return found.start + work / files * -(-files // cpus)
 
 
 def rows_read(rows: int, density: float, group_rows: int) -> float:
-    """Of a corpus of so many rows in which samples are picked at random with this density, 0 to 1.
+    """Rows that are read of a corpus of `rows` rows in which samples are picked at random with this density, 0 to 1.
 
-    Each group is read from its beginning to the last of its rows that is picked: row i of m with the probability that
-    one of the m - i from there on is.
+    Each group is read from its start to its last picked row. So row i of m is read with the probability that at least
+    one of the m - i rows from i on is picked.
     """
     group, miss = min(group_rows, rows), 1 - density
     if not density:
@@ -59,10 +59,10 @@ def rows_read(rows: int, density: float, group_rows: int) -> float:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a selection will find."""
+    """The expected result of a selection."""
 
     reach: tuple[int, int, int]
-    """Classes that will have K picks: expected, and the ends of a 95% interval."""
+    """Classes that will have K picks: the estimate, and the ends of its 95% interval."""
     picks: int
     """Pairs of a sample and a label."""
     samples: int
@@ -70,12 +70,12 @@ class Expected:
 
 
 def expected_picks(scores: pa.Table, unit: int, seen: int, samples: int, config: Select, classes: int) -> Expected:
-    """From SCORES of whole units of so many rows, or stretches of them, that were drawn at random: `seen` of the
-    `samples`, N.
+    """Estimates the picks from SCORES of `seen` of the N = `samples` samples: whole units of `unit` rows, or stretches
+    of them, that were drawn at random.
 
-    Segments of one video that are not adjacent in the corpus count as if they were of several videos.
-    The interval is that of drawing units (a bootstrap over them: neighbours in a corpus are alike). Where all has been
-    seen, and scored, the figures are those of the selection itself.
+    Segments of one video that are not adjacent in the corpus count as if they were from several videos. The interval
+    comes from a bootstrap over units, since neighbours in a corpus are similar. If all samples were seen and scored,
+    the result is exactly that of the selection.
     """
     key = scores.column("key").to_numpy()
     digest = np.frombuffer(b"".join(scores.column("digest").to_pylist()), np.uint64).reshape(-1, 2)
@@ -87,15 +87,15 @@ def expected_picks(scores: pa.Table, unit: int, seen: int, samples: int, config:
     ranked = "log_odds" if config.rank == "softmax" else "logits"
     label, value = (_lists(scores, name)[kept, :p].ravel() for name in ("classes", ranked))
     units = np.unique(key[kept] // unit)
-    place = np.cumsum(np.diff(units, prepend=units[:1]) > 1)  # units that follow each other were drawn together
-    places = len(np.unique(place))
-    rows = np.bincount(place[np.searchsorted(units, key[kept] // unit)], minlength=places)
+    stretch = np.cumsum(np.diff(units, prepend=units[:1]) > 1)  # adjacent units were drawn together
+    stretches = len(np.unique(stretch))
+    rows = np.bincount(stretch[np.searchsorted(units, key[kept] // unit)], minlength=stretches)
     own = [np.repeat(values[kept], p) for values in (key, scores.column("group").to_numpy())]
     best = TopK(classes, max(1, len(label)), groups=True)
     best.add(label, value, own[0], own[1] * (not config.repeat_videos))
     label, value, key, _ = best.kept(0, classes)
-    of = place[np.searchsorted(units, key // unit)]
-    counts = np.bincount(of * classes + label, minlength=places * classes).reshape(places, classes)
+    of = stretch[np.searchsorted(units, key // unit)]
+    counts = np.bincount(of * classes + label, minlength=stretches * classes).reshape(stretches, classes)
     expected = counts.sum(axis=0) * scale
 
     best = TopK(classes, math.ceil(config.k / scale))
@@ -105,7 +105,7 @@ def expected_picks(scores: pa.Table, unit: int, seen: int, samples: int, config:
     low = high = reach
     if seen < samples:
         rng = np.random.default_rng(0)
-        weights = rng.multinomial(places, np.full(places, 1 / places), REPLICATES)
+        weights = rng.multinomial(stretches, np.full(stretches, 1 / stretches), REPLICATES)
         drawn = weights @ counts * (scale * rows.sum() / (weights @ rows))[:, None]
         ends = np.percentile((drawn >= config.k).sum(axis=1), (2.5, 97.5))
         low, high = min(reach, math.floor(ends[0])), max(reach, math.ceil(ends[1]))

@@ -1,4 +1,4 @@
-"""What of a run exists in the root already: its stages are asked with a root that builds nothing."""
+"""Finds the work of a run that exists already in the root, by running its stages with a root that builds nothing."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from raylabel.pipelines.semi_supervised import Prepared, Run
 from raylabel.recipes.recipe import Recipe
 from raylabel.store.artifact import Artifact, Root, committed_parts, digest
 
-# Stage → the name of its artifact; a stage without one is computed from those of others.
+# Stage → the name of its artifact. A stage that is not listed is computed from the artifacts of others.
 ARTIFACTS = {
     "labeled_examples": "examples-labeled",
     "teacher": "teacher",
@@ -40,13 +40,13 @@ class _ReadOnlyRoot(Root):
 
 
 class Done:
-    """The artifacts of a recipe's run that exist, whatever built them, and the work that is done of the others."""
+    """The artifacts of a recipe's run that exist, whichever run built them, and the committed work of the others."""
 
     def __init__(self, root: Root, recipe: Recipe, start: Prepared):
         self._run, self._missing = Run(_ReadOnlyRoot(root.uri), recipe, start), dict[str, _MissingError]()
         self._found = {stage: self._find(stage) for stage in ARTIFACTS}
         self.labeled = self._labeled(root, start)
-        """Samples of the corpus that need not be scored: their parts are committed, or they were scored earlier."""
+        """Samples of the corpus that need no scoring: their parts are committed, or an earlier run scored them."""
 
     def __getitem__(self, stage: str) -> Artifact | None:
         """The artifact of a stage of `Run`; None if it is not complete."""
@@ -54,13 +54,13 @@ class Done:
 
     @property
     def tests(self) -> dict[str, Artifact | None]:
-        """SCORES of the test set by teacher, control, pretrained and fine-tuned student."""
+        """Network → its SCORES of the test set: teacher, control, pretrained and fine-tuned student."""
         recipe = self._run.recipe
         views = {"teacher": recipe.teacher_view} | dict.fromkeys(("control", "pretrained", "student"), recipe.view)
         return {name: self._tested(self[name], view) for name, view in views.items()}
 
     def written(self, stage: str) -> int:
-        """Samples of the stage's EXAMPLES in committed parts, if it is not complete."""
+        """Samples of the stage's EXAMPLES in committed parts; 0 if the stage is complete."""
         missing = self._missing.get(stage)
         return sum(record["samples"] for record in committed_parts(missing.uri).values()) if missing else 0
 
@@ -68,7 +68,7 @@ class Done:
         try:
             return getattr(self._run, stage)
         except _MissingError as error:
-            if error.name == ARTIFACTS[stage]:  # else it is one of its inputs that is missing
+            if error.name == ARTIFACTS[stage]:  # otherwise one of its inputs is missing
                 self._missing[stage] = error
             return None
 

@@ -1,7 +1,7 @@
-"""What a run will cost, before it is started: SHARDS, a short pilot and the cluster's shape → a Plan.
+"""Predicts the cost of a run before it is started: SHARDS, a short pilot and the nodes of the cluster → a Plan.
 
-What exists in the root costs nothing. Labeling and materializing that were stopped cost what their committed
-parts leave over; any other stage counts in full until it is done.
+What exists in the root costs nothing. If labeling or materializing was stopped, only the parts that are not committed
+count. Any other stage counts in full until it is done.
 """
 
 import time
@@ -38,11 +38,11 @@ from raylabel.store.files import delete_folder, filesystem, reading
 from raylabel.training.config import Train
 from raylabel.training.examples import file_samples
 
-FILES = 16  # of existing SCORES, read to estimate what a selection will find
+FILES = 16  # of existing SCORES that are read to estimate the picks
 
 
 def plan(root: Root, recipe: Recipe) -> Plan:
-    """What the recipe will cost on this cluster. Indexes its corpora and reads their labels, as the run would.
+    """Predicts the cost of the recipe on this cluster. Indexes its corpora and reads their labels, as the run would.
 
     InputError: input that the user can fix. The pilot's progress goes to stderr.
     """
@@ -76,7 +76,7 @@ def plan(root: Root, recipe: Recipe) -> Plan:
 
 @contextmanager
 def _scratch(root: Root) -> Iterator[Root]:
-    """A root for what the pilot makes, where all machines of the cluster see it; deleted afterwards."""
+    """A root for the artifacts of the pilot, inside the root so that all nodes can access it; deleted afterwards."""
     inner = Root(f"{root.uri}/pilot-{uuid.uuid4().hex}")
     try:
         yield inner
@@ -85,7 +85,7 @@ def _scratch(root: Root) -> Iterator[Root]:
 
 
 def _expect(recipe: Recipe, start: Prepared, done: Done, labeled: Labeled | None) -> Expected | None:
-    """What will be picked; None if there is no teacher yet to say so."""
+    """The expected picks; None if there is no teacher yet to estimate them with."""
     classes, unit = len(start.classes), unit_rows(start.corpora["unlabeled"])
     if picks := done["picks"]:
         info = picks.info
@@ -106,7 +106,7 @@ def _expect(recipe: Recipe, start: Prepared, done: Done, labeled: Labeled | None
 
 
 class _Costs:
-    """What each stage has still to do, in the order of the story."""
+    """The remaining work of each stage, in the order of the run."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class _Costs:
         )
 
     def _materialize(self) -> Work:
-        """Of the labeled set, all of which is picked, and of the picks."""
+        """The work for the labeled set, which is materialized in full, and for the picks."""
         total, picked = _nothing("materialize"), {"pseudo_examples": self.expected.samples}
         for stage, corpus in EXAMPLES.items():
             found, shards = self.measured.materialized.get(stage), Shards(self.start.shards[corpus])
@@ -214,7 +214,7 @@ class _Costs:
         return self.measured.materialized[examples].bytes_per_pick
 
     def _evaluate(self) -> Work:
-        """Each of the four networks labels the test set."""
+        """Each of the four networks scores the test set."""
         total, shards = _nothing("evaluate"), Shards(self.start.shards["test"])
         student = self.measured.student
         for name, test in self.done.tests.items():
@@ -244,5 +244,5 @@ def _bytes(shards: Shards) -> int:
 def _weight_bytes(model: Model, classes: int) -> int:
     import torch
 
-    with torch.device("meta"):  # shapes alone
+    with torch.device("meta"):  # shapes only, no memory
         return sum(tensor.nbytes for tensor in build(model, classes).state_dict().values())

@@ -1,4 +1,4 @@
-"""The pilot of a recipe: each kind of work that its run has still to do, measured once."""
+"""The pilot of a recipe: measures each kind of work that is left of its run, once."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,35 +34,36 @@ from raylabel.training.loop import TrainingTask
 from raylabel.training.stream import Stream
 
 EXAMPLES = {"labeled_examples": "labeled", "pseudo_examples": "unlabeled"}
-"""Stages that write EXAMPLES, and the corpus that they read."""
+"""Stage that writes EXAMPLES → the corpus that it reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What the pilot found; None or absent for work that is done already."""
+    """The measurements of the pilot; None or absent for work that is done."""
 
     teacher: Labeled | None
     student: Labeled | None
     selected: Selected | None
     materialized: Mapping[str, Materialized]
-    """By the stage that makes the EXAMPLES."""
+    """By the stage that writes the EXAMPLES."""
     trained: Mapping[str, Trained]
     """By the name of the training."""
 
 
 @dataclass(frozen=True)
 class Remaining:
-    """A training that is still to be done."""
+    """A training that is not done yet."""
 
     name: str
     model: Model
     view: View
     config: Train
     examples: str
-    """The stage that makes what it trains on."""
+    """The stage that writes its training examples."""
 
 
 def remaining(recipe: Recipe, done: Done) -> list[Remaining]:
+    """The trainings of the recipe that are not done yet."""
     found = []
     if not done["teacher"]:
         assert recipe.teacher.train is not None
@@ -79,13 +80,13 @@ def remaining(recipe: Recipe, done: Done) -> list[Remaining]:
 
 
 def _kind(training: Remaining) -> str:
-    """Trainings of one kind go equally fast: one of them is measured."""
+    """Trainings of the same kind are equally fast, so only one of them is measured."""
     frames = f" of {training.view.clip.frames} frames" if training.view.clip else ""
     return f"training {training.model.arch}{frames} in batches of {training.config.batch}"
 
 
 class Pilot:
-    """Measures what the run has still to do, one kind of work after the other."""
+    """Measures the remaining work of the run, one kind after the other."""
 
     def __init__(self, root: Root, recipe: Recipe, start: Prepared, done: Done, cluster: Cluster):
         self.root, self.recipe, self.start, self.done, self.cluster = root, recipe, start, done, cluster
@@ -147,7 +148,7 @@ class Pilot:
         workers = self.cluster.workers(recipe.resources, config.batch)
         Stream(examples, recipe.seed).check_workers(workers, config.batch)
         precision = self.cluster.precision(config.precision, training.view.clip is not None)
-        job = TrainingTask(
+        task = TrainingTask(
             model=training.model,
             classes=self.classes,
             examples=examples,
@@ -156,4 +157,4 @@ class Pilot:
             seed=recipe.seed,
             precision=precision,
         )
-        return measure_training(Draft(f"{self.root.uri}/{training.name}"), job, workers, bool(self.cluster.gpus))
+        return measure_training(Draft(f"{self.root.uri}/{training.name}"), task, workers, bool(self.cluster.gpus))

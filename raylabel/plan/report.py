@@ -1,4 +1,4 @@
-"""What a plan says of a run before it is started: its numbers, and the table of them."""
+"""The plan of a run: its numbers, and the table that shows them."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from raylabel.text import compact, duration, encodable, size, three_digits
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a stage has still to do; all zero if it is done."""
+    """The remaining work of a stage; all zero if it is done."""
 
     stage: str
     images: int
-    """To be processed, or videos, of which training counts clips; of select, rows of scores."""
+    """Images to process. Of videos: videos, and clips in training. Of select: rows of scores."""
     seconds: float
     bytes_read: int
-    """Of the corpus and of artifacts; what is needed only while a stage runs is not counted."""
+    """From the corpus and from artifacts; temporary files of a stage are not counted."""
     bytes_written: int
     memory: int | None = None
-    """Bytes of the largest actor or training worker, libraries included; None for stages that are short tasks."""
+    """Peak memory of the largest actor or training worker, bytes, with libraries; None for stages of short tasks."""
     device_memory: int | None = None
-    """Bytes of GPU memory of the same."""
+    """Peak GPU memory of the largest actor or training worker, bytes; None without a GPU."""
 
     @property
     def images_per_second(self) -> float | None:
@@ -41,30 +41,30 @@ class Reach:
 
     value: int
     low: int
-    """With `high` a 95% interval: that of drawing the sample of the corpus."""
+    """With `high`, a 95% interval, which comes from the random choice of the samples that the pilot labels."""
     high: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run before it is started."""
+    """The predicted cost and picks of a run."""
 
     recipe: str
     hardware: str
     device: str
-    """What device-hours count: 'GPU', or 'CPU' (a core) where there is none."""
+    """What device-hours count: 'GPU', or 'CPU' (a core) if the cluster has no GPU."""
     devices: int
     kind: str
     """What the samples are: 'image' or 'video'."""
     samples: int
-    """Of the corpus, N."""
+    """Samples of the corpus, N."""
     classes: int
     k: int
     p: int
     reach: Reach | None
-    """None where the teacher is still to be trained: it is not known before."""
+    """None if the teacher is still to be trained: then it cannot be estimated yet."""
     picks: int
-    """Expected; without a teacher the most there can be."""
+    """Expected number of picks; without a teacher, the maximum."""
     sampled: int
     """Samples of the corpus that the pilot labeled."""
     pilot_seconds: float
@@ -75,11 +75,11 @@ class Plan:
         return sum(work.seconds for work in self.stages)
 
     def device_hours(self, seconds: float) -> float:
-        """Of all devices of the cluster, used or not: they are all paid for."""
+        """Device-hours of all devices of the cluster, used or not, since all of them are paid for."""
         return seconds / 3600 * self.devices
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON; the totals under 'total'."""
+        """Plain JSON; the totals are under 'total'."""
         found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "stages"}
         found["reach"] = dataclasses.asdict(self.reach) if self.reach else None
         found["stages"] = [self._numbers(work) for work in self.stages]
@@ -93,7 +93,7 @@ class Plan:
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
-    """Prints the plan; plain text if there is no terminal."""
+    """Prints the plan; plain text if the console is not a terminal."""
     console = console or Console()
     width = min(console.width, WIDTH)
 

@@ -45,7 +45,7 @@ class Teacher:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A complete run. A recipe is a function that returns one; a variant calls another and changes two of its fields."""
+    """A complete run. A recipe is a function that returns one; a variant calls another and changes two fields of it."""
 
     name: str
     """Name of the run in the report."""
@@ -92,7 +92,8 @@ class Recipe:
 
     @property
     def control(self) -> Train:
-        """How to train the control: as in pre-training, for as many images as pre-training and fine-tuning together."""
+        """How to train the control on the labeled set alone: as in pre-training, for as many images as pre-training and
+        fine-tuning together."""
         return replace(self.pretrain, images=self.pretrain.processed + self.finetune.processed)
 
 

@@ -25,7 +25,7 @@ NAMED: dict[str, Callable[..., Any]] = {
 
 
 def returning(kind: type) -> dict[str, Callable[..., Any]]:
-    """The named recipes that return a type."""
+    """The named recipes that return a `kind`."""
     return {name: made for name, made in NAMED.items() if issubclass(get_type_hints(made)["return"], kind)}
 
 

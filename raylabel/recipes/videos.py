@@ -55,8 +55,9 @@ def actions(data: str) -> Recipe:
 
     `raylabel semi-supervised actions --data DIR`; `data` contains manifest.csv (file, split, label, group),
     classes.txt and unlabeled-truth.csv (file, label). Its settings are for 157 surveillance clips of two seconds,
-    40 of them labeled: on these, on 4 CPU cores (AMD EPYC) beside other work in 7 to 12 min, teacher 58.7, control 60.9,
-    student 58.7 top-1 on 46 test clips, no measurable gain (-2.2 points, 95% interval -18.9 to +14.7; 2026-11-21).
+    40 of them labeled. On these, on 4 CPU cores (AMD EPYC) beside other work in 7 to 12 min: teacher 58.7, control
+    60.9, student 58.7 top-1 on 46 test clips, no measurable gain (-2.2 points, 95% interval -18.9 to +14.7;
+    2026-11-21).
     """
     small = Train(images=2_000, batch=16, schedule=Schedule(lr=0.02, warmup=0.05), weight_decay=5e-4)
     return Recipe(

@@ -1,4 +1,4 @@
-"""Where values stand on an axis of a plot, and its ticks."""
+"""Axes of plots: the positions of values, and the ticks."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from raylabel.text import compact
 
 @dataclass(frozen=True)
 class Axis:
-    """Where values stand on a line from 0 to 1, and the ticks on it."""
+    """Maps values to positions from 0 to 1; has the ticks as (position, text)."""
 
     low: float
     high: float
@@ -17,6 +17,7 @@ class Axis:
     ticks: list[tuple[float, str]]
 
     def at(self, value: float) -> float:
+        """The position of a value, clipped to 0 to 1."""
         if self.log:
             value = math.log10(max(value, 10**self.low))
         return min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
@@ -35,7 +36,7 @@ def linear(low: float, high: float, form: Callable[[float], str]) -> Axis:
 
 
 def log(low: float, high: float) -> Axis:
-    """A logarithmic axis of `low` (> 0) to `high`; ticks at powers of ten, at 2 and 5 times them if those are few."""
+    """A logarithmic axis of `low` (> 0) to `high`; ticks at powers of ten, and at 2 and 5 times them if there are few."""
     first, last = math.log10(low), math.log10(high)
     last = max(last, first + 0.1)
     decades = range(math.floor(first), math.ceil(last) + 1)

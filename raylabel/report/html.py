@@ -1,4 +1,4 @@
-"""Pages from templates: text is escaped, and a number carries the place and the exact value that it was read from."""
+"""Renders pages from templates: text is escaped, and each number has its path in the data and its exact value."""
 
 import json
 from importlib import resources
@@ -11,7 +11,7 @@ from raylabel.text import percent, percentage, points, printable, text_of
 
 
 def render(template: str, data: Any, **more: Any) -> str:
-    """The page of a template beside this file, to which `data` is known, `show` (see Shown), and what else is given."""
+    """The page of a template of the package, such as 'report/page.html.j2', with `data`, `show` (see Shown) and `more`."""
     folder = resources.files("raylabel")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
@@ -19,13 +19,13 @@ def render(template: str, data: Any, **more: Any) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda x: printable(x) if type(x) is str else x,  # not Markup: that is ours
+        finalize=lambda x: printable(x) if type(x) is str else x,  # Markup is our own, and already escaped
     )
     return environment.get_template(template).render(data=data, show=Shown(data), json=json.dumps, **more)
 
 
 class Shown:
-    """Writes the value at a path of the data, with the path and the exact value as attributes."""
+    """Formats the value at a path of the data, with the path and the exact value as attributes."""
 
     FORMS = {
         "count": lambda x: f"{x:,}",
@@ -34,7 +34,7 @@ class Shown:
         "bare percent": percentage,
         "points": points,
         "share": lambda x: f"{x:.0%}",
-        "setting": text_of,  # a number of any unit too
+        "setting": text_of,  # also a number of any unit
         "names": lambda x: " ".join(x),
         "plain": lambda x: x if isinstance(x, str) else json.dumps(x),
     }
@@ -48,6 +48,6 @@ class Shown:
             value = value[part]
         if text is None:
             text = "–" if value is None and form not in ("plain", "setting") else self.FORMS[form](value)
-        # json.dumps escapes all but ASCII, so control characters of a name stay exact in it and inert.
+        # json.dumps escapes everything but ASCII, so control characters of a name are kept but have no effect.
         key = ".".join(json.dumps(str(part))[1:-1] for part in path)
         return Markup('<span data-key="{}" data-value="{}">{}</span>').format(key, json.dumps(value), printable(text))

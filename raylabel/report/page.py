@@ -1,7 +1,7 @@
 """One self-contained HTML page about a run: no script, no external resource, every number from its Summary.
 
-The page is made of text that others wrote (class names, reject reasons, paths), so all of it is escaped, control
-characters are stripped, and the page forbids itself to load or run anything (Content-Security-Policy).
+The page contains text from other sources (class names, reject reasons, paths). So all text is escaped, control characters
+are removed, and a Content-Security-Policy forbids the page to load or run anything.
 """
 
 import base64
@@ -18,63 +18,63 @@ from raylabel.report.summary import MODELS, Summary, detail, headline
 from raylabel.text import compact
 
 CURVES = ("teacher", "control", "pretrain", "finetune")
-"""The curves of a run in the order of the story; each keeps its colour from page to page."""
+"""The curves of a run, in the order of its stages; each has the same colour on all pages."""
 SERIES = 6
-"""Colours in the page's style; further curves repeat them dashed."""
+"""Colours in the style of the page; further curves use the same colours, dashed."""
 NAMED_CLASSES = 60
-"""Up to this many classes each has its bar; beyond it they are one sorted line."""
+"""Up to this many classes, each has a bar; more classes are shown as one sorted line."""
 SECONDS = 3.0
-"""Of a clip that plays, at most."""
+"""Maximum length of a clip."""
 RATE = 15.0
-"""Frames per second of a clip, about: a whole part of the video's."""
+"""Approximate frames per second of a clip: those of the video divided by a whole number."""
 CLIP_BYTES = 64 << 10
-"""Of one clip that plays; a larger one is left out. Those of 185 videos had 1 to 41 kB, 17 in the mean."""
+"""Maximum size of one clip; a larger one is left out. The clips of 185 videos had 1 to 41 kB, 17 kB on average."""
 CLIPS_BYTES = 4 << 20
-"""Of all clips of a page, the best ranks of each class first; the page writes 4 characters for 3 of them."""
+"""Maximum size of all clips of a page; the best ranks of each class come first. In the page, 3 bytes are 4 characters."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """Training so far, as logged."""
+    """One point of a training curve, as logged."""
 
     images: int
     """Images, or clips of videos, processed (forward and backward) since this model's training began."""
     loss: float
     """Mean training loss since the last point, nats."""
     accuracy: float
-    """Share of them whose best class was their label since the last point, 0 to 1."""
+    """Share of the images since the last point whose best class was their label, 0 to 1."""
     lr: float
     """Learning rate of the last step."""
 
 
 @dataclass(frozen=True)
 class Film:
-    """How a video plays."""
+    """How a video is shown: its first frame and a short clip."""
 
     seconds: float
-    """Length of the video, or of the part of it that the sample is."""
+    """Length of the video, or of the segment that is the sample."""
     poster: bytes
-    """JPEG: the clip's first frame."""
+    """JPEG of the first frame of the clip."""
     clip: bytes
-    """MP4: some seconds of its middle."""
+    """MP4 of some seconds from the middle of the video."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One pick, to be looked at."""
+    """One pick, as it is shown on the page."""
 
     rank: int
-    """Its rank in its class, from 1."""
+    """Rank in its class, from 1."""
     score: float
-    """What its class ranked it by: log-odds or logit of the class."""
+    """The value that it is ranked by: log-odds or logit of the class."""
     probability: float | None
-    """The log-odds as a probability, sigmoid(score); None for a logit, which alone has none."""
+    """The log-odds as a probability, sigmoid(score); None for a logit, from which no probability follows."""
     key: int
-    """Finds the sample again."""
+    """Key of the sample."""
     jpeg: bytes
-    """Small, and without the metadata of the file it was made of: the picture, or the video's filmstrip."""
+    """Thumbnail of the picture, or filmstrip of the video, without the metadata of the file."""
     film: Film | None = None
-    """If it is of a video."""
+    """Set if the sample is a video."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,15 @@ class Strip:
 def write_page(summary: Summary, curves: Mapping[str, Sequence[Point]], strips: Sequence[Strip]) -> str:
     """The page as HTML text; the same arguments give the same text.
 
-    Each number carries its place in summary.json as `data-key` (names and indices joined by dots, escaped as in JSON)
+    Each number has its path in summary.json as `data-key` (names and indices joined by dots, escaped as in JSON)
     and its exact JSON as `data-value`.
     """
-    # Through JSON and back, so that the page shows what summary.json holds (and neither can hold a NaN).
+    # Through JSON and back, so that the page shows what summary.json contains (and neither can contain a NaN).
     data = json.loads(json.dumps(summary.to_dict(), allow_nan=False))
     picks, gain, counts = data["picks"]["per_class"], data["gain"], data["counts"]
     by_picks = sorted(range(len(picks)), key=lambda i: (picks[i], i))
-    places, precision = summary.accuracies, summary.precision
-    tops = [data["metrics"][found[TOP1]] for found in places.values()]
+    accuracies, precision = summary.accuracies, summary.precision
+    tops = [data["metrics"][found[TOP1]] for found in accuracies.values()]
     return render(
         "report/page.html.j2",
         data,
@@ -111,10 +111,10 @@ def write_page(summary: Summary, curves: Mapping[str, Sequence[Point]], strips: 
             100 * max((row["high"] for row in tops), default=1),
             "{:g}%".format,
         ),
-        accuracies=list(places.values()),
-        final=places.get(STUDENT),
-        with_top5=any(TOP5 in found for found in places.values()),
-        with_clips=any(CLIP_TOP1 in found for found in places.values()),
+        accuracies=list(accuracies.values()),
+        final=accuracies.get(STUDENT),
+        with_top5=any(TOP5 in found for found in accuracies.values()),
+        with_clips=any(CLIP_TOP1 in found for found in accuracies.values()),
         others=summary.others,
         precision=None if precision is None else summary.metrics.index(precision),
         models=MODELS,
@@ -122,7 +122,7 @@ def write_page(summary: Summary, curves: Mapping[str, Sequence[Point]], strips: 
         named_classes=NAMED_CLASSES,
         fewest=by_picks[:10],
         sorted_picks=_sorted_line([picks[i] for i in reversed(by_picks)]),
-        series=[(name, _style(name, i)) for i, name in enumerate(_in_story_order(curves))],
+        series=[(name, _style(name, i)) for i, name in enumerate(_in_stage_order(curves))],
         charts=_charts(curves, summary.inputs),
         inputs=summary.inputs,
         counted=summary.counted,
@@ -141,13 +141,13 @@ def write_page(summary: Summary, curves: Mapping[str, Sequence[Point]], strips: 
 
 
 def _playing(strips: Sequence[Strip]) -> set[tuple[int, int]]:
-    """(strip, place in it) of the videos whose clip the page has room for."""
+    """(index of the strip, index in the strip) of the videos whose clip fits into the limits."""
     found, room = set(), CLIPS_BYTES
-    films = [(place, i, p.film) for i, s in enumerate(strips) for place, p in enumerate(s.pictures) if p.film]
-    for place, i, film in sorted(films, key=lambda one: one[:2]):
+    films = [(index, i, p.film) for i, s in enumerate(strips) for index, p in enumerate(s.pictures) if p.film]
+    for index, i, film in sorted(films, key=lambda one: one[:2]):
         if len(film.clip) <= min(CLIP_BYTES, room):
             room -= len(film.clip)
-            found.add((i, place))
+            found.add((i, index))
     return found
 
 
@@ -160,11 +160,11 @@ def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str | int
 
 
 def _probability(p: float) -> str:
-    # Four digits are what the eye compares; what lies beyond them, the log-odds beside it tell apart.
+    # Four digits are easy to compare; the log-odds beside it distinguish values beyond them.
     return "> 0.9999" if p > 0.99995 else "< 0.0001" if p < 0.00005 else f"{p:.4f}"
 
 
-def _in_story_order(curves: Mapping[str, Sequence[Point]]) -> list[str]:
+def _in_stage_order(curves: Mapping[str, Sequence[Point]]) -> list[str]:
     return sorted(curves, key=lambda name: (CURVES.index(name) if name in CURVES else len(CURVES), name))
 
 
@@ -192,7 +192,7 @@ def _charts(curves: Mapping[str, Sequence[Point]], inputs: str) -> list[_Chart]:
     if not any(curves.values()):
         return []
     ends = [max(p.images for p in points) for points in curves.values() if points]
-    # Pretraining may process 30 times the images of fine-tuning, whose curve a linear axis would press into a stroke.
+    # Pretraining may process 30 times the images of fine-tuning, whose curve would be too short on a linear axis.
     log_x = min(ends) > 0 and max(ends) / min(ends) > 4
     starts = [p.images for points in curves.values() for p in points if p.images > 0]
     x_axis = log(min(starts), max(ends)) if log_x else linear(0, max(ends), compact)
@@ -210,8 +210,8 @@ def _chart(title: str, field: str, curves: Mapping[str, Sequence[Point]], x_axis
         y_axis = linear(min([0.0, *values]), max([0.0, *values]), compact)
     wide, high = _Chart.WIDTH - _Chart.LEFT - _Chart.RIGHT, _Chart.HEIGHT - _Chart.TOP - _Chart.BOTTOM
     lines, dots, notes = [], [], []
-    for position, name in enumerate(_in_story_order(curves)):
-        # One mean per pixel column: a million steps draw as fast as a hundred.
+    for position, name in enumerate(_in_stage_order(curves)):
+        # One mean per pixel column, so that a million steps are drawn as fast as a hundred.
         columns: dict[int, list[float]] = {}
         for point in curves[name]:
             columns.setdefault(round(x_axis.at(point.images) * wide), []).append(getattr(point, field))

@@ -22,12 +22,12 @@ from raylabel.store.artifact import Artifact, Built, Draft, identity_of, write_b
 from raylabel.text import slug
 
 SUMMARY, PAGE = "summary.json", "report.html"
-STRIPS = 10  # classes whose pictures are shown
+STRIPS = 10  # classes whose picks are shown
 
 
 def write_report(run: Run) -> tuple[Artifact, Summary]:
-    """The artifact of the whole run, which is built as far as it is not, and its numbers: summary.json and report.html
-    hold the same."""
+    """The artifact of the whole run, whose missing stages are built first, and its numbers. summary.json and report.html
+    contain the same numbers."""
     run.build()
     summary = summarise(run)
     identity = {"settings": summary.settings, "artifacts": summary.artifacts}
@@ -76,7 +76,7 @@ def summarise(run: Run) -> Summary:
 
 
 def _stages(run: Run) -> dict[str, tuple[Artifact, ...]]:
-    """The artifacts by the stage that made them, in the order of the run."""
+    """Stage → the artifacts that it made, in the order of the run."""
     selected = (run.duplicates, run.picks) if run.duplicates else (run.picks,)
     return {
         **({} if run.recipe.source else {"teacher": (run.teacher,)}),
@@ -98,8 +98,8 @@ def _trained(run: Run) -> dict[str, Artifact]:
 
 
 def _labeled_info(run: Run) -> dict[str, Any]:
-    """samples, scored, rejected, reasons of the corpus. A source that gives PICKS reads no media: what cannot be read
-    shows when the picks are materialized."""
+    """samples, scored, rejected and reasons of the corpus. A label source that gives PICKS reads no media, so its rejects
+    are found when the picks are materialized."""
     if gives_scores(run.labels):
         return run.labels.info
     found, samples = run.pseudo_examples.info, run.picks.info["samples"]
@@ -120,7 +120,7 @@ def _counts(run: Run) -> Counts:
 
 
 def _stage(name: str, artifacts: tuple[Artifact, ...]) -> Stage:
-    """What its builds took; `images` are those of the build that completed, as are its seconds."""
+    """The cost of a stage: images and seconds of the builds that completed."""
     seconds = sum(a.info["seconds"] for a in artifacts)
     images = sum(a.info.get("images", 0) for a in artifacts)
     rate = images / seconds if images and seconds else None
@@ -128,21 +128,21 @@ def _stage(name: str, artifacts: tuple[Artifact, ...]) -> Stage:
 
 
 def _strips(run: Run) -> list[Strip]:
-    """The real pictures or videos at ranks 1, 2, 5, 10, ... of classes spread over all."""
+    """The pictures or videos at ranks 1, 2, 5, 10, ... of classes that are evenly spaced in label order."""
     table = run.picks.table("picks", PICKS)
     label, rank, score, key = (table.column(name).to_numpy() for name in ("label", "rank", "score", "key"))
     classes, count = run.start.classes, len(run.start.classes)
     shown = np.unique(np.linspace(0, count - 1, min(STRIPS, count)).round().astype(int))
     wanted = np.concatenate([np.flatnonzero((label == c) & _shown_ranks(rank, label == c)) for c in shown])
     shards, keys = Shards(run.start.shards["unlabeled"]), sorted(set(key[wanted].tolist()))
-    looks = _looks(run.start.corpora["unlabeled"], shards, keys)
+    previews = _previews(run.start.corpora["unlabeled"], shards, keys)
     by_log_odds = run.picks.info.get("rank") == "softmax"
     pictures: dict[int, list[Picture]] = {int(c): [] for c in shown}
     for i in wanted:
-        if look := looks.get(int(key[i])):
+        if preview := previews.get(int(key[i])):
             value = float(score[i])
             probability = 1 / (1 + math.exp(-max(-700.0, value))) if by_log_odds else None
-            jpeg, film = look
+            jpeg, film = preview
             picture = Picture(
                 rank=int(rank[i]), score=value, probability=probability, key=int(key[i]), jpeg=jpeg, film=film
             )
@@ -150,24 +150,26 @@ def _strips(run: Run) -> list[Strip]:
     return [Strip(label=classes[c], pictures=some) for c, some in pictures.items()]
 
 
-def _looks(corpus: Corpus, shards: Shards, keys: list[int]) -> dict[int, tuple[bytes, Film | None]]:
-    """Key → (JPEG, how it plays if it is a video) of the samples that can be shown."""
+def _previews(corpus: Corpus, shards: Shards, keys: list[int]) -> dict[int, tuple[bytes, Film | None]]:
+    """Key → (JPEG, the Film if it is a video) of the samples that can be shown."""
     films = corpus.kind == "video"
-    looks: dict[int, tuple[bytes, Film | None]] = {}
+    previews: dict[int, tuple[bytes, Film | None]] = {}
     parser = Parser.of(film_parser, CLIP_CPU_SECONDS) if films else Parser.of(thumbnail_parser)
     with Sandbox(parser) as sandbox:
-        for some in [[key] for key in keys] if films else [keys]:  # a hundred videos may not fit into memory
+        for some in (
+            [[key] for key in keys] if films else [keys]
+        ):  # one by one: a hundred videos may not fit into memory
             samples = [s for s in read_keys(corpus, shards, some).values() if s.media]
             made = sandbox.convert([s.media or b"" for s in samples], [s.segment or () for s in samples])
-            for sample, look in zip(samples, made, strict=True):
-                found = None if isinstance(look, Unread) else unpack(look) if films else (look, None)
+            for sample, data in zip(samples, made, strict=True):
+                found = None if isinstance(data, Unread) else unpack(data) if films else (data, None)
                 if found:
-                    looks[sample.key] = found
-    return looks
+                    previews[sample.key] = found
+    return previews
 
 
 def _shown_ranks(rank: np.ndarray, mine: np.ndarray) -> np.ndarray:
-    """bool [picks]: ranks 1, 2, 5, 10, 20, ... and the last of this class."""
+    """bool [picks]: whether the rank is 1, 2, 5, 10, 20, ... or the last of this class."""
     last = int(rank[mine].max())
     ladder = {m * 10**e for e in range(len(str(last))) for m in (1, 2, 5)} | {last}
     return np.isin(rank, [r for r in ladder if r <= last])

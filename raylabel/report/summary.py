@@ -1,7 +1,7 @@
-"""The numbers of a run, declared once: summary.json holds them, the page and the terminal show them and no others.
+"""The numbers of a run, declared once: summary.json contains them, and the page and the terminal show no others.
 
-Nothing here depends on when or where the run was made beyond `hardware` and the measured seconds, which artifacts keep;
-so the same run gives the same bytes.
+Only `hardware` and the measured seconds depend on when and where the run was made, and they are stored in artifacts. So
+the same run gives the same bytes.
 """
 
 import dataclasses
@@ -31,17 +31,17 @@ MODELS = {
     PRETRAINED: "student (pretrained)",
     STUDENT: "student (fine-tuned)",
 }
-"""What the models of a run are called where a person reads it; one that is not here is called by its id."""
+"""The names of models for display; a model that is not listed is shown with its id."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Where the samples went. Nothing disappears: samples = scored + rejected + duplicates, or ValueError."""
+    """The number of samples by outcome. ValueError unless samples = scored + rejected + duplicates."""
 
     samples: int
-    """Rows of the corpus that were asked for."""
+    """Rows of the corpus that were to be labeled."""
     scored: int
-    """Samples with a row in SCORES that are no byte-identical copy of a sample with a smaller key."""
+    """Samples with a row in SCORES that are not a byte-identical copy of a sample with a smaller key."""
     rejected: int
     """Samples with a row in REJECTS."""
     duplicates: int
@@ -71,18 +71,18 @@ class Reject:
 
 @dataclass(frozen=True, kw_only=True)
 class Picks:
-    """What selection kept."""
+    """The result of the selection."""
 
     total: int
     """Rows of PICKS: pairs of a sample and a label."""
     samples: int
-    """Different samples among them."""
+    """Distinct samples among them."""
     k: int
-    """Pairs kept per class at most."""
+    """Maximum number of pairs per class."""
     p: int
     """Classes per sample that may compete."""
     rank: str
-    """What orders a class's candidates: softmax (by log-odds, the same order) or logits."""
+    """The order of the candidates of a class: softmax (by log-odds, which gives the same order) or logits."""
     per_class: list[int]
     """Pairs of each class, in the order of `Summary.classes`."""
     min: int
@@ -95,41 +95,41 @@ class Picks:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What a stage cost when it was built; a reused stage keeps its figures."""
+    """The cost of a stage when it was built. A reused stage keeps its numbers."""
 
     name: str
-    """As in the story: index, teacher, label, select, ..."""
+    """teacher, label, select, ..."""
     seconds: float
     """Wall time of the build that completed."""
     images: int | None = None
-    """Images processed (training counts each pass), or videos, of which training counts clips; None where that is no
-    measure of the work."""
+    """Images processed; training counts each pass. Of videos: videos, and clips in training. None if that does not measure
+    the work."""
     images_per_second: float | None = None
     """images / the seconds they took, over all machines."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The numbers of a run. ValueError where they contradict each other."""
+    """The numbers of a run. ValueError if they contradict each other."""
 
     run: str
     """Name of the recipe."""
     classes: list[str]
     """Class names, in label order."""
     counts: Counts
-    """Where the samples went."""
+    """Samples by outcome."""
     rejects: list[Reject]
     """Rejects by reason, most frequent first; they sum to counts.rejected."""
     metrics: list[Metric]
-    """All that was measured, in the order in which it is shown; a gain_top1 of the fine-tuned student is among it."""
+    """All metrics, in the order in which they are shown; one of them is gain_top1 of the fine-tuned student."""
     picks: Picks
-    """What selection kept."""
+    """The result of the selection."""
     leaks: Leaks | None = None
-    """What of the test set was there to learn from; None where nobody looked."""
+    """Test samples that are also in the training data; None if this was not checked."""
     stages: list[Stage]
-    """In the order they ran."""
+    """The stages, in the order in which they ran."""
     hardware: str
-    """What the stages were measured on."""
+    """The hardware on which the stages were measured."""
     settings: dict[str, Any]
     """The recipe, nested, as plain JSON."""
     artifacts: dict[str, str]
@@ -144,7 +144,7 @@ class Summary:
             raise ValueError(f"picks per class sum to {total}, but there are {self.picks.total} picks")
         rows = [(row.model, row.seed, row.dataset, row.split, row.metric) for row in self.metrics]
         if twice := [row for row in rows if rows.count(row) > 1]:
-            raise ValueError(f"two metrics are of {twice[0]}")
+            raise ValueError(f"two metrics have the key {twice[0]}")
         require(self.metrics, metric=GAIN, model=STUDENT)
 
     @property
@@ -159,37 +159,37 @@ class Summary:
 
     @property
     def accuracies(self) -> dict[str, dict[str, int]]:
-        """Model → id of the metric → its place in `metrics`, of what the table of accuracies shows: top-1, top-5 and
-        that of clips on the samples that the gain is measured on; the last two may be missing."""
+        """Model → id of the metric → its index in `metrics`, for the table of accuracies: top-1, top-5 and clip top-1 on
+        the samples on which the gain is measured. The last two may be missing."""
         gain, found = self.gain, {}
-        for place, row in enumerate(self.metrics):
+        for index, row in enumerate(self.metrics):
             same = (row.seed, row.dataset, row.split) == (gain.seed, gain.dataset, gain.split)
             if same and row.low is not None and row.metric in (TOP1, TOP5, CLIP_TOP1):
-                found.setdefault(row.model, {})[row.metric] = place
-        return {model: places for model, places in found.items() if TOP1 in places}
+                found.setdefault(row.model, {})[row.metric] = index
+        return {model: indices for model, indices in found.items() if TOP1 in indices}
 
     @property
     def others(self) -> list[int]:
-        """Places in `metrics` of those that neither the table of accuracies shows nor a line of their own."""
-        shown = {place for places in self.accuracies.values() for place in places.values()}
+        """Indices in `metrics` of the metrics that are not in the table of accuracies and have no line of their own."""
+        shown = {index for indices in self.accuracies.values() for index in indices.values()}
         own = (self.gain, self.precision)
-        return [place for place, row in enumerate(self.metrics) if place not in shown and row not in own]
+        return [index for index, row in enumerate(self.metrics) if index not in shown and row not in own]
 
     @property
     def inputs(self) -> str:
-        """What training counted: 'images', or of videos 'clips'."""
+        """What training counts: 'images', or 'clips' of videos."""
         return "clips" if (self.settings.get("view") or {}).get("clip") else "images"
 
     @property
     def counted(self) -> str:
-        """What the stages counted: 'images', or 'samples', where that is videos in one and clips in another."""
+        """What the stages count: 'images', or 'samples' if some stages count videos and others clips."""
         return "images" if self.inputs == "images" else "samples"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON, with the gain once more, and its verdict in words beside its numbers."""
+        """Plain JSON, plus the gain with its verdict in words."""
         gain = self.gain
-        told = {"value": gain.value, "low": gain.low, "high": gain.high, "n": gain.n, "verdict": verdict(gain)}
-        return dataclasses.asdict(self) | {"gain": told}
+        values = {"value": gain.value, "low": gain.low, "high": gain.high, "n": gain.n, "verdict": verdict(gain)}
+        return dataclasses.asdict(self) | {"gain": values}
 
 
 def interval(row: Metric) -> tuple[float, float]:
@@ -200,7 +200,7 @@ def interval(row: Metric) -> tuple[float, float]:
 
 
 def headline(gain: Metric) -> str:
-    """What may be said: the difference where the interval leaves zero out, and that there is none where not."""
+    """The gain in words: the difference if its interval excludes zero, otherwise that there is no measurable gain."""
     low, high = interval(gain)
     if low > 0:
         return f"{points(gain.value)} points"

@@ -1,4 +1,4 @@
-"""What a run says in the terminal: one live line per stage, and the table of results when it is done."""
+"""Prints the results of a run to the terminal."""
 
 from rich import box
 from rich.console import Console
@@ -10,15 +10,15 @@ from raylabel.report.summary import MODELS, Summary, interval, verdict
 from raylabel.text import encodable, percent, percent_range, text_of
 
 WIDTH = 100
-"""Columns of the widest table."""
+"""Columns of the terminal that tables use at most."""
 
 
 def print_summary(summary: Summary, folder: str, console: Console | None = None) -> None:
-    """Prints the results of a run whose report.html and summary.json stand in `folder`; plain text if no terminal."""
+    """Prints the results of a run. `folder` contains its report.html and summary.json. Plain text if not a terminal."""
     console = console or Console()
 
     def say(text: str, style: str = "") -> None:
-        # Folded, never cropped: a number that is cut short is wrong.
+        # Folded, not cropped: a number that is cut off is wrong.
         console.print(Text(encodable(text, console), style=style), width=min(console.width, WIDTH))
 
     say(f"run {summary.run}", "bold")
@@ -49,7 +49,7 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
         say(f"leaks: {summary.leaks.sentence}", "bold red" if summary.leaks.test else "")
     console.print(_stage_table(summary, console), width=min(console.width, WIDTH))
     say(f"hardware: {summary.hardware}")
-    for name in ("report.html", "summary.json"):  # one line each, however long: a path that is folded cannot be copied
+    for name in ("report.html", "summary.json"):  # one line each, however long, so that the path can be copied
         console.print(Text(encodable(f"{folder.rstrip('/')}/{name}", console)), soft_wrap=True)
 
 
@@ -65,13 +65,13 @@ def _accuracy_table(summary: Summary, console: Console) -> Table:
         if with_top5:
             cells += _percent(found.get(TOP5))
         table.add_row(Text(encodable(MODELS.get(model, model), console)), *cells, f"{found[TOP1].n:,}")
-        if clips := found.get(CLIP_TOP1):  # in a row of its own: 80 columns have no room for another two
+        if clips := found.get(CLIP_TOP1):  # in its own row: 80 columns have no room for two more
             table.add_row("  per clip", *_percent(clips), *["", ""] * with_top5, f"{clips.n:,}")
     return table
 
 
 def _metrics_table(summary: Summary, console: Console) -> Table:
-    """Of those that have no table of their own: of any unit."""
+    """The metrics of `summary.others`, in any unit."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("metric", "model", "dataset", "split"):
         table.add_column(name, overflow="fold")

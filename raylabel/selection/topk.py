@@ -28,7 +28,7 @@ class TopK:
         # Columns: score, key, and group if there are groups. At most K rows of each class, unordered.
         none = tuple(np.empty(0, dtype) for dtype in (np.float32, np.int64, np.int64)[: 2 + groups])
         self._rows: list[tuple[np.ndarray, ...]] = [none] * classes
-        self._labels: list[np.ndarray] = []  # labels of the staged rows, whose columns follow
+        self._labels: list[np.ndarray] = []  # of the staged rows; their columns follow
         self._staged: list[list[np.ndarray]] = [[] for _ in none]
         self._staged_rows = 0
 

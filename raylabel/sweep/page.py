@@ -1,6 +1,6 @@
 """One self-contained HTML page about a sweep: no script, no external resource, every number from its Sweep.
 
-It is made of text that others wrote (values of fields, names, errors), escaped as that of the page about a run is.
+The page contains text from other sources (values of fields, names, errors), which is escaped as on the page of a run.
 """
 
 import dataclasses
@@ -18,17 +18,17 @@ from raylabel.sweep.result import Sweep
 from raylabel.text import printable
 
 ROWS = 50
-"""Trials in the table; it unfolds to show the others."""
+"""Trials in the table; the others are in a part that can be expanded."""
 STOPS = 100
-"""Of up to so many trials each line can be reached by the Tab key; the table has them all."""
+"""Up to this many trials, the Tab key reaches each line of the parallel coordinates. The table has all trials."""
 
 
 def write_sweep_page(sweep: Sweep, folder: str) -> str:
-    """The page as HTML text; the same arguments give the same text. `folder` is that of the sweep.
+    """The page as HTML text; the same arguments give the same text. `folder` is the folder of the sweep.
 
-    Each number in the text carries its place in sweep.json as `data-key` and its exact JSON as `data-value`.
+    Each number in the text has its path in sweep.json as `data-key` and its exact JSON as `data-value`.
     """
-    # Through JSON and back, so that the page shows what sweep.json holds (and neither can hold a NaN).
+    # Through JSON and back, so that the page shows what sweep.json contains (and neither can contain a NaN).
     data = json.loads(json.dumps(sweep.to_dict(), allow_nan=False))
 
     def value_at(path: tuple[str | int, ...]) -> Any:
@@ -55,23 +55,20 @@ def write_sweep_page(sweep: Sweep, folder: str) -> str:
         plots=plots(sweep),
         parallel=parallel(sweep),
         by_p=_by_p(sweep),
-        failed=[place for place, trial in enumerate(sweep.trials) if trial.state == "failed"],
+        failed=[index for index, trial in enumerate(sweep.trials) if trial.state == "failed"],
         rows=ROWS,
         stops=STOPS,
     )
 
 
 def _by_p(sweep: Sweep) -> tuple[list[Any], list[tuple[Any, list[int | None]]]] | None:
-    """(the Ps, for each K it and for each P the place of the best trial); K is None if it was not swept.
-
-    None if P was not swept.
-    """
+    """([P], [(K, [index of the best trial for each P])]); K is None if it was not swept. None if P was not swept."""
     if P not in swept(sweep):
         return None
     ps = values_of(sweep.trials, P)
     ks = values_of(sweep.trials, K) if K in sweep.best.settings else [None]
     best: dict[tuple[Any, Any], int] = {}
-    for place, trial in enumerate(sweep.trials):
+    for index, trial in enumerate(sweep.trials):
         if trial.picks is not None:
-            best.setdefault((trial.settings.get(K), trial.settings[P]), place)
+            best.setdefault((trial.settings.get(K), trial.settings[P]), index)
     return ps, [(k, [best.get((k, p)) for p in ps]) for k in ks]

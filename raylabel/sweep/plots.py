@@ -1,4 +1,4 @@
-"""The plots of a sweep: accuracy against each number that was swept, and all fields at once as parallel coordinates.
+"""The plots of a sweep: accuracy against each numeric field, and all fields together as parallel coordinates.
 
 Positions are pixels of an SVG view; y grows downwards.
 """
@@ -15,17 +15,17 @@ from raylabel.text import compact, percent, percent_range, text_of
 
 K, P = "select.k", "select.p"
 SERIES = 6
-"""Colours in the pages' style; further series repeat them dashed."""
+"""Colours in the style of the pages; further series use the same colours, dashed."""
 LINES = 2 * SERIES
-"""A field of more values has no line for each of them."""
+"""A field with more values than this is not drawn as one line per value."""
 TICKS = 8
-"""A field of so many values has a tick for each, where there is room."""
+"""A field with up to this many values has a tick for each, if there is room."""
 CATEGORIES = 14
-"""Labels on an axis of words."""
+"""The most labels on an axis of words."""
 BARS = 40
-"""So many trials have their intervals drawn where no line joins them."""
+"""Up to this many trials have their intervals drawn, if no line joins them."""
 LETTER = 6.5
-"""Width of a letter of a label."""
+"""Width of a letter of a label, pixels."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Mark:
     y: float
     low: float
     high: float
-    """Where its interval ends."""
+    """`low` and `high`: y of the ends of its interval."""
     hollow: bool
-    """What was only pre-trained."""
+    """Whether the student was only pre-trained."""
     title: str
 
 
@@ -53,7 +53,7 @@ class Plot:
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
     legend: list[tuple[str, str]]
-    """Name and style of each line, if there are several."""
+    """Name and style of each line; empty if there is only one."""
     lines: list[tuple[str, str]]
     """Style and SVG path of each."""
     marks: list[Mark]
@@ -63,28 +63,28 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Thread:
-    """A trial in the parallel coordinates."""
+class TrialLine:
+    """The line of a trial in the parallel coordinates."""
 
     number: int
     style: str
     path: str
     end: tuple[float, float] | None
-    """Its accuracy; None if it failed."""
+    """(x, y) of its accuracy; None if the trial failed."""
     hollow: bool
     title: str
 
 
 @dataclass(frozen=True)
 class Parallel:
-    """One upright axis for each field and for the accuracy, and a line through them for each trial."""
+    """One vertical axis for each field and for the accuracy, and a line through them for each trial."""
 
     HEIGHT, TOP, BOTTOM, SIDE = 380, 54, 14, 70
     width: int
     axes: list[tuple[float, str, list[tuple[float, str]]]]
     """x, name, and ticks (y, text)."""
-    threads: list[Thread]
-    """The best last, so that it lies on top."""
+    trials: list[TrialLine]
+    """The best trial is last, so that it is drawn on top."""
 
 
 def swept(sweep: Sweep) -> list[str]:
@@ -93,21 +93,21 @@ def swept(sweep: Sweep) -> list[str]:
 
 
 def values_of(trials: Sequence[Trial], name: str) -> list[Any]:
-    """Different values of the field, sorted if they are numbers, else in the order of the trials."""
+    """The distinct values of the field: sorted if they are numbers, else in the order of the trials."""
     trials = sorted(trials, key=lambda trial: trial.number)
     values = list(dict.fromkeys(trial.settings[name] for trial in trials))
     return sorted(values) if _numeric(values) else values
 
 
 def plots(sweep: Sweep) -> list[Plot]:
-    """Accuracy against each number that was swept: K first, then P, then the others as the space names them."""
+    """Accuracy against each numeric field that was swept: K, then P, then the others in the order of the space."""
     names = [name for name in swept(sweep) if _numeric(values_of(sweep.trials, name))]
     names.sort(key=lambda name: (K, P).index(name) if name in (K, P) else 2)
     return [_plot(sweep, name, names) for name in names]
 
 
-def told(trial: Trial) -> str:
-    """The trial in one line, as the tip of a mark."""
+def describe(trial: Trial) -> str:
+    """The trial in one line, for a tooltip."""
     settings = ", ".join(f"{name} {text_of(value)}" for name, value in trial.settings.items())
     return f"{_outcome(trial)}; {settings}"
 
@@ -124,7 +124,8 @@ def _numeric(values: Sequence[Any]) -> bool:
 
 
 def _field_axis(name: str, values: Sequence[float], length: float, upright: bool = False) -> Axis:
-    """An axis around the sorted values, logarithmic for K, for rates and for what is spread wide."""
+    """An axis around the sorted values. Logarithmic for K, for learning rates, and if the largest value is at least 4
+    times the smallest."""
     low, high = values[0], values[-1]
     is_log = low > 0 and (name == K or name.endswith(".lr") or high / low >= 4)
     base = log(low, high) if is_log else linear(low, high, compact)
@@ -142,7 +143,7 @@ def _field_axis(name: str, values: Sequence[float], length: float, upright: bool
 
 
 def _fit(ticks: Sequence[tuple[float, str]], length: float, upright: bool) -> bool:
-    """Whether no label runs into the next."""
+    """Whether no label overlaps with the next one."""
     need = [15.0 if upright else LETTER * (len(a) + len(b)) / 2 + 6 for (_, a), (_, b) in itertools.pairwise(ticks)]
     room = [length * (b - a) for (a, _), (b, _) in itertools.pairwise(ticks)]
     return all(a <= b for a, b in zip(need, room, strict=True))
@@ -164,11 +165,11 @@ def _plot(sweep: Sweep, name: str, numbers: Sequence[str]) -> Plot:
     by = {K: P, P: K}.get(name, "")
     groups = values_of(sweep.trials, by) if by in numbers else []
     groups = groups if len(groups) <= LINES else []
-    # Where hardly a value comes twice, a line would join trials that differ in all other fields too.
+    # If most values occur once, a line would join trials that also differ in all other fields.
     joined = 2 * len(values) <= len(sweep.trials) or len(swept(sweep)) == 1
     best: dict[Any, Trial] = {}
     if joined:
-        for trial in trials:  # sorted: the first of each value is the best
+        for trial in trials:  # sorted: the first trial of each value is the best
             best.setdefault((trial.settings[by] if groups else None, trial.settings[name]), trial)
     shown = {trial.number for trial in (best.values() if joined else trials if len(trials) <= BARS else ())}
     tall = Plot.HEIGHT - Plot.TOP - Plot.BOTTOM
@@ -176,9 +177,9 @@ def _plot(sweep: Sweep, name: str, numbers: Sequence[str]) -> Plot:
     x_axis = _field_axis(name, values, wide)
     drawn = [e for t in trials for e in ((t.low, t.high) if t.number in shown else (t.accuracy,)) if e is not None]
     y_axis = _accuracy_axis(drawn)
-    places = [wide * x_axis.at(value) for value in values]
-    # Those of several lines stand beside each other, as far as the next value leaves room.
-    aside = min(5.0, 0.6 * min(b - a for a, b in itertools.pairwise(places)) / max(1, len(groups)))
+    positions = [wide * x_axis.at(value) for value in values]
+    # Marks of different lines at the same value are shifted sideways, if there is room before the next value.
+    aside = min(5.0, 0.6 * min(b - a for a, b in itertools.pairwise(positions)) / max(1, len(groups)))
 
     def up(share: float) -> float:
         return round(Plot.TOP + tall * (1 - y_axis.at(100 * share)), 1)
@@ -214,7 +215,7 @@ def _style(at: int) -> str:
 
 
 def parallel(sweep: Sweep) -> Parallel | None:
-    """None if no field has two values."""
+    """The parallel coordinates; None if no field has two values."""
     names = swept(sweep)
     if not names:
         return None
@@ -224,17 +225,17 @@ def parallel(sweep: Sweep) -> Parallel | None:
     xs = [round(Parallel.SIDE + step * i, 1) for i in range(len(names) + 1)]
     known = [one.accuracy for one in sweep.trials if one.state != "failed" and one.accuracy is not None]
     goal = _accuracy_axis(known)
-    axes, places = [], []
+    axes, positions = [], []
     for x, name in zip(xs, names, strict=False):
         values = values_of(sweep.trials, name)
         if _numeric(values):
             axis = _field_axis(name, values, tall, upright=True)
-            places.append({value: axis.at(value) for value in values})
+            positions.append({value: axis.at(value) for value in values})
             ticks = axis.ticks
         else:
-            places.append({value: (i + 0.5) / len(values) for i, value in enumerate(values)})
+            positions.append({value: (i + 0.5) / len(values) for i, value in enumerate(values)})
             every = -(-len(values) // CATEGORIES)
-            ticks = [(places[-1][value], _cut(text_of(value), 18)) for value in values[::every]]
+            ticks = [(positions[-1][value], _cut(text_of(value), 18)) for value in values[::every]]
         axes.append((x, _cut(name, int(step / LETTER), start=True), ticks))
     axes.append((xs[-1], "validation", goal.ticks))
 
@@ -242,9 +243,9 @@ def parallel(sweep: Sweep) -> Parallel | None:
         return round(top + tall * (1 - at), 1)
 
     low, high = min(known), max(known)
-    threads = []
+    lines = []
     for trial in reversed(sweep.trials):
-        points = [(x, up(place[trial.settings[name]])) for x, name, place in zip(xs, names, places, strict=False)]
+        points = [(x, up(at[trial.settings[name]])) for x, name, at in zip(xs, names, positions, strict=False)]
         style, end = "failed", None
         if trial.state != "failed" and trial.accuracy is not None:
             end = xs[-1], up(goal.at(100 * trial.accuracy))
@@ -254,13 +255,13 @@ def parallel(sweep: Sweep) -> Parallel | None:
         if trial is sweep.best:
             style += " best"
         path = "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
-        threads.append(Thread(trial.number, style, path, end, trial.state == "stopped", told(trial)))
+        lines.append(TrialLine(trial.number, style, path, end, trial.state == "stopped", describe(trial)))
     drawn = [(x, name, [(up(at), text) for at, text in ticks]) for x, name, ticks in axes]
-    return Parallel(width, drawn, threads)
+    return Parallel(width, drawn, lines)
 
 
 def _cut(text: str, length: int, start: bool = False) -> str:
-    """At most that many letters; what is cut off at the start or the end is told by dots."""
+    """At most `length` letters; dots mark what is cut off at the start or the end."""
     if len(text) <= length:
         return text
     return "…" + text[1 - length :] if start else text[: length - 1] + "…"

@@ -1,4 +1,4 @@
-"""What a sweep found: its trials, what they cost and shared, and the table of them."""
+"""The results of a sweep: its trials, what they cost and shared, and the table that is printed."""
 
 import dataclasses
 import shlex
@@ -21,45 +21,45 @@ State = Literal["finished", "stopped", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One trial of a sweep, and what it rests on."""
+    """One trial of a sweep, and the artifacts that it built and used."""
 
     number: int
-    """Counted from 0, in the order in which the space lists them."""
+    """Its index from 0, in the order of the space."""
     settings: dict[str, Any]
     """Field → value."""
     state: State
     """'stopped': by the scheduler, after pre-training; 'failed': see `error`."""
     accuracy: float | None = None
-    """Top-1 on the validation split, a fraction: of the fine-tuned student, or of the pre-trained one if it was stopped
-    or failed after that."""
+    """Top-1 on the validation split, a fraction: of the fine-tuned student, or of the pre-trained one if the trial was
+    stopped or failed after pre-training."""
     low: float | None = None
     high: float | None = None
-    """Ends of its 95% Wilson interval."""
+    """With `low`, the 95% Wilson interval of the accuracy."""
     built: tuple[str, ...] = ()
-    """Artifacts that this trial made, <name>-<digest>."""
+    """Artifacts that this trial built, <name>-<digest>."""
     reused: tuple[str, ...] = ()
-    """Artifacts that it used, and another trial made, or an earlier run."""
+    """Artifacts that it used and that another trial or an earlier run built."""
     picks: int | None = None
     """Examples that were selected, pairs of a sample and a label; None if it failed before that."""
     images: int = 0
-    """Processed for what it built: trained on, scored, or decoded once to be written down for training."""
+    """Images processed for what it built: trained on, scored, or decoded once and stored for training."""
     alone: int = 0
-    """Images that it would have had processed without the others: those of all that it used."""
+    """Images that it would have processed without the other trials: those of all artifacts that it used."""
     seconds: float = 0
-    """Wall time of the builds of what it made, whatever else went on beside them."""
+    """Wall time of its builds, while other trials may have been running."""
     error: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Soup:
-    """The mean of the weights of students that differ in their fine-tuning rate alone, by the greedy rule."""
+    """The mean of the weights of students that differ only in their fine-tuning rate, chosen by the greedy rule."""
 
     trials: tuple[int, ...]
-    """Whose students it is the mean of, in the order in which they came in: the chosen trial first."""
+    """The trials whose students are averaged, in the order in which they were added; the chosen trial is first."""
     left_out: tuple[int, ...]
-    """Those with which the mean validated worse."""
+    """Trials that were not added because the validation accuracy of the mean would have fallen."""
     artifact: str
-    """<name>-<digest>: if no other came in, that of the chosen trial's student."""
+    """<name>-<digest>; if no other student was added, that of the chosen trial's student."""
     validation: Metric
     """Its top-1 on the validation split."""
     test: Metric
@@ -69,9 +69,9 @@ class Soup:
 
     @property
     def verdict(self) -> str:
-        """What may be said of the gain."""
+        """The gain in words: whether it can be measured, and its interval."""
         if len(self.trials) == 1:
-            return "no other student came in: it is the student of the chosen trial"
+            return "no other student was added: the soup is the student of the chosen trial"
         low, high = interval(self.gain)
         if low <= 0 <= high:
             return f"no measurable difference ({detail(self.gain)})"
@@ -88,17 +88,17 @@ class Sweep:
     n: int
     """Validation samples."""
     images: int
-    """Processed in all for what the trials used, each artifact counted once, whenever it was made."""
+    """Images processed for all artifacts that the trials used. Each artifact counts once, whenever it was built."""
     test: Metric
     """Top-1 of the best trial's student on the test set."""
     run: str
     """Folder of the run of the best trial, with its report."""
     soup: Soup | None = None
-    """If it was asked for."""
+    """None if the config has no soup."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Of the sweep: space, samples and the like, as plain JSON."""
+    """The SweepConfig, as plain JSON."""
     arguments: tuple[str, ...] = ()
-    """How a command line names the recipe, its changed fields and the root; empty if no command line began it."""
+    """Command-line arguments that name the recipe, its changed fields and the root; empty without a command line."""
 
     @property
     def best(self) -> Trial:
@@ -106,38 +106,38 @@ class Sweep:
 
     @property
     def command(self) -> str:
-        """A command line that goes on with the sweep, or finds it done; empty if no command line began it."""
+        """A command line that resumes the sweep, or shows its results if it is done; empty without `arguments`."""
         return shlex.join(["python", "jobs/sweep.py", *self.arguments, *flags(self.config)]) if self.arguments else ""
 
     @property
     def best_command(self) -> str:
-        """A command line that runs the best trial's settings on the whole labeled set; or empty."""
+        """A command line that runs the best trial's settings on the whole labeled set; empty without `arguments`."""
         best = flags(self.best.settings)
         return shlex.join(["python", "jobs/semi_supervised.py", *self.arguments, *best]) if self.arguments else ""
 
     @property
     def alone(self) -> int:
-        """Images that the same trials would have processed one by one, sharing nothing."""
+        """Images that the same trials would have processed one by one, without sharing artifacts."""
         return sum(trial.alone for trial in self.trials)
 
     @property
     def share(self) -> float | None:
-        """What was processed, of what they would have processed one by one."""
+        """`images` / `alone`; None if nothing would have been processed."""
         return self.images / self.alone if self.alone else None
 
     @property
     def rivals(self) -> int:
-        """Trials that finished beside the best one, with an interval that overlaps with its own."""
+        """Other finished trials whose interval overlaps with that of the best trial."""
         low = self.best.low or 0
         return sum(one.state == "finished" and (one.high or 0) >= low for one in self.trials) - 1
 
     @property
     def states(self) -> dict[State, int]:
-        """How many trials ended how."""
+        """How many trials ended in each state."""
         return {state: sum(one.state == state for one in self.trials) for state in get_args(State)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON, with what follows from the numbers beside them."""
+        """Plain JSON, with the properties above."""
         data = dataclasses.asdict(self)
         if self.soup:
             data["soup"]["verdict"] = self.soup.verdict
@@ -147,7 +147,7 @@ class Sweep:
 
 
 def flags(fields: Mapping[str, Any]) -> list[str]:
-    """Fields and their values as a command line takes them."""
+    """Fields and their values as command-line arguments."""
     found = []
     for name, value in fields.items():
         if isinstance(value, bool):
@@ -161,13 +161,13 @@ def flags(fields: Mapping[str, Any]) -> list[str]:
 
 
 def ranked(trials: Sequence[Trial]) -> tuple[Trial, ...]:
-    """Best first; of equal ones that of the smaller number."""
+    """The trials, best first; ties are ordered by number."""
     order = ("finished", "stopped", "failed")
     return tuple(sorted(trials, key=lambda one: (order.index(one.state), -(one.accuracy or 0), one.number)))
 
 
 def print_sweep(sweep: Sweep, folder: str, console: Console | None = None) -> None:
-    """Prints the table of the trials; plain text if the console is no terminal."""
+    """Prints the table of the trials and the results; plain text if the console is not a terminal."""
     console = console or Console()
 
     def say(text: str, style: str = "") -> None:
@@ -182,13 +182,13 @@ def print_sweep(sweep: Sweep, folder: str, console: Console | None = None) -> No
     say(f"chosen: trial {sweep.best.number} ({best})", "bold")
     say(f"test accuracy of its student: {_with_interval(sweep.test)}, n = {sweep.test.n:,}")
     if soup := sweep.soup:
-        of = f"trial{'s' * (len(soup.trials) > 1)} {', '.join(map(str, soup.trials))}"
-        say(f"soup of {of}: {_with_interval(soup.validation)} of the validation samples")
-        say(f"its test accuracy: {_with_interval(soup.test)}", "bold")
+        numbers = f"trial{'s' * (len(soup.trials) > 1)} {', '.join(map(str, soup.trials))}"
+        say(f"soup of {numbers}: validation accuracy {_with_interval(soup.validation)}")
+        say(f"test accuracy of the soup: {_with_interval(soup.test)}", "bold")
         say(f"soup minus chosen trial: {soup.verdict}")
     if sweep.share is not None:
         say(
-            f"work: {sweep.images:,} images processed; the same trials one by one, sharing nothing: {sweep.alone:,} "
+            f"work: {sweep.images:,} images processed; the same trials one by one, without sharing: {sweep.alone:,} "
             f"({sweep.share:.0%} of them)"
         )
     for page in (f"{folder}/sweep.html", f"{sweep.run}/report.html"):
@@ -203,7 +203,7 @@ def _table(sweep: Sweep, console: Console) -> Table:
     for name in names:
         head = encodable(name, console).replace(".", ".\n")
         width = max(len(encodable(text_of(trial.settings[name]), console)) for trial in sweep.trials)
-        # A number is not folded, however many columns there are; a word may be long.
+        # Numbers are not folded, however many columns there are; long words are.
         table.add_column(head, justify="right", overflow="fold", min_width=min(width, 10))
     table.add_column("validation", justify="right", no_wrap=True)
     table.add_column("95% interval", justify="right", no_wrap=True)

@@ -1,6 +1,6 @@
-"""The sweep: trials in Ray Tune, then the table of them, and the test of the best.
+"""A sweep: runs the trials in Ray Tune, ranks them, and tests the best one.
 
-The validation split chooses, never the test set: that is asked once, about the chosen trial's student.
+The best trial is chosen on the validation split. The test set is used once, for the student of the chosen trial.
 """
 
 import json
@@ -27,18 +27,19 @@ from raylabel.sweep.result import Sweep, Trial, ranked
 from raylabel.sweep.soup import check_soup, make_soup
 from raylabel.sweep.space import Settings, apply, draw, grid, parse
 from raylabel.sweep.trial import TrialTask
-from raylabel.sweep.tune import Room, run_trials
+from raylabel.sweep.tune import ConcurrencyLimit, run_trials
 from raylabel.text import slug
 
 SUMMARY, PAGE = "sweep.json", "sweep.html"
 
 
 def sweep(root: Root, recipe: Recipe, config: SweepConfig, arguments: Sequence[str] = ()) -> tuple[Sweep, str]:
-    """Runs the trials that are not finished yet; (their results, the folder of sweep.json, sweep.html and Ray Tune's
-    logs). `arguments` name the recipe on a command line, for the page.
+    """Runs the trials that are not finished yet. Returns (the results of all trials, the folder of sweep.json,
+    sweep.html and Ray Tune's logs). `arguments` name the recipe on a command line, for the page.
 
-    The folder is named by what the sweep is of: the same command again goes on with it, and runs no finished trial
-    again. Trials share every artifact that they have in common, with each other and with any run in this root.
+    The name of the folder has a digest of the recipe, the trials and the data. So the same command resumes the sweep,
+    and no finished trial runs again. Trials share all artifacts that they have in common, with each other and with any
+    run in this root.
     InputError: input that the user can fix, or all trials failed.
     """
     axes = parse(config.space, recipe)
@@ -46,7 +47,7 @@ def sweep(root: Root, recipe: Recipe, config: SweepConfig, arguments: Sequence[s
     recipe = replace(recipe, retry_rejects=False)
     if config.soup:
         check_soup(trials)
-    for settings in trials:  # known now, not after the trials before it
+    for settings in trials:  # an invalid trial is reported before any trial runs
         check_recipe(apply(recipe, settings))
     start = prepare(root, recipe)
     for settings in trials:
@@ -62,10 +63,10 @@ def sweep(root: Root, recipe: Recipe, config: SweepConfig, arguments: Sequence[s
     }
     name = f"sweep-{slug(recipe.name)}-{digest(identity)}"
     folder = f"{root.uri}/{name}"
-    room = Room(recipe, trials)
-    claims = make_claims(folder, room())
+    limit = ConcurrencyLimit(recipe, trials)
+    claims = make_claims(folder, limit())
     task = TrialTask(root=root.uri, recipe=recipe, start=start, held=held, claims=claims)
-    results = run_trials(root, name, trials, ray.put(task), claims, config, room)
+    results = run_trials(root, name, trials, ray.put(task), claims, config, limit)
     ledger: Ledger = ray.get(claims.get.remote())
     ray.kill(claims)
     seconds = _seconds(root, ledger)
@@ -96,14 +97,14 @@ def sweep(root: Root, recipe: Recipe, config: SweepConfig, arguments: Sequence[s
 def _none_finished(trials: Sequence[Trial]) -> str:
     if len({trial.error for trial in trials}) == 1:
         return f"all {len(trials)} trials failed: {trials[0].error}"
-    return f"not one of {len(trials)} trials finished; trial {trials[0].number}: {trials[0].error}"
+    return f"none of {len(trials)} trials finished; trial {trials[0].number}: {trials[0].error}"
 
 
 def _seconds(root: Root, ledger: Ledger) -> dict[str, float]:
-    """What the build of each artifact took that a trial used."""
+    """Artifact → seconds of its build, for all artifacts that a trial used."""
     names = sorted({name for uses in ledger.uses.values() for name in uses})
     artifacts = [Artifact(f"{root.uri}/{name}", *name.rsplit("-", 1)) for name in names]
-    with ThreadPoolExecutor(16) as pool:  # small files: their time is waiting
+    with ThreadPoolExecutor(16) as pool:  # small files: reading them is mostly waiting
         return dict(zip(names, pool.map(lambda artifact: artifact.info["seconds"], artifacts), strict=True))
 
 
@@ -118,10 +119,10 @@ def _result_of(
     error = result.error if result else None
     stage = metrics.get("stage", 0)
     uses = ledger.uses.get(number, {})
-    # The last trial that began to build an artifact that exists has built it.
+    # An artifact was built by the last trial that began to build it.
     builder = {build.artifact: build.trial for build in ledger.builds}
     built = tuple(sorted(name for name in uses if builder.get(name) == number))
-    words = str(find_input_error(error) or error).strip().splitlines()[-1] if error else ""
+    message = str(find_input_error(error) or error).strip().splitlines()[-1] if error else ""
     return Trial(
         number=number,
         settings=settings,
@@ -135,5 +136,5 @@ def _result_of(
         images=sum(uses[name] for name in built),
         seconds=round(sum(seconds[name] for name in built), 3),
         alone=sum(uses.values()),
-        error=words,
+        error=message,
     )

@@ -26,9 +26,9 @@ def trial(config: dict[str, Any], task: list[ray.ObjectRef], claims: Any) -> Non
 
     `task`: a reference to the TrialTask, in a list so that Ray does not replace it by its value.
 
-    A scheduler stops a trial when it reports, which is between two stages. At that time nothing of the trial runs in the
-    cluster, so no training is cut off and no placement group is left behind. Fine-tuning is the same as in any other
-    run, since nothing is reported before it is done.
+    A scheduler stops a trial when it reports, which is between two stages. At that time nothing of the trial runs in
+    the cluster, so no training is cut off and no placement group is left behind. Fine-tuning is the same as in any
+    other run, since nothing is reported before it is done.
     """
     process, pretrained, losses = _Process(task, claims, **config["trial"]), None, 0
     for stage in STAGES:

@@ -49,7 +49,7 @@ def outside() -> str:
     return found
 
 
-def test_a_head_that_others_can_reach_and_that_asks_for_no_token_is_refused(outside: str) -> None:
+def test_a_reachable_head_without_a_token_is_refused(outside: str) -> None:
     with started_head(token="") as head:
         assert post_job(head) == 200  # this is what it is about
         # It goes by an address of loopback, and yet it listens on all of them.
@@ -64,7 +64,7 @@ def test_a_head_that_others_can_reach_and_that_asks_for_no_token_is_refused(outs
         assert held.returncode == 2 and "requires no token" in held.stderr
 
 
-def test_a_head_that_asks_for_a_token_lets_in_who_has_it_and_nobody_else(outside: str) -> None:
+def test_a_head_with_a_token_accepts_only_that_token(outside: str) -> None:
     with started_head(host=outside) as head:
         assert attach(**head.environment).stdout == "attached\n"
         assert post_job(head) in (401, 403)
@@ -75,7 +75,7 @@ def test_a_head_that_asks_for_a_token_lets_in_who_has_it_and_nobody_else(outside
             assert TOKEN not in done.stdout + done.stderr
 
 
-def test_an_address_that_leads_nowhere_is_an_error_in_words() -> None:
+def test_an_address_without_a_ray_is_a_readable_error() -> None:
     (port,) = free_ports(1)
     for address, words in (
         (f"127.0.0.1:{port}", f"no Ray answers at RAY_ADDRESS 127.0.0.1:{port}"),

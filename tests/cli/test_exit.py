@@ -76,11 +76,12 @@ def test_sigterm_while_it_labels_ends_the_job_in_seconds_with_status_143(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_corpus_that_holds_the_test_set_ends_the_job_before_a_student_is_trained(tmp_path: Path) -> None:
+def test_a_corpus_with_the_test_set_ends_the_job_before_a_student_is_trained(tmp_path: Path) -> None:
     leak = "--unlabeled.uri", "embedded://digits/test", "--leaks", "error"
     status, _, err = finish(start(tmp_path, "digits", *SMALL, *leak, *given_teacher(tmp_path)))
     assert status == 2 and err.startswith("error: 500 of 500 test samples leak: "), err
-    assert err.endswith(": remove them from one of the two, or set --leaks report\n") and err.count("\n") == 1
+    assert err.endswith(": remove them from the test set or the training data, or set --leaks report\n")
+    assert err.count("\n") == 1
     made = {path.parent.name.rpartition("-")[0] for path in tmp_path.glob("runs/*/manifest.json")}
     assert {"scores", "leaks"} < made and not {"pretrained", "student", "control", "run-digits"} & made
 
@@ -97,7 +98,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_job_that_is_stopped_again_and_again_ends_with_the_picks_of_one_that_was_not(
+def test_a_job_that_is_stopped_repeatedly_ends_with_the_same_picks(
     clean: Path, tmp_path: Path, signum: int, code: int
 ) -> None:
     # While it waits for actors, while it trains and has a checkpoint, and in the second training of the same process.
@@ -171,7 +172,7 @@ def head() -> Iterator[Head]:
         ("actor", 1, ["error: a process died too often: ", "class_name: Poor", "/logs/worker-", "my last words"]),
     ],
 )
-def test_each_failure_is_told_once_with_what_to_do(
+def test_each_failure_is_printed_once_with_its_fix(
     head: Head, tmp_path: Path, how: str, status: int, words: list[str]
 ) -> None:
     script = tmp_path / "fail.py"
@@ -246,7 +247,7 @@ def small_pictures(path: Path, count: int) -> Path:
 
 
 @pytest.mark.slow
-def test_twenty_times_what_the_object_store_holds_passes_through_it(tmp_path: Path) -> None:
+def test_a_corpus_of_twenty_times_the_object_store_is_scored(tmp_path: Path) -> None:
     count, held = 20 * STORE // (224 * 224 * 3), STORE * 9 // 10  # of which most must make room, on the disk
     corpus, spill = small_pictures(tmp_path / "corpus.parquet", count), tmp_path / "spill"
     status, out, err = score_wide(tmp_path, corpus, held, RAY_object_spilling_directory=str(spill))

@@ -104,9 +104,7 @@ def uploads() -> Iterator[tuple[str, list[bytes]]]:
 
 
 @pytest.mark.parametrize("ignore_gitignore", ["0", "1"])
-def test_the_code_is_uploaded_and_nothing_else(
-    uploads: tuple[str, list[bytes]], tmp_path: Path, ignore_gitignore: str
-) -> None:
+def test_only_the_code_is_uploaded(uploads: tuple[str, list[bytes]], tmp_path: Path, ignore_gitignore: str) -> None:
     address, sent = uploads
     done = submit(
         *(address, "--no-wait", "--", "true"),
@@ -306,7 +304,7 @@ def test_a_wrong_field_fails_the_job_with_its_message_at_the_end(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("wait, last", [("3", "stopping, which takes up to 25 s"), ("30", "stopped: the same command")])
-def test_a_stopped_job_goes_on_when_it_is_submitted_again(
+def test_a_stopped_job_resumes_when_it_is_submitted_again(
     cluster: tuple[Head, list[str]], work: Path, tmp_path: Path, wait: str, last: str
 ) -> None:
     head, root = cluster[0], tmp_path / "runs"
@@ -334,7 +332,7 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_sweep_that_was_stopped_as_a_job_goes_on_when_it_is_submitted_again(
+def test_a_stopped_sweep_resumes_when_it_is_submitted_again(
     cluster: tuple[Head, list[str]], work: Path, tmp_path: Path
 ) -> None:
     head, root = cluster[0], tmp_path / "runs"

@@ -105,11 +105,11 @@ def test_a_command_offers_the_named_recipes_of_its_type(monkeypatch: pytest.Monk
     assert _options("", Options[Clusters]).recipe == mine()
 
 
-def test_each_command_that_runs_a_type_is_one() -> None:
+def test_every_command_of_run_by_exists() -> None:
     assert set(RUN_BY.values()) <= set(COMMANDS)
 
 
-def test_one_import_line_has_what_a_recipe_is_written_with() -> None:
+def test_a_recipe_needs_one_import_line() -> None:
     names: dict[str, Any] = {}
     exec(f"from raylabel.recipes import {', '.join(recipes.__all__)}", names)
     assert {function.__name__ for function in registry.NAMED.values()} < set(names)

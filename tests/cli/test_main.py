@@ -21,7 +21,7 @@ def run(*command: str, folder: Path) -> subprocess.CompletedProcess:
     )
 
 
-def test_it_lists_its_commands_and_imports_no_ray_for_that(tmp_path: Path) -> None:
+def test_help_lists_the_commands_without_importing_ray(tmp_path: Path) -> None:
     look = "import os, sys; print('ray' in sys.modules, os.environ['RAY_TRAIN_ENABLE_PRINT_PATCH'])"
     done = run(sys.executable, "-c", f"{SCRIPT}\n{look}", "--help", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -144,14 +144,14 @@ Path("done").write_text("")
 
 
 @pytest.mark.parametrize("both", [False, True])
-def test_work_whose_output_is_cut_off_goes_on(tmp_path: Path, both: bool) -> None:
+def test_work_continues_when_its_output_is_closed(tmp_path: Path, both: bool) -> None:
     status, err = cut_off(sys.executable, "-c", WORK, folder=tmp_path, both=both)
     said = "the output is closed: the work continues, and later output is discarded\nto stderr\n"
     assert (status, err) == (0, "" if both else said)
     assert (tmp_path / "done").exists() and (tmp_path / "thread").exists()
 
 
-def test_work_whose_output_was_never_open_goes_on(tmp_path: Path) -> None:
+def test_work_continues_without_an_open_output(tmp_path: Path) -> None:
     done = run("sh", "-c", 'exec "$0" -c "$1" >&- 2>&-', sys.executable, WORK, folder=tmp_path)
     assert done.returncode == 0 and (tmp_path / "done").exists()
 

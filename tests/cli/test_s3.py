@@ -15,7 +15,7 @@ SHORT = ("--teacher.train.images", "2000", "--pretrain.images", "2000", "--finet
 
 
 @pytest.mark.slow
-def test_a_run_whose_root_is_a_bucket(bucket: str, tmp_path: Path):
+def test_a_run_with_an_s3_root(bucket: str, tmp_path: Path):
     command = [sys.executable, str(JOB), "digits", "--root", f"{bucket}/some runs", *SHORT]
     first, again = (subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=280) for _ in "ab")
     assert first.returncode == 0, first.stdout + first.stderr

@@ -17,13 +17,15 @@ from raylabel.compute.watchdog import watched
 from raylabel.errors import InputError
 
 
-def test_what_is_there_is_not_waited_for(ray_local: None, capsys: pytest.CaptureFixture) -> None:
+def test_available_resources_are_not_waited_for(ray_local: None, capsys: pytest.CaptureFixture) -> None:
     for resources in (Resources(), Resources(cpus=4)):
         assert ready(resources) == Cluster.now()
     assert capsys.readouterr().err == ""
 
 
-def test_what_is_missing_is_asked_for_until_patience_ends(ray_local: None, capsys: pytest.CaptureFixture) -> None:
+def test_missing_resources_are_requested_until_the_watchdog_ends_the_run(
+    ray_local: None, capsys: pytest.CaptureFixture
+) -> None:
     seen: list[list[dict]] = []
     look = threading.Thread(target=lambda: (eventually(asked), seen.append(asked())))
     look.start()
@@ -31,9 +33,7 @@ def test_what_is_missing_is_asked_for_until_patience_ends(ray_local: None, capsy
     with pytest.raises(InputError) as error, watched(4):
         ready(Resources(cpus=6, gpus=2))
     look.join()
-    assert str(error.value).startswith(
-        "waiting for 6 CPUs and 2 GPUs: no progress for 4 s. The cluster: 1 machine"
-    )
+    assert str(error.value).startswith("waiting for 6 CPUs and 2 GPUs: no progress for 4 s. The cluster: 1 machine")
     assert "raise --resources.patience" in str(error.value)
     assert "waiting for 6 CPUs and 2 GPUs: there are 4 and 0" in capsys.readouterr().err
     assert sorted(map(len, seen[0])) == [1] * 4 + [2] * 2 and seen[0].count({"CPU": 1, "GPU": 1}) == 2
@@ -85,7 +85,7 @@ print(json.dumps([len(before.nodes), sorted([node.cpus, node.gpus] for node in f
 
 
 @pytest.mark.slow
-def test_an_autoscaler_starts_the_machines_that_are_asked_for_and_no_others(tmp_path: Path) -> None:
+def test_the_autoscaler_starts_only_the_requested_machines(tmp_path: Path) -> None:
     with started_cloud(tmp_path) as head:
         done = subprocess.run(
             [sys.executable, "-c", READY],

@@ -24,7 +24,7 @@ def standing() -> set[str]:
     return {one for one, group in ray.util.placement_group_table().items() if group["state"] != "REMOVED"}
 
 
-def test_the_groups_of_dead_makers_are_given_back_and_no_others(ray_local: None) -> None:
+def test_only_placement_groups_of_dead_creators_are_removed(ray_local: None) -> None:
     before, deadline = standing(), time.monotonic() + 60
     make: Any = ray.remote(Maker).options(num_cpus=0)
     makers = [make.remote() for _ in range(3)]

@@ -56,7 +56,7 @@ def test_pending_requests_are_counted_by_their_resources(ray_local: None) -> Non
             ray.cancel(one, force=True)
 
 
-def test_the_autoscaler_is_asked_by_a_requester_of_its_own(ray_local: None) -> None:
+def test_requests_to_the_autoscaler_have_their_own_requester(ray_local: None) -> None:
     """DefaultAutoscalingCoordinator: its methods. tests/compute/test_autoscaler.py sees machines started for it."""
     coordinator = internals.autoscaling_coordinator("test")
     coordinator.request_resources([{"CPU": 1.0}], 5.0)

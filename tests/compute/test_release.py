@@ -80,13 +80,13 @@ def said(script: str, folder: Path) -> list:
 
 
 @pytest.mark.slow
-def test_labeling_gives_back_the_gpus_before_the_next_stage(tmp_path: Path) -> None:
+def test_labeling_releases_the_gpus_before_the_next_stage(tmp_path: Path) -> None:
     least, free = said(LABEL, tmp_path)
     assert least == 0  # both were at work
     assert free == {"CPU": 4, "GPU": 2}
 
 
 @pytest.mark.slow
-def test_training_gives_back_its_place_before_evaluation(tmp_path: Path) -> None:
+def test_training_releases_its_placement_group_before_evaluation(tmp_path: Path) -> None:
     groups, free, actors = said(TRAIN, tmp_path)
     assert (groups, free) == (["REMOVED"], 4), actors

@@ -73,7 +73,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.slow
-def test_a_stage_that_gets_no_cpu_ends_in_an_error_that_says_so_whatever_it_waits_in(tmp_path: Path) -> None:
+def test_a_stage_without_a_free_cpu_ends_in_an_error(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", STARVED.replace("PATIENCE", "3"), str(tmp_path)],
         env=environment(PYTHONPATH=f"{Path(__file__).parent}:{PYTHONPATH}"),
@@ -110,7 +110,7 @@ time.sleep(600)
 
 
 @pytest.mark.slow
-def test_a_job_on_a_cluster_that_another_job_holds_ends_with_status_2(tmp_path: Path) -> None:
+def test_a_job_on_a_full_cluster_ends_with_status_2(tmp_path: Path) -> None:
     with started_head() as head:
         hog = subprocess.Popen(
             [sys.executable, "-c", HOG], env=environment(**head.environment), stdout=subprocess.PIPE, text=True
@@ -146,7 +146,7 @@ def _work(seconds: float, pieces: int, tell: bool) -> int:
     return os.getpid()
 
 
-def test_a_task_that_takes_longer_than_the_patience_goes_on_if_it_says_that_it_does(ray_local: None) -> None:
+def test_a_long_task_with_heartbeats_does_not_stall(ray_local: None) -> None:
     run_tasks(_work, [(0.1, 1, False)])  # a worker process is there from here on
     with watched(5):
         assert len(run_tasks(_work, [(8.0, 16, True)])) == 1
@@ -154,7 +154,7 @@ def test_a_task_that_takes_longer_than_the_patience_goes_on_if_it_says_that_it_d
         run_tasks(_work, [(60.0, 1, False)])
 
 
-def test_one_watch_after_another_hears_of_work_elsewhere(ray_local: None) -> None:
+def test_each_watchdog_of_a_driver_receives_heartbeats(ray_local: None) -> None:
     for _ in range(2):
         with watched(60):
             before = ray.get(watch._counter.get.remote())
@@ -162,7 +162,7 @@ def test_one_watch_after_another_hears_of_work_elsewhere(ray_local: None) -> Non
                 ray.get(ray.remote(num_cpus=0)(_work).remote(0.1, 1, True))
 
 
-def test_each_word_of_a_stage_counts_and_only_if_more_is_done(ray_local: None) -> None:
+def test_progress_counts_only_if_more_is_done(ray_local: None) -> None:
     def moves() -> int:
         assert watch._watchdog is not None
         return watch._watchdog.moves
@@ -182,7 +182,7 @@ def test_each_word_of_a_stage_counts_and_only_if_more_is_done(ray_local: None) -
     assert watch._watchdog is None
 
 
-def test_a_main_thread_that_no_signal_reaches_is_ended_with_the_process() -> None:
+def test_a_main_thread_that_blocks_signals_is_ended_with_the_process() -> None:
     script = (
         "import signal, time, ray\n"
         "from raylabel.compute import watchdog as watch\n"
@@ -203,13 +203,13 @@ def test_a_main_thread_that_no_signal_reaches_is_ended_with_the_process() -> Non
     assert "error: start: no progress for 1 s" in done.stderr.splitlines()[-1]
 
 
-def test_ctrl_c_stays_ctrl_c(ray_local: None) -> None:
+def test_ctrl_c_raises_keyboard_interrupt(ray_local: None) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "nothing that ran here before may keep it"
     with pytest.raises(KeyboardInterrupt), watched(60):
         threading.Timer(0.2, os.kill, (os.getpid(), 2)).start()
         ray.get(ray.remote(num_cpus=0)(_work).remote(10.0, 1, False))
 
 
-def test_no_patience_is_an_error() -> None:
+def test_a_patience_of_zero_is_an_error() -> None:
     with pytest.raises(InputError, match="resources.patience is 0"):
         Resources(patience=0)

@@ -132,7 +132,7 @@ def check_ray(text: str) -> None:
     assert allowed.specifier.contains(ray.__version__)
 
 
-def test_the_aws_cluster_is_what_is_promised() -> None:
+def test_the_aws_cluster_file_is_as_documented() -> None:
     check_aws(read(AWS))
     assert not SECRETS.search(AWS.read_text().replace("auth_token", "")), "a secret in a comment"
 
@@ -219,7 +219,7 @@ def swap(key: str, old: str, new: str) -> Change:
         ("a secret", lambda c: c["setup_commands"].append("echo wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY1 > ~/key")),
     ],
 )
-def test_another_aws_cluster_is_refused(words: str, change: Change) -> None:
+def test_changes_to_the_aws_cluster_file_are_noticed(words: str, change: Change) -> None:
     config = read(AWS)
     change(config)
     assert config != read(AWS)
@@ -227,7 +227,7 @@ def test_another_aws_cluster_is_refused(words: str, change: Change) -> None:
         check_aws(config)
 
 
-def test_what_is_mounted_is_the_whole_package(tmp_path: Path) -> None:
+def test_the_mounted_files_are_the_whole_package(tmp_path: Path) -> None:
     """pip makes of it, alone, what it makes of this folder."""
     for there, here in read(AWS)["file_mounts"].items():
         if there.startswith("~/raylabel/"):
@@ -263,7 +263,7 @@ def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def test_aws_starts_the_machines_as_they_are_described(aws: None) -> None:
+def test_aws_starts_the_described_machines(aws: None) -> None:
     import boto3
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 
@@ -303,7 +303,7 @@ def test_aws_starts_the_machines_as_they_are_described(aws: None) -> None:
         assert [(rule["FromPort"], rule["ToPort"]) for rule in open_to_all] == [(22, 22)]
 
 
-def test_the_roles_allow_what_they_say_and_no_more(aws: None) -> None:
+def test_the_roles_allow_only_what_is_documented(aws: None) -> None:
     problems = cfnlint.api.lint_all(ROLES.read_text())
     assert not [problem.message for problem in problems if problem.rule.severity != "informational"]
     allowed: dict[str, set[str]] = {}
@@ -424,7 +424,7 @@ def check_fields(value: Any, kind: str) -> None:
         assert type(value) is {"str": str, "int": int, "bool": bool}[kind], f"{value!r} is no {kind}"
 
 
-def test_the_run_on_kubernetes_is_what_is_promised() -> None:
+def test_the_kubernetes_file_is_as_documented() -> None:
     check_kuberay(read(KUBERAY))
     text = KUBERAY.read_text()
     check_ray(text)
@@ -511,7 +511,7 @@ def pod(job: Config, group: int = 0) -> Config:
         ("spilled to nowhere", lambda j: pod(j, 1)["volumes"].pop()),
     ],
 )
-def test_another_run_on_kubernetes_is_refused(words: str, change: Change) -> None:
+def test_changes_to_the_kubernetes_file_are_noticed(words: str, change: Change) -> None:
     job = copy.deepcopy(read(KUBERAY))
     change(job)
     assert job != read(KUBERAY)

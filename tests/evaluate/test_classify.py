@@ -16,7 +16,7 @@ OF = Subject(model="m", seed=3, dataset="a, b", split="test")
 
 
 @given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_is_scipys(counts):
+def test_wilson_equals_scipy(counts):
     low, high = binomtest(*counts).proportion_ci(method="wilson")
     assert wilson(*counts) == pytest.approx((low, high), abs=1e-12)
 
@@ -26,25 +26,25 @@ def ends(row: Metric | None) -> tuple[float, float]:
     return row.low, row.high
 
 
-def test_gain_counts_what_one_gets_right_and_the_other_does_not():
+def test_gain_counts_samples_that_only_one_model_gets_right():
     a = np.array([1, 1, 1, 0, 0, 1, 1, 0], bool)
     b = np.array([1, 0, 0, 0, 1, 1, 0, 0], bool)
     gain = paired_gain(OF, a, b)
     assert (gain.metric, gain.value, gain.n) == ("gain_top1", 2 / 8, 8)
     low, high = ends(gain)
-    assert low < 0 < gain.value < high  # 3 wins, 1 loss: says little
+    assert low < 0 < gain.value < high  # 3 wins, 1 loss: too few to tell
     back = paired_gain(OF, b, a)
     assert (back.value, *ends(back)) == pytest.approx((-gain.value, -high, -low))
     same = paired_gain(OF, a, a)
     assert same.value == 0 and ends(same)[0] < 0 < ends(same)[1]
 
 
-def test_the_gains_interval_holds_the_truth_as_often_as_it_says():
+def test_the_interval_of_the_gain_has_95_percent_coverage():
     rng, inside = np.random.default_rng(0), 0
     for _ in range(2000):  # 70% and 73% right, mostly on the same samples
         both = rng.random(300)
         a, b = both < 0.73, both + rng.normal(0, 0.1, 300) < 0.70
-        # P(a) - P(b), by integration over `both` of the normal's distribution function
+        # TRUE_GAIN is P(a) - P(b): the normal distribution function, integrated over `both`.
         low, high = ends(paired_gain(OF, a, b))
         inside += low <= TRUE_GAIN <= high
     assert 0.94 <= inside / 2000 <= 0.97
@@ -73,7 +73,7 @@ def truth_of(root: Root, labels: dict[int, int]) -> Artifact:
     return root.make("truth", {}, lambda d: Built([write_table(d.uri, "picks-0.parquet", table)], {}))
 
 
-def test_each_test_sample_counts_once_and_an_unread_one_is_a_miss(tmp_path):
+def test_each_test_sample_counts_once_and_an_unreadable_one_counts_as_wrong(tmp_path):
     root = Root.open(str(tmp_path))
     truth = truth_of(root, {9: 1, 2: 3, 5: 0, 7: 2})  # 7 was not scored
     scores = scores_of(root, [5, 2, 9], [[0, 1, 2], [1, 2, 3], [0, 2, 3]])
@@ -87,7 +87,7 @@ def test_each_test_sample_counts_once_and_an_unread_one_is_a_miss(tmp_path):
     assert [row.metric for row in accuracy(OF, found, classes=5)] == ["top1"]
 
 
-def test_each_test_video_counts_once_among_clips_too(tmp_path):
+def test_each_test_video_counts_once_in_the_accuracy_of_clips(tmp_path):
     root = Root.open(str(tmp_path))
     truth = truth_of(root, {9: 1, 2: 3, 5: 0, 7: 2})  # 7 was not scored
     scores = scores_of(root, [5, 2, 9], [[0, 1], [1, 3], [0, 1]], [[0, 0, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
@@ -99,19 +99,19 @@ def test_each_test_video_counts_once_among_clips_too(tmp_path):
     assert ends(clips) == wilson(1.75, 4)
 
 
-@pytest.mark.parametrize("alike", [0.05, 0.5, 20.0])  # clips of a video from all but equal to all but independent
-def test_the_interval_of_clips_holds_the_truth_at_least_as_often_as_it_says(alike):
+@pytest.mark.parametrize("alike", [0.05, 0.5, 20.0])  # clips of a video are from nearly equal to nearly independent
+def test_the_interval_of_the_accuracy_of_clips_has_at_least_95_percent_coverage(alike):
     rng, inside = np.random.default_rng(1), 0
     for _ in range(2000):
-        chance = rng.beta(0.7 * alike, 0.3 * alike, 60)  # of each of 60 videos that a clip of it is right
+        chance = rng.beta(0.7 * alike, 0.3 * alike, 60)  # that a clip is right, for each of 60 videos
         shares = rng.binomial(10, chance) / 10
         low, high = ends(find(accuracy(OF, Hits(shares > 0.5, shares > 0, shares), classes=10), metric="clip_top1"))
         inside += low <= 0.7 <= high
-    assert inside / 2000 >= 0.94  # of 2,000 trials at 95%, 0.5% is the standard deviation
+    assert inside / 2000 >= 0.94  # the standard deviation of 2,000 trials at 95% is 0.5%
 
 
 @pytest.mark.parametrize("keys", [[5, 5, 2], [5, 2, 8]])
-def test_scores_of_other_samples_are_refused(tmp_path, keys):
+def test_scores_of_other_samples_are_an_error(tmp_path, keys):
     root = Root.open(str(tmp_path))
     truth = truth_of(root, {9: 1, 2: 3, 5: 0, 7: 2})
     with pytest.raises(AssertionError, match="does not hold the samples"):
@@ -132,12 +132,12 @@ def test_metrics_are_the_rows_with_their_intervals(tmp_path):
     assert gain["metric"] == "gain_top1" and gain["value"] == 0.4
     assert (gain["low"], gain["high"]) == ends(paired_gain(OF, hit, ~hit))
     assert loss == where | {"metric": "loss", "value": 1.5, "low": None, "high": None, "n": 9}
-    # Another number is another artifact; the same ones are the same.
+    # The same rows give the same artifact, other rows another one.
     assert metrics(root, "run", list(rows)).digest == metrics(root, "run", rows).digest
     assert metrics(root, "run", rows[1:]).digest != metrics(root, "run", rows).digest != metrics(root, "", rows).digest
 
 
-def test_a_row_is_found_by_what_it_is_of():
+def test_a_row_is_found_by_its_fields():
     rows = [Metric(**{**vars(OF), "model": model}, metric="loss", value=1.0, n=9) for model in ("a", "b")]
     assert find(rows, model="b", metric="loss") is rows[1] is require(rows, model="b")
     assert find(rows, model="c") is None
@@ -156,7 +156,7 @@ def test_a_row_is_found_by_what_it_is_of():
         (None, 0.99, "loss of m: an interval has two ends, got None and 0.99"),
     ],
 )
-def test_a_value_outside_its_interval_is_refused(low, high, match):
+def test_a_value_outside_its_interval_is_an_error(low, high, match):
     with pytest.raises(ValueError, match=match):
         Metric(**vars(OF), metric="loss", value=0.9, low=low, high=high, n=9)
-    assert Metric(**vars(OF), metric="loss", value=0.9, low=0.9 + 1e-12, high=0.9, n=9)  # by one rounding
+    assert Metric(**vars(OF), metric="loss", value=0.9, low=0.9 + 1e-12, high=0.9, n=9)  # outside by one rounding

@@ -1,3 +1,5 @@
+"""The precision of picks: parquet files joined by id, loose files by location; errors for tables that do not join."""
+
 import csv
 import tarfile
 from pathlib import Path
@@ -56,9 +58,9 @@ def test_precision_joins_by_id_across_shards(ray_local, tmp_path):
     with pytest.raises(InputError, match="cannot read"):
         precision(picks, shards, Truth(uri=uri + "x"))
     pq.write_table(pa.table({"id": ["00"], "label": ["zero"]}), tmp_path / "names.parquet")
-    with pytest.raises(InputError, match="names.parquet': column 'label' is not of class indices"):
+    with pytest.raises(InputError, match="names.parquet': column 'label' does not contain class indices"):
         precision(picks, shards, Truth(uri=str(tmp_path / "names.parquet")))
-    (tmp_path / "truth.csv").write_text("id,label\n00,0\n01,1\n10,\n")  # of parquet files it may be a CSV too
+    (tmp_path / "truth.csv").write_text("id,label\n00,0\n01,1\n10,\n")  # the truth of parquet files may be a CSV too
     assert precision(picks, shards, Truth(uri=str(tmp_path / "truth.csv"))) == (1 / 2, 2)
 
 
@@ -72,8 +74,8 @@ def keys_of(shards: Artifact) -> list[int]:
     return [make_key(shard, row) for shard, rows in enumerate(Shards(shards).rows) for row in range(rows)]
 
 
-@pytest.mark.parametrize("form", ["folders", "txt", "csv", "parts", "dataset"])
-def test_precision_joins_loose_files_by_where_they_are(ray_local, tmp_path: Path, monkeypatch, form: str):
+@pytest.mark.parametrize("form", ["folders", "txt", "csv", "segments", "dataset"])
+def test_precision_joins_loose_files_by_location(ray_local, tmp_path: Path, monkeypatch, form: str):
     names = ["a/0.mp4", "a/1.mp4", "b/0.mp4", "b/2, or 3.mp4"]
     clips, lists, data = (tmp_path / name for name in ("data/clips", "lists", "data"))
     lists.mkdir()
@@ -83,7 +85,7 @@ def test_precision_joins_loose_files_by_where_they_are(ray_local, tmp_path: Path
     (lists / "l.txt").write_text("".join(f"../data/clips/{name}\tx\n" for name in names))
     whole = write_csv(lists / "whole.csv", ("path",), *((clips / name,) for name in names))
     rows = [(f"../data/clips/{name}", start, start + 1) for name in names for start in (0, 1)]
-    parts = write_csv(lists / "parts.csv", ("path", "t0", "t1"), *rows)
+    segments = write_csv(lists / "segments.csv", ("path", "t0", "t1"), *rows)
     manifest = ("file", "split", "label", "group"), *((f"clips/{name}", "unlabeled", "", "") for name in names)
     write_csv(data / "manifest.csv", *manifest)
     (data / "classes.txt").write_text("x\n")
@@ -91,7 +93,7 @@ def test_precision_joins_loose_files_by_where_they_are(ray_local, tmp_path: Path
         "folders": Corpus(uri=(f"{clips}/a", f"{clips}/b"), kind="video"),
         "txt": Corpus(uri=(f"{lists}/l.txt",), kind="video"),
         "csv": Corpus(uri=(whole,), kind="video"),
-        "parts": Corpus(uri=(parts,), kind="video", start="t0", end="t1"),
+        "segments": Corpus(uri=(segments,), kind="video", start="t0", end="t1"),
         "dataset": datasets.actions(str(data), "unlabeled"),
     }[form]
     known = [("clips/a/0.mp4", 0), (clips / "a/1.mp4", 9), ("clips/b/0.mp4", ""), ("clips/b/2, or 3.mp4", 3)]
@@ -99,7 +101,7 @@ def test_precision_joins_loose_files_by_where_they_are(ray_local, tmp_path: Path
     monkeypatch.chdir(data)
     root = Root.open(str(tmp_path / "root"))
     shards = index_corpus(root, "unlabeled", datasets.resolve(root, corpus))
-    times, keys = 2 if form == "parts" else 1, keys_of(shards)
+    times, keys = 2 if form == "segments" else 1, keys_of(shards)
     assert len(keys) == 4 * times and len(Shards(shards)) == (2 if form == "folders" else 1)
     picks = pick(root, "picks", [(i // times, key) for i, key in enumerate(keys)])  # right, wrong, unknown, right
     assert precision(picks, shards, Truth(uri="truth.csv", id="file")) == (2 / 3, 3 * times)
@@ -110,7 +112,7 @@ def test_precision_joins_loose_files_by_where_they_are(ray_local, tmp_path: Path
     assert precision(alone, shards, Truth(uri="truth.csv", id="file")) == (1.0, 1)
 
 
-def test_a_truth_that_cannot_be_joined_says_why(ray_local, tmp_path: Path):
+def test_a_truth_table_that_cannot_be_joined_is_an_error(ray_local, tmp_path: Path):
     (tmp_path / "clips").mkdir()
     for name in ("0.mp4", "1.mp4"):
         (tmp_path / "clips" / name).write_bytes(b"x")
@@ -119,8 +121,12 @@ def test_a_truth_that_cannot_be_joined_says_why(ray_local, tmp_path: Path):
     picks = pick(root, "picks", [(0, 0)])
     for rows, match in [
         ([], r"truth.csv': none of the picks' ids is in column 'id'"),
-        ([("0.mp4", 0)], r"truth.csv': none of the picks' ids is in column 'id'"),  # not beside the truth
-        ([("clips/0.mp4", "cat")], r"truth.csv': column 'label' is not of class indices: .*'cat'.*; give zero-based"),
+        # The path is not relative to the folder of the truth table.
+        ([("0.mp4", 0)], r"truth.csv': none of the picks' ids is in column 'id'"),
+        (
+            [("clips/0.mp4", "cat")],
+            r"truth.csv': column 'label' does not contain class indices: .*'cat'.*; give zero-based",
+        ),
         ([("clips/0.mp4", 0), ("clips/./0.mp4", 1)], r"truth.csv': column 'id' names a sample twice"),
         ([("clips/0.mp4", 0, 0)], r"line 2 of '.*truth.csv' has 3 fields and the header has 2"),
     ]:

@@ -1,4 +1,4 @@
-"""A teacher whose process crashes on some samples: exactly those are rejected, also if it is killed meanwhile."""
+"""A teacher whose process crashes on some samples: exactly those are rejected, also if the process is killed too."""
 
 import contextlib
 import itertools
@@ -24,17 +24,17 @@ class Crash(Exception):
 
 
 def run_actor(
-    batches: dict[int, int], poison: set[tuple[int, int]], kills: set[int], clock: list[int], name="a", hit=()
+    batches: dict[int, int], poison: set[tuple[int, int]], kills: set[int], clock: list[int], name="a", killed=()
 ):
-    """One start of an actor that scores every batch (key → rows); {key: rejected slots} of the suspects."""
+    """Starts an actor that scores every batch (key → rows). Returns {key: rejected slots} for the suspects."""
     journal = CrashJournal(name)
 
     def score(key: int, first: int, last: int) -> None:
         journal.start((key, first, last))
         clock[0] += 1
-        if clock[0] in kills and (key, first) not in hit:  # a sample that does not crash is not killed twice
+        if clock[0] in kills and (key, first) not in killed:  # a sample that does not crash is not killed twice
             if last - first == 1:
-                hit.add((key, first))
+                killed.add((key, first))
             os.close(journal._file)
             raise Crash
         if any((key, slot) in poison for slot in range(first, last)):
@@ -68,18 +68,18 @@ def test_exactly_the_samples_that_crash_are_rejected(path, data):
     slots = [(key, slot) for key, n in batches.items() for slot in range(n)]
     poison = set(data.draw(st.lists(st.sampled_from(slots), max_size=4)))
     kills = set(data.draw(st.lists(st.integers(1, 60), max_size=6, unique=True)))
-    clock, name, hit = [0], path(), set()
+    clock, name, killed = [0], path(), set()
     starts, rejected = 0, None
     while rejected is None:
         starts += 1
-        assert starts < 200, "it does not end"
+        assert starts < 200, "the actor is restarted forever"
         with contextlib.suppress(Crash):
-            rejected = run_actor(batches, poison, kills, clock, name, hit)
+            rejected = run_actor(batches, poison, kills, clock, name, killed)
     assert {(key, slot) for key, some in rejected.items() for slot in some} == poison
     assert starts <= 1 + len(kills) * 2 + 12 * len(poison)
 
 
-def test_two_crashes_make_a_suspect_in_that_actor_alone(path):
+def test_two_crashes_make_a_batch_a_suspect_for_its_actor_only(path):
     clock, name = [0], path()
     with pytest.raises(Crash):
         run_actor({0: 8}, {(0, 3)}, set(), clock, name, set())
@@ -122,7 +122,7 @@ def test_a_journal_whose_truncation_was_interrupted_is_read(path):
     assert CrashJournal(name)._crashes == {(4, 0, 8): 1}
 
 
-def test_several_batches_in_flight(path):
+def test_all_batches_in_flight_at_a_crash_are_counted(path):
     name = path()
     journal = CrashJournal(name)
     journal.start((0, 0, 4))

@@ -18,7 +18,7 @@ def exact(row: list[float]) -> list[Decimal]:
 
 
 def exact_mean(clips: list[list[float]]) -> list[Decimal]:
-    """Of p and 1 - p, each the mean over clips."""
+    """log p / (1 - p), where p and 1 - p are means over clips."""
     with localcontext(prec=100):  # 1 - p is down to exp(-160)
         terms = [[Decimal(x).exp() for x in row] for row in clips]
         shares = [[term / sum(row, Decimal(0)) for term in row] for row in terms]
@@ -69,7 +69,7 @@ def test_orders_samples_as_softmax_where_float32_softmax_ties():
         # Where float32 odds tie, softmax may differ; beyond 1 - 1e-19 the wide softmax itself is only rounding.
         order = np.lexsort((wide[:, c], odds[:, c].numpy()))
         assert np.diff(wide[order, c]).min() >= -4 * np.finfo(np.longdouble).eps
-    # and it tells apart what float32 softmax does not
+    # Log-odds differ where float32 softmax ties.
     first = x.argmax(1, keepdim=True)
     assert len(x.softmax(1).gather(1, first).unique()) < 0.8 * len(x)
     assert len(odds.gather(1, first).unique()) > 0.99 * len(x)
@@ -95,7 +95,7 @@ def test_top_classes_are_in_the_total_order(case):
     assert classes.tolist() == [wanted]
     assert (classes.dtype, values.dtype, logits.dtype) == (torch.int32, torch.float32, torch.float32)
     assert logits.tolist() == [[row[c] for c in wanted]]
-    assert not logits[logits == 0].signbit().any()  # one zero
+    assert not logits[logits == 0].signbit().any()  # no -0.0
     assert torch.equal(values, log_odds(torch.tensor([row]))[:, wanted])
 
 
@@ -129,7 +129,7 @@ def test_the_mean_over_clips_equals_the_exact_value_rounded_once(clips):
 
 @pytest.mark.parametrize("other", [-80.0, 70.0, 79.0])
 def test_the_mean_keeps_its_resolution_where_all_clips_agree(other):
-    # 1 - p is some 1e-70 or 1e-60 of some clips, and no float64 near 1 tells them apart
+    # 1 - p is about 1e-70 or 1e-60 for some clips: float64 has no such values near 1.
     clips = [[80.0, other, -80.0], [75.0, -80.0, -79.0], [80.0, -75.0, other - 3]]
     found = mean_log_odds(torch.tensor([clips]))[0].numpy()
     np.testing.assert_allclose(found, [float32(v) for v in exact_mean(clips)], rtol=1.2e-7)
@@ -138,7 +138,7 @@ def test_the_mean_keeps_its_resolution_where_all_clips_agree(other):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 12).flatmap(lambda c: st.lists(st.lists(logit, min_size=c, max_size=c), min_size=1, max_size=4)))
-def test_one_clip_has_the_bits_of_an_image(rows):
+def test_one_clip_gives_the_same_bits_as_an_image(rows):
     x = torch.tensor(rows)
     for p in (1, x.shape[1]):
         *found, clips = top_classes_of_clips(x[:, None], p)
@@ -147,9 +147,9 @@ def test_one_clip_has_the_bits_of_an_image(rows):
         assert torch.equal(clips[:, 0], top_classes(x, 1)[0][:, 0])
 
 
-def test_one_clip_has_the_bits_of_an_image_in_wide_rows_with_ties():
+def test_one_clip_gives_the_same_bits_as_an_image_in_wide_rows_with_ties():
     g = torch.Generator().manual_seed(3)
-    half = 1 + torch.randint(0, 2**23, (500, 1), generator=g).double() * 2**-23 + 2**-24  # between two of float32
+    half = 1 + torch.randint(0, 2**23, (500, 1), generator=g).double() * 2**-23 + 2**-24  # between two float32 values
     x = torch.cat([half, torch.zeros_like(half)], 1)
     assert mean_log_odds(x[:, None]).numpy().tobytes() == log_odds(x).numpy().tobytes()
     for x in (torch.randn(50, 1000, generator=g) * 8, torch.randint(-9, 9, (50, 1000), generator=g).float() / 8):
@@ -174,12 +174,12 @@ def test_top_classes_of_clips_are_in_the_total_order(clips, data):
     assert classes.dtype == firsts.dtype == torch.int32 and values.dtype == logits.dtype == torch.float32
 
 
-def test_a_mean_logit_that_rounds_to_zero_is_the_one_zero():
+def test_a_mean_logit_that_rounds_to_zero_is_positive_zero():
     x = torch.tensor([[[-1.4e-45, -1.0], [0.0, -1.0]]])
     assert not top_classes_of_clips(x, 1)[2].signbit().any()
 
 
-def test_a_clip_that_is_no_number_makes_the_video_none():
+def test_a_clip_with_a_nan_or_infinite_logit_makes_the_scores_not_finite():
     x = torch.zeros(3, 4, 5)
     x[1, 2, 3], x[2, 0, 1] = torch.nan, torch.inf
     _, values, logits, _ = top_classes_of_clips(x, 2)
@@ -188,7 +188,7 @@ def test_a_clip_that_is_no_number_makes_the_video_none():
 
 
 def test_the_mean_is_of_the_softmax_and_not_of_the_logits():
-    clips = torch.tensor([[[9.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 4.0, 0.0]]])  # two clips of three say 1
+    clips = torch.tensor([[[9.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 4.0, 0.0]]])  # two clips of three predict 1
     assert clips.mean(1).argmax() == 0
     classes, values, _, each = top_classes_of_clips(clips, 3)
     assert classes[0, 0] == 1 and each.tolist() == [[0, 1, 1]]
@@ -196,7 +196,7 @@ def test_the_mean_is_of_the_softmax_and_not_of_the_logits():
     torch.testing.assert_close(values[0, 0], (p / (1 - p)).log().float()[0, 1])
 
 
-def test_refuses_what_has_no_odds():
+def test_bad_shapes_and_bad_p_are_errors():
     with pytest.raises(ValueError, match="at least 2 classes"):
         log_odds(torch.zeros(3, 1))
     with pytest.raises(ValueError, match="at least 2 classes"):

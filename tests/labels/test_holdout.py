@@ -1,4 +1,4 @@
-"""The validation split: a share of every class, whole videos, and each sample's side its own."""
+"""The validation split: a share of every class, whole videos, and the same split for a sample if others are added."""
 
 import tempfile
 
@@ -29,12 +29,12 @@ def labeled(root: Root, label: np.ndarray, key: np.ndarray, classes: int) -> Art
     return root.make("truth", {"rows": table.to_pylist()}, build)
 
 
-def rows(part: Artifact) -> dict[int, int]:
-    table = part.table("picks", PICKS)
+def rows(picks: Artifact) -> dict[int, int]:
+    table = picks.table("picks", PICKS)
     label, rank = table["label"].to_numpy(), table["rank"].to_numpy()
-    assert part.info["per_class"] == np.bincount(label, minlength=len(part.info["classes"])).tolist()
+    assert picks.info["per_class"] == np.bincount(label, minlength=len(picks.info["classes"])).tolist()
     for one in np.unique(label):
-        assert rank[label == one].tolist() == list(range(1, part.info["per_class"][one] + 1))
+        assert rank[label == one].tolist() == list(range(1, picks.info["per_class"][one] + 1))
     return dict(zip(table["key"].to_pylist(), label.tolist(), strict=True))
 
 
@@ -51,10 +51,10 @@ def groups_of(key: np.ndarray, names: list[str | None]) -> pa.Table:
     videos=st.sampled_from([0, 2, 8]),
     data=st.data(),
 )
-def test_the_split_is_a_share_of_each_class_and_no_video_is_on_both_sides(counts, share, seed, videos, data):
+def test_a_share_of_each_class_is_held_out_and_no_video_is_in_both_splits(counts, share, seed, videos, data):
     label = np.repeat(np.arange(len(counts)), counts)
     key = np.array(data.draw(st.permutations(range(len(label)))), np.int64) * 7
-    # A video is of one class; with none, each sample is its own source.
+    # A video is of one class. Without videos, each sample is its own source.
     names = [f"{c}/{data.draw(st.integers(0, videos))}" if videos else None for c in label.tolist()]
     with tempfile.TemporaryDirectory() as folder:
         root = Root.open(folder)
@@ -63,7 +63,7 @@ def test_the_split_is_a_share_of_each_class_and_no_video_is_on_both_sides(counts
         try:
             rest, held = hold_out(root, picks, groups, share, seed)
         except InputError:
-            assert videos or max(counts) == 1  # one video is a whole class; or no class has two samples
+            assert videos or max(counts) == 1  # one video is a whole class, or no class has two samples
             return
         assert (rest, held) == hold_out(root, picks, groups, share, seed)
         left, out = rows(rest), rows(held)
@@ -78,11 +78,11 @@ def test_the_split_is_a_share_of_each_class_and_no_video_is_on_both_sides(counts
         assert got == wanted if not videos else got >= wanted
 
 
-def test_a_sample_keeps_its_side_when_others_come_and_the_seed_moves_it(tmp_path):
+def test_a_sample_keeps_its_split_when_others_are_added_and_the_seed_changes_it(tmp_path):
     root, key = Root.open(str(tmp_path)), np.arange(4000, dtype=np.int64)
     label, none = key % 2, groups_of(key, [None] * 4000)
     held = {seed: set(rows(hold_out(root, labeled(root, label, key, 2), none, 0.25, seed)[1])) for seed in (0, 1)}
-    assert len(held[0] & held[1]) == pytest.approx(250, abs=60)  # as two independent quarters
+    assert len(held[0] & held[1]) == pytest.approx(250, abs=60)  # two independent quarters
     more = np.arange(4400, dtype=np.int64)
     grown = hold_out(root, labeled(root, more % 2, more, 2), groups_of(more, [None] * 4400), 0.25, 0)[1]
-    assert len(held[0] - set(rows(grown))) < 60  # a hash of the key, not a draw in order
+    assert len(held[0] - set(rows(grown))) < 60  # the split depends on a hash of the key, not on the order of samples

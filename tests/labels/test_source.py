@@ -1,4 +1,4 @@
-"""What every label source must do, shown by a third one of ten lines, and a whole run of it."""
+"""The interface of label sources, tested with a source of ten lines and a whole run of it."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ NAMES = tuple("0123456789")
 
 @dataclass(frozen=True, kw_only=True)
 class RowNumbers:
-    """Labels by the number of the row and the round: other labels each round for the same samples."""
+    """Labels by row number and round, so that the label of a sample changes with each round."""
 
     name: str = "row-numbers"
 
@@ -53,7 +53,7 @@ def started(ray_local, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(root, recipe, prepare(root, recipe))
 
 
-def test_each_round_is_an_artifact_of_its_own(started: Run):
+def test_each_round_is_a_separate_artifact(started: Run):
     source, shards, corpus = started.source, started.start.shards["unlabeled"], started.start.corpora["unlabeled"]
     first, second, again = (source.label(started.root, corpus, shards, round) for round in (0, 1, 0))
     assert first.uri == again.uri != second.uri
@@ -62,12 +62,12 @@ def test_each_round_is_an_artifact_of_its_own(started: Run):
         key, label, rank = (table.column(name).to_numpy() for name in ("key", "label", "rank"))
         assert sorted(key) == list(range(1247))
         assert ((key + round) % 10 == label).all()
-        for one in range(10):  # rank is the place of the key among those of the label
+        for one in range(10):  # rank is the position of the key among those of the label
             assert (np.sort(key[label == one])[rank[label == one] - 1] == key[label == one]).all()
     assert not gives_scores(first)
 
 
-def test_a_run_of_another_source_trains_on_its_picks_and_no_teacher(started: Run):
+def test_a_run_of_another_source_trains_on_its_picks_and_trains_no_teacher(started: Run):
     started.build("pseudo_examples")
     assert started.picks.name == "row-numbers" and started.duplicates is None and started.teacher_test is None
     assert not started.root.named("teacher") and not started.root.named("scores")
@@ -86,6 +86,6 @@ def test_the_report_of_another_source_counts_all_samples(started: Run):
     assert not any(name.startswith("teacher") for name in json.loads(page.read("summary.json"))["artifacts"])
 
 
-def test_a_recipe_without_a_source_has_the_identity_of_before(started: Run):
+def test_the_identity_of_a_recipe_without_a_source_has_no_source(started: Run):
     assert "source" not in identity_of(digits())
     assert identity_of(started.recipe)["source"] == {"name": "row-numbers"}

@@ -1,4 +1,4 @@
-"""label → SCORES compared with the bare model, and the same bytes whatever the number of actors and the crashes."""
+"""SCORES compared with calling the model directly; the same bytes with any number of actors and after crashes."""
 
 import hashlib
 import os
@@ -43,7 +43,7 @@ def run(root: Root, corpus: Corpus, config: Label, actors: int = 1) -> Artifact:
     ).label(root, corpus, shards)
 
 
-def test_scores_equal_those_of_the_bare_model_and_every_sample_is_counted(ray_local, tmp_path, monkeypatch):
+def test_scores_equal_direct_model_calls_and_every_sample_is_counted(ray_local, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "UNIT", 70)
     monkeypatch.setattr(stage, "PART", 2)
     media, _ = digit_images()
@@ -52,7 +52,7 @@ def test_scores_equal_those_of_the_bare_model_and_every_sample_is_counted(ray_lo
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", some, row_group_size=90)),))
     root = Root.open(str(tmp_path / "root"))
     scores = run(root, corpus, Label(batch=32, p=3, precision="fp32"))
-    assert len(scores.files("scores-")) == 3  # 5 units of 70 rows, two to a part
+    assert len(scores.files("scores-")) == 3  # 5 units of 70 rows, two per part
 
     table = scores.table("scores-", SCORES)
     good = [row for row in range(300) if row not in (3, 77, 299)]
@@ -87,7 +87,7 @@ def test_bytes_do_not_depend_on_the_number_of_actors_or_the_size_of_items(ray_lo
         write_parquet(tmp_path / f"{name}.parquet", some, row_group_size=270)
     corpus = Corpus(uri=(str(tmp_path / "*.parquet"),))
     made = []
-    for actors, items in ((1, 32), (3, 32), (1, 2)):  # 1 unit and 9 units to an item
+    for actors, items in ((1, 32), (3, 32), (1, 2)):  # 1 unit and 9 units per item
         monkeypatch.setattr(pool, "ITEMS", items)
         root = Root.open(str(tmp_path / f"root{actors}-{items}"))
         scores = run(root, corpus, Label(batch=64), actors)
@@ -116,7 +116,7 @@ def test_bytes_do_not_depend_on_where_decoding_runs(ray_local, tmp_path):
 
 
 def test_only_the_new_shards_of_a_corpus_are_scored(ray_local, tmp_path, monkeypatch):
-    """Shards before, between and after the old ones: the numbers of all change, and parts have old and new units."""
+    """New shards before, between and after the old ones: all shard numbers change, and parts have old and new units."""
     monkeypatch.setattr(stage, "UNIT", 64)
     monkeypatch.setattr(stage, "PART", 3)
     media, _ = digit_images()
@@ -131,7 +131,7 @@ def test_only_the_new_shards_of_a_corpus_are_scored(ray_local, tmp_path, monkeyp
         write_parquet(folder / f"{name}.parquet", pieces[name])
     first = run(grown, corpus, config)
     assert (first.info["images"], first.info["earlier"]) == (750, 0)
-    run(grown, corpus, Label(batch=32, p=9, reject_limit=0.5))  # of another source: nothing to reuse
+    run(grown, corpus, Label(batch=32, p=9, reject_limit=0.5))  # another source: no scores to reuse
     for name in ("a0", "b0", "c1"):
         write_parquet(folder / f"{name}.parquet", pieces[name])
     second = run(grown, corpus, config)
@@ -186,7 +186,7 @@ def test_rejects_are_retried_on_request(ray_local, tmp_path, monkeypatch):
     assert first.info["reasons"] == {"missing": 6, "unrecognized": 1}
     before = contents(first)
 
-    assert scores().uri == first.uri  # nothing gained, and nothing left of the retry
+    assert scores().uri == first.uri  # no sample was gained, and no file of the retry is left
     assert len(list(Path(root.uri).glob("scores-*"))) == 1
 
     for name in lost[:4]:
@@ -214,7 +214,7 @@ def test_rejects_are_retried_on_request(ray_local, tmp_path, monkeypatch):
     assert grown.info["rejected"] == 1 and grown.info["samples"] == 201
 
 
-def test_only_the_samples_that_crash_the_teacher_are_lost(ray_local, tmp_path, monkeypatch):
+def test_only_the_samples_that_crash_the_teacher_are_rejected(ray_local, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "UNIT", 64)
     rng = np.random.default_rng(0)
     media = [bytes([a, b, 0]) for a, b in rng.integers(0, 256, (400, 2))]
@@ -245,7 +245,7 @@ def test_only_the_samples_that_crash_the_teacher_are_lost(ray_local, tmp_path, m
     assert poison.table("scores-", SCORES) == expected.filter([row not in rejects for row in range(400)])
 
 
-def test_not_finite_scores_are_rejects(ray_local, tmp_path):
+def test_samples_with_scores_that_are_not_finite_are_rejects(ray_local, tmp_path):
     media, _ = digit_images()
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", list(media[:40]))),))
     root = Root.open(str(tmp_path / "root"))
@@ -264,7 +264,7 @@ def test_too_many_rejects_stop_the_run_with_the_reasons(ray_local, tmp_path):
     with pytest.raises(InputError, match=r"20 of 200 samples.*limit of 5%.*unrecognized 20.*reject-limit"):
         run(root, corpus, Label(batch=32))
     assert root.named("scores") == []
-    # The limit changes no byte: with a higher one the same build is resumed.
+    # The limit does not affect the bytes: with a higher one the same build is resumed.
     assert run(root, corpus, Label(batch=32, reject_limit=0.2)).info["rejected"] == 20
 
 
@@ -317,10 +317,10 @@ def test_a_killed_driver_loses_no_committed_part(ray_local, tmp_path):
     assert contents(one) == contents(two) and one.digest == two.digest
     keys = two.table("scores-", SCORES, ["key"]).column("key").to_pylist()
     assert keys == list(range(len(media) * 6))
-    assert two.info["images"] < two.info["samples"]  # the second start did only the rest
+    assert two.info["images"] < two.info["samples"]  # the second start scored only the rest
 
 
-def test_a_batch_of_more_than_a_unit_is_an_error():
+def test_a_batch_larger_than_a_unit_is_an_error():
     with pytest.raises(InputError, match="label.batch is 2048: give 2 to 1024"):
         Label(batch=2048)
 
@@ -330,12 +330,12 @@ def test_a_shard_that_changes_while_it_is_scored_is_an_error(ray_local, tmp_path
     path = write_parquet(tmp_path / "a.parquet", media[:100])
     corpus, root = Corpus(uri=(str(path),)), Root.open(str(tmp_path / "root"))
     shards = index_corpus(root, "unlabeled", corpus)
-    write_parquet(path, media[100:200])  # as many rows, other pictures
+    write_parquet(path, media[100:200])  # the same number of rows, other images
     with pytest.raises(InputError, match=f"'{path}' changed since it was indexed"):
         TrainedNetwork(
             network=random_model(root), view=DIGITS_VIEW, config=Label(batch=32), resources=Resources(teachers=1)
         ).label(root, corpus, shards)
-    # None of it may count as scores of the corpus once that is restored.
+    # These scores must not count as scores of the corpus once the shard is restored.
     assert root.named("scores") == [] and not list((tmp_path / "root").glob("scores-*/parts/*"))
 
 

@@ -1,3 +1,5 @@
+"""PICKS of given labels: one pick per sample, class names, and errors for labels that cannot be used."""
+
 import pytest
 from helpers import digit_images, write_parquet
 
@@ -20,7 +22,7 @@ def labeled(tmp_path, labels, classes=None, given=None):
     return GivenLabels(classes=given).label(root, corpus, index_corpus(root, path.stem, corpus))
 
 
-def test_every_sample_stands_once_under_its_own_label(ray_local, tmp_path):
+def test_every_sample_is_picked_once_with_its_own_label(ray_local, tmp_path):
     labels = [2, 0, 1, 1, 2, 0, 2]
     made = labeled(tmp_path, labels, ["ant", "bee", "cat"])
     rows = made.table("picks", PICKS).to_pylist()
@@ -36,7 +38,7 @@ def test_every_sample_stands_once_under_its_own_label(ray_local, tmp_path):
     assert made.info["classes"] == ["ant", "bee", "cat"] and made.info["per_class"] == [2, 2, 3]
 
 
-def test_numbers_without_names_are_their_own_names_in_their_order(ray_local, tmp_path):
+def test_class_indices_without_names_are_used_as_names_in_numeric_order(ray_local, tmp_path):
     assert labeled(tmp_path, [10, 9, 10, 2]).info["classes"] == ["2", "9", "10"]
 
 
@@ -49,12 +51,12 @@ def test_numbers_without_names_are_their_own_names_in_their_order(ray_local, tmp
         ([0, 0, 1], ["a", "b", "c"], None, "1 of 3 classes have no sample.*'c'"),
     ],
 )
-def test_labels_that_cannot_train_or_test(ray_local, tmp_path, labels, classes, given, message):
+def test_labels_that_cannot_be_used_are_an_error(ray_local, tmp_path, labels, classes, given, message):
     with pytest.raises(InputError, match=message):
         labeled(tmp_path, labels, classes, given)
 
 
-def test_a_set_without_labels(ray_local, tmp_path):
+def test_a_set_without_labels_is_an_error(ray_local, tmp_path):
     media, _ = digit_images()
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", media[:5])),))
     root = Root.open(str(tmp_path / "root"))

@@ -1,4 +1,4 @@
-"""One corpus in three forms gives one list: real photographs and real clips as files, as tars and as parquet."""
+"""A corpus gives the same picks as loose files, as tars and as parquet; with real photographs and real clips."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ CLASSES = tuple("0123456789")
 
 @dataclass(frozen=True)
 class Media:
-    """Encoded samples of one kind, the last of which are copies of the first, and what ranks them."""
+    """Encoded samples of one kind, the last of which are copies of the first, and the model that scores them."""
 
     kind: Literal["image", "video"]
     media: list[bytes]
@@ -101,6 +101,6 @@ def test_the_three_forms_give_the_same_picks(lists):
     assert lists["as_files"] == lists["as_tars"] == lists["as_parquet"]
 
 
-def test_no_list_holds_the_same_bytes_twice(lists):
+def test_no_class_lists_the_same_bytes_twice(lists):
     pairs = [(label, digest) for label, _, digest in lists["as_parquet"]]
     assert len(set(pairs)) == len(pairs)

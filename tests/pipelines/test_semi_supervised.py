@@ -1,4 +1,4 @@
-"""The main job as a person starts it: real processes, the embedded data, and the page it leaves behind."""
+"""The main job as a user starts it: real processes, the embedded data, and the report that it writes."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def job(*arguments: str, folder: Path, **more: str) -> subprocess.CompletedProce
 
 @pytest.fixture(scope="module")
 def ray_folder() -> Iterator[Path]:
-    """Where Ray writes its logs: a short path, for it holds sockets too."""
+    """The folder of Ray's logs. Its path is short, because Ray's sockets are there too."""
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
@@ -72,7 +72,7 @@ def stamps(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.glob("runs/*/*") if not path.is_dir()}
 
 
-def test_it_tells_what_happened(first):
+def test_the_run_prints_its_results(first):
     folder, out = first
     summary = summary_of(folder)
     for text in ("teacher", "control", "student (fine-tuned)", "gain over control", "report.html"):
@@ -85,10 +85,10 @@ def test_it_tells_what_happened(first):
     rows = [row for row in summary["metrics"] if row["metric"] == "top1"]
     top1 = {row["model"]: row["value"] for row in rows}
     assert [row["n"] for row in rows] == [500] * 4
-    assert min(top1.values()) > 0.75  # chance is 0.1: every one of the four has learned
+    assert min(top1.values()) > 0.75  # chance is 0.1, so all four models have learned
     assert summary["gain"]["value"] == pytest.approx(top1["student"] - top1["control"])
     assert summary["gain"]["verdict"] in out
-    # The control has had as many images as pre-training and fine-tuning together.
+    # The control was trained on as many images as pre-training and fine-tuning together.
     images = {stage["name"]: stage["images"] for stage in summary["stages"]}
     assert images["control"] == images["pretrain"] + images["finetune"]
 
@@ -120,12 +120,12 @@ def test_the_page_opens_in_a_browser_and_shows_the_digits(first, tmp_path):
     (page,) = folder.glob("runs/run-digits-*/report.html")
     console, pixels = open_in_chromium(page.resolve(), tmp_path)
     assert console == []
-    # 70 thumbnails of 112 x 112 pixels, half of them black ground; without them the page has hardly a black pixel.
+    # 70 thumbnails of 112 x 112 pixels, half of them black background; the rest of the page has almost no black pixels.
     assert (pixels.max(axis=2) < 12).sum() > 70 * 112 * 112 / 4
 
 
 @pytest.mark.slow
-def test_the_same_again_does_nothing_and_another_k_no_scoring(first):
+def test_the_same_command_does_nothing_and_another_k_does_not_score_again(first):
     folder, _ = first
     before = stamps(folder)
     again = job("digits", folder=folder)
@@ -134,8 +134,8 @@ def test_the_same_again_does_nothing_and_another_k_no_scoring(first):
 
     other = job("digits", "--select.k", "50", folder=folder)
     assert other.returncode == 0, other.stderr
-    assert "train teacher" not in other.stdout and "label with teacher" not in other.stdout
-    assert "train control" not in other.stdout  # it knows nothing of the picks
+    assert "train teacher" not in other.stdout and "label unlabeled by teacher" not in other.stdout
+    assert "train control" not in other.stdout  # the control does not depend on the picks
     assert "train pretrained" in other.stdout
     assert summary_of(folder, k=50)["picks"]["max"] == 50
     after = stamps(folder)

@@ -1,4 +1,4 @@
-"""The main job on video: the embedded moving digits, end to end, and a control that sees a single frame."""
+"""The main job on video: the embedded moving digits, end to end, and a network that sees only single frames."""
 
 import base64
 import io
@@ -45,7 +45,7 @@ CHANCE = 1 / len(DIRECTIONS)
 
 
 def short() -> Recipe:
-    """So little training that the networks learn next to nothing: only the machinery is tested."""
+    """Very little training, so the networks learn almost nothing: these tests do not check accuracy."""
     recipe = recipes.moving_digits()
     assert recipe.teacher.train
     few = replace(recipe.teacher.train, images=128)
@@ -59,15 +59,15 @@ def short() -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def told() -> io.StringIO:
-    """What the run says while it runs."""
+def output() -> io.StringIO:
+    """What the run prints."""
     return io.StringIO()
 
 
 @pytest.fixture(scope="module")
-def run(ray_local, tmp_path_factory, told: io.StringIO) -> tuple[Root, Artifact, Summary]:
+def run(ray_local, tmp_path_factory, output: io.StringIO) -> tuple[Root, Artifact, Summary]:
     root = Root.open(str(tmp_path_factory.mktemp("root")))
-    with redirect_stdout(told):
+    with redirect_stdout(output):
         return root, *write_report(Run(root, short()))
 
 
@@ -82,22 +82,22 @@ def test_every_video_is_accounted_for_and_counted_once(run):
     (scores,) = (a for a in root.named("scores") if a.info["samples"] == counts.samples)
     rows = scores.table("scores-", SCORES)
     assert {len(clips) for clips in rows["clips"].to_pylist()} == {3}
-    assert len(set(rows["group"].to_pylist())) == counts.samples  # each is a source of its own
+    assert len(set(rows["group"].to_pylist())) == counts.samples  # each is its own source
 
 
 @pytest.mark.slow
-def test_stages_count_videos_and_training_clips(run, told):
-    ends = re.findall(r"^(.+?): ([\d,]+) of \2 (\w+),.* in \d", told.getvalue(), re.MULTILINE)
+def test_stages_count_videos_and_training_clips(run, output):
+    ends = re.findall(r"^(.+?): ([\d,]+) of \2 (\w+),.* in \d", output.getvalue(), re.MULTILINE)
     assert {(stage, unit) for stage, _, unit in ends} == {
         *((f"train {name}", "clips") for name in ("teacher", "pretrained", "student", "control")),
         *((stage, "videos") for stage in ("materialize labeled", "materialize picked", "label")),
         *((stage, "samples") for stage in ("find duplicates", "select")),
     }
-    assert "image" not in told.getvalue() and "clips processed" in run[1].read("report.html").decode()
+    assert "image" not in output.getvalue() and "clips processed" in run[1].read("report.html").decode()
 
 
 @pytest.mark.slow
-def test_the_page_plays_what_was_picked(run, tmp_path):
+def test_the_report_plays_the_picked_clips(run, tmp_path):
     _, made, _ = run
     page = made.read("report.html").decode()
     clips = re.findall(r'<video[^>]*src="data:video/mp4;base64,([^"]+)"', page)
@@ -108,8 +108,8 @@ def test_the_page_plays_what_was_picked(run, tmp_path):
     assert not console
 
 
-def test_parts_of_a_video_are_samples_of_one_source(ray_local, tmp_path):
-    """Videos of two seconds, each in two parts: of one only the better may stand in a list, unless both are wanted."""
+def test_segments_of_a_video_are_samples_of_one_source(ray_local, tmp_path):
+    """Videos of two seconds, each in two segments: a class lists only the better one, except with `repeat_videos`."""
     root, view = Root.open(str(tmp_path / "root")), short().view
     media = pq.read_table(f"{datasets.moving_digits(root).uri}/test.parquet")["video"].to_pylist()[:40]
     table = {"video": [*media, *media], "from": [0.0] * 40 + [1.0] * 40, "to": [1.0] * 40 + [None] * 40}
@@ -120,13 +120,13 @@ def test_parts_of_a_video_are_samples_of_one_source(ray_local, tmp_path):
     config = Label(batch=32)
     scores = TrainedNetwork(network=model, view=view, config=config, resources=Resources()).label(root, corpus, shards)
     duplicates = find_duplicates(root, scores)
-    assert scores.info["scored"] == 80 and not duplicates.info["duplicates"]  # parts of the same bytes are no copies
+    assert scores.info["scored"] == 80 and not duplicates.info["duplicates"]  # segments of one video are not copies
     there = Root.open(str(tmp_path / "there"))
     elsewhere = Resources(decode="cluster")
     decoded = TrainedNetwork(network=model, view=view, config=config, resources=elsewhere).label(
         there, corpus, index_corpus(there, "unlabeled", corpus)
     )
-    assert contents(decoded) == contents(scores)  # wherever the videos are decoded
+    assert contents(decoded) == contents(scores)  # the same wherever the videos are decoded
     rows = scores.table("scores-", SCORES).sort_by("key")
     groups = rows["group"].to_pylist()
     assert groups[:40] == groups[40:] and len(set(groups)) == 40
@@ -138,22 +138,22 @@ def test_parts_of_a_video_are_samples_of_one_source(ray_local, tmp_path):
             range(80), rows["classes"].to_pylist(), rows["log_odds"].to_pylist(), strict=True
         ):
             for c, value in zip(classes, values, strict=True):
-                place = (c, row if repeat else row % 40)
-                best[place] = max(value, best[place]) if place in best else value
+                video = (c, row if repeat else row % 40)
+                best[video] = max(value, best[video]) if video in best else value
         found = picks.table("picks", PICKS).sort_by([("label", "ascending"), ("score", "ascending")])
         assert found["score"].to_pylist() == [v for _, v in sorted((c, v) for (c, _), v in best.items())]
-    lesson = materialize(root, "picked", picks, shards, corpus, Materialize(lanes=4), 0)
-    for written in (lesson.table(file.name, EXAMPLES) for file in lesson.files("examples-")):
+    examples = materialize(root, "picked", picks, shards, corpus, Materialize(lanes=4), 0)
+    for written in (examples.table(file.name, EXAMPLES) for file in examples.files("examples-")):
         for cut in written["media"].to_pylist():  # one second of eight frames, not the whole video
             with av.open(io.BytesIO(cut), "r") as container:
                 assert len(list(container.decode(video=0))) == 8
-    batches = Stream(lesson, 0).batches(view, 16, 0, 16, 0, 1)
+    batches = Stream(examples, 0).batches(view, 16, 0, 16, 0, 1)
     (pixels, _) = next(batches)
     assert pixels.shape == (16, 8, 16, 16, 3) and pixels.std() > 10
     batches.close()
 
 
-def test_networks_views_and_corpora_have_to_agree(ray_local, tmp_path):
+def test_networks_views_and_corpora_must_be_of_one_kind(ray_local, tmp_path):
     root, recipe = Root.open(str(tmp_path)), short()
     for wrong, message in (
         (replace(recipe, student=Model(arch="resnet8x1")), "takes images"),
@@ -168,16 +168,16 @@ def test_networks_views_and_corpora_have_to_agree(ray_local, tmp_path):
 
 
 def accuracy(root: Root, frames: int) -> tuple[int, int]:
-    """(right, all): of a network that learns the directions of 400 videos from clips of so many frames, on the rest."""
+    """(right, all) of the unlabeled videos, for a network that is trained on 400 videos in clips of `frames` frames."""
     videos = datasets.moving_digits(root).uri
     recipe = recipes.moving_digits()
     corpora = {name: datasets.resolve(root, getattr(recipe, name)) for name in ("test", "unlabeled")}
     shards = {name: index_corpus(root, name, corpus) for name, corpus in corpora.items()}
     labels = GivenLabels().label(root, corpora["test"], shards["test"])
-    lesson = materialize(root, "lesson", labels, shards["test"], corpora["test"], Materialize(lanes=8), 0)
+    examples = materialize(root, "labeled", labels, shards["test"], corpora["test"], Materialize(lanes=8), 0)
     view: View = replace(recipe.view, clip=Clip(frames=frames, count=2))
     config = Train(images=2_400, batch=32, schedule=Schedule(lr=0.1, warmup=0.05), weight_decay=5e-4)
-    task = TrainingTask(model=Model(arch="r2plus1d8x1"), classes=8, examples=lesson, config=config, view=view, seed=0)
+    task = TrainingTask(model=Model(arch="r2plus1d8x1"), classes=8, examples=examples, config=config, view=view, seed=0)
     model = train(root, "model", task, Resources(workers=1))
     scores = TrainedNetwork(network=model, view=view, config=Label(batch=32, p=1), resources=Resources()).label(
         root, corpora["unlabeled"], shards["unlabeled"]
@@ -185,13 +185,13 @@ def accuracy(root: Root, frames: int) -> tuple[int, int]:
     found = scores.table("scores-", SCORES, ["key", "classes"]).sort_by("key")
     best = np.array(found["classes"].to_pylist())[:, 0]
     rows = pq.read_metadata(Path(videos) / "unlabeled.parquet").num_rows
-    first = 8 * sum(SPLIT.values())  # the directions come in turn, through the labeled, the test and the unlabeled set
+    first = 8 * sum(SPLIT.values())  # the directions alternate through the labeled, the test and the unlabeled set
     right = np.array([sorted(DIRECTIONS).index(DIRECTIONS[(first + row) % 8]) for row in range(rows)])
     return int((best == right).sum()), rows
 
 
 @pytest.mark.slow
-def test_a_single_frame_does_not_tell_the_motion_and_eight_do(ray_local, tmp_path):
+def test_the_motion_is_learned_from_eight_frames_and_not_from_one(ray_local, tmp_path):
     root = Root.open(str(tmp_path / "root"))
     low, high = wilson(*accuracy(root, frames=1))
     assert low < CHANCE < high and high < 0.17
@@ -199,7 +199,7 @@ def test_a_single_frame_does_not_tell_the_motion_and_eight_do(ray_local, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_whole_recipe_gains(ray_local, tmp_path):
+def test_the_whole_recipe_has_a_gain(ray_local, tmp_path):
     made, summary = write_report(Run(Root.open(str(tmp_path / "root")), recipes.moving_digits()))
     assert (summary.gain.low or 0) > 0 and json.loads(made.read("summary.json"))["gain"]["low"] > 0
     assert min(row.low or 0 for row in summary.metrics if row.metric == "top1") > 2 * CHANCE

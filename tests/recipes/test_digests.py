@@ -1,4 +1,4 @@
-"""The identities of the named recipes are fixed: a change of one rebuilds what its users have."""
+"""The identities of the named recipes are fixed: after a change of one, its users have to build all artifacts again."""
 
 import json
 from pathlib import Path
@@ -17,6 +17,6 @@ def test_every_named_recipe_has_a_digest():
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_the_digest_is_that_of_before(name: str):
+def test_the_digest_is_unchanged(name: str):
     recipe = make(NAMED[name], "DIR" if takes_data(NAMED[name]) else "")
     assert digest(identity_of(recipe)) == GOLDEN[name], f"{name}: add a line to CHANGELOG.md, then update digests.json"

@@ -1,4 +1,4 @@
-"""Recipes are complete, and the paper's has the paper's numbers."""
+"""Recipes are complete, those of the paper have the paper's settings, and resources are divided as documented."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from raylabel.recipes.recipe import Teacher
 from raylabel.training.schedule import lr_at
 
 
-def test_the_paper(tmp_path):
+def test_the_recipe_of_the_paper_has_its_settings(tmp_path):
     recipe = recipes.make(recipes.find("imagenet-yfcc-resnet50"), str(tmp_path))
     assert (recipe.select.k, recipe.select.p, recipe.select.rank) == (16_000, 10, "softmax")
     assert (recipe.teacher.model.arch, recipe.student.arch) == ("resnext101_32x48d", "resnet50")
@@ -25,7 +25,7 @@ def test_the_paper(tmp_path):
     assert (recipe.view.size, recipe.view.resize, recipe.resources.workers) == (224, 256, 64)
 
 
-def test_the_paper_on_video(tmp_path):
+def test_the_video_recipe_of_the_paper_has_its_settings(tmp_path):
     recipe = recipes.make(recipes.find("kinetics-r2plus1d18"), str(tmp_path))
     assert (recipe.select.k, recipe.select.p) == (4_000, 8)
     assert (recipe.teacher.model.arch, recipe.student.arch) == ("r2plus1d_34", "r2plus1d_18")
@@ -42,7 +42,7 @@ def test_the_paper_on_video(tmp_path):
 
 
 @pytest.mark.parametrize("name", recipes.NAMED)
-def test_the_control_has_the_students_images_and_recipe(name, tmp_path):
+def test_the_control_has_the_images_and_settings_of_the_student(name, tmp_path):
     function = recipes.find(name)
     recipe = recipes.make(function, str(tmp_path) if recipes.takes_data(function) else "")
     assert recipe.name == name and name in (function.__doc__ or "")
@@ -51,7 +51,7 @@ def test_the_control_has_the_students_images_and_recipe(name, tmp_path):
     assert (control.schedule, control.batch) == (recipe.pretrain.schedule, recipe.pretrain.batch)
 
 
-def test_a_users_own(tmp_path):
+def test_a_users_own_recipe_is_found(tmp_path):
     path = tmp_path / "my.py"
     path.write_text("from raylabel.recipes.registry import digits\n\ndef mine():\n    return digits()\n\nother = 3\n")
     assert recipes.make(recipes.find(f"{path}:mine"), "").name == "digits"
@@ -62,7 +62,7 @@ def test_a_users_own(tmp_path):
         recipes.make(recipes.find("digits"), "somewhere")
 
 
-def test_a_teacher_comes_from_one_place():
+def test_a_teacher_is_given_in_exactly_one_way():
     model = recipes.digits().teacher.model
     for checkpoint, weights in (("", ""), ("a", "b")):
         with pytest.raises(InputError, match="teacher"):
@@ -87,32 +87,32 @@ def test_a_teacher_comes_from_one_place():
         ([Node(8, 1), Node(96), Node(96)], "beside", Pool(1, 7.0, 1, 7)),
     ],
 )
-def test_teachers_leave_room_to_the_tasks(nodes, decode, pool):
+def test_teachers_leave_room_for_the_tasks(nodes, decode, pool):
     cluster = Cluster(tuple(nodes))
     assert cluster.teachers(Resources(decode=decode)) == pool
     few = cluster.teachers(Resources(decode=decode, teachers=1))
     assert few.actors == 1 and not few.grows
     with pytest.raises(InputError, match=f"has room for {pool.actors}"):
         cluster.teachers(Resources(decode=decode, teachers=pool.actors + 1))
-    # Whichever machines vanish, the actors that crowd on another leave room there for the tasks.
+    # Whichever nodes are lost, the actors that Ray moves to another node leave room there for the tasks.
     if not pool.gpus and (pool.threads or cluster.cpus > len(nodes)):
         free = 0.25 if pool.threads else 0.5
         assert all(node.cpus - int(node.cpus / pool.cpus) * pool.cpus >= free for node in nodes)
-    # A machine of one of these kinds, that joins, is given no more actors than it has CPUs.
+    # A node of one of these kinds that joins gets no more actors than it has CPUs.
     for node in nodes:
         fit = node.gpus if pool.gpus else int(node.cpus / pool.cpus)
         assert (fit * pool.cpus if pool.gpus else fit) <= node.cpus or not pool.grows
 
 
 @pytest.mark.parametrize("node, workers", [(Node(4), 4), (Node(1), 1), (Node(2), 2), (Node(64, 8), 8)])
-def test_training_workers_are_as_many_as_devices(node, workers):
+def test_there_is_one_training_worker_per_device(node, workers):
     cluster = Cluster((node,))
     assert cluster.workers(Resources(), batch=128) == workers
     with pytest.raises(InputError, match="has room for"):
         cluster.workers(Resources(workers=max(node.gpus, node.cpus) + 1), 128)
 
 
-def test_clips_are_never_trained_on_in_bf16_without_a_gpu():
+def test_clips_are_trained_on_in_bf16_only_with_a_gpu():
     cpus, gpus = Cluster((Node(4),)), Cluster((Node(4, 1),))
     assert cpus.precision("auto", trains_clips=True) == cpus.precision("fp32", trains_clips=True) == "fp32"
     assert gpus.precision("auto", trains_clips=True) == gpus.precision("bf16", trains_clips=True) == "bf16"
@@ -121,7 +121,7 @@ def test_clips_are_never_trained_on_in_bf16_without_a_gpu():
         cpus.precision("bf16", trains_clips=True)
 
 
-def test_a_small_batch_is_not_cut_into_crumbs():
+def test_a_small_batch_has_few_workers():
     assert Cluster((Node(16),)).workers(Resources(), batch=64) == 2
     with pytest.raises(InputError, match="resources.workers is -1"):
         Resources(workers=-1)

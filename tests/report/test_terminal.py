@@ -142,17 +142,17 @@ NO_LEAK = Leaks(known=0, videos=0, labeled=0, unlabeled=0, copies=0, test=0, n=9
         ),
         (
             dataclasses.replace(NO_LEAK, known=96, videos=2, labeled=1234, unlabeled=5, test=7, examples=["a", "b"]),
-            "leaks: 7 of 96 test samples leak: 2 of its source videos (a, b) are also those of 1,234 labeled samples "
-            "and 5 of the corpus",
+            "leaks: 7 of 96 test samples leak: 2 source videos of the test set (a, b) are also the source of 1,234 "
+            "labeled samples and 5 samples of the corpus",
         ),
         (
             dataclasses.replace(NO_LEAK, known=9, videos=3, unlabeled=5, copies=6, test=7, examples=["\x1b[2Ja", "b"]),
-            "leaks: 7 of 96 test samples leak: 3 of its source videos ([2Ja, b, ...) are also those of 0 labeled "
-            "samples and 5 of the corpus; 6 samples of the corpus are the same files",
+            "leaks: 7 of 96 test samples leak: 3 source videos of the test set ([2Ja, b, ...) are also the source of 0 "
+            "labeled samples and 5 samples of the corpus; 6 samples of the corpus are byte-identical to test samples",
         ),
         (
             dataclasses.replace(NO_LEAK, copies=6, test=7),
-            "leaks: 7 of 96 test samples leak: 6 samples of the corpus are the same files",
+            "leaks: 7 of 96 test samples leak: 6 samples of the corpus are byte-identical to test samples",
         ),
     ],
 )

@@ -73,7 +73,7 @@ def test_the_labeled_set_is_compared_by_name(labeled, test):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_corpus_is_compared_by_group_and_by_bytes(ray_local, tmp_path, monkeypatch, seed):
     rng, root = np.random.default_rng(seed), Root.open(str(tmp_path))
-    # Groups of names, groups of bytes (which have no name), and samples of their own.
+    # Groups with names, groups without a name (identified by bytes), and samples without a group.
     hashes = {f"n{i}": int(h) for i, h in enumerate(rng.integers(-(2**63), 2**63 - 1, 40))}
     unnamed = [int(h) for h in rng.integers(-(2**63), 2**63 - 1, 40)]
 
@@ -131,19 +131,20 @@ def test_the_corpus_is_compared_by_group_and_by_bytes(ray_local, tmp_path, monke
         assert find_leaks(root, "report", *tables, scores, tested) == wanted
         with mock.patch.object(shuffle, "_remote", side_effect=AssertionError("ran again")):
             assert find_leaks(root, "report", *tables, scores, tested) == wanted
-        with pytest.raises(InputError, match=f"^{wanted.test} of 80 test samples leak: {wanted.videos} of its source "):
+        with pytest.raises(InputError, match=f"^{wanted.test} of 80 test samples leak: {wanted.videos} source "):
             find_leaks(root, "error", *tables, scores, tested)
 
 
-def test_pictures_are_compared_byte_for_byte_alone(ray_local, tmp_path):
+def test_images_are_compared_only_byte_for_byte(ray_local, tmp_path):
     root = Root.open(str(tmp_path))
-    corpus = [(i, bytes([i % 50]) * 16, 0) for i in range(100)]  # each twice
+    corpus = [(i, bytes([i % 50]) * 16, 0) for i in range(100)]  # each digest twice
     tested = scores_of(root, "test", [(3, b"\x07" * 16, 0), (5, b"\xf0" * 16, 0), (1 << 32, b"\x07" * 16, 0)])
     names = groups_of([None] * 3, [3, 5, 1 << 32])
     leaks = find_leaks(root, "report", groups_of([None] * 4), names, scores_of(root, "corpus", corpus), tested)
     assert leaks == Leaks(known=0, videos=0, labeled=0, unlabeled=0, copies=2, test=2, n=3, examples=[])
     with pytest.raises(
-        InputError, match="^2 of 3 test samples leak: 2 samples of the corpus are the same files: remove"
+        InputError,
+        match="^2 of 3 test samples leak: 2 samples of the corpus are byte-identical to test .*: remove",
     ):
         find_leaks(root, "error", groups_of([None] * 4), names, scores_of(root, "corpus", corpus), tested)
     clean = scores_of(root, "clean", [(1, b"c" * 16, 0)])

@@ -63,7 +63,7 @@ def test_topk_equals_brute_force(data):
     result = top.result()
     assert [column.dtype for column in result] == [np.int32, np.int32, np.float32, np.int64]
     assert as_rows(result) == best(rows, k)
-    assert not np.signbit(result[2][result[2] == 0]).any()  # one zero, whichever came
+    assert not np.signbit(result[2][result[2] == 0]).any()  # no -0.0, whichever zero was added
 
 
 @settings(max_examples=300, deadline=None)
@@ -78,7 +78,7 @@ def test_topk_keeps_the_best_of_each_group_however_rows_are_split(data):
     rows = [(label, score, key, group) for (label, score, group), key in zip(rows, keys, strict=True)]
     whole = TopK(classes, k, groups=True)
     with mock.patch.object(topk, "STAGE_ROWS", data.draw(st.integers(0, 20))):
-        for share in cut(data, rows):  # what one task sees, in pieces; its result is added to the whole's
+        for share in cut(data, rows):  # the rows of one task, added in batches; its result is added to the whole
             top = TopK(classes, k, groups=True)
             for part in cut(data, share):
                 top.add(*columns_of(part, groups=True))
@@ -97,7 +97,7 @@ def columns_of(rows, groups=False):
     return [np.array([row[i] for row in rows], dtype) for i, dtype in enumerate(types)]
 
 
-def test_topk_drops_what_is_below_the_threshold_before_it_stages():
+def test_topk_drops_rows_below_the_threshold_before_staging():
     top = TopK(2, 10)
     with mock.patch.object(topk, "STAGE_ROWS", 25):
         top.add(np.zeros(60, np.int32), np.arange(60, dtype=np.float32), np.arange(60))
@@ -142,8 +142,8 @@ def test_a_partition_is_read_as_it_was_written(tmp_path):
 
 
 def fake_scores(root, name, rows, files, p, groups=None):
-    """SCORES of rows (key, digest, classes, log_odds, logits), cut into runs in key order of the given sizes; `groups`
-    gives those of some keys."""
+    """SCORES of rows (key, digest, classes, log_odds, logits), cut into files of the given sizes in key order; `groups`
+    gives the groups of some keys."""
     assert sum(files) == len(rows)
     rows = [(key, digest, (groups or {}).get(key, 0), *lists, []) for key, digest, *lists in rows]
 
@@ -162,7 +162,7 @@ def fake_scores(root, name, rows, files, p, groups=None):
 
 
 def random_rows(n, classes, p, seed, alphabet=6):
-    """Few distinct scores, so that ties are everywhere; a tenth of the samples copies earlier bytes."""
+    """Few distinct scores, so that there are many ties; a tenth of the samples are copies of earlier ones."""
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(n):
@@ -231,7 +231,7 @@ def test_select_equals_sorting_everything(ray_local, tmp_path, p, k):
 
 
 def test_bytes_do_not_depend_on_the_number_of_tasks(ray_local, tmp_path, monkeypatch):
-    # 150 classes are three slices; of 9,000 candidates the first run makes 1 map task, the others up to 4.
+    # 150 classes are three slices; for 9,000 candidates the first run has 1 map task, the others up to 4.
     rows = random_rows(3000, 150, 4, seed=0)
     config = Select(k=20, p=3)
     results = []
@@ -263,7 +263,7 @@ def test_bytes_do_not_depend_on_the_number_of_tasks(ray_local, tmp_path, monkeyp
 def test_a_class_lists_only_the_best_segment_of_a_video(ray_local, tmp_path, monkeypatch, sizes):
     rows = random_rows(1500, 70, 4, seed=3)  # two slices of classes
     rng = np.random.default_rng(sizes)
-    # of about that many segments each, anywhere in the corpus; a quarter are videos of their own
+    # Videos of about `sizes` segments each, anywhere in the corpus; a quarter of the samples have no group.
     groups = {row[0]: int(rng.integers(1, 1500 // sizes + 1)) * 2**40 for row in rows if rng.random() < 0.75}
     root, results = Root.open(str(tmp_path)), []
     config = Select(k=8, p=3)
@@ -294,7 +294,7 @@ def test_a_copy_is_dropped_before_the_best_segment_is_chosen(ray_local, tmp_path
     assert read(picks, "picks-", PICKS) == [(0, 1, 2.0, 2), (0, 2, 1.0, 1), (0, 3, 0.0, 4)]
 
 
-def test_groups_are_read_only_where_there_are_some(tmp_path):
+def test_groups_are_read_only_if_there_are_any(tmp_path):
     iter_batches = pq.ParquetFile.iter_batches
     rows = random_rows(60, 3, 2, seed=4)
     scores = fake_scores(Root.open(str(tmp_path)), "s", rows, [60], 2, {row[0]: 5 for row in rows})
@@ -318,7 +318,7 @@ def test_groups_are_read_only_where_there_are_some(tmp_path):
         assert len(found) == columns and len(found[0]) == (3 if grouped else 27)
 
 
-def test_of_copies_the_smallest_key_is_kept_whatever_the_scores(ray_local, tmp_path):
+def test_the_copy_with_the_smallest_key_is_kept_whatever_the_scores(ray_local, tmp_path):
     same, other = b"s" * 16, b"o" * 16
     rows = [
         (3, same, [0, 1], [1.0, 0.0], [1.0, 0.0]),
@@ -346,7 +346,7 @@ def test_copies_are_found_whatever_the_order_of_files(ray_local, tmp_path, monke
 
 
 @pytest.mark.parametrize("second", [[b"\x80"], [b"\x00", b"\x80", b"\xff"]])
-def test_digests_that_share_a_half_are_no_copies(ray_local, tmp_path, second):
+def test_digests_that_share_a_half_are_not_copies(ray_local, tmp_path, second):
     digests = [a * 8 + b * 8 for a in (b"\x00", b"\x7f", b"\x80", b"\xff") for b in second]
     root = Root.open(str(tmp_path))
     rows = [(key, digest, [0], [0.5], [0.5]) for key, digest in enumerate([*digests, digests[3]])]
@@ -365,7 +365,7 @@ def test_digests_are_partitioned_by_their_first_bits(tmp_path, monkeypatch):
         assert sorted(found) == sorted((row[0], row[1]) for row in rows if row[1][0] >> 6 == bucket)
 
 
-def test_one_digest_for_all_is_one_sample(ray_local, tmp_path, monkeypatch):
+def test_samples_with_the_same_digest_give_one_pick(ray_local, tmp_path, monkeypatch):
     monkeypatch.setattr("raylabel.selection.duplicates.BUCKET_ROWS", 10)
     rows = [(key, b"\xff" * 16, [0], [0.5], [0.5]) for key in range(100)]
     root = Root.open(str(tmp_path))
@@ -399,7 +399,7 @@ def test_classes_without_candidates_are_named(ray_local, tmp_path):
 
 
 @pytest.mark.parametrize("files", [[], [0, 0]])
-def test_no_samples_at_all(ray_local, tmp_path, files):
+def test_scores_without_samples_are_an_error(ray_local, tmp_path, files):
     root = Root.open(str(tmp_path))
     scores = fake_scores(root, "s", [], files, 1)
     duplicates = find_duplicates(root, scores)
@@ -426,7 +426,7 @@ def test_scores_that_cannot_be_ranked_are_an_error(ray_local, tmp_path, row, mes
         select(root, scores, find_duplicates(root, scores), Select(p=2), names(2))
 
 
-def test_a_file_of_other_columns_is_an_error(ray_local, tmp_path):
+def test_a_file_with_other_columns_is_an_error(ray_local, tmp_path):
     root = Root.open(str(tmp_path))
 
     def build(draft):

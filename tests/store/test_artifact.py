@@ -20,7 +20,7 @@ from raylabel.store.artifact import (
 from raylabel.store.files import write_file
 
 
-def test_made_once_then_found(tmp_path):
+def test_an_artifact_is_built_once(tmp_path):
     root, built = Root.open(str(tmp_path)), []
     assert list(tmp_path.iterdir()) == []
 
@@ -37,7 +37,7 @@ def test_made_once_then_found(tmp_path):
     assert first.files()[0].sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_a_stopped_build_is_no_artifact_and_is_taken_up_again(tmp_path):
+def test_a_stopped_build_is_not_an_artifact_and_is_resumed(tmp_path):
     root = Root.open(str(tmp_path))
 
     def stopped(draft):
@@ -80,7 +80,7 @@ class Config:
     actors: int = field(default=1, metadata=NOT_IDENTITY)
 
 
-def test_identity_holds_what_changes_bytes_alone():
+def test_an_identity_has_only_what_changes_bytes():
     assert identity_of(Config()) == {"inner": {"k": 3}, "names": ["a", "b"]}
     assert identity_of(Config(actors=7)) == identity_of(Config())
     assert digest(identity_of(Config(inner=Inner(k=4)))) != digest(identity_of(Config()))
@@ -95,13 +95,13 @@ def test_equal_tables_give_equal_bytes_however_chunked(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["file/below", "ftp://nowhere/x"])
-def test_a_root_that_cannot_be_written_is_said_at_once(tmp_path, place):
+def test_a_root_that_is_not_writable_is_an_error(tmp_path, place):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="root|open"):
         Root.open(place if "://" in place else str(tmp_path / place))
 
 
-def test_tables_are_checked_at_the_border():
+def test_a_table_of_another_schema_is_an_error():
     good = PICKS.empty_table()
     assert check(good, PICKS, "here") is good
     with pytest.raises(InputError, match="here: columns are"):
@@ -125,7 +125,7 @@ class New(Old):
     steps: int = 1
 
 
-def test_a_field_that_was_added_later_shows_in_the_identity_once_it_is_set():
+def test_a_field_added_later_is_in_the_identity_only_if_it_is_set():
     assert identity_of(New()) == {"size": 3, "steps": 1}
     assert identity_of(New(mode="other")) == {"size": 3, "steps": 1, "mode": "other"}
     assert identity_of(New(tags=["a"])) == {"size": 3, "steps": 1, "tags": ["a"]}

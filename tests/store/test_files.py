@@ -43,7 +43,7 @@ def test_a_file_of_any_size_is_read_after_refusals(
     assert refused >= 6 if size else refused == 0
 
 
-def test_a_store_that_always_refuses_a_few_bytes_is_an_error(
+def test_a_store_that_refuses_every_small_read_is_an_error(
     bucket: str, faults: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(patient, "LONGEST", 0.0)
@@ -55,7 +55,7 @@ def test_a_store_that_always_refuses_a_few_bytes_is_an_error(
         read_file(f"{bucket}/file")
 
 
-def test_what_is_missing_and_what_is_listed(bucket: str) -> None:
+def test_missing_and_listed_files(bucket: str) -> None:
     with pytest.raises(FileNotFoundError):
         read_file(f"{bucket}/none")
     assert list_files(f"{bucket}/none") == []

@@ -14,7 +14,7 @@ from raylabel.store.reject_limit import RejectTally
     pieces=st.lists(st.integers(0, 20).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))), min_size=1),
     limit=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
 )
-def test_a_run_is_stopped_if_more_than_the_limit_or_all_are_rejects(pieces, limit):
+def test_more_rejects_than_the_limit_stop_a_run(pieces, limit):
     samples, rejected = (sum(column) for column in zip(*pieces, strict=True))
     tally = RejectTally(samples, limit)
     for count, rejects in pieces:
@@ -27,7 +27,7 @@ def test_a_run_is_stopped_if_more_than_the_limit_or_all_are_rejects(pieces, limi
         tally.close()
 
 
-def test_the_share_so_far_counts_once_it_is_of_enough_samples():
+def test_the_limit_applies_after_enough_samples():
     tally = RejectTally(10 * reject_limit.ENOUGH, 0.05)
     tally.add(reject_limit.ENOUGH - 1, {"missing": reject_limit.ENOUGH - 1})
     tally.check()
@@ -52,7 +52,7 @@ def test_the_error_names_the_three_most_frequent_reasons():
     )
 
 
-def test_a_missing_sample_is_a_fault_of_the_program():
+def test_a_missing_sample_is_an_assertion_error():
     tally = RejectTally(3, 1.0)
     tally.add(2, {})
     with pytest.raises(AssertionError, match="3 samples in, 2 out"):

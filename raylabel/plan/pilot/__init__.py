@@ -1,7 +1,7 @@
 """A short pilot on the cluster measures the speed and the memory of each kind of work.
 
 It times the code of the run, in as many processes as the run will have, since they slow each other down. Speed does not
-depend on weights: a network that is not trained yet is replaced by one with random weights.
+depend on the weights, so a network that is not trained yet is replaced by one with random weights.
 """
 
 from raylabel.plan.pilot.labeling import Labeled, measure_labeling, random_network

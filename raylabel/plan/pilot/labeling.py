@@ -1,4 +1,4 @@
-"""How fast the corpus is labeled, and what scores look like."""
+"""Measures how fast the corpus is labeled, and labels a sample of it."""
 
 import collections
 import itertools
@@ -23,64 +23,66 @@ from raylabel.plan.pilot.process import draw, peak_device_memory, peak_memory, s
 from raylabel.schema import SCORES
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
 
-SECONDS = 8.0  # of labeling that are timed; start-up comes on top
-LEAST = 3.0  # seconds of labeling that are timed, even where the share of the corpus is through sooner
-SHARE = 0.001  # of the corpus that is labeled, at most
-BATCHES = 8  # per actor that are labeled, at least: of a small corpus more than the share, and units more than once
-PLACES = 8  # of the corpus that an actor visits, about, where it is not through sooner
-PROBE = 16  # images of the batch that tells a slow network from a fast one, on a CPU
+SECONDS = 8.0  # of labeling that are timed, at most; start-up is not included
+MIN_SECONDS = 3.0  # of labeling that are timed, even if the share of the corpus is labeled before
+SHARE = 0.001  # of the corpus; all actors stop once it is labeled, unless BATCHES or MIN_SECONDS require more
+BATCHES = 8  # per actor that are labeled at least: of a small corpus, more than the share, and units more than once
+STRETCHES = 8  # of the corpus that an actor visits, about, unless it is done before
+PROBE = 16  # images of the first batch on a CPU, which shows how slow the network is
 
 
 @dataclass(frozen=True)
 class Labeled:
-    """What labeling was seen to do. A slot is a sample's place in a padded batch."""
+    """The measured speed and memory of labeling, and the scores. A slot is one position of a padded batch."""
 
     slots_per_second: float
-    """Of one actor beside the others, in the steady state."""
+    """Slots per second of one actor while all actors run, in the steady state."""
     start: float
     """Seconds until all actors had scored a first batch."""
     memory: int
-    """Bytes, of the largest actor."""
+    """Peak memory of the largest actor, bytes."""
     device_memory: int | None
-    """Bytes of GPU memory, of the largest actor."""
+    """Peak GPU memory of the largest actor, bytes."""
     seen: int
     """Samples that were labeled or rejected, each counted once."""
     rows: pa.Table
-    """SCORES of those that could be read."""
+    """SCORES of the samples that could be read."""
     bytes_per_row: float
-    """Of SCORES, as they are stored."""
+    """Bytes per row of SCORES, as they are stored."""
 
 
-def measure_labeling(job: ScoringTask) -> Labeled:
-    """Labels units of the corpus, drawn at random, as the run will; each actor stops by the clock."""
-    begin, pool, unit = time.monotonic(), job.pool, unit_rows(job.corpus)
-    drawn = draw(job.shards, unit)
+def measure_labeling(task: ScoringTask) -> Labeled:
+    """Labels units of the corpus, drawn at random, in the same way as the run; each actor stops after some seconds."""
+    begin, pool, unit = time.monotonic(), task.pool, unit_rows(task.corpus)
+    drawn = draw(task.shards, unit)
     labeler: Any = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus)(_Labeler)
-    units = len(Units(job.shards.rows, unit))
+    units = len(Units(task.shards.rows, unit))
     size = units_of_item(units, pool.actors)
-    # As the run: no more actors than there are pieces of work.
+    # As in the run: no more actors than there are work items.
     actors, decoders = [labeler.remote() for _ in range(min(pool.actors, -(-units // size)))], []
     try:
-        # A batch of a slow network may take a minute on a CPU; an image takes about as long in a small one.
-        small = replace(job, batch=job.batch if pool.gpus else min(PROBE, job.batch))
+        # A batch of a slow network may take a minute on a CPU. In a small batch, an image takes about as long.
+        small = replace(task, batch=task.batch if pool.gpus else min(PROBE, task.batch))
         once = max(ray.get([actor.load.remote(small, drawn[0]) for actor in actors]))
         start = time.monotonic() - begin
         if not pool.gpus:
             slot = once / small.batch
-            while job.batch > PROBE and PLACES * job.batch * slot > SECONDS:
-                job = replace(job, batch=job.batch // 2)
-            once = max(ray.get([actor.load.remote(job, drawn[0]) for actor in actors]))
-        # As long as those of the run, for it costs to begin inside a file, but so short that an actor sees some.
-        rows = min(size * unit, max(1, int(SECONDS / PLACES / once)) * job.batch)
-        places = [stretch(job.shards, one, rows, unit) for one in drawn]
-        if not pool.threads:  # others decode, in halves of the CPUs that are left
+            while task.batch > PROBE and STRETCHES * task.batch * slot > SECONDS:
+                task = replace(task, batch=task.batch // 2)
+            once = max(ray.get([actor.load.remote(task, drawn[0]) for actor in actors]))
+        # Long stretches, since starting inside a file costs time, but so short that each actor visits several.
+        rows = min(size * unit, max(1, int(SECONDS / STRETCHES / once)) * task.batch)
+        stretches = [stretch(task.shards, one, rows, unit) for one in drawn]
+        if not pool.threads:  # other tasks decode, each on half of a remaining CPU
             decoder: Any = ray.remote(num_cpus=0.5)(_Decoder)
             free = int(ray.cluster_resources().get("CPU", 1) - pool.actors * pool.cpus)
             count = max(len(actors), 2 * free)
-            decoders = [decoder.remote(job, _dealt(places, i, count)) for i in range(count)]
-        quota = max(int(SHARE * job.shards.samples) // len(actors), BATCHES * job.batch)
+            decoders = [decoder.remote(task, _round_robin(stretches, i, count)) for i in range(count)]
+        quota = max(int(SHARE * task.shards.samples) // len(actors), BATCHES * task.batch)
         running = [
-            actor.run.remote(_dealt(places, i, len(actors)), decoders[i :: len(actors)], quota, SECONDS, LEAST)
+            actor.run.remote(
+                _round_robin(stretches, i, len(actors)), decoders[i :: len(actors)], quota, SECONDS, MIN_SECONDS
+            )
             for i, actor in enumerate(actors)
         ]
         found = ray.get(running)
@@ -103,7 +105,7 @@ def measure_labeling(job: ScoringTask) -> Labeled:
 
 
 def random_network(root: Root, model: Model, classes: int) -> Artifact:
-    """An untrained network, as an artifact."""
+    """A network with random weights, as an artifact."""
 
     def write(draft: Draft) -> Built:
         return Built([write_bytes(draft.uri, WEIGHTS, save_weights(build(model, classes)))], describe(model, classes))
@@ -111,9 +113,9 @@ def random_network(root: Root, model: Model, classes: int) -> Artifact:
     return root.make("random", {"model": identity_of(model), "classes": classes}, write)
 
 
-def _dealt(places: Sequence[Sequence[Unit]], first: int, count: int) -> list[Unit]:
-    """What falls to one of `count` when the places are dealt, round after round; at least one place."""
-    return [unit for place in places[first % len(places) :: count] for unit in place]
+def _round_robin(stretches: Sequence[Sequence[Unit]], first: int, count: int) -> list[Unit]:
+    """The units of every `count`-th stretch from `first` on; at least one stretch."""
+    return [unit for units in stretches[first % len(stretches) :: count] for unit in units]
 
 
 def _each_once(rows: pa.Table) -> pa.Table:
@@ -122,31 +124,31 @@ def _each_once(rows: pa.Table) -> pa.Table:
 
 
 class _Labeler:
-    """An actor of the run, with a clock."""
+    """The ScoringActor of a run, with a time limit."""
 
-    def load(self, job: ScoringTask, unit: Unit) -> float:
-        """Makes ready to score; seconds that a batch takes."""
-        self._job, self._actor = job, ScoringActor(job)
-        one = item([replace(unit, rows=min(job.batch, unit.rows))])
+    def load(self, task: ScoringTask, unit: Unit) -> float:
+        """Loads the network and warms up; returns the seconds of a batch."""
+        self._task, self._actor = task, ScoringActor(task)
+        one = item([replace(unit, rows=min(task.batch, unit.rows))])
         collections.deque(self._actor(one), maxlen=0)  # warms up
         begin = time.monotonic()
         collections.deque(self._actor(one), maxlen=0)
         return time.monotonic() - begin
 
     def run(
-        self, units: Sequence[Unit], decoders: Sequence[Any], quota: int, seconds: float, least: float
+        self, units: Sequence[Unit], decoders: Sequence[Any], quota: int, seconds: float, min_seconds: float
     ) -> dict[str, Any]:
-        """Scores the units, again and again, for so many seconds, or `least` if `quota` slots are through by then."""
+        """Scores the units repeatedly for `seconds`, or for `min_seconds` if `quota` slots are scored by then."""
         tables, slots, begin, now = [], 0, time.monotonic(), 0.0
         seen: set[int] = set()
         for table in itertools.chain.from_iterable(self._tables(units, decoders)):
-            slots += self._job.batch
+            slots += self._task.batch
             key = table.column("key")[0].as_py()
             if key not in seen:
                 seen.add(key)
                 tables.append(table)
             now = time.monotonic() - begin
-            if now >= seconds or (slots >= quota and now >= least):
+            if now >= seconds or (slots >= quota and now >= min_seconds):
                 break
         rows = pa.concat_tables(tables)
         memory, device = peak_memory(), peak_device_memory()
@@ -167,10 +169,10 @@ class _Labeler:
 
 
 class _Decoder:
-    """A task of the run that decodes for the actors."""
+    """Decodes for the actors, as the decoding tasks of a run do."""
 
-    def __init__(self, job: ScoringTask, units: Sequence[Unit]):
-        self._batches = itertools.chain.from_iterable(decode(job, item(units)) for _ in itertools.count())
+    def __init__(self, task: ScoringTask, units: Sequence[Unit]):
+        self._batches = itertools.chain.from_iterable(decode(task, item(units)) for _ in itertools.count())
 
     def next(self) -> pa.Table:
         return next(self._batches)

@@ -1,4 +1,4 @@
-"""How fast scores become picks, and picks become training samples."""
+"""Measures how fast samples are selected, and how fast picks are materialized."""
 
 import contextlib
 import io
@@ -22,27 +22,27 @@ from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 from raylabel.store.files import filesystem
 from raylabel.training.examples import Materialize, file_samples, summarise, write_part
 
-SYNTHETIC = 200_000  # rows of scores that selection is timed on
+SYNTHETIC = 200_000  # rows of synthetic scores on which selection is timed
 READING = 1.5  # seconds for which each task reads
-WRITING = 4.0  # seconds for which it writes
-TRIED = 32  # samples whose writing tells how many can be written in the seconds there are
+WRITING = 4.0  # seconds for which each task writes
+PROBE = 32  # samples that are written first, to see how many can be written in these seconds
 
 
 @dataclass(frozen=True)
 class Sorted:
-    """What a pass over SCORES was seen to take."""
+    """The measured time of a pass over SCORES."""
 
     rows: int
-    """Of the scores that were made up: N, or fewer."""
-    taken: float
-    """Seconds for these."""
+    """Rows of the synthetic scores: N, or fewer."""
+    seconds: float
+    """Seconds for these rows."""
     seconds_per_row: float
-    """For any more, of one task."""
+    """Seconds of one task for each further row."""
 
 
 @dataclass(frozen=True)
 class Selected:
-    """What finding duplicates and selecting were seen to take."""
+    """The measured time of finding duplicates and of selecting."""
 
     duplicates: Sorted
     select: Sorted
@@ -51,28 +51,28 @@ class Selected:
 
 @dataclass(frozen=True)
 class Materialized:
-    """What reading and writing samples was seen to take, of one task beside as many others as there are CPUs."""
+    """The measured time of reading and writing samples, by one task while one task runs on every CPU."""
 
     examples: Artifact
-    """EXAMPLES of what was written, under arbitrary labels: something to train on."""
+    """EXAMPLES of the samples that were written, with arbitrary labels, for the pilot of training."""
     start: float
-    """Seconds of a stage without work."""
+    """Seconds of the stage besides its longest task."""
     seconds_per_row: float
-    """To read."""
+    """Seconds to read a row."""
     seconds_per_pick: float
-    """To decode and write, besides."""
+    """Additional seconds to decode and write a picked row."""
     bytes_per_pick: float
     group_rows: int
-    """Rows that are read to have the last of them: those of a parquet row group; 1 where a sample is read alone."""
+    """Rows that are read together: those of a parquet row group; 1 if each sample can be read alone."""
 
 
 def measure_selection(root: Root, config: Select, classes: int, p: int, rows: int) -> Selected:
-    """Finds duplicates and selects in made-up scores of up to SYNTHETIC rows, with K in proportion to `rows`, N."""
+    """Times duplicate search and selection on synthetic scores of up to SYNTHETIC rows, with K scaled to `rows`, N."""
     many = min(SYNTHETIC, rows)
     few = min(many, max(1000, classes))
     names = tuple(map(str, range(classes)))
     taken, stored = np.zeros((3, 2)), 0.0
-    for number, count in enumerate((few, few, many)):  # the first one warms the workers up
+    for number, count in enumerate((few, few, many)):  # the first pass warms up the workers
         scores = _synthetic(root, count, classes, p, number)
         share = Select(k=max(1, config.k * count // rows), p=config.p, rank=config.rank)
         taken[number, 0], copies = _timed(lambda scores=scores: find_duplicates(root, scores))
@@ -86,7 +86,7 @@ def measure_selection(root: Root, config: Select, classes: int, p: int, rows: in
 
 
 def _timed(make: Callable[[], Artifact]) -> tuple[float, Artifact]:
-    """The seconds it took, and what it made; its own line of progress is not shown."""
+    """(seconds, the artifact); the progress lines are not shown."""
     begin = time.monotonic()
     with contextlib.redirect_stdout(io.StringIO()):
         made = make()
@@ -94,7 +94,7 @@ def _timed(make: Callable[[], Artifact]) -> tuple[float, Artifact]:
 
 
 def _synthetic(root: Root, rows: int, classes: int, p: int, number: int) -> Artifact:
-    """SCORES in which the classes come round in turn."""
+    """SCORES with random values, in which each class is equally frequent."""
 
     def build(draft: Draft) -> Built:
         rng, ends = np.random.default_rng(0), np.arange(0, rows * p + 1, p, dtype=np.int32)
@@ -120,7 +120,7 @@ def _synthetic(root: Root, rows: int, classes: int, p: int, number: int) -> Arti
 def measure_materializing(
     root: Root, name: str, shards: Shards, corpus: Corpus, config: Materialize, classes: int
 ) -> Materialized:
-    """Reads stretches of the corpus on every CPU, and writes them as EXAMPLES, all at once."""
+    """Times one task on each CPU, all at the same time: each reads rows of the corpus and writes them as EXAMPLES."""
     tasks = max(1, int(ray.cluster_resources().get("CPU", 1)))
     records: list[dict[str, Any]] = []
 
@@ -158,14 +158,14 @@ def _materialize(
     classes: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """Reads on from the unit, for READING seconds at most; then writes what a few samples say will take `seconds`."""
+    """Reads from the start of the unit for at most READING seconds. Then writes as many samples as take `seconds`."""
     begin, shard = time.monotonic(), shards.row(unit.shard)
     group = 1
     if shard["format"] == "parquet":
         fs, path = filesystem(shard["uri"])
         with pq.ParquetFile(path, filesystem=fs) as file:
             group = file.metadata.row_group(0).num_rows
-    first = unit.first - unit.first % group  # where a reader of this unit begins
+    first = unit.first - unit.first % group  # the row group that has the first row of the unit
     end = min(first + file_samples(corpus), shard["rows"])
     rows, reading = 0, time.monotonic()
     for _ in read_unit(corpus, shard, Unit(unit.shard, first, end - first)):
@@ -180,8 +180,8 @@ def _materialize(
         record = write_part(where, part, labels, shards, corpus, config)
         return time.monotonic() - begin, record
 
-    few = min(end - first, TRIED)
-    tried, _ = write(f"{folder}/scratch/{part}", few)
-    writing, record = write(folder, min(end - first, max(2 * config.lanes, int(few * seconds / tried))))
+    few = min(end - first, PROBE)
+    probe_seconds, _ = write(f"{folder}/scratch/{part}", few)
+    writing, record = write(folder, min(end - first, max(2 * config.lanes, int(few * seconds / probe_seconds))))
     found = {"rows": rows, "reading": reading, "writing": writing, "group_rows": group}
     return {**record, **found, "seconds": time.monotonic() - begin}

@@ -1,4 +1,4 @@
-"""How fast a network trains."""
+"""Measures how fast a network trains."""
 
 import json
 import time
@@ -13,56 +13,56 @@ from raylabel.training.checkpoint import Checkpoints
 from raylabel.training.loop import TrainingTask, steps
 from raylabel.training.worker_group import fit
 
-SECONDS = 8.0  # of training that are timed, or half of them; start-up comes on top
-WARM = 3  # steps that are not timed: the first ones find batches that were decoded before anybody asked
+SECONDS = 8.0  # of training that are timed, at least half of them; start-up is not included
+WARMUP_STEPS = 3  # steps that are not timed: the batches of the first steps are decoded in advance
 FOUND = "pilot.json"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training was seen to do."""
+    """The measured speed and memory of a training."""
 
     images_per_second: float
-    """Of all workers together, in the steady state."""
+    """Images per second of all workers together, in the steady state."""
     start: float
-    """Seconds of a training that are no step."""
+    """Seconds of a training outside its steps."""
     memory: int
-    """Bytes, of the first worker."""
+    """Peak memory of the first worker, bytes."""
     device_memory: int | None
-    """Bytes of GPU memory, of the first worker."""
+    """Peak GPU memory of the first worker, bytes."""
 
 
-def measure_training(draft: Draft, job: TrainingTask, workers: int, gpu: bool) -> Trained:
+def measure_training(draft: Draft, task: TrainingTask, workers: int, gpu: bool) -> Trained:
     """Trains for some seconds, as the run will. Ray Train stores its state in `draft`."""
     import ray
 
     # As many steps as the run: no checkpoint is due and, except for the last, no point of the curve.
-    config = replace(job.config, checkpoint_every=job.config.steps + 1)
+    config = replace(task.config, checkpoint_every=task.config.steps + 1)
     begin, board = time.monotonic(), make_board()
-    settings = {"job": replace(job, config=config, board=board), "folder": draft.uri, "seconds": SECONDS}
+    settings = {"task": replace(task, config=config, board=board), "folder": draft.uri, "seconds": SECONDS}
     settings["checkpoints"] = Checkpoints(draft.scratch("checkpoints"))  # none is due
     fit(_loop, settings, draft.scratch("ray_train"), workers, gpu, failures=3).result()
     total = time.monotonic() - begin
     ray.kill(board)
     found = json.loads(read_file(f"{draft.uri}/{FOUND}"))
     rate = found["steps"] * config.batch / found["seconds"]
-    start = total - found["seconds"] - WARM * config.batch / rate
+    start = total - found["seconds"] - WARMUP_STEPS * config.batch / rate
     return Trained(rate, max(0.0, start), found["memory"], found["device_memory"])
 
 
 def _loop(settings: dict[str, Any]) -> None:
-    """What each worker runs: the loop of a training, stopped by the first worker's clock."""
+    """The function of each worker: the training loop, until the time of the first worker is over."""
     import ray.train
     import ray.train.torch
     import torch
     import torch.distributed
 
-    rank, training = ray.train.get_context().get_world_rank(), steps(settings["job"], settings["checkpoints"])
+    rank, training = ray.train.get_context().get_world_rank(), steps(settings["task"], settings["checkpoints"])
     device = ray.train.torch.get_device()
-    for _ in range(WARM):
+    for _ in range(WARMUP_STEPS):
         next(training, 0)
     begin, done, due = time.monotonic(), 0, 1
-    # All have to stop at the same step, so they agree now and then: after 1, 2, 4, 8, ... steps.
+    # All workers have to stop at the same step, so they agree after 1, 2, 4, 8, ... steps.
     while next(training, 0):
         done += 1
         if done == due:
