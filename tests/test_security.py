@@ -19,7 +19,8 @@ from paths import DEPLOY, JOBS, REPOSITORY
 
 from raylabel.corpus import Corpus, Shards, index_corpus, read_keys
 from raylabel.errors import InputError
-from raylabel.models import Model, build
+from raylabel.models import Model
+from raylabel.models.build import build
 from raylabel.store.artifact import Root
 
 MODULES = sorted(file for folder in (REPOSITORY / "raylabel", JOBS, DEPLOY) for file in folder.rglob("*.py"))

@@ -15,8 +15,6 @@ from typing import Annotated
 import tyro
 
 from raylabel.cli.launch import Options, R, launched
-from raylabel.plan.estimate import plan
-from raylabel.plan.report import print_plan
 from raylabel.recipes import Recipe
 
 
@@ -30,6 +28,9 @@ class PlanOptions(Options[R]):
 
 def main() -> None:
     with launched(__doc__ or "", PlanOptions[Recipe]) as (root, options):
+        from raylabel.plan.estimate import plan  # imported now, because PyTorch takes seconds
+        from raylabel.plan.report import print_plan
+
         with redirect_stdout(sys.stderr):  # the progress of the stages that the plan runs
             found = plan(root, options.recipe)
         if options.json:

@@ -8,13 +8,15 @@
 """
 
 from raylabel.cli.launch import Options, launched
-from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes import Recipe
-from raylabel.report.run import write_report
-from raylabel.report.terminal import print_summary
 
 
 def main() -> None:
     with launched(__doc__ or "", Options[Recipe]) as (root, options):
+        # Imported now, because PyTorch takes seconds: --help and a wrong field need not wait for it.
+        from raylabel.pipelines.semi_supervised import Run
+        from raylabel.report.run import write_report
+        from raylabel.report.terminal import print_summary
+
         page, summary = write_report(Run(root, options.recipe))
         print_summary(summary, page.uri)

@@ -18,8 +18,6 @@ import tyro
 from raylabel.cli.launch import Options, R, launched
 from raylabel.recipes import Recipe
 from raylabel.sweep.config import SweepConfig
-from raylabel.sweep.result import print_sweep
-from raylabel.sweep.run import sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,5 +40,8 @@ def recipe_arguments(arguments: Sequence[str]) -> list[str]:
 
 def main() -> None:
     with launched(__doc__ or "", SweepOptions[Recipe]) as (root, options):
+        from raylabel.sweep.result import print_sweep  # imported now, because PyTorch takes seconds
+        from raylabel.sweep.run import sweep
+
         found, folder = sweep(root, options.recipe, options.sweep, recipe_arguments(sys.argv[1:]))
         print_sweep(found, folder)

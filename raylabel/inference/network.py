@@ -43,7 +43,8 @@ class Network:
     def start(self, gpu: bool) -> Run:
         import torch
 
-        from raylabel.models import load_model, memory_format
+        from raylabel.models.build import memory_format
+        from raylabel.models.trained import load_model
 
         torch.set_num_threads(1)  # one single-threaded actor per core is faster than threads, and sums in one order
         device = torch.device("cuda" if gpu else "cpu")

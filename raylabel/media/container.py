@@ -21,10 +21,10 @@ from raylabel.media.formats import known_format
 from raylabel.media.rejects import Reject
 
 MAX_FRAME_PIXELS = 10_000_000  # a little over 4096 x 2304; a decoder keeps up to 17 frames of 1.5 or 3 bytes per pixel
-MAX_ASPECT = 16  # ratio of a frame's sides: with a short side of 256 it is a million pixels
+MAX_ASPECT = 16  # largest ratio of a frame's sides; with a short side of 256 it gives a million pixels
 
-# libavformat's name of the demuxer by the name of the format. The demuxer is set explicitly, since libavformat's own
-# detection would also open lists of addresses. (In QuickTime and MP4, references to other files are off by default.)
+# From a format's name to libavformat's name of its demuxer. The demuxer is set explicitly, since libavformat's own
+# detection would also open playlists. (In QuickTime and MP4, references to other files are off by default.)
 _DEMUXERS = {
     "Matroska or WebM": "matroska",
     "AVI": "avi",
@@ -38,7 +38,8 @@ _DEMUXERS = {
 _STILL = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix", b"hevc", b"hevx")  # brands of pictures in ISO media
 
 # Containers and codecs in which every packet has the time at which its frame is shown. For others the number of frames
-# is known only after decoding: a packet of AVI may hold none or two, one of an interlaced broadcast half a frame.
+# is known only after decoding: an AVI packet may contain no frame or two, a packet of an interlaced broadcast half a
+# frame.
 _TIMED = frozenset(("mov", "matroska", "flv"))
 _TIMED_CODECS = frozenset(("h264", "hevc", "vp8", "vp9", "av1", "mpeg4"))
 
@@ -47,7 +48,7 @@ av.logging.set_level(av.logging.PANIC)  # errors are reported by a Reject
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """The properties of a video, found without decoding all of it wherever that is possible."""
+    """The properties of a video. All of it is decoded only if they cannot be read in another way."""
 
     width: int
     height: int
@@ -57,7 +58,7 @@ class Header:
     times: np.ndarray
     """Seconds from the first frame to each frame, float64 [N]."""
     fps: float
-    """Frames per second from the first frame to the last; for a single frame or invalid timestamps the header's."""
+    """Frames per second from the first frame to the last; for a single frame or invalid timestamps, the header's value."""
     pts: list[int] | None
     """The timestamp of each frame, ascending, in the container's unit; None where they do not identify frames."""
     keys: list[int]
@@ -67,7 +68,7 @@ class Header:
 
 
 def demuxer_of(data: bytes) -> str:
-    """libavformat's name of the demuxer, by the first bytes alone; Reject if the file is not a video."""
+    """libavformat's name of the demuxer, from the first bytes alone; Reject if the file is not a video."""
     name = known_format(data)
     if name.startswith("ISO media") and data[8:12] not in _STILL or name.startswith("QuickTime"):
         return "mov"
@@ -78,7 +79,7 @@ def demuxer_of(data: bytes) -> str:
 
 @contextmanager
 def opened(data: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """(container, first video stream), decoded on the calling thread. Errors of libav in the block become a Reject,
+    """(container, first video stream), decoded on the calling thread. A libav error in the block becomes a Reject
     with the same text in every run."""
     demuxer = demuxer_of(data)
     try:
@@ -90,7 +91,7 @@ def opened(data: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
             if context is None:
                 raise Reject("format_not_allowed", "no decoder for its codec")
             context.thread_count = 1
-            context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # frames may be larger than in the header
+            context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # frames may be larger than the header says
             yield container, streams[0]
     except (Reject, MemoryError):
         raise
@@ -118,7 +119,7 @@ def read_header(data: bytes) -> Header:
                 first = next(iter(packet.decode()), None)
             if not packet.size:
                 continue
-            # Cut off by an edit list, or (VP8) a picture that is only a reference for others and is never shown.
+            # Not shown: cut off by an edit list, or (VP8) only a reference for other pictures.
             if packet.is_discard or codec == "vp8" and not memoryview(packet)[0] & 0x10:
                 continue
             if packet.is_keyframe:
@@ -133,7 +134,7 @@ def read_header(data: bytes) -> Header:
     if timed and None not in shown and len(set(shown)) == len(shown):
         pts = sorted(shown)
     if pts is None:
-        times = _count(data)
+        times = _decoded_timestamps(data)
         keys = []
     else:
         times = pts
@@ -153,7 +154,7 @@ def read_header(data: bytes) -> Header:
     )
 
 
-def _count(data: bytes) -> list[int | None]:
+def _decoded_timestamps(data: bytes) -> list[int | None]:
     """The timestamps of all frames, in the order in which they are decoded."""
     with opened(data) as (container, stream):
         return [frame.pts for frame in container.decode(stream)]

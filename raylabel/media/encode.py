@@ -1,4 +1,4 @@
-"""Frames to an H.264 video in an MP4 file: the same bytes for the same frames, on any number of cores.
+"""Encodes frames as an H.264 video in an MP4 file. Equal frames give equal bytes, on any number of cores.
 
 Letters: H W pixels of a frame.
 """
@@ -14,7 +14,7 @@ from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 
 # Without B-frames the packets are in the order of the frames, the first is at time 0, and no edit list is needed, so
-# readers that ignore such a list (decord) and those that follow it see the same frames. With one thread and
+# readers that ignore such a list (decord) and readers that apply it return the same frames. With one thread and
 # cpu-independent=1 the bytes do not depend on the machine.
 _X264 = "threads=1:bframes=0:cpu-independent=1"
 # libswscale's fast code rounds differently on different processors.
@@ -22,15 +22,15 @@ _EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BIT
 
 
 def encode_mp4(frames: Iterable[np.ndarray], fps: float, crf: int = 23) -> bytes:
-    """The frames, each uint8 [H, W, 3] and all of one size, as an MP4 file.
+    """The frames as an MP4 file. Each is uint8 [H, W, 3], and all have one size.
 
-    Frames are consumed one at a time; x264 keeps about 40. A reader gives every frame once, in this order. `crf` is
+    Frames are consumed one at a time; x264 keeps about 40. A reader returns every frame once, in this order. `crf` is
     x264's constant rate factor, 0 (lossless except for colour conversion) to 51; 6 more halves the bytes.
 
     Odd sides are padded to even ones by repeating the last row or column, since colours are stored at half the
     resolution (4:2:0); `[:H, :W]` of a decoded frame is the original. Colours are BT.601, limited range, as readers
-    that ignore the tags assume; the tags say so, with the primaries and transfer curve of sRGB. The file has no sound,
-    no creation time and no name of a program.
+    that ignore the tags assume; the tags say so, with the primaries and transfer curve of sRGB. The file has no audio,
+    no creation time and no encoder name.
 
     ValueError if there is no frame, a frame is not uint8 [H, W, 3], sizes differ, or `fps` is not 0.01 to 1000.
     """
@@ -39,7 +39,7 @@ def encode_mp4(frames: Iterable[np.ndarray], fps: float, crf: int = 23) -> bytes
     if first is None:
         raise ValueError("no frames to encode")
     if not 0.01 <= fps <= 1000:
-        raise ValueError(f"{fps} frames per second; give 0.01 to 1000")
+        raise ValueError(f"fps is {fps}; give 0.01 to 1000")
     rate = Fraction(fps).limit_denominator(1001)  # exact for NTSC's rates such as 30000/1001
     height, width = _checked(first, first.shape).shape[:2]
     out = io.BytesIO()
@@ -62,7 +62,7 @@ def encode_mp4(frames: Iterable[np.ndarray], fps: float, crf: int = 23) -> bytes
 
 def _checked(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size or frame.shape != shape:
-        raise ValueError(f"a frame of {frame.dtype} {list(frame.shape)}; give uint8 [H, W, 3], all of one size")
+        raise ValueError(f"a frame is {frame.dtype} {list(frame.shape)}; give uint8 [H, W, 3], all frames of one size")
     return frame
 
 

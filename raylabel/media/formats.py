@@ -1,12 +1,12 @@
-"""The format of encoded media, detected by its first bytes, and the picture formats that are decoded."""
+"""Detects the format of encoded media from its first bytes, and lists the picture formats that are decoded."""
 
 from raylabel.media.rejects import Reject
 
 # Formats that corpora of photographs contain and that every build of Pillow reads in the same way, so that a sample
-# never depends on the machine of a cluster. Only some builds of Pillow have AVIF, and Pillow's limits do not cover the
-# memory and threads of its decoder dav1d; EPS, SVG and PDF are programs; ICO holds icons.
+# does not depend on the node that decodes it. Only some builds of Pillow have AVIF, and Pillow's limits do not cover
+# the memory and threads of its decoder dav1d; EPS, SVG and PDF are programs; ICO files are icons.
 _ALLOWED = (
-    (b"\xff\xd8\xff", "JPEG"),  # MPO too: a JPEG followed by further frames
+    (b"\xff\xd8\xff", "JPEG"),  # also MPO: a JPEG followed by more frames
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"GIF87a", "GIF"),
     (b"GIF89a", "GIF"),
@@ -18,7 +18,7 @@ _ALLOWED = (
 )
 _PICTURES = frozenset((*(name for _, name in _ALLOWED), "WEBP"))
 
-# Video formats (container.py decodes some), and formats that are only named in the Reject.
+# Video formats, some of which container.py decodes, and formats that are only named in the Reject.
 _NOT_ALLOWED = (
     (b"\0\0\0\x0cjP  ", "JPEG 2000"),
     (b"\xff\x4f\xff\x51", "JPEG 2000"),
@@ -39,7 +39,7 @@ _NOT_ALLOWED = (
     (b"\0\0\1\xba", "MPEG program stream"),
     (b"\0\0\1\xb3", "MPEG video"),
     (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "ASF or WMV"),
-    # Lists of addresses, which libavformat would open.
+    # Playlists, whose addresses libavformat would open.
     (b"#EXTM3U", "playlist (M3U8)"),
     (b"ffconcat version", "playlist (ffconcat)"),
     (b"v=0\r\n", "playlist (SDP)"),
@@ -50,9 +50,10 @@ _ATOMS = frozenset((b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"))
 
 
 def known_format(data: bytes) -> str:
-    """The format by the first bytes alone, since a file's name may be wrong. Reject if it is unknown.
+    """The format, from the first bytes alone, since a file's name may be wrong. Reject if it is unknown.
 
-    A picture format that is decoded has Pillow's name. The name of ISO media and QuickTime begins with these words.
+    Picture formats that are decoded have Pillow's names. The name of an ISO media file begins with 'ISO media', that
+    of a QuickTime file with 'QuickTime'.
     """
     if not data:
         raise Reject("empty")

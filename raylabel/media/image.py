@@ -1,7 +1,7 @@
 """Encoded images to upright RGB pixels. No other module decodes images.
 
-Every input either gives a picture or raises `Reject` with a reason. The sandbox handles what a parser may do beyond
-that: crash, hang, or use too much memory.
+Every input either gives a picture or raises `Reject` with a reason. The sandbox handles the other failures of a
+parser: a crash, a hang, or too much memory.
 """
 
 import io
@@ -11,8 +11,8 @@ import warnings
 import numpy as np
 import simplejpeg
 
-# Imported for their registration: Pillow loads these parsers at the first use, and a sandboxed child cannot open files
-# then. MpoImagePlugin is for JPEG (several frames), ImageCms for TIFF (CIELAB).
+# Imported so that they are registered: Pillow loads these parsers at the first use, when a sandboxed child cannot open
+# files. MpoImagePlugin is for JPEG (several frames), ImageCms for TIFF (CIELAB).
 from PIL import (
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
@@ -41,7 +41,7 @@ def _check_pixels(size: tuple[int, int]) -> None:
 
 
 def _check_webp(data: bytes) -> None:
-    """Checks the size before Pillow can: libwebp allocates the whole canvas when the file is opened.
+    """Checks the size before Pillow opens the file, since libwebp then allocates the whole canvas.
 
     Layouts: RFC 9649 §2.5 to 2.7 (simple, lossless, extended). The first chunk's data begin at byte 20.
     """
@@ -69,7 +69,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Where Pillow keeps EXIF, or XMP with the same tag. Without one nothing is parsed. Pillow turns TIFF at loading.
+# The keys of EXIF, and of XMP with the same tag, in `Image.info`. A picture with none of them is upright. Pillow itself
+# rotates TIFF when it loads it.
 _METADATA = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
 
 
@@ -99,18 +100,18 @@ def _grey_16_to_8(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """A loaded picture in mode RGB. An RGB picture is returned itself: a copy takes a tenth of the decoding time."""
+    """A loaded picture in mode RGB. An RGB picture is not copied: a copy takes a tenth of the decoding time."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F":
-        raise Reject("mode_not_supported", "floating-point pixels have no agreed white")
+        raise Reject("mode_not_supported", "floating-point pixels have no defined white")
     if image.mode.startswith("I"):
         image = _grey_16_to_8(image)
     elif image.has_transparency_data:
         if image.mode == "La":
             image = image.convert("LA")  # Pillow's only conversion from premultiplied grey
         rgba = image.convert("RGBA")
-        # On white, as web pages show such pictures. Dropping alpha would show the colours of transparent pixels.
+        # On white, as web pages show such pictures. Without alpha, the colours of transparent pixels would show.
         rgb = Image.new("RGB", rgba.size, "white")
         rgb.paste(rgba, mask=rgba)
         return rgb
@@ -120,10 +121,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise Reject("mode_not_supported", f"mode {image.mode}: {error}") from error
 
 
-class _Silence:
+class _IgnoreWarnings:
     """Suppresses warnings while any thread decodes, since warning filters apply to the whole process.
 
-    It also keeps results the same for a caller who turns warnings into errors.
+    The results are then the same for a caller that turns warnings into errors.
     """
 
     def __init__(self) -> None:
@@ -145,7 +146,7 @@ class _Silence:
                 self._caught.__exit__(None, None, None)
 
 
-_silence = _Silence()
+_no_warnings = _IgnoreWarnings()
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -155,16 +156,16 @@ def decode_image(data: bytes) -> Image.Image:
     composited over white. 16-bit grey is scaled to 8 bits by rounding, 16-bit colour by its upper byte (as Pillow does,
     at most 1 off). ICC profiles are not applied, as in torchvision.
 
-    Raises Reject for every other input, and besides that only MemoryError and KeyboardInterrupt.
+    Raises Reject for every other input. The only other exceptions are MemoryError and KeyboardInterrupt.
     """
     return _decode(data, 0)[0]
 
 
 def _decode(data: bytes, short: int) -> tuple[Image.Image, tuple[float, float]]:
-    """`decode_image` if `short` is 0, else `decode_draft`; and the size, as `decode_draft` gives it."""
+    """The picture of `decode_image` if `short` is 0, else that of `decode_draft`; and its size, as in `decode_draft`."""
     name = allowed_format(data)
     try:
-        with _silence:
+        with _no_warnings:
             if name == "WEBP":
                 _check_webp(data)
             image = Image.open(io.BytesIO(data), formats=(name,))
@@ -181,7 +182,7 @@ def _decode(data: bytes, short: int) -> tuple[Image.Image, tuple[float, float]]:
         raise
     except UnidentifiedImageError as error:  # its text contains a memory address, which differs between runs
         raise Reject("corrupt", f"cannot be opened as {name}") from error
-    except Image.DecompressionBombError as error:  # Pillow's own limit, where it is checked first
+    except Image.DecompressionBombError as error:  # Pillow checked its own limit first
         raise Reject("too_many_pixels", str(error)) from error
     except Exception as error:
         truncated = isinstance(error, EOFError) or "truncated" in str(error).lower()
@@ -189,12 +190,12 @@ def _decode(data: bytes, short: int) -> tuple[Image.Image, tuple[float, float]]:
 
 
 def decode_pixels(data: bytes) -> np.ndarray:
-    """The pixels of `decode_image`, uint8 [H, W, 3], bit for bit, and its Rejects. The array may be read-only.
+    """The same pixels and Rejects as `decode_image`, bit for bit, as uint8 [H, W, 3]. The array may be read-only.
 
     simplejpeg decodes an ordinary JPEG into an array: 1.2 times as fast as Pillow and its conversion for 500 x 375
-    pixels, 3.6 times for 32 x 32. Both use libjpeg-turbo. Where simplejpeg raises, even for a mere warning, Pillow
-    decides. (torchvision's decoder is as fast for photographs, but it is deprecated, prints the warnings, and returns
-    incomplete pictures.)
+    pixels, 3.6 times for 32 x 32. Both use libjpeg-turbo. simplejpeg raises an error even where the library only
+    warns; Pillow then decodes the file or rejects it. (torchvision's decoder is as fast for photographs, but it is
+    deprecated, prints the warnings, and returns incomplete pictures.)
     """
     if ordinary_size(data, MAX_PIXELS):
         try:
@@ -208,8 +209,8 @@ def decode_draft(data: bytes, short: int) -> tuple[np.ndarray, tuple[float, floa
     """Pixels at the smallest scale of 1/8, 1/4 and 1/2 with a short side of at least `short`, and the exact (width,
     height) at that scale.
 
-    These are multiples of 1/8: the last column and row may cover only a fraction of a pixel. Only an upright JPEG is
-    scaled, by its decoder, in the DCT domain. Everything else is `decode_pixels` and its size.
+    Width and height are multiples of 1/8: the last column and row may cover only a fraction of a pixel. Only an upright
+    JPEG is scaled, by its decoder, in the DCT domain. Every other file is decoded in full, as by `decode_pixels`.
     """
     size = ordinary_size(data, MAX_PIXELS)
     if size and min(size) < 2 * short:

@@ -1,6 +1,6 @@
-"""Encoded pictures to the uint8 pixels that a model sees, at evaluation and in training.
+"""Converts encoded pictures to the uint8 pixels that a model gets, at evaluation and in training.
 
-Pixels stay uint8 [H, W, 3] until they are on the model's device, which takes a quarter of float32's bytes.
+Pixels stay uint8 [H, W, 3] until they are on the model's device, since float32 takes four times the bytes.
 Letters: B batch, H W pixels (here both are `View.size`).
 """
 
@@ -16,14 +16,14 @@ from raylabel.media.video_views import with_short_side
 from raylabel.media.view import View
 
 if TYPE_CHECKING:
-    import torch  # at run time only `resize` and `normalise` import it, so that workers start without torch
+    import torch  # at run time only the functions that use torch import it, so that workers start without it
 
 # The random crop's aspect ratio w/h and number of tries: torchvision's RandomResizedCrop, after Szegedy et al. 2015.
 _MIN_RATIO, _MAX_RATIO = 3 / 4, 4 / 3
 _TRIES = 10
 
-# Beyond this ratio of the sides only the crop is computed, not the whole resized picture: a 1 x 30,000 strip would have
-# 2 gigapixels with a short side of 256.
+# Above this ratio of the sides only the crop is computed, not the whole resized picture: a picture of 1 x 30,000 pixels
+# would have 2 gigapixels with a short side of 256.
 _MAX_ASPECT = 16
 
 
@@ -55,9 +55,9 @@ def _resize_crop(image: Image.Image, to: tuple[int, int], box: tuple[int, int, i
 def eval_pixels(data: bytes, view: View) -> np.ndarray:
     """The centre of the picture, uint8 [H, W, 3]: short side resized to `view.resize`, then the `view.size` square.
 
-    `data` is the encoded picture. Raises Reject as `decode_image` does. The pixels equal torchvision's Resize and
-    CenterCrop of a tensor. In photographs 0.1 to 0.3 % of the values are 1 off those of a PIL image (in synthetic
-    pictures rarely 2). The array may be read-only or a view of a larger one.
+    `data` is the encoded picture. Raises Reject as `decode_image` does. The pixels equal those of torchvision's
+    Resize and CenterCrop on a tensor. Compared with these on a PIL image, 0.1 to 0.3 % of the values are 1 off in
+    photographs (rarely 2 in synthetic pictures). The array may be read-only or a view of a larger one.
     """
     if view.dct_scale:
         pixels, size = decode_draft(data, view.resize)
@@ -76,7 +76,7 @@ def eval_pixels(data: bytes, view: View) -> np.ndarray:
 def resize(pixels: np.ndarray, size: tuple[float, float], to: tuple[int, int]) -> np.ndarray:
     """A picture of `size` (width, height) in uint8 [H, W, 3], resized to `to` by torch: 3 to 6 times as fast as Pillow.
 
-    The filter is Pillow's, in integers. The result is the same with AVX2 (on one thread then), without it, and with any
+    The filter is Pillow's, in integers. With AVX2 torch uses one thread. The result does not depend on AVX2 or on the
     number of threads.
     """
     import torch
@@ -87,11 +87,9 @@ def resize(pixels: np.ndarray, size: tuple[float, float], to: tuple[int, int]) -
     # convert the layout of the result, which takes as long as the filter.
     batch = torch.from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)
     target: dict = {"size": (to[1], to[0])}
-    if size != (
-        pixels.shape[1],
-        pixels.shape[0],
-    ):  # a draft: give its exact scale, which torch multiplies by H, W
-        target = {"scale_factor": tuple(to[i] / size[i] * (1 + 1e-12) for i in (1, 0))}  # else it may round down by one
+    if size != (pixels.shape[1], pixels.shape[0]):  # a draft: torch multiplies H, W by its exact scale
+        # Without the last factor the result may be rounded down by one pixel.
+        target = {"scale_factor": tuple(to[i] / size[i] * (1 + 1e-12) for i in (1, 0))}
     out = torch.nn.functional.interpolate(batch, mode="bilinear", antialias=True, **target)
     return out.permute(0, 2, 3, 1)[0].numpy()
 
@@ -101,7 +99,7 @@ def train_pixels(data: bytes, view: View, random: np.random.Generator) -> np.nda
 
     The number of values taken from `random` depends on `view.crop` alone, so the next picture's view does not depend on
     this picture's size. `data` is the encoded picture. Raises Reject as `decode_image` does, before drawing a value.
-    The array may be read-only or a reversed view. Pillow resizes here, whatever evaluation uses.
+    The array may be read-only or a reversed view. Pillow resizes the picture, unlike at evaluation.
     """
     if view.crop == "padded":
         return _padded_crop(decode_pixels(data), view, random.random(3).tolist())
@@ -116,7 +114,7 @@ def train_pixels(data: bytes, view: View, random: np.random.Generator) -> np.nda
 def _random_box(size: tuple[int, int], min_scale: float, draws: list[float]) -> tuple[int, int, int, int]:
     """(left, top, right, bottom) of the Inception crop. `draws`: (area, ratio) of each try, then x, y; all in [0, 1).
 
-    The area and the logarithm of the ratio are uniform. If no try fits, it is the largest centre box of a valid ratio.
+    The area and the logarithm of the ratio are uniform. If no try fits, the result is the largest centred box of a valid ratio.
     """
     width, height = size
     for i in range(_TRIES):
@@ -132,7 +130,7 @@ def _random_box(size: tuple[int, int], min_scale: float, draws: list[float]) -> 
 
 
 def _padded_crop(picture: np.ndarray, view: View, draws: list[float]) -> np.ndarray:
-    """A random square of the padded picture, computed without padding the whole. `draws`: x, y, flip."""
+    """A random square of the padded picture, computed without padding all of it. `draws`: x, y, flip."""
     size, pad = view.size, view.padding
     height, width, _ = picture.shape
     to = with_short_side((width, height), size)
@@ -168,7 +166,7 @@ def _constants(
     mean: tuple[float, float, float], std: tuple[float, float, float], device: "torch.device", axes: int
 ) -> "tuple[torch.Tensor, torch.Tensor]":
     """Mean and std on the device, [3, 1, 1] or with as many axes as `axes`. Cached, since a copy to the device waits
-    for all work queued there."""
+    for all work in its queue."""
     import torch
 
     m, s = (torch.tensor(x, dtype=torch.float32, device=device).view(3, *[1] * (axes - 1)) for x in (mean, std))

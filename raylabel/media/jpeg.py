@@ -1,8 +1,8 @@
-"""Reads the header of a JPEG to find out whether it is ordinary enough for the fast decoder."""
+"""Reads the header of a JPEG to decide whether the fast decoder can be used."""
 
 # Marker segments of an ordinary JPEG besides its frame header, and the least length of each (its own 2 bytes included)
 # that Pillow accepts: APP0 (JFIF), ICC profiles in APP2, APP14 (Adobe), comments, Huffman tables, restart intervals,
-# scan headers. EXIF and XMP (APP1) may turn the picture; the others are rare, or Pillow checks them strictly.
+# scan headers. EXIF and XMP (APP1) may rotate the picture; the others are rare, or Pillow checks them strictly.
 _APP2, _DQT, _SOS = 0xE2, 0xDB, 0xDA
 _SEGMENTS = {0xE0: 16, _APP2: 16, 0xEE: 14, 0xFE: 2, 0xC4: 2, 0xDD: 4, _DQT: 67, _SOS: 8}
 _FRAMES = frozenset((0xC0, 0xC1, 0xC2))  # Huffman-coded: baseline, extended, progressive
@@ -11,8 +11,8 @@ _FRAMES = frozenset((0xC0, 0xC1, 0xC2))  # Huffman-coded: baseline, extended, pr
 def ordinary_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:
     """(width, height) of a JPEG whose header every parser reads in the same way; None for everything else.
 
-    Such a JPEG is upright, grey or of 3 colours, and has at most `max_pixels`. Its segments follow each other without a
-    gap, and one of them is the frame header, so no parser can find another size than the one checked here.
+    Such a JPEG is upright, grey or of 3 colours, and has at most `max_pixels`. There is no gap between its
+    segments, and exactly one of them is a frame header, so every parser finds the size that is checked here.
     """
     if not data.startswith(b"\xff\xd8\xff"):
         return None
@@ -30,7 +30,7 @@ def ordinary_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:
                 if not 0 < height * width <= max_pixels:
                     return None
                 size = width, height
-            elif length < _SEGMENTS.get(marker, 1 << 16):  # no segment is so long, so every unknown marker ends here
+            elif length < _SEGMENTS.get(marker, 1 << 16):  # unknown markers end here: no length is 1 << 16
                 return None
             elif marker == _SOS:
                 return size

@@ -1,6 +1,6 @@
-"""The parsers that the sandbox runs to make a model's input: a view, as plain data, to a function of encoded media.
+"""The parsers that the sandbox runs to make a model's input from encoded media. Each is created from a view.
 
-A child of the sandbox cannot open files, so each parser loads all that it needs when it is made, before the fork.
+A child of the sandbox cannot open files, so a parser loads all that it needs when it is created, before the fork.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from raylabel.rng import rng
 
 
 def eval_parser(view: dict) -> Callable[[bytes, Sequence[float]], np.ndarray]:
-    """`eval_pixels` for a view given by its fields, or `eval_clips` if the view has a clip. A sample's numbers are the
+    """`eval_pixels` for the view with these fields, or `eval_clips` if the view has a clip. A sample's numbers are the
     start and end of its segment in seconds, or none."""
     config = _view_of(view)
     if config.clip:
@@ -26,13 +26,13 @@ def eval_parser(view: dict) -> Callable[[bytes, Sequence[float]], np.ndarray]:
     import torch
 
     torch.set_num_threads(1)
-    # At its first call torch reads the processor's features from a file. A child cannot, and would use slow code.
+    # In its first call torch reads the processor's features from a file. A child cannot, and would use slower code.
     resize(np.zeros((2, 2, 3), np.uint8), (2, 2), (4, 4))
     return lambda data, _: eval_pixels(data, config)
 
 
 def train_parser(view: dict) -> Callable[[bytes, Sequence[int]], np.ndarray]:
-    """`train_pixels` for a view given by its fields, or `train_clip` if the view has a clip. A sample's numbers are the
+    """`train_pixels` for the view with these fields, or `train_clip` if the view has a clip. A sample's numbers are the
     arguments of `rng`."""
     config = _view_of(view)
     if config.clip:

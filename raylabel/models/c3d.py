@@ -17,9 +17,6 @@ class C3D(nn.Module):
     linear layers with a standard deviation of 0.01, biases at 0.
     """
 
-    FRAMES = 16
-    SIZE = 112  # pixels; fc6 is made for the 512 channels of 1 x 4 x 4 that are left of such a clip
-
     def __init__(self, classes: int):
         super().__init__()
         self.conv1 = nn.Conv3d(3, 64, 3, padding=1)

@@ -5,7 +5,31 @@ Letters: B batch, C classes, H W pixels.
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, conv1x1, conv3x3
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut around them, with the names of weights of torchvision's class.
+
+    That class is not used because importing torchvision takes as long as importing PyTorch, in each actor.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        shortcut = None
+        if stride != 1:  # created first, as before torchvision's block: the order of random numbers
+            shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+        self.conv1 = _conv3x3(inputs, outputs, stride)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = _conv3x3(outputs, outputs)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = shortcut
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, `outputs`, H / stride, W / stride] of [B, `inputs`, H, W], rounded up."""
+        shortcut = images if self.downsample is None else self.downsample(images)
+        x = self.relu(self.bn1(self.conv1(images)))
+        return self.relu(self.bn2(self.conv2(x)) + shortcut)
 
 
 class SmallResNet(nn.Module):
@@ -21,7 +45,7 @@ class SmallResNet(nn.Module):
         blocks, rest = divmod(depth - 2, 6)
         if blocks < 1 or rest:
             raise ValueError(f"depth is {depth}, expected 6n+2")
-        self.conv1 = conv3x3(3, 16 * width)
+        self.conv1 = _conv3x3(3, 16 * width)
         self.bn1 = nn.BatchNorm2d(16 * width)
         self.relu = nn.ReLU(inplace=True)
         self.layer1 = _stage(16 * width, 16 * width, 1, blocks)
@@ -41,8 +65,9 @@ class SmallResNet(nn.Module):
 
 
 def _stage(inputs: int, outputs: int, stride: int, blocks: int) -> nn.Sequential:
-    shortcut = None
-    if stride != 1:
-        shortcut = nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
-    first = BasicBlock(inputs, outputs, stride, shortcut)
-    return nn.Sequential(first, *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))
+    first = BasicBlock(inputs, outputs, stride)
+    return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
+
+
+def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)

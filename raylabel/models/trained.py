@@ -3,7 +3,8 @@
 from torch import nn
 
 from raylabel.errors import InputError
-from raylabel.models.build import Model, build
+from raylabel.models.build import build
+from raylabel.models.config import Model
 from raylabel.models.weights import checkpoint_digest, load_checkpoint, load_weights, save_weights, torchvision_weights
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
 

@@ -17,12 +17,11 @@ from typing import Any
 
 import safetensors.torch
 import torch
-import torchvision
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from raylabel.errors import InputError
-from raylabel.models.build import VIDEO, Model
+from raylabel.models.config import VIDEO, Model
 from raylabel.store.files import read_file
 from raylabel.text import one_line
 
@@ -177,6 +176,8 @@ def _current_names(state: Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
 
 @cache
 def _torchvision_table() -> dict[str, tuple[str, Any]]:
+    import torchvision  # here, because not every run needs it and it takes seconds
+
     table = {}
     video = [arch for arch in torchvision.models.list_models(module=torchvision.models.video) if arch in VIDEO]
     for arch in [*torchvision.models.list_models(module=torchvision.models), *video]:

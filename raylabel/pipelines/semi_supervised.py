@@ -22,7 +22,8 @@ from raylabel.labels.source import LabelSource, gives_scores
 from raylabel.labels.teacher import TrainedNetwork
 from raylabel.labels.truth import GivenLabels
 from raylabel.media.view import View
-from raylabel.models import Model, import_model
+from raylabel.models import Model
+from raylabel.models.trained import import_model
 from raylabel.recipes.recipe import Recipe, Teacher, check_classes, check_recipe
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.leaks import Leaks, find_leaks

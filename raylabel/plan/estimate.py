@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from raylabel.compute.resources import Cluster
 from raylabel.corpus import Shards
 from raylabel.inference.scores import unit_rows
-from raylabel.models import Model, build
+from raylabel.models import Model
+from raylabel.models.build import build
 from raylabel.pipelines.semi_supervised import Prepared, prepare
 from raylabel.plan.cost import (
     Expected,

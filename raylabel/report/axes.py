@@ -36,7 +36,7 @@ def linear(low: float, high: float, form: Callable[[float], str]) -> Axis:
 
 
 def log(low: float, high: float) -> Axis:
-    """A logarithmic axis of `low` (> 0) to `high`; ticks at powers of ten, and at 2 and 5 times them if there are few."""
+    """A logarithmic axis of `low` (> 0) to `high`; ticks at powers of ten, also at 2 and 5 times them if few."""
     first, last = math.log10(low), math.log10(high)
     last = max(last, first + 0.1)
     decades = range(math.floor(first), math.ceil(last) + 1)

@@ -11,7 +11,7 @@ from raylabel.text import percent, percentage, points, printable, text_of
 
 
 def render(template: str, data: Any, **more: Any) -> str:
-    """The page of a template of the package, such as 'report/page.html.j2', with `data`, `show` (see Shown) and `more`."""
+    """The page of a template of the package ('report/page.html.j2'), with `data`, `show` (see Shown) and `more`."""
     folder = resources.files("raylabel")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),

@@ -1,7 +1,7 @@
 """One self-contained HTML page about a run: no script, no external resource, every number from its Summary.
 
-The page contains text from other sources (class names, reject reasons, paths). So all text is escaped, control characters
-are removed, and a Content-Security-Policy forbids the page to load or run anything.
+The page contains text from other sources (class names, reject reasons, paths). So all text is escaped, control
+characters are removed, and a Content-Security-Policy forbids the page to load or run anything.
 """
 
 import base64
@@ -30,7 +30,7 @@ RATE = 15.0
 CLIP_BYTES = 64 << 10
 """Maximum size of one clip; a larger one is left out. The clips of 185 videos had 1 to 41 kB, 17 kB on average."""
 CLIPS_BYTES = 4 << 20
-"""Maximum size of all clips of a page; the best ranks of each class come first. In the page, 3 bytes are 4 characters."""
+"""Maximum size of all clips of a page, best ranks of each class first. In base64, 3 bytes are 4 characters."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class _Chart:
 
 
 def _charts(curves: Mapping[str, Sequence[Point]], inputs: str) -> list[_Chart]:
-    """`inputs` is what the points' `images` count."""
+    """`inputs`: what `images` of the points counts, 'images' or 'clips'."""
     if not any(curves.values()):
         return []
     ends = [max(p.images for p in points) for points in curves.values() if points]

@@ -12,7 +12,7 @@ from raylabel.labels.source import gives_scores
 from raylabel.media.rejects import Reject as Unread
 from raylabel.media.sandbox.sandbox import Parser, Sandbox
 from raylabel.media.view import CLIP_CPU_SECONDS
-from raylabel.models import CURVE
+from raylabel.models.trained import CURVE
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.report.page import Film, Picture, Point, Strip, write_page
 from raylabel.report.summary import Counts, Picks, Reject, Stage, Summary
@@ -26,8 +26,8 @@ STRIPS = 10  # classes whose picks are shown
 
 
 def write_report(run: Run) -> tuple[Artifact, Summary]:
-    """The artifact of the whole run, whose missing stages are built first, and its numbers. summary.json and report.html
-    contain the same numbers."""
+    """(the artifact of the whole run, its numbers). Builds missing stages first. summary.json and report.html contain
+    the same numbers."""
     run.build()
     summary = summarise(run)
     identity = {"settings": summary.settings, "artifacts": summary.artifacts}
@@ -98,7 +98,7 @@ def _trained(run: Run) -> dict[str, Artifact]:
 
 
 def _labeled_info(run: Run) -> dict[str, Any]:
-    """samples, scored, rejected and reasons of the corpus. A label source that gives PICKS reads no media, so its rejects
+    """samples, scored, rejected and reasons of the corpus. A label source that gives PICKS reads no media, so rejects
     are found when the picks are materialized."""
     if gives_scores(run.labels):
         return run.labels.info
@@ -151,14 +151,12 @@ def _strips(run: Run) -> list[Strip]:
 
 
 def _previews(corpus: Corpus, shards: Shards, keys: list[int]) -> dict[int, tuple[bytes, Film | None]]:
-    """Key → (JPEG, the Film if it is a video) of the samples that can be shown."""
+    """Key → (JPEG, Film of a video) of the samples that can be shown."""
     films = corpus.kind == "video"
     previews: dict[int, tuple[bytes, Film | None]] = {}
     parser = Parser.of(film_parser, CLIP_CPU_SECONDS) if films else Parser.of(thumbnail_parser)
     with Sandbox(parser) as sandbox:
-        for some in (
-            [[key] for key in keys] if films else [keys]
-        ):  # one by one: a hundred videos may not fit into memory
+        for some in [[key] for key in keys] if films else [keys]:  # a hundred videos may not fit into memory
             samples = [s for s in read_keys(corpus, shards, some).values() if s.media]
             made = sandbox.convert([s.media or b"" for s in samples], [s.segment or () for s in samples])
             for sample, data in zip(samples, made, strict=True):

@@ -102,10 +102,10 @@ class Stage:
     seconds: float
     """Wall time of the build that completed."""
     images: int | None = None
-    """Images processed; training counts each pass. Of videos: videos, and clips in training. None if that does not measure
-    the work."""
+    """Images processed; training counts each pass. Of videos: videos, and clips in training. None if images do not
+    measure the work."""
     images_per_second: float | None = None
-    """images / the seconds they took, over all machines."""
+    """images / seconds, over all nodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +159,8 @@ class Summary:
 
     @property
     def accuracies(self) -> dict[str, dict[str, int]]:
-        """Model → id of the metric → its index in `metrics`, for the table of accuracies: top-1, top-5 and clip top-1 on
-        the samples on which the gain is measured. The last two may be missing."""
+        """Model → id of the metric → its index in `metrics`, for the table of accuracies: top-1, and if present
+        top-5 and clip top-1, on the samples on which the gain is measured."""
         gain, found = self.gain, {}
         for index, row in enumerate(self.metrics):
             same = (row.seed, row.dataset, row.split) == (gain.seed, gain.dataset, gain.split)

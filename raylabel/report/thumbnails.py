@@ -1,6 +1,6 @@
-"""What of the picked samples stands on the page: small pictures, and of videos a filmstrip and a clip that plays.
+"""What the page shows of picked samples: small pictures, and for videos a filmstrip and a short clip.
 
-All are made anew from pixels, in the sandbox: nothing else of a file reaches the page.
+All are encoded again from pixels, in the sandbox: nothing else of a file reaches the page.
 """
 
 import io
@@ -19,11 +19,11 @@ from raylabel.report.page import RATE, SECONDS, Film
 if TYPE_CHECKING:
     from raylabel.media.video import Video  # at run time only the sandbox needs it
 
-SIDE = 112  # pixels, of a picture at most, of a clip the short one
-LONG_SIDE = 2 * SIDE  # of a clip at most
-FRAMES = 5  # of a filmstrip
-FRAME_BOX = (128, 96)  # pixels at most, of one of them
-GAP = 3  # black pixels between two of them
+SIDE = 112  # pixels: maximum of both sides of a picture, and of the short side of a clip
+LONG_SIDE = 2 * SIDE  # pixels: maximum of the long side of a clip
+FRAMES = 5  # frames of a filmstrip
+FRAME_BOX = (128, 96)  # pixels: maximum size of one of these frames
+GAP = 3  # black pixels between two frames
 
 _HEAD = struct.Struct("<dIII")  # seconds; bytes of the strip, of the poster, of the clip
 
@@ -31,11 +31,11 @@ _HEAD = struct.Struct("<dIII")  # seconds; bytes of the strip, of the poster, of
 def thumbnail(image: Image.Image, side: int = SIDE) -> bytes:
     """JPEG of at most `side` x `side` pixels, without EXIF, comment, or colour profile.
 
-    Smaller pictures grow by a whole factor, so that the pixels of an 8x8 digit stay square. The pixels are taken as
-    they stand: an EXIF orientation that the caller did not apply is not applied here. Transparency turns white.
+    Smaller pictures are enlarged by a whole factor, so that the pixels of an 8x8 digit stay square. An EXIF
+    orientation that the caller did not apply is not applied here either. Transparent pixels become white.
     """
     pixels = image.convert("RGBA")
-    # A new image has no `info`, where Pillow keeps comments and profiles that it would write again.
+    # A new image has no `info`, where Pillow stores comments and profiles, which it would write again.
     clean = Image.new("RGB", pixels.size, "white")
     clean.paste(pixels, mask=pixels.getchannel("A"))
     factor = side // max(clean.size)
@@ -43,18 +43,18 @@ def thumbnail(image: Image.Image, side: int = SIDE) -> bytes:
         clean = clean.resize((clean.width * factor, clean.height * factor), Image.Resampling.NEAREST)
     else:
         clean.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return _jpeg(clean, quality=85, subsampling=0)  # full colour resolution: 8x8 squares would bleed otherwise
+    return _jpeg(clean, quality=85, subsampling=0)  # full colour resolution, so that 8x8 squares keep sharp edges
 
 
 def thumbnail_parser() -> Callable[[bytes, Sequence[int]], bytes]:
-    """`thumbnail` of encoded pictures, for the sandbox."""
+    """The sandbox parser that makes the `thumbnail` of encoded pictures."""
     return lambda data, _: thumbnail(decode_image(data))
 
 
 def film(video: "Video") -> tuple[bytes, Film]:
-    """(filmstrip, how it plays) of a video. The strip is a JPEG of FRAMES frames side by side, the first to the last.
+    """(filmstrip, Film) of a video. The strip is a JPEG of FRAMES frames side by side, from the first to the last.
 
-    Small videos grow by a whole factor, as pictures do.
+    Small videos are enlarged by a whole factor, as pictures are.
     """
     from raylabel.media.encode import encode_mp4
 
@@ -76,7 +76,8 @@ def film(video: "Video") -> tuple[bytes, Film]:
 
 
 def film_parser() -> Callable[[bytes, Sequence[float]], bytes]:
-    """`film` of encoded videos, packed, for the sandbox; a sample's numbers are (start, end) of the part, or ()."""
+    """The sandbox parser that makes the packed `film` of encoded videos. The numbers of a sample are the (start, end)
+    of its segment, or ()."""
     from raylabel.media.video import Video, warm_up
 
     warm_up()
@@ -84,11 +85,13 @@ def film_parser() -> Callable[[bytes, Sequence[float]], bytes]:
 
 
 def pack(strip: bytes, film: Film) -> bytes:
+    """The strip and the film as bytes, which the sandbox can return."""
     return _HEAD.pack(film.seconds, len(strip), len(film.poster), len(film.clip)) + strip + film.poster + film.clip
 
 
 def unpack(data: bytes) -> tuple[bytes, Film] | None:
-    """What was packed; None if they are no packed film: whoever parsed a hostile video may say anything."""
+    """The strip and the film that were packed; None if the data is invalid: the parser of a hostile video may return
+    any bytes."""
     if len(data) < _HEAD.size:
         return None
     seconds, *lengths = _HEAD.unpack_from(data)
@@ -105,8 +108,8 @@ def _side_by_side(frames: np.ndarray) -> bytes:
         picture.thumbnail(FRAME_BOX, Image.Resampling.LANCZOS)
     width, height = pictures[0].size
     strip = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height))
-    for place, picture in enumerate(pictures):
-        strip.paste(picture, (place * (width + GAP), 0))
+    for index, picture in enumerate(pictures):
+        strip.paste(picture, (index * (width + GAP), 0))
     return _jpeg(strip, quality=75)
 
 

@@ -12,7 +12,7 @@ import safetensors.torch
 from raylabel.errors import InputError
 from raylabel.evaluate.classify import accuracy, hits, paired_gain
 from raylabel.evaluate.results import TOP1, Metric, Subject, require
-from raylabel.models import WEIGHTS
+from raylabel.models.trained import WEIGHTS
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.sweep.result import Soup, Trial
 from raylabel.sweep.space import Settings

@@ -16,16 +16,10 @@ from raylabel.compute.metrics import show_training
 from raylabel.errors import InputError
 from raylabel.media.image_views import normalise
 from raylabel.media.view import View
-from raylabel.models import (
-    CURVE,
-    WEIGHTS,
-    Model,
-    build,
-    load_model,
-    load_weights,
-    memory_format,
-    save_weights,
-)
+from raylabel.models import Model
+from raylabel.models.build import build, memory_format
+from raylabel.models.trained import CURVE, WEIGHTS, load_model
+from raylabel.models.weights import load_weights, save_weights
 from raylabel.store.artifact import Artifact
 from raylabel.training.checkpoint import Checkpoints
 from raylabel.training.config import Train

@@ -14,11 +14,7 @@ import ray.train.torch
 from raylabel.compute.autoscaler import ready
 from raylabel.compute.progress import Progress, make_board, shown
 from raylabel.compute.resources import Resources
-from raylabel.models import (
-    CURVE,
-    WEIGHTS,
-    describe,
-)
+from raylabel.models.trained import CURVE, WEIGHTS, describe
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
 from raylabel.training.checkpoint import Checkpoints
 from raylabel.training.loop import STATE, TrainingTask, describe_step, run_worker

@@ -39,7 +39,8 @@ from raylabel.compute.resources import Cluster, Resources
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.labels.truth import GivenLabels
 from raylabel.media.view import View
-from raylabel.models import CURVE, Model
+from raylabel.models import Model
+from raylabel.models.trained import CURVE
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.checkpoint import Checkpoint
 from raylabel.training.config import Train

@@ -25,7 +25,8 @@ from safetensors.torch import save_file
 from raylabel.corpus import Corpus
 from raylabel.labels.teacher import TrainedNetwork
 from raylabel.media.view import View
-from raylabel.models import Model, build
+from raylabel.models import Model
+from raylabel.models.build import build
 from raylabel.pipelines.semi_supervised import Run, prepare
 from raylabel.plan.estimate import plan
 from raylabel.recipes import registry as recipes

@@ -31,7 +31,9 @@ from PIL import Image
 from raylabel.corpus import Corpus, Shards, index_corpus, read_keys
 from raylabel.errors import InputError
 from raylabel.labels.truth import GivenLabels
-from raylabel.models import Model, build, save_weights
+from raylabel.models import Model
+from raylabel.models.build import build
+from raylabel.models.weights import save_weights
 from raylabel.schema import PICKS, REJECTS
 from raylabel.store.artifact import Root
 from raylabel.text import slug

@@ -19,7 +19,9 @@ from heads import Head, environment, started_head
 from helpers import png, write_parquet
 from paths import JOBS, PYTHONPATH
 
-from raylabel.models import Model, build, save_weights
+from raylabel.models import Model
+from raylabel.models.build import build
+from raylabel.models.weights import save_weights
 
 
 def start(folder: Path, *arguments: str, **more: str) -> subprocess.Popen:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from heads import environment
+from paths import REPOSITORY
 from ray import cloudpickle
 
 from raylabel import recipes
@@ -116,3 +118,14 @@ def test_a_recipe_needs_one_import_line() -> None:
     written = "Clip Corpus Label Materialize Model Recipe Resources Schedule Select Teacher Train Truth View scaled_lr"
     assert set(written.split()) < set(names)
     assert sorted(recipes.__all__) == recipes.__all__
+
+
+def test_the_command_line_is_parsed_without_pytorch() -> None:
+    """Importing it takes seconds, which `--help` and an error about a field need not."""
+    code = (
+        "import sys, raylabel.cli.semi_supervised, raylabel.cli.sweep, raylabel.cli.plan; print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(PYTHONPATH=str(REPOSITORY)), capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "")

@@ -27,7 +27,7 @@ from raylabel.labels import teacher
 from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.media.image_views import eval_pixels, normalise
 from raylabel.media.view import View
-from raylabel.models import load_model
+from raylabel.models.trained import load_model
 from raylabel.schema import REJECTS, SCORES
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import Select, select

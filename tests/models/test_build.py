@@ -12,7 +12,8 @@ from networks import on_meta, parameters
 from torch import Tensor, nn
 
 from raylabel.errors import InputError
-from raylabel.models import Model, build, check
+from raylabel.models import Model, check
+from raylabel.models.build import build
 
 TORCHVISION = torchvision.models.list_models(module=torchvision.models)
 RESNETS = {n for n in TORCHVISION if torchvision.models.get_model_builder(n).__module__ == "torchvision.models.resnet"}

@@ -5,11 +5,8 @@ from networks import giga_multiply_adds, on_meta, parameters
 from torch import Tensor, nn
 
 from raylabel.errors import InputError
-from raylabel.models import (
-    Model,
-    build,
-    check_input,
-)
+from raylabel.models import Model, check_input
+from raylabel.models.build import build
 
 
 @pytest.mark.parametrize(

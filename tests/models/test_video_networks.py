@@ -12,16 +12,9 @@ from torch import Tensor, nn
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, R2Plus1dStem, VideoResNet
 
 from raylabel.errors import InputError
-from raylabel.models import (
-    Model,
-    build,
-    check,
-    check_input,
-    load_weights,
-    memory_format,
-    save_weights,
-    takes_clips,
-)
+from raylabel.models import Model, check, check_input, takes_clips
+from raylabel.models.build import build, memory_format
+from raylabel.models.weights import load_weights, save_weights
 
 ARCHS = ["r2plus1d_18", "r3d_18", "mc3_18", "r2plus1d_34", "c3d", "r2plus1d8x1", "r2plus1d14x2"]
 

@@ -16,9 +16,10 @@ from torch import nn
 from torchvision.models.inception import InceptionAux
 
 from raylabel.errors import InputError
-from raylabel.models import (
-    Model,
-    build,
+from raylabel.models import Model
+from raylabel.models.build import build
+from raylabel.models.weights import (
+    _torchvision_table,
     checkpoint_digest,
     load_checkpoint,
     load_weights,
@@ -26,7 +27,6 @@ from raylabel.models import (
     save_weights,
     torchvision_weights,
 )
-from raylabel.models.weights import _torchvision_table
 
 SMALL = Model(arch="resnet8x1")
 
@@ -72,7 +72,7 @@ def test_equal_weights_give_equal_bytes():
 
 def test_another_process_writes_the_same_bytes():
     code = (
-        "import hashlib, torch; from raylabel.models import *; torch.manual_seed(7);"
+        "import hashlib, torch; from raylabel.models.build import build; from raylabel.models.config import Model; from raylabel.models.weights import *; torch.manual_seed(7);"
         "print(hashlib.sha256(save_weights(build(Model(arch='resnet8x1'), 10))).hexdigest())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "123", "OMP_NUM_THREADS": "1"}
@@ -328,7 +328,7 @@ def test_without_a_network_the_weight_and_the_mend_are_named():
     assert str(caught.value) == (
         "cannot get torchvision weights 'ResNet50_Weights.IMAGENET1K_V2' from "
         "https://download.pytorch.org/models/resnet50-11ad3fa6.pth: "
-        "<urlopen error [Errno -3] Temporary failure in name resolution>; give a checkpoint file instead"
+        "<urlopen error [Errno -3] Temporary failure in name resolution>; give a checkpoint file"
     )
 
 

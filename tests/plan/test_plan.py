@@ -1,4 +1,4 @@
-"""The cost model against figures worked out by hand or by brute force, and a plan of the digits against their run."""
+"""The cost model against numbers by hand or brute force, and a plan of the digits against their run."""
 
 import dataclasses
 import io
@@ -22,7 +22,8 @@ from raylabel.corpus import Corpus, Shards, index_corpus
 from raylabel.inference.batches import ScoringTask
 from raylabel.inference.network import Network
 from raylabel.labels.teacher import Label, TrainedNetwork
-from raylabel.models import WEIGHTS, Model
+from raylabel.models import Model
+from raylabel.models.trained import WEIGHTS
 from raylabel.pipelines.semi_supervised import Run, prepare
 from raylabel.plan.cost import expected_picks, labeling_seconds, materializing_seconds, rows_read, sorting_seconds
 from raylabel.plan.done import Done
@@ -50,13 +51,13 @@ def test_labeling_counts_padded_batches_and_idle_actors():
     assert labeling_seconds(np.array([5 * 1024]), 1024, 256, 4, 250.0) == pytest.approx(5 * 1024 / 1000 * 8 / 5)
 
 
-def test_sorting_takes_what_was_seen_and_the_rest_by_its_tasks():
+def test_sorting_seconds_scale_with_rows_and_tasks():
     found = Sorted(1000, 2.0, 1e-3)
     assert sorting_seconds(500, 1, found) == 2.0
     assert sorting_seconds(9000, 4, found) == pytest.approx(2 + 8000 * 1e-3 / 4)
 
 
-def test_materializing_takes_rounds_of_files(tmp_path):
+def test_materializing_seconds_count_rounds_of_files(tmp_path):
     found = Materialized(Artifact("", "", ""), 1.5, 1e-5, 1e-3, 100.0, 1)
     # 10,000 samples are three files; two CPUs write them in two rounds.
     per_file = (50_000 * 1e-5 + 10_000 * 1e-3) / 3
@@ -65,7 +66,7 @@ def test_materializing_takes_rounds_of_files(tmp_path):
 
 
 @pytest.mark.parametrize("group, density", [(1, 0.3), (10, 0.05), (100, 0.02), (100, 1.0)])
-def test_rows_read_are_those_up_to_the_last_pick_of_each_group(group, density):
+def test_rows_are_read_up_to_the_last_pick_of_each_group(group, density):
     rng, groups = np.random.default_rng(0), 20_000
     picked = rng.random((groups, group)) < density
     read = (np.arange(1, group + 1) * picked).max(axis=1).sum()
@@ -76,7 +77,7 @@ def test_rows_read_are_those_up_to_the_last_pick_of_each_group(group, density):
 def scores_of(
     classes: np.ndarray, values: np.ndarray, key: np.ndarray, digest: np.ndarray, group: np.ndarray | None = None
 ) -> pa.Table:
-    """SCORES; `values` serve as log-odds, and negated as logits."""
+    """SCORES with `values` as log-odds, and negated as logits."""
     lists = {"classes": classes.tolist(), "log_odds": values.tolist(), "logits": (-values).tolist()}
     group = np.zeros(len(key), np.int64) if group is None else group
     plain = {"key": key.tolist(), "digest": [int(d).to_bytes(16, "big") for d in digest], "group": group.tolist()}
@@ -94,13 +95,13 @@ def scores_of(
     st.sampled_from([None, 1, 3, 20]),
     st.booleans(),
 )
-def test_where_all_was_seen_the_picks_are_those_of_the_selection(seed, rows, p, k, rank, videos, repeat):
+def test_expected_picks_are_exact_if_all_samples_were_seen(seed, rows, p, k, rank, videos, repeat):
     rng = np.random.default_rng(seed)
     classes = np.array([rng.permutation(5)[:3] for _ in range(rows)])
     values = rng.integers(-3, 4, (rows, 3)).astype(np.float32)  # ties
     key = np.sort(rng.choice(5000, rows, replace=False))
     digest = rng.integers(0, 2 * rows, rows)
-    group = rng.integers(0, videos, rows) if videos else np.zeros(rows, np.int64)  # 0: a video of its own
+    group = rng.integers(0, videos, rows) if videos else np.zeros(rows, np.int64)  # 0: its own video
     config = Select(k=k, p=p, rank=rank, repeat_videos=repeat)
     found = expected_picks(scores_of(classes, values, key, digest, group), 1024, rows, rows, config, 5)
 
@@ -119,12 +120,12 @@ def test_where_all_was_seen_the_picks_are_those_of_the_selection(seed, rows, p, 
     assert (found.picks, found.samples) == (len(picked), len({i for _, i in picked}))
 
 
-def test_a_sample_is_scaled_and_its_interval_holds_the_truth():
+def test_expected_picks_of_a_sample_are_scaled_and_the_interval_contains_the_truth():
     rng, rows, units = np.random.default_rng(1), 1024, 400
     share = np.linspace(0.02, 0.18, 10)
     truths = rng.choice(10, size=(units, rows), p=share / share.sum())
     key = np.array([[make_key(0, u * rows + r) for r in range(rows)] for u in range(units)])
-    k = int(np.bincount(truths.ravel(), minlength=10)[4] * 1.02)  # near one of the classes
+    k = int(np.bincount(truths.ravel(), minlength=10)[4] * 1.02)  # near the size of one of the classes
     truth = int((np.bincount(truths.ravel(), minlength=10) >= k).sum())
     inside = 0
     for seed in range(20):
@@ -138,8 +139,8 @@ def test_a_sample_is_scaled_and_its_interval_holds_the_truth():
     assert inside >= 18
 
 
-def test_neighbours_that_are_alike_widen_the_interval():
-    # Each stretch of the corpus is of one class: twenty stretches are twenty observations, not twenty thousand.
+def test_similar_neighbours_widen_the_interval():
+    # Each stretch of the corpus has one class: 20 stretches are 20 observations, not 20,000.
     rng, rows = np.random.default_rng(0), 1024
     classes = np.repeat(rng.integers(0, 10, 20), rows)
     units = np.repeat(np.arange(0, 400, 20), rows)
@@ -151,12 +152,12 @@ def test_neighbours_that_are_alike_widen_the_interval():
     assert low[1] - low[0] > high[1] - high[0]
 
 
-def test_units_that_follow_each_other_were_drawn_together():
-    rng, rows = np.random.default_rng(0), 64  # of each unit that were seen
-    classes = np.repeat(rng.integers(0, 10, 12), 8 * rows)  # 12 stretches of 8 units, each of one class
+def test_adjacent_units_are_one_observation():
+    rng, rows = np.random.default_rng(0), 64  # rows that were seen of each unit
+    classes = np.repeat(rng.integers(0, 10, 12), 8 * rows)  # 12 stretches of 8 units, with one class per stretch
     widths = []
-    for apart in (1, 2):  # the units of a stretch side by side, or with a gap between them
-        unit = (np.arange(12)[:, None] * 100 + np.arange(8) * apart).ravel()
+    for step in (1, 2):  # the units of a stretch are adjacent, or have gaps between them
+        unit = (np.arange(12)[:, None] * 100 + np.arange(8) * step).ravel()
         keys = np.repeat(unit, rows) * 1024 + np.tile(np.arange(rows), 96)
         scores = scores_of(classes[:, None], np.zeros((len(keys), 1), np.float32), keys, keys)
         reach = expected_picks(scores, 1024, len(keys), 100 * len(keys), Select(k=20_000, p=1), 10).reach
@@ -166,10 +167,10 @@ def test_units_that_follow_each_other_were_drawn_together():
 
 @pytest.fixture(scope="module")
 def quick():
-    """A pilot that is short, but labels all of a corpus as small as the digits, however slow the machine."""
+    """A short pilot that still labels the whole digits corpus on a slow machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(labeling, "SECONDS", 100.0)
-        patch.setattr(labeling, "LEAST", 0.0)
+        patch.setattr(labeling, "MIN_SECONDS", 0.0)
         patch.setattr(training, "SECONDS", 1.0)
         patch.setattr(storage, "WRITING", 1.0)
         patch.setattr(storage, "SYNTHETIC", 2000)
@@ -198,7 +199,7 @@ def planned(ray_local, quick, tmp_path_factory) -> tuple[Root, Plan]:
 
 
 @pytest.mark.slow
-def test_a_plan_has_every_stage_and_its_sizes(planned):
+def test_plan_has_every_stage_with_its_sizes(planned):
     root, found = planned
     recipe, works = short_digits(), {work.stage: work for work in found.stages}
     assert list(works) == STAGES
@@ -218,12 +219,12 @@ def test_a_plan_has_every_stage_and_its_sizes(planned):
         work = works[stage]
         assert work.seconds > 0 and work.bytes_read > 0 and work.bytes_written > 0
         assert (work.memory or 0) > 0 or stage in ("select", "materialize")
-    assert found.reach is None and found.picks == 1000  # no teacher: the most there can be
+    assert found.reach is None and found.picks == 1000  # no teacher: the maximum
     assert found.sampled == 1247
 
 
 @pytest.mark.slow
-def test_what_the_pilot_made_is_gone(planned):
+def test_artifacts_of_the_pilot_are_deleted(planned):
     root, _ = planned
     names = {path.name.rpartition("-")[0] for path in Path(root.uri).iterdir()}
     assert names == {"digits", "shards-labeled", "shards-unlabeled", "shards-test", "truth"}
@@ -235,7 +236,7 @@ def finished(planned) -> tuple[Root, Summary]:
 
 
 @pytest.mark.slow
-def test_what_stands_costs_nothing_and_k_is_known(planned, finished):
+def test_existing_artifacts_cost_nothing_and_the_reach_is_exact(planned, finished):
     root, summary = finished
     found = plan(root, short_digits())
     assert [work.seconds for work in found.stages] == [0.0] * len(STAGES)
@@ -246,12 +247,12 @@ def test_what_stands_costs_nothing_and_k_is_known(planned, finished):
     scored = works["label"].bytes_written + works["evaluate"].bytes_written
     assert scored == pytest.approx(stored, rel=0.3)
     (weights,) = (a.files("model")[0].bytes for a in root.named("teacher"))
-    # A checkpoint at the end, of weights and momentum, and the artifact.
+    # A checkpoint at the end, with weights and momentum, and the artifact.
     assert works["teacher"].bytes_written == pytest.approx(3 * weights, rel=0.05)
 
 
 @pytest.mark.slow
-def test_another_k_is_counted_in_the_scores_that_stand(quick, finished):
+def test_another_k_is_counted_in_existing_scores(quick, finished):
     root, recipe = finished[0], dataclasses.replace(short_digits(), select=Select(k=200, p=2))
     found = plan(root, recipe)
     assert {work.stage for work in found.stages if not work.seconds} == {"teacher", "label", "control"}
@@ -262,11 +263,11 @@ def test_another_k_is_counted_in_the_scores_that_stand(quick, finished):
     assert found.picks == picks["picks"]
     works = {work.stage: work for work in found.stages}
     assert works["materialize"].images == picks["samples"]
-    assert works["evaluate"].images == 2 * 500  # by the networks that depend on K
+    assert works["evaluate"].images == 2 * 500  # only by the networks that depend on K
 
 
 @pytest.mark.slow
-def test_a_teacher_tells_before_it_has_labeled(quick, finished):
+def test_an_existing_teacher_predicts_the_picks_before_labeling(quick, finished):
     root = finished[0]
     recipe = dataclasses.replace(short_digits(), label=Label(p=3, batch=128), select=Select(k=250, p=3))
     found = plan(root, recipe)
@@ -284,7 +285,7 @@ def test_a_teacher_tells_before_it_has_labeled(quick, finished):
 
 
 @pytest.mark.parametrize("decode", ["beside", "cluster"])
-def test_the_pilot_scores_as_the_run_does_wherever_it_decodes(ray_local, quick, tmp_path, decode):
+def test_pilot_scores_equal_those_of_the_run(ray_local, quick, tmp_path, decode):
     root, media = Root.open(str(tmp_path / "root")), [*digit_images()[0][:1400], b"no picture"]
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", media)),))
     shards, model, config = index_corpus(root, "unlabeled", corpus), random_model(root), Label(precision="fp32", p=3)
@@ -303,7 +304,7 @@ def test_the_pilot_scores_as_the_run_does_wherever_it_decodes(ray_local, quick, 
 
 
 @pytest.mark.slow
-def test_of_a_corpus_that_grew_only_what_is_new_is_to_be_labeled(ray_local, tmp_path):
+def test_only_new_samples_of_a_grown_corpus_are_to_be_labeled(ray_local, tmp_path):
     root, media = Root.open(str(tmp_path / "root")), digit_images()[0]
     folder, file = tmp_path / "corpus", tmp_path / "teacher.safetensors"
     folder.mkdir()
@@ -325,7 +326,7 @@ def test_of_a_corpus_that_grew_only_what_is_new_is_to_be_labeled(ray_local, tmp_
     assert labeled() == 1100
     write_parquet(folder / "b.parquet", media[1100:1400])
     assert labeled() == 1100
-    # A run that was stopped: its committed parts count, its manifest is not there.
+    # A stopped run has no manifest, but its committed parts count.
     (folder / "b.parquet").unlink()
     Path(scores.uri, "manifest.json").unlink()
     assert labeled() == 1100
@@ -364,7 +365,7 @@ def example() -> Plan:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_table_holds_the_numbers_of_the_json(width):
+def test_table_has_the_numbers_of_the_json(width):
     found = example()
     stream = io.StringIO()
     print_plan(found, Console(file=stream, width=width))
@@ -394,7 +395,7 @@ def test_the_table_holds_the_numbers_of_the_json(width):
 
 
 @pytest.mark.parametrize(("kind", "word"), [("image", "images"), ("video", "samples")])
-def test_the_table_of_a_plan_over_videos_counts_samples(kind, word):
+def test_table_of_a_video_plan_counts_samples(kind, word):
     stream = io.StringIO()
     print_plan(dataclasses.replace(example(), kind=kind), Console(file=stream, width=80))
     (head,) = (line.split() for line in stream.getvalue().splitlines() if line.split()[:1] == ["stage"])
@@ -402,7 +403,7 @@ def test_the_table_of_a_plan_over_videos_counts_samples(kind, word):
 
 
 @pytest.mark.slow
-def test_the_job_prints_one_json_object_and_nothing_else(finished, tmp_path):
+def test_job_prints_one_json_object_and_nothing_else(finished, tmp_path):
     def job(*arguments: str) -> subprocess.CompletedProcess:
         command = [sys.executable, str(JOB), "digits", "--root", finished[0].uri, *arguments]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=280)

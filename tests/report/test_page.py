@@ -1,4 +1,4 @@
-"""The page shows the summary's numbers and no others, holds hostile text inert, and opens in a browser."""
+"""The page shows exactly the numbers of the summary, escapes hostile text, and opens in a browser."""
 
 import base64
 import dataclasses
@@ -31,7 +31,7 @@ COLOURS = [(255, 0, 255), (0, 255, 0), (255, 255, 0), (0, 0, 255), (255, 0, 0), 
 
 
 def make(names: list[str], text: str = "plain", video: bool = False) -> Summary:
-    """A summary of those classes; `text` stands wherever somebody else's text may stand."""
+    """A summary with these classes; `text` is everywhere where text from other sources can be."""
     rng = np.random.default_rng(0)
     per_class = [int(n) for n in rng.integers(1, 50, len(names))]
     test = {"seed": 0, "dataset": text, "split": "test"}
@@ -91,7 +91,7 @@ def make_strips(label: str) -> list[Strip]:
 
 
 def make_films(label: str) -> list[Strip]:
-    """Videos of one colour, whose strips and posters are of the opposite one."""
+    """Videos of one colour, with strips and posters of the opposite colour."""
     pictures = []
     for i, picture in enumerate(make_strips(label)[0].pictures):
         opposite = tuple(255 - c for c in COLOURS[i])
@@ -102,7 +102,7 @@ def make_films(label: str) -> list[Strip]:
 
 
 @pytest.mark.parametrize(("classes", "video"), [(2, False), (2, True), (10, True), (NAMED_CLASSES + 1, False)])
-def test_every_value_of_the_json_stands_on_the_page_exactly(classes: int, video: bool) -> None:
+def test_every_value_of_the_json_is_on_the_page_exactly(classes: int, video: bool) -> None:
     summary = make([f"class {i}" for i in range(classes)], video=video)
     expected = leaves(json.loads(json.dumps(summary.to_dict())))
     found = Parsed(write_page(summary, make_curves(), make_strips("class 0"))).numbers
@@ -112,10 +112,10 @@ def test_every_value_of_the_json_stands_on_the_page_exactly(classes: int, video:
     assert missing == ({"leaks"} if not video else set())
 
 
-def test_the_text_beside_a_value_is_that_value() -> None:
+def test_text_of_a_value_is_that_value() -> None:
     page = write_page(make(["a", "b"]), {}, [])
     shown = dict(re.findall(r'data-key="([^"]+)" data-value="[^"]*">([^<]*)<', page))
-    # In the table of accuracies, and in that of all metrics.
+    # In the table of accuracies and in the table of all metrics.
     assert re.findall(r'data-key="metrics.0.value" data-value="0.8123456789">([^<]*)<', page) == ["81.2%", "0.812346"]
     assert re.findall(r'data-key="metrics.0.low" data-value="[^"]*">([^<]*)<', page) == ["80.1", "0.801346"]
     models = re.findall(r'data-key="metrics.\d.model" data-value="([^"]*)">([^<]*)<', page)
@@ -129,16 +129,16 @@ def test_the_text_beside_a_value_is_that_value() -> None:
 
 
 def expected_calibration_error(of: Subject, confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> list[Metric]:
-    """An evaluator that nothing else knows: Guo et al. 2017, and beside it the accuracy on another split."""
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [abs(float((right - confidence)[place == b].sum())) for b in range(bins)]
+    """A new evaluator: the error of Guo et al. 2017, and the accuracy on another split."""
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(float((right - confidence)[bin_of == b].sum())) for b in range(bins)]
     return [
         Metric(**vars(of), metric="ece", value=sum(gaps) / len(right), n=len(right)),
         Metric(**vars(dataclasses.replace(of, split="wild")), metric="top1", value=0.25, low=0.125, high=0.5, n=1234),
     ]
 
 
-def test_what_a_new_evaluator_gives_is_shown_everywhere() -> None:
+def test_metrics_of_a_new_evaluator_are_shown_everywhere() -> None:
     of = Subject(model="student", seed=0, dataset="plain", split="test")
     rows = expected_calibration_error(of, np.array([0.9, 0.9, 0.6, 0.6]), np.array([1, 0, 1, 1]))
     assert rows[0].value == pytest.approx((0.8 + 0.8) / 4)  # by hand: |1 - 1.8| and |2 - 1.2|
@@ -146,7 +146,7 @@ def test_what_a_new_evaluator_gives_is_shown_everywhere() -> None:
     summary = dataclasses.replace(plain, metrics=[*plain.metrics, *rows])
     written = summary.to_dict()["metrics"]
     assert written[-2] == vars(of) | {"metric": "ece", "value": rows[0].value, "low": None, "high": None, "n": 4}
-    # On the page, in a table of their own: the other tables are as they were.
+    # On the page they have their own table; the other tables are unchanged.
     (table,) = re.findall(r"<h3>Other metrics</h3>(.*?)</table>", write_page(summary, {}, []), re.S)
     cells = [re.sub(r"(<[^>]+>)+", " ", cell).strip() for cell in re.findall(r"<td[^>]*>(.*?)</td>", table, re.S)]
     assert cells[:5] == ["ece", "student (fine-tuned) test  of  plain , seed  0", "0.4", "–", "4"]
@@ -160,7 +160,7 @@ def test_what_a_new_evaluator_gives_is_shown_everywhere() -> None:
     assert ["top1", "student", "(fine-tuned)", "plain", "wild", "0.25", "0.125", "to", "0.5", "1,234"] in lines
 
 
-def test_the_same_run_gives_the_same_page_and_nan_gives_none() -> None:
+def test_page_is_deterministic_and_nan_is_an_error() -> None:
     summary = make(["a", "b"])
     assert write_page(summary, make_curves(), []) == write_page(summary, make_curves(), [])
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -186,7 +186,7 @@ def test_hostile_text_adds_no_element_and_no_attribute(text: str, classes: int) 
     assert parsed.elements == Parsed(page_of("plain", classes)).elements
     assert all(re.match("data:(image/jpeg|video/mp4);base64,", address) for address in parsed.addresses)
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page)
-    if text.isascii() and text.isprintable():  # and it can be read, as it is
+    if text.isascii() and text.isprintable():  # it is shown unchanged
         assert text in parsed.texts
 
 
@@ -199,7 +199,7 @@ def test_any_text_adds_no_element_and_no_attribute(text: str) -> None:
 PLAIN_ELEMENTS = Parsed(page_of("plain")).elements
 
 
-def test_the_page_forbids_itself_scripts_and_addresses() -> None:
+def test_page_has_no_scripts_and_no_external_addresses() -> None:
     page = page_of("plain")
     policy = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
     assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in page
@@ -208,11 +208,11 @@ def test_the_page_forbids_itself_scripts_and_addresses() -> None:
 
 
 def svg_paths(page: str) -> list[str]:
-    """The curves of the charts, of which each SVG is well-formed XML."""
+    """The curves of the charts. Each SVG has to be well-formed XML."""
     found = []
     for svg in re.findall(r"<svg.*?</svg>", page, re.S):
         found += [p.attrib["d"] for p in ElementTree.fromstring(svg).iter("path") if p.attrib.get("class") == "curve"]
-    return [d for d in found if d != "M1 4H25"]  # those of the legend
+    return [d for d in found if d != "M1 4H25"]  # the lines of the legend
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_curves_of_any_number_and_range_stay_inside_the_chart(curves: dict[str, 
     assert not curves or not any(curves.values()) or len(ticks) >= 3 * 2
 
 
-def test_a_curve_is_drawn_where_its_points_are() -> None:
+def test_curve_is_drawn_at_its_points() -> None:
     points = [Point(images=i * 100, loss=i / 10, accuracy=i / 10, lr=10.0**-i) for i in range(11)]
     loss, accuracy, lr = (
         np.array([[float(v) for v in pair.split()] for pair in path[1:].split("L")])
@@ -249,7 +249,7 @@ def test_a_curve_is_drawn_where_its_points_are() -> None:
         np.testing.assert_allclose(np.diff(line[:, 1]), slope, atol=0.11)
 
 
-def test_a_loss_that_is_not_finite_breaks_the_line_and_is_named() -> None:
+def test_loss_that_is_not_finite_breaks_the_line_and_is_reported() -> None:
     points = [Point(images=i * 100, loss=2.0, accuracy=0.5, lr=0.1) for i in range(1, 11)]
     points[4] = dataclasses.replace(points[4], loss=float("nan"))
     points[9] = dataclasses.replace(points[9], loss=float("inf"))
@@ -262,7 +262,7 @@ def test_a_loss_that_is_not_finite_breaks_the_line_and_is_named() -> None:
 @pytest.mark.parametrize(
     ("clip", "inputs", "counted"), [(None, "images", "images"), ({"frames": 8}, "clips", "samples")]
 )
-def test_what_was_counted_has_its_name(clip: dict[str, int] | None, inputs: str, counted: str) -> None:
+def test_units_of_counts_are_named(clip: dict[str, int] | None, inputs: str, counted: str) -> None:
     summary = dataclasses.replace(make(["a", "b"]), settings={"view": {"size": 16, "clip": clip}})
     curves = make_curves(("teacher",))
     curves["teacher"][4] = dataclasses.replace(curves["teacher"][4], loss=float("nan"))
@@ -291,7 +291,7 @@ def test_strips_show_rank_log_odds_and_probability() -> None:
     assert [base64.b64decode(s) for s in sources] == [p.jpeg for p in make_strips("a")[0].pictures]
 
 
-def test_a_ranking_by_logits_shows_logits_alone() -> None:
+def test_ranking_by_logits_shows_only_logits() -> None:
     summary = make(["a", "b"])
     summary = dataclasses.replace(summary, picks=dataclasses.replace(summary.picks, rank="logits"))
     pictures = [dataclasses.replace(p, probability=None) for p in make_strips("a")[0].pictures]
@@ -300,10 +300,10 @@ def test_a_ranking_by_logits_shows_logits_alone() -> None:
     assert "logit of the class" in page and "probability" not in page
 
 
-def test_films_show_a_strip_and_a_clip_that_plays_by_its_controls() -> None:
+def test_films_show_a_strip_and_a_clip_with_controls() -> None:
     page = write_page(make(["a", "b"]), {}, FILMS)
     captions = re.findall(r"<figcaption><strong>[\d,]+</strong><br>[^<]+<br>p [^<]+<br>([^<]+)</figcaption>", page)
-    assert captions == ["1.2 s", "2.2 s", "3.2 s", "4.2 s", "5.2 s", "6.2 s"]  # to even
+    assert captions == ["1.2 s", "2.2 s", "3.2 s", "4.2 s", "5.2 s", "6.2 s"]  # rounded to even
     assert "Videos of the unlabeled corpus" in page and "by their frames alone" not in page
     videos = re.findall(r"<video ([^>]*)>", page)
     for picture, video in zip(FILMS[0].pictures, videos, strict=True):
@@ -319,7 +319,7 @@ def test_films_show_a_strip_and_a_clip_that_plays_by_its_controls() -> None:
     assert [(base64.b64decode(s), int(r)) for s, r in stills] == [(p.jpeg, p.rank) for p in FILMS[0].pictures]
 
 
-def test_clips_that_are_too_large_are_left_out_and_the_page_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_clips_are_left_out_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def strip(label: str, *sizes: int) -> Strip:
         pictures = [dataclasses.replace(FILMS[0].pictures[0], rank=i, film=Film(1, b"", label.encode() * n))
                     for i, n in enumerate(sizes)]  # fmt: skip
@@ -329,10 +329,10 @@ def test_clips_that_are_too_large_are_left_out_and_the_page_says_so(monkeypatch:
         page = write_page(make(["a", "b"]), {}, strips)
         clips = [base64.b64decode(clip).decode() for clip in re.findall(r'src="data:video/mp4;base64,([^"]*)"', page)]
         missing = sum(len(s.pictures) for s in strips) - len(clips)
-        said = re.search(r"(\d+) of (\d+) are shown by their frames alone: a clip has to have at most ([^,]+), "
-                         r"all clips of the page ([^.]+)\.", page)  # fmt: skip
+        message = re.search(r"(\d+) of (\d+) are shown by their frames alone: a clip may have at most ([^,]+), "
+                         r"and all clips of the page ([^.]+)\.", page)  # fmt: skip
         assert page.count("<img") == sum(len(s.pictures) for s in strips)
-        assert (said.groups() if said else None) == (
+        assert (message.groups() if message else None) == (
             (str(missing), str(missing + len(clips)), "3 kB", "8 kB") if missing else None
         )
         return [f"{clip[0]}{len(clip)}" for clip in clips]
@@ -341,13 +341,13 @@ def test_clips_that_are_too_large_are_left_out_and_the_page_says_so(monkeypatch:
     monkeypatch.setattr(module, "CLIPS_BYTES", 8 << 10)
     assert shown(strip("a", 3072, 3072), strip("b", 1024)) == ["a3072", "a3072", "b1024"]
     assert shown(strip("a", 3073, 3072)) == ["a3072"]
-    # Of both classes the first ranks; then whatever there is room for.
+    # The first ranks of both classes; then the clips that still fit.
     assert shown(strip("a", 3000, 3000, 100), strip("b", 3000, 3000, 20)) == ["a3000", "a100", "b3000", "b20"]
 
 
 def test_clips_play_in_a_browser_in_their_colours(tmp_path: Path) -> None:
     page = write_page(make(["a", "b"]), {}, FILMS)
-    # A page is loaded when such a video shows its first frame; without a poster it is seen at once.
+    # With preload, the page is loaded when each video shows its first frame, which is visible without a poster.
     page, changed = re.subn(r'controls preload="none" poster="[^"]*"', 'preload="auto"', page)
     assert changed == len(COLOURS)
     (tmp_path / "report.html").write_text(page, "utf-8")
@@ -355,15 +355,15 @@ def test_clips_play_in_a_browser_in_their_colours(tmp_path: Path) -> None:
     assert console == []
     for colour in COLOURS:
         near = (np.abs(pixels - np.array(colour)) <= 6).all(axis=2).sum()
-        # A strip of it, 112 x 112, stands beside the video of the opposite colour; the video has 144 x 144.
+        # A strip of this colour, 112 x 112, is next to the video of the opposite colour; a video has 144 x 144.
         assert near > 140 * 140 + (100 * 100 if tuple(255 - c for c in colour) in COLOURS else 0), colour
 
 
-def test_the_page_opens_in_a_browser_with_every_picture(tmp_path: Path) -> None:
+def test_page_opens_in_a_browser_with_every_picture(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     page.write_text(write_page(make(HOSTILE, HOSTILE[1]), make_curves(), make_strips(HOSTILE[0])), "utf-8")
     console, pixels = open_in_chromium(page, tmp_path)
     assert console == []
-    for colour in COLOURS:  # no other part of the page has them: a picture that did not load leaves its colour out
+    for colour in COLOURS:  # nothing else on the page has these colours
         near = (np.abs(pixels - np.array(colour)) <= 6).all(axis=2).sum()
         assert near > 80 * 80, f"the picture of colour {colour} is not on the page"

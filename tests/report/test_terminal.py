@@ -1,4 +1,4 @@
-"""The terminal says what the summary holds, cannot be steered by names, and counts time by the clock it is given."""
+"""The terminal shows the summary and the progress, and names cannot control it."""
 
 import dataclasses
 import io
@@ -52,7 +52,7 @@ def text_of(stream: io.TextIOWrapper) -> str:
 
 
 @pytest.mark.parametrize(
-    ("value", "low", "high", "said"),
+    ("value", "low", "high", "expected"),
     [
         (0.034, 0.026, 0.042, "+3.4 points (95% interval +2.6 to +4.2)"),
         (0.003, -0.005, 0.011, "no measurable gain (+0.3 points, 95% interval -0.5 to +1.1)"),
@@ -61,16 +61,16 @@ def text_of(stream: io.TextIOWrapper) -> str:
         (-0.021, -0.03, -0.012, "measurable loss: -2.1 points (95% interval -3.0 to -1.2)"),
     ],
 )
-def test_the_verdict_claims_a_gain_only_where_the_interval_leaves_zero_out(
-    value: float, low: float, high: float, said: str
+def test_verdict_claims_a_gain_only_if_the_interval_excludes_zero(
+    value: float, low: float, high: float, expected: str
 ) -> None:
     gain = dataclasses.replace(GAIN, value=value, low=low, high=high, n=10)
-    assert verdict(gain) == said
-    told = dataclasses.replace(small(), metrics=[TOP1, gain]).to_dict()["gain"]
-    assert told == {"value": value, "low": low, "high": high, "n": 10, "verdict": said}
+    assert verdict(gain) == expected
+    written = dataclasses.replace(small(), metrics=[TOP1, gain]).to_dict()["gain"]
+    assert written == {"value": value, "low": low, "high": high, "n": 10, "verdict": expected}
 
 
-def test_numbers_that_contradict_each_other_are_refused() -> None:
+def test_contradictory_numbers_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"10 in, but 5 scored \+ 3 rejected \+ 1 duplicates = 9"):
         Counts(samples=10, scored=5, rejected=3, duplicates=1, labeled=5, labeled_rejected=0)
     summary = small()
@@ -80,18 +80,18 @@ def test_numbers_that_contradict_each_other_are_refused() -> None:
         dataclasses.replace(summary, classes=["a", "b", "c"])
     with pytest.raises(ValueError, match="sum to 30, but there are 31 picks"):
         dataclasses.replace(summary, picks=dataclasses.replace(summary.picks, total=31))
-    with pytest.raises(ValueError, match=r"two metrics are of \('teacher', 0, 'test', 'test', 'top1'\)"):
+    with pytest.raises(ValueError, match=r"two metrics have the key \('teacher', 0, 'test', 'test', 'top1'\)"):
         dataclasses.replace(summary, metrics=[TOP1, GAIN, dataclasses.replace(TOP1, value=0.55)])
     with pytest.raises(ValueError, match="no metric has .*gain_top1"):
         dataclasses.replace(summary, metrics=[TOP1])
 
 
-def test_printable_keeps_every_script_and_drops_what_steers() -> None:
-    assert printable("naïve 猫 قط חתול 👩‍🔬") == "naïve 猫 قط חתול 👩‍🔬"  # the zero-width joiner of the emoji too
+def test_printable_keeps_every_script_and_drops_control_characters() -> None:
+    assert printable("naïve 猫 قط חתול 👩‍🔬") == "naïve 猫 قط חתול 👩‍🔬"  # also the zero-width joiner of the emoji
     assert printable(HOSTILE) == "[31mred]0;title  [bold]x[/bold] gpj.exe 2J  猫"
 
 
-def test_the_table_is_plain_text_of_at_most_100_columns_with_all_the_figures() -> None:
+def test_table_is_plain_text_of_at_most_100_columns_with_all_numbers() -> None:
     where, stream = console()
     reasons = [Reject(reason=f"a reason that is number {i}", count=3) for i in range(10)]
     print_summary(dataclasses.replace(small(), rejects=reasons), "/runs/run-0123", where)
@@ -112,13 +112,13 @@ def test_the_table_is_plain_text_of_at_most_100_columns_with_all_the_figures() -
         assert expected in re.sub(" +", " ", text)
 
 
-def test_of_videos_80_columns_hold_every_figure_of_clips_too() -> None:
-    figures = {"top1": (1.0, 0.912, 1.0), "top5": (1.0, 0.97, 1.0), "clip_top1": (0.813, 0.75, 0.876)}
+def test_table_of_videos_fits_80_columns_with_all_numbers() -> None:
+    numbers = {"top1": (1.0, 0.912, 1.0), "top5": (1.0, 0.97, 1.0), "clip_top1": (0.813, 0.75, 0.876)}
     where, stream = console(width=80)
     rows = [
         Metric(**TESTED, model=model, metric=metric, value=value, low=low, high=high, n=20_000)
         for model in ("teacher", "student")
-        for metric, (value, low, high) in figures.items()
+        for metric, (value, low, high) in numbers.items()
     ]
     print_summary(dataclasses.replace(small(), metrics=[*rows, GAIN]), "/runs/run-0123", where)
     text = re.sub(" +", " ", text_of(stream))
@@ -132,7 +132,7 @@ NO_LEAK = Leaks(known=0, videos=0, labeled=0, unlabeled=0, copies=0, test=0, n=9
 
 
 @pytest.mark.parametrize(
-    ("leaks", "said"),
+    ("leaks", "expected"),
     [
         (None, None),
         (NO_LEAK, None),
@@ -156,32 +156,32 @@ NO_LEAK = Leaks(known=0, videos=0, labeled=0, unlabeled=0, copies=0, test=0, n=9
         ),
     ],
 )
-def test_leaks_are_told_where_source_videos_are_known_or_something_is_shared(
-    leaks: Leaks | None, said: str | None
+def test_leaks_are_printed_if_source_videos_are_known_or_files_are_shared(
+    leaks: Leaks | None, expected: str | None
 ) -> None:
     where, stream = console()
     print_summary(dataclasses.replace(small(), leaks=leaks), "/runs/run-0123", where)
     text = text_of(stream).replace("\n", " ").replace("  ", " ")
-    assert ("leaks" in text) == (said is not None)
-    assert said is None or said in text
+    assert ("leaks" in text) == (expected is not None)
+    assert expected is None or expected in text
 
 
 @pytest.mark.parametrize("terminal", [False, True])
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_hostile_names_reach_the_terminal_as_inert_text(terminal: bool, encoding: str) -> None:
+def test_hostile_names_are_printed_as_plain_text(terminal: bool, encoding: str) -> None:
     where, stream = console(terminal, encoding)
     print_summary(small(HOSTILE), "/runs/" + "long" * 60, where)
-    text = re.sub(r"\x1b\[[0-9;]*m", "", text_of(stream)) if terminal else text_of(stream)  # rich's own colours
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text_of(stream)) if terminal else text_of(stream)  # without rich's own colours
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
-    assert "[bold]x[/bold]" in text  # markup of rich is text too
-    assert "long" * 60 + "/report.html\n" in text  # one line: it can be copied
+    assert "[bold]x[/bold]" in text  # rich markup is printed as text
+    assert "long" * 60 + "/report.html\n" in text  # one line, so that it can be copied
 
 
 @pytest.mark.parametrize(
     ("settings", "word"),
     [({}, "images"), ({"view": {"clip": None}}, "images"), ({"view": {"clip": {"frames": 8}}}, "samples")],
 )
-def test_the_stages_of_a_run_over_videos_count_samples(settings: dict[str, Any], word: str) -> None:
+def test_stages_of_a_video_run_count_samples(settings: dict[str, Any], word: str) -> None:
     where, stream = console()
     print_summary(dataclasses.replace(small(), settings=settings), "runs/run-cat-0", where)
     (head,) = (line.split() for line in text_of(stream).splitlines() if line.split()[:2] == ["stage", "seconds"])
@@ -195,7 +195,7 @@ class Clock:
         return self.now
 
 
-def test_without_a_terminal_a_plain_line_comes_at_most_every_five_seconds() -> None:
+def test_progress_without_a_terminal_prints_a_line_at_most_every_five_seconds() -> None:
     clock, (where, stream) = Clock(), console()
     with Progress("label\x1b[2J", 1000, "images", console=where, clock=clock) as progress:
         for second in range(1, 21):
@@ -203,14 +203,14 @@ def test_without_a_terminal_a_plain_line_comes_at_most_every_five_seconds() -> N
             progress.update(second * 50, rejects=second // 10, note="unit\n7")
         before_end = len(text_of(stream).splitlines())
     lines = text_of(stream).splitlines()
-    assert (before_end, len(lines)) == (4, 5)  # at 0, 5, 10, 15 seconds, and the end, which is told once
+    assert (before_end, len(lines)) == (4, 5)  # at 0, 5, 10, 15 seconds, and once at the end
     assert lines[0] == "label[2J: 0 of 1,000 images"
     assert lines[1] == "label[2J: 250 of 1,000 images, 50/s, 15 s left, unit 7"
     assert lines[2] == "label[2J: 500 of 1,000 images, 50/s, 10 s left, 1 rejected, unit 7"
     assert lines[-1] == "label[2J: 1,000 of 1,000 images, 50/s, in 20 s, 2 rejected, unit 7"
 
 
-def test_the_rate_forgets_what_is_older_than_its_window_and_what_an_earlier_run_did() -> None:
+def test_rate_excludes_work_before_its_window_and_of_an_earlier_run() -> None:
     clock, (where, stream) = Clock(), console()
     with Progress("train", 2_000_000, unit="steps", done=1_000_000, console=where, clock=clock) as progress:
         for second in range(1, 121):
@@ -222,7 +222,7 @@ def test_the_rate_forgets_what_is_older_than_its_window_and_what_an_earlier_run_
     assert lines[-1].endswith(", 505/s, in 2 min 00 s")  # the whole of this run: 60,600 steps in 120 s
 
 
-def test_a_stage_that_goes_back_has_no_rate_below_zero() -> None:
+def test_rate_is_not_negative_if_the_count_decreases() -> None:
     clock, (where, stream) = Clock(), console()
     with Progress("train", 1000, "images", done=200, console=where, clock=clock) as progress:
         for second, done in ((3, 500), (6, 100), (12, 160), (20, 1000)):
@@ -234,7 +234,7 @@ def test_a_stage_that_goes_back_has_no_rate_below_zero() -> None:
     assert lines[-1] == "train: 1,000 of 1,000 images, 45/s, in 20 s"
 
 
-def test_an_error_ends_the_line_as_stopped_and_passes_on() -> None:
+def test_error_prints_stopped_and_propagates() -> None:
     clock, (where, stream) = Clock(), console()
     with pytest.raises(KeyError), Progress("label", 0, "images", console=where, clock=clock):
         clock.now = 3.0
@@ -242,7 +242,7 @@ def test_an_error_ends_the_line_as_stopped_and_passes_on() -> None:
     assert text_of(stream).splitlines()[-1] == "label: 0 of 0 images, 0/s, stopped after 3 s"
 
 
-def test_on_a_terminal_one_live_line_stays_when_done() -> None:
+def test_progress_on_a_terminal_is_one_live_line_that_stays_when_done() -> None:
     clock, (where, stream) = Clock(), console(terminal=True)
     with Progress("label", 1000, "images", console=where, clock=clock) as progress:
         clock.now = 4.0
@@ -257,13 +257,13 @@ def test_on_a_terminal_one_live_line_stays_when_done() -> None:
     assert plain.rstrip().splitlines()[-1].endswith("1,000 of 1,000 images, 100/s, in 10 s, 3 rejected")
 
 
-def test_updates_from_many_threads_neither_fail_nor_tear_a_line() -> None:
+def test_updates_from_many_threads_keep_lines_intact() -> None:
     clock, (where, stream) = Clock(), console()
     with Progress("label", 8000, "images", console=where, clock=clock) as progress:
 
         def work() -> None:
             for done in range(1000):
-                clock.now += 1.0  # every update is due for a line now and then
+                clock.now += 1.0  # every few updates, a line is due
                 progress.update(done)
 
         threads = [threading.Thread(target=work) for _ in range(8)]
@@ -276,7 +276,7 @@ def test_updates_from_many_threads_neither_fail_nor_tear_a_line() -> None:
     assert all(re.fullmatch(r"label: [\d,]+ of 8,000 images(, .*)?", line) for line in lines)
 
 
-def test_a_patient_progress_says_nothing_of_what_is_done_soon() -> None:
+def test_patient_progress_prints_nothing_for_short_work() -> None:
     now = [0.0]
     for seconds, total, expected in [
         (PATIENCE - 0.1, 10, []),

@@ -1,4 +1,4 @@
-"""Thumbnails show the pixels and nothing else of a file; a filmstrip and a clip show what is in a video, and where."""
+"""Thumbnails contain only the pixels of a file; a filmstrip and a clip show the right frames of a video."""
 
 import io
 from pathlib import Path
@@ -30,22 +30,22 @@ from raylabel.report.thumbnails import FRAMES, GAP, film, film_parser, pack, thu
         ((3000, 1), (112, 1)),
     ],
 )
-def test_thumbnails_grow_by_factors_and_shrink_to_the_side(size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_thumbnails_are_scaled_to_the_side(size: tuple[int, int], expected: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
     small = Image.open(io.BytesIO(thumbnail(image)))
     assert (small.format, small.size) == ("JPEG", expected)
 
 
-def test_a_small_picture_keeps_its_pixels_square() -> None:
+def test_small_picture_keeps_its_pixels_square() -> None:
     digit = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
     shown = np.asarray(Image.open(io.BytesIO(thumbnail(Image.fromarray(digit)))).convert("L")).astype(int)
-    # JPEG at quality 85 is off by about 1; a bicubic enlargement by 23.
+    # The error of JPEG at quality 85 is about 1; that of a bicubic enlargement is 23.
     assert np.abs(shown - np.kron(digit, np.ones((14, 14)))).mean() < 4
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])
-def test_thumbnails_take_every_mode(mode: str) -> None:
+def test_thumbnails_accept_every_mode(mode: str) -> None:
     image = Image.linear_gradient("L").resize((16, 16))
     if mode == "I;16":
         image = Image.fromarray(np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16))
@@ -57,12 +57,12 @@ def test_thumbnails_take_every_mode(mode: str) -> None:
     assert shown.max() > 200 and shown.min() < 55  # not clipped, not blank
 
 
-def test_transparency_turns_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     shown = Image.open(io.BytesIO(thumbnail(Image.new("RGBA", (8, 8), (0, 0, 0, 0)))))
     assert shown.getextrema() == ((255, 255),) * 3
 
 
-def test_thumbnails_carry_nothing_of_the_file_they_were_made_of() -> None:
+def test_thumbnails_contain_no_metadata_of_the_file() -> None:
     exif = Image.Exif()
     exif[0x010E] = "CANARY exif"
     exif.get_ifd(0x8825)[29] = "CANARY gps"
@@ -78,46 +78,46 @@ BITS = 7
 
 
 def bars(count: int, height: int, width: int) -> np.ndarray:
-    """Frames that say their number, below 128: a bar for each bit of it, light for 1."""
+    """Frames that encode their index, below 128: a bar for each bit, light for 1."""
     bits = (np.arange(count)[:, None] >> (np.arange(width) * BITS // width)) & 1
     return np.broadcast_to(np.where(bits, 220, 30)[:, None, :, None], (count, height, width, 3)).astype(np.uint8)
 
 
 def numbers(pixels: np.ndarray) -> list[int]:
-    """Of frames [n, H, W, 3] as `bars` makes them."""
+    """The indices that the frames [n, H, W, 3] made by `bars` encode."""
     width = pixels.shape[2]
     middles = pixels[:, :, (2 * np.arange(BITS) + 1) * width // (2 * BITS)].mean((1, 3)) > 125
     return (middles << np.arange(BITS)).sum(1).tolist()
 
 
-def parts(strip: bytes) -> np.ndarray:
+def frames_of(strip: bytes) -> np.ndarray:
     """The frames of a filmstrip of FRAMES, [n, H, W, 3]."""
     pixels = np.asarray(Image.open(io.BytesIO(strip)))
     step = (pixels.shape[1] + GAP) // FRAMES
     assert step * FRAMES - GAP == pixels.shape[1]
-    return np.stack([pixels[:, place * step : (place + 1) * step - GAP] for place in range(FRAMES)])
+    return np.stack([pixels[:, i * step : (i + 1) * step - GAP] for i in range(FRAMES)])
 
 
 def played(clip: bytes) -> tuple[np.ndarray, float]:
-    """(frames, seconds)"""
+    """(frames [n, H, W, 3], seconds)"""
     with av.open(io.BytesIO(clip), "r") as container:
         assert [stream.type for stream in container.streams] == ["video"]
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
         return frames, container.duration / av.time_base if container.duration else 0.0
 
 
-def test_a_film_shows_all_of_a_video_in_its_strip_and_the_middle_in_its_clip() -> None:
+def test_film_has_the_whole_video_in_its_strip_and_the_middle_in_its_clip() -> None:
     strip, shown = film(Video(encode_mp4(bars(121, 60, 80), 20)))
     assert shown.seconds == pytest.approx(121 / 20)
-    assert numbers(parts(strip)) == [0, 30, 60, 90, 120]
+    assert numbers(frames_of(strip)) == [0, 30, 60, 90, 120]
     frames, seconds = played(shown.clip)
-    assert numbers(frames) == list(range(30, 90))  # 20 a second is nearer to RATE than 10
+    assert numbers(frames) == list(range(30, 90))  # 20 frames per second are nearer to RATE than 10
     assert seconds == pytest.approx(SECONDS)
     assert numbers(np.asarray(Image.open(io.BytesIO(shown.poster)))[None]) == [30]
 
 
 @pytest.mark.parametrize(("fps", "step"), [(10, 1), (24, 2), (30, 2), (60, 4), (1000, 67)])
-def test_a_clip_plays_as_fast_as_the_video_at_about_its_rate(fps: float, step: int) -> None:
+def test_clip_keeps_the_speed_of_the_video_at_about_its_rate(fps: float, step: int) -> None:
     _, shown = film(Video(encode_mp4(bars(120, 32, 32), fps)))
     frames, seconds = played(shown.clip)
     assert set(np.diff(numbers(frames))) <= {step}
@@ -127,13 +127,13 @@ def test_a_clip_plays_as_fast_as_the_video_at_about_its_rate(fps: float, step: i
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_a_video_of_few_frames_shows_each_once(count: int) -> None:
+def test_video_of_few_frames_shows_each_once(count: int) -> None:
     strip, shown = film(Video(encode_mp4(bars(count, 96, 96), 25)))
     assert Image.open(io.BytesIO(strip)).size == (count * (96 + GAP) - GAP, 96)
     assert len(played(shown.clip)[0]) == -(-count // 2)
 
 
-def test_a_slow_video_plays_at_a_frame_per_second() -> None:
+def test_slow_video_plays_at_one_frame_per_second() -> None:
     _, shown = film(Video(encode_mp4(bars(5, 64, 64), 0.1)))
     frames, seconds = played(shown.clip)
     assert (numbers(frames), seconds) == ([2], 1.0)
@@ -155,10 +155,10 @@ def test_a_slow_video_plays_at_a_frame_per_second() -> None:
 def test_films_have_small_sides(size: tuple[int, int], clip: tuple[int, int], frame: tuple[int, int]) -> None:
     strip, shown = film(Video(encode_mp4(bars(5, size[1], size[0]), 10)))
     assert played(shown.clip)[0].shape[2:0:-1] == clip
-    assert parts(strip).shape[2:0:-1] == frame
+    assert frames_of(strip).shape[2:0:-1] == frame
 
 
-def test_a_film_carries_nothing_of_the_file_it_was_made_of() -> None:
+def test_film_contains_no_metadata_of_the_file() -> None:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         container.metadata["title"] = "CANARY title"
@@ -180,7 +180,7 @@ def test_a_film_carries_nothing_of_the_file_it_was_made_of() -> None:
 
 
 @given(st.binary(), st.binary(), st.binary(), st.floats(0, 1e8))
-def test_what_is_packed_is_unpacked(strip: bytes, poster: bytes, clip: bytes, seconds: float) -> None:
+def test_unpack_inverts_pack(strip: bytes, poster: bytes, clip: bytes, seconds: float) -> None:
     shown = Film(seconds, poster, clip)
     assert unpack(pack(strip, shown)) == (strip, shown)
     assert unpack(pack(strip, shown) + b"x") is None
@@ -188,25 +188,25 @@ def test_what_is_packed_is_unpacked(strip: bytes, poster: bytes, clip: bytes, se
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0, 1e300])
-def test_a_length_that_is_none_is_no_film(seconds: float) -> None:
+def test_unpack_rejects_an_invalid_length(seconds: float) -> None:
     assert unpack(pack(b"", Film(seconds, b"", b""))) is None
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_may_be_unpacked(data: bytes) -> None:
+def test_unpack_accepts_any_bytes(data: bytes) -> None:
     found = unpack(data)
     assert found is None or pack(*found) == data
 
 
-def test_films_are_made_in_the_sandbox_of_all_or_of_a_part() -> None:
+def test_films_of_videos_and_segments_are_made_in_the_sandbox() -> None:
     data = encode_mp4(bars(100, 64, 80), 20)
     with Sandbox(Parser.of(film_parser)) as sandbox:
-        whole, part, none = sandbox.convert([data, data, data[:500]], [(), (1.0, 3.0), ()])
+        whole, segment, none = sandbox.convert([data, data, data[:500]], [(), (1.0, 3.0), ()])
     assert whole == pack(*film(Video(data)))
     assert isinstance(none, Reject)
-    assert isinstance(part, bytes) and (found := unpack(part))
+    assert isinstance(segment, bytes) and (found := unpack(segment))
     strip, shown = found
-    assert numbers(parts(strip)) == [20, 30, 40, 49, 59]
+    assert numbers(frames_of(strip)) == [20, 30, 40, 49, 59]
     assert shown.seconds == pytest.approx(2)
     assert numbers(played(shown.clip)[0]) == list(range(20, 60))
 

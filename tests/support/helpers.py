@@ -16,7 +16,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from raylabel.media.view import View
-from raylabel.models import WEIGHTS, Model, build, describe, save_weights
+from raylabel.models import Model
+from raylabel.models.build import build
+from raylabel.models.trained import WEIGHTS, describe
+from raylabel.models.weights import save_weights
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
 
 DIGITS_VIEW = View(size=8, resize=8, crop="padded", padding=1, flip=False, mean=(0.3, 0.3, 0.3), std=(0.37, 0.37, 0.37))

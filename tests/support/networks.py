@@ -4,7 +4,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from raylabel.models import Model, build
+from raylabel.models import Model
+from raylabel.models.build import build
 
 
 def on_meta(model: Model, classes: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Trials that need the same artifact: one builds it, the others wait, and the ledger says who built what."""
+"""Trials that need the same artifact: one builds it, the others wait, and the ledger has the builds."""
 
 import os
 import time
@@ -15,14 +15,14 @@ from raylabel.sweep.claims import Ledger, SharedRoot, make_claims
 
 
 class Builder:
-    def __init__(self, root: str, claims, who: str, trial: int, notes: str):
-        self.root, self.notes = SharedRoot(root, claims, who, trial), notes
+    def __init__(self, root: str, claims, worker: str, trial: int, notes: str):
+        self.root, self.notes = SharedRoot(root, claims, worker, trial), notes
 
     def live(self) -> None:
         time.sleep(1e6)
 
     def make(self, hold: str = "", error: Exception | None = None) -> str:
-        """Builds until there is a file `hold`, and then fails if there is an error; says so in `notes`."""
+        """Builds until the file `hold` exists, then raises the error if given. Touches a file in `notes` before."""
 
         def build(draft: Draft) -> Built:
             Path(self.notes, str(self.root.trial)).touch()
@@ -36,13 +36,13 @@ class Builder:
 
 
 def builders(tmp_path: Path, count: int) -> tuple[list, Path]:
-    """[the claims, with a seat for each but one, and so many builders], the folder of their notes."""
+    """([claims with a limit of count - 1, and `count` builders], the folder of their notes)."""
     (notes := tmp_path / "notes").mkdir(exist_ok=True)
     claims = make_claims(str(tmp_path), count - 1)
     options = {"num_cpus": 0, "max_concurrency": 2}
     remote: Any = ray.remote(Builder).options(**options)
-    made = [remote.remote(str(tmp_path), claims, f"who{i}", i, str(notes)) for i in range(count)]
-    ray.get([claims.join.remote(f"who{i}", [one.live.remote()]) for i, one in enumerate(made)])
+    made = [remote.remote(str(tmp_path), claims, f"worker{i}", i, str(notes)) for i in range(count)]
+    ray.get([claims.join.remote(f"worker{i}", [one.live.remote()]) for i, one in enumerate(made)])
     return [claims, *made], notes
 
 
@@ -53,7 +53,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.05)
 
 
-def test_one_builds_and_the_others_wait_for_it(ray_local, tmp_path):
+def test_one_trial_builds_and_the_others_wait(ray_local, tmp_path):
     (claims, first, *others), notes = builders(tmp_path, 4)
     building = first.make.remote(str(tmp_path / "go"))
     wait_for(notes / "0")
@@ -67,7 +67,7 @@ def test_one_builds_and_the_others_wait_for_it(ray_local, tmp_path):
     assert [(build.trial, build.done) for build in ledger.builds] == [(0, True)]
 
 
-def test_another_builds_when_the_builder_dies(ray_local, tmp_path):
+def test_another_trial_builds_if_the_builder_is_killed(ray_local, tmp_path):
     (claims, first, second), notes = builders(tmp_path, 2)
     building = first.make.remote(str(tmp_path / "never"))
     wait_for(notes / "0")
@@ -80,7 +80,7 @@ def test_another_builds_when_the_builder_dies(ray_local, tmp_path):
     assert [(build.trial, build.done) for build in ledger.builds] == [(0, False), (1, True)]
 
 
-def test_what_cannot_be_built_fails_at_once_for_all_that_wait_for_it(ray_local, tmp_path):
+def test_an_input_error_fails_all_trials_that_need_the_artifact(ray_local, tmp_path):
     (_, first, *others), notes = builders(tmp_path, 3)
     building = first.make.remote(str(tmp_path / "go"), InputError("the loss is not a number"))
     wait_for(notes / "0")
@@ -91,12 +91,12 @@ def test_what_cannot_be_built_fails_at_once_for_all_that_wait_for_it(ray_local, 
             ray.get(one, timeout=60)
         assert str(find_input_error(raised.value)) == "the loss is not a number"
     assert [path.name for path in notes.iterdir()] == ["0"]
-    # A run that goes on with the sweep tries again: what was at fault may be mended.
+    # A resumed sweep tries again: the input may be fixed.
     (_, again), _ = builders(tmp_path, 1)
     assert ray.get(again.make.remote(), timeout=60) == "0"
 
 
-def test_another_builds_when_the_builder_fails_for_a_reason_of_its_own(ray_local, tmp_path):
+def test_another_trial_builds_if_the_builder_raises_another_error(ray_local, tmp_path):
     (_, first, second), notes = builders(tmp_path, 2)
     building = first.make.remote(str(tmp_path / "go"), KeyError("lost"))
     wait_for(notes / "0")
@@ -107,12 +107,12 @@ def test_another_builds_when_the_builder_fails_for_a_reason_of_its_own(ray_local
         ray.get(building)
 
 
-def test_no_more_enter_than_there_are_seats(ray_local, tmp_path):
+def test_no_more_workers_enter_than_the_limit(ray_local, tmp_path):
     (claims, first, *_), _ = builders(tmp_path, 4)
-    entering = [claims.enter.remote(f"who{i}") for i in range(4)]
+    entering = [claims.enter.remote(f"worker{i}") for i in range(4)]
     assert len(ray.wait(entering, num_returns=3, timeout=60)[0]) == 3
     assert len(ray.wait(entering, num_returns=4, timeout=2)[0]) == 3
-    ray.kill(first)  # one that has a seat, or one that waits for it
+    ray.kill(first)  # either an active or a waiting worker
     ray.get(entering, timeout=60)
     more = [claims.enter.remote(f"more{i}") for i in range(2)]
     assert not ray.wait(more, timeout=2)[0]

@@ -1,4 +1,4 @@
-"""A sweep that is stopped or killed goes on when it is started again, and loses nothing that was finished."""
+"""A sweep that is stopped or killed resumes when it is started again, and loses no finished work."""
 
 import json
 import math
@@ -27,7 +27,7 @@ SHORT = ("--teacher.train.images", "4000", "--pretrain.images", "4000", "--pretr
 
 @contextmanager
 def own_ray() -> Iterator[str]:
-    """A folder for the Rays that jobs start for themselves, of which nothing is left."""
+    """A folder for the Ray clusters that jobs start; ends their processes and deletes the folder."""
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
     try:
         yield folder
@@ -73,10 +73,10 @@ def ledger(root: Path) -> Ledger:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_stopped_and_killed_while_trials_build_what_they_share_it_ends_as_any_other(tmp_path):
+def test_sweep_stopped_and_killed_during_a_shared_build_finishes(tmp_path):
     root = tmp_path / "runs"
     with own_ray() as folder:
-        # At the teacher, for which both trials wait.
+        # While the teacher is trained, for which both trials wait.
         for signum, code, first in (signal.SIGTERM, 143, STOPPING), (signal.SIGINT, 130, ""):
             job = start(folder, root, EVEN)
             wait_until(job, lambda: [*root.glob("teacher-*/scratch/ray_train/run/*")])
@@ -97,26 +97,26 @@ def test_stopped_and_killed_while_trials_build_what_they_share_it_ends_as_any_ot
         kill(job, folder)
         assert not list(root.glob("teacher-*/manifest.json"))
 
-        told = finish(start(folder, root, EVEN))
-    assert [trial["state"] for trial in told["trials"]] == ["finished"] * 2
+        result = finish(start(folder, root, EVEN))
+    assert [trial["state"] for trial in result["trials"]] == ["finished"] * 2
     builds = [build for build in ledger(root).builds if build.artifact.startswith("teacher-")]
     assert len(builds) >= 4 and [build.done for build in builds] == [False] * (len(builds) - 1) + [True]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_in_a_smaller_cluster_it_goes_on_with_fewer_trials_at_once(tmp_path):
+def test_sweep_resumes_on_a_smaller_cluster_with_fewer_concurrent_trials(tmp_path):
     root, space = tmp_path / "runs", ("select.k=[10,20,40,80]",)
     with started_head(cpus=4) as head:
         job = start(head.folder, root, space, **head.environment)
-        wait_until(job, lambda: at_work(head.folder) == 4)
+        wait_until(job, lambda: active_trials(head.folder) == 4)
         wait_until(job, lambda: [*root.glob("picks-*/manifest.json")])
         kill(job, head.folder)
     with started_head(cpus=2) as head:
         job = start(head.folder, root, space, **head.environment)
         most = 0
         while job.poll() is None:
-            most = max(most, at_work(head.folder))
+            most = max(most, active_trials(head.folder))
             time.sleep(0.1)
         assert [trial["state"] for trial in finish(job)["trials"]] == ["finished"] * 4
     assert most == 2
@@ -124,28 +124,28 @@ def test_in_a_smaller_cluster_it_goes_on_with_fewer_trials_at_once(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_trial_whose_processes_are_killed_is_tried_again(tmp_path):
+def test_trial_is_retried_if_its_processes_are_killed(tmp_path):
     root = tmp_path / "runs"
     with own_ray() as folder:
         job = start(folder, root, EVEN)
         wait_until(job, lambda: [*root.glob("pretrained-*/scratch/ray_train/run/*")])
         lost = {}
-        for name in "ray::ImplicitFunc", "ray::_Worker":  # what waits, and with it what works; of another what works
+        for name in "ray::ImplicitFunc", "ray::_Worker":  # a waiting actor with its worker; then the worker of a trial
             lost[name] = [pid for pid, line in processes(folder).items() if line.startswith(name)][0]
             os.kill(lost[name], signal.SIGKILL)
             time.sleep(2)
-        told = finish(job)
-    assert [trial["state"] for trial in told["trials"]] == ["finished"] * 2
+        result = finish(job)
+    assert [trial["state"] for trial in result["trials"]] == ["finished"] * 2
     assert all(build.done for build in {build.artifact: build for build in ledger(root).builds}.values())
 
 
-def at_work(folder: str) -> int:
-    """How many trials are: each has a process that does so, and one that waits for it."""
+def active_trials(folder: str) -> int:
+    """The number of trials that are at work: each has one process in `_Worker.run`."""
     return sum(line.startswith("ray::_Worker.run") for line in processes(folder).values())
 
 
 def processes(folder: str) -> dict[int, str]:
-    """pid → command line of a Ray's processes: its own name the folder there, its workers write their logs into it."""
+    """pid → command line of the processes of a Ray cluster, whose command line or log file has the folder in it."""
     found = {}
     for entry in Path("/proc").iterdir():
         try:
@@ -153,14 +153,14 @@ def processes(folder: str) -> dict[int, str]:
                 line = (entry / "cmdline").read_text().replace("\0", " ")
                 if folder in line or folder in os.readlink(entry / "fd" / "2"):
                     found[int(entry.name)] = line
-        except OSError:  # it has gone meanwhile
+        except OSError:  # the process has ended
             pass
     return found
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_halfway_it_keeps_what_is_finished_and_finds_the_same_best(tmp_path):
+def test_sweep_killed_halfway_keeps_finished_trials_and_finds_the_same_best(tmp_path):
     with own_ray() as folder:
         job = start(folder, tmp_path / "killed", UNEVEN)
         wait_until(job, lambda: finished(tmp_path / "killed"))
@@ -173,7 +173,7 @@ def test_killed_halfway_it_keeps_what_is_finished_and_finds_the_same_best(tmp_pa
         assert {path: accuracies(path) for path in results} == results
         assert {path: path.stat().st_mtime_ns for path in networks} == networks
         other = finish(start(folder, tmp_path / "whole", UNEVEN))
-    for one in (again, other):  # who built what, in what time, is a matter of who came first
+    for one in (again, other):  # which trial builds a shared artifact depends on timing
         for trial in one["trials"]:
             del trial["built"], trial["reused"], trial["images"], trial["seconds"]
     assert {len(used) for used in ledger(tmp_path / "killed").uses.values()} == {12}
@@ -184,12 +184,12 @@ def test_killed_halfway_it_keeps_what_is_finished_and_finds_the_same_best(tmp_pa
 
 
 def accuracies(result: Path) -> list[float]:
-    """Of the stages of a trial, as Ray Tune has noted them down."""
+    """Accuracy of each stage of a trial, as Ray Tune has recorded it."""
     return [json.loads(stage)["accuracy"] for stage in result.read_text().splitlines()]
 
 
 def finished(root: Path) -> list[Path]:
-    """Results of the trials that Ray Tune has noted down as finished, once there are some."""
+    """Result files of the trials that Ray Tune has recorded as finished."""
     states = sorted(root.glob("sweep-*/tune/experiment_state-*.json"))
     if not states:
         return []

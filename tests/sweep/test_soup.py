@@ -1,4 +1,4 @@
-"""The soup of a sweep: the mean of weights, what comes into it, and what has to be asked for."""
+"""The soup of a sweep: the mean of weights, which students are added, and when a soup is possible."""
 
 import json
 import re
@@ -16,7 +16,9 @@ from sweeps import no_placement_group_is_left, short
 from torch.optim.swa_utils import AveragedModel
 
 from raylabel.errors import InputError
-from raylabel.models import WEIGHTS, Model, build, load_model
+from raylabel.models import Model
+from raylabel.models.build import build
+from raylabel.models.trained import WEIGHTS, load_model
 from raylabel.store.artifact import Artifact, Root
 from raylabel.sweep.config import SweepConfig
 from raylabel.sweep.result import flags, print_sweep
@@ -26,7 +28,7 @@ from raylabel.sweep.space import apply
 
 
 def trained(root: Root, count: int) -> list[Artifact]:
-    """Networks whose BatchNorm statistics and counts of batches differ, too."""
+    """Networks whose weights, BatchNorm statistics and counts of batches differ."""
     found = []
     for seed in range(count):
         torch.manual_seed(seed)
@@ -46,7 +48,7 @@ def logits(artifact: Artifact) -> torch.Tensor:
         return load_model(artifact).eval()(torch.rand(64, 3, 8, 8))
 
 
-def test_the_mean_is_that_of_torch(tmp_path):
+def test_mean_equals_that_of_torch(tmp_path):
     root = Root.open(str(tmp_path))
     models = trained(root, 5)
     oracle = AveragedModel(load_model(models[0]), use_buffers=True)
@@ -61,10 +63,10 @@ def test_the_mean_is_that_of_torch(tmp_path):
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6)
         each = torch.stack([load_model(model).state_dict()[name].double() for model in models])
         assert torch.equal(tensor, each.mean(0).float())  # rounded once
-        assert float(each.std(0).min()) > 0  # each value of them differs
+        assert float(each.std(0).min()) > 0  # all values differ between the networks
 
 
-def test_the_order_of_the_networks_is_no_part_of_their_mean(tmp_path):
+def test_mean_does_not_depend_on_the_order_of_the_networks(tmp_path):
     root = Root.open(str(tmp_path))
     models = trained(root, 3)
     mean = average(root, models)
@@ -77,7 +79,7 @@ def test_the_order_of_the_networks_is_no_part_of_their_mean(tmp_path):
     assert counts == {1 + models.index(min(models, key=lambda model: model.digest))}
 
 
-def test_a_soup_of_the_same_network_is_that_network_bit_for_bit(tmp_path):
+def test_mean_of_equal_networks_is_bitwise_equal_to_them(tmp_path):
     root = Root.open(str(tmp_path))
     model, others = random_model(root), [random_model(Root.open(str(tmp_path / str(i)))) for i in range(2)]
     assert average(root, [model]) == model
@@ -88,15 +90,15 @@ def test_a_soup_of_the_same_network_is_that_network_bit_for_bit(tmp_path):
 
 @settings(deadline=None)
 @given(count=st.integers(1, 6), data=st.data())
-def test_the_greedy_rule_is_that_of_the_paper(count, data):
-    # Any accuracy of any set, of few values, so that ties come often.
+def test_greedy_rule_is_that_of_the_paper(count, data):
+    # Every set has an arbitrary accuracy; few distinct values, so that ties are frequent.
     known: dict[frozenset, int] = {}
 
     def validated(some: Sequence[int]) -> int:
         return known.setdefault(frozenset(some), data.draw(st.integers(0, 3)))
 
     found = greedy(list(range(count)), validated)
-    ingredients: set[int] = set()  # Recipe 1, word by word; the accuracy of no ingredients is below all others
+    ingredients: set[int] = set()  # Recipe 1 of the paper; without ingredients, the accuracy is below all others
     for i in range(count):
         if not ingredients or validated([*ingredients, i]) >= validated([*ingredients]):
             ingredients |= {i}
@@ -104,7 +106,7 @@ def test_the_greedy_rule_is_that_of_the_paper(count, data):
     assert validated(found) >= validated([0])
 
 
-def test_what_a_soup_needs_is_said_before_any_work():
+def test_impossible_soup_is_an_error():
     rate = "finetune.schedule.lr"
     check_soup([{"select.k": 1, rate: 0.1}, {"select.k": 1, rate: 0.2}, {"select.k": 2, rate: 0.1}])
     for trials in (
@@ -113,18 +115,18 @@ def test_what_a_soup_needs_is_said_before_any_work():
         [{rate: 0.1}],
         [{rate: 0.1}, {rate: 0.1}],
     ):
-        with pytest.raises(InputError, match=r"--soup .* finetune\.schedule\.lr alone.* --space 'finetune\.schedule"):
+        with pytest.raises(InputError, match=r"^soup .* only in finetune\.schedule\.lr, .* 'finetune\.schedule\.lr="):
             check_soup(trials)
 
 
-def test_a_sweep_that_cannot_have_a_soup_ends_at_once(tmp_path):
+def test_sweep_with_an_impossible_soup_ends_before_any_work(tmp_path):
     root = Root.open(str(tmp_path / "root"))
-    with pytest.raises(InputError, match="--soup averages students"):
+    with pytest.raises(InputError, match="soup averages students"):
         sweep(root, short(), SweepConfig(space=("select.k=[20,40]",), soup=True))
     assert not list((tmp_path / "root").iterdir())
 
 
-def test_the_command_line_of_a_trial_gives_its_recipe(monkeypatch):
+def test_command_line_of_a_trial_gives_its_recipe(monkeypatch):
     from raylabel.cli.launch import Options, _options
     from raylabel.cli.sweep import recipe_arguments
     from raylabel.recipes import Recipe
@@ -146,16 +148,16 @@ def test_the_command_line_of_a_trial_gives_its_recipe(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_soup_of_digits_validates_no_worse_and_is_told_everywhere(ray_local, tmp_path, capsys):
+def test_soup_of_digits_has_no_lower_validation_accuracy_and_is_reported_everywhere(ray_local, tmp_path, capsys):
     root = Root.open(str(tmp_path / "root"))
     rates = "finetune.schedule.lr=[0.002,0.01]"
-    told, folder = sweep(root, short(), SweepConfig(space=("select.k=[20,40]", rates), soup=True))
-    soup, best = told.soup, told.best
+    result, folder = sweep(root, short(), SweepConfig(space=("select.k=[20,40]", rates), soup=True))
+    soup, best = result.soup, result.best
     assert soup and soup.trials[0] == best.number and soup.validation.value >= (best.accuracy or 0)
-    mates = {t.number for t in told.trials if t.settings["select.k"] == best.settings["select.k"]}
-    assert {*soup.trials, *soup.left_out} == mates and len(mates) == 2
-    assert soup.gain.n == told.test.n and soup.gain.value == pytest.approx(soup.test.value - told.test.value)
-    students = {t.number: a for t in told.trials for a in (*t.built, *t.reused) if a.startswith("student-")}
+    same_k = {t.number for t in result.trials if t.settings["select.k"] == best.settings["select.k"]}
+    assert {*soup.trials, *soup.left_out} == same_k and len(same_k) == 2
+    assert soup.gain.n == result.test.n and soup.gain.value == pytest.approx(soup.test.value - result.test.value)
+    students = {t.number: a for t in result.trials for a in (*t.built, *t.reused) if a.startswith("student-")}
     models = [Artifact(f"{root.uri}/{students[n]}", *students[n].rsplit("-", 1)) for n in soup.trials]
     made = Artifact(f"{root.uri}/{soup.artifact}", *soup.artifact.rsplit("-", 1))
     states = [load_model(model).state_dict() for model in models]
@@ -167,19 +169,19 @@ def test_a_soup_of_digits_validates_no_worse_and_is_told_everywhere(ray_local, t
     page = Path(folder, "sweep.html").read_text()
     assert re.search(rf'data-key="soup.test.value" data-value="{soup.test.value}"', page)
     capsys.readouterr()
-    print_sweep(told, folder)
+    print_sweep(result, folder)
     assert f"soup minus chosen trial: {soup.verdict}" in " ".join(capsys.readouterr().out.split())
     assert soup.test.high and np.isfinite(soup.test.high)
-    for trial in told.trials:
+    for trial in result.trials:
         scalars, plugins = tensorboard(Path(folder, "tune", f"trial_{trial.number:05d}"))
         steps, values = zip(*scalars["ray/tune/accuracy"], strict=True)
         assert steps == (1, 2) and values[-1] == pytest.approx(trial.accuracy)
         assert "hparams" in plugins
-    # Asked for it again, nothing is done; not asked for it, it is the same sweep without it.
+    # The same sweep again does no work. Without `soup`, it is the same sweep without a soup.
     before = {path: path.stat().st_mtime_ns for path in Path(root.uri).glob("*/manifest.json")}
     assert sweep(root, short(), SweepConfig(space=("select.k=[20,40]", rates), soup=True))[0].soup == soup
     plain, same = sweep(root, short(), SweepConfig(space=("select.k=[20,40]", rates)))
-    assert plain.soup is None and same == folder and plain.trials == told.trials
+    assert plain.soup is None and same == folder and plain.trials == result.trials
     assert {path: path.stat().st_mtime_ns for path in Path(root.uri).glob("*/manifest.json")} == before
     no_placement_group_is_left()
 
@@ -191,7 +193,7 @@ def tensorboard(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], set[s
     scalars, plugins = {}, set()
     for file in sorted(folder.glob("events.out.tfevents.*")):
         data, at = file.read_bytes(), 0
-        while at < len(data):  # records: length, checksum of it, event, checksum of that
+        while at < len(data):  # record: length, checksum of the length, event, checksum of the event
             (length,) = struct.unpack_from("<Q", data, at)
             event = Event.FromString(data[at + 12 : at + 12 + length])
             at += 16 + length

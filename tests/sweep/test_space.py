@@ -1,4 +1,4 @@
-"""The space of a sweep as a person writes it, and the settings of its trials."""
+"""The space of a sweep as a user writes it, and the settings of its trials."""
 
 import collections
 
@@ -10,7 +10,7 @@ from raylabel.recipes import registry as recipes
 from raylabel.sweep.space import apply, draw, grid, parse
 
 
-def test_a_grid_is_every_combination_and_changes_only_its_fields():
+def test_grid_has_every_combination_and_changes_only_its_fields():
     recipe = recipes.digits()
     found = grid(parse(["select.k=[20, 40]", "--finetune.schedule.lr=[1, 0.5]", "student.arch=[resnet8x2]"], recipe))
     assert found == [
@@ -23,7 +23,7 @@ def test_a_grid_is_every_combination_and_changes_only_its_fields():
     assert apply(changed, back) == recipe
 
 
-def test_draws_are_those_of_the_seed_and_spread_over_the_whole_range():
+def test_draws_depend_on_the_seed_and_cover_the_whole_range():
     space = ["finetune.schedule.lr=log_uniform(1e-4,1e-2)", "select.k=choice(10,20,30)", "select.rank=[softmax,logits]"]
     axes = parse(space, recipes.digits())
     drawn = draw(axes, 3000, seed=1)
@@ -38,41 +38,41 @@ def test_draws_are_those_of_the_seed_and_spread_over_the_whole_range():
 @pytest.mark.parametrize(
     "texts, message",
     [
-        ([], "no --space"),
-        (["select.q=[1]"], "--space select.q: no such field: 'select' has k, p"),
-        (["finetune.lr=[0.1]"], "--space finetune.lr: no such field: 'finetune' has images, schedule"),
-        (["nothing=[1]"], "--space nothing: no such field: a recipe has name"),
-        (["select.k.x=[1]"], "--space select.k.x: 'select.k' has no fields"),
-        (["teacher.view.size=[8]"], "'teacher.view' has no fields here, it is None"),
-        (["select=[1]"], "--space select: it has fields of its own, name one: select.k"),
+        ([], "space is empty"),
+        (["select.q=[1]"], "space: select.q is not a field: 'select' has k, p"),
+        (["finetune.lr=[0.1]"], "space: finetune.lr is not a field: 'finetune' has images, schedule"),
+        (["nothing=[1]"], "space: nothing is not a field: a recipe has name"),
+        (["select.k.x=[1]"], "space: select.k.x: 'select.k' is 100 and has no fields"),
+        (["teacher.view.size=[8]"], "'teacher.view' is None and has no fields"),
+        (["select=[1]"], "space: select has fields of its own: give one of select.k"),
         (["select.k"], "no '='"),
-        (["select.k=(1,2)"], "--space select.k: '(1,2)' is none of the forms"),
-        (["select.k=[1"], "--space select.k: cannot read '[1'"),
-        (["select.k=[]"], "--space select.k: '[]' has no value"),
-        (["select.k=[1, 1]"], "--space select.k: 1 is there twice"),
-        (["select.k=[1.5]"], "--space select.k: 1.5 is of the wrong kind, expected int"),
-        (["select.k=[True]"], "--space select.k: True is of the wrong kind"),
-        (["select.rank=[best]"], "--space select.rank: 'best' is of the wrong kind, expected 'softmax' or 'logits'"),
-        (["select.k=[print(1)]"], "--space select.k: 'print(1)' is no number or word"),
-        (["select.k=log_uniform(1,10)"], "--space select.k: 'log_uniform(1,10)'"),
+        (["select.k=(1,2)"], "space: select.k: '(1,2)' is not a list, choice or log_uniform"),
+        (["select.k=[1"], "space: select.k: cannot parse '[1'"),
+        (["select.k=[]"], "space: select.k: '[]' has no values"),
+        (["select.k=[1, 1]"], "space: select.k: 1 is given twice"),
+        (["select.k=[1.5]"], "space: select.k: 1.5 has the wrong type: expected int"),
+        (["select.k=[True]"], "space: select.k: True has the wrong type"),
+        (["select.rank=[best]"], "space: select.rank: 'best' has the wrong type: expected 'softmax' or 'logits'"),
+        (["select.k=[print(1)]"], "space: select.k: 'print(1)' is not a number or word"),
+        (["select.k=log_uniform(1,10)"], "space: select.k: 'log_uniform(1,10)'"),
         (["finetune.schedule.lr=log_uniform(1,0.1)"], "0 < low < high"),
         (["finetune.schedule.lr=log_uniform(0.1)"], "0 < low < high"),
-        (["view.mean=[1]"], "--space view.mean: it is no single number or word"),
-        (["resources.workers=[1]"], "--space resources.workers: it changes no result"),
-        (["pretrain.checkpoint_every=[1]"], "it changes no result"),
+        (["view.mean=[1]"], "space: view.mean is not a single number or word"),
+        (["resources.workers=[1]"], "space: resources.workers does not change results"),
+        (["pretrain.checkpoint_every=[1]"], "does not change results"),
         (["unlabeled.uri=[a]"], "'unlabeled' is the same for all trials"),
-        (["select.k=[1]", "select.k=[2]"], "--space select.k is given twice"),
+        (["select.k=[1]", "select.k=[2]"], "space: select.k is given twice"),
     ],
 )
-def test_a_space_that_cannot_be_is_an_error_that_names_the_field(texts, message):
+def test_invalid_space_is_an_error_that_names_the_field(texts, message):
     with pytest.raises(InputError) as error:
         parse(texts, recipes.digits())
     assert message in str(error.value)
 
 
-def test_a_value_that_the_recipe_refuses_is_an_error_that_names_the_field():
+def test_value_that_the_recipe_rejects_is_an_error_that_names_the_field():
     axes = parse(["select.k=[0]"], recipes.digits())
-    with pytest.raises(InputError, match="--space select.k: select.k is 0"):
+    with pytest.raises(InputError, match="space: select.k: select.k is 0"):
         apply(recipes.digits(), grid(axes)[0])
-    with pytest.raises(InputError, match="finetune.schedule.lr is to be drawn: say how many"):
+    with pytest.raises(InputError, match="finetune.schedule.lr is drawn at random: set samples"):
         grid(parse(["finetune.schedule.lr=log_uniform(0.1,1)"], recipes.digits()))

@@ -1,4 +1,4 @@
-"""The sweep's page shows the sweep's numbers and no others, where they belong, and opens in a browser."""
+"""The page of a sweep shows exactly the numbers of the sweep, in the right positions, and opens in a browser."""
 
 import dataclasses
 import functools
@@ -19,14 +19,14 @@ from pages import HOSTILE, Parsed, leaves
 from sweeps import GRID, drawn, grid, make
 
 from raylabel.sweep.page import ROWS, STOPS, write_sweep_page
-from raylabel.sweep.plots import LETTER, _field_axis, plots, told
+from raylabel.sweep.plots import LETTER, _field_axis, describe, plots
 from raylabel.sweep.result import Sweep, Trial
 
 FOLDER = "/some/runs/sweep-digits-0123456789ab"
 
 
-def alone(sweep: Sweep) -> Sweep:
-    """With a soup of the best student, and of no other."""
+def single_soup(sweep: Sweep) -> Sweep:
+    """The sweep with a soup of the best student only."""
     assert sweep.soup
     soup = dataclasses.replace(sweep.soup, trials=sweep.soup.trials[:1], left_out=(3, 7))
     return dataclasses.replace(sweep, soup=soup)
@@ -34,7 +34,7 @@ def alone(sweep: Sweep) -> Sweep:
 
 KINDS = {
     "grid": make(grid(GRID), soup=True),
-    "alone": alone(make(grid(GRID), soup=True)),
+    "single soup": single_soup(make(grid(GRID), soup=True)),
     "asha": make(drawn(30), "fsysxs"),
     "drawn": make(drawn(120), "f"),
     "words": make(grid({"student.arch": [f"arch{i}" for i in range(20)], "label.precision": ["auto", None]})),
@@ -48,7 +48,7 @@ def html(sweep: Sweep) -> str:
 
 
 def value_at(data: Any, key: str) -> Any:
-    """The value of a key whose parts, names of fields, hold dots themselves."""
+    """The value at a dotted key; the names of fields in it may contain dots."""
     if key == "" or data is None:
         return data
     if isinstance(data, list):
@@ -59,7 +59,7 @@ def value_at(data: Any, key: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_value_of_the_json_stands_on_the_page_exactly(kind: str) -> None:
+def test_every_value_of_the_json_is_on_the_page_exactly(kind: str) -> None:
     sweep = KINDS[kind]
     data = json.loads(json.dumps(sweep.to_dict()))
     found = Parsed(html(sweep)).numbers
@@ -67,8 +67,8 @@ def test_every_value_of_the_json_stands_on_the_page_exactly(kind: str) -> None:
         assert json.loads(value) == value_at(data, key), key
     shown = {key for key, _ in found}
     missing = {key for key in leaves(data) if not any(key == one or key.startswith(f"{one}.") for one in shown)}
-    allowed = {f"arguments.{i}" for i in range(3)}  # they stand in the command
-    # What the verdict says in words has its numbers in it.
+    allowed = {f"arguments.{i}" for i in range(3)}  # they are in the command
+    # The verdict contains these numbers.
     allowed |= {f"soup.gain.{name}" for name in ("value", "low", "high")} if sweep.soup else {"soup"}
     for i, trial in enumerate(sweep.trials):
         allowed |= {f"trials.{i}.error"} if trial.state != "failed" else set()
@@ -77,7 +77,7 @@ def test_every_value_of_the_json_stands_on_the_page_exactly(kind: str) -> None:
     assert missing == allowed
 
 
-def test_the_text_beside_a_value_is_that_value() -> None:
+def test_text_of_a_value_is_that_value() -> None:
     sweep = KINDS["grid"]
     shown = dict(re.findall(r'data-key="([^"]+)" data-value="[^"]*">([^<]*)<', html(sweep)))
     assert (shown["test.value"], shown["test.low"], shown["soup.test.value"]) == ("91.2%", "90.0", "91.4%")
@@ -94,7 +94,7 @@ def test_the_text_beside_a_value_is_that_value() -> None:
         assert shown[f"trials.{i}.built"].split() if trial.built else True
 
 
-def test_a_soup_that_is_better_or_worse_beyond_the_noise_says_so() -> None:
+def test_verdict_of_a_soup_follows_its_interval() -> None:
     soup = KINDS["grid"].soup
     assert soup
 
@@ -105,10 +105,10 @@ def test_a_soup_that_is_better_or_worse_beyond_the_noise_says_so() -> None:
     assert verdict(0.02, 0.01, 0.03) == "+2.0 points (95% interval +1.0 to +3.0)"
     assert verdict(-0.02, -0.03, -0.01) == "-2.0 points (95% interval -3.0 to -1.0)"
     assert verdict(0.0, -0.01, 0.01).startswith("no measurable difference")
-    assert verdict(0.0, -0.01, 0.01, (4,)) == "no other student came in: it is the student of the chosen trial"
+    assert verdict(0.0, -0.01, 0.01, (4,)) == "no other student was added: the soup is the student of the chosen trial"
 
 
-# The plots: what is drawn is read back from the SVG, with the labels of the ticks as rulers.
+# The plots: positions are read back from the SVG, with the labels of the ticks as the scale.
 
 
 def figures(page: str) -> dict[str, ElementTree.Element]:
@@ -117,8 +117,8 @@ def figures(page: str) -> dict[str, ElementTree.Element]:
     return {field: ElementTree.fromstring(svg) for field, svg in found}
 
 
-def ruler(svg: ElementTree.Element, upright: bool, log: bool) -> functools.partial:
-    """Pixels → value, by the ticks alone."""
+def scale_of(svg: ElementTree.Element, upright: bool, log: bool) -> functools.partial:
+    """A function from pixels to values, computed from the ticks only."""
     end = "end" if upright else "middle"
     labels = [
         (t.attrib["y" if upright else "x"], t.text or "") for t in svg.iter("text") if t.get("text-anchor") == end
@@ -131,7 +131,7 @@ def ruler(svg: ElementTree.Element, upright: bool, log: bool) -> functools.parti
 
 
 def marks(svg: ElementTree.Element) -> list[tuple[str, float, float, bool, bool]]:
-    """(tip, x, y, hollow, with an interval) of each dot."""
+    """(tooltip, x, y, hollow, with an interval) of each dot."""
     found = []
     for group in svg.iter("g"):
         circle = group.find("circle")
@@ -147,16 +147,16 @@ def by_number(sweep: Sweep) -> dict[int, Trial]:
 
 
 @pytest.mark.parametrize("kind", ["grid", "asha", "drawn", "pair"])
-def test_each_trial_is_a_dot_where_its_numbers_are(kind: str) -> None:
+def test_each_trial_is_a_dot_at_its_values(kind: str) -> None:
     sweep = KINDS[kind]
     page, trials = html(sweep), by_number(sweep)
     logarithmic = {plot.field: "logarithmic" in plot.x_title for plot in plots(sweep)}
     assert logarithmic.items() >= {"select.k": True}.items()
     assert figures(page).keys() == logarithmic.keys()
     for field, svg in figures(page).items():
-        x_of, y_of = ruler(svg, False, logarithmic[field]), ruler(svg, True, False)
+        x_of, y_of = scale_of(svg, False, logarithmic[field]), scale_of(svg, True, False)
         groups = {"select.k": 3, "select.p": 5}.get(field, 1) if kind != "pair" else 1
-        aside = 5 * (groups - 1) / 2  # lines of one field stand beside each other
+        aside = 5 * (groups - 1) / 2  # marks of different lines are shifted sideways
         seen = set()
         for tip, x, y, hollow, _ in marks(svg):
             trial = trials[int(re.findall(r"trial (\d+)", tip)[0])]
@@ -173,7 +173,7 @@ def test_each_trial_is_a_dot_where_its_numbers_are(kind: str) -> None:
         assert seen == {number for number, trial in trials.items() if trial.state != "failed"}
 
 
-def test_a_line_joins_the_best_of_each_k_for_each_p() -> None:
+def test_line_joins_the_best_trials_of_each_k_for_each_p() -> None:
     sweep = KINDS["grid"]
     svg = figures(html(sweep))["select.k"]
     at = {int(re.findall(r"trial (\d+)", tip)[0]): (x, y) for tip, x, y, _, _ in marks(svg)}
@@ -189,7 +189,7 @@ def test_a_line_joins_the_best_of_each_k_for_each_p() -> None:
     drawn = [[tuple(map(float, pair.split())) for pair in line[1:].split("L")] for line in lines]
     assert drawn == expected
     barred = {tip for tip, *_, bar in marks(svg) if bar}
-    assert len(barred) == 15  # the best of each (K, P) alone have their intervals
+    assert len(barred) == 15  # only the best of each (K, P) have intervals
     assert re.findall(r"<bdi>(select.p \d+)</bdi></li>", html(sweep)) == ["select.p 1", "select.p 3", "select.p 10"]
 
 
@@ -200,7 +200,7 @@ def test_random_rates_are_not_joined_and_words_have_no_plot() -> None:
     for field in ("finetune.schedule.lr", "pretrain.weight_decay"):
         assert not [p for p in svgs[field].iter("path") if p.get("class") == "curve"]
     assert figures(html(KINDS["words"])) == {}
-    assert "Field by field" not in html(KINDS["words"])
+    assert "Accuracy by field" not in html(KINDS["words"])
 
 
 @settings(deadline=None, max_examples=300)
@@ -210,18 +210,19 @@ def test_random_rates_are_not_joined_and_words_have_no_plot() -> None:
     st.sampled_from(["select.k", "finetune.schedule.lr", "other"]),
     st.booleans(),
 )
-def test_an_axis_holds_its_values_in_order_and_its_labels_do_not_overlap(values, name, upright) -> None:
+def test_axis_keeps_its_values_in_order_and_its_labels_do_not_overlap(values, name, upright) -> None:
     values, length = sorted(values), 300 if upright else 380
     axis = _field_axis(name, values, length, upright)
-    places = [axis.at(value) for value in values]
-    assert places == sorted(places) and 0 <= places[0] and places[-1] <= 1 and places[-1] - places[0] > 0.8
+    positions = [axis.at(value) for value in values]
+    assert positions == sorted(positions) and 0 <= positions[0] and positions[-1] <= 1
+    assert positions[-1] - positions[0] > 0.8
     assert len(axis.ticks) >= 2 and all(-1e-9 <= at <= 1 + 1e-9 for at, _ in axis.ticks)
     for (a, one), (b, other) in itertools.pairwise(axis.ticks):
         assert length * (b - a) >= (12 if upright else LETTER * (len(one) + len(other)) / 2)
 
 
 @pytest.mark.parametrize("kind", ["grid", "asha", "drawn", "words", "pair"])
-def test_a_line_of_the_parallel_coordinates_is_a_trial_and_leads_to_its_row(kind: str) -> None:
+def test_line_of_the_parallel_coordinates_links_to_the_row_of_its_trial(kind: str) -> None:
     sweep, page = KINDS[kind], html(KINDS[kind])
     svg = ElementTree.fromstring(re.findall(r"<svg class=\"parallel.*?</svg>", page, re.S)[0])
     width, height = map(float, svg.attrib["viewBox"].split()[2:])
@@ -234,7 +235,7 @@ def test_a_line_of_the_parallel_coordinates_is_a_trial_and_leads_to_its_row(kind
     for link in links:
         target = link.attrib["href"].removeprefix("#")
         trial = by_number(sweep)[int(target[1:])]
-        assert target in rows and link.findtext("title") == told(trial)
+        assert target in rows and link.findtext("title") == describe(trial)
         points = [tuple(map(float, pair.split())) for pair in link.find("path").attrib["d"][1:].split("L")]  # pyright: ignore
         assert len(points) == len(fields) + (trial.state != "failed")
         assert all(0 <= x <= width and 0 <= y <= height for x, y in points)
@@ -244,17 +245,17 @@ def test_a_line_of_the_parallel_coordinates_is_a_trial_and_leads_to_its_row(kind
         if trial.state != "failed":
             ends[trial.number] = trial.accuracy, points[-1][1]
     for name in fields:
-        assert len(set(heights[name].values())) == len(heights[name]) or kind == "drawn"  # a tenth of a pixel
-    # The accuracy's axis is linear, the best on top.
+        assert len(set(heights[name].values())) == len(heights[name]) or kind == "drawn"  # y is rounded to 0.1 pixel
+    # The axis of the accuracy is linear, with the best on top.
     accuracies, ys = zip(*ends.values(), strict=True)
     if len(set(accuracies)) > 1:
         assert np.corrcoef(accuracies, ys)[0, 1] == pytest.approx(-1, abs=1e-3)
     assert "best" in links[-1].attrib["class"]  # drawn last, on top of the others
 
 
-def test_one_trial_has_no_plots_and_a_sweep_that_shares_nothing_still_a_page() -> None:
+def test_page_without_plots_and_without_work() -> None:
     page = html(KINDS["single"])
-    assert "<svg" not in page.split("<body>")[1] and "best on the validation split" not in page
+    assert "<svg" not in page.split("<body>")[1] and "trials on the validation split" not in page
     idle = dataclasses.replace(KINDS["pair"], images=0, trials=tuple(
         dataclasses.replace(trial, images=0, alone=0) for trial in KINDS["pair"].trials
     ))  # fmt: skip
@@ -271,7 +272,7 @@ def test_examples_by_k_and_p_are_those_of_the_best_trial(sweep: Sweep) -> None:
         for p, cell in zip(ps, cells, strict=True):
             found[int(k[0].replace(",", "")), p] = cell
     expected: dict[tuple[int, int], list[str]] = {pair: ["–"] for pair in found}
-    for trial in reversed(sweep.trials):  # the better ones last
+    for trial in reversed(sweep.trials):  # the best last
         if trial.picks is not None and trial.accuracy is not None and trial.low is not None and trial.high is not None:
             text = f"{trial.picks:,} {100 * trial.accuracy:.1f}% ( {100 * trial.low:.1f} to {100 * trial.high:.1f} )"
             text += " , pre-trained only" if trial.state != "finished" else ""
@@ -281,7 +282,7 @@ def test_examples_by_k_and_p_are_those_of_the_best_trial(sweep: Sweep) -> None:
     }
 
 
-def test_failures_are_listed_with_their_error() -> None:
+def test_failed_trials_are_listed_with_their_error() -> None:
     sweep = make(drawn(12), "fx", text="the loss is not a number")
     failed = [trial.number for trial in sweep.trials if trial.state == "failed"]
     page = html(sweep)
@@ -289,7 +290,7 @@ def test_failures_are_listed_with_their_error() -> None:
     assert items == [(str(number), "the loss is not a number") for number in failed] and len(failed) == 6
 
 
-def test_the_way_back_is_a_link_and_lines_to_copy() -> None:
+def test_page_has_a_link_and_commands_to_reproduce() -> None:
     page = html(KINDS["grid"])
     assert 'href="../run-digits-0123456789ab/report.html"' in page
     lines = re.findall(r'<code class="line">(?:<span[^>]*>)?([^<]*)', page)
@@ -300,11 +301,11 @@ def test_the_way_back_is_a_link_and_lines_to_copy() -> None:
         f"{best['select.p']} --finetune.schedule.lr {best['finetune.schedule.lr']}",
         f"tensorboard --logdir {FOLDER}",
     ]
-    quiet = html(dataclasses.replace(KINDS["grid"], arguments=()))
-    assert "jobs/" not in quiet and "tensorboard" in quiet
+    without = html(dataclasses.replace(KINDS["grid"], arguments=()))
+    assert "jobs/" not in without and "tensorboard" in without
 
 
-# Text of others, scale, and the browser.
+# Hostile text, many trials, and the browser.
 
 
 def hostile(text: str) -> str:
@@ -322,7 +323,7 @@ def test_hostile_text_adds_no_element_and_no_attribute(text: str) -> None:
 
 
 def _elements(page: str) -> dict:
-    # A field's name may be broken after its dots.
+    # The name of a field can be broken after its dots.
     return {what: count for what, count in Parsed(page).elements.items() if what[0] != "wbr"}
 
 
@@ -335,7 +336,7 @@ def test_any_text_adds_no_element_and_no_attribute(text: str) -> None:
 PLAIN = _elements(hostile("plain"))
 
 
-def test_the_page_forbids_itself_scripts_and_addresses() -> None:
+def test_page_has_no_scripts_and_no_external_addresses() -> None:
     page = html(KINDS["grid"])
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in page
@@ -343,14 +344,14 @@ def test_the_page_forbids_itself_scripts_and_addresses() -> None:
     assert not re.search(r"<script|javascript:|https?:|url\(|@import", page)
 
 
-def test_the_same_sweep_gives_the_same_page_and_nan_gives_none() -> None:
+def test_page_is_deterministic_and_nan_is_an_error() -> None:
     sweep = KINDS["asha"]
     assert html(sweep) == html(sweep)
     with pytest.raises(ValueError, match="not JSON compliant"):
         html(dataclasses.replace(sweep, test=dataclasses.replace(sweep.test, value=math.nan, low=None, high=None)))
 
 
-def test_a_thousand_trials_fit_and_those_below_the_first_are_folded_away() -> None:
+def test_page_of_a_thousand_trials_is_small_and_folds_most_rows() -> None:
     sweep = make(drawn(1000), "ffssx")
     page = html(sweep)
     assert len(page) < 4 << 20
@@ -361,7 +362,7 @@ def test_a_thousand_trials_fit_and_those_below_the_first_are_folded_away() -> No
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_the_page_opens_in_a_browser_and_its_plots_are_drawn(tmp_path: Path, dark: bool) -> None:
+def test_page_opens_in_a_browser_with_its_plots(tmp_path: Path, dark: bool) -> None:
     page = tmp_path / "sweep.html"
     sweep = make(grid(GRID | {HOSTILE[0]: [HOSTILE[1], HOSTILE[6]]}), "fffsx", text=HOSTILE[0], soup=True)
     page.write_text(html(sweep), "utf-8")
@@ -369,7 +370,7 @@ def test_the_page_opens_in_a_browser_and_its_plots_are_drawn(tmp_path: Path, dar
     assert console == []
     paper = (0x17, 0x17, 0x15) if dark else (0xFC, 0xFB, 0xF8)
     assert (np.abs(pixels - np.array(paper)).max(axis=2) == 0).mean() > 0.5
-    # Each P has its line, in a colour that nothing else of the page has.
+    # Each P has a line, in a colour that nothing else on the page has.
     colours = [(0xD8, 0xB5, 0x5B), (0x82, 0xB1, 0xEC)] if dark else [(0x8A, 0x6D, 0x1D), (0x3F, 0x74, 0xB5)]
     for colour in colours:
         assert (np.abs(pixels - np.array(colour)).max(axis=2) <= 6).sum() > 400, colour

@@ -1,4 +1,4 @@
-"""What Ray Tune is told anew when a sweep goes on: how many trials run at once, and what ASHA compares them with."""
+"""What is set again when a sweep resumes: the limit on concurrent trials, and the reports that ASHA compares with."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,33 +19,33 @@ from raylabel.sweep.config import SweepConfig
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Says of which machines the cluster is from now on."""
-    monkeypatch.setattr(tune, "LOOK", 0.0)
+    """Sets the nodes of the cluster."""
+    monkeypatch.setattr(tune, "POLL_SECONDS", 0.0)
     return lambda *nodes: monkeypatch.setattr(Cluster, "now", lambda: Cluster(nodes))
 
 
-def test_there_are_as_many_trials_at_once_as_find_room_for_their_workers_now(cluster):
-    recipe = recipes.digits()  # of one worker
+def test_concurrency_limit_follows_the_size_of_the_cluster(cluster):
+    recipe = recipes.digits()  # one worker per training
     cluster(Node(4))
-    alone, pairs, chosen = (
-        tune.Room(replace(recipe, resources=Resources(workers=workers)), [{"finetune.batch": 256}])
+    single, pairs, chosen = (
+        tune.ConcurrencyLimit(replace(recipe, resources=Resources(workers=workers)), [{"finetune.batch": 256}])
         for workers in (1, 2, 0)
     )
-    assert (alone(), pairs(), chosen()) == (4, 2, 1)  # a batch of 256 is work for four
+    assert (single(), pairs(), chosen()) == (4, 2, 1)  # a batch of 256 has work for four workers
     cluster(Node(4), Node(8))
-    assert (alone(), pairs(), chosen()) == (12, 6, 1)
+    assert (single(), pairs(), chosen()) == (12, 6, 1)
     cluster(Node(1))
-    assert (alone(), pairs(), chosen()) == (1, 1, 1)
+    assert (single(), pairs(), chosen()) == (1, 1, 1)
     cluster(Node(8, gpus=4))
-    gpus = tune.Room(replace(recipe, resources=Resources(workers=2)), [{}])
+    gpus = tune.ConcurrencyLimit(replace(recipe, resources=Resources(workers=2)), [{}])
     assert gpus() == 2
-    cluster(Node(8))  # its machine with GPUs is lost: the trials wait for another, and are not started by the dozen
+    cluster(Node(8))  # the GPU node is lost: the trials wait for another, and are not started on the CPUs
     assert gpus() == 1
 
 
-def test_a_sweep_that_goes_on_gives_out_as_many_trials_as_there_is_room_for_now(ray_local, monkeypatch, tmp_path: Path):
-    seats = 3
-    monkeypatch.setattr(tune, "_now", type("Now", (), {"seats": lambda self: seats})())
+def test_resumed_sweep_starts_trials_up_to_the_current_limit(ray_local, monkeypatch, tmp_path: Path):
+    limit = 3
+    monkeypatch.setattr(tune, "_state", type("State", (), {"limit": lambda self: limit})())
     ray.tune.register_trainable("idle", lambda config: None)
     numbered = ray.tune.grid_search([{"number": number} for number in range(9)])
     spec = {"sweep": {"run": "idle", "config": {"trial": numbered}, "storage_path": str(tmp_path)}}
@@ -57,13 +57,13 @@ def test_a_sweep_that_goes_on_gives_out_as_many_trials_as_there_is_room_for_now(
     again = tune.InTurn()
     again.add_configurations(spec)
     again.restore_from_dir(str(tmp_path))
-    seats = 1  # for the three that were at work are so again
+    limit = 1  # the three trials that were running run again
     again.on_trial_complete(out[0].trial_id)
     assert again.next_trial() is None
     again.on_trial_complete(out[1].trial_id)
     again.on_trial_complete(out[2].trial_id)
     assert again.next_trial().config["trial"]["number"] == 3 and again.next_trial() is None
-    seats = 3
+    limit = 3
     assert [again.next_trial().config["trial"]["number"] for _ in range(2)] == [4, 5] and again.next_trial() is None
 
 
@@ -71,17 +71,17 @@ accuracies = st.lists(st.integers(0, 20).map(lambda tenths: tenths / 20), min_si
 
 
 @given(accuracies, st.floats(0, 1))
-def test_asha_decides_in_a_sweep_that_goes_on_as_in_one_that_was_not_interrupted(before: list[float], last: float):
+def test_asha_decides_in_a_resumed_sweep_as_in_an_uninterrupted_one(before: list[float], last: float):
     whole, first = scheduler(), True
     ended = []
     for accuracy in before:
         trial = Trial("idle", stub=True)
         whole.on_trial_add(None, trial)  # pyright: ignore[reportArgumentType]
         result = {"stage": 1, "accuracy": accuracy, "pretrained": accuracy}
-        goes_on = whole.on_trial_result(None, trial, result) == ASHAScheduler.CONTINUE  # pyright: ignore
-        assert goes_on or not first
+        continues = whole.on_trial_result(None, trial, result) == ASHAScheduler.CONTINUE  # pyright: ignore
+        assert continues or not first
         first = False
-        if goes_on:  # fine-tuned: better, or worse
+        if continues:  # fine-tuned: better, or worse
             result = {"stage": 2, "accuracy": 1 - accuracy, "pretrained": accuracy}
             assert whole.on_trial_result(None, trial, result) == ASHAScheduler.STOP  # pyright: ignore
         whole.on_trial_complete(None, trial, result)  # pyright: ignore[reportArgumentType]

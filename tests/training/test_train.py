@@ -18,7 +18,8 @@ from trainings import MODEL, fit, lesson
 
 from raylabel.errors import InputError
 from raylabel.media.image_views import normalise
-from raylabel.models import CURVE, build, load_model
+from raylabel.models.build import build
+from raylabel.models.trained import CURVE, load_model
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
 from raylabel.training.schedule import Schedule, lr_at

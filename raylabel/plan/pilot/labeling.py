@@ -18,7 +18,10 @@ from raylabel.inference.actor import ScoringActor
 from raylabel.inference.batches import ScoringTask, decode, item
 from raylabel.inference.pool import PIXELS, units_of_item
 from raylabel.inference.scores import unit_rows
-from raylabel.models import WEIGHTS, Model, build, describe, save_weights
+from raylabel.models import Model
+from raylabel.models.build import build
+from raylabel.models.trained import WEIGHTS, describe
+from raylabel.models.weights import save_weights
 from raylabel.plan.pilot.process import draw, peak_device_memory, peak_memory, stretch
 from raylabel.schema import SCORES
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes

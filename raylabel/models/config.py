@@ -1,0 +1,99 @@
+"""The architecture of a network as a config, checked without building it.
+
+PyTorch is not imported here: a command line that names a network is parsed in a second, and PyTorch takes three.
+"""
+
+import difflib
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, get_args
+
+from raylabel.errors import InputError
+
+Stem = Literal["imagenet", "small"]
+
+# Yalniz et al. 2019 and Mahajan et al. 2018 (WSL): 32 groups of d channels in the first stage, 3-4-23-3 blocks. 32x8d
+# is torchvision's own.
+RESNEXT101 = {f"resnext101_32x{d}d": d for d in (4, 16, 32, 48)}
+
+SMALL = re.compile(r"(resnet|r2plus1d)(\d+)x([1-9]\d*)")
+
+VIDEO = ("r2plus1d_18", "r2plus1d_34", "r3d_18", "mc3_18", "c3d")
+_EXAMPLES = ("resnet8x1", "resnet20x1", "resnet56x1", "r2plus1d8x1", "r2plus1d14x1")
+
+C3D_FRAMES = 16
+C3D_SIZE = 112
+"""Pixels. fc6 of C3D takes the 512 channels of 1 x 4 x 4 that remain of such a clip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The architecture of a network, without weights. `check` tests whether it exists."""
+
+    arch: str = "resnet50"
+    """Of images: a torchvision classifier ('resnet18', 'vit_b_16', ...), resnext101_32x4d, _32x8d, _32x16d, _32x32d or
+    _32x48d, or resnet{6n+2}x{w}, the net of He et al. 2016 §4.2 for small images at w times its width ('resnet8x1',
+    'resnet20x4').
+
+    Of clips: torchvision's r2plus1d_18, r3d_18 or mc3_18, r2plus1d_34 as in VMZ, c3d (16 frames of 112 x 112 pixels and
+    no other), or r2plus1d{6n+2}x{w}, which is resnet{6n+2}x{w} with (2+1)D convolutions ('r2plus1d8x1').
+    """
+
+    stem: Stem = "imagenet"
+    """'small': the first convolution of a ResNet or ResNeXt is 3x3 with stride 1 and no max-pool follows, for images of
+    about 32 pixels. resnet{6n+2}x{w} begins that way by itself.
+    """
+
+    def __post_init__(self):
+        if not isinstance(self.arch, str) or not self.arch:
+            raise InputError(f"arch is {self.arch!r}, expected the name of a network such as 'resnet50'")
+        if self.stem not in get_args(Stem):
+            raise InputError(f"stem is {self.stem!r}, expected one of {', '.join(map(repr, get_args(Stem)))}")
+
+
+def check(model: Model) -> None:
+    """InputError if there is no such network, naming the closest; builds nothing, so call it before long work."""
+    arch = model.arch
+    if small := SMALL.fullmatch(arch):
+        kind, depth, width = small[1], int(small[2]), small[3]
+        if depth < 8 or depth % 6 != 2:
+            lower = max(8, depth - (depth - 2) % 6)
+            raise InputError(
+                f"arch is '{arch}', but the depth of {kind}{{6n+2}}x{{w}} is 8, 14, 20, ...; "
+                f"the closest are {kind}{lower}x{width} and {kind}{lower + 6}x{width}"
+            )
+    elif arch not in _names():
+        close = difflib.get_close_matches(arch.lower(), [*_names(), *_EXAMPLES], n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "see torchvision.models.list_models()"
+        raise InputError(f"arch is {arch!r}, which is no network known here; {hint}")
+    if model.stem == "small" and (small or not re.match(r"(wide_)?resne(x)?t\d", arch)):
+        raise InputError(f"stem is 'small', which only ResNet and ResNeXt have, not '{arch}'; leave it at 'imagenet'")
+
+
+def takes_clips(model: Model) -> bool:
+    """Whether its input is clips [B, 3, T, H, W], and not images [B, 3, H, W]."""
+    return model.arch in VIDEO or model.arch.startswith("r2plus1d")
+
+
+def check_input(model: Model, frames: int | None, size: int) -> None:
+    """InputError if `model` cannot take clips of `frames` frames (None: images), `size` x `size` pixels."""
+    if takes_clips(model) != (frames is not None):
+        given, wanted = ("images", "clips of video") if frames is None else ("clips of video", "images")
+        names = ", ".join([*VIDEO, "r2plus1d8x1"]) if frames is not None else "resnet50, resnet8x1"
+        raise InputError(
+            f"arch is '{model.arch}', which takes {wanted}, and the view gives {given}; "
+            f"take a network of {given}, such as {names}"
+        )
+    if model.arch == "c3d" and (frames, size) != (C3D_FRAMES, C3D_SIZE):
+        raise InputError(
+            f"arch is 'c3d', which takes clips of {C3D_FRAMES} frames of {C3D_SIZE} x {C3D_SIZE} pixels, and the view "
+            f"gives {frames} of {size} x {size}; set view.clip.frames and view.size, or use r2plus1d_18"
+        )
+
+
+@cache
+def _names() -> frozenset[str]:
+    import torchvision
+
+    return frozenset([*torchvision.models.list_models(module=torchvision.models), *RESNEXT101, *VIDEO])
