@@ -147,7 +147,7 @@ def test_a_pickle_in_place_of_weights_is_refused_by_the_job(name: str, kind: str
     )  # fmt: skip
     assert done.returncode == 2, done.stdout + done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert name in line and ("refused" in line or "is no whole" in line)
+    assert name in line and ("refused" in line or "is not a complete" in line)
     assert not canary.exists()
     assert not list(tmp_path.glob("runs/teacher-*/manifest.json"))
 

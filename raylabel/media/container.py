@@ -58,7 +58,7 @@ class Header:
     times: np.ndarray
     """Seconds from the first frame to each frame, float64 [N]."""
     fps: float
-    """Frames per second from the first frame to the last; for a single frame or invalid timestamps, the header's value."""
+    """Frames per second from the first frame to the last; for one frame or invalid timestamps, the header's value."""
     pts: list[int] | None
     """The timestamp of each frame, ascending, in the container's unit; None where they do not identify frames."""
     keys: list[int]

@@ -162,7 +162,7 @@ def decode_image(data: bytes) -> Image.Image:
 
 
 def _decode(data: bytes, short: int) -> tuple[Image.Image, tuple[float, float]]:
-    """The picture of `decode_image` if `short` is 0, else that of `decode_draft`; and its size, as in `decode_draft`."""
+    """The picture of `decode_image` if `short` is 0, else of `decode_draft`; and its size, as in `decode_draft`."""
     name = allowed_format(data)
     try:
         with _no_warnings:

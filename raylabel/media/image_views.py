@@ -114,7 +114,8 @@ def train_pixels(data: bytes, view: View, random: np.random.Generator) -> np.nda
 def _random_box(size: tuple[int, int], min_scale: float, draws: list[float]) -> tuple[int, int, int, int]:
     """(left, top, right, bottom) of the Inception crop. `draws`: (area, ratio) of each try, then x, y; all in [0, 1).
 
-    The area and the logarithm of the ratio are uniform. If no try fits, the result is the largest centred box of a valid ratio.
+    The area and the logarithm of the ratio are uniform. If no try fits, the box is the largest centred one of a valid
+    ratio.
     """
     width, height = size
     for i in range(_TRIES):

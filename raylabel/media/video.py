@@ -1,8 +1,8 @@
-"""Encoded videos to upright RGB frames. No other module decodes frames, and it runs only in the sandbox.
+"""Encoded videos to upright RGB frames. No other module decodes frames, and this one runs only in the sandbox.
 
-All videos are read with PyAV. decord 0.6.0, a common choice, is no faster and silently gives wrong frames for some
-files: other frames by random access in H.264 that begins with an open group of pictures, other colours in 10-bit video,
-and the contents of memory beyond the end of a truncated file.
+All videos are read with PyAV. decord 0.6.0, a common choice, is not faster and silently returns wrong pixels for some
+files: wrong frames on random access in H.264 that begins with an open group of pictures, wrong colours in 10-bit video,
+and unrelated memory after the end of a truncated file.
 
 Letters: n frames of the segment, H W pixels of a frame.
 """
@@ -21,9 +21,8 @@ from raylabel.media.container import MAX_FRAME_PIXELS, opened, read_header
 from raylabel.media.encode import encode_mp4
 from raylabel.media.rejects import Reject
 
-# With these codecs the decoder can skip frames that no other frame is predicted from, and the others do not change.
+# With these codecs the decoder can skip frames from which no other frame is predicted, without changing the others.
 _SKIPPED_CODECS = frozenset(("h264", "hevc"))
-
 
 Size = tuple[int, int]  # width, height
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -34,11 +33,11 @@ class Video:
 
     Frames are upright: a rotation by 90, 180 or 270 degrees in the file's metadata is applied (other angles and
     mirroring are not). Pixels that are not square are not resampled. Where timestamps are missing or invalid, frames
-    count as following each other at the header's rate. Of several video streams the first is read.
+    are assumed to be evenly spaced at the header's rate. If there are several video streams, the first is read.
     """
 
     def __init__(self, data: bytes, segment: tuple[float, float] | None = None) -> None:
-        """`data`: the encoded file. All methods raise Reject if it cannot be read; else they raise only MemoryError."""
+        """`data`: the encoded file. All methods raise Reject if it cannot be read, and otherwise only MemoryError."""
         self._data = data
         self._header = header = read_header(data)
         self.width, self.height, self.fps = header.width, header.height, header.fps
@@ -66,14 +65,14 @@ class Video:
         before it is repeated, as in a player. Reject if this applies to more than half of the frames up to the last
         index.
         """
-        wanted, places = np.unique(np.asarray(indices, np.int64), return_inverse=True)
+        wanted, positions = np.unique(np.asarray(indices, np.int64), return_inverse=True)
         if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < self.frames:
             raise IndexError(f"frames {wanted[0]} to {wanted[-1]} of {self.frames}")
         size = self._checked(size)
         wanted += self._first
         found = np.stack(list(self._decode(wanted.tolist(), size, box or (0, 0, *size))))
-        places = places.reshape(-1)
-        return found if np.array_equal(places, np.arange(len(found))) else found[places]
+        positions = positions.reshape(-1)
+        return found if np.array_equal(positions, np.arange(len(found))) else found[positions]
 
     def each(self, size: Size | None = None) -> Iterator[np.ndarray]:
         """Every frame of the segment in order, uint8 [H, W, 3], one at a time."""
@@ -103,7 +102,7 @@ class Video:
             yield from self._decode_all(wanted[done:], size, box)
 
     def _decode_some(self, pts: list[int], wanted: Sequence[int], size: Size, box: Box) -> Iterator[np.ndarray]:
-        """`_decode` by seeking and skipping frames. Ends early at the first frame that it cannot be sure of.
+        """`_decode` by seeking and skipping frames. Ends early at the first frame that it cannot identify.
 
         The frames equal those of decoding from the beginning: each is identified by its timestamp, and decoding resumes
         only at a keyframe that is an intra-coded picture.
@@ -133,7 +132,7 @@ class Video:
                     return
 
     def _decode_all(self, wanted: Sequence[int], size: Size, box: Box) -> Iterator[np.ndarray]:
-        """`_decode` by decoding every frame from the video's first frame on."""
+        """`_decode` by decoding every frame, starting at the video's first frame."""
         pts, convert = self._header.pts, self._converter(size, box)
         todo = at = decoded = 0
         shown = None
@@ -166,8 +165,8 @@ class Video:
     def _converter(self, size: Size, box: Box) -> Callable[[VideoFrame], np.ndarray]:
         """A function from a decoded frame to uint8 [H, W, 3], resized to `size` and cropped to `box`.
 
-        One reformatter serves all frames: its setup takes as long as ten calls. Resized frames are read as planes: at
-        170 x 128 that is 1.3 times as fast, and 0.4 of 255 off a resize in floats instead of 1.7.
+        One reformatter is used for all frames: its setup takes as long as ten calls. Resized frames are read as planes:
+        at 170 x 128 that is 1.3 times as fast, and differs from a resize in floats by 0.4 of 255 instead of 1.7.
         """
         reformat, turns = VideoReformatter().reformat, self._header.turns
         width, height = size[::-1] if turns % 2 else size
@@ -189,8 +188,8 @@ class Video:
 
 
 def _frames(container: InputContainer, stream: VideoStream, needed: set[int] | None) -> Iterator[VideoFrame]:
-    """The frames that the decoder gives from here on. If `needed` is given, a set of timestamps, the decoder may skip
-    frames outside it that no other frame is predicted from."""
+    """The frames from the current position on. `needed`: a set of timestamps; the decoder may skip frames outside it
+    from which no other frame is predicted. None: no frame is skipped."""
     skips = False
     for packet in container.demux(stream):
         if needed is not None and skips != (skip := packet.size > 0 and packet.pts not in needed):

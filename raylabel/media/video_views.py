@@ -1,4 +1,4 @@
-"""Encoded videos to the uint8 clips that a model sees, at evaluation and in training.
+"""Converts encoded videos to the uint8 clips that a model gets, at evaluation and in training.
 
 Letters: M clips of a video, T frames of a clip, n frames of a video, H W pixels, S side of the crop (`View.size`).
 """
@@ -28,7 +28,7 @@ def eval_indices(frames: int, clip: Clip) -> np.ndarray:
 
     A clip spans (T - 1) stride + 1 frames. The first begins at frame 0, the last ends at frame n - 1, and the others
     begin at equal distances, rounded half up. A single clip is centred, rounded down. In a video shorter than the span
-    all begin at 0. Index i is frame i mod n.
+    all clips begin at 0. Frames repeat from the beginning: index i is frame i mod n.
     """
     room, steps = _room(frames, clip), clip.count - 1
     starts = (2 * room * np.arange(clip.count) + steps) // (2 * steps) if steps else np.array([room // 2])
@@ -44,27 +44,27 @@ def eval_clips(data: bytes, view: "View", segment: tuple[float, float] | None = 
     """The centres of M clips, uint8 [M, T, S, S, 3]: short side resized to `view.resize`, then the `view.size` square.
 
     `data` is the encoded video, `segment` the start and end in seconds of the sample, None for all of the video. Raises
-    Reject as `Video` does. The clips are those of `eval_indices`. Every frame is decoded once; the reader resizes it,
-    bilinear.
+    Reject as `Video` does. The clips are those of `eval_indices`. Every frame is decoded once, and the reader
+    resizes it with bilinear interpolation.
     """
     from raylabel.media.video import Video
 
     clip = _clip_of(view)
     video = Video(data, segment)
-    wanted, places = np.unique(eval_indices(video.frames, clip), return_inverse=True)
+    wanted, positions = np.unique(eval_indices(video.frames, clip), return_inverse=True)
     to = with_short_side((video.width, video.height), view.resize)
     left, top = (round((n - view.size) / 2) for n in to)
     frames = video.read(wanted, to, (left, top, left + view.size, top + view.size))
-    return frames[places.reshape(clip.count, clip.frames)]
+    return frames[positions.reshape(clip.count, clip.frames)]
 
 
 def train_clip(data: bytes, view: "View", random: np.random.Generator) -> np.ndarray:
     """A random clip of the video, uint8 [T, S, S, 3]: a pure function of (data, view, state of `random`).
 
-    The first frame is uniform among those from which the clip ends within the video. The short side is uniform from
+    The first frame is uniform among those for which the clip ends within the video. The short side is uniform from
     `view.resize` to `clip.max_resize`, the position of the crop is uniform, and with `view.flip` half of the clips are
-    mirrored. Size, crop and mirroring are the same for all frames of a clip. Takes five values from `random`, whatever
-    the video.
+    mirrored. Size, crop and mirroring are the same for all frames of a clip. Takes five values from `random`, for
+    every video.
     """
     from raylabel.media.video import Video
 
@@ -73,8 +73,8 @@ def train_clip(data: bytes, view: "View", random: np.random.Generator) -> np.nda
     video = Video(data)
     first = int(start * (_room(video.frames, clip) + 1))
     indices = (first + clip.stride * np.arange(clip.frames)) % video.frames
-    most = max(clip.max_resize, view.resize)
-    to = with_short_side((video.width, video.height), view.resize + int(side * (most - view.resize + 1)))
+    largest = max(clip.max_resize, view.resize)
+    to = with_short_side((video.width, video.height), view.resize + int(side * (largest - view.resize + 1)))
     left, top = (int(draw * (n - view.size + 1)) for draw, n in zip((x, y), to, strict=True))
     frames = video.read(indices, to, (left, top, left + view.size, top + view.size))
     return frames[:, :, ::-1] if view.flip and flip < 0.5 else frames
@@ -84,10 +84,10 @@ def cut_parser(short_side: int, quality: int) -> Callable[[bytes, Sequence[float
     """A parser for the sandbox that makes the training file of a video. A sample's numbers are (start, end) of its
     segment in seconds, or none.
 
-    A whole video that need not be made smaller gives no bytes: training uses those of the corpus. All its frames have
-    been decoded once by then, so that training never meets a video that it cannot read. Anything else gives an MP4
-    file: the segment as H.264 with the given `short_side` (0, or more than it has: unchanged), at the video's frame
-    rate. `quality` is x264's constant rate factor.
+    The result is empty for a whole video that need not be made smaller: training uses the bytes of the corpus. All its
+    frames are decoded once here, so that training never reads a video that it cannot decode. Otherwise the result is an
+    MP4 file: the segment as H.264 with the given `short_side` (0, or more than the video has: unchanged), at the
+    video's frame rate. `quality` is x264's constant rate factor.
     """
     from raylabel.media.encode import encode_mp4
     from raylabel.media.video import Video, warm_up

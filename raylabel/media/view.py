@@ -6,9 +6,9 @@ from typing import Literal
 from raylabel.errors import InputError
 from raylabel.media.sandbox.child import CPU_SECONDS
 
-# CPU limit for one video in the sandbox. It is enough to decode five minutes of 1920 x 1080 or two hours of 320 x 240
-# in full (H.264, about 150 and 3,000 frames per second on a core). Ten clips of a video with a keyframe every 10 s need
-# less.
+# Limit of CPU time for one video in the sandbox. It is enough to decode five minutes of 1920 x 1080 or two hours of
+# 320 x 240 in full (H.264, about 150 and 3,000 frames per second on a core). Ten clips of a video with a keyframe every
+# 10 s need less.
 CLIP_CPU_SECONDS = 60
 
 
@@ -20,7 +20,7 @@ class Clip:
     """T, frames per clip."""
 
     stride: int = 1
-    """Distance between two frames of the clip, in frames of the video. A clip that reaches beyond the video's end
+    """Distance between two frames of the clip, in frames of the video. A clip that is longer than the video
     continues at its beginning, as if the video were looped."""
 
     count: int = 10
@@ -58,7 +58,7 @@ class View:
 
     crop: Literal["random_resized", "padded"] = "random_resized"
     """Training crop. 'random_resized': a random fraction of the area, resized (Inception crop, Szegedy et al. 2015).
-    'padded': short side resized to `size`, zeros on all sides, a random `size` square (He et al. 2016, §4.2). Clips
+    'padded': short side resized to `size`, padding with zeros, a random `size` square (He et al. 2016, §4.2). Clips
     ignore it: they are resized as `clip.max_resize` describes, and a random `size` square is cropped."""
 
     min_scale: float = 0.08
@@ -69,7 +69,7 @@ class View:
     """'padded': zeros on each side, pixels, fewer than `size`."""
 
     flip: bool = True
-    """Mirror half of the training views left to right. Turn it off where mirroring changes the class (digits, text)."""
+    """Mirror half of the training views left to right. Turn it off if mirroring changes the class (digits, text)."""
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean of red, green and blue over the training set, on a scale of 0 to 1. The default is ImageNet's."""
@@ -78,16 +78,16 @@ class View:
     """Standard deviation of red, green and blue, on the same scale."""
 
     clip: Clip | None = None
-    """Which frames of a video the model sees; None: the media are pictures."""
+    """Which frames of a video are the model's input; None: the media are pictures."""
 
     def __post_init__(self) -> None:
         for name, least in (("size", 1), ("resize", self.size), ("padding", 0)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
-                what = "`size`, a whole number of pixels" if name == "resize" else f"{least}, a whole number of pixels"
-                raise InputError(f"view.{name} is {value!r}; give at least {what}")
+                limit = f"view.size, {least}" if name == "resize" else least
+                raise InputError(f"view.{name} is {value!r}; give a whole number of pixels, at least {limit}")
         if self.crop == "padded" and self.padding >= self.size:
-            raise InputError(f"view.padding is {self.padding}; give less than `size`, {self.size}")
+            raise InputError(f"view.padding is {self.padding}; give less than view.size, {self.size}")
         if self.crop not in ("random_resized", "padded"):
             raise InputError(f"view.crop is {self.crop!r}; give 'random_resized' or 'padded'")
         if not 0 < self.min_scale <= 1:
@@ -101,7 +101,7 @@ class View:
                 raise InputError(f"view.{name} is {value!r}; give a tuple of 3 numbers from {least:g} to 1")
         if self.clip and (self.crop == "padded" or self.dct_scale):
             raise InputError(
-                "view.crop 'padded' and view.dct_scale apply to pictures only, and view.clip is set: leave them out"
+                "view.crop 'padded' and view.dct_scale are for pictures only, but view.clip is set: leave them out"
             )
         if self.clip and 0 < self.clip.max_resize < self.resize:
             raise InputError(

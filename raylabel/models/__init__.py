@@ -1,4 +1,4 @@
-"""Networks by name, and their weights in and out of files.
+"""Builds networks by name, and reads and writes their weights.
 
 Only the config is imported here. The other modules import PyTorch, which takes seconds.
 """

@@ -1,5 +1,5 @@
-"""A network by name: torchvision's image classifiers, the rest of the ResNeXt-101 32xCd family, R(2+1)D and C3D for
-clips of video, small residual nets of both kinds.
+"""Builds a network by name: torchvision's image classifiers, the rest of the ResNeXt-101 32xCd family, R(2+1)D and C3D
+for clips of video, and small residual networks for images and for clips.
 
 Letters: B batch, C classes, T frames, H W pixels.
 """
@@ -14,38 +14,38 @@ from raylabel.models.c3d import C3D
 from raylabel.models.config import RESNEXT101, SMALL, Model, check
 from raylabel.models.small import SmallResNet
 
-# Both have a second and third classifier for training, which we leave out. torchvision's weights of both were trained
+# Both have auxiliary classifiers for training, which are not built here. torchvision's weights of both were trained
 # on images scaled to [-1, 1]; with transform_input they take images normalised as for every other network.
 _INCEPTION = {"aux_logits": False, "transform_input": True, "init_weights": True}
 _EXTRA: dict[str, dict[str, Any]] = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
 
 
 def memory_format(module: nn.Module) -> torch.memory_format:
-    """The layout to give to `module.to` and to its input: the channels of a pixel side by side.
+    """The memory format for `module.to` and for its input: channels last, so that a pixel's channels are adjacent.
 
-    Of networks for clips on one CPU core, r2plus1d_18 scores 1.1 times as many a second so in bf16, and r2plus1d8x1
-    trains on 1.4 times as many in fp32; nothing is much slower (AMD EPYC, 2026-11-21).
+    On one CPU core, r2plus1d_18 scores 1.1 times as many clips per second in this format (bf16), and r2plus1d8x1 trains
+    on 1.4 times as many (fp32). No network for clips is much slower (AMD EPYC, 2026-11-21).
     """
     clips = any(parameter.ndim == 5 for parameter in module.parameters())
     return torch.channels_last_3d if clips else torch.channels_last
 
 
 def build(model: Model, classes: int) -> nn.Module:
-    """A fresh network that maps float images [B, 3, H, W], or clips [B, 3, T, H, W], to logits [B, C], with C =
+    """A new network that maps float images [B, 3, H, W], or clips [B, 3, T, H, W], to logits [B, C], with C =
     `classes`.
 
-    Its weights are drawn from torch's global generator and from nothing else, so `torch.manual_seed` before the call
-    determines them. Nothing is downloaded. InputError if there is no such network.
+    Its weights are drawn from torch's global generator only, so `torch.manual_seed` before the call determines them.
+    Nothing is downloaded. InputError if there is no such network.
     """
     check(model)
     if classes < 1:
-        raise InputError(f"classes is {classes}, expected at least 1")
+        raise InputError(f"classes is {classes}; give at least 1")
     small = SMALL.fullmatch(model.arch)
     if small and small[1] == "resnet":
         return SmallResNet(int(small[2]), int(small[3]), classes)
     if model.arch == "c3d":
         return C3D(classes)
-    # Imported for the networks that need it: it takes as long as PyTorch itself, in each actor.
+    # Imported only for the networks that need it: in each actor that takes as long as importing PyTorch.
     import torchvision
     from torchvision.models.resnet import Bottleneck, ResNet
 

@@ -1,4 +1,4 @@
-"""C3D (Tran et al. 2015, arXiv 1412.0767, §3), in the form that Pondenkandath et al. 2018 (arXiv 1811.01640) use.
+"""C3D (Tran et al. 2015, arXiv 1412.0767, §3), as used by Pondenkandath et al. 2018 (arXiv 1811.01640).
 
 Letters: B batch, C classes, T frames, H W pixels.
 """
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 class C3D(nn.Module):
     """Eight 3x3x3 convolutions, five max-pools, three linear layers with dropout 0.5, and no batch norm. The names of
-    its weights are those of DavideA/c3d-pytorch, whose checkpoint loads.
+    its weights are those of DavideA/c3d-pytorch, so that checkpoints of that repository load.
 
-    That code returns a softmax, which cross-entropy would take once more; here logits come out. Weights begin as those
-    of torchvision's VGG, the same kind of network for images: convolutions with He's normal initialisation (fan out),
-    linear layers with a standard deviation of 0.01, biases at 0.
+    That code returns the softmax, which cross-entropy would apply again; this class returns logits. Weights are
+    initialised as in torchvision's VGG, the same kind of network for images: convolutions with He's normal
+    initialisation (fan out), linear layers with a standard deviation of 0.01, biases at 0.
     """
 
     def __init__(self, classes: int):

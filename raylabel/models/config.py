@@ -1,6 +1,6 @@
 """The architecture of a network as a config, checked without building it.
 
-PyTorch is not imported here: a command line that names a network is parsed in a second, and PyTorch takes three.
+PyTorch is not imported here, since that takes three seconds: a command line that names a network is parsed in one.
 """
 
 import difflib
@@ -24,55 +24,55 @@ _EXAMPLES = ("resnet8x1", "resnet20x1", "resnet56x1", "r2plus1d8x1", "r2plus1d14
 
 C3D_FRAMES = 16
 C3D_SIZE = 112
-"""Pixels. fc6 of C3D takes the 512 channels of 1 x 4 x 4 that remain of such a clip."""
+"""Side in pixels. fc6 of C3D takes 512 channels of 1 x 4 x 4, the size that such a clip has there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The architecture of a network, without weights. `check` tests whether it exists."""
+    """The architecture of a network, without weights. `check` tests whether the network exists."""
 
     arch: str = "resnet50"
-    """Of images: a torchvision classifier ('resnet18', 'vit_b_16', ...), resnext101_32x4d, _32x8d, _32x16d, _32x32d or
-    _32x48d, or resnet{6n+2}x{w}, the net of He et al. 2016 §4.2 for small images at w times its width ('resnet8x1',
+    """For images: a torchvision classifier ('resnet18', 'vit_b_16', ...), resnext101_32x4d, _32x8d, _32x16d, _32x32d or
+    _32x48d, or resnet{6n+2}x{w}, the network of He et al. 2016 §4.2 for small images at w times its width ('resnet8x1',
     'resnet20x4').
 
-    Of clips: torchvision's r2plus1d_18, r3d_18 or mc3_18, r2plus1d_34 as in VMZ, c3d (16 frames of 112 x 112 pixels and
-    no other), or r2plus1d{6n+2}x{w}, which is resnet{6n+2}x{w} with (2+1)D convolutions ('r2plus1d8x1').
+    For clips: torchvision's r2plus1d_18, r3d_18 or mc3_18, r2plus1d_34 as in VMZ, c3d (only for 16 frames of 112 x 112
+    pixels), or r2plus1d{6n+2}x{w}, which is resnet{6n+2}x{w} with (2+1)D convolutions ('r2plus1d8x1').
     """
 
     stem: Stem = "imagenet"
     """'small': the first convolution of a ResNet or ResNeXt is 3x3 with stride 1 and no max-pool follows, for images of
-    about 32 pixels. resnet{6n+2}x{w} begins that way by itself.
+    about 32 pixels. resnet{6n+2}x{w} always begins in this way.
     """
 
     def __post_init__(self):
         if not isinstance(self.arch, str) or not self.arch:
-            raise InputError(f"arch is {self.arch!r}, expected the name of a network such as 'resnet50'")
+            raise InputError(f"arch is {self.arch!r}, expected the name of a network, for example 'resnet50'")
         if self.stem not in get_args(Stem):
             raise InputError(f"stem is {self.stem!r}, expected one of {', '.join(map(repr, get_args(Stem)))}")
 
 
 def check(model: Model) -> None:
-    """InputError if there is no such network, naming the closest; builds nothing, so call it before long work."""
+    """InputError, with the closest names, if there is no such network. It builds nothing, so it takes little time."""
     arch = model.arch
     if small := SMALL.fullmatch(arch):
         kind, depth, width = small[1], int(small[2]), small[3]
         if depth < 8 or depth % 6 != 2:
             lower = max(8, depth - (depth - 2) % 6)
             raise InputError(
-                f"arch is '{arch}', but the depth of {kind}{{6n+2}}x{{w}} is 8, 14, 20, ...; "
+                f"arch is '{arch}', but the depth of {kind}{{6n+2}}x{{w}} must be 8, 14, 20, ...; "
                 f"the closest are {kind}{lower}x{width} and {kind}{lower + 6}x{width}"
             )
     elif arch not in _names():
         close = difflib.get_close_matches(arch.lower(), [*_names(), *_EXAMPLES], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "see torchvision.models.list_models()"
-        raise InputError(f"arch is {arch!r}, which is no network known here; {hint}")
+        raise InputError(f"arch is {arch!r}, which is not a known network; {hint}")
     if model.stem == "small" and (small or not re.match(r"(wide_)?resne(x)?t\d", arch)):
-        raise InputError(f"stem is 'small', which only ResNet and ResNeXt have, not '{arch}'; leave it at 'imagenet'")
+        raise InputError(f"stem is 'small', which only ResNet and ResNeXt can have, not '{arch}'; give stem 'imagenet'")
 
 
 def takes_clips(model: Model) -> bool:
-    """Whether its input is clips [B, 3, T, H, W], and not images [B, 3, H, W]."""
+    """Whether the input is clips [B, 3, T, H, W] instead of images [B, 3, H, W]."""
     return model.arch in VIDEO or model.arch.startswith("r2plus1d")
 
 
@@ -82,12 +82,12 @@ def check_input(model: Model, frames: int | None, size: int) -> None:
         given, wanted = ("images", "clips of video") if frames is None else ("clips of video", "images")
         names = ", ".join([*VIDEO, "r2plus1d8x1"]) if frames is not None else "resnet50, resnet8x1"
         raise InputError(
-            f"arch is '{model.arch}', which takes {wanted}, and the view gives {given}; "
-            f"take a network of {given}, such as {names}"
+            f"arch is '{model.arch}', which takes {wanted}, but the view gives {given}; "
+            f"give a network for {given}, for example {names}"
         )
     if model.arch == "c3d" and (frames, size) != (C3D_FRAMES, C3D_SIZE):
         raise InputError(
-            f"arch is 'c3d', which takes clips of {C3D_FRAMES} frames of {C3D_SIZE} x {C3D_SIZE} pixels, and the view "
+            f"arch is 'c3d', which takes clips of {C3D_FRAMES} frames of {C3D_SIZE} x {C3D_SIZE} pixels, but the view "
             f"gives {frames} of {size} x {size}; set view.clip.frames and view.size, or use r2plus1d_18"
         )
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut around them, with the names of weights of torchvision's class.
+    """Two 3x3 convolutions and a shortcut around them, with the same names of weights as torchvision's class.
 
     That class is not used because importing torchvision takes as long as importing PyTorch, in each actor.
     """
@@ -16,7 +16,7 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
         shortcut = None
-        if stride != 1:  # created first, as before torchvision's block: the order of random numbers
+        if stride != 1:  # created before the convolutions, which fixes the order of random numbers
             shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
         self.conv1 = _conv3x3(inputs, outputs, stride)
         self.bn1 = nn.BatchNorm2d(outputs)
@@ -26,18 +26,19 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, `outputs`, H / stride, W / stride] of [B, `inputs`, H, W], rounded up."""
+        """[B, `outputs`, H / stride, W / stride], rounded up, from [B, `inputs`, H, W]."""
         shortcut = images if self.downsample is None else self.downsample(images)
         x = self.relu(self.bn1(self.conv1(images)))
         return self.relu(self.bn2(self.conv2(x)) + shortcut)
 
 
 class SmallResNet(nn.Module):
-    """6n+2 layers: a 3x3 convolution, three stages of n basic blocks at 16w, 32w and 64w channels, a linear layer.
+    """6n+2 layers: a 3x3 convolution, three stages of n basic blocks with 16w, 32w and 64w channels, a linear layer.
 
-    The second and third stage halve the resolution. Where a stage begins, the shortcut is a 1x1 convolution with batch
-    norm (He's option B) instead of the paper's padding with zeros (option A): 2,752 parameters more at w = 1, and no
-    slicing of tensors. Convolutions start with He's normal initialisation (fan out), as torchvision's ResNet does.
+    The second and third stages halve the resolution. In their first block the shortcut is a 1x1 convolution with batch
+    norm (He's option B) instead of the paper's padding with zeros (option A): this adds 2,752 parameters at w = 1, and
+    needs no slicing of tensors. Convolutions start with He's normal initialisation (fan out), as in torchvision's
+    ResNet.
     """
 
     def __init__(self, depth: int, width: int, classes: int):

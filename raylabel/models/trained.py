@@ -1,4 +1,4 @@
-"""A trained network as an artifact: `model.safetensors`, and in its info what to build around it."""
+"""A trained network as an artifact: its weights in `model.safetensors`, its architecture in the artifact's info."""
 
 from torch import nn
 
@@ -9,7 +9,7 @@ from raylabel.models.weights import checkpoint_digest, load_checkpoint, load_wei
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
 
 WEIGHTS = "model.safetensors"
-CURVE = "curve.json"  # of one that was trained here: [{images, loss, accuracy, lr}]
+CURVE = "curve.json"  # only if the network was trained here: [{images, loss, accuracy, lr}]
 
 
 def describe(model: Model, classes: int) -> dict:
@@ -27,9 +27,9 @@ def load_model(artifact: Artifact) -> nn.Module:
 
 
 def import_model(root: Root, name: str, model: Model, classes: int, *, checkpoint: str, weights: str) -> Artifact:
-    """A network that the user gives: a checkpoint file (safetensors or a state dict), or a torchvision weight name.
+    """A network whose weights the user gives: a checkpoint file (safetensors or a state dict), or a torchvision weight.
 
-    InputError if it does not fit the architecture and the number of classes.
+    InputError if the weights do not fit the architecture and the number of classes.
     """
 
     def build_file(draft: Draft) -> Built:
@@ -40,8 +40,8 @@ def import_model(root: Root, name: str, model: Model, classes: int, *, checkpoin
             known, count, state = torchvision_weights(weights)
             if known != model or classes != count:
                 raise InputError(
-                    f"weights {weights} are of {known.arch} with {count} classes, not of {model.arch} with {classes}: "
-                    "give a checkpoint, or train the teacher"
+                    f"weights {weights} are for {known.arch} with {count} classes, not for {model.arch} with "
+                    f"{classes}: give a checkpoint, or train the teacher"
                 )
             module = build(model, classes)
             module.load_state_dict(state)

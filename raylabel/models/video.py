@@ -1,4 +1,4 @@
-"""Networks for clips that torchvision lacks: R(2+1)D-34, a small family of R(2+1)D, and C3D.
+"""Networks for clips that torchvision lacks: R(2+1)D-34 and a family of small R(2+1)D.
 
 Letters: B batch, C classes, T frames, H W pixels.
 """
@@ -9,16 +9,16 @@ from torchvision.models.video.resnet import BasicBlock, R2Plus1dStem, VideoResNe
 
 
 class Conv2Plus1D(nn.Sequential):
-    """A 3x3x3 convolution in two: 1x3x3 over the picture, batch norm, ReLU, 3x1x1 over time (Tran et al. 2018,
-    arXiv 1711.11248, §3.5).
+    """A 3x3x3 convolution as two: 1x3x3 in space, batch norm, ReLU, 3x1x1 in time (Tran et al. 2018, arXiv 1711.11248,
+    §3.5).
 
-    The channels between the two are as many as give both together the weights of the 3x3x3 one, from this convolution's
-    own inputs and outputs; torchvision's class of this name is given one number for both convolutions of a block. Its
-    names of weights are the same.
+    The number of channels between the two, rounded down, gives them as many weights as the 3x3x3 convolution has. It is
+    computed for each convolution; torchvision's class of the same name uses one number for both convolutions of a
+    block. The names of the weights are torchvision's.
     """
 
     def __init__(self, inputs: int, outputs: int, _: int = 0, stride: int = 1):
-        # VideoResNet passes torchvision's number of channels between as the third.
+        # VideoResNet passes torchvision's number of channels between the two as the third argument.
         between = 27 * inputs * outputs // (9 * inputs + 3 * outputs)
         super().__init__(
             nn.Conv3d(inputs, between, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1), bias=False),
@@ -36,10 +36,10 @@ def r2plus1d_34(classes: int) -> nn.Module:
     """R(2+1)D-34 of facebookresearch/VMZ: 3, 4, 6 and 3 blocks, batch norm with eps 1e-3.
 
     The names of its weights are torchvision's, so that checkpoints of VMZ and of ig65m-pytorch load. Batch norm's
-    momentum is Caffe2's 0.9, which is 0.1 in torch's way of counting; VMZ's port to torch says 0.9 there, which would
-    keep a tenth of the running statistics at each step.
+    momentum is 0.9 in Caffe2, which is 0.1 in PyTorch's definition. VMZ's port to PyTorch sets it to 0.9, which would
+    keep only a tenth of the running statistics at each step.
     """
-    # The classes stand for types that torchvision names alone.
+    # torchvision's type annotations allow only its own classes.
     network = VideoResNet(BasicBlock, [Conv2Plus1D] * 4, [3, 4, 6, 3], R2Plus1dStem, classes)  # type: ignore[list-item]
     for module in network.modules():
         if isinstance(module, nn.BatchNorm3d):
@@ -48,10 +48,10 @@ def r2plus1d_34(classes: int) -> nn.Module:
 
 
 class SmallR2Plus1D(nn.Module):
-    """`SmallResNet` for clips of about 32 pixels: each of its 3x3 convolutions is a (2+1)D one here.
+    """`SmallResNet` for clips of about 32 pixels: each of its 3x3 convolutions is replaced by a (2+1)D one.
 
-    6n+2 layers, a (2+1)D convolution counted as one. The second and third stage halve the resolution in space and time,
-    rounded up; so 8 frames become 2, and one frame stays one.
+    6n+2 layers; a (2+1)D convolution counts as one. The second and third stages halve the resolution in space and time,
+    rounded up, so 8 frames become 2, and one frame stays one.
     """
 
     def __init__(self, depth: int, width: int, classes: int):

@@ -1,7 +1,7 @@
-"""Weights in and out of files, without ever running code that a file carries.
+"""Reads and writes weights. Code in a file is never run.
 
-Our own files are safetensors. A checkpoint that a person gives may also be a state dict saved by torch; it is read with
-`weights_only`, which knows tensors and plain containers and refuses everything else.
+raylabel writes safetensors. A checkpoint that the user gives may also be a state dict saved by torch. It is read with
+`weights_only`, which accepts tensors and plain containers and refuses everything else.
 """
 
 import difflib
@@ -25,37 +25,37 @@ from raylabel.models.config import VIDEO, Model
 from raylabel.store.files import read_file
 from raylabel.text import one_line
 
-# torchvision's DenseNet files are older than its DenseNet and say 'norm.1' where it says 'norm1'; the pattern is that
-# of torchvision.models.densenet._load_state_dict.
+# torchvision's DenseNet files are older than its DenseNet: names have 'norm.1' where the network has 'norm1'. The
+# pattern is that of torchvision.models.densenet._load_state_dict.
 _DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$")
-_AUX = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}  # what `build` leaves out
+_AUX = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}  # parts that `build` does not create
 
 
 def save_weights(module: nn.Module) -> bytes:
-    """All parameters and buffers as safetensors; equal weights give equal bytes, whatever their device or layout."""
+    """All parameters and buffers as safetensors. The bytes do not depend on the device or the memory format."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     return safetensors.torch.save(state)
 
 
 def load_weights(module: nn.Module, data: bytes, where: str) -> None:
-    """Puts the weights of `save_weights` into `module`; `where` names them in the InputError if they do not fit."""
+    """Loads the bytes of `save_weights` into `module`. InputError, which names `where`, if they do not fit."""
     try:
         state = safetensors.torch.load(data)
     except SafetensorError as error:
         raise InputError(
-            f"weights {where} are no whole safetensors file: {one_line(error)}; make them again"
+            f"weights '{where}' are not a complete safetensors file: {one_line(error)}; create them again"
         ) from error
     if misfits := _misfits(module, state):
-        raise InputError(f"weights {where} do not fit the network: {_first(misfits)}; give the one they are of")
+        raise InputError(f"weights '{where}' do not fit the network: {_first(misfits)}; give the network they are for")
     module.load_state_dict(state)
 
 
 def read_checkpoint(uri: str) -> dict[str, Tensor]:
     """The tensors, by name and on the CPU, of a checkpoint: *.safetensors, or a state dict saved by torch.
 
-    A state dict may lie under 'state_dict', 'model' or 'model_state_dict', and 'module.' and '_orig_mod.', which DDP
-    and torch.compile put before every name, are taken off. InputError if it is not there, is anything else, or needs
-    code to be run.
+    The state dict may be the value of 'state_dict', 'model' or 'model_state_dict'. The prefixes 'module.' and
+    '_orig_mod.', which DDP and torch.compile add to every name, are removed. InputError if the file does not exist, is
+    anything else, or can be read only by running code.
     """
     data = _read(uri)
     if uri.endswith(".safetensors"):
@@ -63,7 +63,7 @@ def read_checkpoint(uri: str) -> dict[str, Tensor]:
             content = safetensors.torch.load(data)
         except SafetensorError as error:
             raise InputError(
-                f"checkpoint '{uri}' is no whole safetensors file ({one_line(error)}); save it anew"
+                f"checkpoint '{uri}' is not a complete safetensors file: {one_line(error)}; save it again"
             ) from error
     else:
         content = _unpickle(uri, data)
@@ -74,12 +74,13 @@ def read_checkpoint(uri: str) -> dict[str, Tensor]:
             break
         content = nested
     if not isinstance(content, Mapping) or not content:
-        raise InputError(f"checkpoint '{uri}' holds no tensors but a {type(content).__name__}; expected a state dict")
+        kind = type(content).__name__
+        raise InputError(f"checkpoint '{uri}' contains no tensors: it is a {kind}; give a state dict")
     state = {}
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             kind = type(tensor).__name__
-            raise InputError(f"checkpoint '{uri}' is no state dict: {name!r} is a {kind}, expected a tensor")
+            raise InputError(f"checkpoint '{uri}' is not a state dict: {name!r} is a {kind}, expected a tensor")
         state[name] = tensor.detach()
     while prefix := next((p for p in ("module.", "_orig_mod.") if all(n.startswith(p) for n in state)), None):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
@@ -87,9 +88,9 @@ def read_checkpoint(uri: str) -> dict[str, Tensor]:
 
 
 def load_checkpoint(module: nn.Module, uri: str, model: Model, classes: int) -> None:
-    """Puts the checkpoint at `uri` into `module`, which is `build(model, classes)`.
+    """Loads the checkpoint at `uri` into `module`, which is `build(model, classes)`.
 
-    InputError, with `module` unchanged, if a tensor is missing, is one too many, or has another shape.
+    InputError, with `module` unchanged, if a tensor is missing, is not in the network, or has another shape.
     """
     state = _current_names(read_checkpoint(uri), model.arch)
     if misfits := _misfits(module, state):
@@ -98,7 +99,7 @@ def load_checkpoint(module: nn.Module, uri: str, model: Model, classes: int) -> 
             f"checkpoint '{uri}' does not fit {model.arch}{stem} with {classes} classes: {_first(misfits)}; "
             "give the arch, stem and classes it was trained with, or another checkpoint"
         )
-    # A plain dict carries no version, so batch norms of before torch 0.4.1 may lack num_batches_tracked.
+    # A plain dict has no version, so batch norms saved before torch 0.4.1 may lack num_batches_tracked.
     module.load_state_dict(state)
 
 
@@ -107,22 +108,23 @@ def torchvision_weights(name: str) -> tuple[Model, int, dict[str, Tensor]]:
     'ResNet50_Weights.IMAGENET1K_V2' (1,000 classes) or 'R2Plus1D_18_Weights.KINETICS400_V1' (400); downloaded into
     torch's cache (TORCH_HOME) if it is not there.
 
-    Every weight of a network known here, but no 'DEFAULT', which names other weights in every release of torchvision.
-    InputError if there are none of that name or they cannot be downloaded.
+    Accepts every weight of a network that `build` knows, except 'DEFAULT', which may be another one in each release of
+    torchvision. InputError if there is no weight of that name or it cannot be downloaded.
     """
     arch, weight = _torchvision_weight(name)
     try:
-        # weights_only: torch.hub alone would unpickle what it downloaded.
+        # Without weights_only, torch.hub would unpickle what it downloads.
         state = weight.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, HTTPException, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"cannot get torchvision weights '{name}' from {weight.url}: {one_line(error)}; give a checkpoint file"
+            f"cannot get torchvision weights '{name}' from {weight.url}: {one_line(error)}; "
+            "give a checkpoint file instead"
         ) from error
     return Model(arch=arch), len(weight.meta["categories"]), _current_names(state, arch)
 
 
 def checkpoint_digest(uri: str) -> str:
-    """sha256, in hex, of the file: the identity of weights that a person gives. InputError if it cannot be read."""
+    """sha256 of the file in hex: the identity of weights that the user gives. InputError if it cannot be read."""
     return hashlib.sha256(_read(uri)).hexdigest()
 
 
@@ -136,21 +138,21 @@ def _read(uri: str) -> bytes:
 
 def _unpickle(uri: str, data: bytes) -> Any:
     try:
-        with warnings.catch_warnings(action="ignore"):  # hints about the file's form; the errors below say it better
+        with warnings.catch_warnings(action="ignore"):  # about the file's format; the errors below are clearer
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"checkpoint '{uri}' cannot be read without running code it may carry: refused; "
-            "convert it to .safetensors where you trust it"
+            f"checkpoint '{uri}' is refused, since reading it could run code that it contains; "
+            "convert it to .safetensors if you trust it"
         ) from error
-    except Exception as error:  # a damaged file fails in many ways, and torch's advice on some is to run its code
+    except Exception as error:  # a damaged file fails in many ways, and torch's messages may advise to run its code
         raise InputError(
-            f"checkpoint '{uri}' is no whole state dict of torch.save; save it anew, or as .safetensors"
+            f"checkpoint '{uri}' is not a complete state dict of torch.save; save it again, or as .safetensors"
         ) from error
 
 
 def _misfits(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """How `state` differs from what `module` holds, in the module's order, one phrase each."""
+    """One phrase for each difference between `state` and the tensors of `module`, in the module's order."""
     misfits = []
     wanted = module.state_dict()
     for name, tensor in wanted.items():
@@ -168,7 +170,7 @@ def _first(misfits: list[str]) -> str:
 
 
 def _current_names(state: Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
-    """torchvision's own files, with the names that `build` gives."""
+    """The tensors under the names that `build` uses, without the parts that it does not create."""
     if arch.startswith("densenet"):
         return {_DENSENET.sub(r"\1\2", name): tensor for name, tensor in state.items()}
     return {name: tensor for name, tensor in state.items() if not name.startswith(_AUX.get(arch, ()))}
@@ -176,16 +178,16 @@ def _current_names(state: Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
 
 @cache
 def _torchvision_table() -> dict[str, tuple[str, Any]]:
-    import torchvision  # here, because not every run needs it and it takes seconds
+    import torchvision  # imported here, since it takes seconds and not every run needs it
 
     table = {}
     video = [arch for arch in torchvision.models.list_models(module=torchvision.models.video) if arch in VIDEO]
     for arch in [*torchvision.models.list_models(module=torchvision.models), *video]:
-        for weight in torchvision.models.get_model_weights(arch):  # aliases such as DEFAULT are not iterated
-            # Vision transformers of larger images have more position embeddings than `build` makes, for 224 pixels.
+        for weight in torchvision.models.get_model_weights(arch):  # iteration leaves out aliases, such as DEFAULT
+            # Vision transformers for larger images have more position embeddings than `build` creates for 224 pixels.
             if arch.startswith("vit_") and weight.meta["min_size"] > (224, 224):
                 continue
-            if weight.meta["categories"] is None:  # VGG16's IMAGENET1K_FEATURES has NaN for a classifier
+            if weight.meta["categories"] is None:  # the classifier of VGG16's IMAGENET1K_FEATURES is NaN
                 continue
             table[str(weight)] = (arch, weight)
     return table
@@ -195,6 +197,6 @@ def _torchvision_weight(name: str) -> tuple[str, Any]:
     table = _torchvision_table()
     if name not in table:
         close = difflib.get_close_matches(name, table, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else "expected such as 'ResNet50_Weights.IMAGENET1K_V2'"
-        raise InputError(f"{name!r} is no torchvision weight of a network known here; {hint}")
+        hint = f"did you mean {' or '.join(close)}?" if close else "give one like 'ResNet50_Weights.IMAGENET1K_V2'"
+        raise InputError(f"{name!r} is not a torchvision weight of a known network; {hint}")
     return table[name]

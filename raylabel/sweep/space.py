@@ -88,9 +88,7 @@ def _axis(text: str, recipe: Recipe) -> Axis:
     try:
         node = ast.parse(form.strip(), mode="eval").body
     except (SyntaxError, ValueError) as error:
-        raise InputError(
-            f"space: {name}: cannot parse '{form}': {FORMS}; quote words that have other characters than letters"
-        ) from error
+        raise InputError(f"space: {name}: cannot parse '{form}': {FORMS}; quote words with symbols") from error
     call = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
     parts = node.elts if isinstance(node, ast.List) else node.args if isinstance(node, ast.Call) else []
     if not (isinstance(node, ast.List) or call in ("choice", "log_uniform")) or getattr(node, "keywords", None):

@@ -82,7 +82,7 @@ class _Worker:
         self._arguments, self._task = (number, settings, worker), task
 
     def live(self) -> None:
-        """Blocks one of the two threads for ever, so that its reference fails when this process ends."""
+        """Blocks one of the two threads forever, so that its reference fails when this process ends."""
         threading.Event().wait()
 
     def run(self, stage: str) -> dict[str, Any]:

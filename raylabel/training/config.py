@@ -10,25 +10,25 @@ from raylabel.training.schedule import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """How a network is trained. Length is counted in images processed, forward and backward (Yalniz et al. 2019 §3);
-    of videos an image is a clip.
+    """How a network is trained. The length is the number of images processed, forward and backward (Yalniz et al. 2019
+    §3). With videos, each clip counts as an image.
     """
 
     images: int
-    """Images processed in all, rounded up to whole batches."""
+    """Images processed in total, rounded up to whole batches."""
     schedule: Schedule
     """Learning rate over the run."""
     batch: int = 256
-    """Images in a global batch, over all workers."""
+    """Images in a global batch, summed over all workers."""
     momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float = 1e-4
     """Weight decay, on every parameter (1e-4 in the paper)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Arithmetic of the forward pass (autocast); auto is bf16 where the hardware has it, and fp32 for clips on a CPU.
-    """
+    """Arithmetic of the forward pass (autocast). auto: bf16 if the hardware supports it, except for clips on a CPU, which
+    use fp32."""
     checkpoint_every: int = field(default=1000, metadata=NOT_IDENTITY)
-    """Steps between checkpoints: what a crash can cost."""
+    """Steps between checkpoints. A crash loses at most so many steps."""
 
     def __post_init__(self):
         for name in ("images", "batch", "checkpoint_every"):

@@ -1,7 +1,7 @@
 """PICKS + corpus → EXAMPLES: one streaming pass that keeps the encoded bytes of the picked samples with their labels.
 
-Every file deals its rows evenly, in an order that is a hash of their keys, into a fixed number of lanes, a row group
-each; the training stream (stream.py) takes its items from the lanes in turn, and a worker reads only its own.
+The rows of each file are sorted by a hash of their keys and dealt evenly into a fixed number of lanes, one row group
+per lane. The training stream (stream.py) takes its items from the lanes in turn, and a worker reads only its own lanes.
 """
 
 import collections
@@ -42,33 +42,33 @@ from raylabel.store.files import filesystem, reading
 from raylabel.store.reject_limit import RejectTally
 from raylabel.store.reject_retry import NothingGainedError, make
 
-SAMPLES = 4096  # picked samples in a file, if they are pictures
-VIDEO = 8  # times as many pictures as videos are in one, for these are as much larger
-TOGETHER = 64  # of them read and decoded at a time
-JPEG_SIDE = 65_500  # the largest that libjpeg writes, pixels
-CRF = 18  # x264's constant rate factor for videos: no loss is seen
+SAMPLES = 4096  # picked samples per file, for images
+VIDEO = 8  # a file of videos has so many times fewer samples, because a video is about as many times larger
+TOGETHER = 64  # samples that are read and decoded together
+JPEG_SIDE = 65_500  # the largest width or height that libjpeg writes, in pixels
+CRF = 18  # x264's constant rate factor for videos: the loss is not visible
 
-# What is to be materialized: each picked sample once with its labels, in key order, a row group per file of EXAMPLES.
+# The samples to write: each picked sample once with its labels, in key order, one row group per file of EXAMPLES.
 PLAN = pa.schema([EXAMPLES.field("key"), EXAMPLES.field("labels")])
 
 
 def file_samples(corpus: Corpus) -> int:
-    """Picked samples of the corpus in a file."""
+    """Picked samples of the corpus per file."""
     return SAMPLES if corpus.kind == "image" else SAMPLES // VIDEO
 
 
 @dataclass(frozen=True, kw_only=True)
 class Materialize:
-    """What training reads."""
+    """How the training examples are stored."""
 
     short_side: int = 0
-    """Re-encode larger pictures as JPEG, and larger videos as H.264 in MP4, with this short side, in pixels; 0 keeps
-    the bytes of the corpus. A sample that is a segment of a video is cut out and re-encoded either way."""
+    """Re-encode larger images as JPEG, and larger videos as H.264 in MP4, so that the short side has this length in
+    pixels; 0 keeps the bytes of the corpus. A sample that is a segment of a video is always cut out and re-encoded."""
     quality: int = 90
-    """JPEG quality of re-encoded pictures, 1 to 95; videos have one of their own, at which no loss is seen."""
+    """JPEG quality of re-encoded images, 1 to 95. Videos are re-encoded with a fixed quality without visible loss."""
     lanes: int = 64
-    """Lanes that the stream is dealt into: the most workers that will ever train on it (64 in Yalniz et al. 2019). Of a
-    corpus that is sorted by class a batch is the better mixed the more there are; with 64 it is nearly a random one."""
+    """Lanes of the training stream: the maximum number of training workers (64 in Yalniz et al. 2019). More lanes mix
+    the batches better if the corpus is sorted by class; with 64, a batch is nearly a random one."""
 
     def __post_init__(self):
         if self.short_side < 0:
@@ -89,27 +89,27 @@ def materialize(
     reject_limit: float,
     retry_rejects: bool = False,
 ) -> Artifact:
-    """EXAMPLES of the picks: a sample's bytes once, with all its labels in the order of their numbers.
+    """EXAMPLES of the picks: the bytes of each sample once, with all its labels in ascending order.
 
-    One pass over what holds a pick: shards and parquet row groups without one are not read. Each sample is decoded
-    once here, so that training never meets one it cannot read: REJECTS lists those left out, InputError if they are
-    more than `reject_limit` of the picks, or if a shard that holds some changed since it was indexed. `retry_rejects`
-    writes all anew where some were rejected, which may be read now.
+    One pass over the corpus: shards and parquet row groups without a pick are not read. Each sample is decoded once
+    here, so that training never reads one that cannot be decoded; REJECTS lists those that are left out. InputError if
+    they are more than `reject_limit` of the picks, or if a shard with picks changed since it was indexed. If some were
+    rejected, `retry_rejects` writes everything again, because they may be readable now.
 
-    Memory: one task holds the picks, some 60 bytes each, while it sorts them; a task that writes a file holds the
-    bytes of its 4,096 samples (512, if they are videos) twice; the driver holds 64 numbers for each file.
+    Memory: one task holds the picks, about 60 bytes each, while it sorts them; a task that writes a file holds the
+    bytes of its 4,096 samples (512 for videos) twice; the driver holds 64 numbers for each file.
     """
 
     def build(draft: Draft, before: Artifact | None) -> Built:
         plan, size = draft.scratch("plan"), file_samples(corpus)
         samples = ray.get(_write_plan.remote(plan, picks, size))
         done = committed_parts(draft.uri)
-        stood = sum(record["samples"] for record in done.values())
+        before_samples = sum(record["samples"] for record in done.values())
         todo = [p for p in range(-(-samples // size)) if p not in done]
         inputs: list[Any] = [ray.put(x) for x in (Shards(shards), corpus, config)]
         running = [_write_part.remote(draft.uri, plan, part, *inputs) for part in todo]
-        passed, rejected = stood, _rejected(done.values())
-        with Progress(f"materialize {name}", samples, f"{corpus.kind}s", done=stood) as progress:
+        passed, rejected = before_samples, _rejected(done.values())
+        with Progress(f"materialize {name}", samples, f"{corpus.kind}s", done=before_samples) as progress:
             while running:
                 ready, running = ray.wait(running)
                 record = ray.get(ready[0])
@@ -120,7 +120,7 @@ def materialize(
         if before and built.info["rejected"] == before.info["rejected"]:
             draft.discard()
             raise NothingGainedError
-        return Built(built.files, {**built.info, "images": samples - stood})
+        return Built(built.files, {**built.info, "images": samples - before_samples})
 
     identity = {"picks": picks.digest, "shards": shards.info["content"], "materialize": identity_of(config)}
     return make(root, f"examples-{name}", identity, build, retry_rejects)
@@ -131,7 +131,7 @@ def _rejected(records: Iterable[dict[str, Any]]) -> int:
 
 
 def summarise(records: dict[int, dict[str, Any]], samples: int, reject_limit: float) -> Built:
-    """EXAMPLES of `samples` picked samples from the records of their parts. InputError if too many are rejected."""
+    """The EXAMPLES of `samples` picked samples, from the records of the parts. InputError if too many are rejected."""
     tally = RejectTally(samples, reject_limit, "picked samples")
     for record in records.values():
         tally.add(record["samples"], record["reasons"])
@@ -143,7 +143,7 @@ def summarise(records: dict[int, dict[str, Any]], samples: int, reject_limit: fl
         "items": sum(map(sum, items)),
         "rejected": tally.rejected,
         "reasons": dict(tally.reasons),
-        "lane_items": items,  # [file][lane]: items of each row group, so that the stream can seek without reading
+        "lane_items": items,  # [file][lane]: items in each row group, so that the stream can seek without reading
     }
     return Built(files_of(records), info)
 
@@ -157,14 +157,14 @@ def _plan(picks: Artifact) -> pa.Table:
     label = label[order]
     key = key[order]
     del order
-    firsts = np.flatnonzero(np.diff(key, prepend=-1))  # where a new key begins: its labels run to the next one
+    firsts = np.flatnonzero(np.diff(key, prepend=-1))  # where a new key begins; its labels end before the next one
     lists = pa.ListArray.from_arrays(pa.array(np.append(firsts, len(key)), pa.int32()), pa.array(label))
     return pa.table([key[firsts], lists], schema=PLAN)
 
 
 @ray.remote(num_cpus=1, max_retries=3)
 def _write_plan(folder: str, picks: Artifact, size: int) -> int:
-    """Writes `plan.parquet`; returns how many samples it has."""
+    """Writes `plan.parquet` and returns its number of samples."""
     plan = _plan(picks)
     write_table(folder, "plan.parquet", *(plan[i : i + size] for i in range(0, len(plan), size)))
     return len(plan)
@@ -188,7 +188,10 @@ def write_part(
     corpus: Corpus,
     config: Materialize,
 ) -> dict[str, Any]:
-    """Reads a part's samples, given by key, ascending, and writes them lane by lane; its record is the commit."""
+    """Reads the samples of a part and writes them lane by lane. Writing the record, which is returned, commits it.
+
+    `labels`: key → labels, in ascending order of the keys.
+    """
     kept: list[tuple[int, bytes, list[int]]] = []
     rejects: list[tuple[int, str, str, str, str]] = []
     parser = Parser.of(encode_parser, short_side=config.short_side, quality=config.quality)
@@ -203,13 +206,13 @@ def write_part(
         for sample, found in zip(read, encoded, strict=True):
             if isinstance(found, Reject):
                 rejects.append((sample.key, sample.uri, "decode", found.reason, found.detail))
-            else:  # no bytes: those of the corpus
+            else:  # no bytes are returned if the corpus's own are kept
                 kept.append((sample.key, found or sample.media or b"", labels[sample.key]))
         rejects += [(one.key, one.uri, "read", one.error or "missing", "") for one in some if one.media is None]
     lanes = _deal(kept, config.lanes)
     kept.clear()
     items = [sum(len(row[2]) for row in lane) for lane in lanes]
-    groups = [_table(lanes.pop(0), EXAMPLES) for _ in items]  # popped: the bytes are never there three times
+    groups = [_table(lanes.pop(0), EXAMPLES) for _ in items]  # popped, so that no bytes are in memory three times
     files = []
     if groups:
         files.append(write_table(folder, f"examples-{part:06d}.parquet", *groups))
@@ -220,9 +223,9 @@ def write_part(
 
 
 def _deal(rows: list[tuple], lanes: int) -> list[list[tuple]]:
-    """The rows, which begin with their keys, dealt evenly into lanes in an order that is a hash of the keys.
+    """Sorts the rows by a hash of their keys (the first column) and deals them evenly into lanes.
 
-    Where there are fewer rows than lanes, the last lanes get none and are left out.
+    If there are fewer rows than lanes, the last lanes get none and are left out.
     """
     mixed = sorted(rows, key=lambda row: _mix(row[0]))
     return [mixed[lane::lanes] for lane in range(min(lanes, len(mixed)))]
@@ -240,10 +243,11 @@ def _read(corpus: Corpus, shards: Shards, keys: list[int]) -> Iterator[Sample]:
 
 
 def encode_parser(short_side: int, quality: int) -> Callable[[bytes, Sequence[int]], bytes]:
-    """The bytes to train on, for the sandbox; none where those of the corpus will do."""
+    """For the sandbox: a function from encoded bytes to the bytes to train on, which are empty if the corpus's own are
+    kept."""
 
     def encode(data: bytes, _: Sequence[int]) -> bytes:
-        pixels = decode_pixels(data)  # upright; orientation, profile and comments stay with the old file
+        pixels = decode_pixels(data)  # upright; orientation, profile and comments are not written to the new file
         short, long = min(pixels.shape[:2]), max(pixels.shape[:2])
         if not short_side or short <= short_side or long * short_side > JPEG_SIDE * short:
             return b""

@@ -131,7 +131,7 @@ def fail(how):
     if how == "input":
         raise InputError("select.k is 0")
     if how == "sandbox":
-        raise SandboxError("no CPU for a decoding process in 60 s")
+        raise SandboxError("a decoding process got no CPU time for 60 s")
     if how == "disk":
         with open("/dev/full", "w") as file:
             file.write("x")

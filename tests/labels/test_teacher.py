@@ -16,12 +16,14 @@ import torch
 from helpers import DIGITS_VIEW, broken_model, contents, digit_images, random_model, write_parquet
 from paths import PYTHONPATH
 from poison import Fragile
+from projection import score
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.errors import InputError
 from raylabel.inference import pool
 from raylabel.inference import scores as stage
+from raylabel.inference.network import Network
 from raylabel.inference.scores import Scoring, make_scores
 from raylabel.labels import teacher
 from raylabel.labels.teacher import Label, TrainedNetwork
@@ -36,11 +38,15 @@ from raylabel.store.artifact import Artifact, Root
 CLASSES = tuple("0123456789")
 
 
-def run(root: Root, corpus: Corpus, config: Label, actors: int = 1) -> Artifact:
+def run(root: Root, corpus: Corpus, config: Label, actors: int = 1, retry: bool = False) -> Artifact:
     shards = index_corpus(root, "unlabeled", corpus)
-    return TrainedNetwork(
-        network=random_model(root), view=DIGITS_VIEW, config=config, resources=Resources(teachers=actors)
-    ).label(root, corpus, shards)
+    return score(root, corpus, shards, config, DIGITS_VIEW, Resources(teachers=actors), retry)
+
+
+def label(root: Root, corpus: Corpus, config: Label, network: Artifact, resources: Resources) -> Artifact:
+    shards = index_corpus(root, "unlabeled", corpus)
+    source = TrainedNetwork(network=network, view=DIGITS_VIEW, config=config, resources=resources)
+    return source.label(root, corpus, shards)
 
 
 def test_scores_equal_direct_model_calls_and_every_sample_is_counted(ray_local, tmp_path, monkeypatch):
@@ -51,7 +57,7 @@ def test_scores_equal_direct_model_calls_and_every_sample_is_counted(ray_local, 
     some[3], some[77], some[299] = b"no picture", b"", None
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", some, row_group_size=90)),))
     root = Root.open(str(tmp_path / "root"))
-    scores = run(root, corpus, Label(batch=32, p=3, precision="fp32"))
+    scores = label(root, corpus, Label(batch=32, p=3, precision="fp32"), random_model(root), Resources(teachers=1))
     assert len(scores.files("scores-")) == 3  # 5 units of 70 rows, two per part
 
     table = scores.table("scores-", SCORES)
@@ -105,11 +111,7 @@ def test_bytes_do_not_depend_on_where_decoding_runs(ray_local, tmp_path):
     made = []
     for where in ("beside", "cluster"):
         root = Root.open(str(tmp_path / where))
-        shards = index_corpus(root, "unlabeled", corpus)
-        resources = Resources(decode=where)
-        scores = TrainedNetwork(
-            network=random_model(root), view=DIGITS_VIEW, config=Label(batch=64), resources=resources
-        ).label(root, corpus, shards)
+        scores = label(root, corpus, Label(batch=64), random_model(root), Resources(decode=where, teachers=1))
         made.append((scores.digest, contents(scores), scores.info["reasons"]))
     assert made[0] == made[1]
     assert made[0][2] == {"unrecognized": 4}
@@ -171,13 +173,9 @@ def test_rejects_are_retried_on_request(ray_local, tmp_path, monkeypatch):
         (folder / f"{row:03d}.png").write_bytes(b"no picture" if row == 77 else one)
     corpus, config = Corpus(uri=(str(folder),)), Label(batch=8, reject_limit=0.5)
     root = Root.open(str(tmp_path / "root"))
-    shards = index_corpus(root, "unlabeled", corpus)
 
     def scores(retry: bool = True, root: Root = root) -> Artifact:
-        model, resources = random_model(root), Resources(teachers=1)
-        return TrainedNetwork(
-            network=model, view=DIGITS_VIEW, config=config, resources=resources, retry_rejects=retry
-        ).label(root, corpus, shards)
+        return run(root, corpus, config, retry=retry)
 
     lost = [f"{row:03d}.png" for row in (0, 5, 64, 130, 131, 199)]
     for name in lost:
@@ -209,7 +207,6 @@ def test_rejects_are_retried_on_request(ray_local, tmp_path, monkeypatch):
 
     # A larger corpus reuses the latest SCORES.
     (folder / "200.png").write_bytes(media[200])
-    shards = index_corpus(root, "unlabeled", corpus)
     grown = scores(retry=False)
     assert grown.info["rejected"] == 1 and grown.info["samples"] == 201
 
@@ -249,11 +246,8 @@ def test_samples_with_scores_that_are_not_finite_are_rejects(ray_local, tmp_path
     media, _ = digit_images()
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", list(media[:40]))),))
     root = Root.open(str(tmp_path / "root"))
-    shards = index_corpus(root, "unlabeled", corpus)
     with pytest.raises(InputError, match="40 of 40 samples could not be read.*not_finite 40"):
-        TrainedNetwork(
-            network=broken_model(root), view=DIGITS_VIEW, config=Label(batch=8, reject_limit=1.0), resources=Resources()
-        ).label(root, corpus, shards)
+        label(root, corpus, Label(batch=8, reject_limit=1.0), broken_model(root), Resources(teachers=1))
 
 
 def test_too_many_rejects_stop_the_run_with_the_reasons(ray_local, tmp_path):
@@ -261,7 +255,7 @@ def test_too_many_rejects_stop_the_run_with_the_reasons(ray_local, tmp_path):
     some = [b"no picture" if row % 10 == 0 else one for row, one in enumerate(media[:200])]
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", some)),))
     root = Root.open(str(tmp_path / "root"))
-    with pytest.raises(InputError, match=r"20 of 200 samples.*limit of 5%.*unrecognized 20.*reject-limit"):
+    with pytest.raises(InputError, match=r"20 of 200 samples.*limit is 5%.*unrecognized 20.*reject-limit"):
         run(root, corpus, Label(batch=32))
     assert root.named("scores") == []
     # The limit does not affect the bytes: with a higher one the same build is resumed.
@@ -332,11 +326,25 @@ def test_a_shard_that_changes_while_it_is_scored_is_an_error(ray_local, tmp_path
     shards = index_corpus(root, "unlabeled", corpus)
     write_parquet(path, media[100:200])  # the same number of rows, other images
     with pytest.raises(InputError, match=f"'{path}' changed since it was indexed"):
-        TrainedNetwork(
-            network=random_model(root), view=DIGITS_VIEW, config=Label(batch=32), resources=Resources(teachers=1)
-        ).label(root, corpus, shards)
+        score(root, corpus, shards, Label(batch=32), DIGITS_VIEW, Resources(teachers=1))
     # These scores must not count as scores of the corpus once the shard is restored.
     assert root.named("scores") == [] and not list((tmp_path / "root").glob("scores-*/parts/*"))
+
+
+def test_a_network_is_scored_with_its_settings(ray_local, tmp_path, monkeypatch):
+    root, asked = Root.open(str(tmp_path)), []
+    monkeypatch.setattr(teacher, "make_scores", lambda root, scoring: asked.append(scoring))
+    network, resources, corpus = random_model(root), Resources(teachers=3), Corpus(uri=("x",))
+    config = Label(batch=64, p=20, precision="bf16", reject_limit=0.1)
+    for retry in (False, True):
+        source = TrainedNetwork(
+            network=network, view=DIGITS_VIEW, config=config, resources=resources, retry_rejects=retry
+        )
+        source.label(root, corpus, network)
+        scoring = asked.pop()
+        assert scoring.scorer == Network(network, DIGITS_VIEW, "bf16", 10)  # no more than there are classes
+        assert (scoring.batch, scoring.reject_limit, scoring.by) == (64, 0.1, "teacher")
+        assert scoring.resources is resources and scoring.source == source.identity and scoring.retry_rejects is retry
 
 
 def test_the_identity_covers_exactly_what_affects_evaluation_pixels():

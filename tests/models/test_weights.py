@@ -72,7 +72,8 @@ def test_equal_weights_give_equal_bytes():
 
 def test_another_process_writes_the_same_bytes():
     code = (
-        "import hashlib, torch; from raylabel.models.build import build; from raylabel.models.config import Model; from raylabel.models.weights import *; torch.manual_seed(7);"
+        "import hashlib, torch; from raylabel.models import Model; from raylabel.models.build import build;"
+        "from raylabel.models.weights import save_weights; torch.manual_seed(7);"
         "print(hashlib.sha256(save_weights(build(Model(arch='resnet8x1'), 10))).hexdigest())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "123", "OMP_NUM_THREADS": "1"}

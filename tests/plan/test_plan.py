@@ -385,8 +385,8 @@ def test_table_has_the_numbers_of_the_json(width):
     for expected in (
         "plan of big: 10 h 03 min, 644 GPU-hours",
         "teacher done",
-        "label 1,000 M 27,778 10 h 00 min 640 70 TB 148 GB 3 GB",
-        "select 1,000 M 5,000,000 3 min 20 s 3.56 148 GB 100 MB -",
+        "label 1B 27,778 10 h 00 min 640 70 TB 148 GB 3 GB",
+        "select 1B 5,000,000 3 min 20 s 3.56 148 GB 100 MB -",
         "total 10 h 03 min 644 70.1 TB 148 GB",
         "GPU memory per actor: label 12 GB",
         "classes that reach K 16,000 with P 10: 991 of 1,000 (95% interval 985 to 996)",

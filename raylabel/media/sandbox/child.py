@@ -1,8 +1,8 @@
 """The code of the sandbox's processes: the zygote, which forks children and never reads media, and the children.
 
 The zygote has imported everything that parsing needs, so a child is replaced in milliseconds and opens no file. A child
-reads encoded media from memory that it shares with the parent (an anonymous file) and writes results there. It has one
-socket besides, for requests and answers as lines of JSON.
+reads encoded media from memory that it shares with the parent (an anonymous file) and writes results there. It also
+has one socket, for requests and answers as lines of JSON.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ from raylabel.media.sandbox.seccomp import filter_calls
 from raylabel.schema import MAX_BYTES
 
 MEMORY = 1 << 30  # bytes of address space that a child may add to those of the zygote
-COPIES = 2  # copies of the encoded bytes that it may hold in addition
+COPIES = 2  # copies of the encoded bytes that a child may hold in addition
 CPU_SECONDS = 10  # limit for one sample, unless its parser has another; a picture of MAX_PIXELS takes 1 to 3
-SMALL = 1 << 20  # bytes of a sample that fit in MEMORY
-_SOCKET, _SHARED = 3, 4  # the only files of a child besides 0, 1 and 2, which are /dev/null
+SMALL = 1 << 20  # a sample of at most this many bytes gets no more than MEMORY
+_SOCKET, _SHARED = 3, 4  # the only open files of a child besides 0, 1 and 2, which are /dev/null
 
 OUT_OF_MEMORY = 64  # exit status of a child
 READY = b"ready"  # the first message of every process
@@ -68,7 +68,7 @@ def main(control: socket.socket) -> None:
                 os.close(file)
             alive.add(pid)
             control.sendall(str(pid).encode())
-        else:  # the exit status of a child that has ended or is about to
+        else:  # the exit status of a child that has ended or is about to end
             pid = int(request)
             alive.discard(pid)
             control.sendall(str(os.waitpid(pid, 0)[1]).encode())
@@ -81,7 +81,7 @@ def main(control: socket.socket) -> None:
 def _become_child(files: Sequence[int], parse: Parse, cpu_seconds: int) -> None:
     status = 1
     try:
-        os.dup2(files[0], 10)  # first to free numbers: either may have the number that the other must get
+        os.dup2(files[0], 10)  # first to unused numbers: each may have the number that the other must get
         os.dup2(files[1], 11)
         os.dup2(10, _SOCKET)
         os.dup2(11, _SHARED)
@@ -106,7 +106,7 @@ def _become_child(files: Sequence[int], parse: Parse, cpu_seconds: int) -> None:
 def _limit() -> int:
     """Limits memory, and stops this process from opening files, creating sockets and starting programs.
 
-    Returns the limit of address space for a small sample in bytes, 0 where there is none.
+    Returns the limit of address space for a small sample in bytes, or 0 if there is no limit.
     """
     limits = {
         resource.RLIMIT_CORE: (0, 0),
@@ -150,7 +150,7 @@ def _serve(parent: socket.socket, parse: Parse, cpu_seconds: int, memory: int) -
                 made = parse(os.pread(_SHARED, length, offset), numbers)
             except MemoryError:
                 raise
-            except Exception as error:  # an unexpected error concerns this sample alone
+            except Exception as error:  # an unexpected error rejects this sample only
                 unexpected = Reject("decoder_crash", f"{type(error).__name__}: {error}")
                 reject = error if isinstance(error, Reject) else unexpected
                 answer.append([reject.reason, reject.detail])
@@ -158,7 +158,7 @@ def _serve(parent: socket.socket, parse: Parse, cpu_seconds: int, memory: int) -
                 continue
             data = np.ascontiguousarray(made).data.cast("B") if isinstance(made, np.ndarray) else memoryview(made)
             if size and len(data) != size:
-                raise ValueError(f"{len(data)} bytes, expected {size}")
+                raise ValueError(f"the parser returned {len(data)} bytes, expected {size}")
             os.pwrite(_SHARED, data, out)
             out += len(data)
             answer.append(len(data))

@@ -33,7 +33,7 @@ _BOOT = (
     "import json, socket, sys; sys.path[:] = json.loads(sys.argv[2]); from raylabel.media.sandbox.child import main; "
     "main(socket.socket(fileno=int(sys.argv[1])))"
 )
-# Some installations need it to find libraries. A child gets no other variable of the environment.
+# Some installations need it to find libraries. A child gets no other environment variable of the parent.
 _PASSED = ("LD_LIBRARY_PATH",)
 
 
@@ -57,11 +57,11 @@ class Parser:
 
 
 class SandboxError(RuntimeError):
-    """The sandbox itself does not work; the sample is not at fault."""
+    """The sandbox itself failed; no sample is the cause."""
 
 
 class ChildExitError(Exception):
-    """A child ended while parsing sample `at`; `reason` is None if the sample is not at fault."""
+    """A child ended while parsing sample `at`; `reason` is None if the sample is not the cause."""
 
     def __init__(self, at: int, reason: Reason | None, detail: str) -> None:
         super().__init__(at, reason, detail)
@@ -89,7 +89,7 @@ class Zygote:
                 stdout=subprocess.DEVNULL,
                 cwd="/",
                 env=environment,
-                start_new_session=True,  # so that Ctrl-C reaches the parent alone
+                start_new_session=True,  # so that only the parent gets Ctrl-C
             )
         self._ready = False
         self._finalizer = weakref.finalize(self, _end, self._control, self._process)
@@ -105,7 +105,7 @@ class Zygote:
                     return self._fork()
                 failed = not self._ready
                 self.close()
-                if failed and self._process.returncode == 1:  # a Python error, which it has printed
+                if failed and self._process.returncode == 1:  # a Python error, which the zygote has printed
                     raise SandboxError(f"the sandbox cannot load {self.parser.function}: see the lines above")
                 self._start()
         raise SandboxError(
@@ -120,7 +120,7 @@ class Zygote:
             try:
                 socket.send_fds(self._control, [b"fork"], [theirs.fileno(), memory])
                 pid = int(self._control.recv(64))
-                theirs.close()  # else the end of the child would not close the socket
+                theirs.close()  # otherwise the end of the child would not close the socket
                 if (answer := ours.recv(1000)) and answer != READY:
                     why = answer.decode(errors="replace")
                     raise SandboxError(f"a child of the sandbox cannot be restricted: {why}")
@@ -159,7 +159,7 @@ def _memory() -> int:
 
 
 class Child:
-    """The parent's handle of a process that parses."""
+    """The parent's handle of a child process, which parses media."""
 
     def __init__(self, zygote: Zygote, pid: int, link: socket.socket, memory: int) -> None:
         self._zygote, self._pid, self._link, self._memory = zygote, pid, link, memory
@@ -169,7 +169,7 @@ class Child:
     def ask(
         self, media: Sequence[bytes], numbers: Sequence[Sequence[float]], out: np.ndarray | None, size: int
     ) -> list[Any]:
-        """`Sandbox._parse` with one request; ChildExitError if the child ends or must be killed."""
+        """`Sandbox._parse` in one request; ChildExitError if the child ends or must be killed."""
         spans, end = [], _PAGE
         for i, data in enumerate(media):
             spans.append([end, len(data), list(numbers[i]) if len(numbers) else []])
@@ -204,14 +204,15 @@ class Child:
             try:
                 some = self._link.recv(1 << 16)
             except TimeoutError:
-                # A child waits for nothing, so one that sleeps hangs. One that is ready to run gets no CPU; its own
-                # limit of CPU time ends it if it computes too long.
+                # A child never has to wait, so one that sleeps hangs. One that is ready to run gets too little CPU
+                # time; its own limit of CPU time ends it if it computes too long.
                 if (now := self._current()) != current:
                     current, since = now, time.monotonic()
                 elif not _runs(self._pid):
                     raise self._kill(f"no progress in {WALL_SECONDS:g} s", "timeout") from None
                 elif time.monotonic() - since > STARVED_SECONDS:
-                    raise SandboxError(f"no CPU for a decoding process in {STARVED_SECONDS:g} s") from None
+                    why = f"a decoding process got no CPU time for {STARVED_SECONDS:g} s"
+                    raise SandboxError(f"{why}: run fewer processes on this machine") from None
                 continue
             received += some
             if not some:

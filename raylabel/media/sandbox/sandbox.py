@@ -1,9 +1,9 @@
 """Parses media in restricted child processes, so that a failure of a parser costs one sample only.
 
 Each child has 1 GB of memory and 10 s of CPU time for a sample (60 s for a video), no file, no network, no environment
-and few system calls. A child that ends or hangs is replaced; the sample that it was parsing is tried once more, alone,
-and then is a Reject. Pixels and bytes pass through memory that both processes share. The parent validates every answer
-of a child: numbers in range, and reasons from a fixed list.
+and few system calls. A child that ends or hangs is replaced; the sample that it was parsing is tried once more, alone.
+If that fails too, it is rejected. Pixels and bytes pass through memory that both processes share. The parent validates
+every answer of a child: numbers must be in range, and reasons in a fixed list.
 """
 
 import contextlib
@@ -18,15 +18,15 @@ from raylabel.media.rejects import Reject
 from raylabel.media.sandbox.processes import MAX_KILLS, Child, ChildExitError, Parser, SandboxError, Zygote
 from raylabel.schema import MAX_BYTES
 
-SAMPLES = 64  # at most, in one request; a request costs as much as decoding a few tiny samples
-BYTES = 512 << 10  # of encoded media in a request of several samples, at most; so much fits in the processor's caches
+SAMPLES = 64  # at most in one request; a request takes as long as decoding a few tiny samples
+BYTES = 512 << 10  # of media in a request of several samples, at most; more would not fit in the processor's caches
 
 
 class Sandbox:
     """Up to `children` processes that parse. Each calling thread uses one at a time."""
 
     def __init__(self, parser: Parser, children: int = 1) -> None:
-        """Returns at once; the first call waits for imports, 0.3 to 3 s."""
+        """Returns immediately; the first call waits for imports, 0.3 to 3 s."""
         self.parser = parser
         self._zygote = Zygote(parser)
         self._idle: queue.LifoQueue[Child | None] = queue.LifoQueue()
@@ -60,7 +60,7 @@ class Sandbox:
         ]
 
     def close(self) -> None:
-        """Ends all processes. Those of a sandbox that was not closed end with the parent, however it ends."""
+        """Ends all processes. Without this call they end with the parent, however it ends."""
         with contextlib.suppress(queue.Empty):
             while True:
                 if child := self._idle.get_nowait():
@@ -83,7 +83,7 @@ class Sandbox:
         for i, data in enumerate(media):
             if len(data) > MAX_BYTES:
                 results[i] = Reject("too_many_bytes", f"{len(data)}, limit {MAX_BYTES}")
-        # Runs of samples. One that a child failed on becomes a run of its own.
+        # Runs of consecutive samples. A sample on which a child failed becomes a run of its own.
         todo = [range(len(media))] if not any(results) else [range(i, i + 1) for i, r in enumerate(results) if not r]
         while todo:
             run = todo.pop()
@@ -147,7 +147,7 @@ _shared: OrderedDict[Parser, Sandbox] = OrderedDict()
 
 
 def shared_sandbox(parser: Parser) -> Sandbox:
-    """This process's sandbox for the parser, with one child, kept for the next task. The last three are kept."""
+    """This process's sandbox for the parser, with one child, kept for the next task. The three used last are kept."""
     sandbox = _shared.pop(parser, None) or Sandbox(parser)
     _shared[parser] = sandbox
     if len(_shared) > 3:

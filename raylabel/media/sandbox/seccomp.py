@@ -29,7 +29,8 @@ _CALLS = {
         "munmap": 215, "mremap": 216, "mmap": 222, "mprotect": 226, "madvise": 233, "getrandom": 278, "rseq": 293,
     },
 }  # fmt: skip
-# Calls allowed with one first argument only: creating threads but not processes, signals to itself, its own limits.
+# Calls that are allowed for one first argument only: to create threads but not processes, to send signals to itself,
+# and to set its own limits.
 _CLONE, _TGKILL, _PRLIMIT, _CLONE3 = "clone", "tgkill", "prlimit64", "clone3"
 _GUARDED = {
     "x86_64": {_CLONE: 56, _TGKILL: 234, _PRLIMIT: 302, _CLONE3: 435},
@@ -47,10 +48,10 @@ _SECCOMP_MODE_FILTER = 2
 
 
 def filter_calls(pid: int) -> None:
-    """Restricts this process, which is `pid`, and its threads to the calls above, permanently. Does nothing unless on
-    Linux.
+    """Permanently restricts this process, whose id is `pid`, and its threads to the calls above. Does nothing if the
+    system is not Linux.
 
-    OSError if the kernel refuses, NotImplementedError on a processor whose calls are not listed here.
+    OSError if the kernel refuses the filter, NotImplementedError on a processor whose calls are not listed here.
     """
     if sys.platform != "linux":
         return

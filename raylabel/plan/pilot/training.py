@@ -36,7 +36,7 @@ def measure_training(draft: Draft, task: TrainingTask, workers: int, gpu: bool) 
     """Trains for some seconds, as the run will. Ray Train stores its state in `draft`."""
     import ray
 
-    # As many steps as the run: no checkpoint is due and, except for the last, no point of the curve.
+    # As many steps as in the run. No checkpoint is due, and no point of the curve except the last.
     config = replace(task.config, checkpoint_every=task.config.steps + 1)
     begin, board = time.monotonic(), make_board()
     settings = {"task": replace(task, config=config, board=board), "folder": draft.uri, "seconds": SECONDS}
