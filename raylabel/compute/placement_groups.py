@@ -1,8 +1,8 @@
-"""Orphaned placement groups: one outlives the actor that made it, until the job ends.
+"""Orphaned placement groups: a placement group exists until the job ends, even if the actor that created it is dead.
 
-Ray Train's controller makes one for its training workers. Where it is killed (no memory left, its machine gone, the
-process that started it killed) Ray Train has a cleaner in a process of its own, which may be killed with it, and which
-works only where there is a dashboard. Each orphaned group holds as many CPUs or GPUs for the rest of the job.
+Ray Train's controller creates one for its training workers. If the controller is killed (out of memory, its node lost,
+the process that started it killed), a cleaner process of Ray Train removes the group. But the cleaner may be killed as
+well, and it works only if there is a dashboard. An orphaned group reserves its CPUs or GPUs for the rest of the job.
 """
 
 import ray
@@ -11,7 +11,7 @@ from raylabel.compute.ray_internals import placement_groups, remove_placement_gr
 
 
 def remove_orphaned_placement_groups() -> int:
-    """Removes the placement groups of this job whose makers are dead; how many there were."""
+    """Removes the placement groups of this job whose creators are dead; returns their number."""
     job, removed = ray.get_runtime_context().get_job_id(), 0
     for group in placement_groups():
         if group.orphaned and group.job == job:

@@ -1,8 +1,8 @@
 """Every private or undocumented name of Ray that raylabel uses, each in one function.
 
 Ray may change these in any version, so pyproject.toml pins its minor version. `tests/compute/test_ray_internals.py` has
-a test for each, which says what to check when Ray is raised. Imports are inside the functions: most processes need one
-of them or none.
+a test for each, which says what to check when Ray is upgraded. Imports are inside the functions, because most processes
+need one of them or none.
 """
 
 import json
@@ -16,18 +16,18 @@ import grpc
 
 
 def session_folder() -> str:
-    """Ray's folder of this session on this machine. It is removed with the session."""
+    """Ray's session folder on this node. It is removed at the end of the session."""
     return _node().get_session_dir_path()
 
 
 def logs_folder() -> str | None:
-    """The folder of Ray's logs on this machine; None if this process is not connected to a Ray of this machine."""
+    """The folder of Ray's logs on this node; None if this process is not connected to a Ray node on this machine."""
     node = _node()
     return node.get_logs_dir_path() if node else None
 
 
 def spill_folder() -> str | None:
-    """The folder to which this machine's Ray spills objects; None if this process does not know it."""
+    """The folder to which Ray spills objects on this node; None if this process does not know it."""
     return getattr(_node(), "_fallback_directory", None)
 
 
@@ -38,21 +38,21 @@ def _node() -> Any:
 
 
 def draining_nodes() -> set[str]:
-    """Ids of the machines that are about to be taken away (a spot notice, SIGTERM to Ray there, a scale-down)."""
-    import ray._private.state  # Ray Train itself looks there
+    """Ids of the nodes that are draining: about to be shut down (spot notice, SIGTERM to Ray there, scale-down)."""
+    import ray._private.state  # Ray Train itself uses this
 
     return set(ray._private.state.state.get_draining_nodes())
 
 
 @dataclass(frozen=True)
 class Group:
-    """A placement group, with what the public table of them does not tell."""
+    """A placement group, with fields that Ray's public table of them lacks."""
 
     id: bytes
     job: str
     """Id of the job that it belongs to, hex."""
     orphaned: bool
-    """Whether an actor made it that is dead."""
+    """Whether it was created by an actor that is dead now."""
 
 
 def placement_groups() -> Iterator[Group]:
@@ -70,7 +70,7 @@ def placement_groups() -> Iterator[Group]:
 
 
 def remove_placement_group(group: Group) -> None:
-    """Removes a placement group that this process did not make."""
+    """Removes a placement group, also one that another process created."""
     from ray._raylet import PlacementGroupID  # pyright: ignore[reportAttributeAccessIssue]
     from ray.util.placement_group import PlacementGroup
     from ray.util.placement_group import remove_placement_group as remove
@@ -79,10 +79,10 @@ def remove_placement_group(group: Group) -> None:
 
 
 def autoscaling_coordinator(requester: str) -> Any:
-    """A client of the actor by which Ray Data and Ray Train ask the autoscaler for resources, every 20 s anew.
+    """A client of the actor through which Ray Data and Ray Train request resources from the autoscaler, every 20 s.
 
-    `request_resources(bundles, seconds)` and `cancel_request()`, for this requester alone. The public
-    `ray.autoscaler.sdk.request_resources` has one request for all, which that actor overwrites.
+    It has `request_resources(bundles, seconds)` and `cancel_request()`, for this requester only. The public
+    `ray.autoscaler.sdk.request_resources` keeps a single request for all callers, which that actor overwrites.
     """
     from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import DefaultAutoscalingCoordinator
 
@@ -90,7 +90,7 @@ def autoscaling_coordinator(requester: str) -> Any:
 
 
 def pending_requests() -> Counter[tuple[tuple[str, float], ...]]:
-    """Resource requests that nothing in the cluster meets: sorted (resource, amount) → how many."""
+    """Resource requests that the cluster cannot satisfy now: sorted (resource, amount) → number of requests."""
     import ray
     from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
     from ray.autoscaler.v2.sdk import get_cluster_resource_state
@@ -100,7 +100,7 @@ def pending_requests() -> Counter[tuple[tuple[str, float], ...]]:
     for one in state.pending_resource_requests:
         found[_bundle(one.request)] += one.count
     for gang in state.pending_gang_resource_requests:  # those of a placement group
-        for selector in gang.bundle_selectors[:1]:  # the others are alternatives
+        for selector in gang.bundle_selectors[:1]:  # the other selectors are alternatives to the first
             found.update(map(_bundle, selector.resource_requests))
     return found
 
@@ -110,14 +110,14 @@ def _bundle(request: Any) -> tuple[tuple[str, float], ...]:
 
 
 def is_start_timeout(error: BaseException) -> bool:
-    """Whether Ray Train gave up since its workers got no place in the cluster in time."""
+    """Whether Ray Train failed because the cluster had no resources for its workers in time."""
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
     return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
 
 
 def submitted_job_has_working_dir() -> bool:
-    """Whether this process is the entry point of a submitted job, in a copy of its working directory."""
+    """Whether this process is the entry point of a submitted job that runs in a copy of its working directory."""
     from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
     job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
@@ -125,14 +125,14 @@ def submitted_job_has_working_dir() -> bool:
 
 
 def token_header() -> Mapping[str, str]:
-    """The authentication token of this process, as a header of a request to a Ray head; empty if it has none."""
+    """This process's authentication token, as the header of a request to a Ray head; empty if it has none."""
     from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
 
     return AuthenticationTokenLoader.instance().get_token_for_http_header()
 
 
 def ask_cluster_id(head: str, header: Mapping[str, str]) -> grpc.StatusCode:
-    """How the Ray head at host:port answers the harmless question for its cluster's id, asked with that header."""
+    """The status of a request for the cluster's id, which changes nothing, to the Ray head at host:port."""
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
     with grpc.insecure_channel(head) as channel:

@@ -1,4 +1,4 @@
-"""What the work may use. Never part of an identity: one laptop or a thousand GPUs make the same lists."""
+"""The resources that a run may use. They are never part of an identity, because they do not change the results."""
 
 import math
 from collections.abc import Sequence
@@ -12,29 +12,30 @@ from raylabel.errors import InputError
 
 Decode = Literal["auto", "beside", "cluster"]
 
-WRITERS = 0.25  # CPUs of each machine that teacher actors leave to the tasks that commit what they find
+WRITERS = 0.25  # CPUs of each node that teacher actors leave free for the tasks that commit their scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """How many processes do the work; 0 means: choose from what the cluster has."""
+    """The processes of a run; 0 means: choose from the resources of the cluster."""
 
     teachers: int = 0
-    """Teacher actors. 0: one per GPU, or one per CPU where there is no GPU, also on machines that join meanwhile."""
+    """Teacher actors. 0: one per GPU, or one per CPU if there is no GPU, also on machines that join during the run."""
     decode: Decode = "auto"
-    """Where the corpus is decoded for the teacher. 'beside' it, by the CPUs of its own machine, so that only encoded
-    bytes travel; or in tasks all over the 'cluster', which hand it pixels. 'auto': beside, unless there are GPUs and
-    the machines without one have more CPUs than those with."""
+    """Where the corpus is decoded for the teacher: 'beside' it, on the CPUs of its own machine, so that only encoded
+    bytes are sent; or in tasks on the whole 'cluster', which send it pixels. 'auto': 'beside', unless there are GPUs
+    and the machines without a GPU have more CPUs than those with one."""
     workers: int = 0
-    """Training workers (DDP). 0: one per GPU; without a GPU one per CPU, each with at least 32 images of a batch."""
+    """Training workers (DDP). 0: one per GPU; without GPUs one per CPU, but at least 32 images of a batch for each."""
     cpus: int = 0
-    """CPUs that scoring and training wait for, and ask for where the cluster starts machines on demand. 0: those that
-    there are, or the first one."""
+    """CPUs that scoring and training wait for, and request if the cluster starts machines on demand. 0: those that the
+    cluster has, or one if it has none."""
     gpus: int = 0
-    """GPUs, in the same way. 0: those that there are, or none: a cluster does not say what it could start."""
+    """GPUs that scoring and training wait for, in the same way. 0: those that the cluster has, possibly none, because a
+    cluster does not say what it could start."""
     patience: float = 300
-    """Seconds in which nothing at all was done, in any process, after which a run ends in an error that says what it
-    waits for. Where the cluster starts machines on demand: more than that takes."""
+    """Seconds without progress in any process after which a run ends with an error that says what it waits for. If the
+    cluster starts machines on demand, give more than a machine takes to start."""
 
     def __post_init__(self):
         for name in ("teachers", "workers", "cpus", "gpus"):
@@ -48,7 +49,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Node:
-    """One machine of the cluster, in Ray's books."""
+    """One node of the cluster, with the resources that Ray counts for it."""
 
     cpus: int
     gpus: int = 0
@@ -56,19 +57,19 @@ class Node:
 
 @dataclass(frozen=True)
 class Pool:
-    """Teacher actors, what each asks of Ray, and how many threads of it decode (0: other tasks do)."""
+    """Teacher actors, the resources that each requests, and its decoding threads (0: other tasks decode)."""
 
     actors: int
     cpus: float
     gpus: int
     threads: int
     grows: bool = True
-    """Whether more are started on machines that join; their number is then what the pool begins with."""
+    """Whether more actors are started on nodes that join. `actors` is then the number at the start."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What Ray offers at this moment."""
+    """The resources of the Ray cluster at one moment."""
 
     nodes: tuple[Node, ...]
 
@@ -91,15 +92,15 @@ class Cluster:
 
     @property
     def name(self) -> str:
-        """For the report: what this ran on."""
+        """A description of the hardware, for the report."""
         return f"{self.cpus} CPUs, {self.gpus} GPUs" if self.gpus else f"{self.cpus} CPUs, no GPU"
 
     def teachers(self, resources: Resources) -> Pool:
-        """The pool of teacher actors. Some of each machine's CPUs stay free in Ray's books, for the tasks that write
-        and those that decode: a pool that takes them all hangs Ray silently.
+        """The pool of teacher actors. It leaves a fraction of each node's CPUs free for the tasks that write and those
+        that decode: if the actors reserved all CPUs, Ray would hang without an error.
 
-        Without a GPU the actors are as many as the CPUs, of a single thread each, and ask for a little less than one:
-        for so much that a machine like these, which joins, is given as many as it has CPUs, and no more.
+        Without a GPU there are as many actors as CPUs, each with a single thread, and each requests a little less than
+        one CPU: so much that a node of the same size that joins gets exactly as many actors as it has CPUs.
         """
         with_gpu = [node for node in self.nodes if node.gpus]
         cpus_beside, sizes = sum(node.cpus for node in with_gpu), [node.cpus for node in self.nodes]
@@ -123,12 +124,12 @@ class Cluster:
                 f"resources.teachers is {resources.teachers}, but this cluster ({self.name}) has room for {limit}: "
                 "lower it, or 0 to choose"
             )
-        # On machines of one CPU, actors that have pixels handed to them would take the place of those who decode.
+        # On nodes with one CPU, more actors that are sent pixels would leave no room for the tasks that decode.
         grows = not resources.teachers and (bool(gpus or threads) or max(sizes) > 1)
         return Pool(resources.teachers or limit, cpus, gpus, threads, grows)
 
     def workers(self, resources: Resources, batch: int) -> int:
-        """Number of training workers. BatchNorm is per worker and wants some 32 images."""
+        """Number of training workers. BatchNorm is per worker and needs about 32 images."""
         limit = self.gpus or self.cpus
         if resources.workers > limit:
             raise InputError(
@@ -138,34 +139,35 @@ class Cluster:
         return resources.workers or (self.gpus or max(1, min(self.cpus, batch // 32)))
 
     def precision(self, wanted: str, trains_clips: bool = False) -> str:
-        """'bf16' or 'fp32' for 'auto': bf16 where the hardware multiplies in it, twice as fast or more.
+        """'bf16' or 'fp32'. For 'auto' it is bf16 if the hardware multiplies in bf16, which is at least twice as fast.
 
-        To train on clips of video it is fp32 without a GPU, and bf16 an InputError: where a clip has two frames left,
-        as in the third stage of r2plus1d_18 of 8, oneDNN's bf16 gradient of a convolution's weights is uninitialised
-        memory, in silence (torch 2.11 and 2.15, AVX-512 BF16, 2026-11-21). Forward it is right.
+        Training on clips of video without a GPU uses fp32, and bf16 is an InputError. Where a clip has two frames left,
+        as in the third stage of r2plus1d_18 with clips of 8 frames, oneDNN returns uninitialised memory as the bf16
+        gradient of a convolution's weights, without an error (torch 2.11 and 2.15, AVX-512 BF16, 2026-11-21). The
+        forward pass is correct.
         """
         if trains_clips and not self.gpus:
             if wanted == "bf16":
-                raise InputError("precision is 'bf16', whose gradients of clips are wrong on a CPU: leave it at 'auto'")
+                raise InputError("precision is 'bf16', but gradients of clips are wrong on a CPU in bf16: use 'auto'")
             return "fp32"
         if wanted != "auto":
             return wanted
         import torch
 
-        # The driver's processor stands for the cluster's: where they differ, say the precision in the recipe.
+        # This checks the driver's CPU, not those of the cluster. If they differ, set the precision in the recipe.
         return "bf16" if self.gpus or torch.cpu._is_avx512_bf16_supported() else "fp32"  # pyright: ignore
 
 
 def _leaving(free: float, sizes: Sequence[int], tries: np.ndarray) -> float:
-    """The first of `tries` CPUs of which, however many actors find room on a machine, `free` CPUs of it stay free.
+    """The first of `tries`, CPUs per actor, for which `free` CPUs stay free on a node that is filled with actors.
 
-    Where machines vanish their actors crowd on those that are left, and would leave no room for those who read, decode
-    and write for them: the run would stand still.
+    When nodes are lost, their actors restart on the nodes that are left. They would take the CPUs of the tasks that
+    read, decode and write for them, and the run would hang.
     """
     fits = (c for c in tries.round(2).tolist() if all(size - int(size / c) * c >= free for size in sizes))
     return next(fits, float(tries[0].round(2)))
 
 
 def _share(cpus: int, spare: float, actors: int) -> float:
-    """What each of a machine's actors may ask for, so that `spare` CPUs stay free, or half of the only one."""
+    """CPUs for each of a node's actors, so that `spare` CPUs stay free, or half a CPU if the node has only one."""
     return math.floor(100 * max(cpus - spare, 0.5) / actors) / 100

@@ -68,7 +68,7 @@ class Header:
 
 
 def demuxer_of(data: bytes) -> str:
-    """libavformat's name of the demuxer, from the first bytes alone; Reject if the file is not a video."""
+    """libavformat's name of the demuxer, from the first bytes only; Reject if the file is not a video."""
     name = known_format(data)
     if name.startswith("ISO media") and data[8:12] not in _STILL or name.startswith("QuickTime"):
         return "mov"

@@ -50,7 +50,7 @@ _ATOMS = frozenset((b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"))
 
 
 def known_format(data: bytes) -> str:
-    """The format, from the first bytes alone, since a file's name may be wrong. Reject if it is unknown.
+    """The format, from the first bytes only, since a file's name may be wrong. Reject if it is unknown.
 
     Picture formats that are decoded have Pillow's names. The name of an ISO media file begins with 'ISO media', that
     of a QuickTime file with 'QuickTime'.

@@ -97,7 +97,7 @@ def resize(pixels: np.ndarray, size: tuple[float, float], to: tuple[int, int]) -
 def train_pixels(data: bytes, view: View, random: np.random.Generator) -> np.ndarray:
     """A random view of the picture, uint8 [H, W, 3]: a pure function of (data, view, state of `random`).
 
-    The number of values taken from `random` depends on `view.crop` alone, so the next picture's view does not depend on
+    The number of values taken from `random` depends only on `view.crop`, so the next picture's view does not depend on
     this picture's size. `data` is the encoded picture. Raises Reject as `decode_image` does, before drawing a value.
     The array may be read-only or a reversed view. Pillow resizes the picture, unlike at evaluation.
     """

@@ -47,9 +47,9 @@ class Model:
 
     def __post_init__(self):
         if not isinstance(self.arch, str) or not self.arch:
-            raise InputError(f"arch is {self.arch!r}, expected the name of a network, for example 'resnet50'")
+            raise InputError(f"arch is {self.arch!r}; give the name of a network, for example 'resnet50'")
         if self.stem not in get_args(Stem):
-            raise InputError(f"stem is {self.stem!r}, expected one of {', '.join(map(repr, get_args(Stem)))}")
+            raise InputError(f"stem is {self.stem!r}; give {' or '.join(map(repr, get_args(Stem)))}")
 
 
 def check(model: Model) -> None:
@@ -68,7 +68,7 @@ def check(model: Model) -> None:
         hint = f"did you mean {' or '.join(close)}?" if close else "see torchvision.models.list_models()"
         raise InputError(f"arch is {arch!r}, which is not a known network; {hint}")
     if model.stem == "small" and (small or not re.match(r"(wide_)?resne(x)?t\d", arch)):
-        raise InputError(f"stem is 'small', which only ResNet and ResNeXt can have, not '{arch}'; give stem 'imagenet'")
+        raise InputError(f"stem is 'small', which only ResNet and ResNeXt can have, not '{arch}'; give 'imagenet'")
 
 
 def takes_clips(model: Model) -> bool:

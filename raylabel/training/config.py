@@ -25,8 +25,7 @@ class Train:
     weight_decay: float = 1e-4
     """Weight decay, on every parameter (1e-4 in the paper)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Arithmetic of the forward pass (autocast). auto: bf16 if the hardware supports it, except for clips on a CPU, which
-    use fp32."""
+    """Arithmetic of the forward pass (autocast). auto: bf16 if the hardware supports it; fp32 for clips on a CPU."""
     checkpoint_every: int = field(default=1000, metadata=NOT_IDENTITY)
     """Steps between checkpoints. A crash loses at most so many steps."""
 
@@ -35,7 +34,7 @@ class Train:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: give at least 1")
         if self.batch < 2:
-            raise InputError(f"batch is {self.batch}: BatchNorm needs at least 2 images")
+            raise InputError(f"batch is {self.batch}: give at least 2, because BatchNorm needs 2 images")
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum is {self.momentum}: give a number from 0 to 1, 1 excluded")
         if self.weight_decay < 0:
@@ -47,5 +46,5 @@ class Train:
 
     @property
     def processed(self) -> int:
-        """Images processed, in whole batches."""
+        """Images processed: `images` rounded up to whole batches."""
         return self.steps * self.batch

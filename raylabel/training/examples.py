@@ -104,12 +104,12 @@ def materialize(
         plan, size = draft.scratch("plan"), file_samples(corpus)
         samples = ray.get(_write_plan.remote(plan, picks, size))
         done = committed_parts(draft.uri)
-        before_samples = sum(record["samples"] for record in done.values())
+        done_samples = sum(record["samples"] for record in done.values())
         todo = [p for p in range(-(-samples // size)) if p not in done]
         inputs: list[Any] = [ray.put(x) for x in (Shards(shards), corpus, config)]
         running = [_write_part.remote(draft.uri, plan, part, *inputs) for part in todo]
-        passed, rejected = before_samples, _rejected(done.values())
-        with Progress(f"materialize {name}", samples, f"{corpus.kind}s", done=before_samples) as progress:
+        passed, rejected = done_samples, _rejected(done.values())
+        with Progress(f"materialize {name}", samples, f"{corpus.kind}s", done=done_samples) as progress:
             while running:
                 ready, running = ray.wait(running)
                 record = ray.get(ready[0])
@@ -120,7 +120,7 @@ def materialize(
         if before and built.info["rejected"] == before.info["rejected"]:
             draft.discard()
             raise NothingGainedError
-        return Built(built.files, {**built.info, "images": samples - before_samples})
+        return Built(built.files, {**built.info, "images": samples - done_samples})
 
     identity = {"picks": picks.digest, "shards": shards.info["content"], "materialize": identity_of(config)}
     return make(root, f"examples-{name}", identity, build, retry_rejects)

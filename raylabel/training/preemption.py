@@ -1,4 +1,4 @@
-"""A training worker's side of a preemption: one that gets SIGTERM tells the board, and all ranks stop at one step."""
+"""Preemption in training workers: one that gets SIGTERM tells the board, and all ranks stop after the same step."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from typing import Any
 import ray
 import ray.train
 
-AGREE = 2.0  # seconds between two agreements of all ranks on whether to stop: one small broadcast each
+AGREE = 2.0  # seconds between two agreements of all ranks on whether to stop; each is one small broadcast
 
 _TERMINATED = threading.Event()  # this worker was sent SIGTERM
 
@@ -22,8 +22,8 @@ class Preemption:
         self._answer: Any = None
         self._reported = False
 
-    def tell(self, done: int, note: str) -> None:
-        """Rank 0 tells the board how far training is. The answer is read later, so that no step waits for it."""
+    def report(self, done: int, note: str) -> None:
+        """Rank 0 reports progress to the board. The answer is read later, so that no step waits for it."""
         self._answer = self._board.set.remote(done, note)
 
     def agreed(self, step: int) -> bool:
@@ -41,7 +41,8 @@ class Preemption:
             if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
                 preempted = ray.get(self._answer)
             now = time.monotonic()
-            # Steps until AGREE seconds have gone by, as fast as the last ones were; at first they are no measure.
+            # The steps that take AGREE seconds at the speed of the last ones. The gap grows at most fourfold, because
+            # the speed of the first steps is not representative.
             due = round(AGREE * self._gap / max(now - self._then, 1e-6))
             self._gap, self._then = max(1, min(due, 4 * self._gap)), now
         message = torch.tensor([preempted, self._gap], dtype=torch.int64, device=self._device)
@@ -51,11 +52,11 @@ class Preemption:
         return bool(agreed)
 
 
-def heed_sigterm() -> None:
-    """In a worker: SIGTERM no longer ends it at once, but sets _TERMINATED, so that it can write a checkpoint first."""
-    # Only the main thread may set a handler. It runs the actor's methods; the training loop has a thread of its own.
-    ray.get(ray.get_runtime_context().current_actor.execute.remote(_heed))
+def handle_sigterm() -> None:
+    """In a worker: SIGTERM sets _TERMINATED instead of ending the process, so that it can write a checkpoint first."""
+    # Only the main thread may set a handler. It runs the actor's methods; the training loop runs in another thread.
+    ray.get(ray.get_runtime_context().current_actor.execute.remote(_set_handler))
 
 
-def _heed() -> None:
+def _set_handler() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: _TERMINATED.set())

@@ -1,7 +1,7 @@
 """The learning rate as a function of the images processed: linear warm-up, then equal spans with a drop between them.
 
-Yalniz et al. 2019 (arXiv 1905.00546) count a run in images, not steps, and cut every run into the same number of spans,
-so a run of any length ends at the same learning rate: 13 halvings in pre-training, three divisions by ten in
+Yalniz et al. 2019 (arXiv 1905.00546) measure a run in images, not steps, and divide every run into the same number of
+spans, so a run of any length ends at the same learning rate: 13 halvings in pre-training, three divisions by ten in
 fine-tuning.
 """
 
@@ -13,43 +13,43 @@ from raylabel.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A step schedule; the defaults are the paper's pre-training, but for the length of the warm-up.
+    """A step schedule. The defaults are those of the paper's pre-training, except for the length of the warm-up.
 
     The paper pre-trains with `Schedule(lr=0.6, warmup_lr=0.1)` at a batch of 1,536, and fine-tunes for 30 epochs with
     `Schedule(lr=0.0015, warmup=0, drops=3, factor=0.1)`.
     """
 
     lr: float
-    """Peak learning rate, reached where the warm-up ends. `scaled_lr` gives it for a batch size."""
+    """Peak learning rate, reached at the end of the warm-up. `scaled_lr` computes it from the batch size."""
 
     warmup: float = 0.05
-    """Fraction of the run's images over which the rate rises linearly from `warmup_lr` to `lr`; 0 for none, and at most
-    the first span, 1 / (drops + 1). The paper's length is not known; this one is ours.
+    """Fraction of the run's images over which the rate rises linearly from `warmup_lr` to `lr`: 0 for no warm-up, at
+    most 1 / (drops + 1), the first span. The paper does not give its length; the default is our choice.
     """
 
     warmup_lr: float | None = None
     """Learning rate of the first step of the warm-up; a tenth of `lr` if not given."""
 
     drops: int = 13
-    """How often the rate drops: the run is cut into drops + 1 equal spans. 0 for a constant rate."""
+    """Number of drops of the rate: the run is divided into drops + 1 equal spans. 0 for a constant rate."""
 
     factor: float = 0.5
-    """What the rate is multiplied by at each drop, between 0 and 1."""
+    """Factor by which the rate is multiplied at each drop, between 0 and 1."""
 
     def __post_init__(self):
         if not 0 < self.lr < inf:
-            raise InputError(f"lr is {self.lr}, expected a number above 0")
+            raise InputError(f"lr is {self.lr}: give a number above 0")
         if not isinstance(self.drops, int) or self.drops < 0:
-            raise InputError(f"drops is {self.drops}, expected a whole number from 0 up")
+            raise InputError(f"drops is {self.drops}: give 0 or a positive whole number")
         if not 0 < self.factor < 1:
-            raise InputError(f"factor is {self.factor}, expected between 0 and 1; for a constant rate, drops=0")
+            raise InputError(f"factor is {self.factor}: give a number between 0 and 1; for a constant rate, drops=0")
         if not 0 <= self.warmup <= 1 / (self.drops + 1):
             raise InputError(
-                f"warmup is {self.warmup}, expected 0 to {1 / (self.drops + 1):.4g}: it must end before the first "
-                f"of the {self.drops} drops"
+                f"warmup is {self.warmup}: give 0 to {1 / (self.drops + 1):.4g}, so that it ends before the first of "
+                f"the {self.drops} drops"
             )
         if self.warmup_lr is not None and not 0 <= self.warmup_lr <= self.lr:
-            raise InputError(f"warmup_lr is {self.warmup_lr}, expected 0 to lr = {self.lr}")
+            raise InputError(f"warmup_lr is {self.warmup_lr}: give 0 to lr, which is {self.lr}")
 
 
 def lr_at(schedule: Schedule, image: int, images: int) -> float:
@@ -60,7 +60,7 @@ def lr_at(schedule: Schedule, image: int, images: int) -> float:
     if image < warmup:
         start = schedule.lr / 10 if schedule.warmup_lr is None else schedule.warmup_lr
         return start + (schedule.lr - start) * (image / warmup)
-    span = image * (schedule.drops + 1) // images  # in whole numbers, so that no drop comes a step early or late
+    span = image * (schedule.drops + 1) // images  # integers, so that rounding moves no drop by a step
     return schedule.lr * schedule.factor**span
 
 

@@ -1,14 +1,14 @@
 """EXAMPLES → batches: the order of training data is a pure function of (seed, epoch, position).
 
-World size, workers and restarts are no part of it. An item is a (sample, label) pair: a sample under three labels is
-three items. Each lane goes through its items epoch after epoch, each epoch a permutation of them all; item g of the
-stream is item g // L of lane g % L, so that a worker that owns some lanes reads those alone and knows its part of any
-batch without asking the others. Elastic determinism is an idea of MosaicML's streaming; the lanes differ from it.
+It does not depend on the number of workers or on restarts. An item is a (sample, label) pair: a sample with three
+labels is three items. Each lane repeats its items epoch after epoch, in a new permutation each time. With L lanes, item
+g of the stream is item g // L of lane g % L. So a worker reads only the lanes that it owns, and knows its share of any
+batch without communication. Elastic determinism is an idea of MosaicML's streaming library, which does not use lanes.
 
-Training waits for nothing: windows of row groups are read before they are needed, spread evenly over time, and pictures
-are decoded batches ahead, by threads of the worker. A worker holds the encoded bytes of as many windows as it has lanes
-and of SPARE more, each some 256 samples (with 64 lanes and photographs of 70 KB: 1.2 GB for a single worker, 0.1 GB for
-each of 64), and the pixels of AHEAD + 2 batches. Of videos a window has an eighth as many samples.
+Reading and decoding run ahead of training, in threads of the worker: windows of row groups are read before they are
+needed, evenly over time, and images are decoded some batches ahead. A worker holds the encoded bytes of one window per
+lane and of SPARE more, each about 256 samples (with 64 lanes and photographs of 70 KB: 1.2 GB for a single worker,
+0.1 GB for each of 64), and the pixels of AHEAD + 2 batches. A window of videos has an eighth as many samples.
 """
 
 import contextlib
@@ -31,26 +31,26 @@ from raylabel.rng import AUGMENT, LANE_ORDER, WINDOW_ORDER, rng
 from raylabel.store.artifact import Artifact
 from raylabel.store.files import filesystem, reading
 
-WINDOW = 4  # row groups of a lane that are held and shuffled together: some 256 samples
-SPARE = 4  # windows that are read before the items consumed have made room for them: a second or so of an object store
-READERS = 8  # windows read at once: their time is waiting
-AHEAD = 4  # batches that stand ready before the device asks
-RUN = 8  # pictures decoded by one call of a thread, at least
+WINDOW = 4  # row groups of a lane that are held and shuffled together: about 256 samples
+SPARE = 4  # windows that are read in addition to one per lane: they cover about a second of an object store's latency
+READERS = 8  # windows read in parallel; the threads mostly wait
+AHEAD = 4  # batches that are prepared before the device needs them
+RUN = 8  # least number of images that one call of a thread decodes
 
 Item = tuple[int, int, bytes, int]  # global position, key, encoded bytes, label
 
 
 class _Window(NamedTuple):
-    """Row groups of a lane that are shuffled together. Windows in order are ordered by when they are needed."""
+    """Row groups of a lane that are shuffled together. Windows compare by `first`, that is by when they are needed."""
 
     first: int
-    """The first item of it that is asked for, in the stream."""
+    """Position in the stream of the first item needed from this window."""
     lane: int
     epoch: int
     number: int
-    """Which of the epoch's windows."""
+    """Index of the window in the epoch."""
     skip: int
-    """Items of it that stand before the first one asked for."""
+    """Items of the window before the first one needed."""
     groups: list[tuple[int, int]]
     """[(file, items)]"""
 
@@ -60,7 +60,7 @@ class _Window(NamedTuple):
 
 
 class _Lane:
-    """One lane's endless sequence of items. An item is (file, row in its row group, label position)."""
+    """The endless sequence of items of one lane."""
 
     def __init__(self, lane: int, items: list[list[int]], seed: int):
         self.lane, self.seed = lane, seed
@@ -69,9 +69,9 @@ class _Lane:
         self.largest = sum(heapq.nlargest(WINDOW, (count for _, count in self.groups)))  # no window has more items
 
     def windows(self, epoch: int) -> list[list[tuple[int, int]]]:
-        """The epoch's order of row groups, cut in windows as equal as can be: [(file, items)].
+        """The row groups in the order of the epoch, as windows of nearly equal length: [(file, items)].
 
-        A window of one row group left over at the end would be a run of neighbours in the corpus.
+        Otherwise the last window could be a single row group, whose samples are neighbours in the corpus.
         """
         order = rng(self.seed, LANE_ORDER, epoch, self.lane).permutation(len(self.groups))
         groups = [self.groups[i] for i in order]
@@ -80,9 +80,9 @@ class _Lane:
         return [groups[begin:end] for begin, end in itertools.pairwise(ends)]
 
     def windows_from(self, start: int, lanes: int) -> Iterator[_Window]:
-        """The windows, for ever, from the one on that holds the lane's first item at or behind `start` of the stream.
+        """The windows without end, from the one that holds the lane's first item at or after position `start`.
 
-        `lanes`: number of lanes of the stream.
+        `start`: a position in the stream; `lanes`: number of lanes of the stream.
         """
         position = -((self.lane - start) // lanes)
         begin, skip = divmod(position, self.size)
@@ -108,18 +108,18 @@ class Stream:
         self._fs, self._path = filesystem(examples.uri)
 
     def check_workers(self, world: int, batch: int) -> None:
-        """InputError if a worker would have no lane, or fewer than the two images of a batch that BatchNorm needs."""
+        """InputError if a worker would get no lane, or fewer than 2 images of some batch, which BatchNorm needs."""
         if world > len(self.lanes):
             raise InputError(
                 f"{world} training workers, but {self.examples.name} has {len(self.lanes)} lanes: lower "
-                "--resources.workers, or raise --materialize.lanes (it cannot exceed the number of samples)"
+                "--resources.workers, or raise --materialize.lanes (at most the number of samples)"
             )
-        starts = range(0, len(self.lanes) * batch, batch)  # of the batches, until their lanes come round again
+        starts = range(0, len(self.lanes) * batch, batch)  # first items of the batches, until their lanes repeat
         owner = np.arange(len(self.lanes)) % world
-        parts = (np.bincount(owner[np.arange(s, s + batch) % len(owner)], minlength=world).min() for s in starts)
-        if (least := min(parts)) < 2:
+        shares = (np.bincount(owner[np.arange(s, s + batch) % len(owner)], minlength=world).min() for s in starts)
+        if (least := min(shares)) < 2:
             raise InputError(
-                f"a batch of {batch} over {world} training workers gives one of them {least} images, and BatchNorm "
+                f"a batch of {batch} over {world} training workers gives one worker only {least} images, but BatchNorm "
                 "needs 2: lower --resources.workers, or raise the batch"
             )
 
@@ -132,22 +132,23 @@ class Stream:
         return True
 
     def mine(self, start: int, stop: int, rank: int, world: int) -> Iterator[int]:
-        """Which global items of [start, stop) this worker serves: those of its lanes, lane % world == rank."""
+        """The positions in [start, stop) of this worker's items. It owns the lanes with lane % world == rank."""
         return (g for g in range(start, stop) if g % len(self.lanes) % world == rank)
 
     def items(self, start: int, stop: int, rank: int = 0, world: int = 1) -> Generator[Item, None, None]:
-        """(global position, key, encoded bytes, label) of this worker's items of [start, stop), in stream order.
+        """(global position, key, encoded bytes, label) of this worker's items in [start, stop), in stream order.
 
-        Windows are read by threads in the order in which they are needed, each as soon as the items given have made
-        room for it: reads are spread evenly, though all lanes come to the end of a window at about the same time.
+        Threads read the windows in the order in which they are needed, each as soon as enough items were consumed to
+        make room for it. So the reads are spread evenly over time, although all lanes finish a window at about the same
+        time.
         """
         mine = [lane for lane in self.lanes if lane.lane % world == rank]
-        # All lanes' windows fit in, so the one that is needed next has always been asked for.
+        # There is room for a window of every lane, so the window needed next has always been submitted.
         room = sum(lane.largest for lane in mine) + SPARE * max(lane.largest for lane in mine)
         windows = heapq.merge(*(lane.windows_from(start, len(self.lanes)) for lane in mine))
         coming, held = next(windows), 0
         reading: defaultdict[int, deque[Future]] = defaultdict(deque)
-        current: dict[int, list[tuple[int, bytes, int]]] = {}  # what is left of each lane's window, next item last
+        current: dict[int, list[tuple[int, bytes, int]]] = {}  # lane → items left in its window, the next one last
         pool = ThreadPoolExecutor(READERS, thread_name_prefix="stream-read")
         try:
             for g in self.mine(start, stop, rank, world):
@@ -163,14 +164,14 @@ class Stream:
             pool.shutdown(cancel_futures=True)
 
     def _load(self, window: _Window) -> list[tuple[int, bytes, int]]:
-        """The window's items (key, bytes, label) that are asked for, shuffled, the first one last.
+        """The needed items (key, bytes, label) of the window, shuffled, in reverse order.
 
-        The bytes of a sample with several labels are shared.
+        The items of a sample with several labels share its bytes.
         """
         found: list[tuple[int, bytes, int]] = []
         for file, count in window.groups:
             uri, path = f"{self.examples.uri}/{self.names[file]}", f"{self._path}/{self.names[file]}"
-            # pre_buffer: one request for all columns
+            # pre_buffer: one request reads all columns
             with reading(uri), pq.ParquetFile(path, filesystem=self._fs, pre_buffer=True) as parquet:
                 table = parquet.read_row_group(window.lane, use_threads=False)
             columns = (table.column(name).to_pylist() for name in ("key", "media", "labels"))
@@ -193,13 +194,13 @@ class Stream:
         threads: int = 1,
         empty: Callable[[tuple[int, ...]], np.ndarray] = lambda shape: np.empty(shape, np.uint8),
     ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
-        """(pixels uint8 [b, H, W, 3], or [b, T, H, W, 3] of clips, labels int64 [b]) of this worker, batch after batch,
-        prepared ahead.
+        """(pixels uint8 [b, H, W, 3], or [b, T, H, W, 3] for clips; labels int64 [b]) of this worker, batch after
+        batch, prepared ahead of use.
 
-        The stream starts at global item `first` (a multiple of `batch`) and ends after item `images`; b is this
-        worker's part of the global batch. Decoding and augmentation run on `threads` threads beside the device, into
-        memory that `empty` gives for a shape. What goes wrong there is raised here, in its turn. All threads have
-        ended when the iterator has, or is closed.
+        The stream starts at global item `first` (a multiple of `batch`) and ends before item `images`; b is this
+        worker's share of the global batch. Decoding and augmentation run in `threads` threads, into memory that `empty`
+        allocates for a shape. An error in them is raised here at its batch, after the batches before it. All threads
+        have ended when the iterator ends or is closed.
         """
 
         sandbox = Sandbox(Parser.of(train_parser, view.cpu_seconds, view=view), threads)
@@ -209,11 +210,13 @@ class Stream:
             rejects = sandbox.fill(pixels, [item[2] for item in items], numbers)
             for (_, key, _, _), reject in zip(items, rejects, strict=True):
                 if reject:
-                    where = f"{self.examples.uri}: sample {key} could be decoded when it was written, and no more"
-                    raise InputError(f"{where} ({reject}); delete that folder and run again")
+                    raise InputError(
+                        f"{self.examples.uri}: sample {key} cannot be decoded ({reject}), but could be when it was "
+                        "written: delete that folder and run again"
+                    )
 
         def prepare() -> Generator[tuple[list[Future], np.ndarray, np.ndarray], None, None]:
-            """Each batch as soon as its images are on their way: (calls that fill the pixels, pixels, labels)."""
+            """Each batch as soon as its decoding is submitted: (calls that fill the pixels, pixels, labels)."""
             source = self.items(first, images, rank, world)
             pool = ThreadPoolExecutor(threads, thread_name_prefix="stream-decode")
             try:
@@ -221,12 +224,12 @@ class Stream:
                     stop = min(start + batch, images)
                     some = list(itertools.islice(source, sum(1 for _ in self.mine(start, stop, rank, world))))
                     pixels = empty((len(some), *view.train_shape))
-                    run = max(RUN, -(-len(some) // (4 * threads)))  # all threads have work, and few calls are cheap
+                    run = max(RUN, -(-len(some) // (4 * threads)))  # work for all threads, but not too many calls
                     runs = range(0, len(some), run)
                     filling = [pool.submit(fill, pixels[i : i + run], some[i : i + run]) for i in runs]
                     yield filling, pixels, np.array([item[3] for item in some], np.int64)
             except GeneratorExit:
-                pool.shutdown(cancel_futures=True)  # nobody waits for them any more
+                pool.shutdown(cancel_futures=True)  # their results are no longer needed
                 raise
             finally:
                 pool.shutdown()

@@ -1,7 +1,7 @@
-"""EXAMPLES → a trained network: the one training loop, for teacher, control, pre-training and fine-tuning.
+"""EXAMPLES → a trained network, for teacher, control, pre-training and fine-tuning.
 
-Synchronous SGD with momentum on Ray Train (DDP). BatchNorm statistics are each worker's own (Yalniz et al. 2019 §3).
-The sum of a batch's gradients does not depend on how its images are spread over the workers.
+Synchronous SGD with momentum on Ray Train (DDP). Each worker has its own BatchNorm statistics (Yalniz et al. 2019 §3).
+The sum of a batch's gradients does not depend on how its images are distributed over the workers.
 """
 
 import json
@@ -23,11 +23,12 @@ from raylabel.training.worker_group import Workers
 
 
 def train(root: Root, name: str, task: TrainingTask, resources: Resources) -> Artifact:
-    """The network trained on the examples from random weights, or from those of `init`. The task's precision is chosen
-    here.
+    """The network trained on the task's examples, from random weights or from those of `init`. This function chooses
+    the task's precision.
 
-    A run that was killed goes on from its last checkpoint with the same sequence of samples, whatever the number of
-    workers. info: seconds, images, workers (of its last start), passed_over (damaged checkpoints, if there were any).
+    A run that was killed resumes from its last checkpoint with the same sequence of samples, whatever the number of
+    workers. info: seconds, images, workers (of its last start), passed_over (damaged checkpoints that were skipped, if
+    any).
     """
     cluster, config, view = ready(resources), task.config, task.view
     precision = cluster.precision(config.precision, view.clip is not None)
@@ -44,7 +45,7 @@ def train(root: Root, name: str, task: TrainingTask, resources: Resources) -> Ar
     def build_model(draft: Draft) -> Built:
         board, checkpoints = make_board(), Checkpoints(draft.scratch("checkpoints"))
         workers = Workers(resources, cluster, config.batch, Stream(task.examples, task.seed), board)
-        job = replace(task, precision=precision, board=board)
+        worker_task = replace(task, precision=precision, board=board)
         start = checkpoints.newest()
         before = start.step * config.batch
         ray.get(board.set.remote(before, ""))
@@ -52,14 +53,15 @@ def train(root: Root, name: str, task: TrainingTask, resources: Resources) -> Ar
             Progress(f"train {name}", config.processed, view.inputs, done=before) as progress,
             shown(board, progress),
         ):
-            settings, storage = {"job": job, "checkpoints": checkpoints}, draft.scratch("ray_train")
+            settings, storage = {"task": worker_task, "checkpoints": checkpoints}, draft.scratch("ray_train")
             final = workers.run(run_worker, settings, storage, checkpoints, start, config.steps, progress.say)
             last = json.loads(final.files[CURVE])[-1]
-            board.set.remote(config.processed, describe_step(last["loss"], last["accuracy"]))  # a new one knows less
+            # After a restart with no step left to do, the board has not received this yet.
+            board.set.remote(config.processed, describe_step(last["loss"], last["accuracy"]))
         ray.kill(board)
         files = [write_bytes(draft.uri, name, final.files[name]) for name in (WEIGHTS, CURVE)]
         info = {**describe(task.model, task.classes), "workers": workers.count, "hardware": cluster.name}
-        info["images"] = config.processed - before  # in the build that took `seconds`
+        info["images"] = config.processed - before  # processed in this build, which took `seconds`
         if passed_over := json.loads(final.files[STATE])["passed_over"]:
             info["passed_over"] = passed_over
         return Built(files, info)

@@ -1,9 +1,9 @@
 """A group of training workers (Ray Train), started again from the newest checkpoint whenever some of them are lost.
 
-Ray Train counts failures over the life of a run, which a week on spot machines uses up whatever the number is. Here
-those in a row count that brought no new checkpoint. Each start takes as many workers as the cluster has room for at
-that moment: the order of the samples does not depend on how many there are. Those that are lost are asked for again
-meanwhile, where the cluster starts machines on demand.
+Ray Train limits the failures in the whole life of a run, and a week on spot machines exceeds any such limit. Here only
+consecutive failures without a new checkpoint are counted. Each start uses as many workers as the cluster has room for
+at that moment; the order of the samples does not depend on their number. Meanwhile, if the cluster starts machines on
+demand, the resources of the missing workers are requested again.
 """
 
 import os
@@ -32,17 +32,18 @@ from raylabel.text import one_line
 from raylabel.training.checkpoint import Checkpoint, Checkpoints
 from raylabel.training.stream import Stream
 
-# Starts in a row that may end without a new checkpoint. A faulty machine is replaced by then; a bug of the loop is not.
+# Consecutive starts that may end without a new checkpoint. By then a faulty machine has been replaced, so more failures
+# mean a bug in the loop.
 FAILURES = 5
-SILENCE = 240  # seconds that a worker waits for the others before it gives them up
-FLUSH = 25.0  # seconds for a last checkpoint when the driver is told to end; spot machines give 30 and more
-LOOK = 2.0  # seconds between two looks at the cluster
-SETTLED = 300.0  # seconds of training that a start must have brought before it is given up for one with more workers
+SILENCE = 240  # seconds that a worker waits for the others in a collective operation before it fails
+FLUSH = 25.0  # seconds for a last checkpoint when the driver is told to end; a spot notice comes 30 s ahead or more
+LOOK = 2.0  # seconds between two checks of the cluster
+SETTLED = 300.0  # seconds that a start must have trained before it is preempted to restart with more workers
 
-NO_ROOM = 600.0  # seconds that a start may wait for its workers' place in the cluster, or the run's patience if longer
+NO_ROOM = 600.0  # seconds that a start may wait for room for its workers, or the run's patience if that is longer
 
-# Ray Train's own wait for that place, in seconds; then room is looked for again. It may have waited for a machine that
-# was lost a moment before, when Ray did not know it yet.
+# Seconds that Ray Train itself waits for that room; then the room is computed again. Ray Train may have waited for a
+# machine that was lost just before, when Ray did not know it yet.
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
 
 
@@ -54,9 +55,9 @@ def fit(
     gpu: bool,
     failures: int = 0,
 ) -> Future[None]:
-    """Runs the loop on that many workers, each with the settings; `failures`: how often Ray Train may start them anew.
+    """Runs the loop on that many workers, each with the settings. `failures`: how often Ray Train may restart them.
 
-    `storage`: where Ray Train keeps its books. It has no checkpoints of its own: it is told of none.
+    `storage`: the folder in which Ray Train stores its state. No checkpoints are reported to Ray Train.
     """
     fs, path = filesystem(storage)
     trainer = ray.train.torch.TorchTrainer(
@@ -73,17 +74,18 @@ def fit(
             ),
         ),
     )
-    # Not in the main thread, where Ray Train would take Ctrl-C for itself, and for good.
+    # Not in the main thread: there Ray Train would install a handler of its own for Ctrl-C, and keep it.
     return _in_thread(trainer.fit)
 
 
 class Workers:
-    """The workers of one training: how many, from which checkpoint, and how often."""
+    """Runs one training: chooses the number of workers and restarts them from the newest checkpoint."""
 
     def __init__(self, resources: Resources, cluster: Cluster, batch: int, stream: Stream, board: Any):
-        """InputError if the cluster, as it is now, has no room for the workers that are asked for."""
+        """InputError if the cluster has no room for the workers that `resources` asks for."""
         self._resources, self._batch, self._stream, self._board = resources, batch, stream, board
-        self._gpu = bool(cluster.gpus)  # for good: without them it would wait, not go on a hundred times slower
+        # Never changed: if all GPUs are lost, training waits for one instead of continuing on CPUs, 100 times slower.
+        self._gpu = bool(cluster.gpus)
         self.count = self._wanted = cluster.workers(resources, batch)
         stream.check_workers(self.count, batch)
         self._name = f"train-{uuid.uuid4().hex}"
@@ -98,31 +100,31 @@ class Workers:
         last: int,
         say: Callable[[str], None],
     ) -> Checkpoint:
-        """The checkpoint of step `last`, once the loop has written it. `say` hears what a person should know.
+        """The checkpoint of step `last`, once the loop has written it. `say` is called with messages for the user.
 
-        The loop resumes from the newest checkpoint, which is `start` at first, writes new ones, and returns when the
-        board says that it is preempted. An error of the loop itself is raised here at once. InputError if workers are
-        lost FAILURES times in a row without a new checkpoint.
+        The loop resumes from the newest checkpoint, at first `start`, writes new ones, and returns when the board says
+        that it is preempted. An error of the loop itself is raised here without a restart. InputError if workers are
+        lost more than FAILURES times in a row without a new checkpoint.
         """
-        found, failures, told, waits = start, 0, set[str](), None
+        found, failures, warned, waits = start, 0, set[str](), None
         while True:
             for wrong in found.passed_over:
-                if wrong not in told:
-                    say(f"warning: {wrong}; it is passed over, and step {found.step:,} is what training goes on from")
-            told.update(found.passed_over)
+                if wrong not in warned:
+                    say(f"warning: {wrong}; it is skipped, and training resumes from step {found.step:,}")
+            warned.update(found.passed_over)
             if found.step >= last:
                 return found
             try:
                 why = self._attempt(loop, settings, storage)
             except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-                if mend := find_input_error(error):
-                    raise mend from error
+                if cause := find_input_error(error):
+                    raise cause from error
                 if is_start_timeout(error):
                     waits = waits or time.monotonic()
                     if time.monotonic() > waits + (limit := max(NO_ROOM, self._resources.patience)):
                         raise InputError(
-                            f"for {limit:.0f} seconds the cluster has had no room for {self.count} training workers: "
-                            "see who holds its CPUs or GPUs (ray status), or lower --resources.workers"
+                            f"the cluster had no room for {self.count} training workers for {limit:.0f} s: see what "
+                            "uses its CPUs or GPUs (`ray status`), or lower --resources.workers"
                         ) from error
                     continue
                 if not (why := _lost(error)):
@@ -132,19 +134,19 @@ class Workers:
             failures = 0 if found.step > before else failures + 1
             if failures > FAILURES:
                 raise InputError(
-                    f"training {failures} times got no further than step {found.step:,} ({why}): see the logs of the "
-                    f"workers in Ray's folder on their machines; {RESUME}"
+                    f"training failed {failures} times in a row with no checkpoint after step {found.step:,} ({why}): "
+                    f"see the logs of the workers, in Ray's folder on their machines; {RESUME}"
                 )
             if found.step < last:
-                say(f"{why}; training goes on from step {found.step:,}")
+                say(f"{why}; training resumes from step {found.step:,}")
 
     def _attempt(self, loop: Callable[[dict[str, Any]], None], settings: dict[str, Any], storage: str) -> str:
-        """Runs the loop once; why it was preempted, if it was."""
+        """Runs the loop once, until it is done or preempted; returns the reason for a preemption."""
         ray.get(self._board.preempt.remote(False))
-        remove_orphaned_placement_groups()  # of those before it, whose controllers were killed with their workers
+        remove_orphaned_placement_groups()  # of earlier attempts, whose controllers were killed with their workers
         self.count, begin, drained, why = self._room(), time.monotonic(), draining_nodes(), ""
         lost = max(0, self._wanted - self.count)
-        with Demand(self._name) as demand:  # Ray Train asks for those that it starts
+        with Demand(self._name) as demand:  # for the missing workers; Ray Train requests those that it starts
             outcome = fit(loop, settings, storage, self.count, self._gpu)
             try:
                 while not outcome.done():
@@ -153,24 +155,24 @@ class Workers:
                     if why:
                         continue
                     if draining_nodes() - drained:
-                        why = "a machine is about to be taken away"
+                        why = "a machine is about to be shut down"
                     elif time.monotonic() > begin + SETTLED and self._room() > self.count:
                         why = "there is room for more workers"
                     if why:
                         self._board.preempt.remote(True)
-            except BaseException:  # Ctrl-C, SIGTERM: what was learned since the last checkpoint need not be lost
-                if ray.get(self._board.preempt.remote(True)):  # there are workers at work
+            except BaseException:  # Ctrl-C or SIGTERM: let the workers write a checkpoint first
+                if ray.get(self._board.preempt.remote(True)):  # some worker is running
                     wait([outcome], timeout=FLUSH)
                 raise
         outcome.result()
         return why or "a worker was told to end"
 
     def _room(self) -> int:
-        """Workers that there is room for now: those asked for, or fewer, but of a number that can share a batch."""
+        """The number of workers that there is room for now: at most as many as wanted, and able to share a batch."""
         nodes = (replace(node, gpus=node.gpus if self._gpu else 0) for node in Cluster.now().nodes)
         cluster = Cluster(tuple(node for node in nodes if node.gpus or not self._gpu))
         if not cluster.nodes:
-            return 1  # waits for the first one
+            return 1  # Ray Train then waits for the first machine
         wanted = min(self._resources.workers, cluster.gpus if self._gpu else cluster.cpus)
         most = cluster.workers(replace(self._resources, workers=wanted), self._batch)
         return next(count for count in range(most, 0, -1) if self._stream.serves(count, self._batch))
@@ -182,7 +184,7 @@ def _in_thread(call: Callable[[], Any]) -> Future[None]:
     def run() -> None:
         try:
             call()
-        except BaseException as error:  # handed to whoever waits for it
+        except BaseException as error:  # raised again where the result is read
             outcome.set_exception(error)
         else:
             outcome.set_result(None)
@@ -205,7 +207,7 @@ def _lost(error: Exception) -> str:
 
 
 def _waited(failure: BaseException) -> bool:
-    """Whether this is how a worker fails that waited for another: NCCL has a class for it, gloo only its words."""
+    """Whether a worker failed because it waited for another one: NCCL has a class for it, gloo only a message."""
     return isinstance(failure, torch.distributed.DistError) or "gloo" in str(failure)
 
 

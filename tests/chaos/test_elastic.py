@@ -43,14 +43,14 @@ def test_two_then_three_then_one_machine_make_what_one_makes(tmp_path: Path) -> 
     with Driver(Spec(root=str(tmp_path / "root"), resources=WORKERS, faults=slow, **NODES)) as driver:
         driver.wait_until(lambda: len(driver.parts()) >= 2)
         assert len(driver.actors()) == 4
-        driver.tell("add")
+        driver.send("add")
         driver.wait_until(lambda: len(driver.actors()) == 6)
-        driver.tell("remove")
+        driver.send("remove")
         fast.touch()
         driver.wait_until(lambda: any(driver.root.glob("pretrained-*/scratch/checkpoints/*/*")))
-        driver.tell("add")  # the workers are on one of the others
-        driver.tell("remove")
-        driver.tell("remove")
+        driver.send("add")  # the workers are on one of the others
+        driver.send("remove")
+        driver.send("remove")
         driver.must_succeed(400)
         assert "lost worker" in driver.output()
     assert found(tmp_path / "root") == found(tmp_path / "alone")
@@ -63,7 +63,7 @@ import faults
 import ray
 from dataclasses import replace
 from driver import Spec, digits
-from heads import asked
+from heads import requested_resources
 from raylabel.store.artifact import Root
 from raylabel.compute.autoscaler import ready
 from raylabel.pipelines.semi_supervised import Run
@@ -74,7 +74,7 @@ from raylabel.compute.watchdog import watched
 def look():
     before = -1
     while True:
-        if (now := len(asked())) != before:
+        if (now := len(requested_resources())) != before:
             print(f"asked for {now}", flush=True)
         before = now
         time.sleep(0.2)

@@ -15,11 +15,11 @@ def test_a_node_goes_and_another_comes_while_scoring(whole: Stage, decode: str):
     spec = whole.spec(**NODES, resources={"decode": decode}, teacher={"seconds": 0.3})
     with Driver(spec) as driver:
         driver.wait_until(lambda: len(driver.parts()) >= 20)
-        driver.tell("remove")
-        driver.tell("add")
+        driver.send("remove")
+        driver.send("add")
         driver.wait_until(lambda: len(driver.parts()) >= 60)
-        driver.tell("remove")
-        driver.tell("add")
+        driver.send("remove")
+        driver.send("add")
         driver.must_succeed(400)
     whole.check()
 
@@ -33,7 +33,7 @@ def test_nodes_go_for_good_while_scoring(whole: Stage, decode: str):
     with Driver(spec) as driver:
         for parts in (20, 40):
             driver.wait_until(lambda: len(driver.parts()) >= parts)  # noqa: B023
-            driver.tell("remove")
+            driver.send("remove")
         driver.must_succeed(400)
     whole.check()
 
@@ -50,8 +50,8 @@ def test_a_node_goes_and_another_comes_while_selecting(whole: Stage):
     with Driver(spec) as driver:
         for files in ("scratch/*/*.arrow", "picks-*.parquet"):
             driver.wait_until(lambda: any(whole.root.glob(f"picks-*/{files}")))  # noqa: B023
-            driver.tell("remove")
-            driver.tell("add")
+            driver.send("remove")
+            driver.send("add")
         driver.must_succeed(200)
     whole.check()
 
@@ -63,12 +63,12 @@ def test_a_node_that_joins_is_given_teachers_and_one_that_goes_ends_nothing(whol
     with Driver(spec) as driver:
         driver.wait_until(lambda: len(driver.parts()) >= 10)
         assert len(driver.actors()) == 5
-        driver.tell("add")
+        driver.send("add")
         driver.wait_until(lambda: len(driver.actors()) == 7)
         joined = len(driver.parts())
         driver.wait_until(lambda: len(driver.parts()) >= joined + 20)
         assert len(driver.actors()) == 7
         for _ in range(2):
-            driver.tell("remove")
+            driver.send("remove")
         driver.must_succeed(400)
     whole.check()

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from golden import SLOW_WORDS, WORDS
+from golden import COMMANDS, SLOW_COMMANDS
 from harness import Driver, Stage, kill_one
 
 ACTORS = {"cpus": 4, "resources": {"teachers": 3}}
@@ -14,8 +14,8 @@ CLUSTER = {"cpus": 4, "resources": {"teachers": 2, "decode": "cluster"}}
 
 
 def rejected(stage: Stage, *words: str) -> dict[int, str]:
-    """Position → reason of the samples that say one of these words, if the parser obeys."""
-    reasons = {word.encode(): reason for word, reason in (WORDS | SLOW_WORDS).items() if word in words}
+    """Position → reason of the samples that say one of these words, if the parser commands."""
+    reasons = {word.encode(): reason for word, reason in (COMMANDS | SLOW_COMMANDS).items() if word in words}
     found = {i: reasons[data] for i, data in enumerate(stage.golden.media) if data in reasons}
     assert len(found) == len(words)
     return found
@@ -51,9 +51,9 @@ def test_actors_and_what_parses_are_killed(small_tar: Stage):
 
 
 def test_media_that_kill_the_process_that_parses_are_rejected_and_no_other(small: Stage):
-    with Driver(small.spec(**ACTORS, teacher={"obeys": list(WORDS)})) as driver:
+    with Driver(small.spec(**ACTORS, teacher={"commands": list(COMMANDS)})) as driver:
         driver.must_succeed(200)
-    small.check(reasons=rejected(small, *WORDS))
+    small.check(reasons=rejected(small, *COMMANDS))
 
 
 @pytest.mark.slow
@@ -61,7 +61,7 @@ def test_media_that_kill_the_process_that_parses_are_rejected_and_no_other(small
 def test_a_picture_that_kills_the_teacher_is_rejected_and_no_other(small: Stage, resources: dict):
     with Driver(small.spec(**resources, teacher={"crashes": True})) as driver:
         driver.must_succeed(250)
-    small.check(reasons={small.golden.cursed: "teacher_crash"})
+    small.check(reasons={small.golden.crashing: "teacher_crash"})
 
 
 @pytest.mark.slow
@@ -116,9 +116,9 @@ def test_how_work_is_dealt_does_not_show(whole: Stage, actors: int, decode: str,
 @pytest.mark.slow
 @pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=WHERE)
 def test_media_that_hang_are_rejected_too(whole: Stage, resources: dict):
-    with Driver(whole.spec(**resources, teacher={"obeys": [*WORDS, *SLOW_WORDS]})) as driver:
+    with Driver(whole.spec(**resources, teacher={"commands": [*COMMANDS, *SLOW_COMMANDS]})) as driver:
         driver.must_succeed(250)
-    whole.check(reasons=rejected(whole, *WORDS, *SLOW_WORDS))
+    whole.check(reasons=rejected(whole, *COMMANDS, *SLOW_COMMANDS))
 
 
 @pytest.mark.slow

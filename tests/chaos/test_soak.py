@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
-from harness import Driver, Stage, kill_one, told
+from harness import Driver, Stage, command_line, kill_one
 
 MINUTES = float(os.environ.get("RAYLABEL_SOAK_MINUTES", "30"))
 
@@ -35,14 +35,14 @@ class Held:
 
 
 def held(driver: Driver) -> Held:
-    memory, inodes, descriptors, family = {}, {}, 0, driver.family()
+    memory, inodes, descriptors, family = {}, {}, 0, driver.processes()
     for pid in family:
         folder = Path(f"/proc/{pid}")
         try:
             status = (folder / "status").read_text()
             memory[pid] = int(status.partition("RssAnon:")[2].split()[0]) / 1024
             files = list((folder / "fd").iterdir())
-            lasting = pid == driver.process.pid or told(pid).split(" ")[0].endswith(("/raylet", "/gcs_server"))
+            lasting = pid == driver.process.pid or command_line(pid).split(" ")[0].endswith(("/raylet", "/gcs_server"))
             descriptors += len(files) if lasting else 0
             for file in files:
                 if os.readlink(file).startswith(("/dev/shm/", "/memfd:")):

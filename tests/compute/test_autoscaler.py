@@ -1,4 +1,4 @@
-"""A cluster of a head without CPUs and of machines that come when they are asked for: the run waits, and says so."""
+"""A cluster whose head has no CPUs and whose other machines start on demand: the run waits for them, and says so."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import SMALL
-from heads import RAY, Head, asked, environment, eventually, started_cloud, started_head
+from heads import RAY, Head, environment, eventually, requested_resources, started_cloud, started_head
 from paths import JOBS, PYTHONPATH, REPOSITORY
 
 from raylabel.compute.autoscaler import ready
@@ -17,7 +17,7 @@ from raylabel.compute.watchdog import watched
 from raylabel.errors import InputError
 
 
-def test_available_resources_are_not_waited_for(ray_local: None, capsys: pytest.CaptureFixture) -> None:
+def test_a_run_does_not_wait_if_the_resources_exist(ray_local: None, capsys: pytest.CaptureFixture) -> None:
     for resources in (Resources(), Resources(cpus=4)):
         assert ready(resources) == Cluster.now()
     assert capsys.readouterr().err == ""
@@ -27,9 +27,9 @@ def test_missing_resources_are_requested_until_the_watchdog_ends_the_run(
     ray_local: None, capsys: pytest.CaptureFixture
 ) -> None:
     seen: list[list[dict]] = []
-    look = threading.Thread(target=lambda: (eventually(asked), seen.append(asked())))
+    look = threading.Thread(target=lambda: (eventually(requested_resources), seen.append(requested_resources())))
     look.start()
-    # With `match`, Pytest would hold a frame of the watch.
+    # Without `match`: pytest would then keep a frame of the watchdog alive.
     with pytest.raises(InputError) as error, watched(4):
         ready(Resources(cpus=6, gpus=2))
     look.join()
@@ -37,7 +37,7 @@ def test_missing_resources_are_requested_until_the_watchdog_ends_the_run(
     assert "raise --resources.patience" in str(error.value)
     assert "waiting for 6 CPUs and 2 GPUs: there are 4 and 0" in capsys.readouterr().err
     assert sorted(map(len, seen[0])) == [1] * 4 + [2] * 2 and seen[0].count({"CPU": 1, "GPU": 1}) == 2
-    eventually(lambda: not asked())  # and no longer
+    eventually(lambda: not requested_resources())  # the request ends with the wait
 
 
 @pytest.mark.slow
@@ -74,12 +74,12 @@ from raylabel.cli.connect import connect
 from raylabel.compute.autoscaler import ready
 from raylabel.compute.resources import Cluster, Resources
 from raylabel.compute.watchdog import watched
-from heads import asked, eventually
+from heads import eventually, requested_resources
 connect()
 before = Cluster.now()
 with watched(100):
     found = ready(Resources(cpus=6, gpus=1))
-eventually(lambda: not asked())
+eventually(lambda: not requested_resources())
 print(json.dumps([len(before.nodes), sorted([node.cpus, node.gpus] for node in found.nodes)]))
 """
 
@@ -100,7 +100,7 @@ def test_the_autoscaler_starts_only_the_requested_machines(tmp_path: Path) -> No
 
 
 def join(head: Head, *arguments: str) -> None:
-    """Starts a machine of the head's cluster, on this one; it ends with the head."""
+    """Starts another node of the head's cluster on this machine; it ends with the head."""
     subprocess.run(
         [sys.executable, str(RAY), "start", f"--address={head.address}", *arguments, "--disable-usage-stats"],
         env=environment(**head.environment),

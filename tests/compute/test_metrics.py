@@ -1,4 +1,4 @@
-"""What Prometheus reads of a run from a real head is what the run's own tables say."""
+"""The counts that Prometheus reads from a real head are equal to those in the run's tables."""
 
 import json
 import subprocess
@@ -50,7 +50,7 @@ def read(address: str) -> Counter[tuple[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decode", ["beside", "cluster"])
-def test_the_endpoint_counts_what_the_tables_hold(tmp_path: Path, decode: str) -> None:
+def test_the_metrics_equal_the_counts_of_the_tables(tmp_path: Path, decode: str) -> None:
     rng = np.random.default_rng(0)
     media: list[bytes | None] = [png(rng.integers(0, 256, (8, 8), np.uint8)) for _ in range(90)]
     media[3::20] = [b"rubbish", b"", None, media[0][:40], b"GIF89a"]  # pyright: ignore[reportOptionalSubscript]
@@ -66,7 +66,7 @@ def test_the_endpoint_counts_what_the_tables_hold(tmp_path: Path, decode: str) -
         )
         assert done.returncode == 0, done.stderr
         info = json.loads(done.stdout.splitlines()[-1])
-        deadline = time.monotonic() + 60  # an actor may end after its driver
+        deadline = time.monotonic() + 60  # an actor may end, and report, after its driver
         while sum((found := read(head.metrics)).values()) < len(media) and time.monotonic() < deadline:
             time.sleep(0.5)
     assert info["scored"] == 85 and len(info["reasons"]) > 1

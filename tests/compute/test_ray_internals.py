@@ -1,4 +1,4 @@
-"""Private names of Ray. Each test's docstring says what to check when Ray is raised to another version."""
+"""Private names of Ray. Each test's docstring says what to check when Ray is upgraded."""
 
 import json
 import os
@@ -23,12 +23,12 @@ def test_folders(ray_local: None) -> None:
 
 
 def test_no_node_is_draining_in_a_quiet_cluster(ray_local: None) -> None:
-    """`state.get_draining_nodes`: ids as in `ray.nodes()`. tests/deploy/test_spot_notice.py drains a real node."""
+    """`state.get_draining_nodes`: ids as in `ray.nodes()`. tests/deploy/test_spot_notice.py drains a node."""
     assert internals.draining_nodes() == set()
 
 
 def test_placement_groups_are_seen_and_removed(ray_local: None) -> None:
-    """Fields of gcs_pb2.PlacementGroupTableData: the id, the job, the state, and who made the group."""
+    """Fields of gcs_pb2.PlacementGroupTableData: the id, the job, the state and the creator of the group."""
     group = placement_group([{"CPU": 0.01}])
     ray.get(group.ready())
     (found,) = (one for one in internals.placement_groups() if one.id == group.id.binary())
@@ -41,7 +41,7 @@ def test_placement_groups_are_seen_and_removed(ray_local: None) -> None:
 
 
 def test_pending_requests_are_counted_by_their_resources(ray_local: None) -> None:
-    """`get_cluster_resource_state`: a task that no machine has room for is in `pending_resource_requests`."""
+    """`get_cluster_resource_state`: a task that no node has room for is in `pending_resource_requests`."""
 
     @ray.remote(num_cpus=777)
     def never() -> None: ...
@@ -57,14 +57,14 @@ def test_pending_requests_are_counted_by_their_resources(ray_local: None) -> Non
 
 
 def test_requests_to_the_autoscaler_have_their_own_requester(ray_local: None) -> None:
-    """DefaultAutoscalingCoordinator: its methods. tests/compute/test_autoscaler.py sees machines started for it."""
+    """The methods of DefaultAutoscalingCoordinator. In tests/compute/test_autoscaler.py machines are started for it."""
     coordinator = internals.autoscaling_coordinator("test")
     coordinator.request_resources([{"CPU": 1.0}], 5.0)
     coordinator.cancel_request()
 
 
-def test_a_start_that_timed_out_is_told_from_other_errors() -> None:
-    """WorkerGroupStartupTimeoutError: Ray Train's controller ends with it where workers got no place in time."""
+def test_a_start_that_timed_out_is_distinguished_from_other_errors() -> None:
+    """WorkerGroupStartupTimeoutError: Ray Train's controller raises it if workers get no resources in time."""
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
     error = Exception("training failed")
@@ -74,7 +74,7 @@ def test_a_start_that_timed_out_is_told_from_other_errors() -> None:
 
 
 def test_a_submitted_job_knows_its_working_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable in which Ray hands a job its configuration. tests/cli/test_jobs.py submits a real one."""
+    """The variable in which Ray gives a job its configuration. tests/cli/test_jobs.py submits a real job."""
     from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
     assert not internals.submitted_job_has_working_dir()
@@ -84,8 +84,8 @@ def test_a_submitted_job_knows_its_working_directory(monkeypatch: pytest.MonkeyP
     assert not internals.submitted_job_has_working_dir()
 
 
-def test_a_head_answers_for_its_cluster(ray_local: None) -> None:
-    """NodeInfoGcsService.GetClusterId, the token loader: tests/cli/test_connect.py asks heads that want a token."""
+def test_the_head_answers_a_request_for_its_cluster_id(ray_local: None) -> None:
+    """NodeInfoGcsService.GetClusterId and the token loader. tests/cli/test_connect.py has heads that need a token."""
     head = ray.get_runtime_context().gcs_address
     assert internals.ask_cluster_id(head, internals.token_header()) == grpc.StatusCode.OK
     assert internals.ask_cluster_id("127.0.0.1:9", {}) == grpc.StatusCode.UNAVAILABLE

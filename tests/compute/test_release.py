@@ -1,4 +1,4 @@
-"""What a stage has taken of a cluster is free when it returns: CPU-only stages hold no GPU, evaluation no worker."""
+"""A stage releases its resources when it returns: stages on CPUs hold no GPU, and evaluation holds no worker."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from heads import environment
 from paths import PYTHONPATH
 
-# The GPUs stand in Ray's books alone, which is where they would be held; the scorer takes no notice of them.
+# Only Ray's resource counts contain GPUs, which is enough to see whether they are held; the scorer does not use them.
 LABEL = """
 import json, sys, threading, time
 import numpy as np
@@ -42,7 +42,7 @@ scoring = Scoring(
 scores = make_scores(root, scoring)
 over.set()
 thread.join()
-find_duplicates(root, scores)  # asks for no GPU, and is done in less time than one takes to be idle
+find_duplicates(root, scores)  # requests no GPU, and ends before a worker process with a GPU becomes idle
 free = {name: ray.available_resources().get(name, 0) for name in ("CPU", "GPU")}
 print(json.dumps([min(seen), free]))
 """
@@ -52,14 +52,14 @@ import json, sys, time
 import ray
 from pathlib import Path
 from ray.util import placement_group_table
-from trainings import fit, lesson
+from trainings import fit, digits_examples
 from raylabel.store.artifact import Root
 
 ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 root = Root.open(str(Path(sys.argv[1]) / "root"))
-examples = lesson(root, Path(sys.argv[1]))
+examples = digits_examples(root, Path(sys.argv[1]))
 fit(root, examples, workers=2)
-begin = time.monotonic()  # Ray's books are behind by a moment
+begin = time.monotonic()  # Ray updates its counts with a delay
 while (free := ray.available_resources().get("CPU", 0)) < 4 and time.monotonic() < begin + 10:
     time.sleep(0.1)
 groups = {group["state"] for group in placement_group_table().values()}
@@ -67,7 +67,7 @@ print(json.dumps([list(groups), free, ray.util.list_named_actors()]))
 """
 
 
-def said(script: str, folder: Path) -> list:
+def result_of(script: str, folder: Path) -> list:
     done = subprocess.run(
         [sys.executable, "-c", script, str(folder)],
         env=environment(PYTHONPATH=PYTHONPATH),
@@ -81,12 +81,12 @@ def said(script: str, folder: Path) -> list:
 
 @pytest.mark.slow
 def test_labeling_releases_the_gpus_before_the_next_stage(tmp_path: Path) -> None:
-    least, free = said(LABEL, tmp_path)
-    assert least == 0  # both were at work
+    least, free = result_of(LABEL, tmp_path)
+    assert least == 0  # both GPUs were in use
     assert free == {"CPU": 4, "GPU": 2}
 
 
 @pytest.mark.slow
 def test_training_releases_its_placement_group_before_evaluation(tmp_path: Path) -> None:
-    groups, free, actors = said(TRAIN, tmp_path)
+    groups, free, actors = result_of(TRAIN, tmp_path)
     assert (groups, free) == (["REMOVED"], 4), actors

@@ -27,7 +27,7 @@ import json, logging, sys, time
 from pathlib import Path
 import ray
 from helpers import DIGITS_VIEW, digit_images, random_model, write_parquet
-from trainings import fit, lesson
+from trainings import fit, digits_examples
 from raylabel.store.artifact import Root
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.errors import InputError
@@ -39,7 +39,7 @@ from raylabel.compute.watchdog import watched
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 folder = Path(sys.argv[1])
 root = Root.open(str(folder / "root"))
-examples, teacher = lesson(root, folder), random_model(root)
+examples, teacher = digits_examples(root, folder), random_model(root)
 corpus = Corpus(uri=(str(write_parquet(folder / "more.parquet", digit_images()[0][:900])),))
 shards = index_corpus(root, "more", corpus)
 

@@ -107,7 +107,7 @@ def test_ray_is_told_of_the_notice(metadata: Metadata) -> None:
             out, _ = process.communicate(timeout=60)
         finally:
             process.kill()
-        assert process.returncode == 0 and "AWS takes this machine away in 1" in out, out
+        assert process.returncode == 0 and "AWS terminates this machine in 1" in out, out
         deadline = time.monotonic() + 60
         while (found := state()) != "1 AUTOSCALER_DRAIN_PREEMPTED\n":
             assert time.monotonic() < deadline, found

@@ -1,4 +1,4 @@
-"""Encoded frames are read back once, in order, in their colours; the bytes are the same on every machine."""
+"""Encoded frames are read back once, in order and with their colours. The bytes are the same on every machine."""
 
 import hashlib
 import io
@@ -30,7 +30,7 @@ def by_pyav(data: bytes) -> np.ndarray:
 
 
 def by_decord(data: bytes) -> np.ndarray:
-    decord = pytest.importorskip("decord", reason="no decord for this machine")
+    decord = pytest.importorskip("decord", reason="decord is not installed")
     reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
     return reader.get_batch(range(len(reader))).asnumpy()
 
@@ -39,7 +39,7 @@ READERS = [by_pyav, by_decord]
 
 
 def numbered(count: int, height: int, width: int) -> np.ndarray:
-    """Frames that show their number: 10 broad bars, dark for 0 and light for 1, on a scene that moves."""
+    """Frames that show their index: 10 wide bars, dark for 0 and light for 1, on a moving scene."""
     x, y, t = np.arange(width), np.arange(height)[:, None], np.arange(count)[:, None, None]
     moving = 128 + 30 * np.sin((x + 3 * t) / 9) + 20 * np.cos((y - 2 * t) / 7)
     frames = np.stack([moving, np.roll(moving, 7, 2), 255 - moving], 3)
@@ -48,7 +48,7 @@ def numbered(count: int, height: int, width: int) -> np.ndarray:
     return frames.astype(np.uint8)
 
 
-def numbers(frames: np.ndarray) -> list[int]:
+def indices(frames: np.ndarray) -> list[int]:
     step = -(-frames.shape[2] // 10)
     middles = frames[:, frames.shape[1] // 4, step // 2 :: step].mean(2) > 125
     return [int((bits << np.arange(10)).sum()) for bits in middles[:, :10]]
@@ -60,7 +60,7 @@ def test_every_frame_is_read_back_once_and_in_order(read: Callable[[bytes], np.n
     frames = numbered(count, 112, 150)
     again = read(encode_mp4(iter(frames), 25))
     assert again.shape == frames.shape
-    assert numbers(again) == list(range(count))
+    assert indices(again) == list(range(count))
     assert np.abs(again.astype(int) - frames).mean() < 6
 
 
@@ -78,7 +78,7 @@ def test_any_size_count_and_rate(count: int, size: tuple[int, int], fps: float, 
     again = by_pyav(data)
     padded = tuple(n + n % 2 for n in size)
     assert again.shape == (count, *padded, 3)
-    assert np.abs(again.astype(int) - frames[:1, :1, :1]).max() <= 4  # the padding too
+    assert np.abs(again.astype(int) - frames[:1, :1, :1]).max() <= 4  # also in the padding
     with opened(data) as container:
         stream = container.streams.video[0]
         assert stream.frames == count
@@ -89,8 +89,8 @@ def test_any_size_count_and_rate(count: int, size: tuple[int, int], fps: float, 
 
 
 @pytest.mark.parametrize("read", READERS)
-def test_colours_come_back(read: Callable[[bytes], np.ndarray]) -> None:
-    """Against full range or BT.709 read as BT.601, pure colours would be 16 to 40 off."""
+def test_colours_are_read_back(read: Callable[[bytes], np.ndarray]) -> None:
+    """With full range or BT.709 read as BT.601, pure colours would be 16 to 40 off."""
     colours = np.array([(r, g, b) for r in (0, 128, 255) for g in (0, 128, 255) for b in (0, 128, 255)], np.uint8)
     frames = np.broadcast_to(colours[:, None, None], (27, 64, 64, 3))
     again = read(encode_mp4(frames, 5, crf=18))
@@ -105,7 +105,7 @@ def test_colours_are_tagged() -> None:
     assert tags == (1, 6, 1, 13)  # limited, SMPTE 170M (the matrix of BT.601), BT.709, sRGB: ITU-T H.273
 
 
-def test_odd_sides_lose_nothing() -> None:
+def test_odd_sides_are_padded() -> None:
     frames = np.zeros((3, 33, 45, 3), np.uint8)
     frames[:, -1] = 250
     frames[:, :, -1] = 250
@@ -121,7 +121,7 @@ def test_a_larger_crf_takes_fewer_bytes() -> None:
     assert sizes[0] > 1.3 * sizes[1] > 1.6 * sizes[2]
 
 
-def test_the_file_has_no_encoder_name_and_no_time() -> None:
+def test_the_file_contains_no_encoder_name_and_no_time() -> None:
     data = encode_mp4(numbered(60, 64, 80), 25)
     for name in (b"x264", b"Lavf", b"Lavc", b"libx264"):
         assert name not in data
@@ -142,20 +142,20 @@ print(hashlib.sha256(encode_mp4(numbered(90, 113, 150), 25)).hexdigest())
 
 
 def test_the_same_bytes_on_one_core_and_on_many() -> None:
-    """In separate processes, since the encoder reads the processor's features and their number once."""
+    """In separate processes, since the encoder reads the processor's features and the number of cores once."""
     here = hashlib.sha256(encode_mp4(list(numbered(90, 113, 150)), 25)).hexdigest()
     path = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])
     core = sorted(os.sched_getaffinity(0))[0] if sys.platform == "linux" else None
 
-    def alone() -> None:
+    def use_one_core() -> None:
         if core is not None:
             os.sched_setaffinity(0, {core})
 
-    for narrow in (None, alone):
+    for set_up in (None, use_one_core):
         done = subprocess.run(
             [sys.executable, "-c", HASH],
             env={**os.environ, "PYTHONPATH": path},
-            preexec_fn=narrow,
+            preexec_fn=set_up,
             capture_output=True,
             text=True,
             check=True,
@@ -163,11 +163,11 @@ def test_the_same_bytes_on_one_core_and_on_many() -> None:
         assert done.stdout.strip() == here
 
 
-@pytest.mark.parametrize("able", ["0", "SSE2"])
-def test_the_same_bytes_on_a_processor_with_fewer_features(able: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("features", ["0", "SSE2"])
+def test_the_same_bytes_on_a_processor_with_fewer_features(features: str, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = numbered(90, 113, 150)
     here = encode_mp4(frames, 25)
-    monkeypatch.setattr(encode, "_X264", f"{encode._X264}:asm={able}")
+    monkeypatch.setattr(encode, "_X264", f"{encode._X264}:asm={features}")
     assert encode_mp4(frames, 25) == here
 
 
@@ -191,11 +191,11 @@ def test_invalid_frames_are_refused(frames: list[np.ndarray], fps: float, messag
 
 def encoder() -> Callable[[bytes, Sequence[int]], bytes]:
     """A parser for the sandbox: count, height and width as a JSON list → those frames, encoded."""
-    encode_mp4(numbered(1, 16, 16), 25)  # loads what is loaded at the first use
+    encode_mp4(numbered(1, 16, 16), 25)  # loads libraries that are loaded at the first use
     return lambda data, _: encode_mp4(numbered(*json.loads(data)), 25)
 
 
-def test_it_works_in_the_sandbox() -> None:
+def test_encoding_works_in_the_sandbox() -> None:
     sizes = [(40, 112, 150), (1, 16, 16), (100, 171, 128)]
     with Sandbox(Parser.of(encoder)) as sandbox:
         assert sandbox.convert([json.dumps(size).encode() for size in sizes]) == [

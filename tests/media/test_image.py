@@ -1,6 +1,6 @@
-"""Pixels against numpy formulas and torchvision, rejects against their reasons, mutants against "only Reject".
+"""Pixels are compared with numpy formulas and torchvision. A mutated file is decoded or raises Reject, nothing else.
 
-Every input is decoded by both functions, which must give the same picture or the same Reject.
+Every input is decoded by both functions, which must return the same picture or raise the same Reject.
 """
 
 import csv
@@ -50,7 +50,7 @@ def reason(data: bytes) -> str:
 
 
 def both(data: bytes) -> np.ndarray | tuple[str, str]:
-    """The pixels, or reason and detail, after comparing both functions; any other exception fails the test."""
+    """The pixels, or (reason, detail), after comparing both functions. Any other exception fails the test."""
     try:
         image = decode_image(data)
     except Reject as reject:
@@ -70,7 +70,7 @@ def over_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def png(width: int, height: int, depth: int, color: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG by hand, for what Pillow cannot write. `rows` have their filter byte."""
+    """A PNG that Pillow cannot write. `rows` include their filter bytes."""
     head = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     out = b"\x89PNG\r\n\x1a\n"
     for kind, body in ((b"IHDR", head), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
@@ -79,7 +79,7 @@ def png(width: int, height: int, depth: int, color: int, rows: bytes, *chunks: t
 
 
 def tiff(width: int, height: int, bits: int, photometric: int, data: bytes) -> bytes:
-    """An uncompressed grey TIFF by hand, with its pixels behind the header."""
+    """An uncompressed grey TIFF that Pillow did not write, with its pixels after the header."""
     offset = 8 + 2 + 8 * 12 + 4
     tags = ((256, width), (257, height), (258, bits), (259, 1), (262, photometric), (273, offset), (277, 1))
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in (*tags, (279, len(data))))
@@ -101,7 +101,7 @@ def test_lossless_rgb_is_exact(format):
     assert (pixels(encode(NOISE, format, **({"lossless": True} if format == "WEBP" else {}))) == NOISE).all()
 
 
-def test_plain_jpeg_is_pillows_own_pixels():
+def test_plain_jpeg_has_the_pixels_of_pillow():
     data = encode(SMOOTH, "JPEG", quality=90)
     assert (pixels(data) == np.asarray(Image.open(io.BytesIO(data)))).all()
     assert abs(pixels(data) - SMOOTH).mean() < 4
@@ -170,7 +170,7 @@ def test_a_transparent_colour_of_rgb_and_of_grey():
 
 
 RAMP = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-RAMP_8 = np.rint(np.arange(65536) / 257).reshape(256, 256)  # 257 = 65535 / 255; never half way, since it is odd
+RAMP_8 = np.rint(np.arange(65536) / 257).reshape(256, 256)  # 257 = 65535 / 255 is odd, so no value is halfway
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ RAMP_8 = np.rint(np.arange(65536) / 257).reshape(256, 256)  # 257 = 65535 / 255;
         tiff(256, 256, 16, 1, RAMP.tobytes()),
         encode(RAMP.astype(np.int32), "TIFF"),
     ],
-    ids=["png", "tiff", "tiff by hand", "int32 tiff"],
+    ids=["png", "tiff", "tiff not by pillow", "int32 tiff"],
 )
 def test_16_bit_grey_is_scaled_not_clipped(data):
     assert (pixels(data) == RAMP_8[..., None]).all()
@@ -212,7 +212,7 @@ def test_12_bit_tiff():
 
 
 @pytest.mark.parametrize("value", [-1, 65536])
-def test_integers_beyond_16_bits_are_refused(value):
+def test_integers_over_16_bits_are_refused(value):
     assert reason(encode(np.array([[0, value]], dtype=np.int32), "TIFF")) == "mode_not_supported"
 
 
@@ -233,7 +233,7 @@ def test_cmyk_tiff():
 
 
 def test_cmyk_jpeg_has_the_colours_of_the_picture():
-    # Adobe's inverted CMYK: read the wrong way round, this is the negative.
+    # Adobe's CMYK is inverted: without the inversion this would be the negative.
     image = Image.fromarray(np.concatenate([255 - SMOOTH, np.zeros((H, W, 1), np.uint8)], 2), "CMYK")
     data = encode(image, "JPEG", quality=95)
     assert abs(pixels(data) - SMOOTH).mean() < 4
@@ -251,7 +251,7 @@ def test_ycck_jpeg_against_torchvision(shared):
     assert abs(pixels(data) - expected.permute(1, 2, 0).numpy()).max() <= 1
 
 
-def test_lab_tiff_comes_back_as_the_rgb_it_was_made_from():
+def test_lab_tiff_is_converted_back_to_rgb():
     to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
     lab = ImageCms.applyTransform(Image.fromarray(SMOOTH // 2 + 64), to_lab)
     assert lab is not None
@@ -266,12 +266,12 @@ def fast(monkeypatch) -> list[bytes]:
     """The inputs that simplejpeg decoded."""
     decoded, decode_jpeg = [], simplejpeg.decode_jpeg
 
-    def note(data: bytes, *options):
+    def record(data: bytes, *options):
         result = decode_jpeg(data, *options)
         decoded.append(data)
         return result
 
-    monkeypatch.setattr(simplejpeg, "decode_jpeg", note)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", record)
     return decoded
 
 
@@ -291,7 +291,7 @@ def fast(monkeypatch) -> list[bytes]:
         },
     ),
 )
-def test_ordinary_jpeg_is_decoded_fast_to_pillows_own_pixels(fast, width, height, mode, options):
+def test_ordinary_jpeg_is_decoded_by_simplejpeg_to_the_pixels_of_pillow(fast, width, height, mode, options):
     fast.clear()
     data = encode(Image.fromarray(SMOOTH).resize((width, height)).convert(mode), "JPEG", **options)
     assert (pixels(data) == np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))).all()
@@ -333,47 +333,47 @@ WIDE_TABLE = segment(0xDB, b"\x13" + 64 * b"\0\1")
         PLAIN[:AT_FRAME] + PLAIN[AT_FRAME + 19 :],  # no frame
         PLAIN[:AT_FRAME] + segment(0xC0, PLAIN[AT_FRAME + 4 : AT_FRAME + 19] + b"\0") + PLAIN[AT_FRAME + 19 :],
         PLAIN[:AT_FRAME] + segment(0xC0, b"\x08\0\x08\0\x08\2" + 2 * b"\1\x11\0") + PLAIN[AT_FRAME + 19 :],
-        PLAIN[: AT_FRAME + 5] + b"\0\0" + PLAIN[AT_FRAME + 7 :],  # no rows: their number would follow the scan
+        PLAIN[: AT_FRAME + 5] + b"\0\0" + PLAIN[AT_FRAME + 7 :],  # height 0: it would follow after the scan
         PLAIN[: AT_FRAME + 4] + b"\x0c" + PLAIN[AT_FRAME + 5 :],  # 12 bits
         PLAIN[: AT_FRAME + 1],
         encode(Image.fromarray(NOISE_4, "CMYK"), "JPEG"),
     ],
 )
-def test_a_header_that_is_not_ordinary_is_left_to_pillow(data):
-    # Asked by name: simplejpeg refuses some of these too, but not before it has taken memory for them.
+def test_jpeg_with_an_unusual_header_is_decoded_by_pillow(data):
+    # The header is checked directly: simplejpeg also refuses some of these, but allocates memory for them before.
     assert jpeg.ordinary_size(PLAIN, W * H) == (W, H) and jpeg.ordinary_size(data, W * H) is None
     both(data)
 
 
-def test_damage_that_libjpeg_only_warns_of_is_left_to_pillow(fast, capfd):
+def test_jpeg_for_which_libjpeg_only_warns_is_decoded_by_pillow(fast, capfd):
     assert (reason(PLAIN[:-300]), reason(PLAIN[:-2])) == ("truncated", "truncated") and not fast
     scan = PLAIN.index(b"\xff\xda") + 14
-    data = PLAIN[: scan + 40] + b"\xff\xd3" + PLAIN[scan + 42 :]  # a restart marker where none belongs
+    data = PLAIN[: scan + 40] + b"\xff\xd3" + PLAIN[scan + 42 :]  # an unexpected restart marker
     assert pixels(data).shape == (H, W, 3) and not fast
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("short, scale", [(29, 1), (63, 1), (64, 2), (127, 2), (128, 4), (255, 4), (256, 8), (600, 8)])
-def test_draft_is_the_smallest_scale_that_leaves_the_short_side(short, scale, fast):
+def test_draft_is_the_smallest_scale_with_the_short_side(short, scale, fast):
     data = encode(Image.fromarray(SMOOTH).resize((short + 41, short)), "JPEG", quality=95)
     found, size = decode_draft(data, 32)
     assert bool(fast) == (scale == 1)
     assert size == ((short + 41) / scale, short / scale)
-    # A scaled DCT averages, in essence; the last row and column too, if it has fewer pixels.
+    # A scaled DCT is close to an average, also of the last row and column, which may average fewer pixels.
     expected = np.asarray(Image.open(io.BytesIO(data)).reduce(scale), int)
     assert found.shape == expected.shape and abs(expected - found).mean() < 1
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"!"}, {"exif": b"Exif\0\0"}])
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-def test_draft_of_every_jpeg(mode, options):
+def test_draft_of_every_kind_of_jpeg(mode, options):
     data = encode(Image.fromarray(SMOOTH).convert(mode), "JPEG", **options)
     found, size = decode_draft(data, 4)
     assert found.shape == (6, 10, 3) and size == (10, 6)
     assert abs(np.asarray(decode_image(data).reduce(4), int) - found).mean() < 2
 
 
-def test_draft_is_for_upright_jpeg_alone():
+def test_draft_scales_only_upright_jpeg():
     exif = Image.Exif()
     exif[0x0112] = 6
     for format, options in (("PNG", {}), ("WEBP", {}), ("BMP", {}), ("JPEG", {"exif": exif})):
@@ -387,13 +387,13 @@ def test_draft_is_for_upright_jpeg_alone():
 
 
 @pytest.mark.parametrize("data", [PLAIN[:-300], PLAIN[:2], b"", jpeg_header(8000, 8000)])
-def test_draft_refuses_what_the_whole_is_refused_for(data):
+def test_draft_has_the_same_reject_as_full_decoding(data):
     assert pytest.raises(Reject, decode_draft, data, 4).value.reason == reason(data)
 
 
 # Upright, first frame -----------------------------------------------------------------------------------------------
 
-# The operation on the stored pixels that each orientation asks for (EXIF 2.32 §4.6.4).
+# The operation on the stored pixels for each orientation (EXIF 2.32 §4.6.4).
 UPRIGHT = {
     1: lambda a: a,
     2: np.fliplr,
@@ -424,12 +424,12 @@ def test_orientation_and_alpha():
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0not a tiff at all"])
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_broken_exif_is_no_reason_to_refuse_a_picture(exif, format):
+def test_broken_exif_is_ignored(exif, format):
     assert (pixels(encode(SMOOTH, format, exif=exif)) == pixels(encode(SMOOTH, format))).all()
 
 
 @pytest.mark.parametrize("value", [0, 9, 65535])
-def test_an_orientation_that_does_not_exist_is_upright(value):
+def test_an_undefined_orientation_is_ignored(value):
     exif = Image.Exif()
     exif[0x0112] = value
     assert (pixels(encode(NOISE, "PNG", exif=exif)) == NOISE).all()
@@ -440,11 +440,11 @@ def test_first_frame(format):
     frames = [Image.new("RGB", (8, 6), color) for color in ("red", "lime", "blue")]
     options = {"lossless": True} if format == "WEBP" else {}
     data = encode(frames[0], format, save_all=True, append_images=frames[1:], **options)
-    assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == 3  # else this tests nothing
+    assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == 3  # otherwise this tests nothing
     assert abs(pixels(data) - (255, 0, 0)).max() <= 2
 
 
-# Refusals -----------------------------------------------------------------------------------------------------------
+# Rejects -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -474,15 +474,15 @@ def test_first_frame(format):
         (b"II*\0\xff\xff\xff\xff", "corrupt"),
     ],
 )
-def test_reasons(data, expected):
+def test_rejects_have_the_right_reason(data, expected):
     assert reason(data) == expected
 
 
-def test_no_other_parser_sees_the_bytes(monkeypatch):
+def test_only_the_parser_of_the_detected_format_is_used(monkeypatch):
     def parse(*_):
         raise AssertionError("parsed")
 
-    monkeypatch.setitem(Image.OPEN, "GREEDY", (parse, None))  # would take anything, as TGA's and others' do
+    monkeypatch.setitem(Image.OPEN, "GREEDY", (parse, None))  # accepts any bytes, as the parsers of TGA and others do
     monkeypatch.setattr(Image, "ID", [*Image.ID, "GREEDY"])
     for magic in (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0"):
         assert "parsed" not in str(pytest.raises(Reject, decode_image, magic).value)
@@ -492,7 +492,7 @@ def webp_header(chunk: bytes, size: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", 4 + 8 + 30) + b"WEBP" + chunk + struct.pack("<I", 30) + size.ljust(30, b"\0")
 
 
-SIDE = 8000  # 64 million pixels: over our limit, under Pillow's
+SIDE = 8000  # 64 million pixels: over the limit here, under Pillow's
 TOO_LARGE = {
     "png": png(SIDE, SIDE, 8, 2, b""),
     "jpeg": jpeg_header(SIDE, SIDE),
@@ -508,7 +508,7 @@ TOO_LARGE = {
 
 @pytest.mark.parametrize("name", TOO_LARGE)
 def test_the_pixel_limit_is_checked_before_anything_is_decoded(name, monkeypatch):
-    # The picture's own memory is taken by `new` (and by libwebp, in its decoder).
+    # `new` (and libwebp's decoder) allocates the memory of the picture.
     def allocate(*_):
         raise AssertionError("decoded")
 
@@ -529,7 +529,7 @@ def test_the_pixel_limit_is_inclusive(monkeypatch):
 
 @pytest.mark.parametrize("lossless", [True, False])
 @pytest.mark.parametrize("extended", [True, False])
-def test_the_webp_header_is_read_as_libwebp_reads_it(lossless, extended, monkeypatch):
+def test_the_size_in_the_webp_header_equals_that_of_libwebp(lossless, extended, monkeypatch):
     seen = []
     monkeypatch.setattr(decode, "_check_pixels", seen.append)
     for size in ((1, 1), (300, 7), (1023, 513)):
@@ -538,7 +538,7 @@ def test_the_webp_header_is_read_as_libwebp_reads_it(lossless, extended, monkeyp
         assert seen[-2:] == [size, size] and image.size == size
 
 
-def test_memory_error_passes(monkeypatch):
+def test_memory_error_is_not_caught(monkeypatch):
     def fail(*_, **__):
         raise MemoryError
 
@@ -547,21 +547,21 @@ def test_memory_error_passes(monkeypatch):
         decode_image(encode(NOISE, "PNG"))
 
 
-def test_nothing_global_changes():
+def test_global_state_does_not_change():
     image, _, _ = palette_image()
-    warns = encode(image, "PNG", transparency=bytes(16))  # Pillow warns of it on its way to RGB
+    warns = encode(image, "PNG", transparency=bytes(16))  # Pillow warns when it converts this to RGB
     before = list(warnings.filters), Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         decode_image(warns)
         decode_image(encode(NOISE, "PNG"))
-        reason(jpeg_header(12000, 12000))  # Pillow only warns of 144 million pixels
+        reason(jpeg_header(12000, 12000))  # Pillow only warns about 144 million pixels
     assert not caught
     assert (list(warnings.filters), Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES) == before
     assert before[2] is False
 
 
-def test_reject_carries_clean_text_through_pickle():
+def test_reject_is_pickled_with_printable_text():
     text = "a\n\x1b[31mred\x00\u202eltr" + 300 * "é"
     copy = pickle.loads(pickle.dumps(Reject("corrupt", text)))
     assert copy.reason == "corrupt" and copy.detail.isprintable() and len(copy.detail) == 200
@@ -569,7 +569,7 @@ def test_reject_carries_clean_text_through_pickle():
     assert copy.detail.startswith("a  [31mred  ltr") and str(copy) == f"corrupt: {copy.detail}"
 
 
-# Mutants and the wild -----------------------------------------------------------------------------------------------
+# Mutated and real files -----------------------------------------------------------------------------------------------
 
 SEEDS = [
     encode(SMOOTH, "JPEG"),
@@ -591,9 +591,9 @@ SEEDS = [
 
 @settings(max_examples=600, deadline=None)
 @given(st.data())
-def test_a_mutant_decodes_or_is_refused_and_always_the_same_way(data):
+def test_a_mutated_file_is_decoded_or_rejected_in_the_same_way_each_time(data):
     mutant = bytearray(data.draw(st.sampled_from(SEEDS)))
-    # Flips fall into the first 64 bytes half of the time: that is where the structure is.
+    # Half of the flipped bits are in the first 64 bytes, which contain the structure.
     anywhere, header = st.integers(0, len(mutant) - 1), st.integers(0, min(64, len(mutant)) - 1)
     for at, bit in data.draw(st.lists(st.tuples(header | anywhere, st.integers(0, 7)), max_size=8)):
         mutant[at] ^= 1 << bit
@@ -604,11 +604,11 @@ def test_a_mutant_decodes_or_is_refused_and_always_the_same_way(data):
 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from([seed[:16] for seed in SEEDS] + [b""]), st.binary(max_size=200))
-def test_any_bytes_decode_or_are_refused(magic, rest):
+def test_any_bytes_are_decoded_or_rejected(magic, rest):
     both(magic + rest)
 
 
-def test_odd_images(shared):
+def test_unusual_images(shared):
     folder = shared / "odd-images"
     with open(folder / "manifest.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -636,7 +636,7 @@ def test_odd_images(shared):
     }
 
 
-def test_threads_decode_side_by_side_and_leave_the_warning_filters_as_they_were():
+def test_decoding_in_threads_restores_the_warning_filters():
     before, data = list(warnings.filters), encode(Image.new("RGB", (4, 4), (1, 2, 3)), "PNG")
     with ThreadPoolExecutor(8) as pool:
         pictures = list(pool.map(decode_image, [data] * 400))

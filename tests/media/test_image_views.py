@@ -1,5 +1,5 @@
-"""Views against torchvision (tensors at evaluation, PIL in training), the padded crop against np.pad, and the
-statistics of the random ones. Pictures are encoded without loss where the format is not what is tested.
+"""Views are compared with torchvision (tensors at evaluation, PIL in training), the padded crop with np.pad. Random
+crops must have the right statistics. Pictures are encoded without loss unless the test is about the format.
 """
 
 import hashlib
@@ -44,12 +44,12 @@ def encode(image: Image.Image, format: str, **options) -> bytes:
     return out.getvalue()
 
 
-def exact(image: Image.Image) -> bytes:
+def lossless(image: Image.Image) -> bytes:
     return encode(image, "BMP")
 
 
 def smooth(width: int, height: int) -> Image.Image:
-    """As smooth as photographs are, at any size."""
+    """A picture as smooth as photographs, at any size."""
     return noise(8, 6).resize((width, height), Image.Resampling.BICUBIC)
 
 
@@ -68,9 +68,9 @@ class Draws(np.random.Generator):
 
 
 def torchvision_eval(image: Image.Image, view: View) -> tuple[np.ndarray, np.ndarray]:
-    """Of a tensor and of a PIL image."""
+    """(result for a tensor, result for a PIL image)."""
     transform = v2.Compose([v2.Resize(view.resize, InterpolationMode.BILINEAR), v2.CenterCrop(view.size)])
-    # channels_last, as v2's own decoders give it: its resize is of another precision (up to 1 off) for planes.
+    # channels_last, as v2's own decoders return: for separate planes its resize has another precision (up to 1 off).
     tensor = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)
     return transform(tensor)[0].permute(1, 2, 0).numpy(), np.asarray(transform(image))
 
@@ -79,9 +79,9 @@ def torchvision_eval(image: Image.Image, view: View) -> tuple[np.ndarray, np.nda
     "width, height",
     [(500, 375), (375, 500), (256, 256), (300, 256), (256, 301), (32, 32), (1, 1), (1, 7), (640, 41), (41, 640)],
 )
-def test_eval_pixels_are_torchvisions(width, height):
+def test_eval_pixels_equal_torchvision(width, height):
     image = smooth(width, height)
-    found = eval_pixels(exact(image), IMAGENET)
+    found = eval_pixels(lossless(image), IMAGENET)
     assert found.shape == (224, 224, 3) and found.dtype == np.uint8
     of_tensor, of_image = torchvision_eval(image, IMAGENET)
     assert (found == of_tensor).all()
@@ -90,37 +90,37 @@ def test_eval_pixels_are_torchvisions(width, height):
 
 @settings(max_examples=80, deadline=None)
 @given(st.integers(1, 150), st.integers(1, 150), st.integers(1, 48), st.integers(0, 9))
-def test_eval_pixels_are_torchvisions_for_any_size(width, height, size, margin):
+def test_eval_pixels_equal_torchvision_for_any_size(width, height, size, margin):
     view = View(size=size, resize=size + margin)
     if max(width, height) <= 15 * min(width, height):
         image = noise(width, height)
-        found = eval_pixels(exact(image), view)
+        found = eval_pixels(lossless(image), view)
         of_tensor, of_image = torchvision_eval(image, view)
         assert (found == of_tensor).all()
         assert abs(found.astype(int) - of_image).max() <= 2  # noise is the worst case
 
 
-def test_a_picture_of_the_right_size_is_left_as_it_is():
+def test_a_picture_of_the_right_size_is_not_changed():
     image = noise(32, 32)
-    assert (eval_pixels(exact(image), SMALL) == np.asarray(image)).all()
+    assert (eval_pixels(lossless(image), SMALL) == np.asarray(image)).all()
     for options in ({}, {"progressive": True}, {"subsampling": 0}, {"exif": b"Exif\0\0"}):
         data = encode(image, "JPEG", **options)
         assert (eval_pixels(data, SMALL) == np.asarray(Image.open(io.BytesIO(data)))).all()
 
 
 @pytest.mark.parametrize("width, height", [(900, 50), (50, 900), (400, 3), (3, 400), (1, 300), (300, 1), (3000, 150)])
-def test_strips_are_at_most_1_off(width, height):
-    # Only the crop is computed there: Pillow rounds in another order than for the whole.
+def test_pixels_of_very_long_pictures_are_at_most_1_off(width, height):
+    # Only the crop is computed: Pillow rounds in another order than for the whole picture.
     image = noise(width, height)
     view = View(size=28, resize=32)
-    difference = eval_pixels(exact(image), view).astype(int) - torchvision_eval(image, view)[1]
+    difference = eval_pixels(lossless(image), view).astype(int) - torchvision_eval(image, view)[1]
     assert abs(difference).max() <= 1
 
 
 @pytest.mark.parametrize("width, height", [(1, 2_000_000), (2_000_000, 1), (65535, 2)])
 @pytest.mark.parametrize("view", [IMAGENET, View(crop="padded"), View(size=1, resize=1)])
-def test_extreme_strips_cost_little(width, height, view):
-    # The whole, resized, would be 10^11 pixels.
+def test_extremely_long_pictures_take_little_memory(width, height, view):
+    # The whole resized picture would have 10^11 pixels.
     data = encode(Image.new("RGB", (width, height), (9, 8, 7)), "PNG")
     assert (eval_pixels(data, view) == (9, 8, 7)).all()
     assert train_pixels(data, view, np.random.default_rng(0)).shape == (view.size, view.size, 3)
@@ -140,7 +140,7 @@ def test_the_number_of_threads_does_not_change_the_result():
 
 @pytest.mark.parametrize("processor", ["default", "avx2"])
 def test_the_kind_of_processor_does_not_change_the_result(processor):
-    # torch has code for each, chosen when it is loaded.
+    # torch has code for each and chooses it when it is imported.
     code = (
         "import io, numpy as np; from PIL import Image; from raylabel.media.image_views import *; import hashlib;"
         "image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 410, 3), dtype=np.uint8));"
@@ -149,7 +149,7 @@ def test_the_kind_of_processor_does_not_change_the_result(processor):
     )
     environment = os.environ | {"ATEN_CPU_CAPABILITY": processor}
     there = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
-    here = hashlib.sha256(eval_pixels(exact(noise(410, 300)), IMAGENET).tobytes()).hexdigest()
+    here = hashlib.sha256(eval_pixels(lossless(noise(410, 300)), IMAGENET).tobytes()).hexdigest()
     assert there.stdout.split() == [here]
 
 
@@ -160,7 +160,7 @@ DCT = View(size=56, resize=64, dct_scale=True)
     "width, height, changes", [(300, 127, False), (127, 300, False), (300, 128, True), (999, 700, True)]
 )
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
-def test_dct_scale_changes_little_and_only_what_is_twice_as_large(width, height, changes, options):
+def test_dct_scale_changes_little_and_only_pictures_of_twice_the_size(width, height, changes, options):
     data = encode(smooth(width, height), "JPEG", quality=90, **options)
     scaled, whole = eval_pixels(data, DCT).astype(int), eval_pixels(data, replace(DCT, dct_scale=False))
     assert (scaled != whole).any() == changes
@@ -169,7 +169,7 @@ def test_dct_scale_changes_little_and_only_what_is_twice_as_large(width, height,
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(128, 600), st.integers(128, 600), st.integers(30, 64), st.integers(0, 9))
-def test_dct_scale_is_pillows_draft_resized_by_its_true_scale(width, height, size, margin):
+def test_dct_scale_equals_a_resized_draft_of_pillow(width, height, size, margin):
     data, view = encode(smooth(width, height), "JPEG"), View(size=size, resize=size + margin, dct_scale=True)
     side = view.resize
     to = (side, side * height // width) if width <= height else (side * width // height, side)
@@ -184,18 +184,18 @@ def test_dct_scale_is_pillows_draft_resized_by_its_true_scale(width, height, siz
 
 
 @pytest.mark.parametrize("side", range(30, 64))
-def test_dct_scale_gives_all_rows_where_the_true_scale_rounds_down(side):
-    # torch multiplies the rows by the scale, and drops the fraction.
+def test_dct_scale_returns_all_rows_if_the_exact_scale_rounds_down(side):
+    # torch multiplies the number of rows by the scale and rounds down.
     for rows in range(side + 1, 2 * side):
         if side / rows * rows < side:
             data = encode(smooth(2 * rows + 1, 2 * rows), "JPEG")  # only the width is not a multiple of 2
             assert eval_pixels(data, View(size=side, resize=side, dct_scale=True)).shape == (side, side, 3)
 
 
-def test_dct_scale_leaves_other_formats_and_training_alone():
+def test_dct_scale_does_not_change_other_formats_or_training():
     image = smooth(300, 200)
     whole = replace(DCT, dct_scale=False)
-    assert (eval_pixels(exact(image), DCT) == eval_pixels(exact(image), whole)).all()
+    assert (eval_pixels(lossless(image), DCT) == eval_pixels(lossless(image), whole)).all()
     data = encode(image, "JPEG")
     for crop in ("random_resized", "padded"):
         a, b = (train_pixels(data, replace(view, crop=crop), np.random.default_rng(0)) for view in (DCT, whole))
@@ -207,26 +207,26 @@ def test_dct_scale_leaves_other_formats_and_training_alone():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from(["random_resized", "padded"]), st.integers(0, 2**32))
-def test_train_pixels_are_a_pure_function_and_takes_as_many_draws_for_every_picture(width, height, crop, seed):
+def test_train_pixels_are_a_pure_function_with_a_fixed_number_of_draws(width, height, crop, seed):
     view = View(size=16, resize=16, crop=crop)
     first, second = np.random.default_rng(seed), np.random.default_rng(seed)
     a, b = (
-        train_pixels(exact(noise(width, height)), view, first),
-        train_pixels(exact(noise(width, height)), view, second),
+        train_pixels(lossless(noise(width, height)), view, first),
+        train_pixels(lossless(noise(width, height)), view, second),
     )
     assert a.shape == (16, 16, 3) and a.dtype == np.uint8 and (a == b).all()
-    train_pixels(exact(noise(20, 21)), view, second := np.random.default_rng(seed))
+    train_pixels(lossless(noise(20, 21)), view, second := np.random.default_rng(seed))
     assert first.random() == second.random()
 
 
-def test_random_resized_crop_is_torchvisions_of_the_same_box(monkeypatch):
+def test_random_resized_crop_equals_torchvision_for_the_same_box(monkeypatch):
     boxes = []
     random_box = views._random_box
     monkeypatch.setattr(views, "_random_box", lambda *a: boxes.append(random_box(*a)) or boxes[-1])
     image = noise(90, 70)
     rng = np.random.default_rng(1)
     for _ in range(20):
-        found = train_pixels(exact(image), View(size=48, resize=48, flip=False), rng)
+        found = train_pixels(lossless(image), View(size=48, resize=48, flip=False), rng)
         left, top, right, bottom = boxes[-1]
         box = (top, left, bottom - top, right - left)
         expected = v2.functional.resized_crop(image, *box, [48, 48], InterpolationMode.BILINEAR)  # type: ignore[arg-type]
@@ -236,13 +236,13 @@ def test_random_resized_crop_is_torchvisions_of_the_same_box(monkeypatch):
 @pytest.mark.parametrize("crop", ["random_resized", "padded"])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 3}])
 @pytest.mark.parametrize("width, height", [(90, 70), (48, 48), (300, 211)])
-def test_training_pixels_of_jpeg_are_those_of_pillows_picture(width, height, crop, options):
+def test_training_pixels_of_jpeg_equal_those_of_pillow(width, height, crop, options):
     data = encode(smooth(width, height), "JPEG", **options)
     picture = Image.open(io.BytesIO(data)).convert("RGB")
     view = View(size=48, resize=48, crop=crop)
     for seed in range(5):
         found = train_pixels(data, view, np.random.default_rng(seed))
-        assert (found == train_pixels(exact(picture), view, np.random.default_rng(seed))).all()
+        assert (found == train_pixels(lossless(picture), view, np.random.default_rng(seed))).all()
 
 
 @pytest.mark.parametrize("crop", ["random_resized", "padded"])
@@ -264,7 +264,7 @@ def test_random_boxes_have_the_distribution_of_the_paper():
     area, ratio = w * h / (width * height), np.log(w / h)
     assert area.min() > 0.078 and area.max() <= 1
     assert abs(ratio).max() < math.log(4 / 3) + 0.01
-    # torchvision's own sampler: same means, same spread.
+    # Means and standard deviations equal those of torchvision's sampler.
     torch.manual_seed(0)
     sampler, empty = v2.RandomResizedCrop(224), [torch.empty(3, height, width)]
     params = [sampler.make_params(empty) for _ in range(tries)]
@@ -281,7 +281,7 @@ def test_random_boxes_have_the_distribution_of_the_paper():
     st.floats(0.01, 1),
     st.lists(st.floats(0, 1, exclude_max=True), min_size=23, max_size=23),
 )
-def test_random_boxes_lie_inside_the_picture(width, height, min_scale, draws):
+def test_random_boxes_are_inside_the_picture(width, height, min_scale, draws):
     left, top, right, bottom = views._random_box((width, height), min_scale, draws)
     assert 0 <= left < right <= width and 0 <= top < bottom <= height
 
@@ -290,16 +290,16 @@ def test_random_boxes_lie_inside_the_picture(width, height, min_scale, draws):
     "width, height, expected",
     [(100, 10, (43, 0, 56, 10)), (12, 100, (0, 42, 12, 58)), (1, 1, (0, 0, 1, 1))],
 )
-def test_a_strip_that_no_try_fits_gives_its_centre(width, height, expected):
+def test_a_picture_that_no_try_fits_is_cropped_at_its_centre(width, height, expected):
     assert views._random_box((width, height), 1.0, [0.99] * 23) == expected
 
 
-def test_a_try_that_rounds_to_no_pixels_does_not_fit():
+def test_a_try_that_rounds_to_zero_pixels_does_not_fit():
     # Every try is 0.43 x 0.58 pixels, that is 0 x 1.
     assert views._random_box((1, 1), 0.01, [0.2424, 0.0] * 10 + [0.0] * 3) == (0, 0, 1, 1)
 
 
-def padded_by_hand(image: Image.Image, view: View, x: int, y: int) -> np.ndarray:
+def padded_reference(image: Image.Image, view: View, x: int, y: int) -> np.ndarray:
     """The square at (x, y) of the whole padded picture."""
     resized = np.asarray(v2.Resize(view.size)(image))
     whole = np.pad(resized, ((view.padding,) * 2, (view.padding,) * 2, (0, 0)))
@@ -313,18 +313,18 @@ def test_padded_crop_is_a_slice_of_the_padded_picture(width, height, padding, si
     padding = view.padding
     short = min(width, height)
     x, y = (data.draw(st.integers(0, size * n // short + 2 * padding - size)) for n in (width, height))
-    places = (size * n // short + 2 * padding - size + 1 for n in (width, height))
-    draws = [(at + 0.5) / n for at, n in zip((x, y), places, strict=True)]
-    found = train_pixels(exact(noise(width, height)), view, Draws(*draws, 0.25 if flip else 0.75))
-    expected = padded_by_hand(noise(width, height), view, x, y)
+    counts = (size * n // short + 2 * padding - size + 1 for n in (width, height))
+    draws = [(at + 0.5) / n for at, n in zip((x, y), counts, strict=True)]
+    found = train_pixels(lossless(noise(width, height)), view, Draws(*draws, 0.25 if flip else 0.75))
+    expected = padded_reference(noise(width, height), view, x, y)
     assert (found == (expected[:, ::-1] if flip else expected)).all()
 
 
-def test_padded_crop_shifts_evenly_and_flips_half_of_the_time():
+def test_padded_crop_has_uniform_shifts_and_flips_half_of_the_time():
     image, rng, views_ = coordinates(32, 32), np.random.default_rng(0), 6000
     shifts, flips = np.zeros((9, 9), int), 0
     for _ in range(views_):
-        pixels = train_pixels(exact(image), SMALL, rng).astype(int)
+        pixels = train_pixels(lossless(image), SMALL, rng).astype(int)
         flipped = pixels[16, 17, 0] < pixels[16, 16, 0]
         flips += flipped
         y, x = 16, (15 if flipped else 16)
@@ -335,13 +335,13 @@ def test_padded_crop_shifts_evenly_and_flips_half_of_the_time():
 
 
 @pytest.mark.parametrize("crop", ["random_resized", "padded"])
-def test_flip_is_half_of_the_time_or_never(crop):
+def test_flip_mirrors_half_of_the_time_or_never(crop):
     image = Image.fromarray(np.tile(np.arange(64, dtype=np.uint8), (64, 1))[..., None].repeat(3, 2) + 10)
     view = View(size=32, resize=32, crop=crop, padding=0)
     rng = np.random.default_rng(3)
 
     def is_flipped(view):
-        row = train_pixels(exact(image), view, rng)[16, :, 0].astype(int)
+        row = train_pixels(lossless(image), view, rng)[16, :, 0].astype(int)
         return row[-1] < row[0]
 
     assert abs(sum(is_flipped(view) for _ in range(1000)) / 1000 - 0.5) < 0.06
@@ -351,7 +351,7 @@ def test_flip_is_half_of_the_time_or_never(crop):
 # Normalisation ------------------------------------------------------------------------------------------------------
 
 
-def test_normalise_is_torchvisions():
+def test_normalise_equals_torchvision():
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 9, 7, 3), dtype=np.uint8))
     before = pixels.clone()
     found = normalise(pixels, IMAGENET)
@@ -401,11 +401,11 @@ def test_decode_workers_start_without_torch():
         ("std", (0.5, 0.5, 0.0)),
     ],
 )
-def test_view_names_the_bad_field(field, value):
+def test_errors_of_view_name_the_bad_field(field, value):
     with pytest.raises(InputError, match=rf"view\.{field} is"):
         View(**{field: value})
 
 
-def test_padding_leaves_some_of_the_picture():
+def test_padding_must_be_smaller_than_the_view():
     with pytest.raises(InputError, match=r"view\.padding is 8"):
         View(size=8, resize=8, crop="padded", padding=8)

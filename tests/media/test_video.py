@@ -1,4 +1,4 @@
-"""Reading videos: every frame equals that of decoding from the first frame on, whichever frames are read."""
+"""Whichever frames are read, each equals the one from decoding all frames in order."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ def kinds() -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def files(shared: Path) -> dict[str, bytes]:
-    """The readable ones of the real files."""
+    """The real files that can be read."""
     return {row["file"]: data for row, data in rows(shared) if row["file"] not in REJECTED}
 
 
@@ -43,7 +43,7 @@ def rows(shared: Path) -> Iterator[tuple[dict[str, str], bytes]]:
             yield row, (shared / "videos" / row["file"]).read_bytes()
 
 
-def test_frames_and_colours_are_those_of_the_manifest(shared: Path):
+def test_frames_and_colours_equal_the_manifest(shared: Path):
     found = {}
     for row, data in rows(shared):
         name = row["file"]
@@ -58,16 +58,17 @@ def test_frames_and_colours_are_those_of_the_manifest(shared: Path):
         assert (video.width, video.height) == (size[::-1] if turned else size), name
         for mean, column in zip(pixels.mean((1, 2)), ("mean_rgb_first", "mean_rgb_mid", "mean_rgb_last"), strict=True):
             assert abs(mean - np.array(row[column].split("/"), float)).max() < 2, (name, column)
-        if name not in ("18-sample.flv", "26-newtonscradle.gif", "17-sample.avi"):  # a time base; uneven delays; gaps
+        # The rates differ because of a time base, uneven delays and gaps.
+        if name not in ("18-sample.flv", "26-newtonscradle.gif", "17-sample.avi"):
             assert abs(video.fps / float(row["fps"]) - 1) < 0.002, name
     assert found == REJECTED
 
 
-# decord decodes with FFmpeg 4.1, PyAV with its own build: an independent implementation as far as that goes. decord
-# converts colours of 10 bits and of video other than 4:2:0 otherwise, prefers the largest stream, and repeats frames in
-# some files.
-OTHERWISE = {"02-h264_10bits.mp4", "03-nasa_13013.mp4", "mp4, 10 bits", "mp4, odd sides"}
-OTHERWISE |= {"ts", "ts, mpeg2", "mp4, no timestamps", "mp4, cut by its list of edits"}
+# decord decodes with FFmpeg 4.1, PyAV with its own build, so the two are partly independent. decord converts colours of
+# 10-bit video and of video other than 4:2:0 in another way, prefers the largest stream, and repeats frames in some
+# files.
+DIFFERENT = {"02-h264_10bits.mp4", "03-nasa_13013.mp4", "mp4, 10 bits", "mp4, odd sides"}
+DIFFERENT |= {"ts", "ts, mpeg2", "mp4, no timestamps", "mp4, cut by its list of edits"}
 
 
 def decord_frames(data: bytes) -> np.ndarray | None:
@@ -80,13 +81,13 @@ def decord_frames(data: bytes) -> np.ndarray | None:
 
 
 def differing(media: dict[str, bytes]) -> tuple[dict[str, int], int]:
-    """(largest difference of each that differs, number of those that decord reads), both at native size."""
+    """(largest difference of each video that differs, number of videos that decord reads), both at native size."""
     found, both = {}, 0
     for name, data in media.items():
-        if name == "29-test.mkv":  # truncated: decord reads memory beyond its end, and may crash
+        if name == "29-test.mkv":  # truncated: decord reads memory after its end, and may crash
             continue
         theirs = decord_frames(data)
-        if theirs is not None and name not in OTHERWISE:
+        if theirs is not None and name not in DIFFERENT:
             both += 1
             video = Video(data)
             difference = abs(video.read(range(video.frames)).astype(int) - theirs).max()
@@ -95,13 +96,14 @@ def differing(media: dict[str, bytes]) -> tuple[dict[str, int], int]:
     return found, both
 
 
-def test_native_frames_are_those_of_decord(files: dict[str, bytes]):
+def test_native_frames_equal_decord(files: dict[str, bytes]):
     found, both = differing(files)
     assert both >= 20
-    assert found.keys() <= {"17-sample.avi"} and max(found.values(), default=0) <= 2  # MPEG-4's inverse transform
+    # MPEG-4's inverse transform may round differently.
+    assert found.keys() <= {"17-sample.avi"} and max(found.values(), default=0) <= 2
 
 
-def test_native_frames_of_generated_videos_are_those_of_decord(kinds: dict[str, bytes]):
+def test_native_frames_of_generated_videos_equal_decord(kinds: dict[str, bytes]):
     found, both = differing(kinds)
     assert both >= 12 and max(found.values(), default=0) <= 2, found
 
@@ -113,14 +115,14 @@ def decoded(kinds: dict[str, bytes]) -> dict[str, tuple[Video, np.ndarray]]:
 
 @settings(max_examples=400, deadline=None)
 @given(data=st.data())
-def test_any_frames_are_those_of_decoding_in_order(decoded: dict[str, tuple[Video, np.ndarray]], data: st.DataObject):
+def test_any_frames_equal_decoding_in_order(decoded: dict[str, tuple[Video, np.ndarray]], data: st.DataObject):
     video, expected = decoded[data.draw(st.sampled_from(sorted(decoded)))]
     assert video.frames == len(expected)
     indices = data.draw(st.lists(st.integers(0, video.frames - 1), min_size=1, max_size=12))
     assert np.array_equal(video.read(indices), expected[indices])
 
 
-def test_any_frames_of_real_files_are_those_of_decoding_in_order(files: dict[str, bytes]):
+def test_any_frames_of_real_files_equal_decoding_in_order(files: dict[str, bytes]):
     random = np.random.default_rng(0)
     turns = {"07-video_90.mov": 3, "08-video_180.mov": 2}
     for name, data in files.items():
@@ -138,7 +140,7 @@ def test_any_frames_of_real_files_are_those_of_decoding_in_order(files: dict[str
 def test_frames_that_are_not_needed_are_not_decoded(
     name: str, most: int, kinds: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ):
-    """Frames before a keyframe, and those on which no other depends."""
+    """These are frames before a keyframe, and frames on which no other frame depends."""
     decoded, frames = [], module._frames
     monkeypatch.setattr(module, "_frames", lambda *given: (decoded.append(1) or frame for frame in frames(*given)))
     Video(kinds[name]).read([0, 39])
@@ -161,15 +163,15 @@ def test_frames_are_upright(rotation: int):
     assert np.array_equal(video.read([2], (24, 40)), np.rot90(turned, turns, (1, 2)))
 
 
-def test_rotation_is_that_of_players(shared: Path):
-    """decord applies the rotation too, with its own code."""
+def test_rotation_equals_decord(shared: Path):
+    """decord also applies the rotation, with its own code."""
     data = (shared / "videos" / "07-video_90.mov").read_bytes()
     theirs = decord_frames(data)
     assert theirs is not None and np.array_equal(Video(data).read([0, 1, 2]), theirs)
 
 
 @pytest.mark.parametrize("size", [(32, 24), (64, 20), (170, 128), (64, 49)])
-def test_resized_frames_are_near_those_of_other_filters(size: tuple[int, int]):
+def test_resized_frames_are_close_to_those_of_torch(size: tuple[int, int]):
     smooth = np.asarray(torch.nn.functional.interpolate(
         torch.from_numpy(videos.scene(6, 16, 12)).permute(0, 3, 1, 2), (96, 128), mode="bilinear"
     ).permute(0, 2, 3, 1))  # fmt: skip
@@ -181,7 +183,7 @@ def test_resized_frames_are_near_those_of_other_filters(size: tuple[int, int]):
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_a_segment_is_the_frames_shown_in_it(decoded: dict[str, tuple[Video, np.ndarray]], data: st.DataObject):
+def test_a_segment_contains_the_frames_shown_in_it(decoded: dict[str, tuple[Video, np.ndarray]], data: st.DataObject):
     name = data.draw(st.sampled_from(["mp4", "mp4, uneven steps", "avi", "mkv", "mp4, one frame"]))
     whole, expected = decoded[name]
     times = whole._header.times
@@ -207,19 +209,19 @@ def test_a_missing_frame_repeats_the_frame_before():
     data = videos.video(videos.scene(30), codec="mpeg4", options={"g": "30", "qscale": "3"})
     with av.open(io.BytesIO(data), "r") as container:
         packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
-    for lost, broken_off in (([5, 6, 7, 20], False), (range(8, 29), True)):
+    for lost, is_truncated in (([5, 6, 7, 20], False), (range(8, 29), True)):
         broken = data
         for packet in [packets[i] for i in lost]:
             assert broken.count(packet) == 1
             unchanged = b"\0\0\1\xb6\x50\x4f"
             broken = broken.replace(packet, unchanged + bytes(len(packet) - len(unchanged)))
         kept = [i for i in range(30) if i not in lost]
-        stands = [max(k for k in kept if k <= i) for i in range(30)]
+        repeated = [max(k for k in kept if k <= i) for i in range(30)]
         video, frames = Video(broken), videos.in_order(broken)
         assert video.frames == 30 and len(frames) == len(kept)
-        expected = frames[[kept.index(i) for i in stands]]
+        expected = frames[[kept.index(i) for i in repeated]]
         assert np.array_equal(video.read([0, 7, 4, 6]), expected[[0, 7, 4, 6]])
-        if broken_off:
+        if is_truncated:
             reason = "corrupt: only 9 of 30 frames can be decoded"
             with pytest.raises(Reject, match=reason):
                 video.read(range(30))
@@ -230,7 +232,7 @@ def test_a_missing_frame_repeats_the_frame_before():
             video.check()
 
 
-def test_check_finds_broken_files(files: dict[str, bytes], shared: Path):
+def test_check_rejects_broken_files(files: dict[str, bytes], shared: Path):
     for name in ("00-av1_video.mkv", "09-unordered.mov", "11-test.avi", "29-test.mkv"):
         Video(files[name]).check()
     broken = Video((shared / "videos" / "05-corrupted.mp4").read_bytes())

@@ -1,4 +1,4 @@
-"""Clips: which frames they contain, one crop for all frames, and the same pixels inside and outside the sandbox."""
+"""The frames of clips, one crop for all frames of a clip, and the same pixels inside and outside the sandbox."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def kinds() -> dict[str, bytes]:
 
 @settings(max_examples=300, deadline=None)
 @given(frames=st.integers(1, 400), T=st.integers(1, 40), stride=st.integers(1, 9), count=st.integers(1, 12))
-def test_clips_are_spread_from_the_first_frame_to_the_last(frames: int, T: int, stride: int, count: int):
+def test_clips_are_evenly_spaced_from_the_first_frame_to_the_last(frames: int, T: int, stride: int, count: int):
     found = eval_indices(frames, Clip(frames=T, stride=stride, count=count))
     assert found.shape == (count, T)
     span = (T - 1) * stride + 1
@@ -52,10 +52,10 @@ def test_evaluation_crops_the_centre(name: str, kinds: dict[str, bytes]):
     found = eval_clips(kinds[name], VIEW)
     assert found.shape == VIEW.eval_shape == (3, 6, 24, 24, 3)
     for clip, indices in zip(found, eval_indices(video.frames, Clip(frames=6, stride=2, count=3)), strict=True):
-        assert np.array_equal(clip, video.read(indices, (42, 32))[:, 4:28, 9:33])  # 64 x 48, by 2 / 3
+        assert np.array_equal(clip, video.read(indices, (42, 32))[:, 4:28, 9:33])  # 64 x 48, scaled by 2 / 3
 
 
-def test_evaluation_of_a_segment_is_that_of_its_frames(kinds: dict[str, bytes]):
+def test_evaluation_of_a_segment_reads_only_its_frames(kinds: dict[str, bytes]):
     segment = Video(kinds["mp4"], (0.5, 1.1))
     found = eval_clips(kinds["mp4"], VIEW, (0.5, 1.1))
     indices = eval_indices(segment.frames, Clip(frames=6, stride=2, count=3))
@@ -64,15 +64,15 @@ def test_evaluation_of_a_segment_is_that_of_its_frames(kinds: dict[str, bytes]):
         eval_clips(kinds["mp4"], VIEW, (2, 3))
 
 
-def lines() -> bytes:
-    """A still picture of which every crop is another one, 40 times."""
+def still_video() -> bytes:
+    """40 equal frames; every crop of the picture is different."""
     height, width = np.mgrid[0:48, 0:64]
     picture = np.stack([height * 5, width * 4 - 1, (height + width) * 2], -1).astype(np.uint8)
     return videos.video(np.stack([picture] * 40), options=videos.x264())
 
 
 def test_all_frames_of_a_training_clip_have_the_same_crop():
-    data, crops = lines(), set()
+    data, crops = still_video(), set()
     for seed in range(40):
         found = train_clip(data, VIEW, rng(seed, AUGMENT, 0)).astype(int)
         assert found.shape == VIEW.train_shape == (6, 24, 24, 3)
@@ -84,14 +84,14 @@ def test_all_frames_of_a_training_clip_have_the_same_crop():
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**40), flip=st.booleans(), most=st.sampled_from([0, 24, 40]))
-def test_a_training_clip_is_determined_by_its_numbers(kinds: dict[str, bytes], seed: int, flip: bool, most: int):
-    view = View(size=20, resize=24, flip=flip, clip=Clip(frames=5, stride=3, max_resize=most))
+@given(seed=st.integers(0, 2**40), flip=st.booleans(), largest=st.sampled_from([0, 24, 40]))
+def test_a_training_clip_is_determined_by_the_generator(kinds: dict[str, bytes], seed: int, flip: bool, largest: int):
+    view = View(size=20, resize=24, flip=flip, clip=Clip(frames=5, stride=3, max_resize=largest))
     start, side, x, y, mirror = rng(seed, AUGMENT, 1).random(5)
     for name, frames in (("mp4", 40), ("mp4, one frame", 1)):
         random = rng(seed, AUGMENT, 1)
         found = train_clip(kinds[name], view, random)
-        short = 24 + int(side * (max(most, 24) - 24 + 1))
+        short = 24 + int(side * (max(largest, 24) - 24 + 1))
         first = int(start * max(frames - 12, 1))
         size = (short * 64 // 48, short)
         left, top = int(x * (size[0] - 19)), int(y * (size[1] - 19))
@@ -100,7 +100,7 @@ def test_a_training_clip_is_determined_by_its_numbers(kinds: dict[str, bytes], s
         assert np.array_equal(found, expected[:, :, ::-1] if flip and mirror < 0.5 else expected)
         later = rng(seed, AUGMENT, 1)
         later.random(5)
-        assert random.random() == later.random()  # five values, whatever the video
+        assert random.random() == later.random()  # five values for every video
 
 
 def test_a_training_clip_begins_at_every_possible_frame():
@@ -108,7 +108,7 @@ def test_a_training_clip_begins_at_every_possible_frame():
     frames = np.stack([np.full((16, 16, 3), 10 + 20 * i, np.uint8) for i in range(12)])
     data = videos.video(frames, options=videos.x264(1))
     firsts = {round((int(train_clip(data, view, rng(seed, AUGMENT))[0].mean()) - 10) / 20) for seed in range(120)}
-    assert firsts == set(range(6))  # of 12 frames those from which 7 are left
+    assert firsts == set(range(6))  # of 12 frames, those with at least 7 frames from there to the end
 
 
 def expected_of(kind: str, data: bytes, numbers: tuple) -> tuple:
@@ -121,14 +121,14 @@ def expected_of(kind: str, data: bytes, numbers: tuple) -> tuple:
 
 
 @pytest.mark.parametrize("kind", ["evaluation", "training"])
-def test_the_sandbox_gives_the_same_as_parsing_in_process(kind: str, kinds: dict[str, bytes]):
+def test_the_sandbox_equals_parsing_in_process(kind: str, kinds: dict[str, bytes]):
     media = [*kinds.values(), b"#EXTM3U\n", b"", kinds["mp4"][:700]]
     check_sandbox(kind, media)
 
 
 @pytest.mark.parametrize("kind", ["evaluation", "training"])
 def test_the_sandbox_reads_every_real_file(kind: str, shared: Path):
-    """A child, which cannot open files, has all that codecs and containers need."""
+    """A child cannot open files, so it must have loaded all that codecs and containers need."""
     check_sandbox(kind, [path.read_bytes() for path in sorted((shared / "videos").glob("[0-9]*"))])
 
 
@@ -151,7 +151,8 @@ def check_sandbox(kind: str, media: list[bytes]) -> None:
 
 
 def test_a_training_file_has_the_frames_of_its_video(kinds: dict[str, bytes]):
-    names = [name for name in kinds if name not in ("mp4, one frame", "mp4, no timestamps")]  # 1 ms each by its header
+    # The headers of these two give 1 ms per frame.
+    names = [name for name in kinds if name not in ("mp4, one frame", "mp4, no timestamps")]
     media = [kinds[name] for name in names]
     broken = bytearray(kinds["mp4"])
     middle = len(broken) // 2
@@ -177,7 +178,7 @@ def test_a_training_file_has_the_frames_of_its_video(kinds: dict[str, bytes]):
             side = source.width * 32 // source.height if form else 0
             size = (side, 32) if form else (source.width, source.height)
             assert abs(made.width - size[0]) <= 1 and abs(made.height - size[1]) <= 1  # sides are made even
-            theirs = source.read(range(source.frames), size).mean(3)  # colours are halved in the small ones
+            theirs = source.read(range(source.frames), size).mean(3)  # the small ones have half the colour resolution
             mine = made.read(range(made.frames))[:, : size[1], : size[0]].mean(3)
             apart = abs(mine[:, None] - theirs[None]).mean((2, 3))
             assert apart.diagonal().max() < 16 and (apart.argmin(1) == np.arange(len(mine))).all(), (name, form)

@@ -1,4 +1,4 @@
-"""What the tests of networks share."""
+"""Fixtures of the tests of networks."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Small convolutions on the threads of a busy machine mostly wait: 3.9 s for a GoogLeNet, 0.02 s on one thread."""
+    """On a busy machine, threads of small convolutions mostly wait: GoogLeNet takes 3.9 s, and 0.02 s on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

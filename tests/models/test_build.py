@@ -23,14 +23,14 @@ RESNETS = {n for n in TORCHVISION if torchvision.models.get_model_builder(n).__m
 def test_every_torchvision_classifier_gives_logits(arch: str):
     network = on_meta(Model(arch=arch), 7)
     images = torch.empty(2, 3, 224, 224, device="meta")
-    for training in (True, False):  # inception and googlenet return tuples in training if left as they are
+    for training in (True, False):  # with auxiliary classifiers, inception and googlenet return tuples in training
         logits = network.train(training)(images)
         assert isinstance(logits, Tensor)
         assert logits.shape == (2, 7)
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnext101_32x8d", "vit_b_16", "densenet121", "googlenet"])
-def test_has_torchvision_s_parameters(arch: str):
+def test_parameter_counts_equal_torchvision(arch: str):
     """The enum of weights states the number of parameters at 1,000 classes, without auxiliary classifiers."""
     (weight, *_) = torchvision.models.get_model_weights(arch)
     assert parameters(on_meta(Model(arch=arch), 1000)) == weight.meta["num_params"]
@@ -49,12 +49,12 @@ def test_has_torchvision_s_parameters(arch: str):
         ("resnext101_32x48d", 828.41),
     ],
 )
-def test_the_paper_s_networks_have_their_size(arch: str, millions: float):
-    """Yalniz et al. 2019, Table 3, and the WSL release; each to the last of two digits."""
+def test_parameter_counts_equal_the_paper(arch: str, millions: float):
+    """Yalniz et al. 2019, Table 3, and the WSL release, to two decimals."""
     assert round(parameters(on_meta(Model(arch=arch), 1000)) / 1e6, 2) == millions
 
 
-def test_our_resnext_is_torchvision_s_but_for_its_width():
+def test_resnext_differs_from_torchvision_only_in_width():
     """The same names, and at d = 8 the same shapes, so released weights load."""
     ours = on_meta(Model(arch="resnext101_32x16d"), 1000).state_dict()
     theirs = on_meta(Model(arch="resnext101_32x8d"), 1000).state_dict()
@@ -74,24 +74,24 @@ def small_parameters(n: int, w: int, classes: int) -> int:
 
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(1, 200))
 @settings(max_examples=20, deadline=None)
-def test_small_nets_have_the_parameters_of_the_formula(n: int, w: int, classes: int):
+def test_small_networks_have_the_parameters_of_the_formula(n: int, w: int, classes: int):
     network = on_meta(Model(arch=f"resnet{6 * n + 2}x{w}"), classes)
     assert parameters(network) == small_parameters(n, w, classes)
     layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     projections = [m for m in layers if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
-    assert len(layers) - len(projections) == 6 * n + 2  # what the depth in the name counts
+    assert len(layers) - len(projections) == 6 * n + 2  # the layers that the depth in the name counts
     assert len(projections) == 2
     assert network(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, classes)
 
 
-def test_small_nets_of_ten_classes():
-    """He et al. 2016 Table 6 has 0.27M for 20 layers; projections add 2,752."""
+def test_parameters_of_small_networks_with_ten_classes():
+    """He et al. 2016, Table 6, has 0.27M for 20 layers; projections add 2,752."""
     assert parameters(build(Model(arch="resnet8x1"), 10)) == 78_042
     assert parameters(build(Model(arch="resnet20x1"), 10)) == 272_474
 
 
-def test_small_net_computes_what_the_paper_draws():
-    """Against the network written out by hand, batch norm in evaluation with random statistics."""
+def test_small_network_equals_a_functional_implementation():
+    """With batch norm in evaluation mode and random statistics."""
     torch.manual_seed(0)
     network = build(Model(arch="resnet14x1"), 5).eval()
     s = {name: torch.rand_like(t) + 0.5 if "running" in name else t for name, t in network.state_dict().items()}
@@ -118,7 +118,7 @@ def test_small_net_computes_what_the_paper_draws():
     torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_small_nets_begin_with_he_s_initialisation():
+def test_small_networks_use_he_initialisation():
     torch.manual_seed(0)
     for name, weight in build(Model(arch="resnet14x4"), 10).named_parameters():
         if weight.ndim == 4 and weight.shape[2] == 3:
@@ -128,7 +128,7 @@ def test_small_nets_begin_with_he_s_initialisation():
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnext50_32x4d", "resnext101_32x4d", "wide_resnet50_2"])
 def test_small_stem_keeps_the_resolution(arch: str):
-    """SimCLR's change for CIFAR: 3x3 instead of 7x7 with stride 2, and no pooling; all else is the same network."""
+    """As in SimCLR for CIFAR: 3x3 instead of 7x7 with stride 2, and no pooling. The rest of the network is the same."""
     plain, small = on_meta(Model(arch=arch), 10), on_meta(Model(arch=arch, stem="small"), 10)
     a, b = plain.state_dict(), small.state_dict()
     assert list(a) == list(b)
@@ -140,7 +140,7 @@ def test_small_stem_keeps_the_resolution(arch: str):
     assert sizes == [(32, 32)]
 
 
-def test_small_stem_is_for_residual_nets_alone():
+def test_small_stem_is_only_for_residual_networks():
     for arch in TORCHVISION:
         if arch in RESNETS:
             check(Model(arch=arch, stem="small"))
@@ -151,7 +151,7 @@ def test_small_stem_is_for_residual_nets_alone():
         build(Model(arch="resnet8x1", stem="small"), 10)
 
 
-def test_small_stem_begins_as_torchvision_s_convolutions_do():
+def test_small_stem_is_initialised_as_in_torchvision():
     torch.manual_seed(0)
     weight = build(Model(arch="resnet18", stem="small"), 10).get_parameter("conv1.weight")
     assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
@@ -167,24 +167,24 @@ def test_small_stem_begins_as_torchvision_s_convolutions_do():
     ],
     ids=lambda m: m.arch,
 )
-def test_weights_are_a_function_of_torch_s_seed(model: Model):
+def test_weights_depend_only_on_the_torch_seed(model: Model):
     states = []
     for seed in (5, 5, 6):
         torch.manual_seed(seed)
         states.append(build(model, 10).state_dict())
-        random.random()  # other generators move on, and must not matter
+        random.random()  # the state of other generators must not matter
         np.random.rand()
     same, again, other = states
     assert all(torch.equal(same[name], again[name]) for name in same)
     assert not all(torch.equal(same[name], other[name]) for name in same)
-    following = build(model, 10).state_dict()  # nothing is seeded inside
+    following = build(model, 10).state_dict()  # `build` does not set the seed
     assert not all(torch.equal(other[name], following[name]) for name in other)
 
 
-def test_googlenet_takes_images_normalised_like_all_others():
+def test_googlenet_takes_images_with_the_usual_normalisation():
     """torchvision's weights of googlenet and inception_v3 were trained on [-1, 1], not on ImageNet's mean and std."""
     torch.manual_seed(0)
-    with torch.device("meta"):  # its own initialisation takes seconds
+    with torch.device("meta"):  # GoogLeNet's own initialisation takes seconds
         ours = build(Model(arch="googlenet"), 10)
         theirs = torchvision.models.GoogLeNet(10, aux_logits=False, transform_input=False, init_weights=False)
     state = {name: torch.rand(t.shape) * (0.5 if t.ndim == 1 else 0.02) for name, t in ours.state_dict().items()}
@@ -212,14 +212,14 @@ def test_googlenet_takes_images_normalised_like_all_others():
         ("zzz", "list_models"),
     ],
 )
-def test_an_unknown_network_names_the_closest(arch: str, close: str):
+def test_error_for_an_unknown_network_names_the_closest(arch: str, close: str):
     with pytest.raises(InputError, match=f"^arch is '{re.escape(arch)}'.*{re.escape(close)}") as caught:
         build(Model(arch=arch), 10)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("depth", range(0, 40))
-def test_depths_are_6n_plus_2(depth: int):
+def test_the_depth_must_be_6n_plus_2(depth: int):
     if depth in (8, 14, 20, 26, 32, 38):
         check(Model(arch=f"resnet{depth}x2"))
     else:
@@ -227,10 +227,10 @@ def test_depths_are_6n_plus_2(depth: int):
             check(Model(arch=f"resnet{depth}x2"))
 
 
-def test_names_the_bad_field():
+def test_errors_name_the_bad_field():
     with pytest.raises(InputError, match="^arch is ''"):
         Model(arch="")
-    with pytest.raises(InputError, match="^stem is 'tiny', expected one of 'imagenet', 'small'"):
+    with pytest.raises(InputError, match="^stem is 'tiny'; give 'imagenet' or 'small'"):
         Model(stem="tiny")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="^classes is 0"):
         build(Model(arch="resnet8x1"), 0)

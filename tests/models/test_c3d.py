@@ -12,8 +12,8 @@ from raylabel.models.build import build
 @pytest.mark.parametrize(
     ("classes", "count"), [(487, 79_991_015), (400, 79_634_576), (101, 78_409_573), (51, 78_204_723)]
 )
-def test_c3d_has_its_size(classes: int, count: int):
-    """Tran et al. 2015: 27.66 million in the convolutions; VMZ lists 38.5 giga multiply-adds of 16 x 112 x 112."""
+def test_parameters_and_multiply_adds_equal_published_values(classes: int, count: int):
+    """Tran et al. 2015: 27.66 million parameters in the convolutions. VMZ: 38.5 giga multiply-adds."""
     network = on_meta(Model(arch="c3d"), classes)
     assert parameters(network) == count
     convolutions = sum(parameters(m) for m in network.modules() if isinstance(m, nn.Conv3d))
@@ -21,14 +21,14 @@ def test_c3d_has_its_size(classes: int, count: int):
     assert round(giga_multiply_adds(network, 16, 112), 1) == 38.5
 
 
-def test_c3d_keeps_the_shapes_of_the_paper():
+def test_layers_have_the_shapes_of_the_paper():
     network, shapes = on_meta(Model(arch="c3d"), 487), {}
 
-    def note(name: str):
+    def record(name: str):
         return lambda _, inputs, output: shapes.update({name: tuple(output.shape[1:])})
 
     for name, module in network.named_children():
-        module.register_forward_hook(note(name))
+        module.register_forward_hook(record(name))
     network(torch.empty(1, 3, 16, 112, 112, device="meta"))
     expected = {
         "conv1": (64, 16, 112, 112),
@@ -52,16 +52,16 @@ def test_c3d_keeps_the_shapes_of_the_paper():
     assert set(shapes) - set(expected) == {"dropout"}
 
 
-def test_c3d_computes_logits_layer_by_layer():
-    """Against functions alone; its dropout is off in evaluation and 0.5, twice, in training."""
+def test_c3d_equals_a_functional_implementation():
+    """Dropout, which is applied twice, is off in evaluation mode and 0.5 in training."""
     with torch.device("meta"):
         network = build(Model(arch="c3d"), 7)
     torch.manual_seed(0)
 
-    def drawn(t: Tensor) -> Tensor:
+    def random(t: Tensor) -> Tensor:
         return torch.randn(t.shape) * ((2 / t[0].numel()) ** 0.5 if t.ndim > 1 else 1)
 
-    s: dict[str, Tensor] = {name: drawn(t) for name, t in network.state_dict().items()}
+    s: dict[str, Tensor] = {name: random(t) for name, t in network.state_dict().items()}
     network.load_state_dict(s, assign=True)
     clips = torch.randn(1, 3, 16, 112, 112)
 
@@ -85,7 +85,7 @@ def test_c3d_computes_logits_layer_by_layer():
 
 
 @pytest.mark.parametrize(("frames", "size"), [(8, 112), (32, 112), (17, 112), (16, 128), (16, 111)])
-def test_c3d_s_clip_is_demanded_in_words(frames: int, size: int):
+def test_other_clip_shapes_are_refused_with_the_shape_that_is_needed(frames: int, size: int):
     with pytest.raises(
         InputError, match=f"^arch is 'c3d'.* 16 frames of 112 x 112 .* {frames} of {size} x {size}"
     ) as e:

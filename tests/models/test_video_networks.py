@@ -20,18 +20,18 @@ ARCHS = ["r2plus1d_18", "r3d_18", "mc3_18", "r2plus1d_34", "c3d", "r2plus1d8x1",
 
 
 @pytest.mark.parametrize("arch", ["r2plus1d_18", "r3d_18", "mc3_18"])
-def test_torchvision_s_networks_have_its_parameters_and_multiply_adds(arch: str):
-    """The enum states both, the latter for 16 frames of 112 x 112 pixels."""
+def test_parameters_and_multiply_adds_equal_torchvision(arch: str):
+    """The enum of weights states both, multiply-adds for 16 frames of 112 x 112 pixels."""
     (weight,) = torchvision.models.get_model_weights(arch)
     network = on_meta(Model(arch=arch), 400)
     assert parameters(network) == weight.meta["num_params"]
     assert giga_multiply_adds(network, 16, 112) == pytest.approx(weight.meta["_ops"], abs=1e-3)
 
 
-def test_r2plus1d_34_has_the_size_of_vmz():
-    """VMZ's model zoo: 63.6 million weights (it counts no biases and no norms), 49.8 and 199.0 giga multiply-adds for 8
-    and 32 frames. Those are of 128 x 128 pixels; of 112 x 112, which the table says, they are the 38 and 152 of
-    Ghadiyaram et al. 2019 (arXiv 1905.00561)."""
+def test_r2plus1d_34_has_the_parameters_and_multiply_adds_of_vmz():
+    """VMZ's model zoo: 63.6 million weights (without biases and norms), 49.8 and 199.0 giga multiply-adds for 8 and 32
+    frames. These are the values for 128 x 128 pixels; the table says 112 x 112, for which they are 38 and 152
+    (Ghadiyaram et al. 2019, arXiv 1905.00561)."""
     network = on_meta(Model(arch="r2plus1d_34"), 400)
     assert round(sum(p.numel() for p in network.parameters() if p.ndim > 1) / 1e6, 1) == 63.6
     assert parameters(network) == 63_697_175
@@ -39,8 +39,8 @@ def test_r2plus1d_34_has_the_size_of_vmz():
         assert giga_multiply_adds(network, frames, size) == pytest.approx(expected, abs=0.06), (frames, size)
 
 
-def test_r2plus1d_34_is_the_network_of_the_published_checkpoints():
-    """Against torchvision's blocks with the three convolutions replaced that ig65m-pytorch replaces."""
+def test_r2plus1d_34_has_the_weights_of_the_published_checkpoints():
+    """Compared with torchvision's blocks, in which three convolutions are replaced as in ig65m-pytorch."""
     with torch.device("meta"):
         theirs = VideoResNet(BasicBlock, [Conv2Plus1D] * 4, [3, 4, 6, 3], R2Plus1dStem, 359)  # type: ignore[list-item]
         for stage, channels, between in (("layer2", 128, 288), ("layer3", 256, 576), ("layer4", 512, 1152)):
@@ -54,7 +54,7 @@ def test_r2plus1d_34_is_the_network_of_the_published_checkpoints():
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.1)}
 
 
-def test_r2plus1d_34_computes_what_torchvision_s_blocks_compute():
+def test_r2plus1d_34_equals_a_network_of_torchvision_blocks():
     with torch.device("meta"):
         theirs = VideoResNet(BasicBlock, [Conv2Plus1D] * 4, [3, 4, 6, 3], R2Plus1dStem, 5)  # type: ignore[list-item]
         for stage, channels, between in (("layer2", 128, 288), ("layer3", 256, 576), ("layer4", 512, 1152)):
@@ -64,7 +64,7 @@ def test_r2plus1d_34_computes_what_torchvision_s_blocks_compute():
             module.eps = 1e-3
     ours = on_meta(Model(arch="r2plus1d_34"), 5)
     torch.manual_seed(0)
-    # Small variances, for which eps counts.
+    # Small variances, so that eps matters.
     state = {
         name: torch.rand(t.shape) * 0.02 if name.endswith("running_var") else torch.randn(t.shape) * 0.05
         for name, t in ours.state_dict().items()
@@ -80,7 +80,7 @@ def test_r2plus1d_34_computes_what_torchvision_s_blocks_compute():
 
 
 class Unit(nn.Module):
-    """The (2+1)D convolution as Tran et al. 2018 §3.5 write it, without torchvision's classes."""
+    """The (2+1)D convolution of Tran et al. 2018 §3.5, without torchvision's classes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -140,15 +140,15 @@ class Plain(nn.Module):
 
 
 @pytest.mark.parametrize(("n", "w", "shape"), [(1, 1, (8, 24, 24)), (2, 2, (5, 17, 20)), (1, 1, (1, 24, 24))])
-def test_small_nets_compute_what_their_docstring_says(n: int, w: int, shape: tuple[int, ...]):
-    """In training mode, so that no statistic hides a difference, and their gradients with it."""
+def test_small_networks_equal_a_reference_implementation(n: int, w: int, shape: tuple[int, ...]):
+    """Outputs and gradients, in training mode, so that running statistics cannot hide a difference."""
     torch.manual_seed(0)
     ours, plain = build(Model(arch=f"r2plus1d{6 * n + 2}x{w}"), 5), Plain(n, w, 5)
     theirs = [p for module in plain.every for p in module.parameters()]
     assert [p.shape for p in ours.parameters()] == [p.shape for p in theirs]
     with torch.no_grad():
         for a, b in zip(ours.parameters(), theirs, strict=True):
-            a.add_(torch.rand_like(a) * 0.1)  # norms too have weights of their own
+            a.add_(torch.rand_like(a) * 0.1)  # otherwise the weights of norms would all be equal
             b.copy_(a)
     clips = torch.randn(4, 3, *shape)
     torch.testing.assert_close(ours(clips), plain(clips), rtol=1e-3, atol=1e-4)
@@ -160,17 +160,17 @@ def test_small_nets_compute_what_their_docstring_says(n: int, w: int, shape: tup
 
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 200), st.integers(1, 40), st.integers(1, 40))
 @settings(max_examples=15, deadline=None)
-def test_small_nets_take_clips_of_any_size(n: int, w: int, classes: int, frames: int, size: int):
+def test_small_networks_take_clips_of_any_size(n: int, w: int, classes: int, frames: int, size: int):
     network, seen = on_meta(Model(arch=f"r2plus1d{6 * n + 2}x{w}"), classes).eval(), []
     network.get_submodule("layer3").register_forward_hook(lambda _, inputs, output: seen.append(output.shape))
     assert network(torch.empty(2, 3, frames, size, size, device="meta")).shape == (2, classes)
     quarter = (-(-size // 2) + 1) // 2, (-(-frames // 2) + 1) // 2
     assert seen == [(2, 64 * w, quarter[1], quarter[0], quarter[0])]
     temporal = [m for m in network.modules() if isinstance(m, nn.Conv3d) and m.kernel_size == (3, 1, 1)]
-    assert len(temporal) + 1 == 6 * n + 2  # and the linear layer: what the depth in the name counts
+    assert len(temporal) + 1 == 6 * n + 2  # with the linear layer: the layers that the depth in the name counts
 
 
-def test_small_nets_begin_with_he_s_initialisation():
+def test_small_networks_use_he_initialisation():
     torch.manual_seed(0)
     for name, weight in build(Model(arch="r2plus1d8x4"), 10).named_parameters():
         if weight.ndim == 5 and weight.shape[2:].numel() > 1:
@@ -179,8 +179,8 @@ def test_small_nets_begin_with_he_s_initialisation():
 
 
 @pytest.mark.parametrize("arch", ["r2plus1d_18", "r3d_18", "mc3_18", "r2plus1d_34", "r2plus1d8x1"])
-def test_one_frame_is_a_clip(arch: str):
-    """And for R(2+1)D nothing but the middle of each temporal kernel reads it."""
+def test_a_clip_may_have_one_frame(arch: str):
+    """Only the middle of each temporal kernel then has an effect."""
     network = build(Model(arch=arch), 3).eval()
     frame = torch.randn(2, 3, 1, 32, 32)
     with torch.inference_mode():
@@ -193,7 +193,7 @@ def test_one_frame_is_a_clip(arch: str):
 
 
 @pytest.mark.parametrize("arch", ["r2plus1d8x1", "mc3_18"])
-def test_weights_are_a_function_of_torch_s_seed(arch: str):
+def test_weights_depend_only_on_the_torch_seed(arch: str):
     def state(seed: int | None) -> bytes:
         if seed is not None:
             torch.manual_seed(seed)
@@ -204,11 +204,11 @@ def test_weights_are_a_function_of_torch_s_seed(arch: str):
     assert state(2) != first and state(None) != first
 
 
-def test_weights_come_back_and_the_layout_does_not_show():
+def test_saved_weights_load_and_do_not_depend_on_the_memory_format():
     torch.manual_seed(0)
     ours, theirs = build(Model(arch="r2plus1d8x1"), 4), build(Model(arch="r2plus1d8x1"), 4)
     clips = torch.randn(2, 3, 8, 24, 24)
-    ours(clips)  # moves the running statistics
+    ours(clips)  # updates the running statistics
     data = save_weights(ours)
     load_weights(theirs, data, "here")
     expected = ours.eval()(clips)
@@ -219,7 +219,7 @@ def test_weights_come_back_and_the_layout_does_not_show():
 
 
 @pytest.mark.parametrize("arch", [*ARCHS, "resnet8x1", "resnet18", "vit_b_16"])
-def test_the_memory_format_is_of_the_weights(arch: str):
+def test_the_memory_format_fits_the_weights(arch: str):
     network = on_meta(Model(arch=arch), 3)
     wanted = torch.channels_last_3d if arch in ARCHS else torch.channels_last
     assert memory_format(network) == wanted
@@ -228,7 +228,7 @@ def test_the_memory_format_is_of_the_weights(arch: str):
     assert with_kernels and all(p.is_contiguous(memory_format=wanted) for p in with_kernels)
 
 
-def test_a_clip_is_told_from_an_image():
+def test_takes_clips_is_true_for_video_networks_only():
     for arch in ARCHS:
         assert takes_clips(Model(arch=arch))
     for arch in [*torchvision.models.list_models(module=torchvision.models), "resnet8x1", "resnext101_32x4d"]:
@@ -236,15 +236,15 @@ def test_a_clip_is_told_from_an_image():
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 8])
-def test_the_gradients_of_short_clips_are_right(frames: int):
-    """In the layout and the precision of training, against double precision, which oneDNN does not have; memory that
-    is taken up again holds NaN, as it may in a run. In bf16 this fails for all but one frame: the others are two
-    at some stage."""
+def test_gradients_of_short_clips_are_correct(frames: int):
+    """In the memory format and precision of training, compared with double precision, which oneDNN does not support.
+    Memory that is allocated again contains NaN, as it may in a run. In bf16 this fails except for one frame: other
+    clips have two frames at some stage."""
     torch.manual_seed(0)
     network = build(Model(arch="r2plus1d8x1"), 3)
     for module in network.modules():
         for name, child in module.named_children():
-            if isinstance(child, nn.ReLU):  # its kink may go either way, which changes gradients by some per cent
+            if isinstance(child, nn.ReLU):  # rounding near 0 would change gradients by some per cent
                 setattr(module, name, nn.SiLU())
     double = copy.deepcopy(network).double()
     network.to(memory_format=memory_format(network))  # type: ignore[call-overload]
@@ -263,17 +263,17 @@ def test_the_gradients_of_short_clips_are_right(frames: int):
             torch.testing.assert_close(found.double() / scale, wanted / scale, rtol=0, atol=1e-3)
 
 
-def test_the_view_and_the_network_agree():
+def test_the_view_must_fit_the_network():
     for arch in ARCHS:
         check_input(Model(arch=arch), 16, 112)
         if arch != "c3d":
             check_input(Model(arch=arch), 1, 24)
         with pytest.raises(
-            InputError, match=f"^arch is '{arch}', which takes clips of video, and the view gives images"
+            InputError, match=f"^arch is '{arch}', which takes clips of video, but the view gives images"
         ):
             check_input(Model(arch=arch), None, 112)
     check_input(Model(arch="resnet50"), None, 224)
-    with pytest.raises(InputError, match=r"^arch is 'resnet50', which takes images, .*such as r2plus1d_18, .*, c3d, "):
+    with pytest.raises(InputError, match=r"^arch is 'resnet50', which takes images, .* example r2plus1d_18, .*, c3d, "):
         check_input(Model(arch="resnet50"), 8, 112)
 
 
@@ -288,12 +288,12 @@ def test_the_view_and_the_network_agree():
         ("r2plus1d8", "r2plus1d8x1"),
     ],
 )
-def test_an_unknown_network_names_the_closest(arch: str, close: str):
+def test_error_for_an_unknown_network_names_the_closest(arch: str, close: str):
     with pytest.raises(InputError, match=f"^arch is '{re.escape(arch)}'.*{re.escape(close)}"):
         check(Model(arch=arch))
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_no_network_of_clips_has_a_small_stem(arch: str):
+def test_networks_for_clips_have_no_small_stem(arch: str):
     with pytest.raises(InputError, match=f"^stem is 'small'.*'{arch}'"):
         check(Model(arch=arch, stem="small"))

@@ -46,7 +46,7 @@ def saved(path: Path, content: Any) -> str:
     return str(path)
 
 
-def test_weights_come_back():
+def test_saved_weights_load():
     ours, theirs = network(1), network(2)
     ours.get_buffer("bn1.running_mean").fill_(3)
     ours.get_buffer("bn1.num_batches_tracked").fill_(1 << 40)
@@ -59,7 +59,7 @@ def test_equal_weights_give_equal_bytes():
     data = save_weights(network(1))
     assert data == save_weights(network(1))
     assert data != save_weights(network(2))
-    # Neither the layout in memory, nor the order of registration, nor what else shares the storage shows.
+    # The bytes do not depend on the memory format, the order of registration, or other tensors in the same storage.
     other = network(1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert not other.get_parameter("layer1.0.conv1.weight").is_contiguous()
     assert save_weights(other) == data
@@ -83,14 +83,14 @@ def test_another_process_writes_the_same_bytes():
 
 def test_weights_that_do_not_fit_are_refused():
     module = network(1)
-    with pytest.raises(InputError, match=r"^weights of model-0a1b do not fit the network: 'fc.weight' is \[9, 64\]"):
-        load_weights(module, save_weights(network(1, classes=9)), "of model-0a1b")
-    with pytest.raises(InputError, match="^weights of model-0a1b are no whole safetensors file"):
-        load_weights(module, save_weights(module)[:-1], "of model-0a1b")
+    with pytest.raises(InputError, match=r"^weights 'root/model-0a1b' do not fit the network: 'fc.weight' is \[9,"):
+        load_weights(module, save_weights(network(1, classes=9)), "root/model-0a1b")
+    with pytest.raises(InputError, match="^weights 'root/model-0a1b' are not a complete safetensors file"):
+        load_weights(module, save_weights(module)[:-1], "root/model-0a1b")
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.pth", "a.safetensors"])
-def test_reads_what_torch_and_safetensors_write(tmp_path: Path, name: str):
+def test_files_of_torch_and_safetensors_load(tmp_path: Path, name: str):
     ours, theirs = network(1), network(2)
     path = tmp_path / name
     if path.suffix == ".safetensors":
@@ -102,7 +102,7 @@ def test_reads_what_torch_and_safetensors_write(tmp_path: Path, name: str):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_takes_off_what_ddp_and_compile_put_on(tmp_path: Path, legacy: bool):
+def test_nested_state_dicts_and_prefixes_of_ddp_and_compile_load(tmp_path: Path, legacy: bool):
     ours = network(1)
     state = ours.state_dict()
     for i, content in enumerate(
@@ -128,13 +128,13 @@ def test_takes_off_what_ddp_and_compile_put_on(tmp_path: Path, legacy: bool):
         assert not any(tensor.requires_grad for tensor in read_checkpoint(str(path)).values())
 
 
-def test_a_prefix_stays_where_not_all_have_it(tmp_path: Path):
+def test_a_prefix_that_not_all_names_have_is_kept(tmp_path: Path):
     path = saved(tmp_path / "a.pt", {"module.a": torch.zeros(1), "b": torch.zeros(1)})
     assert list(read_checkpoint(path)) == ["module.a", "b"]
 
 
-def test_batch_norms_older_than_their_counter_load(tmp_path: Path):
-    """torch before 0.4.1 had no num_batches_tracked; many published weights are of that time."""
+def test_batch_norms_without_num_batches_tracked_load(tmp_path: Path):
+    """torch before 0.4.1 had no num_batches_tracked; many published weights are that old."""
     ours, theirs = network(1), network(2)
     state = {k: v for k, v in ours.state_dict().items() if not k.endswith("num_batches_tracked")}
     load_checkpoint(theirs, saved(tmp_path / "a.pt", state), SMALL, 10)
@@ -142,7 +142,7 @@ def test_batch_norms_older_than_their_counter_load(tmp_path: Path):
 
 
 class Canary:
-    """Pickles as a call that leaves a file behind."""
+    """Pickles as a call that creates a folder."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -152,37 +152,37 @@ class Canary:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_pickle_never_runs(tmp_path: Path, legacy: bool):
+def test_code_in_a_pickle_is_not_run(tmp_path: Path, legacy: bool):
     canary, path = tmp_path / "canary", tmp_path / "evil.pt"
     content = {**network(1).state_dict(), "extra": Canary(canary)}
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(InputError, match="^checkpoint '.*evil.pt' .*refused; convert it to .safetensors") as caught:
+    with pytest.raises(InputError, match="^checkpoint '.*evil.pt' is refused.*; convert it to .safetensors") as caught:
         read_checkpoint(str(path))
     assert "\n" not in str(caught.value)
     assert not canary.exists()
-    torch.load(path, weights_only=False)  # the file is what it is taken for
+    torch.load(path, weights_only=False)  # the file does contain code
     assert canary.exists()
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("module.pt", nn.Linear(2, 2), "refused; convert it to .safetensors"),
-        ("args.pt", {"state_dict": {}, "args": argparse.Namespace(lr=1)}, "refused; convert it to .safetensors"),
-        ("list.pt", [torch.zeros(1)], "holds no tensors but a list"),
-        ("tensor.pt", torch.zeros(1), "holds no tensors but a Tensor"),
-        ("empty.pt", {}, "holds no tensors"),
-        ("nothing.pt", {"state_dict": {}}, "holds no tensors"),
+        ("module.pt", nn.Linear(2, 2), "; convert it to .safetensors"),
+        ("args.pt", {"state_dict": {}, "args": argparse.Namespace(lr=1)}, "; convert it to .safetensors"),
+        ("list.pt", [torch.zeros(1)], "contains no tensors: it is a list"),
+        ("tensor.pt", torch.zeros(1), "contains no tensors: it is a Tensor"),
+        ("empty.pt", {}, "contains no tensors"),
+        ("nothing.pt", {"state_dict": {}}, "contains no tensors"),
         ("mixed.pt", {"a": torch.zeros(1), "lr": 0.1}, "'lr' is a float, expected a tensor"),
-        ("numbers.pt", {0: torch.zeros(1)}, "is no state dict: 0 is a Tensor"),
-        ("none.pt", b"", "is no whole state dict of torch.save"),
-        ("text.pt", b"hello" * 100, "is no whole state dict of torch.save"),
-        ("zip.pt", b"PK\x03\x04" + b"hello" * 100, "is no whole state dict of torch.save"),
-        ("text.safetensors", b"hello" * 100, "is no whole safetensors file"),
-        ("none.safetensors", b"", "is no whole safetensors file"),
+        ("numbers.pt", {0: torch.zeros(1)}, "is not a state dict: 0 is a Tensor"),
+        ("none.pt", b"", "is not a complete state dict of torch.save"),
+        ("text.pt", b"hello" * 100, "is not a complete state dict of torch.save"),
+        ("zip.pt", b"PK\x03\x04" + b"hello" * 100, "is not a complete state dict of torch.save"),
+        ("text.safetensors", b"hello" * 100, "is not a complete safetensors file"),
+        ("none.safetensors", b"", "is not a complete safetensors file"),
     ],
 )
-def test_anything_else_is_refused_in_one_line(tmp_path: Path, name: str, content: Any, message: str):
+def test_other_files_are_refused_in_one_line(tmp_path: Path, name: str, content: Any, message: str):
     path = tmp_path / name
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -194,7 +194,7 @@ def test_anything_else_is_refused_in_one_line(tmp_path: Path, name: str, content
     assert "\n" not in str(caught.value)
 
 
-def test_a_torn_file_is_refused_at_every_length(tmp_path: Path):
+def test_a_truncated_file_is_refused_at_every_length(tmp_path: Path):
     for suffix in (".pt", ".safetensors"):
         path = tmp_path / f"a{suffix}"
         state = {"a": torch.arange(4.0)}
@@ -202,11 +202,11 @@ def test_a_torn_file_is_refused_at_every_length(tmp_path: Path):
         whole = path.read_bytes()
         for size in range(0, len(whole), 37):
             path.write_bytes(whole[:size])
-            with pytest.raises(InputError, match="is no whole|refused"):
+            with pytest.raises(InputError, match="is not a complete|refused"):
                 read_checkpoint(str(path))
 
 
-def test_the_line_says_which_tensors_do_not_fit(tmp_path: Path):
+def test_the_error_says_which_tensors_do_not_fit(tmp_path: Path):
     path = saved(tmp_path / "imagenet.pt", network(1, classes=1000).state_dict())
     module, before = network(2), network(2)
     with pytest.raises(InputError) as caught:
@@ -218,7 +218,7 @@ def test_the_line_says_which_tensors_do_not_fit(tmp_path: Path):
     assert same(module, before)
 
 
-def test_another_network_is_named_in_one_line(tmp_path: Path):
+def test_the_error_for_weights_of_another_network_is_one_line(tmp_path: Path):
     path = saved(tmp_path / "deep.pt", network(1, Model(arch="resnet14x1")).state_dict())
     module, before = network(2), network(2)
     found = r"'layer1.1.conv1.weight' is not in the network; .*; and \d+ more; "
@@ -239,14 +239,14 @@ def test_another_network_is_named_in_one_line(tmp_path: Path):
         load_checkpoint(network(1, Model(arch="resnet14x1")), path, Model(arch="resnet14x1"), 10)
 
 
-def test_the_stem_is_named(tmp_path: Path):
+def test_the_error_names_the_stem(tmp_path: Path):
     model = Model(arch="resnet18", stem="small")
     path = saved(tmp_path / "a.pt", network(1, Model(arch="resnet18")).state_dict())
     with pytest.raises(InputError, match=r"does not fit resnet18 \(stem 'small'\) with 10 classes: 'conv1.weight' is"):
         load_checkpoint(network(1, model), path, model, 10)
 
 
-def test_a_missing_file_is_named(tmp_path: Path):
+def test_the_error_names_a_missing_file(tmp_path: Path):
     for read in (read_checkpoint, checkpoint_digest):
         for path in (tmp_path / "none.pt", tmp_path):
             with pytest.raises(InputError, match=f"^cannot read checkpoint '{path}'") as caught:
@@ -254,15 +254,15 @@ def test_a_missing_file_is_named(tmp_path: Path):
             assert "\n" not in str(caught.value)
 
 
-def test_the_digest_is_that_of_the_file(tmp_path: Path):
-    path = tmp_path / "a.pt.gz"  # by such a name some readers would unpack it first
+def test_the_digest_is_the_sha256_of_the_file(tmp_path: Path):
+    path = tmp_path / "a.pt.gz"  # because of the name, some readers would decompress it
     path.write_bytes(b"abc")
     # FIPS 180-2, appendix B.1
     assert checkpoint_digest(str(path)) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def cached(name: str, content: Any) -> None:
-    """Puts a file where torch looks before it downloads a weight."""
+    """Puts a file into torch's cache of downloaded weights."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(content, folder / Path(torchvision.models.get_weight(name).url).name)
@@ -270,7 +270,7 @@ def cached(name: str, content: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty cache, and a machine without a network."""
+    """An empty cache and no network."""
 
     def unreachable(*args: Any, **kwargs: Any) -> None:
         raise URLError("[Errno -3] Temporary failure\nin name resolution")
@@ -279,7 +279,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
 
 
-def test_torchvision_s_weights_load():
+def test_torchvision_weights_load():
     ours = network(1, Model(arch="mobilenet_v3_small"), 1000)
     cached("MobileNet_V3_Small_Weights.IMAGENET1K_V1", ours.state_dict())
     model, classes, state = torchvision_weights("MobileNet_V3_Small_Weights.IMAGENET1K_V1")
@@ -289,8 +289,8 @@ def test_torchvision_s_weights_load():
     assert same(ours, theirs)
 
 
-def test_torchvision_s_old_names_are_ours(tmp_path: Path):
-    """densenet121-a639ec97.pth says 'norm.1'; googlenet-1378be20.pth has the two classifiers that build leaves out."""
+def test_old_torchvision_names_are_converted(tmp_path: Path):
+    """densenet121-a639ec97.pth has 'norm.1', and googlenet-1378be20.pth the two classifiers that `build` leaves out."""
     with torch.device("meta"):
         densenet = build(Model(arch="densenet121"), 1000).state_dict()
         googlenet = torchvision.models.googlenet(weights=None, num_classes=1000, aux_logits=True, init_weights=True)
@@ -314,8 +314,8 @@ def test_torchvision_s_old_names_are_ours(tmp_path: Path):
         assert list(state) == list(build(model, 1000).state_dict())
 
 
-def test_torchvision_s_file_never_runs(tmp_path: Path):
-    """A cache may be written by others; torch.hub alone would unpickle what lies there."""
+def test_code_in_a_torchvision_file_is_not_run(tmp_path: Path):
+    """Others may write to the cache; torch.hub would unpickle any file in it."""
     cached("ResNet18_Weights.IMAGENET1K_V1", {"a": Canary(tmp_path / "canary")})
     with pytest.raises(InputError, match="^cannot get torchvision weights") as caught:
         torchvision_weights("ResNet18_Weights.IMAGENET1K_V1")
@@ -323,7 +323,7 @@ def test_torchvision_s_file_never_runs(tmp_path: Path):
     assert not (tmp_path / "canary").exists()
 
 
-def test_without_a_network_the_weight_and_the_mend_are_named():
+def test_the_error_without_a_network_names_the_weight_and_the_fix():
     with pytest.raises(InputError) as caught:
         torchvision_weights("ResNet50_Weights.IMAGENET1K_V2")
     assert str(caught.value) == (
@@ -337,23 +337,23 @@ def test_without_a_network_the_weight_and_the_mend_are_named():
     ("name", "close"),
     [
         ("ResNet50_Weights.IMAGENET1K_V3", "ResNet50_Weights.IMAGENET1K_V2"),
-        ("ResNet50_Weights.DEFAULT", "ResNet50_Weights.IMAGENET1K_V1"),  # names other weights in each release
+        ("ResNet50_Weights.DEFAULT", "ResNet50_Weights.IMAGENET1K_V1"),  # may be another weight in each release
         ("ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1", "ViT_B_16_Weights.IMAGENET1K_SWAG_LINEAR_V1"),  # 384 pixels
         ("R3D_18_Weights.KINETICS400_V2", "R3D_18_Weights.KINETICS400_V1"),
         ("MViT_V2_S_Weights.KINETICS400_V1", "did you mean"),  # a network that `build` does not know
         ("VGG16_Weights.IMAGENET1K_FEATURES", "did you mean"),  # its classifier is NaN
-        ("", "expected such as 'ResNet50_Weights.IMAGENET1K_V2'"),
-        ("Any.thing", "expected such as 'ResNet50_Weights.IMAGENET1K_V2'"),
-        ("a.b.c", "expected such as 'ResNet50_Weights.IMAGENET1K_V2'"),
+        ("", "give one like 'ResNet50_Weights.IMAGENET1K_V2'"),
+        ("Any.thing", "give one like 'ResNet50_Weights.IMAGENET1K_V2'"),
+        ("a.b.c", "give one like 'ResNet50_Weights.IMAGENET1K_V2'"),
     ],
 )
-def test_an_unknown_weight_names_the_closest(name: str, close: str):
-    with pytest.raises(InputError, match=f"^'{name}' is no torchvision weight of a network known here; .*{close}"):
+def test_error_for_an_unknown_weight_names_the_closest(name: str, close: str):
+    with pytest.raises(InputError, match=f"^'{name}' is not a torchvision weight of a known network; .*{close}"):
         torchvision_weights(name)
 
 
-def test_every_torchvision_weight_is_of_the_network_that_is_built():
-    """By its number of parameters, which the enum states; inception_v3's counts the classifier that is left out."""
+def test_every_torchvision_weight_fits_its_network():
+    """Checks the number of parameters, which the enum states. For inception_v3 it includes the auxiliary classifier."""
     table = _torchvision_table()
     assert len(table) > 100
     for name, (arch, weight) in table.items():
@@ -367,7 +367,7 @@ def test_every_torchvision_weight_is_of_the_network_that_is_built():
         assert parameters + aux == weight.meta["num_params"], name
 
 
-def test_a_video_network_s_weights_have_its_own_number_of_classes():
+def test_video_weights_have_their_own_number_of_classes():
     ours = network(1, Model(arch="mc3_18"), 400)
     cached("MC3_18_Weights.KINETICS400_V1", ours.state_dict())
     model, classes, state = torchvision_weights("MC3_18_Weights.KINETICS400_V1")

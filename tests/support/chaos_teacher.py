@@ -20,7 +20,7 @@ from raylabel.media.view import View
 CLASSES = 130  # three files of PICKS
 P = 5
 SIDE = 16  # pixels
-CURSE = np.arange(7, 247, 20, dtype=np.uint8)  # a picture that begins with these 12 values ends a teacher that crashes
+CRASHING = np.arange(7, 247, 20, dtype=np.uint8)  # a picture that begins with these 12 values ends a teacher that crashes
 _WEIGHTS = np.random.default_rng(20).integers(0, 2**64, SIDE * SIDE * 3, np.uint64) | np.uint64(1)
 
 
@@ -42,8 +42,8 @@ class GoldenTeacher:
     seconds: float = 0.0
     """What a batch takes."""
     crashes: bool = False
-    """Whether the process of the teacher dies of a picture that begins with CURSE."""
-    obeys: Sequence[str] = ()
+    """Whether the process of the teacher dies of a picture that begins with CRASHING."""
+    commands: Sequence[str] = ()
     """What the parser does if media say so (poison.py)."""
     copies: int = 1
     """Of the pixels that the parser hands over: more make blocks of pixels large."""
@@ -58,7 +58,7 @@ class GoldenTeacher:
 
     @property
     def parser(self) -> Parser:
-        return Parser.of(pictures, copies=self.copies, obeys=list(self.obeys))
+        return Parser.of(pictures, copies=self.copies, commands=list(self.commands))
 
     def start(self, gpu: bool) -> Run:
         return self._run
@@ -66,17 +66,17 @@ class GoldenTeacher:
     def _run(self, batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
         for batch in batches:
             time.sleep(self.seconds)
-            starts = batch.reshape(len(batch), -1)[:, : len(CURSE)]
-            if self.crashes and (starts == CURSE).all(axis=1).any():
+            starts = batch.reshape(len(batch), -1)[:, : len(CRASHING)]
+            if self.crashes and (starts == CRASHING).all(axis=1).any():
                 os.kill(os.getpid(), signal.SIGSEGV)
             if not (batch == batch[:, :1]).all():
                 raise AssertionError("pixels did not arrive as they were sent")
             yield rank(batch[:, 0])
 
 
-def pictures(copies: int, obeys: Sequence[str]) -> Callable[[bytes, Sequence[int]], np.ndarray]:
+def pictures(copies: int, commands: Sequence[str]) -> Callable[[bytes, Sequence[int]], np.ndarray]:
     """`eval_pixels` of pictures whose short side is SIDE, so that nothing is resized; `copies` of them."""
-    view, words = View(size=SIDE, resize=SIDE), {word.encode() for word in obeys}
+    view, words = View(size=SIDE, resize=SIDE), {word.encode() for word in commands}
 
     def parse(data: bytes, _: Sequence[int]) -> np.ndarray:
         if data in words:

@@ -1,8 +1,8 @@
-"""What the fault tests run and kill: a corpus from SHARDS to PICKS, or a whole run of `digits`, in a process of its own
-with a Ray of its own.
+"""The process that the fault tests start and kill: a run from SHARDS to PICKS over a corpus, or a whole run of `digits`,
+with its own Ray.
 
-`python driver.py SPEC` with a JSON object, see `Spec`. Words on stdin: "add" brings a node into its cluster, "remove"
-ends the one that has been there longest. Exit status 2 and one line for an InputError, as jobs do it.
+`python driver.py SPEC` with a JSON object, see `Spec`. Commands on stdin: "add" adds a node to its cluster, "remove"
+ends its oldest node. An InputError is printed as one line, with exit status 2, as in a job.
 """
 
 import importlib
@@ -47,30 +47,30 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """A run."""
+    """The settings of a run."""
 
     root: str
     corpus: list[str] = field(default_factory=list)
-    """None: `digits`, with as few images as show that it learns, and labels for them by a batch of 32."""
+    """Shards. Empty: the recipe `digits`, with just enough images for it to learn."""
     temporary: str = ""
-    """Of Ray, whose sockets bear no long path."""
+    """Ray's temporary folder; a short path, because it contains sockets."""
     cpus: int = 4
     nodes: list[int] = field(default_factory=list)
     """CPUs of the nodes besides the first, which has `cpus`."""
     store: int = 300_000_000
-    """Bytes of the object store of each node."""
+    """Bytes of each node's object store."""
     resources: dict[str, Any] = field(default_factory=dict)
     teacher: dict[str, Any] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
-    """'module:NAME' → value: how work is dealt, which must not show."""
+    """'module:NAME' → value: sizes of units of work, which must not change the result."""
     faults: dict[str, Any] = field(default_factory=dict)
     """See faults.py."""
     rounds: bool = False
-    """Run again and again, in a folder of the root each, until there is a file `stop` in it."""
+    """Run repeatedly, each time in a new folder of the root, until the root contains a file `stop`."""
 
 
 def run(spec: Spec, folder: str) -> Artifact:
-    """PICKS of the corpus, or the run of digits, in the Ray that this process is connected to."""
+    """PICKS of the corpus, or the run of `digits`, on the Ray cluster that this process is connected to."""
     root = Root.open(folder)
     if not spec.corpus:
         return write_report(Run(root, digits(spec)))[0]
@@ -113,27 +113,29 @@ def _connect(spec: Spec) -> Cluster | None:
     node: dict[str, Any] = {"object_store_memory": spec.store, "include_dashboard": False}
     cluster = None
     if not spec.nodes:
-        os.environ["RAY_health_check_failure_threshold"] = "60"  # of 3 s each: its only node may be slow, not dead
+        os.environ["RAY_health_check_failure_threshold"] = "60"  # 60 checks of 3 s each: its only node may be slow
         ray.init(address="local", num_cpus=spec.cpus, _temp_dir=spec.temporary, **node, **QUIET, **hook)
     else:
         head = {"num_cpus": spec.cpus, "temp_dir": spec.temporary, **node}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         nodes = [cluster.add_node(num_cpus=cpus, **node) for cpus in spec.nodes]
         ray.init(address=cluster.address, **QUIET, **hook)
-        threading.Thread(target=_obey, args=(cluster, nodes, {"num_cpus": spec.nodes[0], **node}), daemon=True).start()
+        threading.Thread(
+            target=_run_commands, args=(cluster, nodes, {"num_cpus": spec.nodes[0], **node}), daemon=True
+        ).start()
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return cluster
 
 
-def _obey(cluster: Cluster, nodes: list[Any], new: dict[str, Any]) -> None:
-    cluster._shutdown_at_exit = False  # of nodes to come: it sets signal handlers, which only the main thread may
+def _run_commands(cluster: Cluster, nodes: list[Any], new: dict[str, Any]) -> None:
+    cluster._shutdown_at_exit = False  # for new nodes, it sets signal handlers, which only the main thread may do
     for line in sys.stdin:
         if line.strip() == "add":
             nodes.append(cluster.add_node(**new))
         else:
             cluster.remove_node(nodes.pop(0), allow_graceful=False)
-        print(json.dumps({"obeyed": line.strip()}), flush=True)
+        print(json.dumps({"done": line.strip()}), flush=True)
 
 
 def main() -> None:

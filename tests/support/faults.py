@@ -1,7 +1,7 @@
-"""Faults inside the processes of a run: what a driver of the fault tests arms in itself and in each of Ray's workers.
+"""Fault injection: faults that a driver of the fault tests enables in itself and in each of Ray's workers.
 
-Every commit on a disk is a rename, so a process that dies while it writes what it is going to rename, right before it
-does or right after leaves every state there is.
+Every commit on a disk is a rename. So a process that dies while it writes the file to rename, right before the rename
+or right after it leaves every possible state.
 """
 
 import json
@@ -15,12 +15,12 @@ VARIABLE = "RAYLABEL_TEST_FAULTS"
 
 
 def arm() -> None:
-    """Does as the environment says: {"driver": pid, "kill": [pattern, when], "slow": [...], "network": [...], ...}.
+    """Injects the faults of the environment variable: {"driver": pid, "kill": [pattern, when], "slow": [...], ...}.
 
-    "kill": the driver and the process that renames, at the first rename to a path that matches; `when` is "before",
-    "after", or "torn": with half of the bytes written.
-    "slow": [pattern, seconds that such a rename takes].
-    "network", "training": [seconds that a batch takes longer that is scored, or trained on; a file that ends this].
+    "kill": kills the driver and the process that renames, at the first rename to a path that matches; `when` is
+    "before", "after", or "torn", which is with half of the bytes written.
+    "slow": [pattern, seconds that a rename to a matching path takes].
+    "network", "training": [additional seconds for each batch that is scored or trained on, a file that ends this].
     """
     faults: dict[str, Any] = json.loads(os.environ[VARIABLE])
     rename = os.replace
@@ -68,7 +68,7 @@ def _slow_training(seconds: float, end: str) -> None:
             time.sleep(0 if os.path.exists(end) else seconds)
             yield batch
 
-    for name, put in [("batches", slow)]:  # whose type is narrower
+    for name, put in [("batches", slow)]:  # by setattr, because its type is narrower
         setattr(Stream, name, put)
 
 

@@ -25,14 +25,14 @@ SLICE = 64  # classes in a file of PICKS
 SHARES = (0.23, 0.31, 0.38, 0.62, 0.80, 0.97)  # where one shard ends and the next begins
 
 # What hostile media make a parser do if it listens (poison.py), and the reason then. To others it is no picture.
-WORDS = {
+COMMANDS = {
     "!segfault": "decoder_crash",
     "!abort": "decoder_crash",
     "!exit": "decoder_crash",
     "!eat": "out_of_memory",
     "!eat_outside_python": "decoder_crash",
 }
-SLOW_WORDS = {"!hang": "timeout", "!spin": "timeout"}  # 20 seconds each
+SLOW_COMMANDS = {"!hang": "timeout", "!spin": "timeout"}  # 20 seconds each
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Golden:
     media: list[bytes | None]
     reasons: dict[int, str]
     """Position → why it must be rejected, of all that must be."""
-    cursed: int
-    """The position of the picture that begins with CURSE; there is no copy of it."""
+    crashing: int
+    """The position of the picture that begins with CRASHING; there is no copy of it."""
 
     @cached_property
     def ends(self) -> np.ndarray:

@@ -5,8 +5,8 @@ import struct
 import zlib
 
 import numpy as np
-from chaos_teacher import CURSE, SIDE
-from golden import SLOW_WORDS, WORDS, Golden
+from chaos_teacher import CRASHING, SIDE
+from golden import COMMANDS, SLOW_COMMANDS, Golden
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -17,13 +17,13 @@ def make(images: int, clips: int) -> Golden:
     digits = np.asarray(load_digits(return_X_y=True)[0]).reshape(-1, 8, 8)
     n = images + clips
     clip_at = set(np.linspace(3, n - 1, clips).astype(int).tolist())
-    words = dict(zip(range(40, n, n // 12), [*WORDS, *SLOW_WORDS], strict=False))
-    cursed = n // 2 + 1
+    words = dict(zip(range(40, n, n // 12), [*COMMANDS, *SLOW_COMMANDS], strict=False))
+    crashing = n // 2 + 1
     media: list[bytes | None] = []
     reasons: dict[int, str] = {}
     for i in range(n):
-        data, reason = _picture(random, digits[random.integers(len(digits))], cursed=i == cursed), None
-        if i == cursed:
+        data, reason = _picture(random, digits[random.integers(len(digits))], crashing=i == crashing), None
+        if i == crashing:
             pass
         elif i in clip_at:
             data, reason = _clip(i), "format_not_allowed"
@@ -33,15 +33,15 @@ def make(images: int, clips: int) -> Golden:
             data, reason = _broken(random, data, i // 50)
         elif i % 16 == 15:  # a copy of an earlier one, from near or far
             original = i - int(random.integers(1, min(i, 5000)))
-            if original not in reasons and original != cursed:
+            if original not in reasons and original != crashing:
                 data = media[original]
         media.append(data)
         if reason:
             reasons[i] = reason
-    return Golden(media, reasons, cursed)
+    return Golden(media, reasons, crashing)
 
 
-def _picture(random: np.random.Generator, digit: np.ndarray, cursed: bool) -> bytes:
+def _picture(random: np.random.Generator, digit: np.ndarray, crashing: bool) -> bytes:
     """A digit in colour on a noisy strip whose short side is SIDE."""
     long = int(random.integers(SIDE, 2 * SIDE + 1))
     left = (long - SIDE) // 2
@@ -51,12 +51,12 @@ def _picture(random: np.random.Generator, digit: np.ndarray, cursed: bool) -> by
     )
     if random.random() < 0.5:
         pixels = pixels.transpose(1, 0, 2)
-    if cursed:
+    if crashing:
         pixels = pixels[:SIDE, :SIDE]
-        pixels[0, :4] = CURSE.reshape(4, 3)
+        pixels[0, :4] = CRASHING.reshape(4, 3)
     out = io.BytesIO()
     image = Image.fromarray(pixels.astype(np.uint8))
-    if cursed or random.random() < 0.5:
+    if crashing or random.random() < 0.5:
         image.save(out, "PNG", compress_level=1)
     else:
         image.save(out, "JPEG", quality=85)

@@ -1,4 +1,4 @@
-"""A driver of the fault tests as its tormentor sees it: the processes of a run, and what stands in its root."""
+"""A driver of the fault tests, seen from the test that kills it: the processes of a run, and the files of its root."""
 
 import dataclasses
 import json
@@ -26,15 +26,15 @@ _MEDIA = "raylabel.media.sandbox.child"  # in the command line of a sandbox's pr
 
 
 class Driver:
-    """A run in a process group of its own, with all that it started."""
+    """A run in a process group of its own, with all processes that it started."""
 
     def __init__(self, spec: Spec) -> None:
         self.root = Path(spec.root)
         self._temporary = tempfile.mkdtemp(prefix="rl")
-        self.said = Path(self._temporary, "said")
+        self.log = Path(self._temporary, "log")
         spec = dataclasses.replace(spec, temporary=self._temporary)
         path = os.pathsep.join([PYTHONPATH, os.environ.get("PYTHONPATH", "")])
-        with self.said.open("wb") as out:
+        with self.log.open("wb") as out:
             self.process = subprocess.Popen(
                 [sys.executable, str(SUPPORT / "driver.py"), json.dumps(dataclasses.asdict(spec))],
                 stdin=subprocess.PIPE,
@@ -52,7 +52,7 @@ class Driver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends all of it, and waits until nothing is left."""
+        """Ends all processes, and waits until none is left."""
         self.kill()
         self._watched.set()
         self._watcher.join()
@@ -60,35 +60,36 @@ class Driver:
         with suppress(OSError):
             self.process.stdin.close()
         try:
-            # Ray's agents stay a minute longer than what they serve, and hold nothing of the run.
+            # Ray's agents run a minute longer than the node that they serve, and hold no resources of the run.
             wait_until(
                 lambda: all(
-                    told(pid).startswith(("ray::RuntimeEnvAgent", "ray::DashboardAgent")) for pid in self._left()
+                    command_line(pid).startswith(("ray::RuntimeEnvAgent", "ray::DashboardAgent"))
+                    for pid in self._left()
                 ),
                 60,
-                lambda: f"outlived the driver: {[told(pid) for pid in self._left()]}",
+                lambda: f"outlived the driver: {[command_line(pid) for pid in self._left()]}",
             )
         finally:
             for pid in self._left():
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            wait_until(lambda: not self._left(), 60, lambda: "processes that were killed are still there")
+            wait_until(lambda: not self._left(), 60, lambda: "processes that were killed still exist")
             shutil.rmtree(self._temporary)
 
     def _left(self) -> list[int]:
         return alive(self._seen.copy())
 
     def _watch(self) -> None:
-        """Remembers who was there: those whose parent is gone are nobody's children."""
+        """Remembers all processes: one whose parent has ended is no longer found below the driver."""
         while not self._watched.wait(0.2):
-            self._seen = self._seen | self.family()
+            self._seen = self._seen | self.processes()
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
 
     def finish(self, seconds: float) -> int:
-        """Its exit status; AssertionError with what it said if it takes longer."""
+        """The exit status; AssertionError with the output if it takes longer than `seconds`."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -98,65 +99,69 @@ class Driver:
         status = self.finish(seconds)
         assert status == 0, f"exit status {status}:\n{self.output()[-5000:]}"
 
-    def tell(self, word: str) -> None:
-        """Says a word to the driver, and waits until it has obeyed."""
-        before = self.output().count('"obeyed"')
+    def send(self, command: str) -> None:
+        """Sends a command to the driver, and waits until it is done."""
+        before = self.output().count('"done"')
         assert self.process.stdin
-        self.process.stdin.write(f"{word}\n".encode())
+        self.process.stdin.write(f"{command}\n".encode())
         self.process.stdin.flush()
-        self.wait_until(lambda: self.output().count('"obeyed"') > before, 120)
+        self.wait_until(lambda: self.output().count('"done"') > before, 120)
 
     def output(self) -> str:
-        return self.said.read_text(errors="replace")
+        return self.log.read_text(errors="replace")
 
     def progress(self) -> str:
-        return f"{len(self.parts())} parts committed; it said:\n{self.output()[-5000:]}"
+        return f"{len(self.parts())} parts committed; output:\n{self.output()[-5000:]}"
 
     def wait_until(self, condition: Callable[[], object], seconds: float = 200) -> None:
-        """Until the condition holds; AssertionError if the run ends first or that takes longer."""
+        """Waits until the condition holds; AssertionError if the run ends first or it takes longer than `seconds`."""
 
         def check() -> bool:
             met = bool(condition())
-            assert met or self.process.poll() is None, f"it ended too early for this test:\n{self.output()[-5000:]}"
+            assert met or self.process.poll() is None, (
+                f"the run ended too early for this test:\n{self.output()[-5000:]}"
+            )
             return met
 
         wait_until(check, seconds, self.progress)
 
     def parts(self) -> list[Path]:
-        """The records of SCORES that are committed."""
+        """The records of the committed parts of SCORES."""
         return sorted(self.root.glob("scores-*/parts/*.json"))
 
-    def family(self) -> dict[int, int]:
-        """pid → start of the driver and of all below it."""
+    def processes(self) -> dict[int, int]:
+        """pid → start time of the driver and of all its descendants."""
         return _below(self.process.pid)
 
     def actors(self) -> list[int]:
         """The processes of teacher actors."""
-        return [pid for pid in self.family() if told(pid).startswith("ray::MapWorker(MapBatches(ScoringActor))")]
+        return [
+            pid for pid in self.processes() if command_line(pid).startswith("ray::MapWorker(MapBatches(ScoringActor))")
+        ]
 
     def decoders(self) -> list[int]:
-        """The workers in which a task decodes."""
-        return [pid for pid in self.family() if told(pid).startswith("ray::MapBatches(decode)")]
+        """The worker processes in which a task decodes."""
+        return [pid for pid in self.processes() if command_line(pid).startswith("ray::MapBatches(decode)")]
 
     def workers(self) -> list[int]:
         """The processes of Ray tasks and actors, busy or not."""
-        return [pid for pid in self.family() if told(pid).startswith("ray::")]
+        return [pid for pid in self.processes() if command_line(pid).startswith("ray::")]
 
     def sandboxed(self) -> list[int]:
-        """The processes that parse media, also where the one that forked them is gone, and those that fork them."""
-        return [pid for pid in {*self.family(), *self._left()} if _MEDIA in told(pid)]
+        """The sandbox processes: zygotes, and the processes that parse media, even if their zygote is gone."""
+        return [pid for pid in {*self.processes(), *self._left()} if _MEDIA in command_line(pid)]
 
     def zygotes(self) -> list[int]:
-        """The processes that fork those that parse."""
-        return [pid for pid in self.sandboxed() if told(_parent(pid)).startswith("ray::")]
+        """The processes that fork the parsers."""
+        return [pid for pid in self.sandboxed() if command_line(_parent(pid)).startswith("ray::")]
 
     def parsers(self) -> list[int]:
         """The processes that parse media."""
-        return [pid for pid in self.sandboxed() if not told(_parent(pid)).startswith("ray::")]
+        return [pid for pid in self.sandboxed() if not command_line(_parent(pid)).startswith("ray::")]
 
 
 def kill_one(pids: list[int], chance: random.Random) -> bool:
-    """SIGKILL to one of them; whether there was one."""
+    """Sends SIGKILL to one of them; returns whether there was one."""
     if not pids:
         return False
     with suppress(ProcessLookupError):
@@ -166,7 +171,7 @@ def kill_one(pids: list[int], chance: random.Random) -> bool:
 
 @contextmanager
 def nothing_changes(root: Path) -> Iterator[None]:
-    """AssertionError if the block changes a file, makes one or writes one anew."""
+    """AssertionError if the block changes, creates or rewrites a file."""
     before = stamps(root)
     yield
     assert stamps(root) == before
@@ -185,8 +190,8 @@ def wait_until(condition: Callable[[], bool], seconds: float, why: Callable[[], 
         time.sleep(0.02)
 
 
-def told(pid: int) -> str:
-    """How a process calls itself; empty if it is gone."""
+def command_line(pid: int) -> str:
+    """The command line of a process (Ray sets it to a title); empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
@@ -194,7 +199,7 @@ def told(pid: int) -> str:
 
 
 def alive(processes: dict[int, int]) -> list[int]:
-    """Those of pid → start that still run."""
+    """The pids of pid → start time that still run."""
     return [pid for pid, start in processes.items() if (stat := _stat(pid)) and stat[1] == start and stat[2] != "Z"]
 
 
@@ -204,7 +209,7 @@ def _parent(pid: int) -> int:
 
 
 def _stat(pid: int) -> tuple[int, int, str] | None:
-    """(parent, start in clock ticks, state) of a process."""
+    """(parent, start time in clock ticks, state) of a process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -213,7 +218,7 @@ def _stat(pid: int) -> tuple[int, int, str] | None:
 
 
 def _below(pid: int) -> dict[int, int]:
-    """pid → start of a process and of all that it, or one below it, is the parent of."""
+    """pid → start time of a process and of all its descendants."""
     stats = {int(name): stat for name in os.listdir("/proc") if name.isdigit() and (stat := _stat(int(name)))}
     children: dict[int, list[int]] = {}
     for child, (parent, _, _) in stats.items():
@@ -239,7 +244,7 @@ class Stage:
         return Spec(corpus=self.corpus, root=str(self.root), **settings)
 
     def check(self, reasons: Mapping[int, str] | None = None) -> None:
-        """The run has left what it must (see `Golden.check`), and the same again, in this process, does nothing."""
+        """Checks the root (see `Golden.check`), and that the same run again, in this process, changes nothing."""
         self.golden.check(self.root, reasons)
         with nothing_changes(self.root), pytest.MonkeyPatch.context() as patch:
             for name, value in SMALL.items():

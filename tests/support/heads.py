@@ -1,4 +1,4 @@
-"""Ray heads of their own, started and ended as a person would, for tests of what attaches to them."""
+"""Ray heads that are started with `ray start`, as a user would, for tests of processes that connect to them."""
 
 import json
 import os
@@ -24,7 +24,7 @@ RAY = Path(sys.executable).parent / "ray"
 
 @dataclass(frozen=True)
 class Head:
-    """What stands in the way to a head, and what its clients need in their environment."""
+    """Addresses of a head, its temporary folder, and the environment variables that its clients need."""
 
     address: str
     dashboard: str
@@ -43,12 +43,12 @@ def started_head(
     python: str = sys.executable,
     **more: str,
 ) -> Iterator[Head]:
-    """A head that goes by the address `host` and asks for the token unless that is empty; ended with all its own.
+    """A head at the address `host` that requires the token, unless that is empty. It ends with all its processes.
 
-    Port 0: any that is free. It and its workers are run by `python`: where that is another one than this, nothing of
-    this one's path reaches it. `more` is for its environment.
+    Port 0: any free port. The head and its workers are run by `python`; if that is not this process's Python, it does
+    not inherit this one's module path. `more`: additional environment variables.
     """
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: it holds sockets, whose paths may have 107 bytes
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: it holds sockets, whose paths have at most 107 bytes
     free, dashboard, agent, metrics, client = free_ports(5)
     port = port or free
     secrets = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
@@ -69,7 +69,7 @@ def started_head(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-# What Ray's own pretended cloud can start.
+# The machines that Ray's fake multi-node provider can start.
 CLOUD: dict[str, Any] = {
     "cluster_name": "cloud",
     "max_workers": 4,
@@ -92,26 +92,26 @@ CLOUD: dict[str, Any] = {
 
 @contextmanager
 def started_cloud(folder: Path, **changes: Any) -> Iterator[Head]:
-    """The head, without CPUs, of a cluster that starts and ends pretended machines on demand, as CLOUD but for the
-    changes says; what it takes to tell it lies in the folder."""
+    """The head, without CPUs, of a fake cluster that starts and ends nodes on demand, as configured by CLOUD with the
+    changes. Its configuration file is written to the folder."""
     (port,) = free_ports(1)
     settings = {**CLOUD, **changes}
     settings["provider"] = {**settings["provider"], "gcs_address": f"127.0.0.1:{port}"}
     (folder / "cloud.yaml").write_text(yaml.safe_dump(settings))
-    pretended = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    with started_head(f"--autoscaling-config={folder}/cloud.yaml", port=port, cpus=0, **pretended) as head:
+    fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    with started_head(f"--autoscaling-config={folder}/cloud.yaml", port=port, cpus=0, **fake) as head:
         yield head
 
 
 def raylets(head: Head) -> list[int]:
-    """The process that is the machine, as far as Ray can tell, of each that has CPUs."""
+    """The pids of the raylets of the nodes that have CPUs. Killing one is losing that node."""
     lines = {pid: (Path("/proc") / str(pid) / "cmdline").read_bytes() for pid in _processes(head.folder)}
-    machines = {pid: line for pid, line in lines.items() if line.split(b"\0")[0].endswith(b"/raylet/raylet")}
-    return [pid for pid, line in machines.items() if re.search(rb"\bCPU,[1-9]", line)]
+    found = {pid: line for pid, line in lines.items() if line.split(b"\0")[0].endswith(b"/raylet/raylet")}
+    return [pid for pid, line in found.items() if re.search(rb"\bCPU,[1-9]", line)]
 
 
 def join(head: Head, cpus: int, python: str = sys.executable) -> str:
-    """Starts another machine of the head's cluster, as far as Ray can tell; it ends with the head. Its metrics' URL."""
+    """Starts another node of the head's cluster on this machine; it ends with the head. Returns the URL of its metrics."""
     agent, metrics = free_ports(2)
     ports = f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"
     _start(python, head.environment, f"--address={head.address}", f"--num-cpus={cpus}", *ports)
@@ -120,10 +120,10 @@ def join(head: Head, cpus: int, python: str = sys.executable) -> str:
 
 def _start(python: str, secrets: dict[str, str], *arguments: str) -> None:
     kept = {name: value for name, value in secrets.items() if name != "RAY_ADDRESS"}
-    calm = {"RAY_memory_monitor_refresh_ms": "0"}  # it would kill where others fill the memory of this machine
+    no_monitor = {"RAY_memory_monitor_refresh_ms": "0"}  # it kills workers when other processes fill the memory
     done = subprocess.run(
         [python, str(RAY), "start", "--disable-usage-stats", *arguments],
-        env=environment(python, **calm, **kept),
+        env=environment(python, **no_monitor, **kept),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -134,8 +134,8 @@ def _start(python: str, secrets: dict[str, str], *arguments: str) -> None:
 
 
 def environment(python: str = sys.executable, /, **more: str) -> dict[str, str]:
-    """This process's, without what it says of a Ray, and with a path to Ray's own programs. Of another `python` also
-    without this one's path to modules, and such that `python` is it."""
+    """This process's environment without Ray's variables, and with Ray's programs in PATH. For another `python` also
+    without PYTHONPATH, and with that `python` first in PATH."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     if python != sys.executable:
         kept.pop("PYTHONPATH", None)
@@ -144,7 +144,7 @@ def environment(python: str = sys.executable, /, **more: str) -> dict[str, str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on at the moment."""
+    """Ports on which no process listens at the moment."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -153,7 +153,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def outward_address() -> str:
-    """This machine's address as others see it; empty if it has none."""
+    """This machine's address in the network; empty if it has none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # nothing is sent
@@ -164,7 +164,7 @@ def outward_address() -> str:
 
 
 def end_ray(folder: str) -> None:
-    """Ends every process of the Ray whose temporary folder that is."""
+    """Ends every process of the Ray session with this temporary folder."""
     for signum, seconds in ((signal.SIGTERM, 2), (signal.SIGKILL, 20)):
         for pid in _processes(folder):
             try:
@@ -178,11 +178,11 @@ def end_ray(folder: str) -> None:
             time.sleep(0.1)
         else:
             return
-    raise AssertionError(f"processes of the Ray in {folder} outlive SIGKILL")
+    raise AssertionError(f"processes of the Ray session in {folder} still run after SIGKILL")
 
 
 def _processes(folder: str) -> list[int]:
-    """Those with the folder in their command line: all that a head starts, and their workers by their parents."""
+    """The processes with the folder in their command line: all that a head starts. Workers end with their parents."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -198,8 +198,8 @@ def _state(entry: Path) -> str:
     return (entry / "stat").read_text().rpartition(")")[2].split()[0]
 
 
-def asked() -> list[dict]:
-    """What Ray's autoscaler is asked to have room for."""
+def requested_resources() -> list[dict]:
+    """What Ray's autoscaler is requested_resources to have room for."""
     from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
     from ray.experimental.internal_kv import _internal_kv_get
 

@@ -1,8 +1,8 @@
-"""A training in a process of its own, to be killed from outside: python training_driver.py SETTINGS, as JSON.
+"""A training in a process of its own, which tests kill: python training_driver.py SETTINGS, as JSON.
 
 {root, corpus, log: folders, workers, steps, every: steps between checkpoints, pause: seconds per batch, fault: what the
-hook below does to each worker, nodes: machines of a cluster (0: this machine alone)}. An InputError ends it as it ends
-a job: on stderr, with status 2.
+hook below does to each worker, nodes: nodes of a cluster (0: this machine only)}. An InputError is printed to stderr,
+with exit status 2, as in a job.
 """
 
 import json
@@ -15,9 +15,9 @@ from pathlib import Path
 
 
 def hook(settings: dict) -> None:
-    """Runs in each of Ray's processes before any work: training logs its samples, and goes wrong where it is told to.
+    """Runs in each of Ray's processes before any work: makes training log its samples, and injects the fault.
 
-    A worker's log is named by start, size of the group, rank and pid; each line is an item's position and its key.
+    A worker's log is named by start time, size of the group, rank and pid. Each line has an item's position and key.
     Beside the logs, `log.steps` has a byte for each step of each worker.
     """
     from raylabel.training import checkpoint, stream
@@ -53,9 +53,9 @@ def hook(settings: dict) -> None:
 
 
 def cluster_of(nodes: int, folder: Path) -> str:
-    """The address of a Ray of as many machines with a CPU each; one more for each SIGUSR1.
+    """The address of a Ray cluster of so many nodes with a CPU each. Each SIGUSR1 adds a node.
 
-    Whom to kill stands in `nodes`: a line for each, of its id and the pid of its raylet.
+    For tests that kill nodes, the file `nodes` has a line for each node: its id and the pid of its raylet.
     """
     from ray.cluster_utils import Cluster
 
@@ -65,13 +65,13 @@ def cluster_of(nodes: int, folder: Path) -> str:
     address = str(cluster.address)
     (folder / "nodes").write_text("\n".join([address, *lines]))
 
-    signal.signal(signal.SIGUSR1, lambda *_: cluster.add_node(num_cpus=1))  # in the main thread, as Ray asks for
+    signal.signal(signal.SIGUSR1, lambda *_: cluster.add_node(num_cpus=1))  # runs in the main thread, as Ray requires
     return address
 
 
 def main() -> None:
     import ray
-    from trainings import fit, lesson
+    from trainings import fit, digits_examples
 
     from raylabel.errors import InputError
     from raylabel.store.artifact import Root
@@ -105,11 +105,11 @@ def main() -> None:
     )
     root = Root.open(settings["root"])
     try:
-        fit(root, lesson(root, Path(settings["corpus"])), config, workers=settings["workers"])
+        fit(root, digits_examples(root, Path(settings["corpus"])), config, workers=settings["workers"])
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    if settings.get("nodes"):  # what ends the machines of a made-up cluster ends this process too, with status 1
+    if settings.get("nodes"):  # the shutdown of a fake cluster would end this process too, with status 1
         sys.stdout.flush()
         os._exit(0)
 

@@ -19,7 +19,8 @@ MODEL = Model(arch="resnet8x1")
 CONFIG = Train(images=3_200, batch=64, schedule=Schedule(lr=0.05), precision="fp32", checkpoint_every=10)
 
 
-def lesson(root: Root, folder: Path) -> Artifact:
+def digits_examples(root: Root, folder: Path) -> Artifact:
+    """EXAMPLES of 600 labeled digits."""
     media, labels = digit_images()
     corpus = Corpus(uri=(str(write_parquet(folder / "labeled.parquet", media[:600], labels[:600])),))
     shards = index_corpus(root, "labeled", corpus)

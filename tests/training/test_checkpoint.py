@@ -1,4 +1,4 @@
-"""A checkpoint is used whole or not at all, whatever befell its files."""
+"""A checkpoint is used only if it is intact, whatever happened to its files."""
 
 import pickle
 import shutil
@@ -31,7 +31,7 @@ def test_the_newest_two_are_kept_and_read(kind, tmp_path, request):
     assert {name.partition("/")[0] for name in list_files(folder)} == {f"{step:010d}" for step in (20, 30)}
 
 
-def test_what_was_passed_over_is_written_anew_and_the_good_one_stays_until_then(bucket):
+def test_a_damaged_checkpoint_is_replaced_and_the_intact_one_is_kept_until_then(bucket):
     checkpoints = Checkpoints(f"{bucket}/x")
     for step in (10, 20):
         checkpoints.save(step, at(step))
@@ -40,7 +40,7 @@ def test_what_was_passed_over_is_written_anew_and_the_good_one_stays_until_then(
     found = again.newest()
     assert (found.step, found.files) == (10, at(10))
     assert [wrong for wrong in found.passed_over if "0000000020" in wrong and "model" in wrong]
-    again.save(15, at(15))  # a run that was preempted, between the two
+    again.save(15, at(15))  # as by a run that was preempted between the two steps
     assert Checkpoints(f"{bucket}/x").newest().passed_over == ()
     again.save(20, at(20))
     assert Checkpoints(f"{bucket}/x").newest().files == at(20)
@@ -49,7 +49,7 @@ def test_what_was_passed_over_is_written_anew_and_the_good_one_stays_until_then(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
 @given(data=st.data())
-def test_no_damage_is_ever_taken_for_a_checkpoint(data, tmp_path):
+def test_damaged_checkpoints_are_never_used(data, tmp_path):
     folder = tmp_path / "checkpoints"
     shutil.rmtree(folder, ignore_errors=True)
     checkpoints = Checkpoints(str(folder))
@@ -63,7 +63,7 @@ def test_no_damage_is_ever_taken_for_a_checkpoint(data, tmp_path):
         kind = data.draw(st.sampled_from(["cut", "flip", "gone", "other", "zeros", "longer"]))
         if kind == "gone":
             file.unlink()
-            lost |= {step} if file.name == CHECKSUMS else set()  # as if it had never been finished
+            lost |= {step} if file.name == CHECKSUMS else set()  # as if it had never been completed
         elif kind == "flip":
             at_byte = data.draw(st.integers(0, len(content) - 1))
             flipped = content[at_byte] ^ (1 << data.draw(st.integers(0, 7)))
@@ -82,7 +82,7 @@ def test_no_damage_is_ever_taken_for_a_checkpoint(data, tmp_path):
         assert damaged == {10, 20} and lost != {10, 20}
         assert str(folder) in str(error) and "delete that folder" in str(error)
         return
-    # A flipped bit may leave the list of checksums as good as it was: 'A' for 'a' it is not, a blank it may be.
+    # A flipped bit in the list of checksums may have no effect: not in a checksum, but in whitespace.
     assert found.step == 0 or found.files == at(found.step)
     assert found.step != 0 or lost == {10, 20}
     assert len(found.passed_over) == len([step for step in (10, 20) if step > found.step])
@@ -96,7 +96,7 @@ class Canary:
         return Path.touch, (self.path,)
 
 
-def test_a_pickle_in_place_of_a_checkpoint_is_never_opened(tmp_path):
+def test_a_pickle_in_place_of_a_checkpoint_is_never_loaded(tmp_path):
     canary, folder = tmp_path / "canary", tmp_path / "checkpoints"
     Checkpoints(str(folder)).save(10, at(10))
     evil = pickle.dumps(Canary(canary))
@@ -105,14 +105,14 @@ def test_a_pickle_in_place_of_a_checkpoint_is_never_opened(tmp_path):
     for name in ("state.pt", "optimizer.pkl"):
         (folder / f"{20:010d}").mkdir(exist_ok=True)
         (folder / f"{20:010d}" / name).write_bytes(evil)
-    with pytest.raises(InputError, match="not one of its checkpoints is whole"):
+    with pytest.raises(InputError, match="no checkpoint is intact"):
         Checkpoints(str(folder)).newest()
     assert not canary.exists()
     pickle.loads(evil)
-    assert canary.exists()  # it would have sung
+    assert canary.exists()  # loading the pickle would have created it
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+def test_the_error_names_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match=f"{tmp_path}/file/checkpoints"):
         Checkpoints(str(tmp_path / "file" / "checkpoints")).save(1, at(1))

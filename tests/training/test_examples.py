@@ -1,4 +1,4 @@
-"""PICKS + corpus → EXAMPLES: the picked multiset, nothing else, and the stream over it."""
+"""PICKS + corpus → EXAMPLES: they contain exactly the picks, and so does each epoch of the stream over them."""
 
 import io
 import os
@@ -70,10 +70,10 @@ def test_examples_hold_exactly_the_picks(ray_local, tmp_path, media, pairs):
     made = make(tmp_path, media, pairs)
     rows = made.table("examples-", EXAMPLES).to_pylist()
     assert Counter((label, row["key"]) for row in rows for label in row["labels"]) == Counter(pairs)
-    assert len({row["key"] for row in rows}) == len(rows)  # bytes once
+    assert len({row["key"] for row in rows}) == len(rows)  # the bytes of each sample are stored once
     assert all(row["media"] == media[row["key"] >> 32][row["key"] & 0xFFFFFFFF] for row in rows)
     assert made.info["items"] == len(pairs) and made.info["samples"] == len(rows) and made.info["rejected"] == 0
-    # Each epoch of the stream is the picks.
+    # Each epoch of the stream contains exactly the picks.
     stream = Stream(made, seed=0)
     sizes = [lane.size for lane in stream.lanes]
     assert sum(sizes) == len(pairs) and len(sizes) == 4
@@ -87,7 +87,7 @@ def test_files_of_a_corpus_sorted_by_class_are_well_mixed(ray_local, tmp_path):
     media = [some[i] for i in order], some[:1]
     made = make(tmp_path, media, [(int(labels[i]), key) for key, i in enumerate(order)], Materialize(lanes=8))
     first = [label for _, _, _, label in Stream(made, seed=0).items(0, 200)]
-    assert min(Counter(first)[c] for c in range(10)) >= 8  # of 20 expected; in corpus order all would be of one class
+    assert min(Counter(first)[c] for c in range(10)) >= 8  # 20 are expected; in corpus order, all are of one class
 
 
 def test_equal_picks_give_equal_bytes(ray_local, tmp_path, media, pairs):
@@ -98,7 +98,7 @@ def test_equal_picks_give_equal_bytes(ray_local, tmp_path, media, pairs):
     assert contents(made[0]) == contents(made[1]) and made[0].digest == made[1].digest
 
 
-def test_reencoding_shrinks_the_short_side_only_where_larger(ray_local, tmp_path):
+def test_reencoding_shrinks_the_short_side_only_of_larger_images(ray_local, tmp_path):
     rng = np.random.default_rng(0)
 
     def jpeg(width, height):
@@ -116,7 +116,7 @@ def test_reencoding_shrinks_the_short_side_only_where_larger(ray_local, tmp_path
 
 
 def photo(width: int, height: int, mode: str = "RGB") -> Image.Image:
-    """Four corners that differ, so that any turn shows."""
+    """An image whose four corners differ, so that any rotation is visible."""
     corners = np.array([[[250, 10, 10], [10, 250, 10]], [[10, 10, 250], [240, 240, 240]]], np.uint8)
     return Image.fromarray(corners).resize((width, height)).convert(mode)
 
@@ -147,7 +147,7 @@ PICTURES = {
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_reencoded_picture_looks_as_the_one_it_was(name):
+def test_a_reencoded_image_looks_like_the_original(name):
     data = PICTURES[name]
     small = examples.encode_parser(short_side=40, quality=95)(data, ())
     assert small.startswith(b"\xff\xd8") and len(small) < 4_000
@@ -159,10 +159,10 @@ def test_a_reencoded_picture_looks_as_the_one_it_was(name):
     assert again.size == ((40, 60) if whole.width < whole.height else (60, 40))
     assert np.abs(np.asarray(again, int) - np.asarray(whole.resize(again.size), int)).mean() < 4
     assert Image.open(io.BytesIO(small)).info.keys() <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
-    assert examples.encode_parser(short_side=40, quality=90)(small, ()) == b""  # it will do as it is
+    assert examples.encode_parser(short_side=40, quality=90)(small, ()) == b""  # small enough: kept as it is
 
 
-def test_a_strip_too_long_for_jpeg_keeps_its_bytes():
+def test_an_image_too_long_for_jpeg_keeps_its_bytes():
     data = encoded(Image.new("L", (131_002, 20)), "PNG")
     encode = examples.encode_parser(short_side=10, quality=90)
     assert encode(data, ()) == b""
@@ -170,7 +170,7 @@ def test_a_strip_too_long_for_jpeg_keeps_its_bytes():
     assert decode_image(encode(most, ())).width == 65_500
 
 
-def test_unreadable_picks_are_rejects_and_too_many_an_error(ray_local, tmp_path, media):
+def test_unreadable_picks_are_rejected_and_too_many_are_an_error(ray_local, tmp_path, media):
     bad = [b"no picture", *media[0][1:40]], [None, *media[1][1:]]
     pairs = [(0, key) for key in range(40)] + [(1, 1 << 32)]
     made = make(tmp_path, bad, pairs, limit=0.06)
@@ -185,7 +185,7 @@ def test_unreadable_picks_are_rejects_and_too_many_an_error(ray_local, tmp_path,
         make(tmp_path / "again", bad, pairs, limit=0.01)
 
 
-def test_rejects_are_tried_again_when_asked(ray_local, tmp_path, media):
+def test_rejects_are_retried_only_if_requested(ray_local, tmp_path, media):
     data, away = tmp_path / "data", tmp_path / "away"
     data.mkdir()
     for row, one in enumerate(media[0][:30]):
@@ -200,10 +200,10 @@ def test_rejects_are_tried_again_when_asked(ray_local, tmp_path, media):
     (data / "07.png").rename(away)
     first = made(retry=True)
     assert first.info["reasons"] == {"missing": 1}
-    assert made(retry=True).uri == first.uri  # nothing gained, and nothing left of the try
+    assert made(retry=True).uri == first.uri  # nothing was gained, and the attempt leaves no files
     assert len(list(Path(root.uri).glob("examples-*"))) == 1
     away.rename(data / "07.png")
-    assert made(retry=False).uri == first.uri  # nobody asked
+    assert made(retry=False).uri == first.uri  # no retry was requested
     second = made(retry=True)
     assert second.info["rejected"] == 0 and made(retry=False).uri == second.uri
     assert contents(second) == contents(made(False, Root.open(str(tmp_path / "scratch"))))
@@ -221,7 +221,7 @@ pairs_of_few = st.sets(
 
 @settings(max_examples=50, deadline=None)
 @given(pairs_of_few)
-def test_the_plan_is_the_picks_by_key(tmp_path_factory, pairs):
+def test_the_plan_has_the_picks_sorted_by_key(tmp_path_factory, pairs):
     folder = tmp_path_factory.mktemp("plan")
     expected = defaultdict(list)
     for label, key in sorted(pairs):
@@ -255,7 +255,7 @@ def test_a_shard_without_a_pick_is_never_opened(ray_local, tmp_path, media, form
         materialize(root, "again", picks, shards, corpus, LANES, 0.05)
 
 
-def test_what_was_read_of_a_shard_that_changed_is_not_kept(ray_local, tmp_path, media):
+def test_samples_read_from_a_changed_shard_are_not_kept(ray_local, tmp_path, media):
     data, root = tmp_path / "data", Root.open(str(tmp_path / "root"))
     data.mkdir()
     path = write_parquet(data / "0.parquet", media[0])
@@ -263,7 +263,7 @@ def test_what_was_read_of_a_shard_that_changed_is_not_kept(ray_local, tmp_path, 
     shards = index_corpus(root, "unlabeled", corpus)
     picks = picks_of(root, [(0, key) for key in range(150)])
     whole = path.read_bytes()
-    write_parquet(path, media[0][::-1])  # as many rows, all readable
+    write_parquet(path, media[0][::-1])  # the same number of rows, all readable
     with pytest.raises(InputError, match="0.parquet' changed since it was indexed"):
         materialize(root, "picked", picks, shards, corpus, LANES, 0.05)
     path.write_bytes(whole)
@@ -283,13 +283,13 @@ MANY = 6 * examples.SAMPLES - 5
 
 
 def materialize_many(data: str, root: str) -> Artifact:
-    corpus, there = Corpus(uri=(data,)), Root.open(root)
-    shards = index_corpus(there, "unlabeled", corpus)
-    picks = picks_of(there, [(key % 10, key) for key in range(MANY)])
-    return materialize(there, "picked", picks, shards, corpus, LANES, 0.05)
+    corpus, opened = Corpus(uri=(data,)), Root.open(root)
+    shards = index_corpus(opened, "unlabeled", corpus)
+    picks = picks_of(opened, [(key % 10, key) for key in range(MANY)])
+    return materialize(opened, "picked", picks, shards, corpus, LANES, 0.05)
 
 
-def test_a_killed_run_ends_with_the_same_bytes_and_does_no_part_twice(ray_local, tmp_path, media):
+def test_a_killed_run_resumes_to_the_same_bytes_and_repeats_no_part(ray_local, tmp_path, media):
     data = str(write_parquet(tmp_path / "0.parquet", [media[0][key % 150] for key in range(MANY)]))
     clean, killed = tmp_path / "clean", tmp_path / "killed"
     script = SCRIPT.format(data=data, root=str(killed))
@@ -302,7 +302,7 @@ def test_a_killed_run_ends_with_the_same_bytes_and_does_no_part_twice(ray_local,
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not list(killed.glob("examples-*/manifest.json")), "the run was over before it was killed: no test"
+    assert not list(killed.glob("examples-*/manifest.json")), "the run ended before it was killed"
     one, two = (materialize_many(data, str(root)) for root in (clean, killed))
     assert contents(one) == contents(two) and len(contents(one)) == 6
     assert one.info["images"] == MANY and 0 < two.info["images"] < MANY

@@ -26,7 +26,7 @@ def schedules(draw) -> Schedule:
     )
 
 
-def test_the_paper_s_pre_training():
+def test_the_pre_training_of_the_paper():
     """Yalniz et al. 2019: 1B images, 0.1 to 0.1 / 256 * 1536 = 0.6, then 13 halvings down to 7.3e-5."""
     assert scaled_lr(1536) == pytest.approx(0.6)
     assert lr_at(PRETRAIN, 0, BILLION) == 0.1
@@ -35,7 +35,7 @@ def test_the_paper_s_pre_training():
     assert lr_at(PRETRAIN, BILLION - 1, BILLION) == pytest.approx(7.3e-5, rel=0.01)
 
 
-def test_thirteen_halvings_at_equally_spaced_images():
+def test_the_rate_halves_at_13_equally_spaced_images():
     images = 14_000  # spans of exactly 1,000
     rates = [lr_at(PRETRAIN, image, images) for image in range(700, images)]
     drops = [i for i, (before, after) in enumerate(zip(rates, rates[1:], strict=False), 701) if before != after]
@@ -44,7 +44,7 @@ def test_thirteen_halvings_at_equally_spaced_images():
     assert all(rates[image - 700] == rates[image - 701] / 2 for image in drops)
 
 
-def test_the_paper_s_fine_tuning():
+def test_the_fine_tuning_of_the_paper():
     """30 epochs of ImageNet from 0.00025 / 256 * 1536, divided by ten at three equally spaced points, no warm-up."""
     images = 30 * 1_281_167
     assert scaled_lr(1536, base=0.00025) == pytest.approx(0.0015)
@@ -53,7 +53,7 @@ def test_the_paper_s_fine_tuning():
     assert lr_at(FINETUNE, 0, images) == 0.0015
 
 
-def test_warm_up_is_linear_and_meets_the_peak():
+def test_warm_up_is_linear_and_reaches_the_peak():
     schedule = Schedule(lr=1.0, warmup=0.25, drops=3)
     assert [lr_at(schedule, i, 16) for i in range(5)] == pytest.approx([0.1, 0.325, 0.55, 0.775, 0.5])
     schedule = Schedule(lr=1.0, warmup=0.25, warmup_lr=0.0, drops=2)
@@ -61,7 +61,7 @@ def test_warm_up_is_linear_and_meets_the_peak():
 
 
 @given(schedules(), st.integers(1, 3000))
-def test_rises_in_the_warm_up_and_never_after(schedule: Schedule, images: int):
+def test_the_rate_rises_in_the_warm_up_and_never_after(schedule: Schedule, images: int):
     rates = [lr_at(schedule, image, images) for image in range(images)]
     assert all(0 <= rate <= schedule.lr * (1 + 1e-12) for rate in rates)
     end = math.ceil(schedule.warmup * images)
@@ -73,10 +73,12 @@ def test_rises_in_the_warm_up_and_never_after(schedule: Schedule, images: int):
 
 
 @given(schedules(), st.integers(1, 10**9), st.integers(1, 1000), st.data())
-def test_depends_on_the_part_of_the_run_alone(schedule: Schedule, images: int, times: int, data: st.DataObject):
+def test_the_rate_depends_only_on_the_fraction_of_the_run(
+    schedule: Schedule, images: int, times: int, data: st.DataObject
+):
     image = data.draw(st.integers(0, images - 1))
     edge = schedule.warmup * images
-    assume(abs(image - edge) > 1e-6 * images)  # at the very edge rounding decides on which side an image is
+    assume(abs(image - edge) > 1e-6 * images)  # at the edge, rounding decides on which side an image is
     longer = lr_at(schedule, image * times, images * times)
     assert lr_at(schedule, image, images) == pytest.approx(longer, rel=1e-9)
 
@@ -108,9 +110,9 @@ def test_scaled_lr_is_linear_in_the_batch(batch: int, times: int):
         ("factor", math.nan),
     ],
 )
-def test_names_the_bad_field(field: str, value: Any):
+def test_the_error_names_the_bad_field(field: str, value: Any):
     fields: dict[str, Any] = {"lr": 0.6, field: value}
-    with pytest.raises(InputError, match=f"^{field} is .*expected") as caught:
+    with pytest.raises(InputError, match=f"^{field} is .*: give ") as caught:
         Schedule(**fields)
     assert "\n" not in str(caught.value)
 
@@ -121,6 +123,6 @@ def test_a_warm_up_of_the_whole_first_span_is_allowed():
 
 
 @pytest.mark.parametrize("image", [-1, 10, 11])
-def test_there_is_no_step_outside_the_run(image: int):
+def test_an_image_outside_the_run_is_an_error(image: int):
     with pytest.raises(ValueError, match="image is"):
         lr_at(PRETRAIN, image, 10)

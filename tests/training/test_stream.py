@@ -1,4 +1,4 @@
-"""The order of training data is a pure function of (seed, epoch, position): the promise that resuming rests on."""
+"""The order of training data is a pure function of (seed, epoch, position). Resuming depends on this."""
 
 import itertools
 import threading
@@ -37,7 +37,7 @@ def write_examples(root: Root, rows: list[list[list[Row]]]) -> Artifact:
 
 
 def fake_examples(root: Root, counts: list[list[list[int]]]) -> Artifact:
-    """counts[file][lane] lists the number of labels of each sample; keys count up, media are real digits."""
+    """counts[file][lane] lists the number of labels of each sample. Keys count up from 0; media are real digits."""
     media, _ = digit_images()
     key = itertools.count()
 
@@ -85,14 +85,14 @@ def test_each_epoch_of_a_lane_holds_every_item_once_in_a_new_order(tmp_path):
         mine = [(key, label) for g, key, label in whole if g % 4 == number]
         epochs = [mine[i * lane.size : (i + 1) * lane.size] for i in range(3)]
         assert all(Counter(epoch) == Counter(epochs[0]) for epoch in epochs)
-        assert max(Counter(epochs[0]).values()) == 1  # a replica under another label is an item of its own
+        assert max(Counter(epochs[0]).values()) == 1  # the same sample with another label is another item
         assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
         assert epochs[0] != sorted(epochs[0])
     other = order(Stream(examples, seed=2), 0, len(whole))
     assert other != whole
 
 
-def test_batches_are_those_of_the_order_and_the_same_for_any_threads_and_workers(tmp_path):
+def test_batches_do_not_depend_on_threads_or_workers(tmp_path):
     counts = [[[1] * 6 for _ in range(4)] for _ in range(2)]
     stream = Stream(fake_examples(Root.open(str(tmp_path)), counts), seed=3)
 
@@ -105,7 +105,7 @@ def test_batches_are_those_of_the_order_and_the_same_for_any_threads_and_workers
     for again in (run(threads=3), run(first=40)):
         for (a, x), (b, y) in zip(reversed(whole), reversed(again), strict=False):
             assert np.array_equal(a, b) and np.array_equal(x, y)
-    # Two workers' parts of a batch, item by item, are the batch.
+    # The shares of two workers, joined item by item, are the batch.
     halves = [run(rank, 2) for rank in range(2)]
     for step, (pixels, _) in enumerate(whole):
         start, stop = step * 10, min(step * 10 + 10, 95)
@@ -116,38 +116,38 @@ def test_batches_are_those_of_the_order_and_the_same_for_any_threads_and_workers
         assert np.array_equal(joined, pixels)
 
 
-def test_an_unreadable_picture_reaches_the_trainer_as_an_error_not_a_hang(tmp_path, monkeypatch):
+def test_an_unreadable_image_raises_an_error_and_does_not_hang(tmp_path, monkeypatch):
     examples = fake_examples(Root.open(str(tmp_path)), [[[1, 1]]])
     stream = Stream(examples, seed=0)
     monkeypatch.setattr(stream, "_load", lambda *_: [(0, b"no picture", 0), (1, b"nor this", 0)])
-    with pytest.raises(InputError, match=r"sample . could be decoded when it was written.*unrecognized.*run again"):
+    with pytest.raises(InputError, match=r"sample . cannot be decoded \(.*unrecognized.*run again"):
         list(stream.batches(DIGITS_VIEW, 2, 0, 4, 0, 1))
     assert not threads()
 
 
 def threads() -> list[str]:
-    """Those of any stream that are alive."""
+    """Names of the running threads of all streams."""
     return [thread.name for thread in threading.enumerate() if thread.name.startswith(("ahead", "stream"))]
 
 
-def test_what_cannot_be_read_reaches_the_trainer_behind_the_batches_before_it(tmp_path, monkeypatch):
+def test_a_read_error_is_raised_after_the_batches_before_it(tmp_path, monkeypatch):
     stream = Stream(fake_examples(Root.open(str(tmp_path)), [[[1] * 8]]), seed=0)
     load = stream._load
 
     def fail(window):
         if window.epoch == 2:
-            raise OSError("the store is away")
+            raise OSError("the store is unavailable")
         return load(window)
 
     monkeypatch.setattr(stream, "_load", fail)
     batches = stream.batches(DIGITS_VIEW, 4, 0, 400, 0, 1)
     assert [len(labels) for _, labels in itertools.islice(batches, 4)] == [4] * 4
-    with pytest.raises(OSError, match="the store is away"):
+    with pytest.raises(OSError, match="the store is unavailable"):
         next(batches)
     assert not threads()
 
 
-def test_a_stream_that_is_closed_stops_at_once_and_leaves_no_thread(tmp_path, monkeypatch):
+def test_a_closed_stream_stops_decoding_and_leaves_no_thread(tmp_path, monkeypatch):
     stream = Stream(fake_examples(Root.open(str(tmp_path)), [[[1] * 8, [1] * 8]]), seed=0)
     decoded, fill = [], Sandbox.fill
     monkeypatch.setattr(Sandbox, "fill", lambda self, out, *a: (decoded.extend(out), fill(self, out, *a))[1])
@@ -159,11 +159,11 @@ def test_a_stream_that_is_closed_stops_at_once_and_leaves_no_thread(tmp_path, mo
         batches.close()
         assert not threads()
         assert len(decoded) <= 8 * (taken + AHEAD + 2)
-    next(stream.items(0, 80_000))  # dropped, not closed
+    next(stream.items(0, 80_000))  # garbage-collected, not closed
     assert not threads()
 
 
-def test_pixels_are_written_into_the_memory_given(tmp_path):
+def test_pixels_are_written_into_the_allocated_memory(tmp_path):
     stream = Stream(fake_examples(Root.open(str(tmp_path)), [[[1] * 8]]), seed=0)
     given: list[np.ndarray] = []
 
@@ -175,19 +175,19 @@ def test_pixels_are_written_into_the_memory_given(tmp_path):
     assert all(pixels is given[i] for i, (pixels, _) in enumerate(batches))
 
     def none_left(shape):
-        raise MemoryError("of the pinned kind")
+        raise MemoryError("no pinned memory")
 
-    with pytest.raises(MemoryError, match="of the pinned kind"):
+    with pytest.raises(MemoryError, match="no pinned memory"):
         list(stream.batches(DIGITS_VIEW, 4, 0, 40, 0, 1, empty=none_left))
     assert not threads()
 
 
-def test_windows_are_read_side_by_side_before_they_are_needed(tmp_path, monkeypatch):
+def test_windows_are_read_in_parallel_before_they_are_needed(tmp_path, monkeypatch):
     stream = Stream(fake_examples(Root.open(str(tmp_path)), [[[1] * 3] for _ in range(12)]), seed=0)  # 1 lane
     load, together = stream._load, threading.Barrier(SPARE, timeout=60)
 
     def wait_for_the_others(window):
-        together.wait()  # a reader that is alone here waits in vain, and the barrier's error ends the test
+        together.wait()  # times out if fewer readers run at the same time, which fails the test
         return load(window)
 
     monkeypatch.setattr(stream, "_load", wait_for_the_others)
@@ -195,7 +195,7 @@ def test_windows_are_read_side_by_side_before_they_are_needed(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("rank, world", [(0, 1), (1, 3)])
-def test_no_more_is_held_than_the_windows_of_the_lanes_and_the_spare_ones(tmp_path, monkeypatch, rank, world):
+def test_memory_is_bounded_by_the_windows_of_the_lanes_and_the_spare_ones(tmp_path, monkeypatch, rank, world):
     stream = Stream(fake_examples(Root.open(str(tmp_path)), [[[1] * 5 for _ in range(6)] for _ in range(9)]), seed=0)
     load, given, most = stream._load, 0, 0
     read: list[int] = []
@@ -210,13 +210,13 @@ def test_no_more_is_held_than_the_windows_of_the_lanes_and_the_spare_ones(tmp_pa
     for _ in stream.items(0, 9_000, rank, world):
         given += 1
     largest = 4 * 5
-    assert most <= (6 // world + SPARE + 1) * largest  # one more: a window is read whole
+    assert most <= (6 // world + SPARE + 1) * largest  # + 1: windows are read whole
     assert sum(read) >= given == 9_000 // world
 
 
 @pytest.mark.parametrize("files", [1, 2, 5, 13, 40])
-def test_batches_of_a_corpus_sorted_by_class_are_nearly_random_ones(tmp_path, files):
-    """A batch's class histogram against a multinomial one, at the beginning, in the middle and at the end of an epoch.
+def test_batches_of_a_corpus_sorted_by_class_are_nearly_random(tmp_path, files):
+    """The class histogram of batches against a multinomial, at the beginning, middle and end of an epoch.
 
     The mean of chi-square over its degrees of freedom is 1 for random batches, 256 for batches in corpus order.
     """
@@ -237,16 +237,16 @@ def test_batches_of_a_corpus_sorted_by_class_are_nearly_random_ones(tmp_path, fi
     assert chi.max() < 6
 
 
-def test_more_workers_than_lanes_is_an_input_error(tmp_path):
+def test_too_many_workers_for_the_lanes_or_the_batch_are_an_error(tmp_path):
     stream = Stream(fake_examples(Root.open(str(tmp_path)), [[[1], [1]]]), seed=0)
     stream.check_workers(2, batch=4)
     with pytest.raises(InputError, match="3 training workers, but examples-fake has 2 lanes"):
         stream.check_workers(3, batch=6)
-    with pytest.raises(InputError, match="a batch of 3 over 2 training workers gives one of them 1 images"):
+    with pytest.raises(InputError, match="a batch of 3 over 2 training workers gives one worker only 1 images"):
         stream.check_workers(2, batch=3)
 
 
-def test_order_within_a_window_is_new_in_each_epoch(tmp_path):
+def test_the_order_within_a_window_differs_between_epochs(tmp_path):
     stream = Stream(fake_examples(Root.open(str(tmp_path)), [[[1] * 12]]), seed=0)  # one lane of one row group
     keys = [key for _, key, _, _ in stream.items(0, 36)]
     epochs = [keys[0:12], keys[12:24], keys[24:36]]
@@ -254,7 +254,7 @@ def test_order_within_a_window_is_new_in_each_epoch(tmp_path):
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
 
-def test_lanes_seeds_and_epochs_go_through_the_files_in_orders_of_their_own(tmp_path):
+def test_the_order_of_files_differs_between_lanes_seeds_and_epochs(tmp_path):
     examples = fake_examples(Root.open(str(tmp_path)), [[[1], [1]] for _ in range(12)])
     lanes = [*Stream(examples, seed=0).lanes, *Stream(examples, seed=1).lanes]
     orders = [[file for window in lane.windows(epoch) for file, _ in window] for lane in lanes for epoch in (0, 1)]

@@ -1,4 +1,4 @@
-"""The training loop against a plain PyTorch loop, and what a SIGKILL may cost: nothing."""
+"""The training loop, compared with a plain PyTorch loop, and its result after a SIGKILL, which must be the same."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import torch
 from helpers import DIGITS_VIEW, contents
 from paths import PYTHONPATH
 from torch.nn import functional
-from trainings import MODEL, fit, lesson
+from trainings import MODEL, fit, digits_examples
 
 from raylabel.errors import InputError
 from raylabel.media.image_views import normalise
@@ -27,7 +27,7 @@ from raylabel.training.stream import Stream
 
 
 def plain_loop(examples: Artifact, config: Train, module: torch.nn.Module, world: int = 1) -> torch.nn.Module:
-    """What `world` workers should do together, in one process: BatchNorm sees each one's part of the batch alone."""
+    """Computes in one process what `world` workers should: BatchNorm sees only each worker's share of the batch."""
     module = module.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.SGD(module.parameters(), 1, momentum=config.momentum, weight_decay=config.weight_decay)
     parts = [
@@ -45,14 +45,14 @@ def plain_loop(examples: Artifact, config: Train, module: torch.nn.Module, world
 
 
 def distance(a: torch.nn.Module, b: torch.nn.Module) -> float:
-    """Largest difference of a parameter. (The running averages of BatchNorm are those of rank 0.)"""
+    """Largest absolute difference of a parameter. Buffers are left out: BatchNorm's are those of rank 0."""
     return max((x - y).abs().max().item() for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def test_it_trains_as_a_plain_loop_does_and_curves_say_so(ray_local, tmp_path):
+def test_training_matches_a_plain_loop_and_writes_a_curve(ray_local, tmp_path):
     root = Root.open(str(tmp_path / "root"))
-    examples = lesson(root, tmp_path)
-    # Few steps at a low rate: rounding differs between one sum and another, and SGD amplifies it.
+    examples = digits_examples(root, tmp_path)
+    # Few steps at a low rate, because the order of sums and so the rounding differs, and SGD amplifies it.
     config = Train(images=330, batch=64, schedule=Schedule(lr=0.01), precision="fp32")
     torch.manual_seed(3)
     reference = plain_loop(examples, config, build(MODEL, 10))
@@ -65,10 +65,10 @@ def test_it_trains_as_a_plain_loop_does_and_curves_say_so(ray_local, tmp_path):
     assert all(np.isfinite(point["loss"]) and 0 <= point["accuracy"] <= 1 for point in curve)
 
 
-def test_three_workers_take_the_step_of_the_whole_batch_though_their_parts_differ(ray_local, tmp_path):
+def test_three_workers_with_unequal_shares_match_the_whole_batch(ray_local, tmp_path):
     root = Root.open(str(tmp_path / "root"))
-    examples = lesson(root, tmp_path)
-    config = Train(images=320, batch=64, schedule=Schedule(lr=0.01), precision="fp32")  # parts of 24, 24 and 16
+    examples = digits_examples(root, tmp_path)
+    config = Train(images=320, batch=64, schedule=Schedule(lr=0.01), precision="fp32")  # shares of 24, 24 and 16
     torch.manual_seed(3)
     reference = plain_loop(examples, config, build(MODEL, 10), world=3)
     made = fit(root, examples, config, workers=3)
@@ -78,11 +78,11 @@ def test_three_workers_take_the_step_of_the_whole_batch_though_their_parts_diffe
     assert distance(load_model(made), plain_loop(examples, config, build(MODEL, 10))) > 1e-3  # BatchNorm is per worker
 
 
-def test_a_loss_that_is_not_a_number_ends_in_its_error(ray_local, tmp_path):
+def test_a_loss_that_is_not_a_number_is_an_error(ray_local, tmp_path):
     root = Root.open(str(tmp_path / "root"))
     wild = Train(images=6_400, batch=64, schedule=Schedule(lr=1e30, warmup=0), precision="fp32")
     with pytest.raises(InputError, match="loss is not a number.*lower the learning rate"):
-        fit(root, lesson(root, tmp_path), wild)
+        fit(root, digits_examples(root, tmp_path), wild)
     assert root.named("net") == []
 
 
@@ -91,15 +91,15 @@ import logging, sys
 import ray
 from pathlib import Path
 from raylabel.store.artifact import Root
-from trainings import fit, lesson
+from trainings import fit, digits_examples
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 root = Root.open({root!r})
-fit(root, lesson(root, Path({root!r})))
+fit(root, digits_examples(root, Path({root!r})))
 """
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_with_the_same_bits(tmp_path):
+def test_a_killed_training_resumes_to_the_same_bytes(tmp_path):
     def start(root: Path) -> subprocess.Popen:
         root.mkdir(exist_ok=True)
         return subprocess.Popen(
@@ -117,9 +117,9 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not list(killed.glob("net-*/manifest.json")), "the run was over before it was killed: no test"
+    assert not list(killed.glob("net-*/manifest.json")), "the run ended before it was killed"
 
     assert start(killed).wait(200) == 0
     (one,), (two,) = (Root.open(str(r)).named("net") for r in (clean, killed))
     assert contents(one) == contents(two) and one.digest == two.digest
-    assert two.info["images"] < one.info["images"]  # it went on, and did not begin anew
+    assert two.info["images"] < one.info["images"]  # it resumed and did not start again

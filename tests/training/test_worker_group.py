@@ -1,4 +1,4 @@
-"""How the loss of workers is told from an error of the loop itself."""
+"""The loss of workers is distinguished from an error of the loop itself."""
 
 import multiprocessing
 import os
@@ -17,7 +17,7 @@ from raylabel.training.worker_group import _lost
 
 
 def _wait(rank: int, folder: str, end: str) -> None:
-    """Rank 1 is lost, in one way or another, and rank 0 writes down how it fails that waits for it."""
+    """Rank 1 is killed or stopped. Rank 0 waits for it, fails, and writes its error to a file."""
     wait = timedelta(seconds=5 if end == "stopped" else 100)
     torch.distributed.init_process_group("gloo", f"file://{folder}/store", wait, 2, rank)
     torch.distributed.all_reduce(torch.ones(1))
@@ -30,7 +30,7 @@ def _wait(rank: int, folder: str, end: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["killed", "stopped"])
-def test_one_that_waited_for_a_lost_one_is_no_bug(end, tmp_path):
+def test_a_worker_that_waited_for_a_lost_worker_counts_as_lost(end, tmp_path):
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_wait, args=(rank, str(tmp_path), end)) for rank in (0, 1)]
     for process in processes:

@@ -1,4 +1,4 @@
-"""The sandbox gives the same results as parsing in process, and a failure of a child costs one sample only."""
+"""The sandbox returns the same results as parsing in process, and a failure of a child rejects one sample only."""
 
 import csv
 import json
@@ -37,13 +37,13 @@ def words() -> Iterator[Sandbox]:
         yield sandbox
 
 
-def told(found: list[bytes | Reject]) -> list[str]:
-    return [one.decode() if isinstance(one, bytes) else f"{one.reason}: {one.detail}" for one in found]
+def texts(results: list[bytes | Reject]) -> list[str]:
+    return [one.decode() if isinstance(one, bytes) else f"{one.reason}: {one.detail}" for one in results]
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(media=st.lists(st.binary(max_size=300).filter(lambda data: not data.startswith(b"!")), max_size=200))
-def test_results_are_those_of_the_parser(words: Sandbox, media: list[bytes]):
+def test_results_equal_those_of_the_parser(words: Sandbox, media: list[bytes]):
     assert words.convert(media) == [data.upper() for data in media]
 
 
@@ -53,7 +53,7 @@ def test_many_and_large_samples_are_split_into_requests(words: Sandbox):
 
 
 @pytest.mark.parametrize(
-    ("word", "result"),
+    ("sample", "result"),
     [
         ("!segfault", "decoder_crash: SIGSEGV"),
         ("!abort", "decoder_crash: SIGABRT"),
@@ -71,50 +71,50 @@ def test_many_and_large_samples_are_split_into_requests(words: Sandbox):
         ("!lie " + 20_000 * "x", "decoder_crash: answer too long"),
     ],
 )
-def test_a_failure_affects_one_sample_only(words: Sandbox, word: str, result: str):
-    assert told(words.convert([b"before", word.encode(), b"after"])) == ["BEFORE", result, "AFTER"]
-    assert told(words.convert([word.encode()])) == [result]
+def test_a_failure_rejects_one_sample_only(words: Sandbox, sample: str, result: str):
+    assert texts(words.convert([b"before", sample.encode(), b"after"])) == ["BEFORE", result, "AFTER"]
+    assert texts(words.convert([sample.encode()])) == [result]
     assert words.convert([b"next"]) == [b"NEXT"]
 
 
-def test_a_sample_that_a_child_failed_on_is_tried_once_more_alone(monkeypatch: pytest.MonkeyPatch):
+def test_a_sample_that_failed_is_tried_once_more_alone(monkeypatch: pytest.MonkeyPatch):
     asked, ask = [], processes.Child.ask
     monkeypatch.setattr(
         processes.Child, "ask", lambda self, media, *rest: (asked.append(media), ask(self, media, *rest))[1]
     )
     with Sandbox(Parser.of(poison.words)) as sandbox:
-        assert told(sandbox.convert([b"a", b"!not_first", b"b"])) == ["A", "!NOT_FIRST", "B"]
+        assert texts(sandbox.convert([b"a", b"!not_first", b"b"])) == ["A", "!NOT_FIRST", "B"]
         assert asked.count([b"!not_first"]) == 1
         asked.clear()
-        assert told(sandbox.convert([b"a", b"!segfault", b"b"])) == ["A", "decoder_crash: SIGSEGV", "B"]
+        assert texts(sandbox.convert([b"a", b"!segfault", b"b"])) == ["A", "decoder_crash: SIGSEGV", "B"]
     assert asked[0] == [b"a", b"!segfault", b"b"] and sorted(asked[1:]) == [[b"!segfault"], [b"a"], [b"b"]]
 
 
 def test_a_child_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(processes, "WALL_SECONDS", 0.3)
     with Sandbox(Parser.of(poison.words)) as sandbox:
-        results = told(sandbox.convert([b"a", b"!hang", b"b"]))
+        results = texts(sandbox.convert([b"a", b"!hang", b"b"]))
         assert results == ["A", "timeout: no progress in 0.3 s", "B"]
 
 
 @pytest.mark.slow
-def test_a_loop_ends_at_the_limit_of_cpu_time(words: Sandbox):
-    assert told(words.convert([b"a", b"!spin", b"b"])) == ["A", "timeout: over 10 s of CPU time", "B"]
+def test_an_endless_loop_ends_at_the_limit_of_cpu_time(words: Sandbox):
+    assert texts(words.convert([b"a", b"!spin", b"b"])) == ["A", "timeout: over 10 s of CPU time", "B"]
 
 
-def test_a_parser_may_have_another_limit():
+def test_a_parser_may_have_its_own_limit_of_cpu_time():
     with Sandbox(Parser.of(poison.words, cpu_seconds=1)) as sandbox:
-        assert told(sandbox.convert([b"a", b"!spin", b"b"])) == ["A", "timeout: over 1 s of CPU time", "B"]
+        assert texts(sandbox.convert([b"a", b"!spin", b"b"])) == ["A", "timeout: over 1 s of CPU time", "B"]
 
 
 def test_the_numbers_of_a_sample_reach_the_parser(words: Sandbox):
     numbers = [(i, 7.0) if i % 2 else () for i in range(150)]
-    assert told(words.convert([b"x"] * 150, numbers)) == ["X" + "".join(f"{n:.0f}" for n in some) for some in numbers]
+    assert texts(words.convert([b"x"] * 150, numbers)) == ["X" + "".join(f"{n:.0f}" for n in some) for some in numbers]
 
 
-def test_several_samples_of_a_request_crash(words: Sandbox):
+def test_several_samples_of_a_request_may_crash(words: Sandbox):
     media = [b"!segfault" if i % 5 == 2 else b"x%d" % i for i in range(40)]
-    results = told(words.convert(media))
+    results = texts(words.convert(media))
     assert results == ["decoder_crash: SIGSEGV" if i % 5 == 2 else f"X{i}" for i in range(40)]
 
 
@@ -130,12 +130,12 @@ def test_a_child_that_cannot_be_restricted_parses_nothing(monkeypatch: pytest.Mo
         sandbox.convert([b"a"])
 
 
-def test_a_parser_that_cannot_be_loaded_is_named():
+def test_the_error_names_a_parser_that_cannot_be_loaded():
     with Sandbox(Parser.of(poison.broken)) as sandbox, pytest.raises(SandboxError, match="cannot load poison:broken"):
         sandbox.convert([b"a"])
 
 
-def test_a_child_killed_by_another_program_is_not_the_samples_fault(words: Sandbox):
+def test_a_sample_is_not_rejected_if_another_program_kills_the_child(words: Sandbox):
     with pytest.raises(SandboxError, match="killed 20 times by another program.*out of memory"):
         words.convert([b"a", b"!killed"])
     media = [b"x" * 400_000] * 400
@@ -162,8 +162,8 @@ def test_a_killed_zygote_is_started_again():
     with Sandbox(Parser.of(poison.words)) as sandbox:
         assert sandbox.convert([b"a"]) == [b"A"]
         os.kill(sandbox._zygote._process.pid, signal.SIGKILL)
-        assert told(sandbox.convert([b"b", b"!reject now", b"c"])) == ["B", "corrupt: now", "C"]
-        results = told(sandbox.convert([b"d", b"!segfault", b"e"]))  # the first child's exit status is lost
+        assert texts(sandbox.convert([b"b", b"!reject now", b"c"])) == ["B", "corrupt: now", "C"]
+        results = texts(sandbox.convert([b"d", b"!segfault", b"e"]))  # the first child's exit status is lost
         assert results == ["D", "decoder_crash: SIGSEGV", "E"]
 
 
@@ -183,7 +183,7 @@ def test_a_zygote_killed_several_times_is_started_again(monkeypatch: pytest.Monk
 
 
 def children_of(pid: int) -> list[int]:
-    """The children of a process, by its threads."""
+    """The child processes of all threads of a process."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
@@ -191,8 +191,8 @@ def children_of(pid: int) -> list[int]:
 @LINUX
 @pytest.mark.parametrize("what", ["open", "write", "fork", "run", "kill", "list"])
 def test_a_child_cannot_use_files_or_processes(words: Sandbox, what: str, tmp_path: Path):
-    (said,) = told(words.convert([f"!try {what}:{tmp_path}/canary".encode()]))
-    assert said.startswith(("PermissionError", "OSError")), said
+    (text,) = texts(words.convert([f"!try {what}:{tmp_path}/canary".encode()]))
+    assert text.startswith(("PermissionError", "OSError")), text
     assert not (tmp_path / "canary").exists()
 
 
@@ -200,8 +200,8 @@ def test_a_child_cannot_use_files_or_processes(words: Sandbox, what: str, tmp_pa
 def test_a_child_cannot_connect(words: Sandbox):
     with socket.create_server(("127.0.0.1", 0)) as canary:
         canary.settimeout(0.2)
-        (said,) = told(words.convert([f"!try connect:{canary.getsockname()[1]}".encode()]))
-        assert said.startswith(("PermissionError", "OSError")), said
+        (text,) = texts(words.convert([f"!try connect:{canary.getsockname()[1]}".encode()]))
+        assert text.startswith(("PermissionError", "OSError")), text
         with pytest.raises(TimeoutError):
             canary.accept()
 
@@ -221,11 +221,11 @@ def test_the_kernel_limits_a_child(words: Sandbox):
 
 
 @LINUX
-def test_a_child_has_no_secret_in_its_environment(monkeypatch: pytest.MonkeyPatch):
+def test_a_child_has_no_secrets_in_its_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret-value")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "s3cret-value")
     with Sandbox(Parser.of(poison.words)) as sandbox, open("/etc/hostname", "rb"):
-        environment, files = told(sandbox.convert([b"!try environ", b"!try files"]))
+        environment, files = texts(sandbox.convert([b"!try environ", b"!try files"]))
         assert "s3cret" not in environment
         assert files == "did: [0, 1, 2, 3, 4]"
         zygote = sandbox._zygote._process.pid
@@ -250,7 +250,7 @@ def test_no_process_is_left_when_a_sandbox_or_its_parent_ends():
     assert len(pids) == 2
     deadline = time.monotonic() + 20
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        assert time.monotonic() < deadline, "a child outlives its parent"
+        assert time.monotonic() < deadline, "a child still runs after its parent ended"
         time.sleep(0.05)
 
     before = set(children_of(os.getpid())), len(os.listdir("/proc/self/fd"))
@@ -260,7 +260,7 @@ def test_no_process_is_left_when_a_sandbox_or_its_parent_ends():
     assert (set(children_of(os.getpid())), len(os.listdir("/proc/self/fd"))) == before
 
 
-def test_threads_share_the_children():
+def test_threads_share_children():
     with Sandbox(Parser.of(poison.lengths, width=5), 3) as sandbox:
         found: dict[int, np.ndarray] = {}
 
@@ -279,7 +279,7 @@ def test_threads_share_the_children():
         assert (out == (number + np.arange(50))[:, None] % 256).all()
 
 
-def test_rejected_samples_are_zeros():
+def test_the_slots_of_rejected_samples_are_zeros():
     out = np.full((4, 5), 7, np.uint8)
     with Sandbox(Parser.of(poison.lengths, width=5)) as sandbox:
         rejects = sandbox.fill(out, [b"xx", b"!reject no", b"!segfault", b"xxx"])
@@ -293,9 +293,9 @@ def test_shared_memory_is_freed_after_a_large_request(words: Sandbox):
     assert child and os.fstat(child._memory).st_size < 1 << 20
 
 
-def test_samples_of_too_many_bytes_are_not_sent(words: Sandbox, monkeypatch: pytest.MonkeyPatch):
+def test_samples_with_too_many_bytes_are_not_sent_to_a_child(words: Sandbox, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "MAX_BYTES", 1000)
-    assert told(words.convert([b"a", b"x" * 1001, b"b"])) == ["A", "too_many_bytes: 1001, limit 1000", "B"]
+    assert texts(words.convert([b"a", b"x" * 1001, b"b"])) == ["A", "too_many_bytes: 1001, limit 1000", "B"]
 
 
 def test_the_shared_sandbox_is_reused():
@@ -312,8 +312,8 @@ def test_the_shared_sandbox_is_reused():
 
 
 @pytest.mark.parametrize("view", [View(size=64, resize=72), View(size=32, resize=32, crop="padded", dct_scale=True)])
-def test_pixels_are_those_of_parsing_in_process(shared: Path, view: View):
-    """For every odd picture a child has all that decoding needs, and the results are the same."""
+def test_pixels_equal_those_of_parsing_in_process(shared: Path, view: View):
+    """A child has loaded all that decoding of unusual pictures needs, and the results are the same."""
     folder = shared / "odd-images"
     with (folder / "manifest.csv").open() as manifest:
         names = [row["file"] for row in csv.DictReader(manifest)]
@@ -336,7 +336,7 @@ def in_process(function, data: bytes, *arguments) -> tuple[np.ndarray, tuple[str
 
 
 @pytest.mark.parametrize("crop", ["padded", "random_resized"])
-def test_training_views_are_those_of_their_numbers(crop):
+def test_training_views_are_determined_by_their_numbers(crop):
     view = View(size=24, resize=24, crop=crop)
     media = [png(np.random.default_rng(i).integers(0, 256, (30, 40, 3), np.uint8)) for i in range(20)]
     out = np.empty((20, 24, 24, 3), np.uint8)
