@@ -195,5 +195,5 @@ def test_a_url_in_place_of_media_is_not_fetched(port: int, ray_local: None, tmp_
 
 
 def test_the_canary_notices_a_connection():
-    with pytest.raises(AssertionError, match="told to connect"), canary() as port:
+    with pytest.raises(AssertionError, match="connected to the canary"), canary() as port:
         socket.create_connection(("127.0.0.1", port)).close()

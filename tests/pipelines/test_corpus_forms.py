@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers import random_model
+from projection import score
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus
@@ -34,13 +35,14 @@ class Media:
     extension: str
     view: View
     arch: str
+    """Of the network that scores them; empty: a projection does."""
     batch: int
     k: int
 
 
 def photographs(shared: Path) -> Media:
     media = pq.read_table(shared / "sign-digits" / "unlabeled.parquet", columns=["image"])["image"].to_pylist()
-    return Media("image", [*media, *media[:30]], 30, "jpg", View(size=32, resize=32), "resnet8x1", 64, 40)
+    return Media("image", [*media, *media[:30]], 30, "jpg", View(size=32, resize=32), "", 64, 40)
 
 
 def clips(shared: Path) -> Media:
@@ -81,11 +83,14 @@ def lists(request, ray_local, shared, tmp_path_factory) -> dict[str, list[tuple[
     for form in (as_files, as_tars, as_parquet):
         folder = tmp_path_factory.mktemp(form.__name__)
         root = Root.open(str(tmp_path_factory.mktemp("root")))
-        corpus, model = form(folder, some), random_model(root, some.arch)
-        shards, config = index_corpus(root, "unlabeled", corpus), Label(batch=some.batch)
-        scores = TrainedNetwork(network=model, view=some.view, config=config, resources=Resources(teachers=3)).label(
-            root, corpus, shards
-        )
+        corpus, config, resources = form(folder, some), Label(batch=some.batch), Resources(teachers=2)
+        shards = index_corpus(root, "unlabeled", corpus)
+        if some.arch:
+            model = random_model(root, some.arch)
+            source = TrainedNetwork(network=model, view=some.view, config=config, resources=resources)
+            scores = source.label(root, corpus, shards)
+        else:
+            scores = score(root, corpus, shards, config, some.view, resources)
         duplicates = find_duplicates(root, scores)
         assert duplicates.info["duplicates"] >= some.copies and not scores.info["rejected"]
         picks = select(root, scores, duplicates, Select(k=some.k, p=10), CLASSES).table("picks", PICKS)

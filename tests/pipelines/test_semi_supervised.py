@@ -20,6 +20,7 @@ JOB = JOBS / "semi_supervised.py"
 SECRETS = {"AWS_SECRET_ACCESS_KEY": "planted-key-1a2b3c", "AWS_SESSION_TOKEN": "planted-session-4d5e6f"}
 TOKEN = "0123456789abcdef" * 2
 TESTED = "teacher", "control", "pretrained", "student"
+SHORT = ("digits", "--teacher.train.images", "8000", "--pretrain.images", "10000", "--finetune.images", "2000")
 
 
 def job(*arguments: str, folder: Path, **more: str) -> subprocess.CompletedProcess:
@@ -42,10 +43,10 @@ def ray_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory, ray_folder: Path) -> tuple[Path, str]:
-    """The folder of a finished run of the default recipe, and what it printed."""
+    """The folder of a finished run of `digits` with less training, and what it printed."""
     folder = tmp_path_factory.mktemp("digits")
     secrets = SECRETS | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_TMPDIR": str(ray_folder)}
-    done = job(folder=folder, **secrets)
+    done = job(*SHORT, folder=folder, **secrets)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder / "stderr.txt").write_text(done.stderr)
     return folder, done.stdout
@@ -128,11 +129,11 @@ def test_the_page_opens_in_a_browser_and_shows_the_digits(first, tmp_path):
 def test_the_same_command_does_nothing_and_another_k_does_not_score_again(first):
     folder, _ = first
     before = stamps(folder)
-    again = job("digits", folder=folder)
+    again = job(*SHORT, folder=folder)
     assert again.returncode == 0 and stamps(folder) == before
     assert again.stdout.startswith("run digits")  # no line of any stage before the summary
 
-    other = job("digits", "--select.k", "50", folder=folder)
+    other = job(*SHORT, "--select.k", "50", folder=folder)
     assert other.returncode == 0, other.stderr
     assert "train teacher" not in other.stdout and "label unlabeled by teacher" not in other.stdout
     assert "train control" not in other.stdout  # the control does not depend on the picks

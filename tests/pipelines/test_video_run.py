@@ -90,7 +90,8 @@ def test_stages_count_videos_and_training_clips(run, output):
     ends = re.findall(r"^(.+?): ([\d,]+) of \2 (\w+),.* in \d", output.getvalue(), re.MULTILINE)
     assert {(stage, unit) for stage, _, unit in ends} == {
         *((f"train {name}", "clips") for name in ("teacher", "pretrained", "student", "control")),
-        *((stage, "videos") for stage in ("materialize labeled", "materialize picked", "label")),
+        *((stage, "videos") for stage in ("materialize labeled", "materialize picked", "label unlabeled by teacher")),
+        *((f"label test by {name}", "videos") for name in ("teacher", "pretrained", "student", "control")),
         *((stage, "samples") for stage in ("find duplicates", "select")),
     }
     assert "image" not in output.getvalue() and "clips processed" in run[1].read("report.html").decode()
@@ -118,11 +119,12 @@ def test_segments_of_a_video_are_samples_of_one_source(ray_local, tmp_path):
     shards = index_corpus(root, "unlabeled", corpus)
     model = random_model(root, "r2plus1d8x1", 8)
     config = Label(batch=32)
-    scores = TrainedNetwork(network=model, view=view, config=config, resources=Resources()).label(root, corpus, shards)
+    beside = Resources(teachers=1)
+    scores = TrainedNetwork(network=model, view=view, config=config, resources=beside).label(root, corpus, shards)
     duplicates = find_duplicates(root, scores)
     assert scores.info["scored"] == 80 and not duplicates.info["duplicates"]  # segments of one video are not copies
     there = Root.open(str(tmp_path / "there"))
-    elsewhere = Resources(decode="cluster")
+    elsewhere = Resources(decode="cluster", teachers=1)
     decoded = TrainedNetwork(network=model, view=view, config=config, resources=elsewhere).label(
         there, corpus, index_corpus(there, "unlabeled", corpus)
     )

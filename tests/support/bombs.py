@@ -1,4 +1,4 @@
-"""Small files that ask for much."""
+"""Decompression bombs: small files whose decoding needs much memory or time."""
 
 import struct
 import zlib
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from hostile_media import encode, photographs
 from PIL import Image
 
-SIDE = 7071  # of the largest square that is decoded, pixels
+SIDE = 7071  # pixels; the side of the largest square that is decoded
 
 OK, LARGE = frozenset(("decoded",)), frozenset(("too_many_pixels",))
 BAD = frozenset(("corrupt", "truncated"))
-EITHER = OK | BAD  # whether it is a picture is the parser's business
+EITHER = OK | BAD  # the parser may decode or reject it
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
@@ -19,21 +19,21 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(width: int, height: int, data: bytes = b"", *, color: int = 0, before: bytes = b"") -> bytes:
-    """A PNG of 8 bits with `data`, compressed already, and chunks before them."""
+    """An 8-bit PNG with compressed `data`, and with other chunks before them."""
     head = struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + before + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 def zeros(count: int) -> bytes:
-    """So many zeros, compressed, without holding them."""
-    squeeze, out = zlib.compressobj(9), bytearray()
+    """So many zeros, compressed, with little memory."""
+    compressor, out = zlib.compressobj(9), bytearray()
     for _ in range(count >> 20):
-        out += squeeze.compress(bytes(1 << 20))
-    return bytes(out + squeeze.compress(bytes(count & (1 << 20) - 1)) + squeeze.flush())
+        out += compressor.compress(bytes(1 << 20))
+    return bytes(out + compressor.compress(bytes(count & (1 << 20) - 1)) + compressor.flush())
 
 
 def png_with(kind: bytes, head: bytes, size: int, times: int = 1) -> bytes:
-    """A sound PNG of 4 x 4 pixels with chunks that unpack to `size` bytes each."""
+    """A valid PNG of 4 x 4 pixels with chunks that decompress to `size` bytes each."""
     return png(4, 4, zeros(20), before=chunk(kind, head + zeros(size)) * times)
 
 
@@ -48,7 +48,7 @@ def gif_of_frames(count: int) -> bytes:
 
 
 def webp(side: int) -> bytes:
-    """An extended WebP of that canvas without a picture."""
+    """An extended WebP with a canvas of that side and without an image."""
     body = bytes(4) + 2 * struct.pack("<I", side - 1)[:3]
     return b"RIFF" + struct.pack("<I", 12 + len(body)) + b"WEBPVP8X" + struct.pack("<I", len(body)) + body
 
@@ -75,18 +75,18 @@ def tiff_of_directories(count: int) -> bytes:
 
 
 def jpeg(width: int, height: int) -> bytes:
-    """A JPEG of 8 x 8 pixels that claims other sides."""
+    """A JPEG of 8 x 8 pixels whose header has other sides."""
     return _changed(encode(Image.new("RGB", (8, 8)), "JPEG"), b"\xff\xc0", 5, struct.pack(">HH", height, width))
 
 
 def mpo(claimed: int) -> bytes:
-    """Two pictures in a file that says how many there are."""
+    """An MPO with two images whose header says that there are `claimed`."""
     two = encode(Image.new("L", (8, 8)), "MPO", save_all=True, append_images=[Image.new("L", (8, 8))])
     return _changed(two, b"\x01\xb0\4\0", 8, struct.pack("<I", claimed))
 
 
 def jpeg_of_scans(side: int, times: int) -> bytes:
-    """A black progressive JPEG that sends its first coefficients again and again: some 200 bytes for each pass."""
+    """A black progressive JPEG that repeats a scan of its coefficients: about 200 bytes for each pass."""
     data = encode(Image.new("L", (side, side)), "JPEG", progressive=True)
     starts = [at for at in range(len(data) - 1) if data[at : at + 2] == b"\xff\xda"]
     scan = data[starts[1] : starts[2]]
@@ -100,7 +100,7 @@ def _changed(data: bytes, marker: bytes, offset: int, new: bytes) -> bytes:
 
 Bombs = dict[str, tuple[Callable[[], bytes], frozenset[str]]]
 
-BOMBS: Bombs = {  # name → what makes it, and the verdicts that are right
+BOMBS: Bombs = {  # name → (function that makes it, allowed results)
     "png just over the limit": (lambda: png(SIDE + 1, SIDE + 1, zeros((SIDE + 1) * (SIDE + 2))), LARGE),
     "gif over the limit": (lambda: gif(8000, 8000), LARGE),
     "webp over the limit": (lambda: webp(8000), LARGE),
@@ -138,7 +138,7 @@ BOMBS: Bombs = {  # name → what makes it, and the verdicts that are right
     "jpeg that claims 10^6 pictures": (lambda: mpo(10**6), EITHER),
 }
 
-# Pictures at the limit, which take a second or two each.
+# Images at the limit of pixels; each takes one or two seconds.
 LARGEST: Bombs = {
     "png of grey": (lambda: png(SIDE, SIDE, zeros(SIDE * (SIDE + 1))), OK),
     "png of colour": (lambda: png(SIDE, SIDE, zeros(SIDE * (3 * SIDE + 1)), color=2), OK),
@@ -155,7 +155,7 @@ LARGEST: Bombs = {
     "jpeg of a few pixels": (lambda: jpeg(SIDE, SIDE), EITHER),
 }
 
-# What takes longer than a sample is given.
+# Media that take longer than the time limit of a sample.
 ENDLESS: dict[str, Callable[[], bytes]] = {"jpeg of 20,000 scans": lambda: jpeg_of_scans(SIDE, 20_000)}
 
 

@@ -1,4 +1,4 @@
-"""A listener that nobody may reach."""
+"""A listener to which no process may connect."""
 
 import socket
 import threading
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def canary() -> Iterator[int]:
-    """The port of a listener on 127.0.0.1; AssertionError at the end of the block if anybody connected to it."""
+    """The port of a listener on 127.0.0.1; AssertionError at the end of the block if a process connected to it."""
     reached: list[object] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -18,7 +18,7 @@ def canary() -> Iterator[int]:
                 connection.close()
                 reached.append(address)
 
-        with socket.socket() as closing:  # the last to come: whoever came before has then been noted
+        with socket.socket() as closing:  # the last connection; earlier ones are recorded before it
             closing.bind(("127.0.0.1", 0))
             last = closing.getsockname()
             thread = threading.Thread(target=listen, daemon=True)
@@ -28,4 +28,4 @@ def canary() -> Iterator[int]:
             finally:
                 closing.connect(listener.getsockname())
                 thread.join()
-    assert reached == [last], "somebody was told to connect, and did"
+    assert reached == [last], "a process connected to the canary"

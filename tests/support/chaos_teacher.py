@@ -1,4 +1,4 @@
-"""The teacher of the fault tests: its scores are a function of the pixels in integers, the same on any machine.
+"""The teacher of the fault tests: its scores are an integer function of the pixels, the same on any machine.
 
 Letters: B batch, C classes, P classes kept per sample.
 """
@@ -20,13 +20,16 @@ from raylabel.media.view import View
 CLASSES = 130  # three files of PICKS
 P = 5
 SIDE = 16  # pixels
-CRASHING = np.arange(7, 247, 20, dtype=np.uint8)  # a picture that begins with these 12 values ends a teacher that crashes
+CRASHING = np.arange(
+    7, 247, 20, dtype=np.uint8
+)  # a teacher with `crashes` dies of an image that begins with these values
 _WEIGHTS = np.random.default_rng(20).integers(0, 2**64, SIDE * SIDE * 3, np.uint64) | np.uint64(1)
 
 
 def rank(pixels: np.ndarray) -> Ranked:
-    """The P best classes of pixels uint8 [B, SIDE, SIDE, 3]; of 256 values for the best, so that many tie."""
-    # uint64 wraps around, which is meant.
+    """The P best classes of pixels uint8 [B, SIDE, SIDE, 3]. The best score has only 256 values, so there are many
+    ties."""
+    # The overflow of uint64 is intended.
     words = (pixels.reshape(len(pixels), -1).astype(np.uint64) * _WEIGHTS).sum(axis=1, dtype=np.uint64)
     first = (words % np.uint64(CLASSES)).astype(np.int64)[:, None]
     classes = ((first + CLASSES // P * np.arange(P)) % CLASSES).astype(np.int32)
@@ -40,13 +43,13 @@ class GoldenTeacher:
     """A Scorer that ranks by `rank`."""
 
     seconds: float = 0.0
-    """What a batch takes."""
+    """Seconds per batch."""
     crashes: bool = False
-    """Whether the process of the teacher dies of a picture that begins with CRASHING."""
+    """Whether the teacher's process dies of an image that begins with CRASHING."""
     commands: Sequence[str] = ()
-    """What the parser does if media say so (poison.py)."""
+    """The commands that the parser executes if a sample contains them (poison.py)."""
     copies: int = 1
-    """Of the pixels that the parser hands over: more make blocks of pixels large."""
+    """Copies of the pixels that the parser returns; more make larger blocks."""
 
     @property
     def p(self) -> int:
@@ -70,16 +73,16 @@ class GoldenTeacher:
             if self.crashes and (starts == CRASHING).all(axis=1).any():
                 os.kill(os.getpid(), signal.SIGSEGV)
             if not (batch == batch[:, :1]).all():
-                raise AssertionError("pixels did not arrive as they were sent")
+                raise AssertionError("the pixels differ from those that were sent")
             yield rank(batch[:, 0])
 
 
 def pictures(copies: int, commands: Sequence[str]) -> Callable[[bytes, Sequence[int]], np.ndarray]:
-    """`eval_pixels` of pictures whose short side is SIDE, so that nothing is resized; `copies` of them."""
-    view, words = View(size=SIDE, resize=SIDE), {word.encode() for word in commands}
+    """`copies` of the `eval_pixels` of an image whose short side is SIDE, so that it is not resized."""
+    view, encoded = View(size=SIDE, resize=SIDE), {command.encode() for command in commands}
 
     def parse(data: bytes, _: Sequence[int]) -> np.ndarray:
-        if data in words:
+        if data in encoded:
             misbehave(data)
         return np.broadcast_to(eval_pixels(data, view), (copies, SIDE, SIDE, 3))
 

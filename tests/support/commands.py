@@ -1,4 +1,4 @@
-"""What tests type, and what jobs print when they are stopped."""
+"""Command-line arguments of short runs, and the messages of jobs that are stopped."""
 
 STOPPING = "stopping, which takes up to 25 s: if it is cut short, the same command resumes from what is committed too\n"
 

@@ -1,4 +1,4 @@
-"""The same samples as parquet, tars, files and lists."""
+"""Corpora of the same samples in several forms: parquet, tars, files and lists."""
 
 import io
 import random
@@ -22,7 +22,7 @@ Row = tuple[bytes, str]  # media, label
 
 
 def rows_of(n: int, seed: int = 0) -> list[Row]:
-    """Random bytes (a corpus never looks into the media), in an order that class folders sorted by path have too."""
+    """Random bytes, because a corpus never parses media, in the same order as class folders sorted by path."""
     rng = random.Random(seed)
     return [(rng.randbytes(rng.randint(1, 700)), f"class {i * 3 // n}") for i in range(n)]
 
@@ -31,7 +31,7 @@ def write_parquet(folder: Path, rows: list[Row], files: int = 3, row_group_size:
     folder.mkdir(parents=True)
     for i, part in enumerate(np.array_split(np.arange(len(rows)), files)):
         media, labels = [rows[j][0] for j in part], [rows[j][1] for j in part]
-        # 10, 11, ...: their natural order with 9 before them is tested by file 9 being the first.
+        # Files 9, 10, 11, ...: read in the order of their numbers, not in alphabetical order.
         pq.write_table(pa.table({"image": media, "label": labels}), folder / f"p{9 + i}.parquet", row_group_size)
     return Corpus(uri=(str(folder),))
 
@@ -47,7 +47,7 @@ def add(tar: tarfile.TarFile, name: str, data: bytes = b"", **fields: object) ->
 def write_tar(folder: Path, rows: list[Row], files: int = 3) -> Corpus:
     folder.mkdir(parents=True)
     for i, part in enumerate(np.array_split(np.arange(len(rows)), files)):
-        # pax and a long name: a sample may begin with extra headers that are no members.
+        # PAX and a long name: a sample may begin with extra headers that are not members.
         with tarfile.open(folder / f"t{9 + i}.tar", "w", format=tarfile.PAX_FORMAT) as tar:
             for j in part:
                 name = f"{'long' * 40 if j % 5 == 0 else ''}/s{j:05d}".lstrip("/")

@@ -1,5 +1,5 @@
-"""The process that the fault tests start and kill: a run from SHARDS to PICKS over a corpus, or a whole run of `digits`,
-with its own Ray.
+"""The process that the fault tests start and kill: a run from SHARDS to PICKS over a corpus, or a whole run of
+`digits`, with its own Ray.
 
 `python driver.py SPEC` with a JSON object, see `Spec`. Commands on stdin: "add" adds a node to its cluster, "remove"
 ends its oldest node. An InputError is printed as one line, with exit status 2, as in a job.

@@ -1,4 +1,4 @@
-"""An S3 server whose requests fail or are slow, as told: real sockets, real resets, in front of a real S3 server."""
+"""An S3 server that injects failures and delays: a proxy with real sockets and real resets in front of an S3 server."""
 
 import os
 import random
@@ -21,12 +21,12 @@ FAULTS = ("unavailable", "reset", "cut", "slow")
 
 @dataclass
 class Plan:
-    """Which requests fail. A test sets it, and sees what came of it in `done`."""
+    """Which requests fail. A test sets it, and finds the injected faults in `done`."""
 
     share: float = 0.0
-    """Of all requests that meet one of FAULTS."""
+    """Fraction of all requests that get one of FAULTS."""
     broken: Callable[[str, str], str] = lambda method, path: ""
-    """The status line of what fails for ever; empty for what does not."""
+    """The status line with which a request always fails; empty for requests that do not."""
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     done: Counter[str] = field(default_factory=Counter)
     requests: int = 0
@@ -35,7 +35,7 @@ class Plan:
         self._lock = threading.Lock()
 
     def draw(self) -> str:
-        """What befalls the next request; empty for nothing."""
+        """The fault of the next request; empty for none."""
         with self._lock:
             self.requests += 1
             fault = self.rng.choice(FAULTS) if self.rng.random() < self.share else ""
@@ -50,7 +50,7 @@ class _Handler(MotoRequestHandler):
 
 
 class FaultyStore:
-    """The server; `plan` is in force at once when it is set."""
+    """The server. Setting `plan` takes effect for the next request."""
 
     def __init__(self) -> None:
         self.plan = Plan()
@@ -59,7 +59,7 @@ class FaultyStore:
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     def start(self) -> str:
-        """Its address."""
+        """Starts the server; returns its address."""
         self._thread.start()
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -93,15 +93,15 @@ def _refuse(environ: dict[str, Any], start_response: Callable[..., Any], status:
 
 
 def _reset(environ: dict[str, Any]) -> list[bytes]:
-    """No answer but a TCP reset."""
+    """A TCP reset instead of an answer."""
     connection: socket.socket = environ["werkzeug.socket"]
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    os.close(connection.detach())  # its own `close` would wait for the files that the server has made of it
+    os.close(connection.detach())  # its `close` would wait for the file objects that the server has made of it
     raise ConnectionError("planned")
 
 
 def _cut(environ: dict[str, Any], answer: Iterable[bytes]) -> Iterable[bytes]:
-    """Half of the answer, then a reset."""
+    """Half of the answer, then a TCP reset."""
     body = b"".join(answer)
     yield body[: len(body) // 2]
     _reset(environ)

@@ -1,7 +1,7 @@
-"""The golden corpus of the fault tests, and what any run over it must leave behind, whatever happened meanwhile.
+"""The golden corpus of the fault tests, and the files that any run over it must leave, whatever faults happened.
 
-What is expected is worked out from the media alone, in plain numpy: pixels by Pillow, lists by a sort of all
-candidates, files by pyarrow. Nothing of it comes from the code under test.
+The expected files are computed from the media only, in plain numpy: pixels by Pillow, lists by a sort of all
+candidates, files by pyarrow. None of it uses the code under test.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ K = 100
 SLICE = 64  # classes in a file of PICKS
 SHARES = (0.23, 0.31, 0.38, 0.62, 0.80, 0.97)  # where one shard ends and the next begins
 
-# What hostile media make a parser do if it listens (poison.py), and the reason then. To others it is no picture.
+# Samples that are commands for a parser that executes them (poison.py) → reject reason. Other parsers see invalid media.
 COMMANDS = {
     "!segfault": "decoder_crash",
     "!abort": "decoder_crash",
@@ -32,45 +32,45 @@ COMMANDS = {
     "!eat": "out_of_memory",
     "!eat_outside_python": "decoder_crash",
 }
-SLOW_COMMANDS = {"!hang": "timeout", "!spin": "timeout"}  # 20 seconds each
+SLOW_COMMANDS = {"!hang": "timeout", "!spin": "timeout"}  # each takes 20 seconds
 
 
 @dataclass(frozen=True)
 class Golden:
-    """Media in the order of their keys, in shards of some rows each."""
+    """Media in the order of their keys, divided into shards."""
 
     media: list[bytes | None]
     reasons: dict[int, str]
-    """Position → why it must be rejected, of all that must be."""
+    """Position → reject reason, of all samples that must be rejected."""
     crashing: int
-    """The position of the picture that begins with CRASHING; there is no copy of it."""
+    """The position of the image that begins with CRASHING; there is no copy of it."""
 
     @cached_property
     def ends(self) -> np.ndarray:
-        """The position behind each shard's last sample, int64 [S]."""
+        """The position after each shard's last sample, int64 [S]."""
         return np.array([int(len(self.media) * share) for share in (*SHARES, 1)])
 
     @cached_property
     def keys(self) -> np.ndarray:
-        """int64 [N]."""
+        """The keys, int64 [N]."""
         position = np.arange(len(self.media))
         shard = np.searchsorted(self.ends, position, side="right")
         return shard << 32 | (position - np.concatenate([[0], self.ends])[shard])
 
     @cached_property
     def scored(self) -> np.ndarray:
-        """The positions of what can be scored."""
+        """The positions of the samples that can be scored."""
         return np.array([i for i in range(len(self.media)) if i not in self.reasons])
 
     @cached_property
     def ranked(self) -> tuple[np.ndarray, np.ndarray]:
-        """(classes, log-odds) of `scored`, [., P]."""
+        """(classes, log-odds) of the samples in `scored`, each [., P]."""
         pixels = np.stack([_pixels(self.media[i] or b"") for i in self.scored])
         classes, log_odds, _ = rank(pixels)
         return classes, log_odds
 
     def copies(self, lost: Collection[int] = ()) -> dict[int, int]:
-        """Key of each copy → key of what it is a copy of, the first in the corpus."""
+        """Key of each copy → key of the original, which is the first in the corpus."""
         first: dict[bytes | None, int] = {}
         found = {}
         for i in self.scored.tolist():
@@ -81,21 +81,21 @@ class Golden:
         return found
 
     def picks(self, lost: Collection[int] = ()) -> dict[str, str]:
-        """Name of each file of PICKS → its sha256, where the samples `lost` are rejects too."""
+        """Name of each file of PICKS → its sha256, if the samples `lost` are rejected too."""
         copies = self.copies(lost)
         keep = np.array([i not in lost and int(self.keys[i]) not in copies for i in self.scored.tolist()])
         key = self.keys[self.scored[keep]].repeat(P)
         label, score = (values[keep].ravel() for values in self.ranked)
         order = np.lexsort((key, -score, label))
         label, score, key = label[order], score[order], key[order]
-        place = np.arange(len(label)) - np.searchsorted(label, label) + 1
-        columns = {"label": label, "rank": place.astype(np.int32), "score": score, "key": key}
+        position = np.arange(len(label)) - np.searchsorted(label, label) + 1
+        columns = {"label": label, "rank": position.astype(np.int32), "score": score, "key": key}
         schema = pa.schema(
             [pa.field(name, pa.from_numpy_dtype(values.dtype), nullable=False) for name, values in columns.items()]
         )
         files = {}
         for number, low in enumerate(range(0, CLASSES, SLICE)):
-            some = (place <= K) & (low <= label) & (label < low + SLICE)
+            some = (position <= K) & (low <= label) & (label < low + SLICE)
             sink = io.BytesIO()
             table = pa.Table.from_arrays([pa.array(values[some]) for values in columns.values()], schema=schema)
             pq.write_table(table, sink, compression="zstd", row_group_size=len(table))
@@ -103,7 +103,7 @@ class Golden:
         return files
 
     def write_parquet(self, folder: Path) -> list[str]:
-        """The corpus as parquet files; their paths."""
+        """Writes the corpus as parquet files; returns their paths."""
         paths = []
         for shard, media in enumerate(self._shards()):
             path = folder / f"{shard}.parquet"
@@ -112,7 +112,7 @@ class Golden:
         return paths
 
     def write_tar(self, folder: Path) -> list[str]:
-        """The corpus as WebDataset tars; their paths. A sample whose media is missing has a label only."""
+        """Writes the corpus as WebDataset tars; returns their paths. A sample without media has only a label."""
         paths = []
         for shard, media in enumerate(self._shards()):
             path = folder / f"{shard}.tar"
@@ -128,9 +128,10 @@ class Golden:
         return [self.media[a:b] for a, b in zip([0, *self.ends[:-1]], self.ends, strict=True)]
 
     def check(self, root: Path, reasons: Mapping[int, str] | None = None) -> None:
-        """AssertionError if a run over this corpus did not leave exactly what it must in its root.
+        """AssertionError if the root does not contain exactly the files that a run over this corpus must leave.
 
-        `reasons`: position → reason of samples that have to be rejected for another one than `self.reasons` says.
+        `reasons`: position → reject reason, of samples that must be rejected for a reason that is not in
+        `self.reasons`.
         """
         expected = self.reasons | dict(reasons or {})
         lost = expected.keys() - self.reasons.keys()
@@ -153,7 +154,7 @@ class Golden:
 
         keep = np.array([i not in lost for i in self.scored.tolist()])
         table = _table(scores, "scores-")
-        assert np.array_equal(table["key"].to_numpy(), self.keys[self.scored[keep]])  # each once, in order
+        assert np.array_equal(table["key"].to_numpy(), self.keys[self.scored[keep]])  # each key once, in order
         for name, values in zip(("classes", "log_odds"), self.ranked, strict=True):
             assert np.array_equal(table[name].combine_chunks().flatten().to_numpy(), values[keep].ravel())
         media = [self.media[i] or b"" for i in self.scored[keep]]
@@ -161,7 +162,7 @@ class Golden:
 
 
 def _pixels(data: bytes) -> np.ndarray:
-    """The square in the middle, uint8 [SIDE, SIDE, 3], by Pillow."""
+    """The central square, uint8 [SIDE, SIDE, 3], by Pillow."""
     pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     top, left = (round((side - SIDE) / 2) for side in pixels.shape[:2])
     return pixels[top : top + SIDE, left : left + SIDE]
@@ -186,11 +187,11 @@ def _sha256(path: Path) -> str:
 
 
 def _check_folders(root: Path) -> None:
-    """Every folder is a complete artifact, its files are as listed, and it holds nothing else but records of parts."""
+    """AssertionError unless each folder is a complete artifact with the listed files and only records of parts besides."""
     for folder in root.iterdir():
         listed = {f["name"]: f["sha256"] for f in _manifest(folder)["files"]}
         found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         assert {name: _sha256(found[name]) for name in listed} == listed
         others = {name for name in found if not name.startswith("parts/") or not name.endswith(".json")} - set(listed)
-        assert others == {"manifest.json", "recipe.json"}, f"{folder.name} holds {others}"
+        assert others == {"manifest.json", "recipe.json"}, f"{folder.name} contains {others}"
         assert not (folder / "scratch").exists()

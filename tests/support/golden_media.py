@@ -1,4 +1,4 @@
-"""The media of the golden corpus: small pictures, clips, copies, and some that are broken, always the same."""
+"""The media of the golden corpus: small images, clips, copies and broken media; deterministic."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 
 def make(images: int, clips: int) -> Golden:
-    """A corpus of so many pictures (with copies, and some broken ones among them) and clips; always the same."""
+    """A corpus of so many images, including copies and broken ones, and so many clips; deterministic."""
     random = np.random.default_rng(images)
     digits = np.asarray(load_digits(return_X_y=True)[0]).reshape(-1, 8, 8)
     n = images + clips
@@ -31,7 +31,7 @@ def make(images: int, clips: int) -> Golden:
             data, reason = words[i].encode(), "unrecognized"
         elif i % 50 == 29:
             data, reason = _broken(random, data, i // 50)
-        elif i % 16 == 15:  # a copy of an earlier one, from near or far
+        elif i % 16 == 15:  # a copy of an earlier sample, at most 5,000 before it
             original = i - int(random.integers(1, min(i, 5000)))
             if original not in reasons and original != crashing:
                 data = media[original]
@@ -42,7 +42,7 @@ def make(images: int, clips: int) -> Golden:
 
 
 def _picture(random: np.random.Generator, digit: np.ndarray, crashing: bool) -> bytes:
-    """A digit in colour on a noisy strip whose short side is SIDE."""
+    """A coloured digit on a noisy rectangle whose short side is SIDE."""
     long = int(random.integers(SIDE, 2 * SIDE + 1))
     left = (long - SIDE) // 2
     pixels = random.integers(0, 60, (SIDE, long, 3))
@@ -82,7 +82,7 @@ def _broken(random: np.random.Generator, good: bytes, kind: int) -> tuple[bytes 
             Image.open(io.BytesIO(good)).convert("RGB").save(out, "JPEG", quality=95)
             return out.getvalue()[:-40], "truncated"
         case 6:
-            png[30] ^= 1  # of the checksum of its header
+            png[30] ^= 1  # a bit of the checksum of its header
             return bytes(png), "corrupt"
         case 7:
             return _png_header(60_000, 50_000 + kind), "too_many_pixels"
@@ -93,14 +93,14 @@ def _broken(random: np.random.Generator, good: bytes, kind: int) -> tuple[bytes 
 
 
 def _png_header(width: int, height: int) -> bytes:
-    """A PNG of 8-bit RGB that ends where its pixels begin."""
+    """An 8-bit RGB PNG that ends before its pixel data."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     checksum = struct.pack(">I", zlib.crc32(header))
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + checksum + struct.pack(">I", 1000) + b"IDAT"
 
 
 def _clip(number: int) -> bytes:
-    """The boxes of an MP4 that has no track."""
+    """The boxes of an MP4 without a track."""
     movie = struct.pack(">IIIII", 0, 0, number, 1000, 40) + struct.pack(">IHH", 0x10000, 0x100, 0) + bytes(8)
     movie += struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000) + bytes(24) + struct.pack(">I", 1)
     boxes = (b"ftyp", b"isom\0\0\2\0isommp41"), (b"moov", _box(b"mvhd", movie)), (b"mdat", bytes(64))

@@ -199,7 +199,7 @@ def _state(entry: Path) -> str:
 
 
 def requested_resources() -> list[dict]:
-    """What Ray's autoscaler is requested_resources to have room for."""
+    """The resource bundles that are requested from Ray's autoscaler."""
     from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
     from ray.experimental.internal_kv import _internal_kv_get
 

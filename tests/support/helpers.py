@@ -1,4 +1,4 @@
-"""Small corpora and models that several tests build on."""
+"""Small corpora and models for several tests."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ DIGITS_VIEW = View(size=8, resize=8, crop="padded", padding=1, flip=False, mean=
 
 
 def digit_images() -> tuple[list[bytes], np.ndarray]:
-    """scikit-learn's 1,797 digits as PNG, and their labels."""
+    """scikit-learn's 1,797 digits as PNGs, and their labels."""
     pixels, labels = load_digits(return_X_y=True)
     return [png(np.round(p.reshape(8, 8) * 15.9375).astype(np.uint8)) for p in np.asarray(pixels)], np.asarray(labels)
 
@@ -46,13 +46,13 @@ def write_parquet(path: Path, media: Sequence[bytes | None], labels=None, row_gr
 
 
 def random_model(root: Root, arch: str = "resnet8x1", classes: int = 10, seed: int = 0) -> Artifact:
-    """An untrained network: as good a teacher as any where only the machinery is tested."""
+    """An untrained network: a teacher for tests that do not depend on its accuracy."""
     torch.manual_seed(seed)
     return as_artifact(root, Model(arch=arch), classes, build(Model(arch=arch), classes))
 
 
 def broken_model(root: Root) -> Artifact:
-    """A network whose every logit is not a number."""
+    """A network whose logits are all NaN."""
     module = build(Model(arch="resnet8x1"), 10)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -70,15 +70,15 @@ def as_artifact(root: Root, model: Model, classes: int, module: torch.nn.Module)
 
 
 def contents(artifact: Artifact) -> dict[str, str]:
-    """File name → sha256 of the listed files as they are on the disk now."""
+    """File name → sha256 of the current content, for each listed file."""
     return {f.name: hashlib.sha256(artifact.read(f.name)).hexdigest() for f in artifact.files()}
 
 
 def open_in_chromium(page: Path, folder: Path, height: int = 4000, dark: bool = False) -> tuple[list[str], np.ndarray]:
-    """What the browser's console says of a page, and the page as it looks, int [H, W, 3]."""
+    """Opens a page in the browser; returns the console messages and a screenshot, int [H, W, 3]."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
-        pytest.skip("no chromium on this machine: it opens the page")
+        pytest.skip("no chromium on this machine, which this test needs to open the page")
     shot = folder / "page.png"
     flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --hide-scrollbars"
     flags += " --disable-component-update --disable-sync --disable-dev-shm-usage --enable-logging=stderr --v=0"
@@ -87,6 +87,6 @@ def open_in_chromium(page: Path, folder: Path, height: int = 4000, dark: bool = 
     done = subprocess.run(
         [*command, f"--screenshot={shot}", page.as_uri()], capture_output=True, text=True, timeout=90, check=True
     )
-    # What the page's policy refuses, and every script error, is a line with CONSOLE in it.
+    # Each violation of the page's content security policy, and each script error, is a line with CONSOLE in it.
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     return console, np.asarray(Image.open(shot).convert("RGB")).astype(int)

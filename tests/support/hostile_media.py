@@ -1,4 +1,4 @@
-"""Media that would do harm: damaged copies of real pictures, and headers that claim more than there is."""
+"""Hostile media: damaged copies of real images, and headers with false sizes."""
 
 import io
 import struct
@@ -11,7 +11,7 @@ from PIL import Image
 
 EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 KINDS = ("flip", "flip header", "number", "number in header", "truncate", "splice")
-HEADER = 160  # bytes in which most of the structure of a small file stands
+HEADER = 160  # the first bytes of a small file, which contain most of its structure
 
 
 def encode(image: Image.Image, format: str, **options) -> bytes:
@@ -28,9 +28,9 @@ def photographs() -> list[Image.Image]:
 
 
 def seeds() -> dict[str, bytes]:
-    """Sound pictures in every form that is decoded, and the beginnings of clips, by a name that starts with the form's.
+    """Valid images in every format that is decoded, and the beginnings of clips; each name starts with the format.
 
-    Some hold an address, as a playlist or a piece of metadata would.
+    Some contain a URL in their metadata.
     """
     china, flower = photographs()
     exif = Image.Exif()
@@ -74,12 +74,12 @@ def seeds() -> dict[str, bytes]:
 
 
 def clips(folder: Path) -> dict[str, bytes]:
-    """Whole small clips of `folder`, as further seeds."""
+    """Complete small clips of `folder`, as further seeds."""
     return {f"{path.suffix[1:]} {path.name}": path.read_bytes() for path in sorted(folder.glob("*.[mw]*"))[:8]}
 
 
 def mutant(data: bytes, random: np.random.Generator) -> bytes:
-    """A damaged copy; of a PNG half of the time with its checksums put right, so that the damage gets past them."""
+    """A damaged copy. Half of the PNGs get correct checksums, so that the damage is not detected by them."""
     kind = KINDS[random.integers(len(KINDS))]
     changed = bytearray(data)
     near = min(HEADER, len(data)) if kind.endswith("header") else len(data)
@@ -105,7 +105,7 @@ def mutant(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def with_checksums(png: bytes) -> bytes:
-    """A PNG, as far as it is one, with the CRC of each chunk put right."""
+    """A PNG, possibly damaged, with the correct CRC in each chunk."""
     out, at = bytearray(png), 8
     while at + 12 <= len(png):
         length = int.from_bytes(png[at : at + 4], "big")
@@ -118,7 +118,7 @@ def with_checksums(png: bytes) -> bytes:
 
 
 def mutants(count: int, seed: int, sound: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
-    """(name of its seed, mutant), in turn of every seed."""
+    """(name of the seed, mutant); the seeds are used in turn."""
     names = list(sound)
     for number in range(count):
         name = names[number % len(names)]

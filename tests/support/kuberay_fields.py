@@ -1,6 +1,6 @@
-"""The fields of a RayJob (KubeRay 1.7, https://docs.ray.io/en/master/kuberay/references/api.html) and of those parts of
-Kubernetes that stand in it, as far as they are of use here: kind → field → kind, [kind] for a list of them. `strings`
-maps texts to texts.
+"""The fields of a RayJob (KubeRay 1.7, https://docs.ray.io/en/master/kuberay/references/api.html) and of the Kubernetes
+objects in it, as far as they are used here: kind → field → kind; [kind] means a list. `strings` maps strings to
+strings.
 """
 
 FIELDS = {

@@ -1,4 +1,4 @@
-"""The job of the storage tests: the lists of a corpus by a teacher that is given, and no training after them."""
+"""The job of the storage tests: PICKS and EXAMPLES of a corpus by a given teacher, without training."""
 
 import hashlib
 
@@ -19,7 +19,7 @@ from raylabel.training.schedule import Schedule
 
 
 def lists(data: str) -> Recipe:
-    """`data` holds labeled.parquet, teacher.safetensors and the unlabeled corpus; it may be in an object store."""
+    """`data` contains labeled.parquet, teacher.safetensors and the unlabeled corpus; it may be in an object store."""
     train = Train(images=64, batch=64, schedule=Schedule(lr=0.1))
     return Recipe(
         name="lists",
@@ -29,7 +29,7 @@ def lists(data: str) -> Recipe:
         view=View(size=8, resize=8),
         teacher=Teacher(model=Model(arch="resnet8x1"), checkpoint=f"{data}/teacher.safetensors"),
         label=Label(batch=64),
-        select=Select(k=40, p=10),  # the teacher is untrained: so every class has some
+        select=Select(k=40, p=10),  # the teacher is untrained; with this p, every class gets samples
         materialize=Materialize(lanes=4),
         student=Model(arch="resnet8x1"),
         pretrain=train,
@@ -51,7 +51,7 @@ def run(root: Root, recipe: Recipe) -> tuple[Artifact, Artifact]:
 
 
 def digest(artifact: Artifact) -> str:
-    """sha256 of all that is listed, as it is read now."""
+    """sha256 of the current content of all listed files."""
     return hashlib.sha256(b"".join(artifact.read(file.name) for file in artifact.files())).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What a network is, told without running it."""
+"""Properties of a network that are computed without running it."""
 
 import torch
 from torch import nn
@@ -9,8 +9,8 @@ from raylabel.models.build import build
 
 
 def on_meta(model: Model, classes: int) -> nn.Module:
-    """The network without its numbers: a 1.2 GB one costs nothing."""
-    if model.arch.startswith("regnet"):  # computes its widths with tensors, so it cannot be built there
+    """The network on the meta device, without weights: a network of 1.2 GB takes no memory."""
+    if model.arch.startswith("regnet"):  # computes its widths with tensors, so it cannot be built on the meta device
         return build(model, classes).to("meta")
     with torch.device("meta"):
         return build(model, classes)
@@ -21,7 +21,7 @@ def parameters(network: nn.Module) -> int:
 
 
 def giga_multiply_adds(network: nn.Module, frames: int, size: int) -> float:
-    """Of one clip; torch counts a multiplication and an addition as two."""
+    """Multiply-adds for one clip, in 10^9. torch counts each as two operations."""
     clips = torch.empty(1, 3, frames, size, size, device="meta")
     with FlopCounterMode(display=False) as counter:
         assert network.eval()(clips).shape[0] == 1

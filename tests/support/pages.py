@@ -1,4 +1,4 @@
-"""Pages, read as a browser would read them."""
+"""HTML pages, parsed as by a browser, and hostile texts to put into them."""
 
 from collections import Counter
 from html.parser import HTMLParser
@@ -23,7 +23,7 @@ HOSTILE = [
 
 
 class Parsed(HTMLParser):
-    """What a parser that knows nothing of the template finds: elements, attribute names, and the numbers."""
+    """What an HTML parser that does not know the template finds: elements, attribute names, numbers and texts."""
 
     def __init__(self, page: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -46,7 +46,7 @@ class Parsed(HTMLParser):
 
 
 def leaves(value: Any, key: str = "") -> dict[str, Any]:
-    """Each number and text of a JSON value, under its dotted key."""
+    """Dotted key → value, of each number and text in a JSON value."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
     if inner is None or not value:
         return {key: value}

@@ -1,4 +1,4 @@
-"""Where the repository keeps what tests start as processes of their own."""
+"""Folders of the repository with scripts that tests start as processes."""
 
 import os
 from pathlib import Path
@@ -9,4 +9,4 @@ JOBS = REPOSITORY / "jobs"
 DEPLOY = REPOSITORY / "deploy"
 
 PYTHONPATH = os.pathsep.join(map(str, (SUPPORT, REPOSITORY)))
-"""For a process that imports these modules and the package."""
+"""PYTHONPATH of a process that imports the support modules and the package."""

@@ -1,4 +1,4 @@
-"""Parsers that do what hostile media would make one do, as the bytes say; for the sandbox's tests."""
+"""Parsers that misbehave as hostile media could make them: the bytes are commands. For the tests of the sandbox."""
 
 import ctypes
 import os
@@ -17,14 +17,14 @@ from raylabel.media.rejects import Reject
 from raylabel.media.sandbox.sandbox import Parser
 from raylabel.media.view import View
 
-_parsed: list[None] = []  # as long as the samples that this process has parsed
+_parsed: list[None] = []  # one entry for each sample that this process has parsed
 
 
 def misbehave(data: bytes) -> bytes | None:
-    """Does what `data` says and tells what came of it; None if they say nothing."""
-    word, _, rest = data.partition(b" ")
+    """Executes the command in `data` and returns its result; None if there is no command."""
+    command, _, rest = data.partition(b" ")
     _parsed.append(None)
-    match word:
+    match command:
         case b"!segfault":
             ctypes.string_at(0)
         case b"!abort":
@@ -53,11 +53,11 @@ def misbehave(data: bytes) -> bytes | None:
         case b"!not_first" if len(_parsed) > 1:
             os.abort()
         case b"!fail":
-            raise KeyError("a mistake of ours")
+            raise KeyError("a bug in the parser")
         case b"!reject":
             raise Reject("corrupt", rest.decode())
         case b"!lie":
-            os.write(3, rest + b"\n")  # its parent's ear
+            os.write(3, rest + b"\n")  # the pipe to its parent
             time.sleep(1000)
         case b"!try":
             return _tried(rest.decode()).encode()
@@ -65,7 +65,7 @@ def misbehave(data: bytes) -> bytes | None:
 
 
 def _tried(what: str) -> str:
-    """Tries what a child may not; what came of it."""
+    """Tries what a sandbox child may not do; returns the result or the error."""
     tries: dict[str, Callable[[], object]] = {
         "open": lambda: open("/etc/passwd").read(),
         "write": lambda: open(what.partition(":")[2], "w"),
@@ -87,17 +87,17 @@ def _is_open(fd: int) -> bool:
     try:
         os.lseek(fd, 0, os.SEEK_CUR)
     except OSError as error:
-        return error.errno != 9  # a socket, which cannot be sought in
+        return error.errno != 9  # not EBADF: a socket, which has no position
     return True
 
 
 def words() -> Callable[[bytes, Sequence[int]], bytes]:
-    """Gives the bytes back, in capitals, with their numbers."""
+    """Returns the bytes in upper case, followed by the numbers."""
     return lambda data, numbers: misbehave(data) or data.upper() + b"".join(b"%d" % n for n in numbers)
 
 
 def lengths(width: int) -> Callable[[bytes, Sequence[int]], np.ndarray]:
-    """`width` values, each the number of bytes modulo 256."""
+    """`width` values, each equal to the number of bytes modulo 256."""
 
     def parse(data: bytes, _: Sequence[int]) -> np.ndarray:
         misbehave(data)
@@ -107,7 +107,7 @@ def lengths(width: int) -> Callable[[bytes, Sequence[int]], np.ndarray]:
 
 
 def pictures(view: dict) -> Callable[[bytes, Sequence[int]], np.ndarray]:
-    """`eval_pixels`, but for what misbehaves."""
+    """`eval_pixels`, or the command in the bytes."""
     config = View(**view)
 
     def parse(data: bytes, _: Sequence[int]) -> np.ndarray:
@@ -129,7 +129,8 @@ def first_bytes(width: int) -> Callable[[bytes, Sequence[int]], np.ndarray]:
 
 @dataclass(frozen=True)
 class Fragile:
-    """A scorer of two classes, the first two bytes of a sample; it kills its process where the third is 'K'."""
+    """A scorer of two classes, with the first two bytes of a sample as scores. It kills its process if the third byte is
+    'K'."""
 
     shape: tuple[int, ...] = (3,)
     p: int = 2
@@ -152,5 +153,5 @@ class Fragile:
 
 
 def broken() -> Callable[[bytes, Sequence[int]], bytes]:
-    """A parser that cannot be made."""
+    """A parser that cannot be created."""
     raise RuntimeError("cannot be made")

@@ -1,4 +1,4 @@
-"""A scorer without a network: an actor that scores with it starts without PyTorch, in a third of the time."""
+"""A scorer without a network. Its actor starts without PyTorch, in a third of the time."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

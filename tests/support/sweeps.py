@@ -1,4 +1,4 @@
-"""Sweeps as they could have been, of any size, for the tests of their page."""
+"""Synthetic sweeps of any size, for the tests of their page, and short recipes for real ones."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ def grid(fields: dict[str, list[Any]]) -> list[dict[str, Any]]:
 
 
 def drawn(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Settings at random of numbers, words, truths and nothing."""
+    """Random settings of several types: numbers, strings and booleans."""
     rng = np.random.default_rng(seed)
     return [
         {
@@ -49,8 +49,8 @@ def make(
     seed: int = 0,
     n: int = 500,
 ) -> Sweep:
-    """`states`: f(inished), s(topped), x (failed) or y (failed after pre-training), repeated over the trials; the first
-    has to finish."""
+    """`states`: f(inished), s(topped), x (failed) or y (failed after pre-training), repeated over the trials. The first
+    trial has to be finished."""
     rng = np.random.default_rng(seed)
     trials, names = [], {"f": "finished", "s": "stopped", "x": "failed", "y": "failed"}
     for number, (one, letter) in enumerate(zip(settings, itertools.cycle(states), strict=False)):
@@ -59,7 +59,7 @@ def make(
         good = 0.9 - 0.04 * math.log10(k / 100) ** 2 - 0.05 * math.log10(lr / 0.01) ** 2 + rng.normal(0, 0.01)
         right = int(n * min(max(good - 0.1 * (letter in "sy"), 0), 1))
         low, high = wilson(right, n)
-        told = {} if letter == "x" else {"accuracy": right / n, "low": low, "high": high}
+        measured = {} if letter == "x" else {"accuracy": right / n, "low": low, "high": high}
         picks = int(10 * k * min(1, 0.6 + 0.2 * math.log2(p + 1)))
         made = ("picks", "examples-picked", "pretrained", "scores", "student")
         built = tuple(f"{name}-{rng.integers(16**12):012x}" for name in made[: int(rng.integers(6))])
@@ -68,7 +68,7 @@ def make(
             Trial(
                 number=number, settings=one, state=state, built=built, reused=("teacher-0123456789ab", "scores-ba98"),
                 picks=None if letter == "x" else picks, images=images, alone=images + 2_000_000,
-                seconds=float(rng.integers(10**6)) / 1000, error=text if state == "failed" else "", **told,
+                seconds=float(rng.integers(10**6)) / 1000, error=text if state == "failed" else "", **measured,
             )
         )  # fmt: skip
     low, high = wilson(int(0.912 * n), n)

@@ -71,7 +71,7 @@ def cluster_of(nodes: int, folder: Path) -> str:
 
 def main() -> None:
     import ray
-    from trainings import fit, digits_examples
+    from trainings import digits_examples, fit
 
     from raylabel.errors import InputError
     from raylabel.store.artifact import Root

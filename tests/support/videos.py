@@ -1,4 +1,4 @@
-"""Small videos of many kinds, made by PyAV, and what decoding them one frame after another gives."""
+"""Small videos of many kinds, made by PyAV, and their frames, decoded sequentially."""
 
 import io
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ FPS = 25
 
 
 def scene(frames: int, width: int = 64, height: int = 48, seed: int = 0) -> np.ndarray:
-    """A picture that moves, uint8 [frames, H, W, 3]: every frame is another one."""
+    """A moving image, uint8 [frames, H, W, 3]; all frames differ."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), np.uint8)
     picture = np.kron(coarse, np.ones((8, 8, 1), np.uint8))
@@ -51,7 +51,7 @@ def video(
 
 
 def copied(data: bytes, first: int, form: str = "mp4", zero: bool = False) -> bytes:
-    """The packets from the `first` on, as they are; `zero`: without their timestamps."""
+    """The video with the unchanged packets from number `first` on; `zero`: with all timestamps 0."""
     out = io.BytesIO()
     with av.open(io.BytesIO(data)) as source, av.open(out, "w", format=form) as container:
         assert isinstance(source, InputContainer)
@@ -66,7 +66,7 @@ def copied(data: bytes, first: int, form: str = "mp4", zero: bool = False) -> by
 
 
 def in_order(data: bytes) -> np.ndarray:
-    """Every frame as it is stored, uint8 [N, H, W, 3]: PyAV, from the first to the last, nothing else."""
+    """All frames as they are stored, uint8 [N, H, W, 3], decoded by PyAV from the first to the last."""
     with av.open(io.BytesIO(data)) as container:
         assert isinstance(container, InputContainer)
         stream = next(s for s in container.streams.video if not s.disposition & 0x400)
@@ -75,7 +75,7 @@ def in_order(data: bytes) -> np.ndarray:
 
 
 def x264(gop: int = 12, **more: int) -> dict[str, str]:
-    """Options of libx264; keywords as in its own parameters, `_` for `-`."""
+    """Options of libx264. Keywords are its own parameters, with `_` for `-`."""
     settings = {"keyint": gop, "min-keyint": 1, "scenecut": 0, "threads": 1} | {
         name.replace("_", "-"): value for name, value in more.items()
     }

@@ -1,4 +1,4 @@
-"""A cheap scorer of wide pictures: what streams to it is large, what it makes of it is next to nothing."""
+"""A cheap scorer of large images: its input is large, and its output is very small."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ VIEW = View(size=224, resize=224)
 
 @dataclass(frozen=True)
 class Wide:
-    """Two classes: how bright a picture is, and how dark."""
+    """Two classes: bright and dark images."""
 
     @property
     def shape(self) -> tuple[int, ...]:

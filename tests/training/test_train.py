@@ -14,7 +14,7 @@ import torch
 from helpers import DIGITS_VIEW, contents
 from paths import PYTHONPATH
 from torch.nn import functional
-from trainings import MODEL, fit, digits_examples
+from trainings import MODEL, digits_examples, fit
 
 from raylabel.errors import InputError
 from raylabel.media.image_views import normalise
