@@ -1,4 +1,4 @@
-"""Nothing that was read runs, nothing is fetched that nobody asked for: static checks, and canaries that stay alone."""
+"""Data is never executed, and URLs in data are never fetched: static checks, and canaries that detect either."""
 
 import ast
 import os
@@ -25,7 +25,7 @@ from raylabel.store.artifact import Root
 
 MODULES = sorted(file for folder in (REPOSITORY / "raylabel", JOBS, DEPLOY) for file in folder.rglob("*.py"))
 
-# Calls that run what they read, or write where an archive says.
+# Calls that execute what they read, or write to paths that an archive contains.
 FORBIDDEN = {
     "eval", "exec", "compile", "__import__", "input",
     "pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads", "marshal.load",
@@ -34,13 +34,13 @@ FORBIDDEN = {
     "os.system", "os.popen", ".extractall", ".extract", "shutil.unpack_archive",
     "urllib.request.urlopen", "requests.get",
 }  # fmt: skip
-# What makes a call safe that is not so by itself: (name, keyword, value).
+# Keywords that a call needs to be safe: (name, keyword, value).
 REQUIRED = (("torch.load", "weights_only", True), (".get_state_dict", "weights_only", True))
 REFUSED = (("allow_pickle", True), ("shell", True), ("trust_remote_code", True))
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
-    """Every call with its dotted name, as far as it is one, imports followed."""
+    """Every call with its name, in dotted form if possible, with imported names resolved."""
     names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -55,7 +55,7 @@ def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
 
 
 def is_call(name: str, wanted: str) -> bool:
-    """A wanted name without a dot is that of a built-in function, one with a dot in front that of any method."""
+    """Whether a call has the wanted name. A wanted name with a leading dot matches a method of any object."""
     return name.endswith(wanted) if wanted.startswith(".") else name == wanted
 
 
@@ -97,7 +97,7 @@ def test_the_static_check_finds_each_pattern(source: str):
 
 
 class Canary:
-    """Pickles as a call that leaves a file behind."""
+    """Pickles as a call that creates a folder when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -107,7 +107,7 @@ class Canary:
 
 
 def poisoned(path: Path, canary: Path, kind: str) -> Path:
-    """A file that whoever unpickles it is bitten by."""
+    """Writes a file that creates the canary folder when it is unpickled."""
     state = {**build(Model(arch="resnet8x1"), 10).state_dict(), "extra": Canary(canary)}
     if kind == "torch":
         torch.save(state, path)
@@ -139,7 +139,7 @@ def test_a_pickle_in_place_of_weights_is_refused_by_the_job(name: str, kind: str
     canary = tmp_path / "canary"
     file = poisoned(tmp_path / name, canary, kind)
     job = REPOSITORY / "jobs" / "semi_supervised.py"
-    # Set by somebody who was in trouble with another program: it must not weaken this one.
+    # Users set this variable for other programs; it must not weaken this one.
     environment = os.environ | {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     done = subprocess.run(
         [sys.executable, str(job), "digits", "--teacher.checkpoint", str(file)],
@@ -165,7 +165,7 @@ def test_the_pickle_runs_code_when_it_is_unpickled(tmp_path: Path):
         assert canary.exists(), kind
 
 
-# Addresses as media ---------------------------------------------------------------------------------------------------
+# URLs as media --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_a_url_in_place_of_media_is_not_fetched(port: int, ray_local: None, tmp_
     pq.write_table(pa.table({"image": [address]}), tmp_path / "text.parquet")
     with pytest.raises(InputError, match="expected encoded bytes"):
         index_corpus(root, "c", Corpus(uri=(str(tmp_path / "text.parquet"),)))
-    pair = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # as Hugging Face has them
+    pair = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the image type of Hugging Face datasets
     rows = [{"bytes": None, "path": address}, {"bytes": address.encode(), "path": "/etc/passwd"}]
     pq.write_table(pa.table({"image": pa.array(rows, pair)}), tmp_path / "pairs.parquet")
     corpus = Corpus(uri=(str(tmp_path / "pairs.parquet"),))

@@ -1,11 +1,11 @@
-"""The training stream: images per second alone, and of a ResNet-18 at 224 trained from it, over training from memory.
+"""The training stream: images per second of the stream, and of a ResNet-18 at 224 trained from it and from memory.
 
-Both arms run the product's own training loop, `raylabel.training.loop.steps`, in one group of Ray Train workers as it
-chooses it for this machine (one single-thread worker per core, or one per GPU), over the same steps from the same
-weights; only where the loop gets its batches from differs. The arms alternate within the workers, so that neither pays
-for a start, and must give exactly the same losses on a CPU. What is timed begins when the loop is handed its batch
-number WARM and ends when the last step is done: by then the stream has filled its queue of batches ahead, so that it
-pays for as many images as it gives.
+Both trainings run raylabel's own training loop, `raylabel.training.loop.steps`, in one group of Ray Train workers of
+the default size for this machine (one single-thread worker per core, or one per GPU), over the same steps from the same
+weights. Only the source of the batches differs. The arms alternate within the same workers, so that none includes a
+start, and must give exactly the same losses on a CPU. The measurement begins when the loop gets batch number WARM and
+ends after the last step. By then the stream has filled its queue of batches ahead, so it decodes as many images as it
+returns.
 """
 
 import argparse
@@ -49,7 +49,7 @@ from raylabel.training.loop import TrainingTask
 from raylabel.training.schedule import Schedule
 
 BAR = 0.90
-WARM = 3  # steps of each run that are not timed
+WARM = 3  # steps at the beginning of each run that are not timed
 CLASSES = 10
 
 
@@ -58,11 +58,11 @@ class Size:
     images: int
     """Different images in the corpus."""
     batch: int
-    """Images of a global batch."""
+    """Images in a global batch."""
     steps: int
     """Timed steps of a run of training."""
     alone: int
-    """Timed batches of a run of the stream alone."""
+    """Timed batches of a run of the stream without training."""
     repeats: int
 
 
@@ -72,12 +72,14 @@ QUICK = Size(images=256, batch=64, steps=2, alone=8, repeats=2)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a smoke run: a minute, and its figures mean little")
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke test that takes a minute; its figures mean little"
+    )
     size = QUICK if parser.parse_args().quick else FULL
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):  # stages tell how far they are
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):  # stages print their progress
         found = measure(make_examples(folder, size.images), size, folder)
     ray.shutdown()
     rates = {arm: [r[arm] for r in found["rounds"]] for arm in ("alone", "stream", "memory")}
@@ -89,13 +91,13 @@ def main() -> None:
     print_ratio("examples", "stream alone", "training from memory", rates["alone"], rates["memory"])
     ratio = print_ratio("examples", "training from the stream", "from memory", rates["stream"], rates["memory"])
     if not found["equal"]:
-        raise SystemExit("the losses of training from the stream and from memory differ: they saw other pixels")
+        raise SystemExit("the losses of training from the stream and from memory differ, so the pixels differ")
     if ratio < BAR and size is FULL:
         raise SystemExit(f"training from the stream reaches {ratio:.3f} of training from memory, below {BAR}")
 
 
 def make_examples(folder: str, images: int) -> Artifact:
-    """EXAMPLES of a corpus of photographs, made as the product makes them."""
+    """EXAMPLES of a corpus of photographs, made by raylabel's own stages."""
     with ProcessPoolExecutor() as pool:
         media = list(pool.map(photograph, range(images), chunksize=32))
     labels = pa.array(np.arange(images) % CLASSES, pa.int32())
@@ -106,7 +108,7 @@ def make_examples(folder: str, images: int) -> Artifact:
 
 
 def photograph(number: int) -> bytes:
-    """JPEG of about 500 x 375 and 70 KB: a window of one of scikit-learn's two photographs, drawn by its number."""
+    """A JPEG of about 500 x 375 and 70 KB: a random crop, with this seed, of one of scikit-learn's two photographs."""
     rng = np.random.default_rng(number)
     whole = _photographs()[number % 2]
     width, height = (round(side * rng.uniform(0.9, 1.1)) for side in (500, 375))
@@ -126,12 +128,12 @@ def _photographs() -> list[Image.Image]:
 
 
 def measure(examples: Artifact, size: Size, folder: str) -> dict[str, Any]:
-    """What rank 0 found out: {start, first, rounds: [{arm: images per second}], equal}."""
+    """The results of rank 0: {start, first, rounds: [{arm: images per second}], equal}."""
     cluster = Cluster.now()
     workers = cluster.workers(Resources(), size.batch)
     config = Train(images=(WARM + size.steps) * size.batch, batch=size.batch, schedule=Schedule(lr=0.05, warmup=0))
     model = Model(arch="resnet18")
-    job = TrainingTask(
+    task = TrainingTask(
         model=model,
         classes=CLASSES,
         examples=examples,
@@ -144,7 +146,7 @@ def measure(examples: Artifact, size: Size, folder: str) -> dict[str, Any]:
     path = f"{folder}/found.json"
     trainer = ray.train.torch.TorchTrainer(
         _measure,
-        train_loop_config={"job": job, "size": size, "path": path, "called": time.time()},
+        train_loop_config={"task": task, "size": size, "path": path, "called": time.time()},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=bool(cluster.gpus), resources_per_worker={"CPU": 1}
         ),
@@ -155,12 +157,12 @@ def measure(examples: Artifact, size: Size, folder: str) -> dict[str, Any]:
 
 
 def _measure(settings: dict[str, Any]) -> None:
-    """What each worker runs: all rounds of all arms, in step with the other workers."""
+    """The function of each worker: all rounds of all arms, synchronised with the other workers."""
     start = time.time() - settings["called"]
     import torch
     import torch.distributed
 
-    job, size = settings["job"], settings["size"]
+    task, size = settings["task"], settings["size"]
     from raylabel.training import loop
 
     device = ray.train.torch.get_device()
@@ -176,7 +178,7 @@ def _measure(settings: dict[str, Any]) -> None:
         return time.perf_counter()
 
     def rate(batches: Iterable, keep: bool, use) -> float:
-        """Global images per second from batch WARM on; `use` consumes the batches that it is given."""
+        """Global images per second from batch WARM on; `use` consumes the batches."""
         begun, times = 0.0, []
 
         def watched() -> Iterator:
@@ -189,15 +191,15 @@ def _measure(settings: dict[str, Any]) -> None:
                 yield batch
             times.append(now())
 
-        gc.collect()  # the last run's network goes before the next one comes
+        gc.collect()  # frees the network of the last run before the next one
         torch.distributed.barrier()
         begun = time.perf_counter()
         use(watched())
         return (len(times) - 1 - WARM) * size.batch / (times[-1] - times[WARM])
 
-    def learn(batches: Iterator) -> None:
+    def fit(batches: Iterator) -> None:
         loop.Stream.batches = lambda *_: batches  # pyright: ignore[reportAttributeAccessIssue]
-        for _ in loop.steps(job, _Curves(curves)):  # pyright: ignore[reportArgumentType]
+        for _ in loop.steps(task, _Curves(curves)):  # pyright: ignore[reportArgumentType]
             pass
 
     def drain(batches: Iterator) -> None:
@@ -206,16 +208,16 @@ def _measure(settings: dict[str, Any]) -> None:
         torch.distributed.barrier()
 
     def stream(steps: int) -> Iterator:
-        whole = loop.Stream(job.examples, job.seed)
+        whole = loop.Stream(task.examples, task.seed)
         rank, world = context.get_world_rank(), context.get_world_size()
         memory_of, threads = loop._memory(device), loop._loaders()
-        return from_stream(whole, job.view, size.batch, 0, steps * size.batch, rank, world, threads, memory_of)
+        return from_stream(whole, task.view, size.batch, 0, steps * size.batch, rank, world, threads, memory_of)
 
-    rate(stream(job.config.steps), True, learn)  # warms all up, and fills the memory
+    rate(stream(task.config.steps), True, fit)  # warm-up, which also fills `memory`
     arms = {
         "alone": lambda: rate(stream(WARM + size.alone), False, drain),
-        "stream": lambda: rate(stream(job.config.steps), False, learn),
-        "memory": lambda: rate(memory, False, learn),
+        "stream": lambda: rate(stream(task.config.steps), False, fit),
+        "memory": lambda: rate(memory, False, fit),
     }
     found = interleave(arms, size.repeats)
     if context.get_world_rank() == 0:
@@ -226,7 +228,7 @@ def _measure(settings: dict[str, Any]) -> None:
 
 
 class _Curves:
-    """Checkpoints of which the curves alone are kept: no arm writes anything."""
+    """Checkpoints that keep only the curves, so that no arm writes files."""
 
     def __init__(self, curves: list[bytes]):
         self.curves = curves

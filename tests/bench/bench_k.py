@@ -1,13 +1,13 @@
-"""Accuracy against K where most of the corpus is of no class at all: top-1 of the student for each K, over seeds.
+"""Top-1 of the student for each K, over seeds, when most images of the corpus do not belong to any class.
 
     python tests/bench/bench_k.py --data DIR     # DIR: the folder of CIFAR-10; half an hour to an hour on 4 cores
     python tests/bench/bench_k.py --quick        # one seed and short trainings
 
-CIFAR-10 has no distractors, so half of its classes are made such: a network of five classes learns from 100 labels of
-each, and the corpus holds 1,000 unlabeled images of each of them among 23,000 of the other five. P is 1, so that the
-largest K takes every image of the corpus. Yalniz et al. 2019, in their sweep of K, see an inverted U: with small K too
-few images, with large K more and more that are of no class. Trainings have the same number of images whatever K; a
-seed's Ks share its teacher, its scores and its control.
+CIFAR-10 has no distractors, so half of its classes are used as distractors: a network of five classes is trained on 100
+labels of each, and the corpus contains 1,000 unlabeled images of each of them and 23,000 images of the other five. P is
+1, so that the largest K selects every image of the corpus. Yalniz et al. 2019 find an inverted U in their sweep of K:
+with a small K there are too few images, with a large K more and more of them belong to no class. All trainings process
+the same number of images; the runs of one seed share teacher, scores and control.
 """
 
 import argparse
@@ -44,24 +44,26 @@ STUDENT_T = 4.303  # 97.5% quantile of Student's t with 2 degrees of freedom, fo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=str(Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"))
-    parser.add_argument("--root", help="where results go, to go on with later; a folder that is deleted if not given")
+    parser.add_argument(
+        "--root", help="folder of the results, from which a later run resumes; default: a temporary folder"
+    )
     parser.add_argument("--workers", type=int, default=2, help="training workers")
     parser.add_argument("--quick", action="store_true", help="one seed and short trainings")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-k-") as folder:
-        place = Path(arguments.root or folder)
-        build_data(Path(arguments.data), place / "data")
+        work = Path(arguments.root or folder)
+        build_data(Path(arguments.data), work / "data")
         connect()
-        measure(place, arguments.workers, arguments.quick)
+        measure(work, arguments.workers, arguments.quick)
 
 
-def measure(place: Path, workers: int, quick: bool) -> None:
-    root, seeds = Root.open(str(place / "root")), (0,) if quick else (0, 1, 2)
+def measure(work: Path, workers: int, quick: bool) -> None:
+    root, seeds = Root.open(str(work / "root")), (0,) if quick else (0, 1, 2)
     curve: dict[int, list[float]] = {}
     for k in KS:
         found = []
         for seed in seeds:
-            recipe = distracted(str(place / "data"), k, seed, workers, short=quick)
+            recipe = distracted(str(work / "data"), k, seed, workers, short=quick)
             found.append(write_report(Run(root, recipe))[1])
         tops = {model: [100 * require(s.metrics, metric=TOP1, model=model).value for s in found] for model in MODELS}
         if k == KS[0]:
@@ -82,7 +84,7 @@ MODELS = (TEACHER, CONTROL, PRETRAINED, STUDENT)
 
 
 def print_paired(figure: str, mine: list[float], other: list[float]) -> None:
-    """The mean of the differences seed by seed, with the ends of its 95% interval (Student's t)."""
+    """Prints the mean of the differences per seed, with its 95% interval (Student's t)."""
     differences = [m - o for m, o in zip(mine, other, strict=True)]
     mean, half = statistics.mean(differences), STUDENT_T * statistics.stdev(differences) / len(differences) ** 0.5
     figure = f"{figure}: mean of the differences, and as range its 95% interval"
@@ -90,7 +92,7 @@ def print_paired(figure: str, mine: list[float], other: list[float]) -> None:
 
 
 def distracted(data: str, k: int, seed: int, workers: int, short: bool) -> Recipe:
-    """The recipe of CIFAR-10, with a small network and trainings that a CPU ends in minutes."""
+    """The recipe of CIFAR-10, with a small network and trainings that take minutes on a CPU."""
     recipe = recipes.cifar10(data)
     assert recipe.teacher.train is not None
     scale, model = 10 if short else 1, Model(arch="resnet14x1")
@@ -111,7 +113,7 @@ def distracted(data: str, k: int, seed: int, workers: int, short: bool) -> Recip
 
 
 def build_data(cifar10: Path, folder: Path) -> None:
-    """The labeled, unlabeled and test tables of this bench, and the truth, from those of CIFAR-10."""
+    """Writes the labeled, unlabeled and test tables of this bench, and the truth, from those of CIFAR-10."""
     if (folder / "classes.txt").exists():
         return
     folder.mkdir(parents=True)
@@ -130,7 +132,7 @@ def build_data(cifar10: Path, folder: Path) -> None:
 
 
 def firsts(label: np.ndarray, count: int) -> np.ndarray:
-    """Rows of the first `count` samples of each class that is one here."""
+    """Rows of the first `count` samples of each of the five classes."""
     return np.concatenate([np.flatnonzero(label == c)[:count] for c in range(CLASSES)])
 
 

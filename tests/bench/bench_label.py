@@ -1,19 +1,19 @@
 """Images per second of labeling, against the limit of the cores and against peers.
 
-    pip install scikit-image daft      # the photographs; a peer. Into the environment that runs the bench.
+    pip install scikit-image daft      # the photographs, and a peer; in the environment that runs the bench
     python tests/bench/bench_label.py --work FOLDER
-    python tests/bench/bench_label.py --quick                     does everything run? No figures worth keeping.
+    python tests/bench/bench_label.py --quick                     a smoke test; its figures mean little
     python tests/bench/bench_label.py --networks null --arms raylabel,dataloader
 
-A steady state is measured as the difference of two runs, (large - small) images over T(large) - T(small), for every arm
-alike: start-up, the filling and the draining of the pipeline are in both runs and drop out, and so does what a run of
-any length must do once. (Timing from one committed file to another would count images that were in flight at the first,
-and with few large blocks gives more than the hardware can do.) Each run is a process of its own, with a Ray of its own
-where there is one, so that no run finds what another left warm. The images of both runs are whole shards, as many for
-every core. What is left of T(small) is printed as start-up.
+The steady state of every arm is measured as the difference of two runs: (large - small) images divided by T(large) -
+T(small). Start-up, the filling and draining of the pipeline, and all work that does not depend on the number of images
+are in both runs and cancel. (Timing from one committed file to another would count images that were in progress at the
+first one, and with few large blocks the result would exceed the hardware's limit.) Each run has its own process, and
+its own Ray if it needs one, so that no run profits from an earlier one. Both runs use whole shards, equally many for
+every core. The rest of T(small) is printed as start-up.
 
-All arms read the same files, which lie in the page cache, and have the same weights. CPU-seconds are the whole
-machine's: nothing else should run.
+All arms read the same files from the page cache and have the same weights. CPU-seconds are those of the whole machine,
+so nothing else should run on it.
 """
 
 import argparse
@@ -43,14 +43,14 @@ PEERS = {
     "ray_docs": "Ray Data, as its documentation shows it, fp32",
 }
 ARMS = {"resnet18": ["raylabel", "limit", *PEERS], "null": ["raylabel", "dataloader", "daft"]}
-# Shards per core in the small run: a few seconds, more than is in flight at once.
+# Shards per core in the small run: a few seconds of work, and more than are in progress at the same time.
 SMALL = {"resnet18": 4, "null": 32}
-AGREE = 0.99  # share of images whose best class is the same: other resizing and bf16 move scores a little
+AGREE = 0.99  # least share of images with the same best class; other resizing and bf16 change the scores a little
 
 
 @dataclass
 class Steady:
-    """An arm that is run at two sizes; a call gives its images per second in the steady state."""
+    """An arm that is run with two sizes; a call returns its images per second in the steady state."""
 
     name: str
     run: Callable[[int], tuple[float, label_peers.Found, str]]
@@ -64,7 +64,7 @@ class Steady:
     contents: set[str] = field(default_factory=set)
 
     def __call__(self) -> float:
-        """Images per second; the first call finds how large the large run must be for `seconds` of steady state."""
+        """Images per second. The first call determines the size of the large run for `seconds` of steady state."""
         if not self.large:
             rate, _, _ = self._measure(2 * self.small)
             more = rate * self.seconds / ROWS
@@ -78,7 +78,9 @@ class Steady:
         (short, used), (long, more) = (self._run(shards) for shards in (self.small, large))
         images = (large - self.small) * ROWS
         if long <= short:
-            raise SystemExit(f"{self.name}: {large} shards took no longer than {self.small}: run it on a quiet machine")
+            raise SystemExit(
+                f"{self.name}: {large} shards took no longer than {self.small}: run the bench on an idle machine"
+            )
         rate = images / (long - short)
         return rate, short - self.small * ROWS / rate, (more - used) / images
 
@@ -88,7 +90,9 @@ class Steady:
         used = _cpu_seconds() - before
         expected = np.bincount(np.arange(shards * ROWS) % (self.photographs.distinct * ROWS))
         if not np.array_equal(np.bincount(ids), expected):
-            raise SystemExit(f"{self.name}: {len(ids)} images came back, not the {shards * ROWS} that went in")
+            raise SystemExit(
+                f"{self.name}: {len(ids)} images in the output, not the same {shards * ROWS} as in the input"
+            )
         found = np.full(self.photographs.distinct * ROWS, -1)
         found[ids] = best
         if self.best is None or shards > self.small:
@@ -96,18 +100,21 @@ class Steady:
         if content and shards == self.large:
             self.contents.add(content)
             if len(self.contents) > 1:
-                raise SystemExit(f"{self.name}: two runs over the same shards gave other SCORES")
+                raise SystemExit(f"{self.name}: two runs over the same shards gave different SCORES")
         return seconds, used
 
 
 def _cpu_seconds() -> float:
-    """Of all processes of the machine since it started, in user and system mode."""
+    """CPU-seconds of all processes of the machine since it started, in user and system mode."""
     user, nice, system, *_ = (int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:])
     return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
 def _timed(arm: str, network: str, count: int, photographs: Photographs, settings: dict[str, Any]) -> tuple:
-    """(seconds, what was found, a hash of it where the same bytes are promised) of one run, imports and Ray apart."""
+    """(seconds, best classes, hash of the output or "") of one run, without imports and the start of Ray.
+
+    Only raylabel's output has a hash, because only its bytes must be the same in every run.
+    """
     paths = photographs.files(count * ROWS) if arm == "ray_docs" else photographs.shards(count)
     if arm in ("raylabel", "ray_docs"):
         connect()
@@ -120,7 +127,7 @@ def _timed(arm: str, network: str, count: int, photographs: Photographs, setting
 
 
 def _settings(arm: str, network: str, photographs: Photographs, small: int, quick: bool) -> dict[str, Any]:
-    """The fastest settings of a peer, found once and kept beside the corpus."""
+    """The fastest settings of a peer, searched once and stored beside the corpus."""
     kind = Path(network).stem
     if arm not in ("dataloader", "daft"):
         return label_peers.DAFT_DOCUMENTED if arm == "daft_documented" else {}
@@ -169,11 +176,11 @@ def bench(kind: str, arms: Sequence[str], photographs: Photographs, repeats: int
 
     calls: dict[str, Callable[[], float]] = {arm: limit if arm == "limit" else steady[arm] for arm in arms}
     rates = interleave(calls, repeats)
-    _demand_agreement(steady)
+    _check_agreement(steady)
     _print(kind, rates, steady, limits)
 
 
-def _demand_agreement(steady: dict[str, Steady]) -> None:
+def _check_agreement(steady: dict[str, Steady]) -> None:
     (reference, first), *others = ((name, arm.best) for name, arm in steady.items())
     for name, best in others:
         assert first is not None and best is not None
@@ -181,7 +188,9 @@ def _demand_agreement(steady: dict[str, Steady]) -> None:
         share = (first[both] == best[both]).mean()
         print(f"{name}: {share:.2%} of {both.sum()} images have the best class of {reference}", file=sys.stderr)
         if share < AGREE:
-            raise SystemExit(f"{name} and {reference} agree on {share:.2%} of the images only: not the same work")
+            raise SystemExit(
+                f"{name} and {reference} agree only on {share:.2%} of the images, so they do not do the same work"
+            )
 
 
 def _print(kind: str, rates: dict[str, list[float]], steady: dict[str, Steady], limits: dict[str, list[float]]) -> None:
@@ -202,22 +211,24 @@ def _print(kind: str, rates: dict[str, list[float]], steady: dict[str, Steady], 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", help="folder for the corpus, kept and used again; default: a temporary one")
-    parser.add_argument("--networks", default=",".join(ARMS), help="of: %(default)s")
-    parser.add_argument("--arms", default=",".join(ARMS["resnet18"]), help="of: %(default)s")
-    parser.add_argument("--images", type=int, default=4096, help="distinct ones in the corpus")
+    parser.add_argument("--work", help="folder for the corpus, kept and reused; default: a temporary folder")
+    parser.add_argument("--networks", default=",".join(ARMS), help="some of: %(default)s")
+    parser.add_argument("--arms", default=",".join(ARMS["resnet18"]), help="some of: %(default)s")
+    parser.add_argument("--images", type=int, default=4096, help="distinct images in the corpus")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=30, help="of steady state, per arm and repeat")
+    parser.add_argument("--seconds", type=float, default=30, help="duration of the steady state, per arm and repeat")
     parser.add_argument(
-        "--quick", action="store_true", help="one short round without a search for the best settings, some minutes"
+        "--quick",
+        action="store_true",
+        help="one short round without a search for the best settings; takes some minutes",
     )
     options = parser.parse_args()
     arms, networks = options.arms.split(","), options.networks.split(",")
     if unknown := [*(set(arms) - set(ARMS["resnet18"])), *(set(networks) - set(ARMS))]:
-        parser.error(f"no such arm or network: {', '.join(unknown)}")
+        parser.error(f"unknown arms or networks: {', '.join(unknown)}")
     wanted = {"skimage": "scikit-image"} | ({"daft": "daft"} if any(arm.startswith("daft") for arm in arms) else {})
     if missing := [name for module, name in wanted.items() if not find_spec(module)]:
-        parser.error(f"not installed here: {', '.join(missing)}; pip install {' '.join(missing)}")
+        parser.error(f"not installed: {', '.join(missing)}; pip install {' '.join(missing)}")
     if options.quick:
         options.repeats, options.seconds = 1, 3.0
     with tempfile.TemporaryDirectory() as temporary:

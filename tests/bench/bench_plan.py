@@ -1,9 +1,9 @@
-"""What `jobs/plan.py` predicts over what the run then takes, in seconds; must be within 20%.
+"""The seconds that `jobs/plan.py` predicts, divided by those of the run; the ratio must be within 20% of 1.
 
     python tests/bench/bench_plan.py --data DIR     # DIR: the folder of CIFAR-10; about 7 minutes on 4 cores
-    python tests/bench/bench_plan.py --quick        # the embedded digits in its place
+    python tests/bench/bench_plan.py --quick        # the embedded digits instead
 
-- cifar10: the built-in recipe with trainings of a tenth of their length, so that it ends in minutes.
+- cifar10: the built-in recipe with trainings of a tenth of their length, so that it takes minutes.
 - label: ResNet-18 over JPEG photographs of about 500 x 375.
 """
 
@@ -37,7 +37,7 @@ from raylabel.store.artifact import Root
 from raylabel.training.config import Train
 from raylabel.training.schedule import Schedule
 
-SHOWN = ("teacher", "label", "pretrain", "control", "evaluate")  # the others take seconds
+SHOWN = ("teacher", "label", "pretrain", "control", "evaluate")  # the other stages take seconds
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def tenth(recipe: Recipe) -> Recipe:
 
 
 def whole_run(root: str, recipe: Recipe) -> tuple[dict[str, float], dict[str, float], float]:
-    """Seconds of each stage, predicted and measured, and of the pilot."""
+    """Predicted and measured seconds of each stage, and the seconds of the pilot."""
     connect()
     planned = plan(Root.open(root), recipe)
     _, summary = write_report(Run(Root.open(root), recipe))
@@ -81,7 +81,7 @@ def whole_run(root: str, recipe: Recipe) -> tuple[dict[str, float], dict[str, fl
 
 
 def labeling(folder: str, images: int) -> tuple[float, float]:
-    """Seconds of a label stage, predicted and measured: of a recipe of which nothing else is run."""
+    """Predicted and measured seconds of a label stage; no other stage of its recipe is run."""
     connect()
     root, recipe = Root.open(f"{folder}/label"), photographs(folder, images)
     (predicted,) = (work.seconds for work in plan(root, recipe).stages if work.stage == "label")
@@ -95,7 +95,7 @@ def labeling(folder: str, images: int) -> tuple[float, float]:
 
 
 def photographs(folder: str, images: int) -> Recipe:
-    """ResNet-18 with random weights, which labels as fast as any, and the least that a recipe needs besides."""
+    """A recipe whose teacher is a ResNet-18 with random weights; the rest is as small as possible."""
     made = build_photographs(f"{folder}/photographs", images)
     labeled = f"{folder}/labeled.parquet"
     media = made.read(8 * len(PHOTOGRAPHS))

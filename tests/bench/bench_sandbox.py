@@ -1,8 +1,8 @@
-"""What the sandbox costs: pictures per second through it over those of the same function called in process.
+"""The cost of the sandbox: images per second through it, divided by those of the same function called in process.
 
-One core, the parent and its one child in turn, as on a machine without a GPU; both arms are checked to give the same
-pixels. The pictures: JPEG photographs of about 500 x 375 to 224 (evaluation), and to 224 by random crops (training);
-JPEGs of 32 x 32, of which one decodes in some 20 µs.
+On one core, on which the parent and its child run in turn, as on a machine without a GPU. Both arms are checked to give
+the same pixels. The images: JPEG photographs of about 500 x 375, to 224 (evaluation) and to random crops of 224
+(training); JPEGs of 32 x 32, each of which is decoded in about 20 µs.
 """
 
 import argparse
@@ -32,7 +32,7 @@ BATCH = 256
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--repeats", type=int, default=7)
-    options.add_argument("--seconds", type=float, default=3.0, help="of each arm and repeat")
+    options.add_argument("--seconds", type=float, default=3.0, help="duration of each arm in each repeat")
     arguments = options.parse_args()
     with ProcessPoolExecutor() as pool:
         photographs = list(pool.map(photograph, range(BATCH), chunksize=16))
@@ -80,7 +80,7 @@ def compare(
         sandboxed()
         plain()
         if not (out["sandbox"] == out["plain"]).all():
-            raise SystemExit("the sandbox gives other pixels")
+            raise SystemExit("the pixels from the sandbox differ")
         works = {"sandbox": sandboxed, "plain": plain}
         arms = {name: functools.partial(rate, work, len(media), seconds) for name, work in works.items()}
         rates = interleave(arms, repeats)

@@ -3,17 +3,18 @@
     python tests/bench/bench_scale.py --work FOLDER         needs 14 GB there
     python tests/bench/bench_scale.py --quick
 
-Tiny samples and a scorer that takes no time (`scale_corpus.py`), so that what is left is raylabel's own work per
-sample, end to end from SHARDS to PICKS: label, find_duplicates, select with C = 1,000, P = 3, K = 1,000. Each run is a
-process of its own with a Ray of its own; N are the first N samples of one corpus, and smaller N run more often, since
-chance weighs more there.
+The samples are tiny and the scorer takes no time (`scale_corpus.py`), so this measures raylabel's own work per sample,
+end to end from SHARDS to PICKS: label, find_duplicates, select with C = 1,000, P = 3, K = 1,000. Each run has its own
+process and its own Ray. It uses the first N samples of one corpus; smaller N run more often, because their noise is
+larger.
 
-Start-up is what the same three stages take on one shard, warm: the median of three, after one that is thrown away, in
-the same process right before the run. It is reported apart and taken off, with that shard's samples.
+Start-up is the time of the same three stages on one shard, warm: the median of three runs after one that is not
+counted, in the same process right before the run. It is reported separately, and subtracted together with the samples
+of that shard.
 
-Driver memory is the peak of RssAnon (memory that is neither a file's nor shared) of the process that calls the stages,
-sampled ten times a second, from before Ray starts. PICKS of at most 1 million samples are compared with a sort of all
-candidates; for more, the number of copies found and of picks is what it must be.
+Driver memory is the peak of RssAnon (anonymous memory) of the process that calls the stages, sampled ten times a
+second, from before Ray starts. PICKS of 1 million samples are compared with a sort of all candidates; for more samples,
+only the numbers of copies and of picks are checked.
 """
 
 import argparse
@@ -40,18 +41,18 @@ from raylabel.selection.select import Select, select
 from raylabel.store.artifact import Artifact, Root
 
 P, K = 3, 1000
-CHECKED = 1_000_000  # samples whose PICKS are worked out the slow way too
+CHECKED = 1_000_000  # samples for which the PICKS are also computed by a sort of all candidates
 STAGES = ("label", "find_duplicates", "select")
 NAMES = tuple(map(str, range(CLASSES)))
 
 
 def times(rows: int) -> int:
-    """How often a corpus of so many samples is run."""
+    """Number of runs over a corpus of so many samples."""
     return 5 if rows <= 2_000_000 else 3 if rows <= 20_000_000 else 1
 
 
 def measure(work: str, paths: list[str]) -> tuple[dict[str, float], float, float]:
-    """(seconds of each stage without start-up, seconds of start-up, the driver's peak in MB), in a new process."""
+    """(seconds of each stage without start-up, seconds of start-up, the driver's peak in MB); runs in a new process."""
     peak = _Peak()
     connect()
     _stages(work, paths[:1])
@@ -62,7 +63,7 @@ def measure(work: str, paths: list[str]) -> tuple[dict[str, float], float, float
 
 
 def _stages(work: str, paths: list[str]) -> dict[str, float]:
-    """Seconds of each stage over these shards, in a root of their own that is deleted."""
+    """Seconds of each stage over these shards, in a new root that is deleted afterwards."""
     folder, rows, seconds = tempfile.mkdtemp(dir=work), len(paths) * ROWS, {}
     try:
         root, corpus = Root.open(folder), Corpus(uri=tuple(paths))
@@ -94,30 +95,32 @@ def _stages(work: str, paths: list[str]) -> dict[str, float]:
 def _check(rows: int, scores: Artifact, duplicates: Artifact, picks: Artifact) -> None:
     found = scores.info["scored"], duplicates.info["duplicates"]
     if found != (rows, copies(rows)):
-        raise SystemExit(f"{rows} samples: scored and copies are {found}, not {(rows, copies(rows))}")
+        raise SystemExit(
+            f"{rows} samples: the numbers of scored samples and of copies are {found}, not {(rows, copies(rows))}"
+        )
     if rows > CHECKED:
         if set(picks.info["per_class"]) != {K}:
-            raise SystemExit(f"{rows} samples: a class has not {K} picks")
+            raise SystemExit(f"{rows} samples: a class does not have {K} picks")
     elif rows == CHECKED:
         in_fresh_process(_check_picks, rows, picks)
 
 
 def _check_picks(rows: int, picks: Artifact) -> None:
-    """PICKS against a sort of all candidates; not in the driver, whose memory is measured."""
+    """Compares PICKS with a sort of all candidates. Not in the driver, because its memory is measured."""
     sample = np.arange(rows, dtype=np.uint64)
-    sample = sample[payload(sample)[:, 0] != payload(sample - np.uint64(1))[:, 0]]  # the first of each twin
+    sample = sample[payload(sample)[:, 0] != payload(sample - np.uint64(1))[:, 0]]  # without copies
     classes, log_odds, _ = rank(payload(sample), P)
     key = (sample // np.uint64(ROWS) << np.uint64(32) | sample % np.uint64(ROWS)).astype(np.int64).repeat(P)
     label, score = classes.ravel(), log_odds.ravel()
     order = np.lexsort((key, -score, label))
     label, score, key = label[order], score[order], key[order]
-    place = np.arange(len(label)) - np.searchsorted(label, label)
-    best = place < K
+    rank_in_class = np.arange(len(label)) - np.searchsorted(label, label)
+    best = rank_in_class < K
     table = picks.table("picks-", PICKS)
-    expected = {"label": label[best], "rank": place[best] + 1, "score": score[best], "key": key[best]}
+    expected = {"label": label[best], "rank": rank_in_class[best] + 1, "score": score[best], "key": key[best]}
     for name, values in expected.items():
         if not np.array_equal(table[name].to_numpy(), values):
-            raise SystemExit(f"{rows} samples: column '{name}' of PICKS is not that of a sort of all candidates")
+            raise SystemExit(f"{rows} samples: column '{name}' of PICKS differs from that of a sort of all candidates")
 
 
 class _Peak:
@@ -141,7 +144,7 @@ class _Peak:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", help="folder for the corpus, kept and used again; default: a temporary one")
+    parser.add_argument("--work", help="folder for the corpus, kept and reused; default: a temporary folder")
     parser.add_argument("--rows", default="1000000,10000000,100000000", help="values of N: %(default)s")
     parser.add_argument("--quick", action="store_true", help="N of 500,000 and 1 million, once")
     options = parser.parse_args()

@@ -5,9 +5,9 @@
     python tests/bench/bench_select.py --quick
 
 Rates are per CPU-second: of all threads of the process for TopK and Polars, of all processes of Ray for the stage.
-SCORES are synthetic: 1,000 classes of Zipf frequency, 10 of them per sample, log-odds that descend; 2% of the samples
-are copies. Peak memory is the resident set of the largest process at its peak (VmHWM: the kernel's own mark, file pages
-included). Workers have started and imported before anything is counted.
+SCORES are synthetic: 1,000 classes of Zipf frequency, 10 of them per sample, descending log-odds; 2% of the samples are
+copies. Peak memory is the largest peak of the resident set of any process (VmHWM of the kernel, with file pages).
+Workers have started and imported their modules before the measurement begins.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from raylabel.selection.topk import TopK
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
 
 C, P = 1000, 10
-FILE_ROWS = 16_384  # what a scoring actor commits at a time
+FILE_ROWS = 16_384  # rows per file, as in a part that a scoring actor commits
 BATCH = 65_536
 MILLION = 1_000_000
 
@@ -52,13 +52,15 @@ def make_scores(number: int, rows: int = FILE_ROWS) -> pa.Table:
     rng = np.random.default_rng(number)
     frequency = np.cumsum(1 / np.arange(1, C // P + 1))
     stratum = (rng.integers(0, P, (rows, 1)) + np.arange(P)) % P
-    place = np.searchsorted(frequency, rng.random(rows * P) * frequency[-1]).reshape(rows, P)
+    position = np.searchsorted(frequency, rng.random(rows * P) * frequency[-1]).reshape(rows, P)
     steps = rng.standard_exponential((rows, P), np.float32)
     steps[:, 0] = 3 * rng.standard_normal(rows, np.float32)
     key = (np.int64(number) << 32) + np.arange(rows)
     source = np.where(rng.random(rows) < 0.02, (rng.integers(0, number + 1, rows) << 32) + key % rows // 2, key)
     digest = np.zeros((rows, 2), np.uint64)
-    digest[:, 0] = source.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # odd: no two keys alike
+    digest[:, 0] = source.astype(np.uint64) * np.uint64(
+        0x9E3779B97F4A7C15
+    )  # the factor is odd, so different keys have different digests
 
     def lists(values: np.ndarray) -> pa.ListArray:
         return pa.ListArray.from_arrays(np.arange(0, rows * P + 1, P, dtype=np.int32), pa.array(values.ravel()))
@@ -68,7 +70,7 @@ def make_scores(number: int, rows: int = FILE_ROWS) -> pa.Table:
         pa.array(key),
         pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), rows, [None, pa.py_buffer(digest)]),
         pa.array(np.zeros(rows, np.int64)),
-        lists((place * P + stratum).astype(np.int32)),
+        lists((position * P + stratum).astype(np.int32)),
         lists(log_odds),
         lists(np.zeros_like(log_odds)),
         pa.ListArray.from_arrays(np.zeros(rows + 1, np.int32), pa.array([], pa.int32())),
@@ -80,7 +82,7 @@ def make_scores(number: int, rows: int = FILE_ROWS) -> pa.Table:
 
 
 def against_polars(rows: int, k: int, repeats: int, folder: str) -> None:
-    """Candidates per second of one core, both from the same SCORES in memory, then both from the same parquet file."""
+    """Candidates per second on one core: both from the same SCORES in memory, then both from the same parquet file."""
     numbers = range(-(-rows // FILE_ROWS))
     columns = ["key", "classes", "log_odds"]
     table = pa.concat_tables([make_scores(i).select(columns) for i in numbers]).combine_chunks()
@@ -126,7 +128,8 @@ def read(parquet: str) -> Iterator[pa.RecordBatch]:
 
 
 def best_idiom(table: pa.Table, k: int) -> tuple[str, Callable[[Any, int], Any]]:
-    """The fastest way to say it in Polars: all tried on a tenth of the rows, the best three on all; equal results."""
+    """The fastest query in Polars: all are tried on a tenth of the rows, the best three on all rows. AssertionError if
+    results differ."""
     import polars as pl  # pyright: ignore[reportMissingImports]  (bench only)
 
     order = {"by": ["classes", "log_odds", "key"], "descending": [False, True, False]}
@@ -174,7 +177,7 @@ def best_idiom(table: pa.Table, k: int) -> tuple[str, Callable[[Any, int], Any]]
             result = run(pl.from_arrow(table[:rows]).lazy(), k)
             seconds[name] = time.process_time() - start
             wanted = result if wanted is None else wanted
-            assert result.equals(wanted), f"polars, {name}: another result"
+            assert result.equals(wanted), f"polars, {name}: the result differs"
             print(f"polars, {name}: {seconds[name]:.3g} s of CPU for {rows:,} samples", file=sys.stderr)
         ways = {name: ways[name] for name in sorted(ways, key=lambda name: seconds[name])[:rest]}
     return ways.popitem()
@@ -188,7 +191,7 @@ def write_scores(folder: str, number: int) -> File:
 
 
 def as_artifact(root: Root, pool: str, files: list[File]) -> Artifact:
-    """SCORES of some files of the pool, which are linked and not copied."""
+    """SCORES of some files of the pool, which are hard-linked and not copied."""
 
     def build(draft: Draft) -> Built:
         for file in files:
@@ -207,22 +210,22 @@ def no_duplicates(root: Root) -> Artifact:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a stage took."""
+    """The cost of a stage."""
 
     seconds: float
     """CPU-seconds of all processes."""
     memory: float
-    """Bytes resident in the largest process at its peak."""
+    """Largest peak of the resident memory of any process, bytes."""
 
 
 def measure(stage: str, uri: str, few: Artifact, scores: Artifact, k: int) -> Cost:
-    """The cost of a stage on `scores`, in a process and a Ray of its own; it is run on `few` first, uncounted."""
+    """The cost of a stage on `scores`, in a new process with its own Ray; a run on `few` before it is not counted."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_measure, stage, uri, few, scores, k).result()
 
 
 def _measure(stage: str, uri: str, few: Artifact, scores: Artifact, k: int) -> Cost:
-    sys.stdout = sys.stderr  # the figures alone go to stdout, and the progress of the stage not among them
+    sys.stdout = sys.stderr  # stdout is for figures, not for the progress of the stage
     root, config = Root(uri), Select(k=k, p=P)
     names = tuple(f"class {c}" for c in range(C))
 
@@ -237,7 +240,7 @@ def _measure(stage: str, uri: str, few: Artifact, scores: Artifact, k: int) -> C
 
     ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
     try:
-        for _ in range(2):  # so that every worker has had a task
+        for _ in range(2):  # so that every worker has run a task
             work(few, Select(k=10, p=P))
         before = _cpu_seconds()
         with _watched() as peak:
@@ -248,7 +251,7 @@ def _measure(stage: str, uri: str, few: Artifact, scores: Artifact, k: int) -> C
 
 
 def _processes() -> list[int]:
-    """This process and all below it."""
+    """This process and all its descendants."""
     children: dict[int, list[int]] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -263,7 +266,7 @@ def _processes() -> list[int]:
 
 
 def _cpu_seconds() -> float:
-    """Of all processes, with those that have ended and were waited for."""
+    """CPU-seconds of all these processes, and of their children that have ended and were waited for."""
     ticks = 0
     for process in _processes():
         ticks += sum(map(int, Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:15]))
@@ -272,7 +275,7 @@ def _cpu_seconds() -> float:
 
 @contextmanager
 def _watched() -> Iterator[dict[int, float]]:
-    """Process → its peak resident bytes so far, looked at 5 times a second and at the end."""
+    """Process → its peak resident bytes so far, sampled 5 times a second and at the end."""
     peak: dict[int, float] = {}
     done = threading.Event()
 
@@ -300,7 +303,7 @@ def _watched() -> Iterator[dict[int, float]]:
 
 
 def as_it_grows(stage: str, millions: list[float], k: int, repeats: int, folder: str, pool: str) -> None:
-    """Cost per row and peak memory at each N, interleaved."""
+    """Prints rate and peak memory for each N; the runs are interleaved."""
     root = Root.open(folder)
     names = sorted(os.listdir(pool))
     few = as_artifact(root, pool, [_describe(pool, name) for name in names[:4]])
@@ -337,8 +340,12 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=16_000, help="K of the stage")
     parser.add_argument("--polars-rows", type=float, default=16, help="N against Polars, in millions; 16 need 9 GB")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", default=tempfile.gettempdir(), help="where the scores are written, and deleted")
-    parser.add_argument("--quick", action="store_true", help="seconds, to see that it runs: its figures mean nothing")
+    parser.add_argument(
+        "--folder", default=tempfile.gettempdir(), help="folder for the scores, which are deleted at the end"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke test that takes seconds; its figures mean nothing"
+    )
     args = parser.parse_args()
     if args.quick:
         args.rows, args.k, args.polars_rows, args.repeats = [0.1, 0.3], 100, 0.2, 1
@@ -352,7 +359,7 @@ def main() -> None:
         with ProcessPoolExecutor() as workers:
             list(workers.map(functools.partial(write_scores, pool), range(files), chunksize=16))
         as_it_grows("select", sorted(args.rows), args.k, args.repeats, folder, pool)
-        # The digests of all samples are written once more while they are dealt out: at most a quarter of the rows.
+        # This stage writes the digests of all samples once more, so it is run with at most a quarter of the rows.
         fewer = [n for n in sorted(args.rows) if 4 * n <= max(args.rows)] or [min(args.rows)]
         as_it_grows("find_duplicates", fewer, args.k, args.repeats, folder, pool)
 

@@ -1,9 +1,10 @@
-"""Clips per second on one core: raylabel's reading of videos, through the sandbox, over decord as it is documented.
+"""Clips per second on one core: raylabel's reading of videos, through the sandbox, against decord as documented.
 
-The work: 10 s of 320 x 240 at 25 frames per second, H.264 with a keyframe every 250 or every 50 frames; of each video
-10 uniformly spaced clips of 8 or 32 frames, short side at 128, the 112 x 112 in the middle. The peer opens a
-VideoReader, takes each clip by get_batch and resizes it by torch, in uint8 or in floats, whichever is faster here; the
-floor is PyAV decoding all frames and doing nothing with them. Then the memory of a child over 500 videos.
+The work: videos of 10 s, 320 x 240 at 25 frames per second, H.264 with a keyframe every 250 or 50 frames; from each
+video 10 uniformly spaced clips of 8 or 32 frames, resized to a short side of 128 and cropped to the central 112 x 112.
+The peer opens a VideoReader, reads each clip by get_batch and resizes it by torch, in uint8 or in floats, whichever is
+faster here. The floor is PyAV, which decodes all frames and drops them. At the end, the memory growth of a sandbox
+child over 500 videos.
 """
 
 import argparse
@@ -52,7 +53,7 @@ def main() -> None:
 
 
 def encode(seed: int, gop: int) -> bytes:
-    """A pan over a photograph with some noise that changes, at about 350 kbit/s."""
+    """A pan over a photograph with changing noise, at about 350 kbit/s."""
     noise = np.random.default_rng(seed)
     scene = np.asarray(Image.open(io.BytesIO(photograph(seed))).resize((2 * WIDTH, 2 * HEIGHT)))
     out = io.BytesIO()
@@ -70,7 +71,7 @@ def encode(seed: int, gop: int) -> bytes:
 
 
 def compare(name: str, media: Sequence[bytes], view: View, repeats: int) -> float:
-    """Prints the figures; the ratio to the faster form of the peer."""
+    """Prints the figures; returns the ratio to the faster form of the peer."""
     clip = view.clip
     assert clip
     out = np.empty((len(media), *view.eval_shape), np.uint8)
@@ -85,10 +86,10 @@ def compare(name: str, media: Sequence[bytes], view: View, repeats: int) -> floa
 
         mine()
         theirs = torch.stack(peer(torch.float32)).numpy()
-        # Other filters, but the same frames and the same place: else one would not be measured against the other.
+        # The filters differ, but frames and crops must be the same for a fair comparison.
         difference = abs(theirs - out.astype(np.float32)).mean()
         if difference > 4:
-            raise SystemExit(f"{name}: the peer's pixels are {difference:.1f} off")
+            raise SystemExit(f"{name}: the peer's pixels differ by {difference:.1f} on average")
         arms: dict[str, Callable[[], object]] = {
             "raylabel": mine,
             "uint8": lambda: peer(torch.uint8),
@@ -105,7 +106,7 @@ def compare(name: str, media: Sequence[bytes], view: View, repeats: int) -> floa
 
 
 def documented(data: bytes, indices: np.ndarray, view: View, dtype: torch.dtype) -> torch.Tensor:
-    """The clips [M, T, S, S, 3]."""
+    """The clips [M, T, S, S, 3] of a video, read by decord as documented."""
     reader = decord.VideoReader(io.BytesIO(data), ctx=decord.cpu(0), num_threads=1)
     height, width = view.resize, view.resize * WIDTH // HEIGHT
     top, left = (height - view.size) // 2, (width - view.size) // 2
@@ -132,7 +133,7 @@ def rate(work: Callable[[], object], clips: int) -> float:
 
 
 def memory_growth(media: Sequence[bytes], view: View) -> float:
-    """MB that a child holds after 500 videos beyond what it held after 50."""
+    """Growth of a child's memory from 50 to 500 videos, MB."""
     out = np.empty((10, *view.eval_shape), np.uint8)
     held = []
     with Sandbox(Parser.of(eval_parser, cpu_seconds=view.cpu_seconds, view=view)) as sandbox:

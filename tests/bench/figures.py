@@ -1,7 +1,7 @@
-"""What every bench prints: one JSON line per figure on stdout. Run as `python tests/bench/bench_NAME.py`.
+"""Prints the figures of a bench, one JSON line each, to stdout. Run a bench as `python tests/bench/bench_NAME.py`.
 
-Arms of a comparison are interleaved in one run, A B C A B C ..., so that a machine that slows down slows them all; a
-ratio is taken within each round, and its median quoted.
+Arms of a comparison are interleaved in one run, A B C A B C ..., so that a slower machine affects all of them. A ratio
+is computed within each round, and the median is reported.
 """
 
 import json
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 
 def interleave(arms: Mapping[str, Callable[[], float]], repeats: int = 5) -> dict[str, list[float]]:
-    """What each arm returned in each of the rounds; one line on stderr per round, so that a person sees it go on."""
+    """Arm → its result in each round. Prints one line per round to stderr, to show the progress."""
     found: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(repeats):
         for name, arm in arms.items():
@@ -24,14 +24,14 @@ def interleave(arms: Mapping[str, Callable[[], float]], repeats: int = 5) -> dic
 
 
 def print_ratio(bench: str, figure: str, against: str, mine: Sequence[float], theirs: Sequence[float]) -> float:
-    """Prints and returns the median of mine / theirs, round by round; both are rates (more is better)."""
+    """Prints and returns the median over the rounds of mine / theirs; both are rates (more is better)."""
     ratios = [m / t for m, t in zip(mine, theirs, strict=True)]
     _print(bench, figure, against, "ratio", ratios, "x")
     return statistics.median(ratios)
 
 
 def print_value(bench: str, figure: str, values: Sequence[float], unit: str, against: str = "") -> float:
-    """Prints and returns the median of a figure that stands for itself."""
+    """Prints and returns the median of a figure that is not a ratio."""
     _print(bench, figure, against, "value", values, unit)
     return statistics.median(values)
 
@@ -52,7 +52,7 @@ def _print(bench: str, figure: str, against: str, kind: str, values: Sequence[fl
 
 
 def hardware() -> str:
-    """The processor, as the operating system calls it."""
+    """The name of the CPU."""
     try:
         with open("/proc/cpuinfo") as file:
             names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]

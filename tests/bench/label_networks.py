@@ -1,8 +1,8 @@
-"""The networks that `bench_label.py` scores with: ResNet-18, and a null teacher that takes next to no time.
+"""The networks that `bench_label.py` scores with: ResNet-18, and a null teacher that takes almost no time.
 
-Both are random (seed 0) but for a linear readout that tells the photographs of the corpus apart. Behind a random
-readout the best two of 1,000 classes lie so close for many images that bf16 or another resizing would swap them, and
-no arm could be held to the classes of another; the cost of the layer is the same.
+Both have random weights (seed 0) except for a linear readout that distinguishes the photographs of the corpus. With a
+random readout, the best two of 1,000 classes would be so close for many images that bf16 or another resizing would swap
+them, and the arms could not be compared; the cost of the layer is the same.
 """
 
 import os
@@ -21,7 +21,7 @@ FIT = 60 * len(PHOTOGRAPHS)  # images that the readout is fitted to
 
 
 class Null(nn.Module):
-    """Logits [B, C] of the 4 x 4 averages of the picture: stands for a device that is never what one waits for."""
+    """Logits [B, C] of the 4 x 4 averages of the image: represents a device that is never the bottleneck."""
 
     def __init__(self):
         super().__init__()
@@ -33,7 +33,7 @@ class Null(nn.Module):
 
 
 def make(kind: str, path: str, photographs: Photographs) -> None:
-    """Writes the weights of a 'resnet18' or 'null' network, unless they stand there."""
+    """Writes the weights of a 'resnet18' or 'null' network, unless the file exists."""
     if os.path.exists(path):
         return
     torch.manual_seed(0)
@@ -53,7 +53,7 @@ def make(kind: str, path: str, photographs: Photographs) -> None:
 
 
 def load(path: str) -> nn.Module:
-    """The network whose weights `make` wrote, for inference; its kind is the file's name."""
+    """The network whose weights `make` wrote, for inference. The file's name is its kind."""
     module = _module(os.path.basename(path).partition(".")[0])
     with open(path, "rb") as file:
         load_weights(module, file.read(), path)
@@ -65,7 +65,7 @@ def _module(kind: str) -> nn.Module:
 
 
 def _fit(readout: nn.Linear, features: torch.Tensor, photograph: torch.Tensor) -> None:
-    """Ridge regression of the photograph, one-hot, on the standardised features [N, D]; the other classes lie below."""
+    """Ridge regression of the one-hot photograph on the standardised features [N, D]; other classes are lower."""
     x = features.double()
     mean, std = x.mean(0), x.std(0).clamp(min=1e-6)
     x = (x - mean) / std

@@ -1,8 +1,8 @@
-"""What `bench_label.py` measures raylabel against, each as its users write it, with the best settings found for it.
+"""The peers of `bench_label.py`: each is written as its users write it, and runs with the best settings found for it.
 
-A peer reads the shards (or files), gives every image to the network of `label_networks.py` and returns the image's
-number with its ten best classes and their probabilities, in memory: less than raylabel does, which writes them with
-digests and log-odds, synced to the disk. Letters: B batch, P classes kept per sample.
+A peer reads the shards (or files), runs every image through the network of `label_networks.py` and returns the image's
+number with its ten best classes and their probabilities, in memory. This is less than raylabel does, which writes them
+with digests and log-odds, synced to the disk. Letters: B batch, P classes kept per sample.
 """
 
 import io
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torchvision import transforms
 
 P = 10
-SMALL_BATCH = 16  # images that a CPU's caches hold on their way through ResNet-18; tried with the best settings
+SMALL_BATCH = 16  # images whose activations in ResNet-18 fit into a CPU's caches; tried with the best settings
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Found = tuple[np.ndarray, np.ndarray]  # image numbers int64 [N], best class of each int64 [N]
@@ -41,11 +41,11 @@ def _best(module: torch.nn.Module, images: torch.Tensor, bf16: bool = True) -> t
     return top.indices.numpy(), top.values.numpy()
 
 
-# The loop that everyone writes.
+# A plain PyTorch DataLoader loop.
 
 
 class _Rows(IterableDataset):
-    """(image number, normalised image [3, 224, 224]) of every row of the shards, which the workers share out."""
+    """(image number, normalised image [3, 224, 224]) of every row of the shards, which are divided over the workers."""
 
     def __init__(self, shards: list[str]):
         self.shards = shards
@@ -67,23 +67,23 @@ def _loop(network: str, shards: list[str], workers: int, threads: int, batch: in
 
 
 def dataloader(network: str, shards: list[str], workers: int, threads: int, batch: int) -> Found:
-    """A DataLoader of `workers` processes; the model runs in this one, with `threads`, in bf16 and channels_last."""
+    """A DataLoader with `workers` processes. The model runs in this process, with `threads`, bf16 and channels_last."""
     found = [(ids, classes[:, 0]) for ids, classes, _ in _loop(network, shards, workers, threads, batch)]
     return np.concatenate([ids for ids, _ in found]), np.concatenate([best for _, best in found])
 
 
 def dataloader_settings(kind: str) -> list[dict[str, Any]]:
-    """Workers and threads that use every core at least once (a null network has work for one thread)."""
+    """Numbers of workers and threads that use every core at least once (a null network needs only one thread)."""
     pairs = itertools.product(range(CORES + 1), range(1, CORES + 1) if kind != "null" else [1])
     return [{"workers": w, "threads": t, "batch": 64} for w, t in pairs if w + t >= CORES]
 
 
 def sweep_dataloader(network: str, shards: list[str], seconds: float) -> dict[str, Any]:
-    """The settings of most images per second, each running for `seconds` after its pipeline has filled."""
+    """The settings with the most images per second. Each runs for `seconds` after its pipeline is full."""
 
     def rate(settings: dict[str, Any]) -> float:
         batches = _loop(network, shards, **settings)
-        for _ in range(3 * max(1, settings["workers"])):  # two of each worker wait when the first is taken
+        for _ in range(3 * max(1, settings["workers"])):  # the pipeline holds two batches of each worker
             next(batches)
         start, images = time.perf_counter(), 0
         for ids, _, _ in batches:
@@ -109,10 +109,10 @@ def daft(
     rows: int | None,
     documented: bool,
 ) -> Found:
-    """read_parquet, decode_image, then `concurrency` instances of a class of `threads` that gets batches of images.
+    """read_parquet, decode_image, then `concurrency` instances of a class that scores batches of images with `threads`.
 
-    As documented: torchvision's float transforms and an fp32 network. Otherwise its transforms on uint8, bf16 and
-    channels_last. `rows` are those that a task of Daft's engine takes at once.
+    `documented`: torchvision's float transforms and an fp32 network. Otherwise its transforms on uint8, bf16 and
+    channels_last. `rows`: rows per task of Daft's engine.
     """
     import daft  # pyright: ignore[reportMissingImports]
     from daft import DataType  # pyright: ignore[reportMissingImports]
@@ -150,7 +150,7 @@ def daft(
     return table["id"].to_numpy(), best
 
 
-# One instance with all threads of torch, as it comes; batches of 100 as in Daft's own benchmark of images.
+# One instance with all threads of torch, which is the default; batches of 100 as in Daft's own image benchmark.
 DAFT_DOCUMENTED: dict[str, Any] = {
     "concurrency": 1,
     "threads": CORES,
@@ -162,7 +162,7 @@ DAFT_DOCUMENTED: dict[str, Any] = {
 
 
 def daft_settings(kind: str) -> list[dict[str, Any]]:
-    """Few instances of many threads (but for a null network), and many of one; in this process and in others."""
+    """Few instances with many threads (not for a null network) and many with one; in this process and in others."""
     shapes = [(1, CORES), (max(1, CORES // 2), 2)] if kind != "null" else []
     shapes += [(max(1, CORES - 1), 1), (CORES, 1)]
     return [
@@ -171,11 +171,11 @@ def daft_settings(kind: str) -> list[dict[str, Any]]:
     ]
 
 
-# Ray Data, as its documentation shows batch inference on images.
+# Ray Data, as in its documentation of batch inference on images.
 
 
 def ray_docs(network: str, files: list[str]) -> Found:
-    """read_images, a map of torchvision's transforms on PIL, and a pool of fp32 networks; one CPU left to read."""
+    """read_images, a map of torchvision's transforms on PIL images, and a pool of fp32 networks; one CPU reads."""
     import ray
     import ray.data
 

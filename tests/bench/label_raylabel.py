@@ -1,4 +1,4 @@
-"""raylabel's arm of `bench_label.py`, and the limit of what any arm can do on these cores with this network."""
+"""raylabel's arm of `bench_label.py`, and the upper limit of any arm on these cores with this network."""
 
 import hashlib
 import shutil
@@ -29,12 +29,12 @@ from raylabel.media.view import View
 from raylabel.schema import SCORES, split_key
 from raylabel.store.artifact import Root
 
-BATCH = 64  # as the peers'; on a CPU a batch goes through the network in pieces anyway
+BATCH = 64  # as the peers'; on a CPU the network processes a batch in smaller pieces anyway
 
 
 @dataclass(frozen=True)
 class FileNetwork(Network):
-    """A network of `label_networks` as a scorer; nothing but the loading of its weights differs from a teacher's."""
+    """A network of `label_networks` as a scorer. It differs from a teacher only in how its weights are loaded."""
 
     path: str
 
@@ -51,9 +51,9 @@ class FileNetwork(Network):
 
 
 def raylabel(network: str, shards: list[str], photographs: Photographs) -> tuple[Found, str]:
-    """Shards on disk → SCORES committed: indexed, read, decoded, scored, written and synced, in a root of its own.
+    """Shards on disk → committed SCORES: indexes, reads, decodes, scores, writes and syncs, in a new root.
 
-    Returns what was found, and a hash of all rows of SCORES. The caller has connected to Ray.
+    Returns the best classes, and a hash of all rows of SCORES. The caller has connected to Ray.
     """
     folder = tempfile.mkdtemp(dir=photographs.folder)
     try:
@@ -80,7 +80,7 @@ def raylabel(network: str, shards: list[str], photographs: Photographs) -> tuple
 
 
 def limit(network: str, photographs: Photographs, seconds: float) -> dict[str, float]:
-    """Images per second of decoding alone, of the model alone, and 1 / (1/decode + 1/model): one process per core."""
+    """Images per second of only decoding, of only the model, and 1 / (1/decode + 1/model); one process per core."""
     rates = {stage: _on_all_cores(stage, network, photographs, seconds) for stage in ("decode", "model")}
     return {**rates, "limit": 1 / sum(1 / rate for rate in rates.values())}
 
@@ -89,17 +89,17 @@ def _on_all_cores(stage: str, network: str, photographs: Photographs, seconds: f
     context = get_context("spawn")
     with context.Manager() as manager, ThreadPoolExecutor(CORES) as threads:
         barrier: Any = manager.Barrier(CORES)
-        jobs = [(stage, network, photographs.read(256), seconds, barrier)] * CORES
-        return sum(threads.map(lambda job: _in_process(context, job), jobs))
+        tasks = [(stage, network, photographs.read(256), seconds, barrier)] * CORES
+        return sum(threads.map(lambda task: _in_process(context, task), tasks))
 
 
-def _in_process(context: Any, job: tuple[Any, ...]) -> float:
+def _in_process(context: Any, task: tuple[Any, ...]) -> float:
     with context.Pool(1) as pool:
-        return pool.apply(_rate, job)
+        return pool.apply(_rate, task)
 
 
 def _rate(stage: str, network: str, media: list[bytes], seconds: float, barrier: Barrier) -> float:
-    """Images per second of one single-threaded process, while all others do the same."""
+    """Images per second of one single-threaded process, while one on each other core does the same."""
     torch.set_num_threads(1)
     view = View()
     module = load(network).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

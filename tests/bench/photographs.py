@@ -1,7 +1,7 @@
 """A corpus of real photographs for the benches: JPEGs of about 500 x 375 and 60 KB, as parquet shards and as files.
 
-Every image is a window of one of the photographs that scikit-image and scikit-learn carry, drawn by its number alone,
-so that two machines build the same corpus. Image i is of photograph i mod len(PHOTOGRAPHS): a class to tell.
+Every image is a random crop of one of the photographs in scikit-image and scikit-learn. Its number is the seed, so all
+machines build the same corpus. Image i is of photograph i mod len(PHOTOGRAPHS), which is its class.
 """
 
 import io
@@ -29,27 +29,27 @@ PHOTOGRAPHS = (
     "china",
     "flower",
 )
-ROWS = 64  # images per shard: a piece of work for raylabel, so that all its actors end at about the same time
+ROWS = 64  # images per shard, a unit of work for raylabel; small, so that all actors end at about the same time
 SCHEMA = pa.schema([pa.field("id", pa.int64()), pa.field("image", pa.binary())])
 
 
 @dataclass(frozen=True)
 class Photographs:
-    """`distinct` shards stand in the folder; more are asked for by linking them again, under a number of their own."""
+    """The folder contains `distinct` shards. If more are requested, they are hard links to these, with new numbers."""
 
     folder: str
     distinct: int
 
     def shards(self, count: int) -> list[str]:
-        """The first `count` shards, paths in the order of their numbers; row r of shard s is image `image_id(s, r)`."""
+        """Paths of the first `count` shards, by number. Row r of shard s is image `image_id(s, r)`."""
         return [self._numbered("shards", "parquet", i, self.distinct) for i in range(count)]
 
     def files(self, count: int) -> list[str]:
-        """The first `count` images as files."""
+        """Paths of the first `count` images as files."""
         return [self._numbered("files", "jpg", i, self.distinct * ROWS) for i in range(count)]
 
     def image_id(self, shard: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """The number of the distinct image that stands there."""
+        """The number of the distinct image in a row of a shard."""
         return shard % self.distinct * ROWS + row
 
     def read(self, count: int) -> list[bytes]:
@@ -64,7 +64,7 @@ class Photographs:
 
 
 def build(folder: str, images: int) -> Photographs:
-    """The corpus of `images`, rounded up to whole shards; left as it is if it stands there already."""
+    """The corpus of `images`, rounded up to whole shards; built unless it exists."""
     made = Photographs(folder, -(-images // ROWS))
     done = Path(folder) / f"complete-{made.distinct}"
     if not done.exists():
@@ -88,7 +88,7 @@ def _write_shard(folder: str, shard: int) -> int:
 
 
 def _jpeg(number: int) -> bytes:
-    """A window of 75 to 100% of the photograph's largest one of that shape, mirrored or not, brighter or darker."""
+    """A crop of 75 to 100% of the largest window of that shape, possibly mirrored, with another brightness."""
     rng = np.random.default_rng(number)
     photograph = _photograph(PHOTOGRAPHS[number % len(PHOTOGRAPHS)])
     width, height = (round(side * rng.uniform(0.9, 1.1)) for side in (500, 375))

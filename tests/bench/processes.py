@@ -1,4 +1,4 @@
-"""Where a bench runs: each measurement in a process of its own, with a Ray of its own where it needs one."""
+"""Processes of a bench: each measurement runs in its own process, with its own Ray if it needs one."""
 
 import logging
 import os
@@ -14,15 +14,15 @@ CORES = len(os.sched_getaffinity(0))
 
 _HERE = Path(__file__).resolve().parent
 _PATHS = [str(_HERE), str(_HERE.parents[1])]
-# The processes of Ray and of peers import the modules of the benches, and raylabel from beside them.
+# The processes of Ray and of peers import the modules of the benches, and raylabel from this repository.
 os.environ["PYTHONPATH"] = os.pathsep.join([*_PATHS, os.environ.get("PYTHONPATH", "")])
 sys.path[:0] = [path for path in _PATHS if path not in sys.path]
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function returns in a new process that ends with it; nothing is warm there but the page cache.
+    """Calls the function in a new process and returns its result. Only the page cache is warm there.
 
-    What it prints goes to stderr: stdout is for figures.
+    Its output goes to stderr, because stdout is for figures.
     """
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin) as pool:
         return pool.submit(function, *arguments).result()
@@ -34,7 +34,7 @@ def _begin() -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this process, and with it its Ray, when the bench is killed: it would wait for work for ever."""
+    """Ends this process, and so its Ray, when the bench is killed; otherwise it would wait for work forever."""
     parent = parent_process()
     assert parent is not None
     parent.join()
@@ -42,7 +42,7 @@ def _end_with_parent() -> None:
 
 
 def connect() -> None:
-    """Starts a Ray of this process's own, with all its cores and few words."""
+    """Starts a Ray for this process, with all cores and little output."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
     import ray

@@ -1,7 +1,7 @@
-"""The corpus of `bench_scale.py`: tiny samples without an image in them, and a scorer that ranks them by their bytes.
+"""The corpus of `bench_scale.py`: tiny samples that are not images, and a scorer that ranks them by their bytes.
 
-Sample i is 16 bytes, pseudo-random in i, and its rank in every class follows from them: whatever a run over N of them
-selects can be worked out from N alone. Letters: N samples, B batch, C classes, P classes kept per sample.
+Sample i is 16 bytes, a pseudo-random function of i, which determine its rank in every class. So the picks of a run over
+N samples can be computed from N. Letters: N samples, B batch, C classes, P classes kept per sample.
 """
 
 import os
@@ -20,11 +20,11 @@ from raylabel.media.sandbox.sandbox import Parser
 
 CLASSES = 1000
 ROWS = 50_000  # samples per shard
-TWIN = 128  # each sample that ends a run of so many is a copy of the one before it
+TWIN = 128  # the last of every so many samples is a copy of the one before it
 
 
 def build(folder: str, rows: int) -> list[str]:
-    """The first `rows` samples (whole shards) as parquet; shards that stand there already are left as they are."""
+    """Writes the first `rows` samples (whole shards) as parquet; shards that exist are kept. Returns the paths."""
     paths = [f"{folder}/{shard:05d}.parquet" for shard in range(rows // ROWS)]
     os.makedirs(folder, exist_ok=True)
     todo = [(path, shard) for shard, path in enumerate(paths) if not os.path.exists(path)]
@@ -34,13 +34,13 @@ def build(folder: str, rows: int) -> list[str]:
     return paths
 
 
-def _write(job: tuple[str, int]) -> None:
-    path, shard = job
+def _write(task: tuple[str, int]) -> None:
+    path, shard = task
     words = payload(np.arange(shard * ROWS, (shard + 1) * ROWS, dtype=np.uint64))
     offsets = np.arange(ROWS + 1, dtype=np.int32) * 16
     media = pa.BinaryArray.from_buffers(pa.binary(), ROWS, [None, pa.py_buffer(offsets), pa.py_buffer(words)])
     table = pa.table([media], ["image"])
-    # Ten units to a row group; neither a dictionary nor compression does anything for random bytes.
+    # Ten units per row group. Dictionaries and compression have no effect on random bytes.
     pq.write_table(table, f"{path}.tmp", row_group_size=10_240, use_dictionary=False, compression="none")
     os.rename(f"{path}.tmp", path)
 
@@ -57,7 +57,7 @@ def copies(rows: int) -> int:
 
 
 def rank(words: np.ndarray, p: int) -> Ranked:
-    """The p best classes of samples uint64 [B, 2]; log-odds and logits are one, and fall by a half a class."""
+    """The p best classes of samples uint64 [B, 2]. Log-odds and logits are equal, and fall by 0.5 per class."""
     step = CLASSES // p
     first = (words[:, :1] % np.uint64(CLASSES)).astype(np.int64)
     classes = ((first + step * np.arange(p)) % CLASSES).astype(np.int32)
@@ -74,14 +74,14 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def as_it_is() -> Callable[[bytes, Sequence[int]], bytes]:
-    """Takes a sample's bytes for its pixels."""
+def identity() -> Callable[[bytes, Sequence[int]], bytes]:
+    """The sample's bytes are its pixels."""
     return lambda data, _: data
 
 
 @dataclass(frozen=True)
 class NullScorer:
-    """Ranks by the sample's bytes, in no time."""
+    """Ranks by the sample's bytes, which takes almost no time."""
 
     p: int
 
@@ -91,7 +91,7 @@ class NullScorer:
 
     @property
     def parser(self) -> Parser:
-        return Parser.of(as_it_is)
+        return Parser.of(identity)
 
     def start(self, gpu: bool) -> Run:
         def run(batches: Iterable[np.ndarray]) -> Iterator[Ranked]:

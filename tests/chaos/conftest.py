@@ -1,4 +1,4 @@
-"""The golden corpora, on disk."""
+"""Fixtures: golden corpora on disk, each with a new root."""
 
 from pathlib import Path
 
@@ -33,17 +33,17 @@ def _whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Golden, list[str]]
 
 @pytest.fixture
 def small(ray_local: None, _small: tuple[Golden, list[str]], tmp_path: Path) -> Stage:
-    """2,000 pictures and 20 clips in parquet."""
+    """2,000 images and 20 clips in parquet files."""
     return Stage(*_small, tmp_path / "root")
 
 
 @pytest.fixture
 def small_tar(ray_local: None, _small_tar: tuple[Golden, list[str]], tmp_path: Path) -> Stage:
-    """The same in tars."""
+    """The same samples in tars."""
     return Stage(*_small_tar, tmp_path / "root")
 
 
 @pytest.fixture
 def whole(ray_local: None, _whole: tuple[Golden, list[str]], tmp_path: Path) -> Stage:
-    """20,000 pictures and 200 clips in parquet."""
+    """20,000 images and 200 clips in parquet files."""
     return Stage(*_whole, tmp_path / "root")

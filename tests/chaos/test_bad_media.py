@@ -1,4 +1,4 @@
-"""Every odd picture and clip that stands beside the repository, through a labeling run in each form of a corpus."""
+"""All odd images and clips of the shared folder, in a labeling run over each form of a corpus."""
 
 import csv
 import io
@@ -30,7 +30,7 @@ from raylabel.store.artifact import Artifact, Root
 VIEW = View(size=32, resize=36)
 CONFIG = Label(batch=64, p=10, precision="fp32", reject_limit=1.0)
 
-PICTURES = {  # those that are no pictures, or of a form that is not decoded
+PICTURES = {  # damaged images, and images in formats that are not decoded → reject reason
     "00-truncated_jpeg.jpg": "truncated",
     "01-truncated_image.png": "truncated",
     "03-broken.png": "corrupt",
@@ -58,20 +58,20 @@ PICTURES = {  # those that are no pictures, or of a form that is not decoded
     "78-header-only.jpg": "corrupt",
     "80-text.jpg": "unrecognized",
 }
-CLIPS_THAT_ARE_NOT = {"15-result.webm": "empty", "26-newtonscradle.gif": None}  # a GIF is a picture
+OTHER_CLIPS = {"15-result.webm": "empty", "26-newtonscradle.gif": None}  # a GIF is decoded as an image
 
 Media = dict[str, bytes]
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
-    """Its manifest."""
+    """The rows of the folder's manifest."""
     with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
 def media(shared: Path) -> Media:
-    """All files by name: 84 pictures and 31 clips."""
+    """All files by name: 84 images and 31 clips."""
     found = {}
     for folder in ("odd-images", "videos"):
         found |= {row["file"]: (shared / folder / row["file"]).read_bytes() for row in rows_of(shared / folder)}
@@ -81,9 +81,9 @@ def media(shared: Path) -> Media:
 
 @pytest.fixture(scope="module")
 def reasons(shared: Path) -> dict[str, str]:
-    """Why each file is rejected that is."""
+    """File → reject reason, of all files that are rejected."""
     clips = {row["file"]: "format_not_allowed" for row in rows_of(shared / "videos")}
-    return {name: reason for name, reason in (PICTURES | clips | CLIPS_THAT_ARE_NOT).items() if reason}
+    return {name: reason for name, reason in (PICTURES | clips | OTHER_CLIPS).items() if reason}
 
 
 def as_parquet(folder: Path, media: Media) -> Corpus:
@@ -133,7 +133,7 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("form", ["parquet", *(pytest.param(form, marks=SLOW) for form in FORMS if form != "parquet")])
-def test_each_file_is_scored_or_stands_in_rejects_by_name(
+def test_each_file_is_scored_or_is_in_rejects_with_its_name(
     form: str, media: Media, reasons: dict[str, str], ray_local: None, tmp_path: Path
 ):
     names, scores = list(media), run(tmp_path, FORMS[form](tmp_path, media))
@@ -151,21 +151,21 @@ def test_each_file_is_scored_or_stands_in_rejects_by_name(
     info = scores.info
     assert (info["samples"], info["scored"], info["rejected"]) == (115, 115 - len(reasons), len(reasons))
     assert info["reasons"] == Counter(reasons.values())
-    # Neighbours of bad ones are unharmed: alone they get the same scores.
+    # The scores of good files do not change if the bad files are left out.
     good = {name: data for name, data in media.items() if name not in reasons}
     (tmp_path / "alone").mkdir()
     alone = run(tmp_path / "alone", as_parquet(tmp_path / "alone", good)).table("scores-", SCORES)
     assert alone.drop_columns(["key"]).equals(scored.drop_columns(["key"]))
 
 
-def test_the_manifest_agrees(shared: Path, reasons: dict[str, str]):
-    """What its makers say of the pictures, but for the formats that are not decoded here."""
+def test_the_rejects_agree_with_the_manifest(shared: Path, reasons: dict[str, str]):
+    """The manifest says which images can be decoded; formats that raylabel does not decode are left out."""
     for row in rows_of(shared / "odd-images"):
         reason = reasons.get(row["file"])
         assert (row["decodes"] == "yes") == (reason is None) or reason == "format_not_allowed", row["file"]
 
 
-# torchvision brings libjpeg, libpng, libwebp and giflib of its own. Each file in a process: it crashes on some.
+# torchvision has its own libjpeg, libpng, libwebp and giflib. Each file in its own process, because it crashes on some.
 TORCHVISION = """
 import os, sys, warnings
 warnings.simplefilter("ignore")
@@ -186,7 +186,7 @@ for name in sys.argv[1:]:
 
 
 def over_white(found: np.ndarray) -> np.ndarray:
-    """RGB [H, W, 3] of what torchvision gives: [F, C, H, W] or [C, H, W] of 1 to 4 channels, 8 or 16 bits."""
+    """RGB [H, W, 3] of torchvision's output: [F, C, H, W] or [C, H, W] with 1 to 4 channels of 8 or 16 bits."""
     found = (found[0] if found.ndim == 4 else found).transpose(1, 2, 0)
     pixels = found / (257 if found.dtype == np.uint16 else 1)
     if pixels.shape[2] in (2, 4):
@@ -201,8 +201,8 @@ def same(found: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def test_pixels_are_those_of_other_decoders(media: Media, reasons: dict[str, str], tmp_path: Path):
-    """Of torchvision or of a browser. The one ignores colours that stand for transparency, the other turns no WebP and
-    applies profiles, and draws some later frame of what moves."""
+    """The pixels are those of torchvision or of a browser. torchvision ignores colours that mean transparency. The
+    browser does not rotate WebPs, applies colour profiles, and draws a later frame of an animation."""
     good = {name: data for name, data in media.items() if name not in reasons and data[:2] not in (b"II", b"MM")}
     files = {name: tmp_path / f"{i}" for i, name in enumerate(good)}
     found, tops, height = {}, {}, 0
@@ -213,8 +213,8 @@ def test_pixels_are_those_of_other_decoders(media: Media, reasons: dict[str, str
     command = [sys.executable, "-c", TORCHVISION, *map(str, files.values())]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     page = tmp_path / "page.html"
-    place = '<img src="{}" style="position:absolute;left:0;top:{}px">'
-    drawn = "".join(place.format(file.name, tops[name]) for name, file in files.items())
+    tag = '<img src="{}" style="position:absolute;left:0;top:{}px">'
+    drawn = "".join(tag.format(file.name, tops[name]) for name, file in files.items())
     page.write_text(f'<!doctype html><body style="margin:0;background:white">{drawn}')
     console, screen = open_in_chromium(page, tmp_path, height)
     assert console == []
@@ -233,11 +233,13 @@ def test_pixels_are_those_of_other_decoders(media: Media, reasons: dict[str, str
         by.update(decoder for decoder, agrees in agree.items() if agrees)
         if not any(agree.values()):
             differ.append(name)
-    assert differ == ["26-iss634.webp"]  # torchvision decodes none that moves; the browser has gone on to frame 2 to 8
+    assert differ == [
+        "26-iss634.webp"
+    ]  # an animation: torchvision cannot decode it, and the browser shows frame 2 to 8
     assert by["torchvision"] > 40 and by["browser"] > 40
 
 
-# What is no picture -------------------------------------------------------------------------------------------------
+# Data that is not an image --------------------------------------------------------------------------------------------
 
 TEXTS = {
     "m3u8": b"#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:10.0,\nhttp://HERE/a.ts\n#EXT-X-ENDLIST\n",
@@ -265,7 +267,7 @@ TEXTS = {
 
 @pytest.fixture
 def unparsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every parser fails the test that calls it."""
+    """Makes the test fail if it calls a parser."""
 
     def parse(*_, **__):
         raise AssertionError("parsed")
@@ -282,7 +284,7 @@ def refusal(data: bytes) -> str:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_what_is_no_picture_reaches_no_parser(name: str, unparsed: None):
+def test_data_that_is_not_an_image_is_not_parsed(name: str, unparsed: None):
     data = TEXTS[name].replace(b"HERE", b"127.0.0.1:9")
     assert refusal(data) == ("format_not_allowed" if name in NAMED else "unrecognized")
 
@@ -290,13 +292,13 @@ def test_what_is_no_picture_reaches_no_parser(name: str, unparsed: None):
 NAMED = {"m3u8", "m3u8 of a file", "ffconcat", "sdp", "svg", "eps", "eps for DOS", "pdf"}
 
 
-def test_no_clip_reaches_a_parser(media: Media, reasons: dict[str, str], unparsed: None):
+def test_clips_are_not_parsed_as_images(media: Media, reasons: dict[str, str], unparsed: None):
     for name, data in media.items():
         if reasons.get(name) == "format_not_allowed":
             assert refusal(data) == "format_not_allowed", name
 
 
-def test_nobody_calls_where_a_file_says():
+def test_addresses_in_files_are_not_opened():
     view = View(size=8, resize=8)
     with canary() as port:
         texts = [data.replace(b"HERE", b"127.0.0.1:%d" % port) for data in TEXTS.values()]

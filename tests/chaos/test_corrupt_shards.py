@@ -1,4 +1,4 @@
-"""Shards that are damaged, cut short, or no longer what was indexed, on a disk and in an object store."""
+"""Shards that are damaged, truncated or changed since they were indexed, on a disk and in an object store."""
 
 import os
 import subprocess
@@ -34,13 +34,13 @@ def read(corpus: Corpus, shards: Shards, number: int = 0) -> list[Sample]:
 
 
 def replaced(rows: list[Row]) -> list[Row]:
-    """As many rows of the same sizes with other bytes."""
+    """Rows of the same number and sizes with other bytes."""
     return [(bytes(byte ^ 255 for byte in media), label) for media, label in rows]
 
 
 @pytest.mark.parametrize("how", ["in place", "by another file"])
 @pytest.mark.parametrize("form", PACKED)
-def test_the_last_row_of_a_shard_that_changed_is_never_given(
+def test_reading_a_changed_shard_raises_before_its_last_row(
     form: str, how: str, tmp_path: Path, indexed: Indexed
 ) -> None:
     corpus = PACKED[form](tmp_path / "data", rows_of(50))
@@ -57,7 +57,7 @@ def test_the_last_row_of_a_shard_that_changed_is_never_given(
         else:
             os.replace(other, path)
 
-    # Before it is opened, and while it is read.
+    # The shard changes before it is opened.
     given: list[Sample] = []
     change()
     with pytest.raises(InputError, match=f"'{path}' changed since it was indexed: restore it"):
@@ -66,6 +66,7 @@ def test_the_last_row_of_a_shard_that_changed_is_never_given(
     path.write_bytes(whole)
     assert read(corpus, shards, 1) == before
 
+    # The shard changes while it is read.
     PACKED[form](tmp_path / "third", replaced(rows_of(50)))
     other = tmp_path / "third" / path.name
     reader = read_rows(corpus, shards.row(1), range(17))
@@ -75,13 +76,13 @@ def test_the_last_row_of_a_shard_that_changed_is_never_given(
         with pytest.raises(InputError, match="since it was indexed|cannot read"):
             given += reader
         assert len(given) < 17
-    else:  # whoever has the old file open reads the old file
+    else:  # the open file is still the old one
         assert [*given, *reader] == before
 
 
-@pytest.mark.parametrize("place", ["disk", "store"])
-def test_a_damaged_page_costs_the_rows_behind_it_in_its_row_group(
-    place: str, tmp_path: Path, bucket: str, indexed: Indexed
+@pytest.mark.parametrize("storage", ["disk", "store"])
+def test_a_damaged_page_makes_the_rows_of_its_row_group_unreadable(
+    storage: str, tmp_path: Path, bucket: str, indexed: Indexed
 ) -> None:
     rows = rows_of(2000)
     write_rows(tmp_path / "p", rows, files=1, row_group_size=500)
@@ -90,18 +91,18 @@ def test_a_damaged_page_costs_the_rows_behind_it_in_its_row_group(
     data = bytearray(path.read_bytes())
     start = column.dictionary_page_offset or column.data_page_offset
     data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
-    path.write_bytes(data)  # it lay so when it was indexed
-    if place == "store":
+    path.write_bytes(data)  # damaged before it is indexed
+    if storage == "store":
         fs, _ = filesystem(bucket)
         pafs.copy_files(str(tmp_path), "pictures", destination_filesystem=fs)
-    corpus = Corpus(uri=(f"{bucket}/p" if place == "store" else str(tmp_path / "p"),))
+    corpus = Corpus(uri=(f"{bucket}/p" if storage == "store" else str(tmp_path / "p"),))
     found = read(corpus, indexed(corpus))
     assert [s.media for s in found[:500] + found[1000:]] == [media for media, _ in rows[:500] + rows[1000:]]
     assert {(s.media, s.error) for s in found[500:1000]} == {(None, "unreadable")}
 
 
 @pytest.mark.parametrize("form", [*PACKED, "files"])
-def test_a_store_that_fails_while_a_shard_is_read_makes_no_reject(
+def test_a_failing_store_is_an_error_and_not_a_reject(
     form: str, tmp_path: Path, bucket: str, faults: Plan, indexed: Indexed
 ) -> None:
     rows = [(os.urandom(100_000), "a") for _ in range(120)]
@@ -123,9 +124,7 @@ def test_a_store_that_fails_while_a_shard_is_read_makes_no_reject(
     assert len(found) < 120 and all(sample.error is None for sample in found)
 
 
-def test_a_file_that_vanished_from_the_store_is_a_reject_and_no_other(
-    tmp_path: Path, bucket: str, indexed: Indexed
-) -> None:
+def test_only_a_file_that_was_deleted_from_the_store_is_rejected(tmp_path: Path, bucket: str, indexed: Indexed) -> None:
     for number in range(9):
         (tmp_path / f"{number}.jpg").write_bytes(b"%d" % number)
     fs, _ = filesystem(bucket)
@@ -138,7 +137,7 @@ def test_a_file_that_vanished_from_the_store_is_a_reject_and_no_other(
     assert found[4].uri == f"{bucket}/d/4.jpg"
 
 
-def test_a_tar_that_is_cut_short_is_named_with_the_byte(tmp_path: Path, indexed: Indexed) -> None:
+def test_the_error_names_a_truncated_tar_and_the_byte(tmp_path: Path, indexed: Indexed) -> None:
     write_tar(tmp_path / "d", [(b"x" * 3000, "a")] * 20, files=1)
     path = tmp_path / "d" / "t9.tar"
     with tarfile.open(path) as tar:
@@ -151,7 +150,7 @@ def test_a_tar_that_is_cut_short_is_named_with_the_byte(tmp_path: Path, indexed:
 
 
 @pytest.mark.parametrize("cut", [4, 8, 300])
-def test_a_parquet_file_that_is_cut_short_is_named(cut: int, tmp_path: Path, indexed: Indexed) -> None:
+def test_the_error_names_a_truncated_parquet_file(cut: int, tmp_path: Path, indexed: Indexed) -> None:
     corpus = write_rows(tmp_path / "d", rows_of(50))
     path = tmp_path / "d" / "p10.parquet"
     shards = indexed(corpus)
@@ -162,12 +161,12 @@ def test_a_parquet_file_that_is_cut_short_is_named(cut: int, tmp_path: Path, ind
         indexed(corpus)
 
 
-def test_media_of_more_than_a_gigabyte_is_not_read(tmp_path: Path, indexed: Indexed) -> None:
+def test_media_of_more_than_a_gigabyte_are_rejected_unread(tmp_path: Path, indexed: Indexed) -> None:
     (tmp_path / "f").mkdir()
     (tmp_path / "t").mkdir()
     for name, size in (("a.jpg", 5), ("b.jpg", MAX_BYTES + 1), ("c.jpg", 5)):
         (tmp_path / "f" / name).touch()
-        os.truncate(tmp_path / "f" / name, size)  # holes: they take no space
+        os.truncate(tmp_path / "f" / name, size)  # sparse files, which take no space
     with open(tmp_path / "t" / "x.tar", "wb") as file:
         for name, size in (("a.jpg", 5), ("b.jpg", MAX_BYTES + 1), ("c.jpg", 5)):
             info = tarfile.TarInfo(name)
@@ -187,7 +186,7 @@ def test_media_of_more_than_a_gigabyte_is_not_read(tmp_path: Path, indexed: Inde
 
 
 def peak() -> int:
-    """Bytes of memory that this process has had at most."""
+    """Peak memory of this process, bytes."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM"))
 
@@ -209,7 +208,7 @@ def test_urls_are_not_fetched(tmp_path: Path, indexed: Indexed) -> None:
         indexed(Corpus(uri=(str(tmp_path / "l.txt"),)))
 
 
-KILLED_BEFORE_THE_LAST_LOOK = """
+KILLED_BEFORE_THE_LAST_CHECK = """
 import logging, os, signal, sys
 import ray
 from raylabel.store.artifact import Root
@@ -246,8 +245,8 @@ def test_scores_of_a_shard_that_changed_are_not_committed_even_if_the_driver_is_
 
     shards = index_corpus(root, "unlabeled", corpus)
     whole = (folder / "2.parquet").read_bytes()
-    write_parquet(folder / "2.parquet", media[1000:1200])  # while the driver runs, for all that it knows
-    command = [sys.executable, "-c", KILLED_BEFORE_THE_LAST_LOOK, root.uri, str(folder)]
+    write_parquet(folder / "2.parquet", media[1000:1200])  # changes after the shard was indexed
+    command = [sys.executable, "-c", KILLED_BEFORE_THE_LAST_CHECK, root.uri, str(folder)]
     driver = subprocess.run(command, env={**os.environ, "PYTHONPATH": PYTHONPATH}, timeout=100, capture_output=True)
     assert driver.returncode != 0
     committed = list(Path(root.uri).glob("scores-*/scores-*.parquet"))

@@ -1,4 +1,4 @@
-"""A driver that is killed at any moment: the same command goes on, and nothing of it shows in the end."""
+"""A driver is killed at any moment: the same command resumes, and the result is the golden one."""
 
 import os
 import re
@@ -12,22 +12,22 @@ PART = 128  # samples
 
 
 def die(stage: Stage, file: str, when: str) -> None:
-    """A run whose driver is killed around the first rename to a path that matches, see faults.py."""
+    """Starts a run whose driver is killed around the first rename to a path that matches (see faults.py)."""
     with Driver(stage.spec(**ACTORS, faults={"kill": [file, when]})) as driver:
-        assert driver.finish(200) == -signal.SIGKILL, f"it was not killed:\n{driver.output()[-5000:]}"
+        assert driver.finish(200) == -signal.SIGKILL, f"the driver was not killed:\n{driver.output()[-5000:]}"
     assert any(re.search(file, path) for path in stamps(stage.root)) == (when == "after")
 
 
 def committed(stage: Stage) -> dict[str, tuple[int, int, int]]:
-    """What a later run has no business with: complete artifacts and committed parts."""
-    found, mine = stamps(stage.root), [f"{path.parent}{os.sep}" for path in stage.root.glob("*/manifest.json")]
+    """The files that a later run must not change: those of complete artifacts and of committed parts."""
+    found, done = stamps(stage.root), [f"{path.parent}{os.sep}" for path in stage.root.glob("*/manifest.json")]
     for record in stage.root.glob("scores-*/parts/*.json"):
-        mine += [str(record), *(f"{record.parents[1]}/{kind}-{record.stem}." for kind in ("scores", "rejects"))]
-    return {name: found[name] for name in found if name.startswith(tuple(mine)) and not name.endswith(".tmp")}
+        done += [str(record), *(f"{record.parents[1]}/{kind}-{record.stem}." for kind in ("scores", "rejects"))]
+    return {name: found[name] for name in found if name.startswith(tuple(done)) and not name.endswith(".tmp")}
 
 
-def go_on(stage: Stage) -> None:
-    """The same command again: it ends well, and what was committed is as it was."""
+def resume(stage: Stage) -> None:
+    """Runs the same command again: it succeeds, and committed files do not change."""
     before = committed(stage)
     assert before
     with Driver(stage.spec(**ACTORS)) as driver:
@@ -35,8 +35,8 @@ def go_on(stage: Stage) -> None:
     assert before.items() <= stamps(stage.root).items()
 
 
-def do_nothing(stage: Stage) -> None:
-    """And once more: not a byte changes."""
+def repeat(stage: Stage) -> None:
+    """Runs the same command when all is done: no file changes."""
     with nothing_changes(stage.root), Driver(stage.spec(**ACTORS)) as driver:
         driver.must_succeed(100)
 
@@ -45,11 +45,11 @@ def do_nothing(stage: Stage) -> None:
 def test_killed_in_the_middle_of_commits(small: Stage):
     die(small, r"parts/000006\.json$", "torn")
     die(small, r"parts/000009\.json$", "after")
-    go_on(small)
+    resume(small)
     small.check()
 
 
-# In the order in which a run makes them.
+# In the order in which a run writes them.
 COMMITS = [
     *(rf"/shards-\w+-\w+/{name}$" for name in (r"recipe\.json", r"shards-00000\.parquet", r"manifest\.json")),
     *(rf"/scores-\w+/{name}$" for name in (r"recipe\.json", r"parts/000000\.json", r"manifest\.json")),
@@ -63,15 +63,15 @@ COMMITS = [
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_killed_around_every_kind_of_commit(small: Stage):
-    """One after another in one root: each run gets a little further than the one before."""
+    """The runs share one root, so each one gets a little further than the one before."""
     for file in COMMITS:
         for when in ("torn", "before", "after"):
             before = committed(small)
             die(small, file, when)
             assert before.items() <= stamps(small.root).items()
-    go_on(small)
+    resume(small)
     small.check()
-    do_nothing(small)
+    repeat(small)
 
 
 @pytest.mark.slow
@@ -80,9 +80,9 @@ def test_killed_around_every_kind_of_commit(small: Stage):
 @pytest.mark.parametrize("file", [r"/scores-000040\.parquet$", r"/rejects-000041\.parquet$", r"parts/000042\.json$"])
 def test_killed_around_the_commit_of_a_part(whole: Stage, file: str, when: str):
     die(whole, file, when)
-    go_on(whole)
+    resume(whole)
     whole.check()
-    do_nothing(whole)
+    repeat(whole)
 
 
 @pytest.mark.slow
@@ -94,8 +94,8 @@ def test_killed_at_a_tenth_a_half_and_nine_tenths(whole: Stage):
         with Driver(whole.spec(**ACTORS, teacher={"seconds": 0.05})) as driver:
             driver.wait_until(lambda: len(driver.parts()) >= share * parts)  # noqa: B023
             driver.kill()
-        assert not list(whole.root.glob("scores-*/manifest.json")), "the run was over before it was killed: no test"
+        assert not list(whole.root.glob("scores-*/manifest.json")), "the run ended before it was killed"
         assert before.items() <= stamps(whole.root).items()
-    go_on(whole)
+    resume(whole)
     whole.check()
-    do_nothing(whole)
+    repeat(whole)

@@ -1,4 +1,4 @@
-"""Machines come and go during one run of `digits`: the same lists, networks and accuracies as on one machine."""
+"""Nodes join and are lost during one run of `digits`: picks, networks and accuracies are the same as on one node."""
 
 import json
 import os
@@ -19,13 +19,13 @@ from paths import PYTHONPATH
 
 from raylabel.store.artifact import Root
 
-# In the books; of a head without CPUs, for the driver's own machine cannot be taken from under it.
+# CPUs that Ray counts. The head has none, because the driver's node cannot be removed.
 NODES = {"cpus": 0, "nodes": [2, 2]}
-WORKERS = {"workers": 2}  # of the same number the weights are the same
+WORKERS = {"workers": 2}  # with the same number of workers, the weights are the same
 
 
 def found(root: Path) -> dict[str, Any]:
-    """All that a run is for, to the last bit."""
+    """All results of a run, exactly."""
     (run,) = root.glob("run-digits-*/summary.json")
     summary = json.loads(run.read_text())
     names = "scores", "picks", "teacher", "pretrained", "student", "control"
@@ -35,7 +35,7 @@ def found(root: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_two_then_three_then_one_machine_make_what_one_makes(tmp_path: Path) -> None:
+def test_two_then_three_then_one_node_give_the_result_of_one(tmp_path: Path) -> None:
     with Driver(Spec(root=str(tmp_path / "alone"), resources=WORKERS)) as driver:
         driver.must_succeed(400)
     fast = tmp_path / "fast"
@@ -48,7 +48,7 @@ def test_two_then_three_then_one_machine_make_what_one_makes(tmp_path: Path) -> 
         driver.send("remove")
         fast.touch()
         driver.wait_until(lambda: any(driver.root.glob("pretrained-*/scratch/checkpoints/*/*")))
-        driver.send("add")  # the workers are on one of the others
+        driver.send("add")  # the training workers are on the other nodes
         driver.send("remove")
         driver.send("remove")
         driver.must_succeed(400)
@@ -56,7 +56,7 @@ def test_two_then_three_then_one_machine_make_what_one_makes(tmp_path: Path) -> 
     assert found(tmp_path / "root") == found(tmp_path / "alone")
 
 
-# A run on machines that its head starts for it.
+# A run on nodes that its head starts on demand.
 ON_DEMAND = """
 import os, sys, threading, time
 import faults
@@ -75,7 +75,7 @@ def look():
     before = -1
     while True:
         if (now := len(requested_resources())) != before:
-            print(f"asked for {now}", flush=True)
+            print(f"requested {now}", flush=True)
         before = now
         time.sleep(0.2)
 
@@ -86,21 +86,21 @@ hook["env_vars"] = {name: os.environ[name] for name in ("PYTHONPATH", faults.VAR
 ray.init(runtime_env=hook, log_to_driver=False, logging_level="ERROR")
 threading.Thread(target=look, daemon=True).start()
 with watched(100):
-    ready(replace(recipe.resources, cpus=4))  # what is lost later no cloud brings back here: no stage may wait for it
+    ready(replace(recipe.resources, cpus=4))  # only here: the lost node is not replaced, so no stage may wait for it
     write_report(Run(Root.open(sys.argv[1]), recipe))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_machine_that_is_lost_in_training_is_asked_for_again_and_none_stays_without_work(tmp_path: Path) -> None:
-    head_alone = {"head": CLOUD["available_node_types"]["head"]}
-    kinds = {**head_alone, "cpu": {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 2}}
-    root, said, fast = tmp_path / "root", tmp_path / "said", tmp_path / "fast"
+def test_training_requests_a_lost_node_again_and_idle_nodes_are_ended(tmp_path: Path) -> None:
+    head_only = {"head": CLOUD["available_node_types"]["head"]}
+    kinds = {**head_only, "cpu": {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 2}}
+    root, log, fast = tmp_path / "root", tmp_path / "log", tmp_path / "fast"
     slow = {faults.VARIABLE: json.dumps({"driver": 0, "training": [1.0, str(fast)]})}
     fast.touch()
     with started_cloud(tmp_path, available_node_types=kinds, idle_timeout_minutes=0.2) as head:
-        with said.open("wb") as out:
+        with log.open("wb") as out:
             process = subprocess.Popen(
                 [sys.executable, "-c", ON_DEMAND, str(root)],
                 env=environment(**head.environment, PYTHONPATH=PYTHONPATH, **slow),
@@ -108,26 +108,26 @@ def test_a_machine_that_is_lost_in_training_is_asked_for_again_and_none_stays_wi
                 stderr=out,
             )
 
-        def happens(what: Callable[[], object]) -> None:
-            wait_until(lambda: bool(what()) or process.poll() is not None, 300, said.read_text)
-            assert process.poll() is None, said.read_text()
+        def wait_for(condition: Callable[[], object]) -> None:
+            wait_until(lambda: bool(condition()) or process.poll() is not None, 300, log.read_text)
+            assert process.poll() is None, log.read_text()
 
         try:
-            happens(lambda: any(root.glob("examples-picked-*/manifest.json")))
+            wait_for(lambda: any(root.glob("examples-picked-*/manifest.json")))
             fast.unlink()
-            happens(lambda: any(root.glob("pretrained-*/scratch/checkpoints/*/*")))
+            wait_for(lambda: any(root.glob("pretrained-*/scratch/checkpoints/*/*")))
             victim, _ = raylets(head)
             os.kill(victim, signal.SIGKILL)
-            # Ray's pretended cloud never notices that a machine died, and starts no other: what it hears is looked at.
-            happens(lambda: "asked for 4" in said.read_text().partition("lost worker")[2])
+            # Ray's fake cluster does not notice that a node died, and starts no other. So only the request is checked.
+            wait_for(lambda: "requested 4" in log.read_text().partition("lost worker")[2])
             fast.touch()
-            happens(lambda: any(root.glob("pretrained-*/manifest.json")))  # the next stage has no room for four
+            wait_for(lambda: any(root.glob("pretrained-*/manifest.json")))  # the next stage has no room for 4 workers
         finally:
             process.kill()
             process.wait()
-        wait_until(lambda: not raylets(head), 120, lambda: "machines without work stay")
-    words = said.read_text()
-    assert "waiting for 4 CPUs: there are 0" in words
-    assert words.count("lost worker") == 1
+        wait_until(lambda: not raylets(head), 120, lambda: "idle nodes are still running")
+    output = log.read_text()
+    assert "waiting for 4 CPUs: there are 0" in output
+    assert output.count("lost worker") == 1
     (net,) = Root.open(str(root)).named("pretrained")
     assert net.info["workers"] == 2

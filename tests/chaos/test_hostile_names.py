@@ -1,7 +1,7 @@
-"""Names that others chose are data: in the page, in the terminal, in files and in paths.
+"""Names from outside are handled as data: in the report, in the terminal, in files and in paths.
 
-The whole job runs twice over the same pictures, once with hostile names wherever somebody else's text may stand and
-once with harmless ones in the same order, and must do the same.
+The job runs twice over the same images: once with hostile names wherever text comes from outside, and once with
+harmless names in the same order. Both must give the same result.
 """
 
 import base64
@@ -82,15 +82,15 @@ from raylabel.selection.select import Select
 from raylabel.training.config import Train
 
 def recipe():
-    told = json.load(open(os.path.join(os.path.dirname(__file__), "told.json")))
+    settings = json.load(open(os.path.join(os.path.dirname(__file__), "settings.json")))
     train = Train(images=256, batch=64, schedule=Schedule(lr=0.05))
     return Recipe(
-        name=told["run"],
-        labeled=Corpus(uri=(told["labeled"],)),
-        unlabeled=Corpus(uri=(told["unlabeled"],)),
-        test=Corpus(uri=(told["test"],)),
+        name=settings["run"],
+        labeled=Corpus(uri=(settings["labeled"],)),
+        unlabeled=Corpus(uri=(settings["unlabeled"],)),
+        test=Corpus(uri=(settings["test"],)),
         view=View(size=8, resize=8, crop="padded", padding=1, flip=False),
-        teacher=Teacher(model=Model(arch="resnet8x1"), checkpoint=told["checkpoint"]),
+        teacher=Teacher(model=Model(arch="resnet8x1"), checkpoint=settings["checkpoint"]),
         label=Label(batch=64, reject_limit=0.2),
         select=Select(k=20, p=10),
         materialize=Materialize(lanes=8),
@@ -103,7 +103,7 @@ def recipe():
 
 
 def picture(png: bytes) -> bytes:
-    """A digit as JPEG that tells where it was taken."""
+    """A digit as JPEG with a location in its metadata."""
     exif = Image.Exif()
     exif[0x010E] = CANARY
     exif.get_ifd(0x8825)[29] = CANARY
@@ -118,20 +118,20 @@ def write_labeled(path: Path, media: list[bytes], labels: list[str]) -> str:
 
 
 class World:
-    """A recipe and its corpora under names of one kind, and what came of the job."""
+    """A recipe and its corpora, with names of one kind, and the result of the job."""
 
     def __init__(self, folder: Path, hostile: bool) -> None:
         self.folder = folder
         media, digits = digit_images()
         names = sorted(CLASSES) if hostile else [f"class {i}" for i in range(10)]
         labels = [names[digit] for digit in digits]
-        told = {"run": RUN if hostile else "harmless"}
+        settings = {"run": RUN if hostile else "harmless"}
         data = folder / ("data <svg onload=alert(1)> \x1b[5m" if hostile else "data")
         data.mkdir(parents=True)
-        told["labeled"] = write_labeled(data / "labeled.parquet", media[:100], labels[:100])
-        told["test"] = write_labeled(data / "test.parquet", media[100:200], labels[100:200])
+        settings["labeled"] = write_labeled(data / "labeled.parquet", media[:100], labels[:100])
+        settings["test"] = write_labeled(data / "test.parquet", media[100:200], labels[100:200])
 
-        # In the order of whole paths, so that a sample has the same key whatever its name.
+        # Sorted by path, so that a sample has the same key with either name.
         paths = sorted(f"{a}/{b} {i}.jpg" if i % 2 else f"{a} {b[:9]} {i}.jpg" for i in range(2)
                        for a in FILES for b in FILES)  # fmt: skip
         self.bad = paths[7::25]
@@ -140,13 +140,13 @@ class World:
             at = corpus / (path if hostile else f"{i:04}.jpg")
             at.parent.mkdir(parents=True, exist_ok=True)
             at.write_bytes(b"\x1b[31mno picture" + path.encode() if path in self.bad else picture(media[200 + i]))
-        told["unlabeled"] = str(corpus)
+        settings["unlabeled"] = str(corpus)
 
         torch.manual_seed(0)
         checkpoint = data / ("teacher <script>\n\u202e.safetensors" if hostile else "teacher.safetensors")
         checkpoint.write_bytes(save_weights(build(Model(arch="resnet8x1"), 10)))
-        told["checkpoint"] = str(checkpoint)
-        (data / "told.json").write_text(json.dumps(told))
+        settings["checkpoint"] = str(checkpoint)
+        (data / "settings.json").write_text(json.dumps(settings))
         code = data / ("=cmd() <b>\x1b[31m.py" if hostile else "my.py")
         code.write_text(RECIPE)
 
@@ -174,7 +174,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, World]:
-    """The hostile one and the harmless one, of jobs that ran side by side."""
+    """The hostile and the harmless one; their jobs run in parallel."""
     both = [World(tmp_path_factory.mktemp("world"), hostile) for hostile in (True, False)]
     try:
         for world in both:
@@ -199,15 +199,15 @@ class Parsed(HTMLParser):
         self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
 
 
-def steering(text: str) -> list[str]:
-    """Characters that could steer a terminal or reorder a page."""
+def control_characters(text: str) -> list[str]:
+    """Characters that could control a terminal or reorder the text of a page."""
     kinds = ("Cc", "Cs", "Zl", "Zp")
     return [c for c in text if c != "\n" and (unicodedata.category(c) in kinds or c in "\u202e\u2066")]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_names_went_through(worlds: tuple[World, World]):
+def test_hostile_names_are_kept_and_do_not_change_the_result(worlds: tuple[World, World]):
     hostile, harmless = worlds
     assert hostile.summary["classes"] == sorted(CLASSES) and hostile.summary["run"] == RUN
     assert hostile.summary["counts"] == harmless.summary["counts"]
@@ -224,32 +224,30 @@ def test_the_names_went_through(worlds: tuple[World, World]):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_rejects_tell_the_name_as_it_is(worlds: tuple[World, World]):
+def test_rejects_contain_the_exact_names(worlds: tuple[World, World]):
     hostile, _ = worlds
     found = [pq.read_table(p, schema=REJECTS) for p in hostile.root.glob("scores-*/rejects-*.parquet")]
     rows = [row for table in found for row in table.to_pylist() if "/corpus" in row["uri"]]
     assert sorted(row["uri"].partition("<b>/")[2] for row in rows) == sorted(hostile.bad)
     assert {row["reason"] for row in rows} == {"unrecognized"}
-    assert not any(steering(row["detail"]) for row in rows)
+    assert not any(control_characters(row["detail"]) for row in rows)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_page_has_no_element_more(worlds: tuple[World, World]):
+def test_hostile_names_add_no_element_to_the_page(worlds: tuple[World, World]):
     pages = [world.page.read_text("utf-8") for world in worlds]
     hostile, harmless = map(Parsed, pages)
     assert hostile.elements == harmless.elements
     assert hostile.addresses and all(a.startswith("data:image/jpeg;base64,") for a in hostile.addresses)
-    assert not steering(pages[0])
+    assert not control_characters(pages[0])
     policy = re.search(r'<meta http-equiv="Content-Security-Policy" content="([^"]+)">', pages[0])
     assert policy and policy[1].startswith("default-src 'none';")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_page_opens_in_a_browser_and_tells_nothing_of_where_pictures_were_taken(
-    worlds: tuple[World, World], tmp_path: Path
-):
+def test_the_page_opens_in_a_browser_and_contains_no_location_of_images(worlds: tuple[World, World], tmp_path: Path):
     page = tmp_path / "report.html"
     page.write_bytes(worlds[0].page.read_bytes())
     addresses = Parsed(page.read_text("utf-8")).addresses
@@ -265,14 +263,14 @@ def test_the_page_opens_in_a_browser_and_tells_nothing_of_where_pictures_were_ta
 @pytest.mark.timeout(600)
 def test_the_terminal_gets_plain_text(worlds: tuple[World, World]):
     for world in worlds:
-        assert steering(world.out) == []
+        assert control_characters(world.out) == []
     assert "report.html" in worlds[0].out and "[31mred" in worlds[0].out
     assert len(worlds[0].out.splitlines()) >= len(worlds[1].out.splitlines())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_nothing_is_written_but_under_the_root_and_under_plain_names(worlds: tuple[World, World]):
+def test_all_files_are_written_under_the_root_with_plain_names(worlds: tuple[World, World]):
     for world in worlds:
         assert all(path.is_relative_to(world.root) for path in world.made), world.made
         inside = [path.relative_to(world.root) for path in world.made if path != world.root]
@@ -282,14 +280,14 @@ def test_nothing_is_written_but_under_the_root_and_under_plain_names(worlds: tup
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_no_secret_and_no_place_is_written(worlds: tuple[World, World]):
+def test_no_secret_and_no_location_is_written(worlds: tuple[World, World]):
     for world in worlds:
         assert SECRET not in world.out
         for path in world.made:
             if path.is_file():
                 data = path.read_bytes()
                 assert SECRET.encode() not in data, path
-                if not path.parent.name.startswith("examples-"):  # they keep the bytes of the corpus
+                if not path.parent.name.startswith("examples-"):  # these keep the bytes of the corpus
                     assert CANARY.encode() not in data, path
 
 
@@ -333,18 +331,18 @@ def as_folders(folder: Path, labels: list[str]) -> Corpus:
 
 
 @pytest.mark.parametrize(
-    ("form", "holds"),
+    ("form", "allows"),
     [
         (as_parquet, lambda label: True),
         (as_tar, lambda label: label == label.strip()),  # the text of a member is stripped
-        (as_list, lambda label: not set(label) & set("\t\r\n")),  # what ends a label there
+        (as_list, lambda label: not set(label) & set("\t\r\n")),  # these characters end a label in a list
         (as_folders, lambda label: not set(label) & set("/\0") and len(label.encode()) < 256),
     ],
 )
-def test_any_label_comes_through_every_form_that_can_hold_it(
-    form: Callable[[Path, list[str]], Corpus], holds: Callable[[str], bool], tmp_path: Path, ray_local: None
+def test_every_form_of_a_corpus_keeps_the_labels_that_it_allows(
+    form: Callable[[Path, list[str]], Corpus], allows: Callable[[str], bool], tmp_path: Path, ray_local: None
 ):
-    labels = [label for label in dict.fromkeys([*CLASSES, *FILES]) if holds(label)]
+    labels = [label for label in dict.fromkeys([*CLASSES, *FILES]) if allows(label)]
     assert len(labels) >= 13
     corpus = form(tmp_path, labels)
     root = Root.open(str(tmp_path / "root"))
@@ -356,7 +354,7 @@ def test_any_label_comes_through_every_form_that_can_hold_it(
     assert all(sample.media == b"x" for sample in samples.values())
 
 
-def test_names_of_tar_members_are_told_and_never_followed(tmp_path: Path, ray_local: None):
+def test_names_of_tar_members_are_reported_and_not_used_as_paths(tmp_path: Path, ray_local: None):
     names = [f"{name}/{i}" for i, name in enumerate([*CLASSES[1:7], *FILES, "\udcff\udcfe no utf-8", "x" * 4000])]
     path = tmp_path / "a.tar"
     tar_of(path, [(f"{name}.jpg", b"x%d" % i) for i, name in enumerate(names)])
@@ -372,40 +370,40 @@ def test_names_of_tar_members_are_told_and_never_followed(tmp_path: Path, ray_lo
 
 
 @given(st.text(max_size=200), st.text(max_size=200))
-def test_a_slug_is_a_plain_name_of_its_own(a: str, b: str):
+def test_slugs_are_plain_and_unique(a: str, b: str):
     assert re.fullmatch("[A-Za-z0-9_-]{0,73}", slug(a))
     assert (slug(a) == slug(b)) == (a == b)
     assert slug("digits-8x8_v2") == "digits-8x8_v2"
 
 
 @pytest.mark.parametrize("uri", ["a\0b", "a\udcffb.parquet", "s3://bucket/\udcff"])
-def test_a_place_that_is_no_text_is_refused(uri: str):
+def test_a_uri_that_is_not_utf8_is_an_error(uri: str):
     with pytest.raises(InputError, match="not UTF-8 or has a NUL"):
         Corpus(uri=(uri,))
 
 
 @pytest.mark.parametrize("line", ["a\0.jpg", "https://example.org/a.jpg", "/etc/passwd", ""])
-def test_a_listed_path_that_is_no_path_here_is_refused(line: str, tmp_path: Path, ray_local: None):
+def test_an_invalid_path_in_a_list_is_an_error(line: str, tmp_path: Path, ray_local: None):
     (tmp_path / "list.txt").write_text(f"{line}\t1\n")
     with pytest.raises(InputError, match="line 1 of '.*list.txt'"):
         index_corpus(Root.open(str(tmp_path / "root")), "c", Corpus(uri=(str(tmp_path / "list.txt"),)))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["\x1b[31m\r\nfake ok \u202e\x9b2J"], b"error: no recipe '[31m  fake ok 2J'"),
         (["digits", "--root", os.fsdecode(b"/tmp/\xff\xfe")], b"is not UTF-8"),
     ],
 )
-def test_an_error_is_one_plain_line(arguments: list[str], said: bytes, tmp_path: Path):
+def test_an_input_error_is_one_line_without_control_characters(arguments: list[str], message: bytes, tmp_path: Path):
     done = subprocess.run([sys.executable, str(JOB), *arguments], capture_output=True, cwd=tmp_path, timeout=120)
-    assert done.returncode == 2 and said in done.stderr and done.stderr.count(b"\n") == 1
-    assert steering(done.stderr.decode()) == []
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count(b"\n") == 1
+    assert control_characters(done.stderr.decode()) == []
 
 
-def test_an_error_that_nobody_foresaw_steers_no_terminal(tmp_path: Path):
+def test_an_unexpected_error_has_no_control_characters(tmp_path: Path):
     (tmp_path / "my.py").write_text("def recipe():\n    raise RuntimeError('\\x1b[31m\\x9b2J\\u202e\\r' + 'told')\n")
     done = subprocess.run([sys.executable, str(JOB), "my.py:recipe"], capture_output=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 1 and b"told" in done.stderr and done.stderr.count(b"\n") > 3
-    assert steering(done.stderr.decode()) == []
+    assert control_characters(done.stderr.decode()) == []

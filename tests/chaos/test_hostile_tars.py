@@ -1,4 +1,4 @@
-"""Tars that would do harm: what is read is what tarfile reads, in bounded memory and time, and nothing is written."""
+"""Hostile tars: the samples are those that tarfile reads, memory and time are bounded, and nothing is written."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ def padded(data: bytes) -> bytes:
 
 
 def pax(*records: tuple[str, bytes], kind: bytes = tarfile.XHDTYPE) -> bytes:
-    """A header of attributes, and they."""
+    """A PAX header with these attributes."""
     data = b""
     for key, value in records:
         rest = b" " + key.encode() + b"=" + value + b"\n"
@@ -56,7 +56,7 @@ def read(data: bytes) -> list[tuple[str, dict[str, bytes]]]:
             found = []
             for sample in tar.samples():
                 found.append((sample.name, {e: tar.read_member(m) for e, m in sample.members.items()}))
-                with TarReader(str(path)) as again:  # from its own beginning
+                with TarReader(str(path)) as again:  # from the sample's offset
                     assert next(again.samples(sample.offset)).members == sample.members
         assert sorted(p.name for p in Path(folder).iterdir()) == ["x.tar"]
     return found
@@ -73,7 +73,7 @@ entries = st.tuples(
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(entries, min_size=1, max_size=12), st.sampled_from(["gnu", "pax"]), st.binary(max_size=2000))
-def test_it_reads_what_tarfile_reads(made: list, form: str, comment: bytes):
+def test_the_samples_are_those_that_tarfile_reads(made: list, form: str, comment: bytes):
     out, headers = io.BytesIO(), {"comment": comment.hex()} if form == "pax" else {}
     with tarfile.open(fileobj=out, mode="w", format=FORMATS[form], pax_headers=headers) as tar:
         for stem, extension, kind, data in made:
@@ -113,11 +113,11 @@ GOOD = b"".join(
 
 @settings(deadline=None, max_examples=400)
 @given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=6), st.booleans())
-def test_a_damaged_tar_is_samples_or_an_input_error(changes: list[tuple[int, int]], mend: bool):
+def test_a_damaged_tar_gives_samples_or_an_input_error(changes: list[tuple[int, int]], fix_checksum: bool):
     data = bytearray(GOOD)
     for at, value in changes:
         data[at] = value
-        if mend:  # so that the damage gets past the checksum of its header
+        if fix_checksum:  # of the header, so that it does not detect the damage
             start = at // 512 * 512
             block = data[start : start + 512]
             if GOOD[start + 257 : start + 262] == b"ustar":
@@ -132,7 +132,7 @@ def test_a_damaged_tar_is_samples_or_an_input_error(changes: list[tuple[int, int
 
 
 @pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
-def test_no_data_follow_what_is_no_file_whatever_size_it_claims(kind: bytes):
+def test_the_size_of_a_member_that_is_not_a_file_is_ignored(kind: bytes):
     data = header("a.jpg", 5000, kind) + member("b.jpg", b"b") + header("c.jpg", 2**32, kind) + member("d.jpg", b"d")
     assert read(data) == [("b", {"jpg": b"b"}), ("d", {"jpg": b"d"})]
 
@@ -143,10 +143,10 @@ def test_attributes_are_read():
     assert read(GOOD)[0][1] == {"jpg": b"x" * 600, "cls": b"1"}
 
 
-GRACE = 3 << 20  # bytes of memory beside what the limits allow
+GRACE = 3 << 20  # bytes of memory in addition to the limits
 
 BOMBS = {
-    # Python 3.11.7's tarfile takes time that grows with the square of the digits, memory 18 times the map, and so on.
+    # On these, tarfile of Python 3.11.7 takes e.g. time quadratic in the number of digits, and 18 times the map's size.
     "a name of 200 MB": (lambda: header("x", 200 << 20, tarfile.GNUTYPE_LONGNAME) + bytes(200 << 20), "attributes"),
     "attributes of 50 MB": (lambda: pax(("comment", b"1" * (50 << 20))) + member("a.jpg", b"x"), "attributes"),
     "1 MB of digits": (
@@ -161,20 +161,20 @@ BOMBS = {
         lambda: attributes(b"99999 a=b\n") + member("a.jpg", b"x"), "damaged attributes"),
     "a record of length 0": (
         lambda: attributes(b"0 abcde=b\n") + member("a.jpg", b"x"), "damaged attributes"),
-    "a size that is no number": (lambda: pax(("size", b"9" * 5000)) + member("a.jpg", b"x"), "cannot read tar"),
+    "a size that is not a number": (lambda: pax(("size", b"9" * 5000)) + member("a.jpg", b"x"), "cannot read tar"),
     "a negative size": (lambda: pax(("size", b"-1024")) + member("a.jpg", b"x"), "negative size"),
     "a size of 2^62": (lambda: pax(("size", b"%d" % 2**62)) + member("a.jpg", b"x"), "beyond the end"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_tar_that_asks_for_much_is_named_and_takes_little(name: str, tmp_path: Path):
-    make, said = BOMBS[name]
+def test_a_tar_bomb_is_an_error_with_its_path_and_takes_little_memory(name: str, tmp_path: Path):
+    make, message = BOMBS[name]
     path = tmp_path / "bomb.tar"
     path.write_bytes(make())
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match=said) as caught, TarReader(str(path)) as tar:
+        with pytest.raises(InputError, match=message) as caught, TarReader(str(path)) as tar:
             for _ in tar.samples():
                 pass
         peak = tracemalloc.get_traced_memory()[1]
@@ -185,14 +185,14 @@ def test_a_tar_that_asks_for_much_is_named_and_takes_little(name: str, tmp_path:
 
 
 def sparse_map(entries: int) -> bytes:
-    """A member in GNU's sparse format 1.0, whose map stands in front of its data."""
+    """A member in GNU's sparse format 1.0, whose map is before its data."""
     body = b"%d\n" % entries + b"1\n" * 2 * entries
     marks = ("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.name", b"a.jpg")
     return pax(*marks, ("GNU.sparse.realsize", b"%d" % 2**40)) + member("GNUSparseFile.0/a.jpg", body)
 
 
 def old_sparse_map(blocks: int) -> bytes:
-    """A member in GNU's old sparse format, whose map goes on in blocks behind its header."""
+    """A member in GNU's old sparse format, whose map continues in blocks after its header."""
     block = bytearray(header("b.jpg", 0, tarfile.GNUTYPE_SPARSE))
     block[482] = 1
     block[148:156] = b" " * 8
@@ -204,8 +204,8 @@ def old_sparse_map(blocks: int) -> bytes:
 
 @pytest.mark.parametrize("bomb", [sparse_map(8_000_000), old_sparse_map(60_000), b"".join(
     pax((f"key{i}", b"c" * 500_000), kind=tarfile.XGLTYPE) + member(f"{i}.txt", b"") for i in range(40))],
-    ids=["map in front of the data", "map behind the header", "attributes of all members"])  # fmt: skip
-def test_what_is_passed_over_is_not_held(bomb: bytes, tmp_path: Path):
+    ids=["map before the data", "map after the header", "attributes of all members"])  # fmt: skip
+def test_skipped_members_are_not_kept_in_memory(bomb: bytes, tmp_path: Path):
     path = tmp_path / "bomb.tar"
     path.write_bytes(bomb + member("good.jpg", b"good"))
     del bomb
@@ -221,7 +221,7 @@ def test_what_is_passed_over_is_not_held(bomb: bytes, tmp_path: Path):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_every_format_that_tarfile_writes(form: str):
+def test_every_format_that_tarfile_writes_is_read(form: str):
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=FORMATS[form]) as tar:
         for i in range(300):

@@ -1,4 +1,4 @@
-"""Damaged and lying media through the real sandbox: each is a picture or a reject, and nothing else happens."""
+"""Damaged and hostile media in the real sandbox: each gives pixels or a reject, and has no other effect."""
 
 import hashlib
 import os
@@ -29,7 +29,7 @@ TOGETHER = 250
 
 
 def verdicts(sandbox: Sandbox, media: list[bytes], first: int = 0) -> list[str]:
-    """Of each its reject or the hash of its pixels; its numbers are those of its place."""
+    """For each sample, its reject or the hash of its pixels. Its random numbers depend on its position."""
     side, found = View(size=48, resize=56).size, []
     for at in range(0, len(media), TOGETHER):
         some = media[at : at + TOGETHER]
@@ -43,12 +43,12 @@ def verdicts(sandbox: Sandbox, media: list[bytes], first: int = 0) -> list[str]:
 
 
 def reason_of(verdict: str) -> str:
-    word = verdict.partition(":")[0]
-    return word if word in REASONS else "decoded"
+    reason = verdict.partition(":")[0]
+    return reason if reason in REASONS else "decoded"
 
 
 def pids(sandbox: Sandbox) -> list[int]:
-    """The process that forks, and its children."""
+    """The zygote and its children."""
     zygote = sandbox._zygote._process.pid
     return [zygote, *map(int, Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split())]
 
@@ -62,7 +62,7 @@ def check_children(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
-def test_mutants_are_pictures_or_rejects_and_always_the_same(
+def test_mutants_give_pixels_or_rejects_deterministically(
     count: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
@@ -79,34 +79,36 @@ def test_mutants_are_pictures_or_rejects_and_always_the_same(
         found: dict[str, list[str]] = {}
         for name, parser in PARSERS.items():
             with Sandbox(parser, CHILDREN) as sandbox:
-                sure = [reason_of(verdict) for verdict in verdicts(sandbox, whole)]
+                unchanged = [reason_of(verdict) for verdict in verdicts(sandbox, whole)]
                 found[name] = verdicts(sandbox, media)
                 shared = sum(os.fstat(child._memory).st_size for child in sandbox._idle.queue if child)
                 assert shared < CHILDREN * 64 << 20
-            with Sandbox(parser) as sandbox:  # one by one, backwards, in other children
+            with Sandbox(parser) as sandbox:  # one by one, in reverse order, in other children
                 again = {i: verdicts(sandbox, [media[i]], i)[0] for i in reversed(some)}
             assert again == {i: found[name][i] for i in some}
             pictures = {kind for kind, data in sound.items() if not kind.startswith(("mp4", "webm", "mkv", "mov"))}
-            for kind, reason in zip(sound, sure, strict=True):  # unharmed they are what they are
+            for kind, reason in zip(sound, unchanged, strict=True):  # only images are decoded
                 assert (reason == "decoded") == (kind in pictures), f"{kind}: {reason}"
     for (_, data), one, other in zip(made, found["evaluation"], found["training"], strict=True):
         assert (reason_of(one) == "decoded") == (reason_of(other) == "decoded"), data[:40]
     assert len(os.listdir("/proc/self/fd")) <= before
 
-    told = {name: Counter(map(reason_of, verdicts)) for name, verdicts in found.items()}
-    lost = sum(counts[reason] for counts in told.values() for reason in ("decoder_crash", "timeout", "out_of_memory"))
+    reasons = {name: Counter(map(reason_of, verdicts)) for name, verdicts in found.items()}
+    lost = sum(
+        counts[reason] for counts in reasons.values() for reason in ("decoder_crash", "timeout", "out_of_memory")
+    )
     with capsys.disabled():
-        print(f"\n{count:,} mutants of {len(sound)} files parsed twice, {lost} of them killed a child")
-        for name, counts in told.items():
+        print(f"\n{count:,} mutants of {len(sound)} files, each parsed twice; {lost} killed a child")
+        for name, counts in reasons.items():
             print(f"  {name}: " + ", ".join(f"{reason} {n:,}" for reason, n in counts.most_common()))
-    assert told["evaluation"]["decoded"] > count / 20 and told["evaluation"]["corrupt"] > count / 20
+    assert reasons["evaluation"]["decoded"] > count / 20 and reasons["evaluation"]["corrupt"] > count / 20
 
 
 def measured(sandbox: Sandbox, data: bytes) -> tuple[str, int, float]:
-    """(verdict, bytes that its child took at most, CPU seconds); of a child that it killed 0 and 0."""
-    verdicts(sandbox, [SOUND])  # so that there is a child
+    """(verdict, peak memory of its child in bytes, CPU seconds); 0 and 0 if the child was killed."""
+    verdicts(sandbox, [SOUND])  # starts a child
     (pid,) = pids(sandbox)[1:]
-    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak counts anew
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets the peak
     held, before = memory(pid, "VmRSS"), processor_seconds(pid)
     (verdict,) = verdicts(sandbox, [data])
     if pid not in pids(sandbox):
@@ -139,29 +141,29 @@ ALL = {**bombs.BOMBS, **{f"largest {name}": bomb for name, bomb in bombs.LARGEST
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("largest")) for name in ALL]
 )
-def test_a_small_file_that_asks_for_much_costs_itself_alone(name: str, gauge: Sandbox):
-    make, right = ALL[name]
+def test_a_decompression_bomb_stays_within_the_limits_and_affects_no_other(name: str, gauge: Sandbox):
+    make, allowed = ALL[name]
     verdict, peak, seconds = measured(gauge, make())
     print(f"{verdict}, {peak >> 20:,} MB, {seconds:.1f} s")
-    assert verdict in right
+    assert verdict in allowed
     assert peak < MEMORY and seconds < CPU_SECONDS
     assert reason_of(verdicts(gauge, [SOUND])[0]) == "decoded"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", bombs.ENDLESS)
-def test_what_takes_too_long_ends(name: str, gauge: Sandbox):
+def test_media_that_take_too_long_are_rejected(name: str, gauge: Sandbox):
     media = [SOUND, bombs.ENDLESS[name](), SOUND]
     assert [reason_of(verdict) for verdict in verdicts(gauge, media)] == ["decoded", "timeout", "decoded"]
 
 
-def test_the_largest_are_the_largest():
+def test_the_largest_bombs_have_the_maximum_number_of_pixels():
     assert bombs.SIDE**2 <= MAX_PIXELS < (bombs.SIDE + 1) ** 2
 
 
 @pytest.mark.slow
-def test_the_largest_are_decoded_whatever_came_before(gauge: Sandbox):
-    """A child that is full of what others left decodes them as a new one does."""
+def test_the_largest_bombs_give_the_same_result_in_any_order(gauge: Sandbox):
+    """A child whose memory other samples have filled gives the same result as a new child."""
     media = [make() for make, _ in bombs.LARGEST.values()]
     first = verdicts(gauge, media)
     for seed in range(3):

@@ -1,9 +1,9 @@
-"""Nodes that vanish, with all that runs and lies on them, and nodes that come: the lists are the golden ones."""
+"""Nodes are lost, with their processes and objects, and nodes join: the result is the golden one."""
 
 import pytest
 from harness import Driver, Stage
 
-# Seven CPUs on three nodes; the driver's own cannot be taken from under it.
+# Seven CPUs on three nodes. The driver's node cannot be removed.
 NODES = {"cpus": 3, "nodes": [2, 2]}
 DECODE = ["beside", "cluster"]
 
@@ -11,7 +11,7 @@ DECODE = ["beside", "cluster"]
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("decode", DECODE)
-def test_a_node_goes_and_another_comes_while_scoring(whole: Stage, decode: str):
+def test_a_node_is_lost_and_another_joins_while_scoring(whole: Stage, decode: str):
     spec = whole.spec(**NODES, resources={"decode": decode}, teacher={"seconds": 0.3})
     with Driver(spec) as driver:
         driver.wait_until(lambda: len(driver.parts()) >= 20)
@@ -27,8 +27,8 @@ def test_a_node_goes_and_another_comes_while_scoring(whole: Stage, decode: str):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("decode", DECODE)
-def test_nodes_go_for_good_while_scoring(whole: Stage, decode: str):
-    """Two of three: the rest do what is left."""
+def test_two_of_three_nodes_are_lost_while_scoring(whole: Stage, decode: str):
+    """The remaining node does the rest of the work."""
     spec = whole.spec(**NODES, resources={"decode": decode}, teacher={"seconds": 0.2})
     with Driver(spec) as driver:
         for parts in (20, 40):
@@ -40,8 +40,8 @@ def test_nodes_go_for_good_while_scoring(whole: Stage, decode: str):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_node_goes_and_another_comes_while_selecting(whole: Stage):
-    """While the best of some SCORES files are found, and while they are joined."""
+def test_a_node_is_lost_and_another_joins_while_selecting(whole: Stage):
+    """While the best samples of some SCORES files are selected, and while they are merged."""
     spec = whole.spec(
         **NODES,
         constants={"raylabel.selection.select:GROUP_CANDIDATES": 2000},
@@ -58,7 +58,7 @@ def test_a_node_goes_and_another_comes_while_selecting(whole: Stage):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_node_that_joins_is_given_teachers_and_one_that_goes_ends_nothing(whole: Stage):
+def test_a_node_that_joins_gets_teachers_and_lost_nodes_do_not_end_the_run(whole: Stage):
     spec = whole.spec(cpus=3, nodes=[2], teacher={"seconds": 0.6})
     with Driver(spec) as driver:
         driver.wait_until(lambda: len(driver.parts()) >= 10)

@@ -1,4 +1,4 @@
-"""Whatever dies while a corpus is scored, the lists are the golden ones, byte for byte, and the counts are exact."""
+"""Processes die while a corpus is scored: the result is the golden one, byte for byte, and the counts are exact."""
 
 import random
 import time
@@ -9,20 +9,20 @@ from golden import COMMANDS, SLOW_COMMANDS
 from harness import Driver, Stage, kill_one
 
 ACTORS = {"cpus": 4, "resources": {"teachers": 3}}
-WHERE = ["beside", "cluster"]  # decoding runs
+DECODE = ["beside", "cluster"]
 CLUSTER = {"cpus": 4, "resources": {"teachers": 2, "decode": "cluster"}}
 
 
-def rejected(stage: Stage, *words: str) -> dict[int, str]:
-    """Position → reason of the samples that say one of these words, if the parser commands."""
-    reasons = {word.encode(): reason for word, reason in (COMMANDS | SLOW_COMMANDS).items() if word in words}
+def rejected(stage: Stage, *commands: str) -> dict[int, str]:
+    """Position → reject reason, of the samples that are one of these commands, if the parser executes them."""
+    reasons = {one.encode(): reason for one, reason in (COMMANDS | SLOW_COMMANDS).items() if one in commands}
     found = {i: reasons[data] for i, data in enumerate(stage.golden.media) if data in reasons}
-    assert len(found) == len(words)
+    assert len(found) == len(commands)
     return found
 
 
 def kill_while_scoring(driver: Driver, victims: Callable[[], list[int]], times: int, seconds: float) -> int:
-    """SIGKILL to one of the victims every so many seconds until the run ends or it was done so often; how often."""
+    """Sends SIGKILL to one of the victims every `seconds`, at most `times`, until the run ends; returns how often."""
     chance, killed = random.Random(times), 0
     driver.wait_until(driver.actors)
     while killed < times and driver.process.poll() is None:
@@ -32,14 +32,14 @@ def kill_while_scoring(driver: Driver, victims: Callable[[], list[int]], times: 
 
 
 @pytest.mark.slow
-def test_a_clean_run_is_the_golden_one(small: Stage):
+def test_a_run_without_faults_gives_the_golden_result(small: Stage):
     with Driver(small.spec(**ACTORS)) as driver:
         driver.must_succeed(120)
     small.check()
 
 
-def test_actors_and_what_parses_are_killed(small_tar: Stage):
-    """Of the same corpus in tars: its form shows as little as the deaths."""
+def test_actors_and_sandbox_processes_are_killed(small_tar: Stage):
+    """With the corpus in tars: neither the form of the corpus nor the kills change the result."""
     chance = random.Random(0)
     with Driver(small_tar.spec(**ACTORS, teacher={"seconds": 0.2})) as driver:
         for count in (2, 5):
@@ -50,15 +50,15 @@ def test_actors_and_what_parses_are_killed(small_tar: Stage):
     small_tar.check()
 
 
-def test_media_that_kill_the_process_that_parses_are_rejected_and_no_other(small: Stage):
+def test_only_media_that_kill_the_parser_are_rejected(small: Stage):
     with Driver(small.spec(**ACTORS, teacher={"commands": list(COMMANDS)})) as driver:
         driver.must_succeed(200)
     small.check(reasons=rejected(small, *COMMANDS))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=WHERE)
-def test_a_picture_that_kills_the_teacher_is_rejected_and_no_other(small: Stage, resources: dict):
+@pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=DECODE)
+def test_only_an_image_that_kills_the_teacher_is_rejected(small: Stage, resources: dict):
     with Driver(small.spec(**resources, teacher={"crashes": True})) as driver:
         driver.must_succeed(250)
     small.check(reasons={small.golden.crashing: "teacher_crash"})
@@ -66,7 +66,7 @@ def test_a_picture_that_kills_the_teacher_is_rejected_and_no_other(small: Stage,
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=WHERE)
+@pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=DECODE)
 def test_an_actor_is_killed_every_five_seconds(whole: Stage, resources: dict):
     with Driver(whole.spec(**resources, teacher={"seconds": 0.35})) as driver:
         assert kill_while_scoring(driver, driver.actors, 10, 5) == 10
@@ -76,9 +76,9 @@ def test_an_actor_is_killed_every_five_seconds(whole: Stage, resources: dict):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=WHERE)
-def test_what_parses_is_killed_twice_a_second(whole: Stage, resources: dict):
-    """The children, and the processes that fork them."""
+@pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=DECODE)
+def test_a_sandbox_process_is_killed_twice_a_second(whole: Stage, resources: dict):
+    """Both sandbox children and zygotes."""
     with Driver(whole.spec(**resources, teacher={"seconds": 0.3})) as driver:
         assert kill_while_scoring(driver, driver.sandboxed, 1000, 0.5) > 30
         driver.must_succeed(300)
@@ -106,7 +106,9 @@ def test_workers_that_decode_are_killed(whole: Stage):
         (2, "beside", {"raylabel.inference.pool:ITEMS": 1000, "raylabel.selection.select:GROUP_CANDIDATES": 1000}),
     ],
 )
-def test_how_work_is_dealt_does_not_show(whole: Stage, actors: int, decode: str, constants: dict[str, int]):
+def test_the_result_does_not_depend_on_how_work_is_divided(
+    whole: Stage, actors: int, decode: str, constants: dict[str, int]
+):
     settings = {"cpus": actors + 1, "resources": {"teachers": actors, "decode": decode}}
     with Driver(whole.spec(**settings, constants=constants)) as driver:
         driver.must_succeed(400)
@@ -114,8 +116,8 @@ def test_how_work_is_dealt_does_not_show(whole: Stage, actors: int, decode: str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=WHERE)
-def test_media_that_hang_are_rejected_too(whole: Stage, resources: dict):
+@pytest.mark.parametrize("resources", [ACTORS, CLUSTER], ids=DECODE)
+def test_media_that_hang_are_rejected(whole: Stage, resources: dict):
     with Driver(whole.spec(**resources, teacher={"commands": [*COMMANDS, *SLOW_COMMANDS]})) as driver:
         driver.must_succeed(250)
     whole.check(reasons=rejected(whole, *COMMANDS, *SLOW_COMMANDS))
@@ -123,7 +125,7 @@ def test_media_that_hang_are_rejected_too(whole: Stage, resources: dict):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_an_object_store_under_twenty_times_as_much(whole: Stage):
+def test_the_pixels_are_twenty_times_larger_than_the_object_store(whole: Stage):
     copies = 20 * 100_000_000 // (len(whole.golden.media) * 16 * 16 * 3) + 1
     with Driver(whole.spec(**CLUSTER, store=100_000_000, teacher={"copies": copies})) as driver:
         driver.must_succeed(500)

@@ -1,6 +1,6 @@
-"""Runs one after another in one driver, a fault each minute: each run is the golden one, and nothing piles up.
+"""Many runs in one driver, with a fault each minute: each result is the golden one, and no resource use grows.
 
-RAYLABEL_SOAK_MINUTES says how long; 30 by default.
+RAYLABEL_SOAK_MINUTES: duration, 30 by default.
 """
 
 import json
@@ -20,23 +20,23 @@ MINUTES = float(os.environ.get("RAYLABEL_SOAK_MINUTES", "30"))
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a run holds at a moment."""
+class Usage:
+    """The resources that a run uses at one moment."""
 
     driver: float
-    """Memory of the driver that is no file's and not shared, MB."""
+    """Anonymous memory of the driver, MB."""
     memory: float
-    """That of all processes together, MB."""
+    """Anonymous memory of all processes together, MB."""
     shared: float
-    """In /dev/shm and in files without a name, MB."""
+    """Shared memory in /dev/shm and in memfd files, MB."""
     descriptors: int
-    """Of the driver, Ray's scheduler and its store of facts; its log monitor keeps up to 200 logs open."""
+    """File descriptors of the driver, the raylet and the GCS. Not of Ray's log monitor, which opens up to 200 logs."""
     processes: int
 
 
-def held(driver: Driver) -> Held:
-    memory, inodes, descriptors, family = {}, {}, 0, driver.processes()
-    for pid in family:
+def usage(driver: Driver) -> Usage:
+    memory, inodes, descriptors, processes = {}, {}, 0, driver.processes()
+    for pid in processes:
         folder = Path(f"/proc/{pid}")
         try:
             status = (folder / "status").read_text()
@@ -51,12 +51,12 @@ def held(driver: Driver) -> Held:
         except (OSError, IndexError):  # it has just ended
             continue
     whole = sum(memory.values())
-    return Held(memory.get(driver.process.pid, 0.0), whole, sum(inodes.values()), descriptors, len(family))
+    return Usage(memory.get(driver.process.pid, 0.0), whole, sum(inodes.values()), descriptors, len(processes))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(60 * MINUTES + 600)
-def test_nothing_piles_up(whole: Stage, capsys: pytest.CaptureFixture[str]):
+def test_resource_use_does_not_grow(whole: Stage, capsys: pytest.CaptureFixture[str]):
     chance, began = random.Random(0), time.monotonic()
     spec = whole.spec(cpus=4, resources={"teachers": 3}, teacher={"seconds": 0.02}, rounds=True)
     rounds, faults, samples = 0, [], []
@@ -84,16 +84,16 @@ def test_nothing_piles_up(whole: Stage, capsys: pytest.CaptureFixture[str]):
                 whole.golden.check(folder)
                 shutil.rmtree(folder)
                 rounds += 1
-            samples.append((now, held(driver)))
+            samples.append((now, usage(driver)))
             assert now < 60 * MINUTES + 300, driver.progress()
             time.sleep(0.5)
         driver.must_succeed(1)
     quarters = [[one for at, one in samples if i <= 4 * at / (60 * MINUTES) < i + 1] for i in range(4)]
     first, last = (
-        {name: statistics.median(asdict(one)[name] for one in quarters[i]) for name in Held.__annotations__}
+        {name: statistics.median(asdict(one)[name] for one in quarters[i]) for name in Usage.__annotations__}
         for i in (1, 3)
     )
-    most = {name: max(asdict(one)[name] for _, one in samples) for name in Held.__annotations__}
+    most = {name: max(asdict(one)[name] for _, one in samples) for name in Usage.__annotations__}
     with capsys.disabled():
         print(json.dumps({"rounds": rounds, "faults": faults, "second quarter": first, "last": last, "most": most}))
     assert len(faults) >= int(MINUTES) - 1 and rounds >= MINUTES

@@ -1,4 +1,4 @@
-"""Storage that is full, fails or is slow: a full disk that is one, an S3 server that resets connections."""
+"""Storage that is full, fails or is slow: a full file system, and an S3 server that resets connections."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ PAGE = 4096
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A labeled set, a teacher, and a corpus of four shards with copies and rejects among them."""
+    """A labeled set, a teacher, and a corpus of four shards that contains copies and rejects."""
     folder = tmp_path_factory.mktemp("data")
     media, labels = digit_images()
     write_parquet(folder / "labeled.parquet", media[:100], labels[:100])
@@ -44,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clean(data: Path, ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, str]]:
-    """The root of a run that met no fault, and the digests of PICKS and EXAMPLES."""
+    """The root of a run without faults, and the digests of its PICKS and EXAMPLES."""
     root = tmp_path_factory.mktemp("clean")
     picks, examples = run(Root.open(str(root)), lists(str(data)))
     assert picks.info["picks"] > 300
@@ -58,13 +58,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=50m", "none", str(folder)]
     if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("no right to mount a tmpfs here: the full disk of this test is a real one")
+        pytest.skip("mounting a tmpfs needs root, and this test needs a full file system")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def fill_up_to(folder: Path, stage: str, clean: Path) -> None:
-    """Puts what stands before a stage into a root on the disk, and fills all but a few pages of it."""
+    """Copies the artifacts before a stage into a root on the disk, and fills the disk except for a few pages."""
     root = folder / "root"
     names = ["shards", "truth", "teacher", "scores", "duplicates", "picks", "examples-picked"]
     before = names[: names.index(stage)]
@@ -72,7 +72,7 @@ def fill_up_to(folder: Path, stage: str, clean: Path) -> None:
         if path.name.rpartition("-")[0].partition("-")[0] in before:
             shutil.copytree(path, root / path.name)
     space = os.statvfs(folder)
-    (folder / "ballast").write_bytes(bytes(space.f_bavail * space.f_frsize - 4 * PAGE))
+    (folder / "filler").write_bytes(bytes(space.f_bavail * space.f_frsize - 4 * PAGE))
 
 
 def left_of(root: Path, stage: str) -> tuple[list[Path], list[Path]]:
@@ -81,16 +81,16 @@ def left_of(root: Path, stage: str) -> tuple[list[Path], list[Path]]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_full_disk_ends_a_stage_in_one_line_and_more_space_mends_it(
+def test_a_full_disk_ends_a_stage_with_an_error_and_more_space_fixes_it(
     stage: str, data: Path, clean: tuple[Path, tuple[str, str]], small_disk: Path
 ) -> None:
     fill_up_to(small_disk, stage, clean[0])
     root = Root(str(small_disk / "root"))
     with pytest.raises(InputError) as failure:
         run(root, lists(str(data)))
-    said = str(failure.value)
-    assert f"cannot write '{root.uri}/{stage}-" in said and "No space left on device" in said
-    assert "free space there, then the same command resumes from what is committed" in said
+    error = str(failure.value)
+    assert f"cannot write '{root.uri}/{stage}-" in error and "No space left on device" in error
+    assert "free space there, then the same command resumes from what is committed" in error
     assert left_of(small_disk / "root", stage) == ([], [])
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
     picks, examples = run(root, lists(str(data)))
@@ -105,8 +105,8 @@ def start_job(data: str, root: str) -> subprocess.Popen:
 
 def job(data: str, root: str) -> subprocess.CompletedProcess:
     process = start_job(data, root)
-    out, said = process.communicate(timeout=200)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, said)
+    out, err = process.communicate(timeout=200)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 @pytest.mark.slow
@@ -118,8 +118,8 @@ def test_a_job_on_a_full_disk_exits_and_the_same_command_completes(
     root = small_disk / "root"
     failed = job(str(data), str(root))
     assert failed.returncode == 2, failed.stdout + failed.stderr
-    (said,) = [line for line in failed.stderr.splitlines() if line.startswith("error:")]
-    assert f"cannot write '{root}/{stage}-" in said and "No space left on device" in said
+    (error,) = [line for line in failed.stderr.splitlines() if line.startswith("error:")]
+    assert f"cannot write '{root}/{stage}-" in error and "No space left on device" in error
     assert "Traceback" not in failed.stderr
     assert left_of(root, stage) == ([], []) and not list(root.glob("drivers/*"))
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
@@ -128,13 +128,13 @@ def test_a_job_on_a_full_disk_exits_and_the_same_command_completes(
     assert done.stdout.splitlines()[-1].split() == ["lists", *clean[1]]
 
 
-def test_a_disk_without_a_byte_left_is_said_before_any_work(small_disk: Path, tmp_path: Path) -> None:
+def test_a_disk_without_any_space_is_an_error_before_any_work(small_disk: Path, tmp_path: Path) -> None:
     space = os.statvfs(small_disk)
-    (small_disk / "ballast").write_bytes(bytes(space.f_bavail * space.f_frsize))
+    (small_disk / "filler").write_bytes(bytes(space.f_bavail * space.f_frsize))
     failed = job(str(tmp_path), f"{small_disk}/root")
     assert failed.returncode == 2
     assert f"cannot write '{small_disk}/root/drivers/" in failed.stderr and "No space left" in failed.stderr
-    assert [path for path in small_disk.rglob("*") if path.is_file()] == [small_disk / "ballast"]
+    assert [path for path in small_disk.rglob("*") if path.is_file()] == [small_disk / "filler"]
 
 
 def upload(data: Path, bucket: str) -> str:
@@ -144,7 +144,7 @@ def upload(data: Path, bucket: str) -> str:
 
 
 @pytest.mark.parametrize("form", ["parquet", "webdataset", "files"])
-def test_what_is_read_and_written_while_a_store_fails_now_and_then(
+def test_reads_and_writes_are_correct_while_some_requests_fail(
     form: str, tmp_path: Path, bucket: str, faults: Plan, indexed: Indexed
 ) -> None:
     corpus = FORMS[form](tmp_path / "d", rows_of(30))
@@ -164,12 +164,12 @@ def test_what_is_read_and_written_while_a_store_fails_now_and_then(
 
 
 @pytest.mark.slow
-def test_an_object_store_that_fails_now_and_then_shows_in_no_list(
+def test_failed_requests_do_not_change_the_result(
     data: Path, clean: tuple[Path, tuple[str, str]], bucket: str, faults: Plan
 ) -> None:
-    place = upload(data, bucket)
+    uri = upload(data, bucket)
     faults.share = 0.05
-    picks, examples = run(Root.open(f"{bucket}/root"), lists(place))
+    picks, examples = run(Root.open(f"{bucket}/root"), lists(uri))
     found = digest(picks), digest(examples)
     faults.share = 0.0
     assert found == clean[1]
@@ -178,49 +178,49 @@ def test_an_object_store_that_fails_now_and_then_shows_in_no_list(
 
 @pytest.mark.parametrize(
     "status",
-    ["403 Access Denied", pytest.param("500 Internal Error", marks=pytest.mark.slow)],  # asked ten times
+    ["403 Access Denied", pytest.param("500 Internal Error", marks=pytest.mark.slow)],  # retried ten times
 )
 @pytest.mark.parametrize("method", ["GET", "PUT"])
-def test_an_object_that_fails_for_ever_is_named(method: str, status: str, bucket: str, faults: Plan) -> None:
+def test_the_error_names_an_object_that_always_fails(method: str, status: str, bucket: str, faults: Plan) -> None:
     uri = f"{bucket}/some/object"
     write_file(uri, b"before" * 100)
-    asked = 0
+    requests = 0
 
     def broken(how: str, path: str) -> str:
-        nonlocal asked
+        nonlocal requests
         if how == method and path.endswith("/object"):
-            asked += 1
+            requests += 1
             return status
         return ""
 
     faults.broken = broken
     with pytest.raises(InputError, match=f"'{uri}'.*the same command resumes from what is committed"):
         read_file(uri) if method == "GET" else write_file(uri, b"after")
-    assert asked == (ATTEMPTS if status.startswith("5") else 1)
+    assert requests == (ATTEMPTS if status.startswith("5") else 1)
     faults.broken = lambda method, path: ""
     assert read_file(uri) == b"before" * 100 and list_files(bucket) == ["some/object"]
 
 
-def test_a_shard_that_fails_for_ever_ends_the_run_in_its_name(
+def test_a_shard_that_always_fails_ends_the_run_with_its_name(
     data: Path, bucket: str, faults: Plan, ray_local: None
 ) -> None:
-    place = upload(data, bucket)
-    root, recipe = Root.open(f"{bucket}/root"), lists(place)
+    uri = upload(data, bucket)
+    root, recipe = Root.open(f"{bucket}/root"), lists(uri)
     prepare(root, recipe)
     faults.broken = lambda method, path: "403 Access Denied" if path.endswith("/unlabeled/2.parquet") else ""
-    with pytest.raises(InputError, match=f"'{place}/unlabeled/2.parquet'"):
+    with pytest.raises(InputError, match=f"'{uri}/unlabeled/2.parquet'"):
         run(root, recipe)
     assert root.named("scores") == []
 
 
 @pytest.mark.slow
-def test_a_job_on_an_object_store_that_fails_now_and_then(
+def test_a_job_gives_the_same_result_while_some_requests_fail(
     data: Path, clean: tuple[Path, tuple[str, str]], bucket: str, faults: Plan
 ) -> None:
-    place = upload(data, bucket)
+    uri = upload(data, bucket)
     faults.share = 0.05
-    done = job(place, f"{bucket}/root")
-    again = job(place, f"{bucket}/root")
+    done = job(uri, f"{bucket}/root")
+    again = job(uri, f"{bucket}/root")
     faults.share = 0.0
     for process in (done, again):
         assert process.returncode == 0, process.stdout + process.stderr

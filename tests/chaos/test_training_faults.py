@@ -1,4 +1,4 @@
-"""Training under faults: real processes, killed for real, against a run that nobody disturbed."""
+"""Training under faults: real processes are killed, and the result is compared with that of a run without faults."""
 
 import contextlib
 import json
@@ -23,15 +23,15 @@ from raylabel.training.stream import Stream
 
 STEPS, BATCH, EVERY = 40, 64, 5
 DRIVER = SUPPORT / "training_driver.py"
-SEED = 3  # of test_train.fit
-QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_AUTH_MODE": "disabled"}  # the latter for a cluster of several machines
+SEED = 3  # of trainings.fit
+QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_AUTH_MODE": "disabled"}  # the latter for a cluster of several nodes
 
 slow = pytest.mark.slow
 
 
 @dataclass
 class Training:
-    """One command: a root, how many workers, and what goes wrong."""
+    """One command: its root, its number of workers and its faults."""
 
     folder: Path
     workers: int = 2
@@ -57,7 +57,7 @@ class Training:
         )
 
     def run(self, status: int = 0) -> str:
-        return said(self.start(), status)
+        return output_of(self.start(), status)
 
     @property
     def net(self) -> Artifact:
@@ -70,7 +70,7 @@ class Training:
         return examples
 
     def checkpoints(self) -> list[Path]:
-        """Those that are finished, the newest last."""
+        """The complete checkpoints, the newest last."""
         found = self.folder.glob("root/net-*/scratch/checkpoints/*/checksums.json")
         return sorted(path.parent for path in found)
 
@@ -80,18 +80,18 @@ class Training:
         names = ([int(word) for word in path.name.split("-")] for path in paths)
         return [(world, rank, pid, path) for (_, world, rank, pid), path in zip(names, paths, strict=True)]
 
-    def learns(self) -> bool:
+    def has_started(self) -> bool:
         """Whether some steps have been done."""
         steps = self.folder / "log.steps"
         return steps.exists() and steps.stat().st_size > 5
 
     def alive(self) -> dict[int, int]:
-        """Rank → pid of the workers that are there now and have begun."""
+        """Rank → pid of the workers that are running now and have begun to train."""
         return {rank: pid for _, rank, pid, _ in self.logs() if Path(f"/proc/{pid}").exists()}
 
 
-def said(process: subprocess.Popen, status: int = 0) -> str:
-    """What it prints until it ends, with that status."""
+def output_of(process: subprocess.Popen, status: int = 0) -> str:
+    """The output of the process, once it has ended with that status."""
     try:
         output = process.communicate(timeout=200)[0]
     finally:
@@ -101,7 +101,7 @@ def said(process: subprocess.Popen, status: int = 0) -> str:
 
 
 def wait_for(what: Callable[[], object], process: subprocess.Popen) -> None:
-    """Until `what` is true; the process must be running then."""
+    """Waits until `what` is true; the process must still be running then."""
     deadline = time.monotonic() + 150
     while not what():
         assert process.poll() is None, process.communicate()[0]
@@ -112,7 +112,7 @@ def wait_for(what: Callable[[], object], process: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory) -> Callable[[int], Training]:
-    """Runs that nobody disturbs, one for each number of workers."""
+    """Runs without faults, one for each number of workers."""
     made: dict[int, Training] = {}
 
     def run(workers: int) -> Training:
@@ -125,7 +125,7 @@ def clean(tmp_path_factory) -> Callable[[int], Training]:
     return run
 
 
-def beside(clean: Training, folder: Path, **more) -> Training:
+def training_on(clean: Training, folder: Path, **more) -> Training:
     """A training on the same EXAMPLES, in another root."""
     shutil.copytree(clean.folder / "corpus", folder / "corpus")
     for path in (clean.folder / "root").iterdir():
@@ -135,15 +135,15 @@ def beside(clean: Training, folder: Path, **more) -> Training:
 
 
 def same_end(one: Training, two: Training) -> None:
-    """Same identity, same weights to the last bit, same curve; nothing of the work is left."""
+    """AssertionError unless identity, weights (exactly) and curve are the same and no scratch files are left."""
     assert one.net.digest == two.net.digest and contents(one.net) == contents(two.net)
     assert not list(two.folder.glob("root/net-*/scratch"))
 
 
 def effective_history(training: Training) -> dict[int, int]:
-    """Global item → key of what the weights have learned from: each start's items up to where the next one began.
+    """Global item → key, of all items in the final weights: each start's items up to the first item of the next start.
 
-    Every item has to be served by exactly one worker of its start.
+    Every item must be read by exactly one worker of its start.
     """
     groups: list[tuple[int, dict[int, Path]]] = []  # (size, rank → log)
     for world, rank, _, path in training.logs():
@@ -163,7 +163,7 @@ def effective_history(training: Training) -> dict[int, int]:
     ends = [first for first, _ in begun[1:]] + [training.steps * BATCH]
     for (first, items), end in zip(begun, ends, strict=True):
         for g in range(first, end):
-            assert g not in history, "an item was learned twice"
+            assert g not in history, "the training used an item twice"
             history[g] = items[g]
     return history
 
@@ -175,7 +175,7 @@ def clean_history(training: Training) -> dict[int, int]:
 
 @pytest.mark.slow
 def test_a_lost_worker_costs_the_steps_since_the_last_checkpoint(clean, tmp_path):
-    training = beside(clean(2), tmp_path, pause=0.1)
+    training = training_on(clean(2), tmp_path, pause=0.1)
     process = training.start()
     for rank in (1, 0):
         before = len(training.checkpoints()) and int(training.checkpoints()[-1].name)
@@ -188,30 +188,30 @@ def test_a_lost_worker_costs_the_steps_since_the_last_checkpoint(clean, tmp_path
         gone = training.alive()
         os.kill(gone[rank], signal.SIGKILL)
         wait_for(lambda gone=gone: set(training.alive().values()) - set(gone.values()), process)
-    output = said(process)
-    assert output.count("lost worker") == 2 and "goes on from step" in output
+    output = output_of(process)
+    assert output.count("lost worker") == 2 and "training resumes from step" in output
     assert {world for world, *_ in training.logs()} == {2} and len(training.logs()) == 6
     same_end(clean(2), training)
     assert effective_history(training) == clean_history(training)
 
 
 @slow
-def test_a_lost_controller_and_a_lost_board_end_nothing(clean, tmp_path):
-    training = beside(clean(2), tmp_path, pause=0.3)
+def test_training_survives_the_loss_of_its_controller_and_its_board(clean, tmp_path):
+    training = training_on(clean(2), tmp_path, pause=0.3)
     process = training.start()
     for title in "ray::_Board", "ray::TrainController":
         wait_for(lambda: training.checkpoints() and len(training.alive()) == 2, process)
-        newest, (pid,) = training.checkpoints()[-1].name, below(process.pid, title)
+        newest, (pid,) = training.checkpoints()[-1].name, descendants(process.pid, title)
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda newest=newest: training.checkpoints()[-1].name > newest, process)
-    output = said(process)
+    output = output_of(process)
     assert "lost all workers (ActorDiedError" in output
     same_end(clean(2), training)
     assert effective_history(training) == clean_history(training)
 
 
-def below(pid: int, title: str) -> list[int]:
-    """The processes of that title whose line of parents leads to `pid`."""
+def descendants(pid: int, title: str) -> list[int]:
+    """The descendants of process `pid` whose title begins with `title`."""
     parents: dict[int, int] = {}
     titles: dict[int, str] = {}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -221,15 +221,15 @@ def below(pid: int, title: str) -> list[int]:
         except OSError:  # it has ended
             continue
 
-    def line(child: int) -> Iterator[int]:
+    def ancestors(child: int) -> Iterator[int]:
         while child := parents.get(child, 0):
             yield child
 
-    return [child for child in parents if titles.get(child, "").startswith(title) and pid in line(child)]
+    return [child for child in parents if titles.get(child, "").startswith(title) and pid in ancestors(child)]
 
 
 def kill(process: subprocess.Popen, training: Training) -> None:
-    """Kills the driver and its workers, which would go on for as long as Ray takes to notice."""
+    """Kills the driver and its workers, which would otherwise run until Ray notices that the driver has died."""
     process.kill()
     deadline = time.monotonic() + 60
     while alive := training.alive():
@@ -242,8 +242,8 @@ def kill(process: subprocess.Popen, training: Training) -> None:
 
 
 def interrupted(clean: Training, folder: Path) -> Training:
-    """A training whose driver was killed when it had two checkpoints, and not all."""
-    training = beside(clean, folder, pause=0.1)
+    """A training whose driver was killed when it had two checkpoints, before the last one."""
+    training = training_on(clean, folder, pause=0.1)
     process = training.start()
     wait_for(lambda: len(training.checkpoints()) == 2, process)
     kill(process, training)
@@ -252,7 +252,7 @@ def interrupted(clean: Training, folder: Path) -> Training:
 
 
 @slow
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(clean, tmp_path):
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(clean, tmp_path):
     training = interrupted(clean(2), tmp_path / "one")
     older, newest = training.checkpoints()
     weights = newest / "model.safetensors"
@@ -260,7 +260,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(clean, tmp_path):
     middle = len(content) // 2
     weights.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
     output = training.run()
-    assert re.search(rf"warning: checkpoint {newest.name} is damaged.*step {int(older.name)} ", output)
+    assert re.search(rf"warning: checkpoint {newest.name} is damaged.*step {int(older.name)}\b", output)
     assert len(training.net.info["passed_over"]) == 1 and newest.name in training.net.info["passed_over"][0]
     assert training.net.info["images"] == (STEPS - int(older.name)) * BATCH
     same_end(clean(2), training)
@@ -273,23 +273,23 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(clean, tmp_path):
     folder = training.checkpoints()[0].parent
     begun = len(training.logs())
     output = training.run(status=2)
-    assert f"{folder}: not one of its checkpoints is whole" in output and "Traceback" not in output
-    assert len(training.logs()) == begun  # no fresh start
+    assert f"{folder}: no checkpoint is intact" in output and "Traceback" not in output
+    assert len(training.logs()) == begun  # it did not start again from step 0
 
 
 @pytest.mark.slow
-def test_a_bug_in_the_loop_ends_the_run_at_once(clean, tmp_path):
-    training = beside(clean(2), tmp_path, fault="raise")
+def test_a_bug_in_the_loop_ends_the_run_without_a_restart(clean, tmp_path):
+    training = training_on(clean(2), tmp_path, fault="raise")
     output = training.run(status=1)
     assert "a bug in the loop" in output
     assert len(training.logs()) == 2  # one start of two workers
 
 
 @slow
-def test_workers_that_die_again_and_again_end_the_run(clean, tmp_path):
-    training = beside(clean(2), tmp_path, fault="die")
+def test_workers_that_die_repeatedly_end_the_run(clean, tmp_path):
+    training = training_on(clean(2), tmp_path, fault="die")
     output = training.run(status=2)
-    assert "got no further than step 20" in output and "the same command resumes" in output
+    assert "with no checkpoint after step 20" in output and "the same command resumes" in output
     training.fault = ""
     training.run()
     same_end(clean(2), training)
@@ -297,29 +297,29 @@ def test_workers_that_die_again_and_again_end_the_run(clean, tmp_path):
 
 @slow
 @pytest.mark.parametrize("victim", ["worker", "driver"])
-def test_a_kill_in_the_midst_of_a_checkpoint(clean, tmp_path, victim):
-    training = beside(clean(2), tmp_path, fault="slow save")
+def test_a_kill_while_a_checkpoint_is_written(clean, tmp_path, victim):
+    training = training_on(clean(2), tmp_path, fault="slow save")
     process = training.start()
 
-    def unfinished() -> bool:
+    def incomplete() -> bool:
         folders = set(training.folder.glob("root/net-*/scratch/checkpoints/*"))
         return bool(training.checkpoints()) and bool(folders - set(training.checkpoints()))
 
-    wait_for(unfinished, process)
+    wait_for(incomplete, process)
     if victim == "worker":
         os.kill(training.alive()[0], signal.SIGKILL)
-        output = said(process)
+        output = output_of(process)
     else:
         kill(process, training)
         output = training.run()
-    assert "was cut off while it was written; it is passed over" in output
+    assert "is incomplete: writing it was interrupted; it is skipped" in output
     same_end(clean(2), training)
     assert effective_history(training) == clean_history(training)
 
 
 @slow
-def test_two_workers_then_one_then_three_see_the_same_samples(clean, tmp_path):
-    training = beside(clean(2), tmp_path, pause=0.1)
+def test_two_workers_then_one_then_three_train_on_the_same_samples(clean, tmp_path):
+    training = training_on(clean(2), tmp_path, pause=0.1)
     for workers, step in (2, 10), (1, 25), (3, STEPS):
         training.workers = workers
         process = training.start()
@@ -327,23 +327,23 @@ def test_two_workers_then_one_then_three_see_the_same_samples(clean, tmp_path):
             wait_for(lambda step=step: training.checkpoints() and int(training.checkpoints()[-1].name) >= step, process)
             kill(process, training)
         else:
-            said(process)
+            output_of(process)
     assert {world for world, *_ in training.logs()} == {1, 2, 3}
     assert training.net.digest == clean(2).net.digest and training.net.info["workers"] == 3
     assert effective_history(training) == clean_history(training)
 
 
 @slow
-def test_a_worker_that_is_told_to_end_saves_what_it_has_learned(clean, tmp_path):
-    training = beside(clean(2), tmp_path, pause=0.2, every=1000)
+def test_a_worker_that_gets_sigterm_writes_a_checkpoint(clean, tmp_path):
+    training = training_on(clean(2), tmp_path, pause=0.2, every=1000)
     process = training.start()
-    wait_for(training.learns, process)
+    wait_for(training.has_started, process)
     begin = time.monotonic()
     os.kill(training.alive()[1], signal.SIGTERM)
-    wait_for(training.checkpoints, process)  # none is due but at the end
+    wait_for(training.checkpoints, process)  # none is due before the last step
     assert time.monotonic() - begin < 30
-    output = said(process)
-    assert "a worker was told to end; training goes on from step" in output
+    output = output_of(process)
+    assert "a worker was told to end; training resumes from step" in output
     assert effective_history(training) == clean_history(training)
     assert weights(training) == weights(clean(2))
 
@@ -355,10 +355,10 @@ def weights(training: Training) -> str:
 
 @slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_driver_that_is_told_to_end_saves_what_its_workers_have_learned(clean, tmp_path, number):
-    training = beside(clean(2), tmp_path, pause=0.2, every=1000)
+def test_a_driver_that_gets_a_signal_lets_its_workers_write_a_checkpoint(clean, tmp_path, number):
+    training = training_on(clean(2), tmp_path, pause=0.2, every=1000)
     process = training.start()
-    wait_for(training.learns, process)
+    wait_for(training.has_started, process)
     begin = time.monotonic()
     process.send_signal(number)
     process.communicate(timeout=60)
@@ -374,7 +374,7 @@ def test_a_driver_that_is_told_to_end_saves_what_its_workers_have_learned(clean,
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    """A real disk of 50 MB."""
+    """A file system of 50 MB."""
     if os.geteuid() != 0:
         pytest.skip("mounting a file system needs root")
     folder = tmp_path / "disk"
@@ -388,17 +388,17 @@ def small_disk(tmp_path) -> Iterator[Path]:
 
 @slow
 def test_a_full_disk_under_the_checkpoints(clean, small_disk):
-    training = beside(clean(2), small_disk, pause=0.05)
+    training = training_on(clean(2), small_disk, pause=0.05)
     (small_disk / "log").mkdir()
     process = training.start()
     wait_for(lambda: len(training.checkpoints()) == 2, process)
-    ballast = small_disk / "ballast"
+    filler = small_disk / "filler"
     with pytest.raises(OSError, match="No space left"):
-        with open(ballast, "wb", buffering=0) as file:
+        with open(filler, "wb", buffering=0) as file:
             while True:
                 file.write(bytes(1 << 12))
     begin = time.monotonic()
-    output = said(process, status=2)
+    output = output_of(process, status=2)
     assert time.monotonic() - begin < 60
     assert f"{small_disk}/root/net-" in output and "No space left" in output and "Traceback" not in output
     assert not list(small_disk.glob("root/net-*/manifest.json")) and not list(small_disk.glob("root/**/*.tmp"))
@@ -408,7 +408,7 @@ def test_a_full_disk_under_the_checkpoints(clean, small_disk):
 
 
 @slow
-def test_a_driver_killed_while_its_root_is_a_bucket(clean, bucket, tmp_path):
+def test_a_driver_whose_root_is_a_bucket_is_killed(clean, bucket, tmp_path):
     training = Training(tmp_path, pause=0.2, root=f"{bucket}/a root")
     process = training.start()
     wait_for(lambda: sum("checksums.json" in name for name in list_files(training.root)) == 2, process)
@@ -421,16 +421,16 @@ def test_a_driver_killed_while_its_root_is_a_bucket(clean, bucket, tmp_path):
 
 
 @slow
-def test_a_lost_machine_leaves_fewer_workers_and_a_new_one_is_taken_in(clean, tmp_path):
-    training = beside(clean(2), tmp_path, pause=0.25, workers=3, nodes=3, steps=400)
+def test_training_shrinks_when_a_node_is_lost_and_grows_when_one_joins(clean, tmp_path):
+    training = training_on(clean(2), tmp_path, pause=0.25, workers=3, nodes=3, steps=400)
     process = training.start()
     wait_for(lambda: training.checkpoints() and len(training.alive()) == 3, process)
     _, *nodes = (tmp_path / "nodes").read_text().splitlines()
     os.kill(int(nodes[0].split()[1]), signal.SIGKILL)
     wait_for(lambda: 2 in {world for world, *_ in training.logs()}, process)
-    process.send_signal(signal.SIGUSR1)  # a machine more
+    process.send_signal(signal.SIGUSR1)  # adds a node
     wait_for(lambda: training.logs()[-1][0] == 3, process)
-    output = said(process)
+    output = output_of(process)
     assert output.count("lost worker") == 1 and output.count("there is room for more workers") == 1
     worlds = [world for world, *_ in training.logs()]
     assert worlds == [3] * 3 + [2] * 2 + [3] * 3
@@ -439,22 +439,22 @@ def test_a_lost_machine_leaves_fewer_workers_and_a_new_one_is_taken_in(clean, tm
 
 
 @slow
-def test_a_machine_that_is_about_to_be_taken_away_is_left_in_time(clean, tmp_path):
-    training = beside(clean(2), tmp_path, pause=0.3, workers=2, nodes=2, steps=80, every=1000)
+def test_training_leaves_a_draining_node_in_time(clean, tmp_path):
+    training = training_on(clean(2), tmp_path, pause=0.3, workers=2, nodes=2, steps=80, every=1000)
     process = training.start()
-    wait_for(training.learns, process)
+    wait_for(training.has_started, process)
     address, *nodes = (tmp_path / "nodes").read_text().splitlines()
     node, raylet = nodes[0].split()
     notice = f"drain-node --address {address} --node-id {node} --deadline-remaining-seconds 60 --reason"
-    words = ["DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a spot notice"]
-    command = [str(Path(sys.executable).parent / "ray"), *notice.split(), *words]
+    reason = ["DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a spot notice"]
+    command = [str(Path(sys.executable).parent / "ray"), *notice.split(), *reason]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, **QUIET})
     begin = time.monotonic()
-    wait_for(training.checkpoints, process)  # none is due but at the end
+    wait_for(training.checkpoints, process)  # none is due before the last step
     assert time.monotonic() - begin < 30
     wait_for(lambda: 1 in {world for world, *_ in training.logs()}, process)
-    os.kill(int(raylet), signal.SIGKILL)  # nobody is there any more
-    output = said(process)
-    assert "a machine is about to be taken away" in output and "lost worker" not in output
+    os.kill(int(raylet), signal.SIGKILL)  # no worker is there any more
+    output = output_of(process)
+    assert "a machine is about to be shut down" in output and "lost worker" not in output
     assert [world for world, *_ in training.logs()] == [2, 2, 1]
     assert effective_history(training) == clean_history(training)

@@ -1,4 +1,4 @@
-"""Real jobs on one root: the second stops, a killed one is no hindrance, one whose root is taken away ends."""
+"""Two jobs on one root: the second one stops. A killed job does not block the root. A job that loses its root ends."""
 
 import os
 import shutil
@@ -16,18 +16,18 @@ from raylabel.store.root_lock import held
 __all__ = ["clean", "data"]  # fixtures
 
 
-def test_a_job_on_a_root_in_use_ends_at_once(tmp_path: Path) -> None:
+def test_a_job_on_a_root_in_use_ends_with_an_error(tmp_path: Path) -> None:
     root = tmp_path / "root"
     with held(Root.open(str(root))):
         job = start_job(str(tmp_path), str(root))
-        out, said = job.communicate(timeout=100)
-    assert job.returncode == 2, out + said
-    assert f"error: another run uses '{root}' (process {os.getpid()} on " in said and "Traceback" not in said
+        out, err = job.communicate(timeout=100)
+    assert job.returncode == 2, out + err
+    assert f"error: another run uses '{root}' (process {os.getpid()} on " in err and "Traceback" not in err
     assert os.listdir(root) == ["drivers"] and os.listdir(root / "drivers") == []
 
 
-def at_work(job: subprocess.Popen, root: Path) -> None:
-    """Waits until a job labels."""
+def wait_for_scoring(job: subprocess.Popen, root: Path) -> None:
+    """Waits until the job scores its corpus."""
     deadline = time.monotonic() + 150
     while not list(root.glob("scores-*")):
         assert job.poll() is None and time.monotonic() < deadline
@@ -35,36 +35,36 @@ def at_work(job: subprocess.Popen, root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_job_is_followed_by_the_same_command(
+def test_the_same_command_resumes_after_a_job_was_killed(
     data: Path, clean: tuple[Path, tuple[str, str]], tmp_path: Path
 ) -> None:
     root = tmp_path / "root"
     job = start_job(str(data), str(root))
-    at_work(job, root)
+    wait_for_scoring(job, root)
     second = start_job(str(data), str(root))
-    said = second.communicate(timeout=100)[1]
-    assert second.returncode == 2 and f"(process {job.pid} on " in said
+    err = second.communicate(timeout=100)[1]
+    assert second.returncode == 2 and f"(process {job.pid} on " in err
     job.send_signal(signal.SIGKILL)
     job.communicate()
-    assert not list(root.glob("scores-*/manifest.json")), "the run was over before it was killed: no test"
+    assert not list(root.glob("scores-*/manifest.json")), "the run ended before it was killed"
     again = start_job(str(data), str(root))
-    out, said = again.communicate(timeout=200)
-    assert again.returncode == 0, out + said
-    assert "waiting" not in said and out.splitlines()[-1].split() == ["lists", *clean[1]]
+    out, err = again.communicate(timeout=200)
+    assert again.returncode == 0, out + err
+    assert "waiting" not in err and out.splitlines()[-1].split() == ["lists", *clean[1]]
     assert os.listdir(root / "drivers") == [] and not list(root.rglob("*.tmp"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["deleted", "taken over"])
-def test_a_job_whose_root_is_taken_away_ends(what: str, data: Path, tmp_path: Path) -> None:
+def test_a_job_whose_root_is_deleted_or_taken_over_ends(what: str, data: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     job = start_job(str(data), str(root))
-    at_work(job, root)
+    wait_for_scoring(job, root)
     if what == "deleted":
-        root.rename(tmp_path / "away")  # at once, where a deletion would race with what is written
+        root.rename(tmp_path / "away")  # atomic; a deletion would race with the job's writes
     else:
         shutil.rmtree(root / "drivers")
-    out, said = job.communicate(timeout=100)
-    assert job.returncode == 2, out + said
-    assert "was deleted or taken over by another run" in said and "Traceback" not in said
+    out, err = job.communicate(timeout=100)
+    assert job.returncode == 2, out + err
+    assert "was deleted or taken over by another run" in err and "Traceback" not in err
     assert not list(root.glob("run-*/manifest.json"))

@@ -1,4 +1,4 @@
-"""Damaged and lying videos through the real sandbox: each is frames or a reject, and costs no more than its limits."""
+"""Damaged and hostile videos in the real sandbox: each gives frames or a reject, within the limits."""
 
 import hashlib
 import io
@@ -32,7 +32,7 @@ TOGETHER = 250
 
 
 def verdicts(sandbox: Sandbox, kind: str, media: list[bytes], first: int = 0) -> list[str]:
-    """Of each its reject or the hash of its pixels; in training its numbers are those of its place."""
+    """For each sample, its reject or the hash of its pixels. In training, its random numbers depend on its position."""
     found = []
     for at in range(0, len(media), TOGETHER):
         some = media[at : at + TOGETHER]
@@ -46,30 +46,30 @@ def verdicts(sandbox: Sandbox, kind: str, media: list[bytes], first: int = 0) ->
 
 
 @pytest.mark.parametrize("count", [1_200, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_mutants_are_frames_or_rejects_and_always_the_same(count: int, capsys: pytest.CaptureFixture[str]):
+def test_mutants_give_frames_or_rejects_deterministically(count: int, capsys: pytest.CaptureFixture[str]):
     names = ("mp4", "mp4, mpeg4", "mkv", "webm, vp8", "webm, vp9", "avi, B-frames", "flv", "ts", "gif", "wmv")
     kinds = videos.kinds()
     sound = {name: kinds[name] for name in names}
     made = list(hostile_media.mutants(count, 0, sound))
     media = [data for _, data in made]
-    told = {}
+    reasons = {}
     for kind, (parser, _) in PARSERS.items():
         with Sandbox(parser, 2) as sandbox:
             assert {reason_of(verdict) for verdict in verdicts(sandbox, kind, list(sound.values()))} == {"decoded"}
             found = verdicts(sandbox, kind, media)
         some = list(range(0, count, 10))
-        with Sandbox(parser) as sandbox:  # one by one, backwards, in other children
+        with Sandbox(parser) as sandbox:  # one by one, in reverse order, in other children
             again = {i: verdicts(sandbox, kind, [media[i]], i)[0] for i in reversed(some)}
         assert again == {i: found[i] for i in some}
-        told[kind] = Counter(map(reason_of, found))
+        reasons[kind] = Counter(map(reason_of, found))
     with capsys.disabled():
         print(f"\n{count:,} mutants of {len(sound)} videos parsed twice")
-        for kind, counts in told.items():
+        for kind, counts in reasons.items():
             print(f"  {kind}: " + ", ".join(f"{reason} {n:,}" for reason, n in counts.most_common()))
-    assert all(counts["decoded"] > count / 20 and counts["corrupt"] > count / 50 for counts in told.values())
+    assert all(counts["decoded"] > count / 20 and counts["corrupt"] > count / 50 for counts in reasons.values())
 
 
-def test_nobody_calls_where_a_file_says():
+def test_addresses_in_files_are_not_opened():
     texts = {
         "m3u8": b"#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:10.0,\nhttp://HERE/a.ts\n#EXT-X-ENDLIST\n",
         "ffconcat": b"ffconcat version 1.0\nfile 'http://HERE/a.mp4'\n",
@@ -86,11 +86,11 @@ def test_nobody_calls_where_a_file_says():
                 found = verdicts(sandbox, kind, media)
             *rejected, own = map(reason_of, found)
             assert set(rejected) <= {"unrecognized", "format_not_allowed", "corrupt", "truncated"}, found
-            assert own == "decoded"  # by what the file itself holds
+            assert own == "decoded"  # from the data in the file itself
 
 
 def referring(address: bytes) -> bytes:
-    """An MP4 file whose frames lie elsewhere: a data reference to an address, ISO 14496-12 §8.7.2."""
+    """An MP4 file whose frames are in another file, by a data reference to an address (ISO 14496-12 §8.7.2)."""
     data = videos.video(videos.scene(3), options=videos.x264())
     url = b"\0\0\0\x0curl \0\0\0\1"
     assert data.count(url) == 1
@@ -100,25 +100,25 @@ def referring(address: bytes) -> bytes:
     changed = bytearray(data)
     inside = [b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"]
     for name in inside:
-        place = data.index(name) - 4
-        changed[place : place + 4] = (int.from_bytes(data[place : place + 4], "big") + more).to_bytes(4, "big")
+        start = data.index(name) - 4
+        changed[start : start + 4] = (int.from_bytes(data[start : start + 4], "big") + more).to_bytes(4, "big")
     changed[at : at + len(url)] = grown
     return bytes(changed)
 
 
 def huge_frames() -> bytes:
-    """8192 x 8192 pixels, in 20 kB."""
+    """Frames of 8192 x 8192 pixels, in 20 kB."""
     return videos.video(np.zeros((2, 8192, 8192, 3), np.uint8), options={"preset": "ultrafast", "crf": "40"})
 
 
 def growing_frames() -> bytes:
-    """The header says 64 x 48, the codec's own says otherwise."""
+    """The header says 64 x 48 pixels, but later frames have 4096 x 4096."""
     small = videos.video(videos.scene(3), "mpegts", options=videos.x264())
     return small + videos.video(np.zeros((2, 4096, 4096, 3), np.uint8), "mpegts", options={"preset": "ultrafast"})
 
 
 def huge_count() -> bytes:
-    """Its table of times says that there are 4 billion frames (stts, ISO 14496-12 §8.6.1.2)."""
+    """The table of durations says that there are 4 billion frames (stts, ISO 14496-12 §8.6.1.2)."""
     data = bytearray(videos.video(videos.scene(3), options=videos.x264(bframes=0)))
     at = data.index(b"stts") + 12
     data[at : at + 4] = b"\xff\xff\xff\xf0"
@@ -126,7 +126,7 @@ def huge_count() -> bytes:
 
 
 def huge_tables() -> bytes:
-    """Its tables have 4 billion entries each, says the file."""
+    """The file says that each of its tables has 10^9 entries."""
     data = bytearray(videos.video(videos.scene(3), options=videos.x264()))
     for name in (b"stts", b"stsz", b"stsc", b"stco", b"ctts"):
         at = data.index(name) + (12 if name == b"stsz" else 8)
@@ -135,7 +135,7 @@ def huge_tables() -> bytes:
 
 
 def samples_of_one_size() -> bytes:
-    """Says that it has 50 million frames of one byte each, all of them the same."""
+    """The file says that it has 50 million frames of one byte each."""
     data = bytearray(videos.video(videos.scene(3), options=videos.x264(bframes=0)))
     at = data.index(b"stsz") + 8
     data[at : at + 8] = struct.pack(">II", 1, 50_000_000)
@@ -147,19 +147,19 @@ def samples_of_one_size() -> bytes:
 
 
 def ten_hours() -> bytes:
-    """900,000 frames in one group of pictures: 0.01 s of it, coded once, again and again."""
+    """900,000 frames in one group of pictures; their packets are repeated."""
     return long_video(900_000)
 
 
 def long_video(frames: int) -> bytes:
-    """A frame, and then the same one without a change; as H.264, each with its number (frame_num)."""
+    """A frame that is repeated without a change, in H.264; each frame has its number (frame_num)."""
     few = videos.video(np.stack([videos.scene(1)[0]] * 300), "matroska", options=videos.x264(250, bframes=0, ref=1))
     out = io.BytesIO()
     with av.open(io.BytesIO(few), "r") as source, av.open(out, "w", format="mp4") as container:
         stream = container.add_stream_from_template(source.streams.video[0])
         packets = [(bytes(p), p.is_keyframe) for p in source.demux(video=0) if p.size]
         keys = [i for i, (_, key) in enumerate(packets) if key]
-        cycle = packets[keys[0] + 1 : keys[0] + 241]  # frame_num comes round after 16 x 15
+        cycle = packets[keys[0] + 1 : keys[0] + 241]  # frame_num repeats after 16 x 15 frames
         for number in range(frames):
             packet = av.Packet(packets[0][0] if number == 0 else cycle[(number - 1) % len(cycle)][0])
             packet.stream, packet.time_base = stream, Fraction(1, 25)
@@ -169,7 +169,7 @@ def long_video(frames: int) -> bytes:
     return out.getvalue()
 
 
-LYING: dict[str, tuple[Callable[[], bytes], set[str]]] = {
+HOSTILE: dict[str, tuple[Callable[[], bytes], set[str]]] = {
     "huge frames": (huge_frames, {"too_many_pixels"}),
     "growing frames": (growing_frames, {"corrupt", "decoded"}),
     "huge count": (huge_count, {"corrupt", "decoded", "out_of_memory", "timeout"}),
@@ -185,14 +185,14 @@ def gauge(request: pytest.FixtureRequest) -> Iterator[tuple[str, Sandbox]]:
         yield request.param, sandbox
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "ten hours")) for n in LYING])
-def test_what_a_video_asks_for_it_costs_itself_alone(name: str, gauge: tuple[str, Sandbox]):
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "ten hours")) for n in HOSTILE])
+def test_a_hostile_video_stays_within_the_limits_and_affects_no_other(name: str, gauge: tuple[str, Sandbox]):
     kind, sandbox = gauge
-    make, right = LYING[name]
+    make, allowed = HOSTILE[name]
     data, sound = make(), videos.video(videos.scene(8))
     (before,) = verdicts(sandbox, kind, [sound])
     (pid,) = pids(sandbox)[1:]
-    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak counts anew
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets the peak
     held, spent, began = memory(pid, "VmRSS"), processor_seconds(pid), time.monotonic()
     (verdict,) = verdicts(sandbox, kind, [data])
     if pid in pids(sandbox):
@@ -201,13 +201,13 @@ def test_what_a_video_asks_for_it_costs_itself_alone(name: str, gauge: tuple[str
         assert peak < MEMORY + 2 * len(data) and seconds < VIEW.cpu_seconds
     else:
         print(f"{len(data):,} bytes: {verdict}, {time.monotonic() - began:.1f} s")
-    assert reason_of(verdict) in right, verdict
+    assert reason_of(verdict) in allowed, verdict
     assert verdicts(sandbox, kind, [sound]) == [before]
 
 
 @pytest.mark.slow  # 4 GB in three processes
-def test_bytes_of_its_own_cost_a_video_nothing(gauge: tuple[str, Sandbox]):
-    """1 GB, most of it of no use (a box `free`): more than a child has where it parses what is small."""
+def test_the_memory_limit_grows_with_the_size_of_a_video(gauge: tuple[str, Sandbox]):
+    """A video of 1 GB, most of it unused (a `free` box), is larger than the limit of a child for small videos."""
     kind, sandbox = gauge
     sound = videos.video(videos.scene(40), options=videos.x264())
     before, soft = verdicts(sandbox, kind, [sound]), address_space(sandbox)[0]
@@ -216,11 +216,11 @@ def test_bytes_of_its_own_cost_a_video_nothing(gauge: tuple[str, Sandbox]):
     assert verdicts(sandbox, kind, [padded]) == before
     assert address_space(sandbox)[0] == soft + 2 * MAX_BYTES
     assert verdicts(sandbox, kind, [sound]) == before
-    assert address_space(sandbox)[0] == soft  # the next one has no more than before
+    assert address_space(sandbox)[0] == soft  # for the next video the limit is as before
 
 
 def address_space(sandbox: Sandbox) -> tuple[int, int]:
-    """(limit now, limit of that limit) of its child."""
+    """The (soft, hard) limit of the address space of the sandbox's child."""
     (child,) = (child for child in sandbox._idle.queue if child)
     limits = Path(f"/proc/{child._pid}/limits").read_text()
     (line,) = (line for line in limits.splitlines() if line.startswith("Max address space"))

@@ -1,5 +1,5 @@
-"""cluster.yaml and deploy/kuberay.yaml, as far as can be known without a cloud: by Ray's own readers of such files, by
-what AWS says of its machines (its catalogue, and moto in its place), and by what all of those let pass."""
+"""cluster.yaml and deploy/kuberay.yaml, tested without a cloud: with Ray's own parsers, with AWS's catalogue of machine
+types and moto as a fake AWS, and with checks of properties that none of those verify."""
 
 import copy
 import re
@@ -27,7 +27,7 @@ from ray.scripts import scripts
 
 AWS, KUBERAY, ROLES = REPOSITORY / "cluster.yaml", DEPLOY / "kuberay.yaml", DEPLOY / "aws_roles.yaml"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # of Kubernetes: RFC 1123
+NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # a name in Kubernetes (RFC 1123)
 SECRETS = re.compile(
     r"AKIA|ASIA|BEGIN [A-Z ]*PRIVATE KEY|aws_(secret_)?access_key|RAY_AUTH_TOKEN|passw"
     r"|\b[0-9a-f]{32,}\b|[a-z0-9/+]{40}",
@@ -41,59 +41,69 @@ def read(path: Path) -> Config:
     return yaml.safe_load(path.read_text())
 
 
-# --- What must hold of cluster.yaml ---
+# --- Checks of cluster.yaml ---
 
 
 def check_aws(config: Config) -> None:
-    """AssertionError, or an error of Ray's, if the cluster would not be what is promised of it."""
+    """AssertionError, or an error of Ray, if the cluster is not as documented."""
     validate_config(prepare_config(copy.deepcopy(config)))  # Ray's schema, its head type, its sums
     assert config["provider"]["type"] == "aws", "another cloud"
     types = dict(config["available_node_types"])
     head = types.pop(config["head_node_type"])
     assert head["resources"]["CPU"] == 0 and not head["resources"].get("GPU"), "the head offers CPUs or GPUs"
-    assert head.get("max_workers") == 0 and "InstanceMarketOptions" not in head["node_config"], "the head is no head"
+    assert head.get("max_workers") == 0 and "InstanceMarketOptions" not in head["node_config"], (
+        "the head is a worker type or a spot machine"
+    )
     assert any(t["resources"].get("GPU") for t in types.values()), "no machine with a GPU"
     assert any(not t["resources"].get("GPU") for t in types.values()), "no machine without a GPU"
     for name, one in types.items():
         market = one["node_config"].get("InstanceMarketOptions", {})
-        assert market.get("MarketType") == "spot", f"{name} is no spot machine"
+        assert market.get("MarketType") == "spot", f"{name} is not a spot machine"
         assert one.get("min_workers", 0) == 0, f"{name} does not scale to zero"
         assert 0 < one["max_workers"] <= config["max_workers"], f"{name} cannot be started"
         assert one["resources"]["CPU"] > 1, f"{name} has no CPUs"
-    assert config["max_workers"] <= sum(one["max_workers"] for one in types.values()), "max_workers is out of reach"
+    assert config["max_workers"] <= sum(one["max_workers"] for one in types.values()), (
+        "max_workers is larger than the sum of its types"
+    )
     assert 1 <= config["idle_timeout_minutes"] <= 60, "machines idle for too long"
     for one in (head, *types.values()):
         node = one["node_config"]
-        assert node["MetadataOptions"]["HttpTokens"] == "required", "anyone who fetches a URL gets the machine's role"
+        assert node["MetadataOptions"]["HttpTokens"] == "required", (
+            "a process that fetches a URL could get the machine's role"
+        )
         disks = [mapping["Ebs"] for mapping in node["BlockDeviceMappings"]]
         assert [d["Encrypted"] and d["DeleteOnTermination"] and d["VolumeSize"] >= 100 for d in disks] == [True], "disk"
-        assert set(node["IamInstanceProfile"]) == {"Name"}, "a role of somebody's account"
+        assert set(node["IamInstanceProfile"]) == {"Name"}, "a role of a specific account"
     assert not SECRETS.search(yaml.safe_dump(config).replace("auth_token", "")), "a secret"
     check_start(config)
     check_set_up(config)
 
 
 def check_start(config: Config) -> None:
-    """Of the commands that start Ray: this version of it knows them, and its parts find each other but no stranger."""
+    """Checks the commands that start Ray: this version accepts them, and only the cluster's own nodes can connect."""
     heads, workers = config["head_start_ray_commands"], config["worker_start_ray_commands"]
     for line in (line for line in (*heads, *workers) if "ray start" in line or "spot_notice" in line):
-        assert re.search(r"export [^;]*RAY_AUTH_MODE=token;", line), f"no token is asked for: {line}"
+        assert re.search(r"export [^;]*RAY_AUTH_MODE=token;", line), f"no token is required: {line}"
     (head,), (worker,) = (list(map(options, starts(lines))) for lines in (heads, workers))
     assert head["head"] and head["num_cpus"] == head["num_gpus"] == 0, "the head counts its CPUs"
-    assert head["dashboard_host"] == "127.0.0.1" and head["dashboard_port"] == 8265, "the dashboard is for the tunnel"
-    assert head["autoscaling_config"] == "~/ray_bootstrap_config.yaml", "not where `ray up` puts it"
-    assert worker["address"] == f"$RAY_HEAD_IP:{head['port']}", "workers look for the head elsewhere"
+    assert head["dashboard_host"] == "127.0.0.1" and head["dashboard_port"] == 8265, (
+        "the dashboard must be reachable only through the tunnel"
+    )
+    assert head["autoscaling_config"] == "~/ray_bootstrap_config.yaml", "not the path to which `ray up` writes it"
+    assert worker["address"] == f"$RAY_HEAD_IP:{head['port']}", "workers connect to another address than the head's"
     assert worker["object_manager_port"] == head["object_manager_port"], "ports that differ"
     spill = worker["object_spilling_directory"].replace("$HOME", "~")
-    assert f"mkdir -p {spill}" in config["worker_setup_commands"], "objects are spilled to nowhere"
+    assert f"mkdir -p {spill}" in config["worker_setup_commands"], "the spill folder does not exist"
     assert any("ulimit -n 65536" in line for line in heads) and any("ulimit -n 65536" in line for line in workers), (
-        "files"
+        "the limit of open files is not raised"
     )
     (notice,) = (line for line in workers if "/deploy/" in line)
     script, address = re.findall(r"python ~/raylabel/(\S+) (\S+) ", notice)[0]
-    assert (REPOSITORY / script).is_file() and address == worker["address"], "nobody tells the head"
-    assert notice.rstrip().endswith("&"), "it never returns"
-    assert "nohup" in notice and workers.index(notice) > 1, "it goes with the ssh session, or begins before Ray"
+    assert (REPOSITORY / script).is_file() and address == worker["address"], "the head gets no spot notice"
+    assert notice.rstrip().endswith("&"), "the command never returns"
+    assert "nohup" in notice and workers.index(notice) > 1, (
+        "the command ends with the ssh session, or starts before Ray"
+    )
 
 
 def starts(lines: list[str]) -> list[list[str]]:
@@ -103,29 +113,33 @@ def starts(lines: list[str]) -> list[list[str]]:
 
 
 def options(arguments: list[str]) -> Config:
-    """As Ray's own command line reads them; an error for what it does not know."""
+    """The arguments as parsed by Ray's own command line; an error if it does not know one."""
     return scripts.start.make_context("start", list(arguments)).params
 
 
 def check_set_up(config: Config) -> None:
-    """Of the commands that bring the package onto the machines: it is this one, everywhere in the same versions."""
-    every, head, worker = (config[f"{who}setup_commands"] for who in ("", "head_", "worker_"))
+    """Checks the commands that install the package: it is this package, with the same versions on all machines."""
+    every, head, worker = (config[f"{node}setup_commands"] for node in ("", "head_", "worker_"))
     check_ray(" ".join((*head, *worker)))
     (python,) = {found for line in every for found in re.findall(r"\bpython3\.\d+\b", line)}
-    assert SpecifierSet(PROJECT["requires-python"]).contains(python.removeprefix("python")), "the package's Python"
+    assert SpecifierSet(PROJECT["requires-python"]).contains(python.removeprefix("python")), (
+        "the package does not support this Python"
+    )
     for lines in (head, worker):
         assert sum("pip install" in line and "~/raylabel" in line.split() for line in lines) == 1, "no package"
     versions = " ".join(config["cluster_synced_files"])
-    assert versions, "each machine finds versions of its own"
+    assert versions, "machines may install different versions"
     assert any(f"pip freeze --exclude raylabel > {versions}" in line for line in head)
-    assert any(f"-c {versions}" in line for line in worker), "each machine finds versions of its own"
-    assert any("boto3" in line.split() for line in head), "the autoscaler cannot speak to AWS"
-    assert config["file_mounts"].get("~/.ray/auth_token") == "~/.ray/auth_token", "the token reaches no machine"
-    assert "chmod 600 ~/.ray/auth_token" in every, "others on the machine read the token"
+    assert any(f"-c {versions}" in line for line in worker), "machines may install different versions"
+    assert any("boto3" in line.split() for line in head), "the autoscaler cannot use AWS"
+    assert config["file_mounts"].get("~/.ray/auth_token") == "~/.ray/auth_token", (
+        "the token is not copied to the machines"
+    )
+    assert "chmod 600 ~/.ray/auth_token" in every, "other users of the machine can read the token"
 
 
 def check_ray(text: str) -> None:
-    """All mentions of a version of Ray are the one that is tested, which pyproject.toml allows."""
+    """AssertionError unless every version of Ray in the text is the tested one, which pyproject.toml allows."""
     found = set(re.findall(r"\bray==([\w.]+)", text))
     (allowed,) = (one for one in map(Requirement, PROJECT["dependencies"]) if one.name == "ray")
     assert found == {ray.__version__}, f"Ray {found}, tested with {ray.__version__}"
@@ -145,7 +159,7 @@ def types(config: Config) -> Config:
 
 
 def swap(key: str, old: str, new: str) -> Change:
-    """Replaces a text in a list of commands, where it must stand."""
+    """Replaces a text in a list of commands, which must contain it."""
 
     def change(config: Config) -> None:
         assert any(old in line for line in config[key])
@@ -155,23 +169,23 @@ def swap(key: str, old: str, new: str) -> Change:
 
 
 @pytest.mark.parametrize(
-    ("words", "change"),
+    ("message", "change"),
     [
         ("Additional properties.*idle_minutes", lambda c: c.update(idle_minutes=1)),
         ("head_node_type", lambda c: c.update(head_node_type="heads")),
-        ("out of reach", lambda c: c.update(max_workers=100)),
+        ("larger than the sum", lambda c: c.update(max_workers=100)),
         ("gpu cannot be started", lambda c: c.update(max_workers=4)),
-        ("versions of its own", lambda c: c.update(cluster_synced_files=[])),
+        ("different versions", lambda c: c.update(cluster_synced_files=[])),
         ("idle for too long", lambda c: c.update(idle_timeout_minutes=1000)),
-        ("reaches no machine", lambda c: c["file_mounts"].pop("~/.ray/auth_token")),
-        ("reaches no machine", lambda c: c["file_mounts"].update({"~/.ray/auth_token": "token.txt"})),
+        ("not copied to the machines", lambda c: c["file_mounts"].pop("~/.ray/auth_token")),
+        ("not copied to the machines", lambda c: c["file_mounts"].update({"~/.ray/auth_token": "token.txt"})),
         ("ssh_private", lambda c: c["auth"].update(ssh_private="~/key.pem")),
         ("another cloud", lambda c: c["provider"].update(type="gcp")),
         ("a secret", lambda c: c["provider"].update(aws_credentials={"aws_access_key_id": "AKIAIOSFODNN7EXAMPLE"})),
         ("the head offers", lambda c: types(c)["head"]["resources"].update(CPU=4)),
-        ("the head is no head", lambda c: types(c)["head"].update(max_workers=1)),
+        ("the head is a worker type or a spot machine", lambda c: types(c)["head"].update(max_workers=1)),
         (
-            "the head is no head",
+            "the head is a worker type or a spot machine",
             lambda c: types(c)["head"]["node_config"].update(InstanceMarketOptions={"MarketType": "spot"}),
         ),
         ("'resources' is a required", lambda c: types(c)["gpu"].pop("resources")),
@@ -180,13 +194,13 @@ def swap(key: str, old: str, new: str) -> Change:
         ("does not scale to zero", lambda c: types(c)["gpu"].update(min_workers=1)),
         ("sum of `min_workers`", lambda c: types(c)["gpu"].update(min_workers=17)),
         ("max_worker' was unexpected", lambda c: types(c)["gpu"].update(max_worker=8)),
-        ("cpu is no spot", lambda c: types(c)["cpu"]["node_config"].pop("InstanceMarketOptions")),
+        ("cpu is not a spot machine", lambda c: types(c)["cpu"]["node_config"].pop("InstanceMarketOptions")),
         (
-            "cpu is no spot",
+            "cpu is not a spot machine",
             lambda c: types(c)["cpu"]["node_config"].update(InstanceMarketOptions={"MarketType": "capacity-block"}),
         ),
         (
-            "a role of somebody",
+            "a role of a specific account",
             lambda c: types(c)["cpu"]["node_config"].update(
                 IamInstanceProfile={"Arn": "arn:aws:iam::1:instance-profile/x"}
             ),
@@ -194,46 +208,52 @@ def swap(key: str, old: str, new: str) -> Change:
         ("disk", lambda c: types(c)["cpu"]["node_config"].update(BlockDeviceMappings=[])),
         ("no machine without", lambda c: types(c)["cpu"]["resources"].update(GPU=1)),
         ("cpu has no CPUs", lambda c: types(c)["cpu"]["resources"].update(CPU=1)),
-        ("files", swap("worker_start_ray_commands", "ulimit -n 65536; ", "")),
-        ("it never returns", swap("worker_start_ray_commands", "/dev/null &", "/dev/null")),
-        ("fetches a URL", lambda c: types(c)["cpu"]["node_config"].update(MetadataOptions={"HttpTokens": "optional"})),
+        ("limit of open files", swap("worker_start_ray_commands", "ulimit -n 65536; ", "")),
+        ("the command never returns", swap("worker_start_ray_commands", "/dev/null &", "/dev/null")),
+        (
+            "a process that fetches a URL",
+            lambda c: types(c)["cpu"]["node_config"].update(MetadataOptions={"HttpTokens": "optional"}),
+        ),
         ("counts its CPUs", swap("head_start_ray_commands", "--num-cpus=0", "--num-cpus=4")),
         ("counts its CPUs", swap("head_start_ray_commands", "--num-cpus=0", "")),
         ("No such option '--cpus'", swap("head_start_ray_commands", "--num-cpus=0", "--cpus=0")),
-        ("for the tunnel", swap("head_start_ray_commands", "127.0.0.1", "0.0.0.0")),
-        ("no token is asked", swap("head_start_ray_commands", "RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled")),
-        ("not where `ray up`", swap("head_start_ray_commands", "~/ray_bootstrap_config.yaml", "cluster.yaml")),
-        ("look for the head elsewhere", swap("head_start_ray_commands", "--port=6379", "--port=6380")),
+        ("only through the tunnel", swap("head_start_ray_commands", "127.0.0.1", "0.0.0.0")),
+        ("no token is required", swap("head_start_ray_commands", "RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled")),
+        (
+            "not the path to which `ray up`",
+            swap("head_start_ray_commands", "~/ray_bootstrap_config.yaml", "cluster.yaml"),
+        ),
+        ("another address than the head's", swap("head_start_ray_commands", "--port=6379", "--port=6380")),
         ("ports that differ", swap("worker_start_ray_commands", "port=8076", "port=8077")),
-        ("no token is asked", swap("worker_start_ray_commands", " RAY_AUTH_MODE=token", "")),
-        ("spilled to nowhere", swap("worker_start_ray_commands", "$HOME/spill", "/mnt/spill")),
-        ("goes with the ssh", swap("worker_start_ray_commands", "nohup ", "")),
-        ("nobody tells the head", swap("worker_start_ray_commands", "spot_notice.py", "spot.py")),
-        ("read the token", swap("setup_commands", "chmod 600", "chmod 644")),
-        ("the package's Python", swap("setup_commands", "python3.12", "python3.10")),
+        ("no token is required", swap("worker_start_ray_commands", " RAY_AUTH_MODE=token", "")),
+        ("the spill folder does not exist", swap("worker_start_ray_commands", "$HOME/spill", "/mnt/spill")),
+        ("ends with the ssh session", swap("worker_start_ray_commands", "nohup ", "")),
+        ("the head gets no spot notice", swap("worker_start_ray_commands", "spot_notice.py", "spot.py")),
+        ("can read the token", swap("setup_commands", "chmod 600", "chmod 644")),
+        ("does not support this Python", swap("setup_commands", "python3.12", "python3.10")),
         ("Ray .*2.59.0", swap("head_setup_commands", "ray==2.60.0", "ray==2.59.0")),
-        ("speak to AWS", swap("head_setup_commands", " boto3", "")),
+        ("cannot use AWS", swap("head_setup_commands", " boto3", "")),
         ("no package", swap("worker_setup_commands", "'ray==2.60.0' ~/raylabel", "'ray==2.60.0'")),
-        ("versions of its own", swap("worker_setup_commands", "-c ~/versions.txt", "")),
+        ("different versions", swap("worker_setup_commands", "-c ~/versions.txt", "")),
         ("a secret", lambda c: c["setup_commands"].append(f"export RAY_AUTH_TOKEN={'0123456789abcdef' * 4}")),
         ("a secret", lambda c: c["setup_commands"].append("echo wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY1 > ~/key")),
     ],
 )
-def test_changes_to_the_aws_cluster_file_are_noticed(words: str, change: Change) -> None:
+def test_changes_to_the_aws_cluster_file_are_noticed(message: str, change: Change) -> None:
     config = read(AWS)
     change(config)
     assert config != read(AWS)
-    with pytest.raises(Exception, match=words):
+    with pytest.raises(Exception, match=message):
         check_aws(config)
 
 
 def test_the_mounted_files_are_the_whole_package(tmp_path: Path) -> None:
-    """pip makes of it, alone, what it makes of this folder."""
-    for there, here in read(AWS)["file_mounts"].items():
-        if there.startswith("~/raylabel/"):
-            target = tmp_path / "mounted" / there.removeprefix("~/raylabel/")
+    """pip installs the same package from the mounted files as from this repository."""
+    for remote, local in read(AWS)["file_mounts"].items():
+        if remote.startswith("~/raylabel/"):
+            target = tmp_path / "mounted" / remote.removeprefix("~/raylabel/")
             target.parent.mkdir(exist_ok=True)
-            subprocess.run(["cp", "-r", str(REPOSITORY / here), str(target)], check=True)
+            subprocess.run(["cp", "-r", str(REPOSITORY / local), str(target)], check=True)
     quiet = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*quiet, f"--target={tmp_path / 'out'}", str(tmp_path / "mounted")], check=True, capture_output=True)
     files = {
@@ -244,8 +264,8 @@ def test_the_mounted_files_are_the_whole_package(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert {str(path.relative_to(out)) for path in out.glob("raylabel/**/*") if path.suffix in (".py", ".j2")} == files
     (metadata,) = out.glob("raylabel-*.dist-info/METADATA")
-    said = re.findall(r"^Requires-Dist: ([^\n]+)$", metadata.read_text(), re.MULTILINE)
-    assert {str(Requirement(one)) for one in said if "extra ==" not in one} == {
+    required = re.findall(r"^Requires-Dist: ([^\n]+)$", metadata.read_text(), re.MULTILINE)
+    assert {str(Requirement(one)) for one in required if "extra ==" not in one} == {
         str(Requirement(one)) for one in PROJECT["dependencies"]
     }
     assert (tmp_path / "mounted/deploy/spot_notice.py").is_file()
@@ -253,7 +273,7 @@ def test_the_mounted_files_are_the_whole_package(tmp_path: Path) -> None:
 
 @pytest.fixture
 def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """AWS, as moto plays it, and a home for the key that Ray makes."""
+    """A fake AWS (moto), and a temporary home folder for the key that Ray creates."""
     for name, value in (("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test"), ("DEFAULT_REGION", "us-west-2")):
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
@@ -274,11 +294,11 @@ def test_aws_starts_the_described_machines(aws: None) -> None:
         Capabilities=["CAPABILITY_NAMED_IAM"],
     )
     written = prepare_config(read(AWS))
-    untold = copy.deepcopy(written)
-    for one in types(untold).values():
+    empty = copy.deepcopy(written)
+    for one in types(empty).values():
         one["resources"] = {}
-    # What AWS's catalogue says of these types of machine.
-    known = types(AWSNodeProvider.fillout_available_node_types_resources(untold))
+    # The resources of these machine types in AWS's catalogue.
+    known = types(AWSNodeProvider.fillout_available_node_types_resources(empty))
     for name, one in types(written).items():
         if name != written["head_node_type"]:
             assert one["resources"] == {k: v for k, v in known[name]["resources"].items() if k in ("CPU", "GPU")}
@@ -310,18 +330,18 @@ def test_the_roles_allow_only_what_is_documented(aws: None) -> None:
     everywhere: dict[str, set[str]] = {}
     for resource in read_roles().values():
         if resource["Type"] == "AWS::IAM::ManagedPolicy":
-            for who in (role["Ref"] for role in resource["Properties"]["Roles"]):
+            for role in (role["Ref"] for role in resource["Properties"]["Roles"]):
                 for statement in resource["Properties"]["PolicyDocument"]["Statement"]:
                     actions = statement["Action"]
                     actions = {actions} if isinstance(actions, str) else set(actions)
-                    allowed.setdefault(who, set()).update(actions)
+                    allowed.setdefault(role, set()).update(actions)
                     if statement["Resource"] == "*" and "Condition" not in statement:
-                        everywhere.setdefault(who, set()).update(actions)
+                        everywhere.setdefault(role, set()).update(actions)
     assert {action.partition(":")[0] for action in allowed["Worker"]} == {"s3"} and "Worker" not in everywhere
     assert everywhere["Head"] == {"ec2:RunInstances", "ec2:CreateTags", "ec2:Describe*"}
     assert not [action for actions in allowed.values() for action in actions if action.endswith(":*")]
     (condition,) = re.findall(r'"ec2:ResourceTag/ray-cluster-name": (\w+)', ROLES.read_text())
-    assert condition == read(AWS)["cluster_name"], "the head could not end its machines"
+    assert condition == read(AWS)["cluster_name"], "the head may not terminate its machines"
 
 
 def read_roles() -> Config:
@@ -330,49 +350,53 @@ def read_roles() -> Config:
     return cfnlint.decode.cfn_yaml.load(str(ROLES))["Resources"]
 
 
-# --- What must hold of deploy/kuberay.yaml ---
+# --- Checks of deploy/kuberay.yaml ---
 
 
 def check_kuberay(job: Config) -> None:
-    """AssertionError, or an error of Ray's, if the run would not be what is promised of it."""
-    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob"), "another kind of thing"
+    """AssertionError, or an error of Ray, if the run is not as documented."""
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob"), "another kind of object"
     check_fields(job, "RayJob")
     cluster, name = job["spec"]["rayClusterSpec"], job["metadata"]["name"]
-    assert NAME.fullmatch(name) and len(name) <= 47, "KubeRay adds to the name"
-    # As Ray's autoscaler reads it.
+    assert NAME.fullmatch(name) and len(name) <= 47, "the name is invalid or too long, because KubeRay adds to it"
+    # As parsed by Ray's autoscaler.
     seen = _derive_autoscaling_config_from_ray_cr({"metadata": {"name": name, "namespace": "default"}, "spec": cluster})
     resources = {group: one["resources"] for group, one in types(seen).items()}
     head, groups = resources.pop(seen["head_node_type"]), cluster["workerGroupSpecs"]
     assert head["CPU"] == 0 and not head.get("GPU"), "the head offers CPUs or GPUs"
-    assert len(resources) == len(groups), "two groups of one name"
+    assert len(resources) == len(groups), "two groups have the same name"
     assert any(one.get("GPU") for one in resources.values()), "no pod with a GPU"
     assert any(not one.get("GPU") for one in resources.values()), "no pod without a GPU"
     assert all(one["CPU"] > 1 and one["memory"] > 8 << 30 for one in resources.values()), "too small a pod"
-    assert cluster["rayVersion"] == ray.__version__, "another Ray than the one that is tested"
-    assert cluster.get("authOptions") == {"mode": "token"}, "no token is asked for"
+    assert cluster["rayVersion"] == ray.__version__, "not the tested version of Ray"
+    assert cluster.get("authOptions") == {"mode": "token"}, "no token is required"
     scales = cluster["enableInTreeAutoscaling"], cluster["autoscalerOptions"]["version"]
     assert scales == (True, "v2"), "no autoscaler, or an old one"
     assert 60 <= cluster["autoscalerOptions"]["idleTimeoutSeconds"] <= 3600, "pods idle for too long"
-    assert job["spec"]["submissionMode"] == "K8sJobMode", "another way to start it"
-    assert job["spec"]["shutdownAfterJobFinishes"] and job["spec"]["ttlSecondsAfterFinished"] > 0, "it stays for ever"
+    assert job["spec"]["submissionMode"] == "K8sJobMode", "another submission mode"
+    assert job["spec"]["shutdownAfterJobFinishes"] and job["spec"]["ttlSecondsAfterFinished"] > 0, (
+        "the cluster is never deleted"
+    )
     for group in groups:
-        assert NAME.fullmatch(group["groupName"]), "a name that Kubernetes refuses"
-        assert group["replicas"] == group["minReplicas"] == 0 < group["maxReplicas"], "it does not scale to zero"
+        assert NAME.fullmatch(group["groupName"]), "a name that Kubernetes rejects"
+        assert group["replicas"] == group["minReplicas"] == 0 < group["maxReplicas"], "the group does not scale to zero"
         check_worker(group)
     pods = [group["template"]["spec"] for group in (cluster["headGroupSpec"], *groups)]
     assert len({(pod["serviceAccountName"], pod["containers"][0]["image"]) for pod in pods}) == 1, "pods that differ"
-    assert re.search(r":[\w.-]+$", pods[0]["containers"][0]["image"].removesuffix(":latest")), "an image that changes"
+    assert re.search(r":[\w.-]+$", pods[0]["containers"][0]["image"].removesuffix(":latest")), (
+        "the tag of the image is missing or not fixed"
+    )
     for pod in pods:
-        assert pod["restartPolicy"] == "Never", "a pod that comes back is another machine to the autoscaler"
+        assert pod["restartPolicy"] == "Never", "a restarted pod would be another node for the autoscaler"
         needs = pod["containers"][0]["resources"]
-        assert needs["requests"] == needs["limits"], "Ray takes more than the pod has"
+        assert needs["requests"] == needs["limits"], "Ray uses more than the pod requests"
     assert not SECRETS.search(yaml.safe_dump(job)), "a secret"
     most = sum(types(seen)[group]["max_workers"] * one.get("GPU", 0) for group, one in resources.items())
     check_entrypoint(job["spec"]["entrypoint"], most)
 
 
 def check_worker(group: Config) -> None:
-    """It spills to a volume of its own, and tells Ray before it goes."""
+    """AssertionError unless the pod spills to its own volume and drains its node before it ends."""
     params, pod = group["rayStartParams"], group["template"]["spec"]
     given = options([f"--{key}={value}" for key, value in params.items()])
     spills = [
@@ -381,17 +405,19 @@ def check_worker(group: Config) -> None:
         if mount["mountPath"] == given["object_spilling_directory"]
     ]
     volumes = [volume["name"] for volume in pod["volumes"] if "sizeLimit" in volume["emptyDir"]]
-    assert spills == volumes and spills, "objects are spilled to nowhere"
+    assert spills == volumes and spills, "the spill folder does not exist"
     command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1]
     drain, _, rest = command.partition(";")
-    said = scripts.drain_node.make_context("drain-node", shlex.split(drain)[2:]).params
-    assert said["reason"] == "DRAIN_NODE_REASON_PREEMPTION", "another reason"
+    drained = scripts.drain_node.make_context("drain-node", shlex.split(drain)[2:]).params
+    assert drained["reason"] == "DRAIN_NODE_REASON_PREEMPTION", "another reason"
     wait = int(rest.split()[-1])
-    assert wait == said["deadline_remaining_seconds"] < pod["terminationGracePeriodSeconds"], "killed before it is done"
+    assert wait == drained["deadline_remaining_seconds"] < pod["terminationGracePeriodSeconds"], (
+        "killed before it is done"
+    )
 
 
 def check_entrypoint(entrypoint: str, gpus: int) -> None:
-    """The job's own command line reads it, and the cluster can have the GPUs that it asks for."""
+    """AssertionError unless the job's command line accepts the arguments and the cluster can have enough GPUs."""
     from raylabel.cli.launch import Options, _options
     from raylabel.recipes import Recipe
 
@@ -402,16 +428,16 @@ def check_entrypoint(entrypoint: str, gpus: int) -> None:
             found = _options("", Options[Recipe])
         except SystemExit as error:
             raise AssertionError("arguments that the job does not know") from error
-    assert found.root.startswith("s3://"), "what the pods do not share"
+    assert found.root.startswith("s3://"), "the root is not shared by the pods"
     resources = found.recipe.resources
-    assert max(1, resources.workers) <= resources.gpus <= gpus, "GPUs that nobody starts"
-    assert resources.patience >= 1800, "a machine takes longer to start"
+    assert max(1, resources.workers) <= resources.gpus <= gpus, "more GPUs than the cluster can have"
+    assert resources.patience >= 1800, "the patience is shorter than the start of a machine"
 
 
 def check_fields(value: Any, kind: str) -> None:
-    """Every field is one of the kind's, and of the type that Kubernetes wants."""
+    """AssertionError unless every field belongs to the kind and has the type that Kubernetes requires."""
     if kind.startswith("["):
-        assert isinstance(value, list), f"{value} is no list"
+        assert isinstance(value, list), f"{value} is not a list"
         for one in value:
             check_fields(one, kind[1:-1])
     elif kind in FIELDS:
@@ -419,9 +445,9 @@ def check_fields(value: Any, kind: str) -> None:
             assert name in FIELDS[kind], f"{kind} has no field '{name}'"
             check_fields(found, FIELDS[kind][name])
     elif kind == "strings":
-        assert all(isinstance(one, str) for pair in value.items() for one in pair), f"not all texts: {value}"
+        assert all(isinstance(one, str) for pair in value.items() for one in pair), f"not all strings: {value}"
     else:
-        assert type(value) is {"str": str, "int": int, "bool": bool}[kind], f"{value!r} is no {kind}"
+        assert type(value) is {"str": str, "int": int, "bool": bool}[kind], f"{value!r} is not {kind}"
 
 
 def test_the_kubernetes_file_is_as_documented() -> None:
@@ -437,7 +463,7 @@ def spec(job: Config) -> Config:
 
 
 def images(job: Config) -> list[Config]:
-    """The containers, each of an image."""
+    """The container of each pod."""
     return [
         pod["template"]["spec"]["containers"][0] for pod in (spec(job)["headGroupSpec"], *spec(job)["workerGroupSpecs"])
     ]
@@ -448,42 +474,42 @@ def pod(job: Config, group: int = 0) -> Config:
 
 
 @pytest.mark.parametrize(
-    ("words", "change"),
+    ("message", "change"),
     [
         ("another kind", lambda j: j.update(apiVersion="ray.io/v1alpha1")),
-        ("adds to the name", lambda j: j["metadata"].update(name="Raylabel")),
-        ("adds to the name", lambda j: j["metadata"].update(name="r" * 48)),
-        ("stays for ever", lambda j: j["spec"].update(shutdownAfterJobFinishes=False)),
+        ("invalid or too long", lambda j: j["metadata"].update(name="Raylabel")),
+        ("invalid or too long", lambda j: j["metadata"].update(name="r" * 48)),
+        ("the cluster is never deleted", lambda j: j["spec"].update(shutdownAfterJobFinishes=False)),
         ("no field 'ttlSecondsAfterFinish'", lambda j: j["spec"].update(ttlSecondsAfterFinish=600)),
-        ("'600' is no int", lambda j: j["spec"].update(ttlSecondsAfterFinished="600")),
+        ("'600' is not int", lambda j: j["spec"].update(ttlSecondsAfterFinished="600")),
         ("no such job", lambda j: j["spec"].update(entrypoint="python /home/ray/raylabel/jobs/none.py")),
         ("does not know", lambda j: j["spec"].update(entrypoint=j["spec"]["entrypoint"] + " --label.bath 3")),
         (
-            "nobody starts",
+            "more GPUs than the cluster can have",
             lambda j: j["spec"].update(
                 entrypoint=j["spec"]["entrypoint"].replace("--resources.gpus 8", "--resources.gpus 9")
             ),
         ),
-        ("another Ray", lambda j: spec(j).update(rayVersion="2.59.0")),
+        ("not the tested version of Ray", lambda j: spec(j).update(rayVersion="2.59.0")),
         ("no token", lambda j: spec(j).pop("authOptions")),
         ("no token", lambda j: spec(j).update(authOptions={"mode": "disabled"})),
         ("no autoscaler", lambda j: spec(j)["autoscalerOptions"].update(version="v1")),
         ("idle for too long", lambda j: spec(j)["autoscalerOptions"].update(idleTimeoutSeconds=86400)),
-        ("another way", lambda j: j["spec"].update(submissionMode="HTTPMode")),
+        ("another submission mode", lambda j: j["spec"].update(submissionMode="HTTPMode")),
         ("too small", lambda j: pod(j)["containers"][0]["resources"]["limits"].update(memory="4Gi")),
-        ("an image that changes", lambda j: [one.update(image="raylabel:latest") for one in images(j)]),
+        ("not fixed", lambda j: [one.update(image="raylabel:latest") for one in images(j)]),
         (
-            "takes longer to start",
+            "shorter than the start of a machine",
             lambda j: j["spec"].update(entrypoint=j["spec"]["entrypoint"].replace("1800", "300")),
         ),
         (
-            "do not share",
+            "not shared by the pods",
             lambda j: j["spec"].update(entrypoint=j["spec"]["entrypoint"].replace("--root s3://", "--root ")),
         ),
         ("no autoscaler", lambda j: spec(j).update(enableInTreeAutoscaling=False)),
         ("no field 'idleTimeoutMinutes'", lambda j: spec(j)["autoscalerOptions"].update(idleTimeoutMinutes=10)),
         ("the head offers", lambda j: spec(j)["headGroupSpec"]["rayStartParams"].update({"num-cpus": "4"})),
-        ("not all texts", lambda j: spec(j)["headGroupSpec"]["rayStartParams"].update({"num-cpus": 0})),
+        ("not all strings", lambda j: spec(j)["headGroupSpec"]["rayStartParams"].update({"num-cpus": 0})),
         ("the head offers", lambda j: spec(j)["headGroupSpec"]["rayStartParams"].pop("num-cpus")),
         (
             "pods that differ",
@@ -492,8 +518,8 @@ def pod(job: Config, group: int = 0) -> Config:
             ),
         ),
         ("scale to zero", lambda j: spec(j)["workerGroupSpecs"][0].update(minReplicas=1)),
-        ("Kubernetes refuses", lambda j: spec(j)["workerGroupSpecs"][0].update(groupName="GPU")),
-        ("two groups", lambda j: spec(j)["workerGroupSpecs"][0].update(groupName="cpu")),
+        ("Kubernetes rejects", lambda j: spec(j)["workerGroupSpecs"][0].update(groupName="GPU")),
+        ("two groups have the same name", lambda j: spec(j)["workerGroupSpecs"][0].update(groupName="cpu")),
         ("maxReplicas", lambda j: spec(j)["workerGroupSpecs"][0].pop("maxReplicas")),
         ("no pod with a GPU", lambda j: spec(j)["workerGroupSpecs"].pop(0)),
         ("no pod without", lambda j: spec(j)["workerGroupSpecs"].pop(1)),
@@ -501,19 +527,22 @@ def pod(job: Config, group: int = 0) -> Config:
             "No such option '--spill'",
             lambda j: spec(j)["workerGroupSpecs"][1].update(rayStartParams={"spill": "/spill"}),
         ),
-        ("another machine to the autoscaler", lambda j: pod(j).update(restartPolicy="Always")),
+        ("another node for the autoscaler", lambda j: pod(j).update(restartPolicy="Always")),
         ("killed before", lambda j: pod(j).update(terminationGracePeriodSeconds=20)),
         ("no field 'terminationGracePeriod'", lambda j: pod(j).update(terminationGracePeriod=60)),
-        ("more than the pod has", lambda j: pod(j)["containers"][0]["resources"]["limits"].update(cpu="16")),
-        ("not all texts", lambda j: pod(j)["containers"][0]["resources"]["limits"].update(cpu=15)),
-        ("spilled to nowhere", lambda j: pod(j)["containers"][0]["volumeMounts"][0].update(mountPath="/elsewhere")),
+        ("more than the pod requests", lambda j: pod(j)["containers"][0]["resources"]["limits"].update(cpu="16")),
+        ("not all strings", lambda j: pod(j)["containers"][0]["resources"]["limits"].update(cpu=15)),
+        (
+            "the spill folder does not exist",
+            lambda j: pod(j)["containers"][0]["volumeMounts"][0].update(mountPath="/elsewhere"),
+        ),
         ("a secret", lambda j: pod(j)["containers"][0].update(env=[{"name": "RAY_AUTH_TOKEN", "value": "secret"}])),
-        ("spilled to nowhere", lambda j: pod(j, 1)["volumes"].pop()),
+        ("the spill folder does not exist", lambda j: pod(j, 1)["volumes"].pop()),
     ],
 )
-def test_changes_to_the_kubernetes_file_are_noticed(words: str, change: Change) -> None:
+def test_changes_to_the_kubernetes_file_are_noticed(message: str, change: Change) -> None:
     job = copy.deepcopy(read(KUBERAY))
     change(job)
     assert job != read(KUBERAY)
-    with pytest.raises(Exception, match=words):
+    with pytest.raises(Exception, match=message):
         check_kuberay(job)

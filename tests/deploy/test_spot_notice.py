@@ -1,4 +1,4 @@
-"""The notice that AWS takes a spot machine away reaches Ray, and with it raylabel: AWS's part is played by a server."""
+"""AWS's spot notice is reported to Ray, and so to raylabel. The tests use a fake metadata service."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from heads import environment, started_head
 from paths import DEPLOY, REPOSITORY
 
 TOKEN = "a token of the metadata service"
-# A machine on which nothing runs goes at once when it is drained; the head's books say why.
+# A node on which nothing runs ends as soon as it is drained. The head knows the reason.
 STATE = (
     "import sys; from ray._raylet import GcsClient; from ray.core.generated.common_pb2 import NodeDeathInfo as Death\n"
     "(node,) = GcsClient(sys.argv[1]).get_all_node_info().values()\n"
@@ -71,25 +71,25 @@ def metadata() -> Iterator[Metadata]:
         thread.join()
 
 
-def test_the_notice_is_read(metadata: Metadata) -> None:
+def test_the_spot_notice_is_read(metadata: Metadata) -> None:
     code = "import spot_notice; print(spot_notice.notice())"
 
-    def said() -> str:
+    def output() -> str:
         more = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.address, "PYTHONPATH": str(DEPLOY)}
         done = subprocess.run([sys.executable, "-c", code], env=environment(**more), capture_output=True)
         return (done.stdout + done.stderr).decode().strip()
 
-    assert said() == "None"
+    assert output() == "None"
     metadata.end = datetime.now(UTC) + timedelta(minutes=2)
-    assert 60 < float(said()) <= 120
+    assert 60 < float(output()) <= 120
     metadata.end = datetime.now(UTC) - timedelta(minutes=2)
-    assert float(said()) == 0
+    assert float(output()) == 0
     metadata.refuses = True
-    assert "OSError: PUT /latest/api/token: 503" in said()
+    assert "OSError: PUT /latest/api/token: 503" in output()
 
 
 @pytest.mark.slow
-def test_ray_is_told_of_the_notice(metadata: Metadata) -> None:
+def test_the_spot_notice_drains_the_node(metadata: Metadata) -> None:
     with started_head(cpus=2) as head:
         more = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.address, "PYTHONPATH": str(REPOSITORY)}
         env = environment(**head.environment, **more)

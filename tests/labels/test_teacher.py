@@ -38,9 +38,9 @@ from raylabel.store.artifact import Artifact, Root
 CLASSES = tuple("0123456789")
 
 
-def run(root: Root, corpus: Corpus, config: Label, actors: int = 1, retry: bool = False) -> Artifact:
+def run(root: Root, corpus: Corpus, config: Label, actors: int = 1) -> Artifact:
     shards = index_corpus(root, "unlabeled", corpus)
-    return score(root, corpus, shards, config, DIGITS_VIEW, Resources(teachers=actors), retry)
+    return score(root, corpus, shards, config, Resources(teachers=actors))
 
 
 def label(root: Root, corpus: Corpus, config: Label, network: Artifact, resources: Resources) -> Artifact:
@@ -173,9 +173,10 @@ def test_rejects_are_retried_on_request(ray_local, tmp_path, monkeypatch):
         (folder / f"{row:03d}.png").write_bytes(b"no picture" if row == 77 else one)
     corpus, config = Corpus(uri=(str(folder),)), Label(batch=8, reject_limit=0.5)
     root = Root.open(str(tmp_path / "root"))
+    shards = index_corpus(root, "unlabeled", corpus)
 
     def scores(retry: bool = True, root: Root = root) -> Artifact:
-        return run(root, corpus, config, retry=retry)
+        return score(root, corpus, shards, config, Resources(teachers=1), retry_rejects=retry)
 
     lost = [f"{row:03d}.png" for row in (0, 5, 64, 130, 131, 199)]
     for name in lost:
@@ -207,6 +208,7 @@ def test_rejects_are_retried_on_request(ray_local, tmp_path, monkeypatch):
 
     # A larger corpus reuses the latest SCORES.
     (folder / "200.png").write_bytes(media[200])
+    shards = index_corpus(root, "unlabeled", corpus)
     grown = scores(retry=False)
     assert grown.info["rejected"] == 1 and grown.info["samples"] == 201
 
@@ -326,7 +328,7 @@ def test_a_shard_that_changes_while_it_is_scored_is_an_error(ray_local, tmp_path
     shards = index_corpus(root, "unlabeled", corpus)
     write_parquet(path, media[100:200])  # the same number of rows, other images
     with pytest.raises(InputError, match=f"'{path}' changed since it was indexed"):
-        score(root, corpus, shards, Label(batch=32), DIGITS_VIEW, Resources(teachers=1))
+        score(root, corpus, shards, Label(batch=32), Resources(teachers=1))
     # These scores must not count as scores of the corpus once the shard is restored.
     assert root.named("scores") == [] and not list((tmp_path / "root").glob("scores-*/parts/*"))
 

@@ -90,7 +90,7 @@ def lists(request, ray_local, shared, tmp_path_factory) -> dict[str, list[tuple[
             source = TrainedNetwork(network=model, view=some.view, config=config, resources=resources)
             scores = source.label(root, corpus, shards)
         else:
-            scores = score(root, corpus, shards, config, some.view, resources)
+            scores = score(root, corpus, shards, config, resources, some.view.size)
         duplicates = find_duplicates(root, scores)
         assert duplicates.info["duplicates"] >= some.copies and not scores.info["rejected"]
         picks = select(root, scores, duplicates, Select(k=some.k, p=10), CLASSES).table("picks", PICKS)

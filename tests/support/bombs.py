@@ -59,14 +59,14 @@ def bmp(side: int, bits: int, compression: int, data: bytes = b"") -> bytes:
 
 
 def tiff(width: int, height: int, *more: tuple[int, int, int, int], data: bytes = b"") -> bytes:
-    """A grey TIFF of one directory; tags are (tag, type, count, value), `data` stand behind it."""
+    """A grey TIFF of one directory, with `data` after it; tags are (tag, type, count, value)."""
     tags = ((256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), *more)
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
 
 
 def tiff_of_directories(count: int) -> bytes:
-    """Directories without a picture, each of which leads to the next and the last to the first."""
+    """Directories without an image; each refers to the next one, and the last to the first."""
     out, at = bytearray(b"II*\0" + struct.pack("<I", 8)), 8
     for number in range(count):
         at = 8 if number == count - 1 else at + 18

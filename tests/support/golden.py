@@ -24,7 +24,7 @@ K = 100
 SLICE = 64  # classes in a file of PICKS
 SHARES = (0.23, 0.31, 0.38, 0.62, 0.80, 0.97)  # where one shard ends and the next begins
 
-# Samples that are commands for a parser that executes them (poison.py) → reject reason. Other parsers see invalid media.
+# Samples that are commands for the parsers of poison.py → reject reason. To other parsers they are invalid media.
 COMMANDS = {
     "!segfault": "decoder_crash",
     "!abort": "decoder_crash",
@@ -187,7 +187,7 @@ def _sha256(path: Path) -> str:
 
 
 def _check_folders(root: Path) -> None:
-    """AssertionError unless each folder is a complete artifact with the listed files and only records of parts besides."""
+    """AssertionError unless each folder is a complete artifact that contains its listed files and records of parts."""
     for folder in root.iterdir():
         listed = {f["name"]: f["sha256"] for f in _manifest(folder)["files"]}
         found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}

@@ -17,7 +17,7 @@ def make(images: int, clips: int) -> Golden:
     digits = np.asarray(load_digits(return_X_y=True)[0]).reshape(-1, 8, 8)
     n = images + clips
     clip_at = set(np.linspace(3, n - 1, clips).astype(int).tolist())
-    words = dict(zip(range(40, n, n // 12), [*COMMANDS, *SLOW_COMMANDS], strict=False))
+    commands = dict(zip(range(40, n, n // 12), [*COMMANDS, *SLOW_COMMANDS], strict=False))
     crashing = n // 2 + 1
     media: list[bytes | None] = []
     reasons: dict[int, str] = {}
@@ -27,8 +27,8 @@ def make(images: int, clips: int) -> Golden:
             pass
         elif i in clip_at:
             data, reason = _clip(i), "format_not_allowed"
-        elif i in words:
-            data, reason = words[i].encode(), "unrecognized"
+        elif i in commands:
+            data, reason = commands[i].encode(), "unrecognized"
         elif i % 50 == 29:
             data, reason = _broken(random, data, i // 50)
         elif i % 16 == 15:  # a copy of an earlier sample, at most 5,000 before it

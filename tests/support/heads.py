@@ -111,7 +111,7 @@ def raylets(head: Head) -> list[int]:
 
 
 def join(head: Head, cpus: int, python: str = sys.executable) -> str:
-    """Starts another node of the head's cluster on this machine; it ends with the head. Returns the URL of its metrics."""
+    """Starts another node of the head's cluster on this machine, which ends with the head; returns its metrics' URL."""
     agent, metrics = free_ports(2)
     ports = f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"
     _start(python, head.environment, f"--address={head.address}", f"--num-cpus={cpus}", *ports)

@@ -129,8 +129,7 @@ def first_bytes(width: int) -> Callable[[bytes, Sequence[int]], np.ndarray]:
 
 @dataclass(frozen=True)
 class Fragile:
-    """A scorer of two classes, with the first two bytes of a sample as scores. It kills its process if the third byte is
-    'K'."""
+    """A scorer of two classes: the scores are the first two bytes of a sample. Its process dies if the third is 'K'."""
 
     shape: tuple[int, ...] = (3,)
     p: int = 2

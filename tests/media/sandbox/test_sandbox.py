@@ -61,7 +61,7 @@ def test_many_and_large_samples_are_split_into_requests(words: Sandbox):
         ("!eat", "out_of_memory: over 1 GB"),
         ("!eat_outside_python", "decoder_crash: SIGABRT"),
         ("!reject because", "corrupt: because"),
-        ("!fail", "decoder_crash: KeyError: 'a mistake of ours'"),
+        ("!fail", "decoder_crash: KeyError: 'a bug in the parser'"),
         ("!lie " + "[" * 5000, "decoder_crash: invalid answer"),
         ('!lie "what"', "decoder_crash: invalid answer"),
         ("!lie [5, 5]", "decoder_crash: invalid answer"),
