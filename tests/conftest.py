@@ -16,6 +16,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests run beside each other and beside Ra
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
 os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
+# Ray's own is one second, after which the next test starts new processes: two seconds of imports for each.
+os.environ["RAY_idle_worker_killing_time_threshold_ms"] = "60000"
 # Ray's workers import what tests define: helpers, and functions of the test modules, whose names are unique.
 _TESTS = Path(__file__).parent
 _FOLDERS = [_TESTS / "support", *sorted({path.parent for path in _TESTS.rglob("test_*.py")})]

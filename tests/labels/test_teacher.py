@@ -16,7 +16,7 @@ import torch
 from helpers import DIGITS_VIEW, broken_model, contents, digit_images, random_model, write_parquet
 from paths import PYTHONPATH
 from poison import Fragile
-from projection import score
+from scoring import score
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers import random_model
-from projection import score
+from scoring import score
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus

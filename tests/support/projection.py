@@ -6,14 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from raylabel.compute.resources import Resources
-from raylabel.corpus import Corpus
 from raylabel.inference.scorer import Ranked, Run
-from raylabel.inference.scores import Scoring, make_scores
-from raylabel.labels.teacher import Label
 from raylabel.media.image import decode_image
 from raylabel.media.sandbox.sandbox import Parser
-from raylabel.store.artifact import Artifact, Root
 
 CLASSES = 10
 
@@ -56,26 +51,3 @@ class Projection:
                 yield order.astype(np.int32), *columns
 
         return run
-
-
-def score(
-    root: Root,
-    corpus: Corpus,
-    shards: Artifact,
-    config: Label,
-    resources: Resources,
-    size: int = 8,
-    retry_rejects: bool = False,
-) -> Artifact:
-    """SCORES of an indexed corpus of images by a projection of `size` x `size` pixels."""
-    scoring = Scoring(
-        scorer=Projection(size, min(config.p, CLASSES)),
-        source={"p": config.p, "size": size},
-        shards=shards,
-        corpus=corpus,
-        batch=config.batch,
-        reject_limit=config.reject_limit,
-        resources=resources,
-        retry_rejects=retry_rejects,
-    )
-    return make_scores(root, scoring)
