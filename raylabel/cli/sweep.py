@@ -15,7 +15,8 @@ from typing import Annotated
 
 import tyro
 
-from raylabel.cli.launch import Options, R, launched
+from raylabel.cli.launch import RUN_BY, Options, R, launched
+from raylabel.cli.main import command
 from raylabel.recipes import Recipe
 from raylabel.sweep.config import SweepConfig
 
@@ -43,5 +44,6 @@ def main() -> None:
         from raylabel.sweep.result import print_sweep  # imported now, because PyTorch takes seconds
         from raylabel.sweep.run import sweep
 
-        found, folder = sweep(root, options.recipe, options.sweep, recipe_arguments(sys.argv[1:]))
+        programs = command("sweep"), command(RUN_BY[Recipe])
+        found, folder = sweep(root, options.recipe, options.sweep, recipe_arguments(sys.argv[1:]), programs)
         print_sweep(found, folder)

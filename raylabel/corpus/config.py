@@ -75,26 +75,27 @@ class Corpus:
     Without this field a source is identified by its bytes, or by its file name if that is like UCF101's
     (v_..._g01_c02)."""
 
-    def __post_init__(self) -> None:
+    def check(self, name: str) -> None:
+        """InputError if a field is invalid. `name` is that of this config in the recipe, for example 'unlabeled'."""
         if not isinstance(self.uri, tuple) or not self.uri or not all(isinstance(u, str) and u for u in self.uri):
-            raise InputError(f"corpus.uri is {self.uri!r}: give a tuple of one or more paths or URIs")
+            raise InputError(f"{name}.uri is {self.uri!r}: give a tuple of one or more paths or URIs")
         if bad := [uri for uri in self.uri if not is_text(uri)]:
             raise InputError(
-                f"corpus.uri contains {bad[0]!r}, which is not UTF-8 or has a NUL: rename the file or folder"
+                f"{name}.uri contains {bad[0]!r}, which is not UTF-8 or has a NUL: rename the file or folder"
             )
         if self.format not in ("auto", *get_args(Format)):
-            raise InputError(f"corpus.format is {self.format!r}: give auto, parquet, webdataset or files")
+            raise InputError(f"{name}.format is {self.format!r}: give auto, parquet, webdataset or files")
         if self.kind not in get_args(Kind):
-            raise InputError(f"corpus.kind is {self.kind!r}: give image or video")
+            raise InputError(f"{name}.kind is {self.kind!r}: give image or video")
         for field in ("media", "label", "classes", "start", "end", "group"):
             if getattr(self, field) == "":
-                raise InputError(f"corpus.{field} is empty: give a name or leave it out")
+                raise InputError(f"{name}.{field} is empty: give a name or leave it out")
         listed = any(uri.lower().endswith(".csv") for uri in self.uri)
         if self.format == "files" and (self.media or self.label) and not listed:
-            raise InputError("corpus.media and corpus.label do not apply to loose files: leave them out")
+            raise InputError(f"{name}.media and {name}.label do not apply to loose files: leave them out")
         if self.kind == "image" and (self.start or self.end):
             raise InputError(
-                "corpus.start and corpus.end are only for videos: set corpus.kind to video or leave them out"
+                f"{name}.start and {name}.end are only for videos: set {name}.kind to video or leave them out"
             )
 
     @property

@@ -31,11 +31,12 @@ class Clip:
     """Scale jitter: in training the short side is drawn between `view.resize` and this value, in pixels, before the
     random crop. 0: it is always `view.resize`."""
 
-    def __post_init__(self) -> None:
-        for name, least in (("frames", 1), ("stride", 1), ("count", 1), ("max_resize", 0)):
-            value = getattr(self, name)
+    def check(self, name: str) -> None:
+        """InputError if a field is invalid. `name` is that of this config in the recipe, for example 'view.clip'."""
+        for field, least in (("frames", 1), ("stride", 1), ("count", 1), ("max_resize", 0)):
+            value = getattr(self, field)
             if type(value) is not int or value < least:
-                raise InputError(f"view.clip.{name} is {value!r}; give a whole number of at least {least}")
+                raise InputError(f"{name}.{field} is {value!r}: give a whole number of at least {least}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,32 +81,38 @@ class View:
     clip: Clip | None = None
     """Which frames of a video are the model's input; None: the media are pictures."""
 
-    def __post_init__(self) -> None:
-        for name, least in (("size", 1), ("resize", self.size), ("padding", 0)):
-            value = getattr(self, name)
+    def check(self, name: str) -> None:
+        """InputError if a field is invalid. `name` is that of this config in the recipe, for example 'view'."""
+        for field, least in (("size", 1), ("resize", self.size), ("padding", 0)):
+            value = getattr(self, field)
             if type(value) is not int or value < least:
-                limit = f"view.size, {least}" if name == "resize" else least
-                raise InputError(f"view.{name} is {value!r}; give a whole number of pixels, at least {limit}")
+                limit = f"{name}.size, {least}" if field == "resize" else least
+                raise InputError(f"{name}.{field} is {value!r}: give a whole number of pixels, at least {limit}")
         if self.crop == "padded" and self.padding >= self.size:
-            raise InputError(f"view.padding is {self.padding}; give less than view.size, {self.size}")
+            raise InputError(f"{name}.padding is {self.padding}: give less than {name}.size, {self.size}")
         if self.crop not in ("random_resized", "padded"):
-            raise InputError(f"view.crop is {self.crop!r}; give 'random_resized' or 'padded'")
+            raise InputError(f"{name}.crop is {self.crop!r}: give 'random_resized' or 'padded'")
         if not 0 < self.min_scale <= 1:
-            raise InputError(f"view.min_scale is {self.min_scale!r}; give a fraction of the area, over 0 and at most 1")
-        for name in ("dct_scale", "flip"):
-            if type(getattr(self, name)) is not bool:
-                raise InputError(f"view.{name} is {getattr(self, name)!r}; give True or False")
-        for name, least in (("mean", 0.0), ("std", 1e-6)):
-            value = getattr(self, name)
+            raise InputError(
+                f"{name}.min_scale is {self.min_scale!r}: give a fraction of the area, over 0 and at most 1"
+            )
+        for field in ("dct_scale", "flip"):
+            if type(getattr(self, field)) is not bool:
+                raise InputError(f"{name}.{field} is {getattr(self, field)!r}: give True or False")
+        for field, least in (("mean", 0.0), ("std", 1e-6)):
+            value = getattr(self, field)
             if not (type(value) is tuple and len(value) == 3 and all(least <= x <= 1 for x in value)):
-                raise InputError(f"view.{name} is {value!r}; give a tuple of 3 numbers from {least:g} to 1")
+                raise InputError(f"{name}.{field} is {value!r}: give a tuple of 3 numbers from {least:g} to 1")
+        if self.clip:
+            self.clip.check(f"{name}.clip")
         if self.clip and (self.crop == "padded" or self.dct_scale):
             raise InputError(
-                "view.crop 'padded' and view.dct_scale are for pictures only, but view.clip is set: leave them out"
+                f"{name}.crop 'padded' and {name}.dct_scale are only for pictures, but {name}.clip is set: leave them "
+                "out"
             )
         if self.clip and 0 < self.clip.max_resize < self.resize:
             raise InputError(
-                f"view.clip.max_resize is {self.clip.max_resize}; give 0, or at least view.resize, {self.resize}"
+                f"{name}.clip.max_resize is {self.clip.max_resize}: give 0, or at least {name}.resize, {self.resize}"
             )
 
     @property

@@ -45,30 +45,33 @@ class Model:
     about 32 pixels. resnet{6n+2}x{w} always begins in this way.
     """
 
-    def __post_init__(self):
-        if not isinstance(self.arch, str) or not self.arch:
-            raise InputError(f"arch is {self.arch!r}; give the name of a network, for example 'resnet50'")
-        if self.stem not in get_args(Stem):
-            raise InputError(f"stem is {self.stem!r}; give {' or '.join(map(repr, get_args(Stem)))}")
 
+def check(model: Model, name: str = "model") -> None:
+    """InputError if there is no such network. It builds nothing, so it takes little time.
 
-def check(model: Model) -> None:
-    """InputError, with the closest names, if there is no such network. It builds nothing, so it takes little time."""
-    arch = model.arch
+    `name` is that of this config in the recipe, for example 'student'. The error has the closest known architectures.
+    """
+    arch, stem = model.arch, model.stem
+    if not isinstance(arch, str) or not arch:
+        raise InputError(f"{name}.arch is {arch!r}: give the name of a network, for example 'resnet50'")
+    if stem not in get_args(Stem):
+        raise InputError(f"{name}.stem is {stem!r}: give {' or '.join(map(repr, get_args(Stem)))}")
     if small := SMALL.fullmatch(arch):
         kind, depth, width = small[1], int(small[2]), small[3]
         if depth < 8 or depth % 6 != 2:
             lower = max(8, depth - (depth - 2) % 6)
             raise InputError(
-                f"arch is '{arch}', but the depth of {kind}{{6n+2}}x{{w}} must be 8, 14, 20, ...; "
+                f"{name}.arch is '{arch}', but the depth of {kind}{{6n+2}}x{{w}} must be 8, 14, 20, ...: "
                 f"the closest are {kind}{lower}x{width} and {kind}{lower + 6}x{width}"
             )
     elif arch not in _names():
         close = difflib.get_close_matches(arch.lower(), [*_names(), *_EXAMPLES], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "see torchvision.models.list_models()"
-        raise InputError(f"arch is {arch!r}, which is not a known network; {hint}")
-    if model.stem == "small" and (small or not re.match(r"(wide_)?resne(x)?t\d", arch)):
-        raise InputError(f"stem is 'small', which only ResNet and ResNeXt can have, not '{arch}'; give 'imagenet'")
+        raise InputError(f"{name}.arch is {arch!r}, which is not a known network: {hint}")
+    if stem == "small" and (small or not re.match(r"(wide_)?resne(x)?t\d", arch)):
+        raise InputError(
+            f"{name}.stem is 'small', which only ResNet and ResNeXt can have, not '{arch}': give 'imagenet'"
+        )
 
 
 def takes_clips(model: Model) -> bool:
@@ -76,19 +79,20 @@ def takes_clips(model: Model) -> bool:
     return model.arch in VIDEO or model.arch.startswith("r2plus1d")
 
 
-def check_input(model: Model, frames: int | None, size: int) -> None:
-    """InputError if `model` cannot take clips of `frames` frames (None: images), `size` x `size` pixels."""
+def check_input(model: Model, frames: int | None, size: int, name: str = "model") -> None:
+    """InputError if `model`, which is `name` in the recipe, cannot take clips of `frames` frames (None: images) of
+    `size` x `size` pixels."""
     if takes_clips(model) != (frames is not None):
         given, wanted = ("images", "clips of video") if frames is None else ("clips of video", "images")
         names = ", ".join([*VIDEO, "r2plus1d8x1"]) if frames is not None else "resnet50, resnet8x1"
         raise InputError(
-            f"arch is '{model.arch}', which takes {wanted}, but the view gives {given}; "
+            f"{name}.arch is '{model.arch}', which takes {wanted}, but the view gives {given}: "
             f"give a network for {given}, for example {names}"
         )
     if model.arch == "c3d" and (frames, size) != (C3D_FRAMES, C3D_SIZE):
         raise InputError(
-            f"arch is 'c3d', which takes clips of {C3D_FRAMES} frames of {C3D_SIZE} x {C3D_SIZE} pixels, but the view "
-            f"gives {frames} of {size} x {size}; set view.clip.frames and view.size, or use r2plus1d_18"
+            f"{name}.arch is 'c3d', which takes clips of {C3D_FRAMES} frames of {C3D_SIZE} x {C3D_SIZE} pixels, but "
+            f"the view gives {frames} of {size} x {size}: set view.clip.frames and view.size, or use r2plus1d_18"
         )
 
 

@@ -86,6 +86,14 @@ class Recipe:
     resources: Resources = field(default=Resources(), metadata=NOT_IDENTITY)
     """Resources that the run may use; they do not change the identity of a result."""
 
+    def __post_init__(self) -> None:
+        for name in ("labeled", "unlabeled", "test", "view", "pretrain", "finetune"):
+            getattr(self, name).check(name)
+        if self.teacher.view:
+            self.teacher.view.check("teacher.view")
+        if self.teacher.train:
+            self.teacher.train.check("teacher.train")
+
     @property
     def teacher_view(self) -> View:
         return self.teacher.view or self.view
@@ -99,8 +107,8 @@ class Recipe:
 
 def check_recipe(recipe: Recipe) -> None:
     """InputError for what can be checked before any work."""
-    check(recipe.teacher.model)
-    check(recipe.student)
+    check(recipe.teacher.model, "teacher.model")
+    check(recipe.student, "student")
     _check_media(recipe)
     cluster = Cluster.now()
     cluster.teachers(recipe.resources)
@@ -129,5 +137,6 @@ def _check_media(recipe: Recipe) -> None:
             recipe.label.check_against(corpus, view)
     if bool(recipe.teacher_view.clip) != bool(recipe.view.clip):
         raise InputError(f"teacher.view and view differ in whether they have a clip: both have to be for {kind}s")
-    for model, view in ((recipe.teacher.model, recipe.teacher_view), (recipe.student, recipe.view)):
-        check_input(model, view.clip.frames if view.clip else None, view.size)
+    networks = ("teacher.model", recipe.teacher.model, recipe.teacher_view), ("student", recipe.student, recipe.view)
+    for name, model, view in networks:
+        check_input(model, view.clip.frames if view.clip else None, view.size, name)

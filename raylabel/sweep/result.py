@@ -99,6 +99,8 @@ class Sweep:
     """The SweepConfig, as plain JSON."""
     arguments: tuple[str, ...] = ()
     """Command-line arguments that name the recipe, its changed fields and the root; empty without a command line."""
+    programs: tuple[str, str] = ("raylabel sweep", "raylabel semi-supervised")
+    """The commands that run a sweep and a recipe, as the user types them."""
 
     @property
     def best(self) -> Trial:
@@ -107,13 +109,15 @@ class Sweep:
     @property
     def command(self) -> str:
         """A command line that resumes the sweep, or shows its results if it is done; empty without `arguments`."""
-        return shlex.join(["python", "jobs/sweep.py", *self.arguments, *flags(self.config)]) if self.arguments else ""
+        return self._command(self.programs[0], self.config)
 
     @property
     def best_command(self) -> str:
         """A command line that runs the best trial's settings on the whole labeled set; empty without `arguments`."""
-        best = flags(self.best.settings)
-        return shlex.join(["python", "jobs/semi_supervised.py", *self.arguments, *best]) if self.arguments else ""
+        return self._command(self.programs[1], self.best.settings)
+
+    def _command(self, program: str, fields: Mapping[str, Any]) -> str:
+        return f"{program} {shlex.join([*self.arguments, *flags(fields)])}" if self.arguments else ""
 
     @property
     def alone(self) -> int:

@@ -33,9 +33,16 @@ from raylabel.text import slug
 SUMMARY, PAGE = "sweep.json", "sweep.html"
 
 
-def sweep(root: Root, recipe: Recipe, config: SweepConfig, arguments: Sequence[str] = ()) -> tuple[Sweep, str]:
+def sweep(
+    root: Root,
+    recipe: Recipe,
+    config: SweepConfig,
+    arguments: Sequence[str] = (),
+    programs: tuple[str, str] = Sweep.programs,
+) -> tuple[Sweep, str]:
     """Runs the trials that are not finished yet. Returns (the results of all trials, the folder of sweep.json,
-    sweep.html and Ray Tune's logs). `arguments` name the recipe on a command line, for the page.
+    sweep.html and Ray Tune's logs). `arguments` name the recipe on a command line, and `programs` are the commands for
+    a sweep and a run, for the page.
 
     The name of the folder has a digest of the recipe, the trials and the data. So the same command resumes the sweep,
     and no finished trial runs again. Trials share all artifacts that they have in common, with each other and with any
@@ -88,6 +95,7 @@ def sweep(root: Root, recipe: Recipe, config: SweepConfig, arguments: Sequence[s
         soup=make_soup(root, task, found) if config.soup else None,
         config=identity_of(config),
         arguments=tuple(arguments),
+        programs=programs,
     )
     write_file(f"{folder}/{SUMMARY}", json.dumps(found_all.to_dict(), indent=2, ensure_ascii=False).encode())
     write_file(f"{folder}/{PAGE}", write_sweep_page(found_all, folder).encode())

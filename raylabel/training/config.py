@@ -29,16 +29,18 @@ class Train:
     checkpoint_every: int = field(default=1000, metadata=NOT_IDENTITY)
     """Steps between checkpoints. A crash loses at most so many steps."""
 
-    def __post_init__(self):
-        for name in ("images", "batch", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: give at least 1")
+    def check(self, name: str) -> None:
+        """InputError if a field is invalid. `name` is that of this config in the recipe, for example 'pretrain'."""
+        for key in ("images", "batch", "checkpoint_every"):
+            if (value := getattr(self, key)) < 1:
+                raise InputError(f"{name}.{key} is {value}: give at least 1")
         if self.batch < 2:
-            raise InputError(f"batch is {self.batch}: give at least 2, because BatchNorm needs 2 images")
+            raise InputError(f"{name}.batch is {self.batch}: give at least 2, because BatchNorm needs 2 images")
         if not 0 <= self.momentum < 1:
-            raise InputError(f"momentum is {self.momentum}: give a number from 0 to 1, 1 excluded")
+            raise InputError(f"{name}.momentum is {self.momentum}: give a number from 0 to 1, 1 excluded")
         if self.weight_decay < 0:
-            raise InputError(f"weight_decay is {self.weight_decay}: give 0 or a positive number")
+            raise InputError(f"{name}.weight_decay is {self.weight_decay}: give 0 or a positive number")
+        self.schedule.check(f"{name}.schedule")
 
     @property
     def steps(self) -> int:

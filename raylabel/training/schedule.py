@@ -36,20 +36,23 @@ class Schedule:
     factor: float = 0.5
     """Factor by which the rate is multiplied at each drop, between 0 and 1."""
 
-    def __post_init__(self):
+    def check(self, name: str) -> None:
+        """InputError if a field is invalid. `name` is its name in the recipe, such as 'pretrain.schedule'."""
         if not 0 < self.lr < inf:
-            raise InputError(f"lr is {self.lr}: give a number above 0")
+            raise InputError(f"{name}.lr is {self.lr}: give a number above 0")
         if not isinstance(self.drops, int) or self.drops < 0:
-            raise InputError(f"drops is {self.drops}: give 0 or a positive whole number")
+            raise InputError(f"{name}.drops is {self.drops}: give 0 or a positive whole number")
         if not 0 < self.factor < 1:
-            raise InputError(f"factor is {self.factor}: give a number between 0 and 1; for a constant rate, drops=0")
+            raise InputError(
+                f"{name}.factor is {self.factor}: give a number between 0 and 1; for a constant rate, drops=0"
+            )
         if not 0 <= self.warmup <= 1 / (self.drops + 1):
             raise InputError(
-                f"warmup is {self.warmup}: give 0 to {1 / (self.drops + 1):.4g}, so that it ends before the first of "
-                f"the {self.drops} drops"
+                f"{name}.warmup is {self.warmup}: give 0 to {1 / (self.drops + 1):.4g}, so that it ends before the "
+                f"first of the {self.drops} drops"
             )
         if self.warmup_lr is not None and not 0 <= self.warmup_lr <= self.lr:
-            raise InputError(f"warmup_lr is {self.warmup_lr}: give 0 to lr, which is {self.lr}")
+            raise InputError(f"{name}.warmup_lr is {self.warmup_lr}: give 0 to lr, which is {self.lr}")
 
 
 def lr_at(schedule: Schedule, image: int, images: int) -> float:

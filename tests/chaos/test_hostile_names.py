@@ -379,7 +379,7 @@ def test_slugs_are_plain_and_unique(a: str, b: str):
 @pytest.mark.parametrize("uri", ["a\0b", "a\udcffb.parquet", "s3://bucket/\udcff"])
 def test_a_uri_that_is_not_utf8_is_an_error(uri: str):
     with pytest.raises(InputError, match="not UTF-8 or has a NUL"):
-        Corpus(uri=(uri,))
+        Corpus(uri=(uri,)).check("unlabeled")
 
 
 @pytest.mark.parametrize("line", ["a\0.jpg", "https://example.org/a.jpg", "/etc/passwd", ""])

@@ -401,8 +401,8 @@ def test_errors_of_indexing_name_the_file_and_the_fix(tmp_path: Path, indexed: I
     fails("l.txt' as a UTF-8 text file", f"{d}/l.txt")
     bad = [{"uri": ()}, {"uri": "a"}, {"uri": ("",)}, {"uri": ("a",), "format": "zip"}, {"uri": ("a",), "media": ""}]
     for fields in bad:
-        with pytest.raises(InputError, match="corpus\\."):
-            Corpus(**fields)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(InputError, match="^unlabeled\\."):
+            Corpus(**fields).check("unlabeled")  # pyright: ignore[reportArgumentType]
 
 
 def labels_of(*texts: str) -> pa.Table:

@@ -204,8 +204,8 @@ def test_errors_in_a_list_name_the_line(tmp_path: Path, indexed: Indexed) -> Non
                 indexed(replace(Corpus(uri=(str(location),), kind="video"), **{field: "a"}))
     wrong = ({"kind": "audio"}, {"start": "", "kind": "video"}, {"start": "a"}, {"end": "a"}, {"group": ""})
     for fields in wrong:
-        with pytest.raises(InputError, match="corpus\\."):
-            Corpus(uri=("a",), **fields)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(InputError, match="^unlabeled\\."):
+            Corpus(uri=("a",), **fields).check("unlabeled")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs /proc/self/io, which counts the bytes read")

@@ -402,10 +402,10 @@ def test_decode_workers_start_without_torch():
     ],
 )
 def test_errors_of_view_name_the_bad_field(field, value):
-    with pytest.raises(InputError, match=rf"view\.{field} is"):
-        View(**{field: value})
+    with pytest.raises(InputError, match=rf"^teacher\.view\.{field} is"):
+        View(**{field: value}).check("teacher.view")
 
 
 def test_padding_must_be_smaller_than_the_view():
     with pytest.raises(InputError, match=r"view\.padding is 8"):
-        View(size=8, resize=8, crop="padded", padding=8)
+        View(size=8, resize=8, crop="padded", padding=8).check("view")

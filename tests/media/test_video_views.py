@@ -196,9 +196,9 @@ def test_normalise_takes_clips():
 def test_shapes_and_limits_of_views():
     assert View(size=9, resize=9).eval_shape == View(size=9, resize=9).train_shape == (9, 9, 3)
     assert View().cpu_seconds == CPU_SECONDS < VIEW.cpu_seconds
-    with pytest.raises(InputError, match=r"view\.clip\.max_resize is 31; give 0, or at least view\.resize, 32"):
-        View(size=24, resize=32, clip=Clip(max_resize=31))
-    with pytest.raises(InputError, match=r"view\.clip\.stride is 0; give a whole number of at least 1"):
-        Clip(stride=0)
+    with pytest.raises(InputError, match=r"view\.clip\.max_resize is 31: give 0, or at least view\.resize, 32"):
+        View(size=24, resize=32, clip=Clip(max_resize=31)).check("view")
+    with pytest.raises(InputError, match=r"view\.clip\.stride is 0: give a whole number of at least 1"):
+        View(clip=Clip(stride=0)).check("view")
     with pytest.raises(InputError, match="view.clip is not set"):
         eval_clips(b"", View())

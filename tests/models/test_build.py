@@ -145,9 +145,9 @@ def test_small_stem_is_only_for_residual_networks():
         if arch in RESNETS:
             check(Model(arch=arch, stem="small"))
             continue
-        with pytest.raises(InputError, match=f"^stem is 'small'.*'{arch}'"):
+        with pytest.raises(InputError, match=f"^model.stem is 'small'.*'{arch}'"):
             check(Model(arch=arch, stem="small"))
-    with pytest.raises(InputError, match="^stem is"):
+    with pytest.raises(InputError, match="^model.stem is"):
         build(Model(arch="resnet8x1", stem="small"), 10)
 
 
@@ -213,7 +213,7 @@ def test_googlenet_takes_images_with_the_usual_normalisation():
     ],
 )
 def test_error_for_an_unknown_network_names_the_closest(arch: str, close: str):
-    with pytest.raises(InputError, match=f"^arch is '{re.escape(arch)}'.*{re.escape(close)}") as caught:
+    with pytest.raises(InputError, match=f"^model.arch is '{re.escape(arch)}'.*{re.escape(close)}") as caught:
         build(Model(arch=arch), 10)
     assert "\n" not in str(caught.value)
 
@@ -228,9 +228,9 @@ def test_the_depth_must_be_6n_plus_2(depth: int):
 
 
 def test_errors_name_the_bad_field():
-    with pytest.raises(InputError, match="^arch is ''"):
-        Model(arch="")
-    with pytest.raises(InputError, match="^stem is 'tiny'; give 'imagenet' or 'small'"):
-        Model(stem="tiny")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="^student.arch is ''"):
+        check(Model(arch=""), "student")
+    with pytest.raises(InputError, match="^teacher.model.stem is 'tiny': give 'imagenet' or 'small'"):
+        check(Model(stem="tiny"), "teacher.model")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="^classes is 0"):
         build(Model(arch="resnet8x1"), 0)

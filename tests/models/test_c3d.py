@@ -87,7 +87,7 @@ def test_c3d_equals_a_functional_implementation():
 @pytest.mark.parametrize(("frames", "size"), [(8, 112), (32, 112), (17, 112), (16, 128), (16, 111)])
 def test_other_clip_shapes_are_refused_with_the_shape_that_is_needed(frames: int, size: int):
     with pytest.raises(
-        InputError, match=f"^arch is 'c3d'.* 16 frames of 112 x 112 .* {frames} of {size} x {size}"
+        InputError, match=f"^model.arch is 'c3d'.* 16 frames of 112 x 112 .* {frames} of {size} x {size}"
     ) as e:
         check_input(Model(arch="c3d"), frames, size)
     assert "\n" not in str(e.value)

@@ -269,11 +269,13 @@ def test_the_view_must_fit_the_network():
         if arch != "c3d":
             check_input(Model(arch=arch), 1, 24)
         with pytest.raises(
-            InputError, match=f"^arch is '{arch}', which takes clips of video, but the view gives images"
+            InputError, match=f"^model.arch is '{arch}', which takes clips of video, but the view gives images"
         ):
             check_input(Model(arch=arch), None, 112)
     check_input(Model(arch="resnet50"), None, 224)
-    with pytest.raises(InputError, match=r"^arch is 'resnet50', which takes images, .* example r2plus1d_18, .*, c3d, "):
+    with pytest.raises(
+        InputError, match=r"^model.arch is 'resnet50', which takes images, .* example r2plus1d_18, .*, c3d, "
+    ):
         check_input(Model(arch="resnet50"), 8, 112)
 
 
@@ -289,11 +291,11 @@ def test_the_view_must_fit_the_network():
     ],
 )
 def test_error_for_an_unknown_network_names_the_closest(arch: str, close: str):
-    with pytest.raises(InputError, match=f"^arch is '{re.escape(arch)}'.*{re.escape(close)}"):
+    with pytest.raises(InputError, match=f"^model.arch is '{re.escape(arch)}'.*{re.escape(close)}"):
         check(Model(arch=arch))
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_networks_for_clips_have_no_small_stem(arch: str):
-    with pytest.raises(InputError, match=f"^stem is 'small'.*'{arch}'"):
+    with pytest.raises(InputError, match=f"^model.stem is 'small'.*'{arch}'"):
         check(Model(arch=arch, stem="small"))

@@ -1,12 +1,18 @@
 """Recipes are complete, those of the paper have the paper's settings, and resources are divided as documented."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from raylabel.compute.resources import Cluster, Node, Pool, Resources
+from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.recipes import registry as recipes
-from raylabel.recipes.recipe import Teacher
-from raylabel.training.schedule import lr_at
+from raylabel.recipes.recipe import Recipe, Teacher
+from raylabel.training.config import Train
+from raylabel.training.schedule import Schedule, lr_at
 
 
 def test_the_recipe_of_the_paper_has_its_settings(tmp_path):
@@ -125,3 +131,26 @@ def test_a_small_batch_has_few_workers():
     assert Cluster((Node(16),)).workers(Resources(), batch=64) == 2
     with pytest.raises(InputError, match="resources.workers is -1"):
         Resources(workers=-1)
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("pretrain.batch", lambda r: replace(r, pretrain=replace(r.pretrain, batch=1))),
+        ("finetune.images", lambda r: replace(r, finetune=replace(r.finetune, images=0))),
+        ("teacher.train.momentum", lambda r: replace(r, teacher=replace(r.teacher, train=bad(momentum=1.0)))),
+        ("finetune.schedule.lr", lambda r: replace(r, finetune=bad(schedule=Schedule(lr=0)))),
+        ("view.size", lambda r: replace(r, view=replace(r.view, size=0))),
+        ("teacher.view.padding", lambda r: replace(r, teacher=replace(r.teacher, view=replace(r.view, padding=-1)))),
+        ("test.uri", lambda r: replace(r, test=Corpus(uri=()))),
+        ("unlabeled.format", lambda r: replace(r, unlabeled=replace(r.unlabeled, format="zip"))),
+    ],
+)
+def test_an_error_names_the_field_by_its_place_in_the_recipe(name: str, change: Callable[[Recipe], Recipe]):
+    """There are three corpora, two views and three trainings: the reader sees which one it is."""
+    with pytest.raises(InputError, match=f"^{name} is "):
+        change(recipes.digits())
+
+
+def bad(**fields: Any) -> Train:
+    return replace(recipes.digits().pretrain, **fields)

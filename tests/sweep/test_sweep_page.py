@@ -67,7 +67,7 @@ def test_every_value_of_the_json_is_on_the_page_exactly(kind: str) -> None:
         assert json.loads(value) == value_at(data, key), key
     shown = {key for key, _ in found}
     missing = {key for key in leaves(data) if not any(key == one or key.startswith(f"{one}.") for one in shown)}
-    allowed = {f"arguments.{i}" for i in range(3)}  # they are in the command
+    allowed = {f"arguments.{i}" for i in range(3)} | {f"programs.{i}" for i in range(2)}  # they are in the command
     # The verdict contains these numbers.
     allowed |= {f"soup.gain.{name}" for name in ("value", "low", "high")} if sweep.soup else {"soup"}
     for i, trial in enumerate(sweep.trials):
@@ -296,8 +296,8 @@ def test_page_has_a_link_and_commands_to_reproduce() -> None:
     lines = re.findall(r'<code class="line">(?:<span[^>]*>)?([^<]*)', page)
     best = KINDS["grid"].best.settings
     assert lines == [
-        "python jobs/sweep.py digits --root /some/runs --space &#39;select.k=[20,40]&#39; --samples 0 --soup",
-        f"python jobs/semi_supervised.py digits --root /some/runs --select.k {best['select.k']} --select.p "
+        "raylabel sweep digits --root /some/runs --space &#39;select.k=[20,40]&#39; --samples 0 --soup",
+        f"raylabel semi-supervised digits --root /some/runs --select.k {best['select.k']} --select.p "
         f"{best['select.p']} --finetune.schedule.lr {best['finetune.schedule.lr']}",
         f"tensorboard --logdir {FOLDER}",
     ]

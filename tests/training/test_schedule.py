@@ -112,8 +112,8 @@ def test_scaled_lr_is_linear_in_the_batch(batch: int, times: int):
 )
 def test_the_error_names_the_bad_field(field: str, value: Any):
     fields: dict[str, Any] = {"lr": 0.6, field: value}
-    with pytest.raises(InputError, match=f"^{field} is .*: give ") as caught:
-        Schedule(**fields)
+    with pytest.raises(InputError, match=f"^pretrain.schedule.{field} is .*: give ") as caught:
+        Schedule(**fields).check("pretrain.schedule")
     assert "\n" not in str(caught.value)
 
 
