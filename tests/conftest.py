@@ -1,4 +1,4 @@
-"""What every test may use."""
+"""Fixtures and environment variables of all tests."""
 
 import logging
 import os
@@ -12,24 +12,24 @@ import pytest
 if TYPE_CHECKING:
     from faulty_store import FaultyStore, Plan
 
-os.environ["OMP_NUM_THREADS"] = "1"  # tests run beside each other and beside Ray's processes
+os.environ["OMP_NUM_THREADS"] = "1"  # tests share the CPUs with each other and with Ray's processes
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
 os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
-# Ray's own is one second, after which the next test starts new processes: two seconds of imports for each.
+# The default is one second; the next test would then start new processes, with two seconds of imports each.
 os.environ["RAY_idle_worker_killing_time_threshold_ms"] = "60000"
-# Ray's workers import what tests define: helpers, and functions of the test modules, whose names are unique.
+# Ray's workers import the helpers and the test modules, whose names are unique.
 _TESTS = Path(__file__).parent
 _FOLDERS = [_TESTS / "support", *sorted({path.parent for path in _TESTS.rglob("test_*.py")})]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*map(str, _FOLDERS), os.environ.get("PYTHONPATH")]))
 
 from raylabel.corpus import Corpus, Shards, index_corpus  # noqa: E402
-from raylabel.store.artifact import Root  # noqa: E402  (these are read on import)
+from raylabel.store.artifact import Root  # noqa: E402  (Ray and torch read the variables above on import)
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Real images and clips that stand beside the repository on some machines, never in it."""
+    """Real images and clips, in a folder beside the repository. Only some machines have it."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside this checkout: it holds the real images of this test")
@@ -38,7 +38,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator["FaultyStore"]:
-    """An S3 server in this process, that fails when it is told to."""
+    """An S3 server in this process, whose requests can be made to fail."""
     from faulty_store import FaultyStore
 
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
@@ -49,7 +49,7 @@ def server() -> Iterator["FaultyStore"]:
 
 @pytest.fixture(scope="session")
 def store(server: "FaultyStore") -> Iterator[str]:
-    """Its address; other processes reach it by the environment, Ray's too."""
+    """The address of the server. Other processes, also those of Ray, find it in their environment."""
     address = server.start()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", address)
@@ -61,7 +61,7 @@ def store(server: "FaultyStore") -> Iterator[str]:
 
 @pytest.fixture
 def faults(server: "FaultyStore", bucket: str) -> Iterator["Plan"]:
-    """Which of the server's requests fail; none once the test is over."""
+    """Which requests to the server fail; none after the test."""
     from faulty_store import Plan
 
     server.plan = Plan()
@@ -71,7 +71,7 @@ def faults(server: "FaultyStore", bucket: str) -> Iterator["Plan"]:
 
 @pytest.fixture(scope="session")
 def ray_local(store: str) -> Iterator[None]:
-    """One local Ray for all tests that need one."""
+    """A local Ray cluster, the same for all tests."""
     import ray
 
     ray.init(
@@ -90,7 +90,7 @@ def ray_local(store: str) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def indexed(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Corpus], Shards]:
-    """Indexes a corpus in a root of its own, that lies in no corpus."""
+    """Indexes a corpus in a new root, which is outside all corpora."""
 
     def index(corpus: Corpus) -> Shards:
         root = Root.open(str(tmp_path_factory.mktemp("index")))
@@ -101,7 +101,7 @@ def indexed(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 @pytest.fixture
 def bucket(store: str) -> str:
-    """The URI of a bucket on a real S3 server, empty."""
+    """The URI of an empty bucket on a real S3 server."""
     for request in (f"{store}/moto-api/reset", "POST"), (f"{store}/pictures", "PUT"):
         urllib.request.urlopen(urllib.request.Request(request[0], method=request[1])).close()
     return "s3://pictures"

@@ -30,22 +30,23 @@ LAYERS = (
     ("cli",),
 )
 LINES = 300
-"""Of a file of the package: a longer one holds two ideas."""
+"""At most, of a file of the package: a longer file should be two."""
 JOB_LINES = 45
 
 
 def _layer(module: str) -> int:
-    room = module.split(".")[0]
-    found = [number for number, rooms in enumerate(LAYERS) if room in rooms]
+    name = module.split(".")[0]
+    found = [number for number, names in enumerate(LAYERS) if name in names]
     assert found, f"raylabel.{module} is in no layer of this test: add its folder to LAYERS"
     return found[0]
 
 
 def _imports(path: Path) -> set[str]:
-    """Modules of the package, or names in them, without what only a type checker imports."""
+    """The modules of the package that a file imports, or names in them, without imports for type checkers only."""
     found = set()
     tree = ast.parse(path.read_text())
-    skipped = {id(node) for top in ast.walk(tree) if isinstance(top, ast.If) and _is_typing(top) for node in top.body}
+    conditions = [node for node in ast.walk(tree) if isinstance(node, ast.If) and _is_type_checking(node)]
+    skipped = {id(node) for condition in conditions for node in condition.body}
     for node in ast.walk(tree):
         if id(node) in skipped:
             continue
@@ -58,7 +59,7 @@ def _imports(path: Path) -> set[str]:
     return found
 
 
-def _is_typing(node: ast.If) -> bool:
+def _is_type_checking(node: ast.If) -> bool:
     return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
@@ -80,12 +81,12 @@ def test_imports_point_down():
     assert seen > 300
 
 
-def test_no_import_circle():
+def test_no_import_cycle():
     graph = {name: {t for t in _imports(path) if t in _modules()} for name, path in _modules().items()}
     done: set[str] = set()
 
     def visit(module: str, trail: tuple[str, ...]) -> None:
-        assert module not in trail, f"import circle: {' -> '.join((*trail[trail.index(module) :], module))}"
+        assert module not in trail, f"import cycle: {' -> '.join((*trail[trail.index(module) :], module))}"
         if module not in done:
             for target in sorted(graph[module]):
                 visit(target, (*trail, module))
@@ -109,7 +110,7 @@ def test_files_are_short():
     assert not long
 
 
-def test_tyro_is_imported_by_the_command_line_alone():
+def test_only_the_command_line_imports_tyro():
     users = [p for p in PACKAGE.rglob("*.py") if "import tyro" in p.read_text()]
     assert users and all(p.parent == PACKAGE / "cli" for p in users)
 

@@ -1,4 +1,4 @@
-"""The documents are true where a program can tell: links, paths, the tree, the keys of summary.json, sizes."""
+"""What a program can check in the documents: links, paths, the tree of folders, the keys of summary.json, sizes."""
 
 import dataclasses
 import re
@@ -24,13 +24,13 @@ def _links(text: str) -> list[str]:
 
 
 def _anchors(text: str) -> set[str]:
-    """As GitHub makes them: lower case, spaces to hyphens, and of all else letters, digits, hyphens and underscores."""
+    """As GitHub makes them: lower case, with hyphens for spaces, and only letters, digits, hyphens and underscores."""
     headings = re.findall(r"^#+ (.*)$", CODE.sub("", text), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
 
 
-def _lacks(link: str, page: Path) -> str:
-    """What a relative link leads to that is not there; empty if all is."""
+def _missing(link: str, page: Path) -> str:
+    """The part of a relative link that does not exist, its file or its anchor; empty if both exist."""
     name, _, anchor = link.partition("#")
     path = page.parent / name if name else page
     if not path.exists():
@@ -40,12 +40,12 @@ def _lacks(link: str, page: Path) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_are_not_broken(page: Path):
-    assert not [link for link in _links(page.read_text()) if _lacks(link, page)]
+    assert not [link for link in _links(page.read_text()) if _missing(link, page)]
 
 
 def test_the_link_check_finds_broken_links():
     text = "[a](docs/none.md) [b](README.md#results) [c](README.md#none) [d](#none) [f](https://g)\n```\n[e](none)\n```"
-    assert [_lacks(link, README) for link in _links(text)] == ["docs/none.md", "", "none", "none"]
+    assert [_missing(link, README) for link in _links(text)] == ["docs/none.md", "", "none", "none"]
     assert _anchors("# A `b`: c, d_e\n## F-g (h)\n```\n# code\n```") == {"a-b-c-d_e", "f-g-h"}
 
 
@@ -56,11 +56,11 @@ def test_the_readme_is_short_and_links_to_every_page():
     assert set(PAGES) - {README} <= linked
 
 
-def test_the_tree_in_the_readme_is_true():
+def test_the_tree_in_the_readme_matches_the_folders():
     (tree,) = re.findall(r"^```\n(raylabel/\n.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
     inside, top = set[str](), set[str]()
     for line in tree.splitlines():
-        names = re.split(r"\s{2,}", line.strip(), maxsplit=1)[0].split()  # the rest says what they are
+        names = re.split(r"\s{2,}", line.strip(), maxsplit=1)[0].split()  # the rest of the line describes them
         (inside if line.startswith("  ") else top).update(names)
     package = REPOSITORY / "raylabel"
     folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
@@ -71,7 +71,7 @@ def test_the_tree_in_the_readme_is_true():
 
 def test_paths_in_the_documents_exist():
     seen = 0
-    for page in set(PAGES) - {CHANGELOG}:  # which names what was before
+    for page in set(PAGES) - {CHANGELOG}:  # it names paths that no longer exist
         text = page.read_text()
         for name in [*PATH.findall(text), *(f"tests/{test}" for test in TEST.findall(text))]:
             seen += 1
@@ -80,7 +80,7 @@ def test_paths_in_the_documents_exist():
 
 
 def _dataclasses(kind: type) -> set[type]:
-    """A dataclass and all that its fields hold, also in lists and dicts."""
+    """A dataclass and the dataclasses in its fields, also in lists and dicts."""
     found, wanted = set[type](), [kind]
     while wanted:
         one: Any = wanted.pop()

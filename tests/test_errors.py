@@ -1,4 +1,4 @@
-"""What a person can mend is found in whatever Ray wraps around it."""
+"""An InputError is found among the errors that Ray wraps around it."""
 
 import pytest
 import ray
@@ -13,9 +13,9 @@ def _fail(error: Exception) -> None:
     raise error
 
 
-@pytest.mark.parametrize("error, found", [(InputError("mend it"), True), (KeyError("mend it"), False)])
+@pytest.mark.parametrize("error, found", [(InputError("fix it"), True), (KeyError("fix it"), False)])
 def test_an_input_error_is_found_only_among_the_causes(ray_local: None, error: Exception, found: bool) -> None:
-    # Through a task in a task, as when a stage asks one task to ask others.
+    # A task in a task, as in a stage whose tasks start others.
     nested = ray.remote(num_cpus=0)(lambda: ray.get(ray.remote(num_cpus=0)(_fail).remote(error)))
     with pytest.raises(RayTaskError) as raised:
         ray.get(nested.remote())
@@ -24,8 +24,8 @@ def test_an_input_error_is_found_only_among_the_causes(ray_local: None, error: E
         WorkerGroupError("two failed", {0: KeyError("lost its peer"), 1: UserExceptionWithTraceback(raised.value, "")}),
         ControllerError(raised.value),
     ):
-        mendable = find_input_error(wrapped)
-        assert (mendable is not None and str(mendable) == "mend it") is found
+        input_error = find_input_error(wrapped)
+        assert (input_error is not None and str(input_error) == "fix it") is found
 
 
 def test_the_first_cause_is_last_and_a_cycle_ends() -> None:

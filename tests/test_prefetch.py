@@ -45,7 +45,7 @@ def test_at_most_depth_values_are_prefetched():
 
     stream = ahead(source(), 2)
     assert next(stream) == 0
-    assert fourth.wait(60)  # one was taken, two are in the queue, and the thread has the fourth
+    assert fourth.wait(60)  # one was read, two are in the queue, and the thread holds the fourth
     assert len(made) == 4
     stream.close()  # pyright: ignore[reportAttributeAccessIssue]
     assert len(made) == 4 and not threads()

@@ -59,7 +59,7 @@ def is_call(name: str, wanted: str) -> bool:
     return name.endswith(wanted) if wanted.startswith(".") else name == wanted
 
 
-def faults(source: str) -> list[str]:
+def unsafe_calls(source: str) -> list[str]:
     found = []
     for name, call in calls(ast.parse(source)):
         given = {k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)}
@@ -73,7 +73,7 @@ def faults(source: str) -> list[str]:
 
 def test_no_module_executes_what_it_reads():
     assert len(MODULES) > 50
-    assert {str(path): found for path in MODULES if (found := faults(path.read_text()))} == {}
+    assert {str(path): found for path in MODULES if (found := unsafe_calls(path.read_text()))} == {}
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_no_module_executes_what_it_reads():
     ],
 )
 def test_the_static_check_finds_each_pattern(source: str):
-    assert len(faults(source)) == 1
-    assert faults("import torch\ntorch.load(f, weights_only=True)\nmodule.eval()\nre.compile(x)") == []
+    assert len(unsafe_calls(source)) == 1
+    assert unsafe_calls("import torch\ntorch.load(f, weights_only=True)\nmodule.eval()\nre.compile(x)") == []
 
 
 class Canary:
@@ -106,7 +106,7 @@ class Canary:
         return os.mkdir, (str(self.path),)
 
 
-def poisoned(path: Path, canary: Path, kind: str) -> Path:
+def malicious_file(path: Path, canary: Path, kind: str) -> Path:
     """Writes a file that creates the canary folder when it is unpickled."""
     state = {**build(Model(arch="resnet8x1"), 10).state_dict(), "extra": Canary(canary)}
     if kind == "torch":
@@ -137,9 +137,9 @@ SLOW = pytest.mark.slow
 )
 def test_a_pickle_in_place_of_weights_is_refused_by_the_job(name: str, kind: str, tmp_path: Path):
     canary = tmp_path / "canary"
-    file = poisoned(tmp_path / name, canary, kind)
+    file = malicious_file(tmp_path / name, canary, kind)
     job = REPOSITORY / "jobs" / "semi_supervised.py"
-    # Users set this variable for other programs; it must not weaken this one.
+    # Users set this variable for other programs. It must have no effect here.
     environment = os.environ | {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     done = subprocess.run(
         [sys.executable, str(job), "digits", "--teacher.checkpoint", str(file)],
@@ -155,7 +155,7 @@ def test_a_pickle_in_place_of_weights_is_refused_by_the_job(name: str, kind: str
 def test_the_pickle_runs_code_when_it_is_unpickled(tmp_path: Path):
     for number, kind in enumerate(("torch", "old torch", "numpy", "pickle")):
         canary = tmp_path / f"canary{number}"
-        file = poisoned(tmp_path / "evil", canary, kind)
+        file = malicious_file(tmp_path / "file", canary, kind)
         if kind == "numpy":
             np.load(file, allow_pickle=True)
         elif kind == "pickle":
@@ -194,6 +194,6 @@ def test_a_url_in_place_of_media_is_not_fetched(port: int, ray_local: None, tmp_
     assert [samples[key].error for key in (0, 1)] == ["missing", None]
 
 
-def test_the_canary_notices_a_connection():
+def test_the_canary_detects_a_connection():
     with pytest.raises(AssertionError, match="connected to the canary"), canary() as port:
         socket.create_connection(("127.0.0.1", port)).close()

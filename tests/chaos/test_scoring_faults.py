@@ -38,6 +38,7 @@ def test_a_run_without_faults_gives_the_golden_result(small: Stage):
     small.check()
 
 
+@pytest.mark.slow
 def test_actors_and_sandbox_processes_are_killed(small_tar: Stage):
     """With the corpus in tars: neither the form of the corpus nor the kills change the result."""
     chance = random.Random(0)
@@ -50,6 +51,7 @@ def test_actors_and_sandbox_processes_are_killed(small_tar: Stage):
     small_tar.check()
 
 
+@pytest.mark.slow
 def test_only_media_that_kill_the_parser_are_rejected(small: Stage):
     with Driver(small.spec(**ACTORS, teacher={"commands": list(COMMANDS)})) as driver:
         driver.must_succeed(200)

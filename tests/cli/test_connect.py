@@ -1,4 +1,4 @@
-"""A job attaches to a Ray only if no stranger can: real heads, with and without tokens, on loopback and on the net."""
+"""A job connects to a Ray cluster only if nothing can connect without a token. Real heads, with and without tokens."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ with readable():
 
 
 def attach(**more: str) -> subprocess.CompletedProcess:
-    """What happens to a job that connects with this in its environment."""
+    """Runs a job that connects to Ray with these environment variables."""
     return subprocess.run(
         [sys.executable, "-c", ATTACH],
         env=environment(**{"PYTHONPATH": PYTHONPATH, **more}),
@@ -31,7 +31,7 @@ def attach(**more: str) -> subprocess.CompletedProcess:
 
 
 def post_job(head: Head) -> int:
-    """The status that a stranger's request to run a command is answered with."""
+    """The HTTP status of a request, without a token, to run a command."""
     body = json.dumps({"entrypoint": "true"}).encode()
     request = urllib.request.Request(f"{head.dashboard}/api/jobs/", body, {"Content-Type": "application/json"})
     try:
@@ -45,23 +45,23 @@ def post_job(head: Head) -> int:
 @pytest.fixture(scope="module")
 def outside() -> str:
     if not (found := outward_address()):
-        pytest.skip("this machine has no address but loopback")
+        pytest.skip("this machine has no address other than loopback")
     return found
 
 
 def test_a_reachable_head_without_a_token_is_refused(outside: str) -> None:
     with started_head(token="") as head:
-        assert post_job(head) == 200  # this is what it is about
-        # It goes by an address of loopback, and yet it listens on all of them.
+        assert post_job(head) == 200  # anyone who reaches it can run code
+        # Its address is a loopback address, but it listens on all addresses of the machine.
         _, _, port = head.address.partition(":")
         for address in (head.address, f"{outside}:{port}"):
             done = attach(**head.environment | {"RAY_ADDRESS": address})
             assert done.returncode == 2 and "attached" not in done.stdout
             assert done.stderr.startswith(f"error: the Ray at {outside}:{port} can be reached from other machines")
             assert "RAY_AUTH_MODE=token" in done.stderr and done.stderr.count("\n") == 1
-        # Nor does it help that this process holds a token: the head does not ask for it.
-        held = attach(**head.environment | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN})
-        assert held.returncode == 2 and "requires no token" in held.stderr
+        # A token of this process does not help, because the head does not check it.
+        with_token = attach(**head.environment | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN})
+        assert with_token.returncode == 2 and "requires no token" in with_token.stderr
 
 
 def test_a_head_with_a_token_accepts_only_that_token(outside: str) -> None:
@@ -75,11 +75,11 @@ def test_a_head_with_a_token_accepts_only_that_token(outside: str) -> None:
             assert TOKEN not in done.stdout + done.stderr
 
 
-def test_an_address_without_a_ray_is_a_readable_error() -> None:
+def test_an_address_at_which_no_cluster_answers_is_an_error() -> None:
     (port,) = free_ports(1)
-    for address, words in (
+    for address, expected in (
         (f"127.0.0.1:{port}", f"no Ray answers at RAY_ADDRESS 127.0.0.1:{port}"),
         ("ray://somewhere:10001", "by `ray job submit`"),
     ):
         done = attach(RAY_ADDRESS=address)
-        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+        assert done.returncode == 2 and expected in done.stderr and done.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""However a job ends, it says so in words and by its status, and the same command goes on from there."""
+"""A job that fails or is stopped ends with a readable message and an exit status, and the same command resumes it."""
 
 import hashlib
 import os
@@ -45,7 +45,7 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 def stop_when(process: subprocess.Popen, signum: int, ready: Callable[[], object]) -> tuple[int, str, float]:
-    """(status, stderr, seconds it took to end) of a job that gets the signal as soon as it is `ready` for it."""
+    """Sends the signal to the job once `ready` returns true; returns (status, stderr, seconds until it ended)."""
     deadline = time.monotonic() + 280
     while not ready():
         assert process.poll() is None and time.monotonic() < deadline, finish(process)
@@ -57,7 +57,7 @@ def stop_when(process: subprocess.Popen, signum: int, ready: Callable[[], object
 
 
 def given_teacher(folder: Path) -> tuple[str, ...]:
-    """An untrained one: a teacher that is given need not be trained before there is something to label."""
+    """Arguments that give an untrained network as the teacher, so that no teacher is trained before labeling."""
     torch.manual_seed(0)
     path = folder / "teacher.safetensors"
     path.write_bytes(save_weights(build(Model(arch="resnet8x2"), 10)))
@@ -69,7 +69,7 @@ def picks(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in one.glob("*.parquet")}
 
 
-def test_sigterm_while_it_labels_ends_the_job_in_seconds_with_status_143(tmp_path: Path) -> None:
+def test_sigterm_during_labeling_ends_the_job_in_seconds_with_status_143(tmp_path: Path) -> None:
     process = start(tmp_path, "digits", *SMALL, *given_teacher(tmp_path))
     status, err, seconds = stop_when(process, signal.SIGTERM, lambda: [*tmp_path.glob("runs/scores-*")])
     assert (status, err) == (143, STOPPING + STOPPED)
@@ -78,7 +78,7 @@ def test_sigterm_while_it_labels_ends_the_job_in_seconds_with_status_143(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_corpus_with_the_test_set_ends_the_job_before_a_student_is_trained(tmp_path: Path) -> None:
+def test_a_corpus_that_contains_the_test_set_ends_the_job_before_a_student_is_trained(tmp_path: Path) -> None:
     leak = "--unlabeled.uri", "embedded://digits/test", "--leaks", "error"
     status, _, err = finish(start(tmp_path, "digits", *SMALL, *leak, *given_teacher(tmp_path)))
     assert status == 2 and err.startswith("error: 500 of 500 test samples leak: "), err
@@ -90,7 +90,7 @@ def test_a_corpus_with_the_test_set_ends_the_job_before_a_student_is_trained(tmp
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nobody stopped."""
+    """The folder of a run that was not stopped."""
     folder = tmp_path_factory.mktemp("clean")
     status, _, err = finish(start(folder, "digits", *SMALL, *given_teacher(folder)))
     assert status == 0, err
@@ -103,7 +103,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_job_that_is_stopped_repeatedly_ends_with_the_same_picks(
     clean: Path, tmp_path: Path, signum: int, code: int
 ) -> None:
-    # While it waits for actors, while it trains and has a checkpoint, and in the second training of the same process.
+    # It is stopped while it waits for actors, in a training that has a checkpoint, and in the second training.
     for ready in "scores-*", "pretrained-*/scratch/checkpoints/*", "student-*/scratch/ray_train":
         process = start(tmp_path, "digits", *SMALL, *given_teacher(tmp_path))
         status, err, seconds = stop_when(process, signum, lambda ready=ready: [*tmp_path.glob(f"runs/{ready}")])
@@ -115,7 +115,7 @@ def test_a_job_that_is_stopped_repeatedly_ends_with_the_same_picks(
     assert picks(tmp_path) == picks(clean)
 
 
-# What fails in each way, and what the person reads.
+# A job that fails in the way that its argument names.
 FAILURES = """
 import os, signal, sys
 import ray
@@ -138,9 +138,9 @@ def fail(how):
     os.kill(os.getpid(), signal.SIGKILL)
 
 @ray.remote(num_cpus=0)
-class Poor:
+class Killed:
     def run(self):
-        print("my last words", file=sys.stderr, flush=True)
+        print("last line of the log", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
 with readable():
@@ -148,7 +148,7 @@ with readable():
     how = sys.argv[1]
     if how == "here":
         raise KeyError("lost")
-    ray.get(Poor.remote().run.remote() if how == "actor" else fail.remote(how))
+    ray.get(Killed.remote().run.remote() if how == "actor" else fail.remote(how))
 """
 
 
@@ -159,7 +159,7 @@ def head() -> Iterator[Head]:
 
 
 @pytest.mark.parametrize(
-    "how, status, words",
+    "how, status, expected",
     [
         ("input", 2, ["error: select.k is 0"]),
         ("bug", 1, ['raise KeyError("lost")', "error: KeyError: 'lost': unexpected, see the traceback above"]),
@@ -171,11 +171,15 @@ def head() -> Iterator[Head]:
         ),
         ("disk", 1, ["error: no space left on ", "No space left on device", "Free some there"]),
         ("worker", 1, ["error: a process died too often: ", "/logs"]),
-        ("actor", 1, ["error: a process died too often: ", "class_name: Poor", "/logs/worker-", "my last words"]),
+        (
+            "actor",
+            1,
+            ["error: a process died too often: ", "class_name: Killed", "/logs/worker-", "last line of the log"],
+        ),
     ],
 )
 def test_each_failure_is_printed_once_with_its_fix(
-    head: Head, tmp_path: Path, how: str, status: int, words: list[str]
+    head: Head, tmp_path: Path, how: str, status: int, expected: list[str]
 ) -> None:
     script = tmp_path / "fail.py"
     script.write_text(FAILURES)
@@ -187,8 +191,8 @@ def test_each_failure_is_printed_once_with_its_fix(
         timeout=120,
     )
     assert done.returncode == status, done.stderr
-    for word in words:
-        assert done.stderr.count(word) == 1, done.stderr
+    for text in expected:
+        assert done.stderr.count(text) == 1, done.stderr
     assert done.stderr.count("error: ") == 1
     assert "Traceback" not in done.stderr or how in ("bug", "here")
     if status == 1:
@@ -209,7 +213,7 @@ from wide import Wide
 
 with readable():
     connect()
-    held = ray.put(bytes(int(sys.argv[2])))  # somebody else's
+    held = ray.put(bytes(int(sys.argv[2])))  # of another user
     with watched(120):
         root, corpus = Root.open("runs"), Corpus(uri=(sys.argv[1],))
         shards = index_corpus(root, "wide", corpus)
@@ -225,8 +229,8 @@ STORE = 100_000_000  # bytes of the object store
 
 
 def score_wide(folder: Path, corpus: Path, held: int, **more: str) -> tuple[int, str, str]:
-    """Scores a corpus whose pictures are decoded elsewhere in the cluster: their pixels go through the object store,
-    which holds so many bytes of others."""
+    """Scores a corpus with decoding in cluster tasks, so that the pixels pass through the object store. Another object
+    occupies `held` bytes of it."""
     process = subprocess.Popen(
         [sys.executable, "-c", WIDE, str(corpus), str(held)],
         env=environment(
@@ -243,14 +247,14 @@ def score_wide(folder: Path, corpus: Path, held: int, **more: str) -> tuple[int,
 
 
 def small_pictures(path: Path, count: int) -> Path:
-    """Noise of 8x8 pixels; the view makes 224x224 of them, 150 KB each."""
+    """Random pictures of 8x8 pixels; the view resizes them to 224x224, 150 KB each."""
     rng = np.random.default_rng(0)
     return write_parquet(path, [png(rng.integers(0, 256, (8, 8), np.uint8)) for _ in range(count)])
 
 
 @pytest.mark.slow
 def test_a_corpus_of_twenty_times_the_object_store_is_scored(tmp_path: Path) -> None:
-    count, held = 20 * STORE // (224 * 224 * 3), STORE * 9 // 10  # of which most must make room, on the disk
+    count, held = 20 * STORE // (224 * 224 * 3), STORE * 9 // 10  # most of these bytes must be spilled to the disk
     corpus, spill = small_pictures(tmp_path / "corpus.parquet", count), tmp_path / "spill"
     status, out, err = score_wide(tmp_path, corpus, held, RAY_object_spilling_directory=str(spill))
     assert status == 0, err
@@ -258,13 +262,13 @@ def test_a_corpus_of_twenty_times_the_object_store_is_scored(tmp_path: Path) -> 
 
 
 @contextmanager
-def own_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of that size, of its own."""
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A new file system of that size, mounted at the folder."""
     if os.geteuid() != 0 or not shutil.which("mount"):
-        pytest.skip("only root can mount a file system of its own, which this test fills")
+        pytest.skip("only root can mount the file system that this test fills")
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]).returncode:
-        pytest.skip("nobody can mount a file system of its own here, which this test fills")
+        pytest.skip("this machine cannot mount the file system that this test fills")
     try:
         yield folder
     finally:
@@ -272,8 +276,8 @@ def own_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 
 
 def test_a_full_spill_folder_ends_in_an_error_that_names_it(tmp_path: Path) -> None:
-    with own_disk(tmp_path / "spill", 50) as folder:
-        (folder / "others").write_bytes(bytes(45_000_000))
+    with small_disk(tmp_path / "spill", 50) as folder:
+        (folder / "other").write_bytes(bytes(45_000_000))
         corpus = small_pictures(tmp_path / "corpus.parquet", 1_000)
         status, out, err = score_wide(tmp_path, corpus, STORE * 9 // 10, RAY_object_spilling_directory=str(folder))
     assert status == 1, out + err

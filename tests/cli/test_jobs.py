@@ -1,4 +1,4 @@
-"""`ray job submit`: what it uploads, on a real head and machines that hold no raylabel, and how its jobs end."""
+"""`ray job submit`: what it uploads, and how its jobs end. Real clusters, whose nodes do not have raylabel."""
 
 import json
 import re
@@ -34,7 +34,7 @@ TINY_VIDEO = (
 
 
 def submit(address: str, *arguments: str, folder: Path, **more: str) -> subprocess.CompletedProcess:
-    """What the real command line of Ray does, called in `folder`."""
+    """Runs Ray's own `ray job submit` in `folder`."""
     return subprocess.run(
         [sys.executable, str(RAY), "job", "submit", "--address", address, "--working-dir", ".", *arguments],
         env=environment(**more),
@@ -47,25 +47,25 @@ def submit(address: str, *arguments: str, folder: Path, **more: str) -> subproce
 
 
 def checkout(folder: Path) -> Path:
-    """A copy of this repository, with all that gathers in one that is worked in; 1 MB of it each."""
+    """A copy of this repository, and in it files that must not be uploaded, of 1 MB each."""
     for name in "raylabel", "jobs", "tests", ".ci":
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored, dirs_exist_ok=True)
     for name in "README.md", "LICENSE", "pyproject.toml", ".gitignore", ".rayignore":
         shutil.copy(REPOSITORY / name, folder / name)
-    for clutter in (
+    for unwanted in (
         *(".git/objects/x", ".venv/lib/x.py", "venv/lib/x.py", "data/labeled/x.jpg", "runs/scores-1/x.parquet"),
         *("runs/drivers/x.json", "raylabel/__pycache__/x.pyc", ".pytest_cache/x", ".ruff_cache/x", ".hypothesis/x"),
         *("raylabel.egg-info/x", "tests/__pycache__/x.pyc", "shared/data/x.jpg"),
     ):
-        (folder / clutter).parent.mkdir(parents=True, exist_ok=True)
-        (folder / clutter).write_bytes(bytes(1_000_000))
+        (folder / unwanted).parent.mkdir(parents=True, exist_ok=True)
+        (folder / unwanted).write_bytes(bytes(1_000_000))
     (folder / "my.py").write_text("from raylabel.recipes.registry import digits as my_digits\n")
     return folder
 
 
-class _Cluster(BaseHTTPRequestHandler):
-    """As much of a head as `ray job submit --no-wait` speaks to."""
+class _JobServer(BaseHTTPRequestHandler):
+    """The part of a head's HTTP API that `ray job submit --no-wait` uses."""
 
     uploads: list[bytes] = []
 
@@ -93,12 +93,12 @@ class _Cluster(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def uploads() -> Iterator[tuple[str, list[bytes]]]:
-    """The address of a head that takes jobs and runs none, and the packages that it is sent."""
-    with HTTPServer(("127.0.0.1", 0), _Cluster) as server:
+    """The address of a head that accepts jobs without running them, and the packages that were uploaded to it."""
+    with HTTPServer(("127.0.0.1", 0), _JobServer) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        _Cluster.uploads.clear()
-        yield f"http://127.0.0.1:{server.server_port}", _Cluster.uploads
+        _JobServer.uploads.clear()
+        yield f"http://127.0.0.1:{server.server_port}", _JobServer.uploads
         server.shutdown()
         thread.join()
 
@@ -145,8 +145,8 @@ def test_a_root_in_the_unpacked_working_directory_is_refused(tmp_path: Path, mon
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An interpreter that finds all that is installed beside this one, but no raylabel: a path in a .pth is searched
-    for modules, and not for the .pth files of editable installs."""
+    """An interpreter that finds all packages of this one except raylabel: a folder that a .pth file names is searched
+    for modules, but not for the .pth files of editable installs."""
     folder = tmp_path_factory.mktemp("machine")
     venv.create(folder, symlinks=True)
     (packages,) = folder.glob("lib/python*/site-packages")
@@ -155,13 +155,13 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
     look = "import ray, torch, importlib.util; print(importlib.util.find_spec('raylabel'))"
     done = subprocess.run([path, "-c", look], env=environment(path), capture_output=True, text=True, cwd="/")
     if done.stdout != "None\n":
-        pytest.skip(f"raylabel is not to be hidden here: {done.stdout}{done.stderr}")
+        pytest.skip(f"raylabel cannot be hidden from the interpreter here: {done.stdout}{done.stderr}")
     return path
 
 
 @pytest.fixture(scope="module")
 def cluster(python: str) -> Iterator[tuple[Head, list[str]]]:
-    """A head without CPUs, two machines beside it, and the addresses of their metrics."""
+    """A head without CPUs that two nodes have joined, and the addresses of their metrics."""
     with started_head(cpus=0, python=python) as head:
         yield head, [head.metrics, join(head, 2, python), join(head, 2, python)]
 
@@ -178,7 +178,7 @@ def run(head: Head, *command: str, folder: Path, flags: tuple[str, ...] = ()) ->
 
 
 def ask(head: Head, *command: str) -> str:
-    """What `ray job ...` prints."""
+    """The output of `ray job ...`."""
     done = subprocess.run(
         [sys.executable, str(RAY), "job", command[0], "--address", head.dashboard, *command[1:]],
         env=environment(**_token(head)),
@@ -191,7 +191,7 @@ def ask(head: Head, *command: str) -> str:
 
 
 def log_of(head: Head, job: str) -> list[str]:
-    """The lines that the job itself has written so far."""
+    """The lines that the job itself has printed so far."""
     _, _, text = ask(head, "logs", job).partition("Running entrypoint for job ")
     return text.partition("\n")[2].splitlines()
 
@@ -201,7 +201,7 @@ def _token(head: Head) -> dict[str, str]:
 
 
 def scraped(addresses: list[str]) -> Counter[tuple[str, str]]:
-    """(metric, its reason or network) → sum over processes and machines, of the metrics that are raylabel's."""
+    """(metric, its reason or network) → sum over processes and nodes, of raylabel's metrics."""
     found: Counter[tuple[str, str]] = Counter()
     for address in addresses:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=30) as answer:
@@ -213,31 +213,31 @@ def scraped(addresses: list[str]) -> Counter[tuple[str, str]]:
     return found
 
 
-def shown(head: Head, what: str) -> Any:
-    """What the dashboard's page is made of."""
+def dashboard(head: Head, path: str) -> Any:
+    """The JSON that a page of the dashboard shows."""
     token = {"Authorization": f"Bearer {head.environment['RAY_AUTH_TOKEN']}"}
-    request = urllib.request.Request(f"{head.dashboard}/api/{what}", headers=token)
+    request = urllib.request.Request(f"{head.dashboard}/api/{path}", headers=token)
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
         return json.load(answer)
 
 
-def wait_for(what: Callable[[], object], seconds: float = 280) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 280) -> None:
     deadline = time.monotonic() + seconds
-    while not what():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.5)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_digits_runs_on_machines_without_raylabel_and_is_counted(
+def test_digits_runs_on_nodes_without_raylabel_and_its_samples_are_counted(
     cluster: tuple[Head, list[str]], work: Path, tmp_path: Path
 ) -> None:
     head, metrics = cluster
     root, seen = str(tmp_path / "runs"), Counter[tuple[str, str]]()
     over = threading.Event()
 
-    def look() -> None:  # a gauge goes with its process
+    def look() -> None:  # a gauge disappears when its process ends
         while not over.wait(1):
             for key, value in scraped(metrics).items():
                 seen[key] = max(seen[key], value)
@@ -255,7 +255,7 @@ def test_digits_runs_on_machines_without_raylabel_and_is_counted(
     assert re.search(r"^train teacher: 3,200 of 3,200 images, .* in .*loss", log, re.M)
     assert "core_worker.cc" not in log and "\r" not in log and "\x1b[2K" not in log
     assert out.index("summary.json") < out.index("succeeded")
-    # 1,247 of the corpus, and the 500 of the test set by four networks.
+    # 1,247 samples of the corpus, and 500 test samples for each of four networks.
     wait_for(lambda: scraped(metrics)["ray_raylabel_samples_scored_total", ""] >= 3247, 30)
     assert scraped(metrics)["ray_raylabel_samples_scored_total", ""] == 3247
     assert {tag for name, tag in seen if name == "ray_raylabel_training_loss"} == {
@@ -263,8 +263,8 @@ def test_digits_runs_on_machines_without_raylabel_and_is_counted(
     }
     assert seen["ray_raylabel_training_step", "teacher"] == 3200 // 64
     assert ("ray_raylabel_parts_writing", "") in seen
-    (job,) = (one["job_id"] for one in shown(head, "jobs/") if root in one["entrypoint"])
-    datasets = Counter(one["dataset"].partition("_")[0] for one in shown(head, f"data/datasets/{job}")["datasets"])
+    (job,) = (one["job_id"] for one in dashboard(head, "jobs/") if root in one["entrypoint"])
+    datasets = Counter(one["dataset"].partition("_")[0] for one in dashboard(head, f"data/datasets/{job}")["datasets"])
     assert datasets == {"label-unlabeled": 1, "label-test": 4}
 
 
@@ -281,14 +281,14 @@ def test_moving_digits_runs_as_a_job(cluster: tuple[Head, list[str]], work: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "field, words",
+    "field, error",
     [
         (("--select.k", "0", "--root", "/nowhere"), "select.k is 0"),
         (("--seed", "1"), "root 'runs' is in the job's copy of --working-dir"),
     ],
 )
 def test_a_wrong_field_fails_the_job_with_its_message_at_the_end(
-    cluster: tuple[Head, list[str]], work: Path, field: tuple[str, ...], words: str
+    cluster: tuple[Head, list[str]], work: Path, field: tuple[str, ...], error: str
 ) -> None:
     status, out = run(
         *(cluster[0], "jobs/semi_supervised.py", "digits", *field),
@@ -297,7 +297,7 @@ def test_a_wrong_field_fails_the_job_with_its_message_at_the_end(
     )
     assert status == 1, out
     last = log_of(cluster[0], field[0].strip("-"))[-1]
-    assert last.startswith(f"error: {words}")
+    assert last.startswith(f"error: {error}")
     assert out.rstrip().endswith(last) and "exit code 2" in out
 
 
@@ -352,14 +352,14 @@ def test_a_stopped_sweep_resumes_when_it_is_submitted_again(
     assert status == 0, out
     after = stamps(root)
     assert {path: after[path] for path in before} == before
-    (told,) = root.glob("sweep-*/sweep.json")
-    assert [one["state"] for one in json.loads(told.read_text())["trials"]] == ["finished"] * 4
+    (summary,) = root.glob("sweep-*/sweep.json")
+    assert [one["state"] for one in json.loads(summary.read_text())["trials"]] == ["finished"] * 4
     log = out[out.index("Running entrypoint") : out.index("succeeded")]
-    assert re.search("^sweep: 4 of 4 trials", log, re.M) and str(told.parent) in log
+    assert re.search("^sweep: 4 of 4 trials", log, re.M) and str(summary.parent) in log
 
 
 def stamps(root: Path) -> dict[str, tuple[int, int]]:
-    """The files of finished artifacts: when and as what they were written."""
+    """File → (time of its last change in ns, inode), of all files of complete artifacts."""
     done = [path.parent for path in root.glob("*/manifest.json")]
     files = [path for folder in done for path in folder.iterdir() if path.is_file()]
     return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino) for path in files}

@@ -53,7 +53,7 @@ def number():
 
 @pytest.fixture
 def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Reads a command line of which {own} is a file of recipes."""
+    """Parses a command line, in which {own} is replaced by the path of a file with recipes."""
     (tmp_path / "my.py").write_text(OWN)
 
     def read(kind: Any, *arguments: str, program: str = "raylabel clusters") -> Any:
@@ -70,14 +70,14 @@ def test_a_recipe_of_any_type_has_its_fields_on_the_command_line(options: Callab
     read = options(Options[Recipe], "{own}:longer", "--rounds", "4", "--select.k", "7").recipe
     assert (type(read).__name__, read.rounds, read.select.k) == ("Longer", 4, 7)
     assert read.select.p == recipes.digits().select.p
-    # A machine that does not have the file.
+    # A process that does not have the file can unpickle the recipe.
     look = "import pickle, sys; print(pickle.load(sys.stdin.buffer).rounds)"
     sent = cloudpickle.dumps(read)  # pyright: ignore[reportPrivateImportUsage]
     assert subprocess.run([sys.executable, "-c", look], input=sent, capture_output=True).stdout == b"4\n"
 
 
 @pytest.mark.parametrize(
-    "kind, program, name, words",
+    "kind, program, name, error",
     [
         (Recipe, "raylabel sweep", "{own}:clusters", "is a Clusters, and .* runs a Recipe: return a Recipe from it$"),
         (Recipe, "raylabel sweep", "{own}:number", "number' is a int, and this command runs a Recipe: return a"),
@@ -90,9 +90,9 @@ def test_a_recipe_of_any_type_has_its_fields_on_the_command_line(options: Callab
     ],
 )
 def test_a_recipe_of_another_type_is_refused(
-    options: Callable[..., Any], kind: type, program: str, name: str, words: str
+    options: Callable[..., Any], kind: type, program: str, name: str, error: str
 ) -> None:
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=error):
         options(Options[kind], name, program=program)
 
 
@@ -107,7 +107,7 @@ def test_a_command_offers_the_named_recipes_of_its_type(monkeypatch: pytest.Monk
     assert _options("", Options[Clusters]).recipe == mine()
 
 
-def test_every_command_of_run_by_exists() -> None:
+def test_every_command_in_run_by_exists() -> None:
     assert set(RUN_BY.values()) <= set(COMMANDS)
 
 
@@ -115,13 +115,15 @@ def test_a_recipe_needs_one_import_line() -> None:
     names: dict[str, Any] = {}
     exec(f"from raylabel.recipes import {', '.join(recipes.__all__)}", names)
     assert {function.__name__ for function in registry.NAMED.values()} < set(names)
-    written = "Clip Corpus Label Materialize Model Recipe Resources Schedule Select Teacher Train Truth View scaled_lr"
-    assert set(written.split()) < set(names)
+    documented = (
+        "Clip Corpus Label Materialize Model Recipe Resources Schedule Select Teacher Train Truth View scaled_lr"
+    )
+    assert set(documented.split()) < set(names)
     assert sorted(recipes.__all__) == recipes.__all__
 
 
 def test_the_command_line_is_parsed_without_pytorch() -> None:
-    """Importing it takes seconds, which `--help` and an error about a field need not."""
+    """Importing PyTorch takes seconds, and `--help` and errors about a field do not need it."""
     code = (
         "import sys, raylabel.cli.semi_supervised, raylabel.cli.sweep, raylabel.cli.plan; print('torch' in sys.modules)"
     )

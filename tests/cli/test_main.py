@@ -1,4 +1,4 @@
-"""The console script as a person calls it, from the wheel too, and what happens when nobody reads its output."""
+"""The console script, also as installed from the wheel, and what commands do when their output is closed."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ def test_an_unknown_command_is_one_line_and_status_2(tmp_path: Path, name: str, 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of an environment in which the wheel is installed; of all else it finds this one's packages."""
+    """The folder of programs of an environment with the wheel. It uses the dependencies of this environment."""
     source, wheels, folder = (tmp_path_factory.mktemp(name) for name in ("source", "wheels", "environment"))
     shutil.copytree(REPOSITORY / "raylabel", source / "raylabel", ignore=shutil.ignore_patterns("__pycache__"))
     for name in "README.md", "LICENSE", "pyproject.toml":
@@ -68,7 +68,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(600)
-def test_the_wheel_gives_the_command_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+def test_the_command_of_the_wheel_works_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     def call(*command: str) -> str:
         done = subprocess.run(
             [str(installed / command[0]), *command[1:]],
@@ -95,7 +95,7 @@ def test_the_wheel_gives_the_command_in_an_empty_folder(installed: Path, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-def test_the_job_of_a_checkout_shows_how_it_was_called() -> None:
+def test_the_help_of_a_job_file_shows_its_own_command() -> None:
     done = run(sys.executable, "jobs/plan.py", "--help", folder=REPOSITORY)
     assert done.returncode == 0, done.stderr
     text = " ".join(done.stdout.split())
@@ -103,8 +103,8 @@ def test_the_job_of_a_checkout_shows_how_it_was_called() -> None:
     assert "raylabel plan" not in text
 
 
-def cut_off(*command: str, folder: Path, both: bool = False) -> tuple[int, str]:
-    """(status, stderr) of a command whose stdout, or both, is a pipe that nobody reads from the start."""
+def run_closed(*command: str, folder: Path, both: bool = False) -> tuple[int, str]:
+    """(status, stderr) of a command whose stdout, or also stderr if `both`, is a pipe whose reading end is closed."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -122,13 +122,13 @@ def cut_off(*command: str, folder: Path, both: bool = False) -> tuple[int, str]:
     return done.returncode, done.stderr or ""
 
 
-def test_help_that_is_cut_off_ends_silently(tmp_path: Path) -> None:
-    assert cut_off(sys.executable, str(JOBS / "semi_supervised.py"), "--help", folder=tmp_path) == (141, "")
+def test_help_with_a_closed_output_ends_silently(tmp_path: Path) -> None:
+    assert run_closed(sys.executable, str(JOBS / "semi_supervised.py"), "--help", folder=tmp_path) == (141, "")
     for both in False, True:
-        assert cut_off(sys.executable, "-c", SCRIPT, "--help", folder=tmp_path, both=both) == (141, "")
+        assert run_closed(sys.executable, "-c", SCRIPT, "--help", folder=tmp_path, both=both) == (141, "")
 
 
-# Prints from a thread too, as a stage's progress does: what is raised there ends only the thread.
+# Prints from a thread too, as the progress of a stage does: an exception in a thread would end only the thread.
 WORK = """
 import sys, threading
 from pathlib import Path
@@ -149,9 +149,9 @@ Path("done").write_text("")
 
 @pytest.mark.parametrize("both", [False, True])
 def test_work_continues_when_its_output_is_closed(tmp_path: Path, both: bool) -> None:
-    status, err = cut_off(sys.executable, "-c", WORK, folder=tmp_path, both=both)
-    said = "the output is closed: the work continues, and later output is discarded\nto stderr\n"
-    assert (status, err) == (0, "" if both else said)
+    status, err = run_closed(sys.executable, "-c", WORK, folder=tmp_path, both=both)
+    note = "the output is closed: the work continues, and later output is discarded\nto stderr\n"
+    assert (status, err) == (0, "" if both else note)
     assert (tmp_path / "done").exists() and (tmp_path / "thread").exists()
 
 
@@ -168,7 +168,7 @@ def test_output_that_cannot_be_written_for_another_reason_is_an_error(tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_run_whose_output_is_cut_off_is_finished(tmp_path: Path) -> None:
+def test_a_run_is_finished_after_its_output_is_closed(tmp_path: Path) -> None:
     small = "--teacher.train.images", "2000", "--pretrain.images", "2000", "--finetune.images", "500"
     process = subprocess.Popen(
         [sys.executable, str(JOBS / "semi_supervised.py"), "digits", *small],

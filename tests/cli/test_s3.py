@@ -1,4 +1,4 @@
-"""The whole job with its results in an object store: a real S3 server, no file of the run on the disk."""
+"""A complete run with its root in an object store: a real S3 server, and no file of the run on the disk."""
 
 import json
 import subprocess

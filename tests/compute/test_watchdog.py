@@ -1,4 +1,4 @@
-"""A run that waits for ever is ended whatever it waits in, with what it waited for; one that is only slow is not."""
+"""A stalled run ends in an error that says what it waits for, in whatever call it waits. A slow run does not end."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from raylabel.compute.watchdog import heartbeat, progressed, watched
 from raylabel.errors import InputError
 from raylabel.selection.shuffle import run_tasks
 
-# Everything is made while there is room; then all CPUs are taken, and each stage waits in its own way.
+# The inputs are built first. Then an actor takes all CPUs, and each stage waits in another call of Ray.
 STARVED = """
 import json, logging, sys, time
 from pathlib import Path
@@ -47,8 +47,8 @@ shards = index_corpus(root, "more", corpus)
 class Hog:
     def hold(self): pass
 
-def echo(word):
-    return word
+def echo(text):
+    return text
 
 hog = Hog.remote()
 ray.get(hog.hold.remote())
@@ -137,17 +137,17 @@ def test_a_job_on_a_full_cluster_ends_with_status_2(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("runs/shards-*/manifest.json"))
 
 
-def _work(seconds: float, pieces: int, tell: bool) -> int:
-    watch._due = 0.0  # in this process another test may just have found that nobody watches
-    for _ in range(pieces):
-        time.sleep(seconds / pieces)
-        if tell:
+def _work(seconds: float, steps: int, heartbeats: bool) -> int:
+    watch._due = 0.0  # an earlier test without a watchdog may have delayed the next heartbeat of this process
+    for _ in range(steps):
+        time.sleep(seconds / steps)
+        if heartbeats:
             heartbeat()
     return os.getpid()
 
 
 def test_a_long_task_with_heartbeats_does_not_stall(ray_local: None) -> None:
-    run_tasks(_work, [(0.1, 1, False)])  # a worker process is there from here on
+    run_tasks(_work, [(0.1, 1, False)])  # starts a worker process
     with watched(5):
         assert len(run_tasks(_work, [(8.0, 16, True)])) == 1
     with pytest.raises(InputError, match="no progress for 1 s"), watched(1):
@@ -176,13 +176,13 @@ def test_progress_counts_only_if_more_is_done(ray_local: None) -> None:
                 assert moves() == before + 2
                 progress.update(3)
                 assert moves() == before + 2
-                progress.update(2)  # a training that went back to its last checkpoint
+                progress.update(2)  # a training that resumed from its last checkpoint
                 assert moves() == before + 3
-    progressed("of no consequence")
+    progressed("no watchdog")
     assert watch._watchdog is None
 
 
-def test_a_main_thread_that_blocks_signals_is_ended_with_the_process() -> None:
+def test_a_process_whose_main_thread_blocks_signals_is_ended() -> None:
     script = (
         "import signal, time, ray\n"
         "from raylabel.compute import watchdog as watch\n"
@@ -204,7 +204,9 @@ def test_a_main_thread_that_blocks_signals_is_ended_with_the_process() -> None:
 
 
 def test_ctrl_c_raises_keyboard_interrupt(ray_local: None) -> None:
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "nothing that ran here before may keep it"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, (
+        "an earlier test has replaced the handler of Ctrl-C"
+    )
     with pytest.raises(KeyboardInterrupt), watched(60):
         threading.Timer(0.2, os.kill, (os.getpid(), 2)).start()
         ray.get(ray.remote(num_cpus=0)(_work).remote(10.0, 1, False))

@@ -2,10 +2,12 @@
 
 import hashlib
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden import COMMANDS
+from harness import actors_among, descendants, kill_one, parsers_among, zygotes_among
 from helpers import DIGITS_VIEW, broken_model, contents, digit_images, random_model, write_parquet
 from paths import PYTHONPATH
 from poison import Fragile
@@ -213,13 +217,26 @@ def test_rejects_are_retried_on_request(ray_local, tmp_path, monkeypatch):
     assert grown.info["rejected"] == 1 and grown.info["samples"] == 201
 
 
-def test_only_the_samples_that_crash_the_teacher_are_rejected(ray_local, tmp_path, monkeypatch):
+def kill_each_once(killed: list[str], over: threading.Event) -> None:
+    """Kills one process that parses media, one zygote and one actor of this process's Ray, in that order."""
+    chance = random.Random(0)
+    for name, among in (("parser", parsers_among), ("zygote", zygotes_among), ("actor", actors_among)):
+        while not over.wait(0.05):
+            if kill_one(among(descendants(os.getpid())), chance):
+                killed.append(name)
+                over.wait(0.5)
+                break
+
+
+def test_only_the_samples_that_crash_the_teacher_or_the_parser_are_rejected(ray_local, tmp_path, monkeypatch):
+    """A sample crashes its process whenever it is tried; processes that are killed from outside reject nothing."""
     monkeypatch.setattr(stage, "UNIT", 64)
     rng = np.random.default_rng(0)
     media = [bytes([a, b, 0]) for a, b in rng.integers(0, 256, (400, 2))]
     poison_rows = (137, 331)
+    commands = dict(zip((20, 21, 150, 200, 399), COMMANDS, strict=True))
     some = [
-        data[:2] + b"K" if row in poison_rows else b"!segfault" if row == 200 else data
+        data[:2] + b"K" if row in poison_rows else commands[row].encode() if row in commands else data
         for row, data in enumerate(media)
     ]
     made = []
@@ -236,10 +253,21 @@ def test_only_the_samples_that_crash_the_teacher_are_rejected(ray_local, tmp_pat
             reject_limit=0.5,
             resources=Resources(teachers=2),
         )
-        made.append(make_scores(root, scoring))
+        killed, over = list[str](), threading.Event()
+        killer = threading.Thread(target=kill_each_once, args=(killed, over))
+        if name == "poison":
+            killer.start()
+        try:
+            made.append(make_scores(root, scoring))
+        finally:
+            over.set()
+        if name == "poison":
+            killer.join()
+            assert killed == ["parser", "zygote", "actor"]
     poison, clean = made
     rejects = {r["key"]: (r["stage"], r["reason"]) for r in poison.table("rejects-", REJECTS).to_pylist()}
-    assert rejects == {200: ("decode", "decoder_crash")} | {row: ("score", "teacher_crash") for row in poison_rows}
+    reasons = {row: ("decode", COMMANDS[command]) for row, command in commands.items()}
+    assert rejects == reasons | {row: ("score", "teacher_crash") for row in poison_rows}
     expected = clean.table("scores-", SCORES)
     assert poison.table("scores-", SCORES) == expected.filter([row not in rejects for row in range(400)])
 
@@ -265,30 +293,32 @@ def test_too_many_rejects_stop_the_run_with_the_reasons(ray_local, tmp_path):
 
 
 SCRIPT = """
-import sys
 import logging, ray
+from scoring import score
 from raylabel.store.artifact import Root
-from raylabel.corpus import Corpus
+from raylabel.compute.resources import Resources
+from raylabel.corpus import Corpus, index_corpus
 from raylabel.inference import scores
 from raylabel.labels.teacher import Label
-sys.path.insert(0, {tests!r})
-from test_teacher import run
 scores.UNIT, scores.PART = 256, 2
 ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-run(Root.open({root!r}), Corpus(uri=({corpus!r},)), Label(batch=64))
+root, corpus = Root.open({root!r}), Corpus(uri=({corpus!r},))
+score(root, corpus, index_corpus(root, "unlabeled", corpus), Label(batch=64), Resources(teachers=1))
 """
 
 
-def test_a_killed_driver_loses_no_committed_part(ray_local, tmp_path):
+def test_a_killed_driver_loses_no_committed_part(ray_local, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "UNIT", 256)
+    monkeypatch.setattr(stage, "PART", 2)
     media, _ = digit_images()
     corpus = str(write_parquet(tmp_path / "a.parquet", media * 6))
 
     def start(root: Path) -> subprocess.Popen:
-        script = SCRIPT.format(tests=str(Path(__file__).parent), root=str(root), corpus=corpus)
+        script = SCRIPT.format(root=str(root), corpus=corpus)
         return subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": PYTHONPATH})
 
     clean, killed = tmp_path / "clean", tmp_path / "killed"
-    assert start(clean).wait(200) == 0
+    run(Root.open(str(clean)), Corpus(uri=(corpus,)), Label(batch=64))
 
     process = start(killed)
     deadline = time.monotonic() + 200

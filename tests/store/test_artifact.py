@@ -1,3 +1,5 @@
+"""Artifacts are built once, resumed after a stop, and found by their identity; their bytes are reproducible."""
+
 import dataclasses
 import os
 from dataclasses import dataclass, field
@@ -42,7 +44,7 @@ def test_a_stopped_build_is_not_an_artifact_and_is_resumed(tmp_path):
 
     def stopped(draft):
         write_bytes(draft.uri, "part-0", b"kept")
-        write_bytes(draft.scratch("x"), "y", b"thrown away")
+        write_bytes(draft.scratch("x"), "y", b"deleted")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -54,7 +56,7 @@ def test_a_stopped_build_is_not_an_artifact_and_is_resumed(tmp_path):
         return Built([write_bytes(draft.uri, "part-1", b"")], {})
 
     done = root.make("thing", {"x": 1}, finished)
-    assert [f.name for f in done.files()] == ["part-1"]  # readers read what the manifest lists, not what lies there
+    assert [f.name for f in done.files()] == ["part-1"]  # readers use only files that the manifest lists
     assert not (tmp_path / os.path.basename(done.uri) / "scratch").exists()
 
 
@@ -80,7 +82,7 @@ class Config:
     actors: int = field(default=1, metadata=NOT_IDENTITY)
 
 
-def test_an_identity_has_only_what_changes_bytes():
+def test_an_identity_has_only_fields_that_change_bytes():
     assert identity_of(Config()) == {"inner": {"k": 3}, "names": ["a", "b"]}
     assert identity_of(Config(actors=7)) == identity_of(Config())
     assert digest(identity_of(Config(inner=Inner(k=4)))) != digest(identity_of(Config()))
@@ -94,11 +96,11 @@ def test_equal_tables_give_equal_bytes_however_chunked(tmp_path):
     assert dataclasses.replace(one, name="") == dataclasses.replace(two, name="")
 
 
-@pytest.mark.parametrize("place", ["file/below", "ftp://nowhere/x"])
-def test_a_root_that_is_not_writable_is_an_error(tmp_path, place):
+@pytest.mark.parametrize("uri", ["file/below", "ftp://host/x"])
+def test_a_root_that_is_not_writable_is_an_error(tmp_path, uri):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="root|open"):
-        Root.open(place if "://" in place else str(tmp_path / place))
+        Root.open(uri if "://" in uri else str(tmp_path / uri))
 
 
 def test_a_table_of_another_schema_is_an_error():

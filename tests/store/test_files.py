@@ -1,4 +1,4 @@
-"""Files in an object store that refuses: asked for again, also where its refusal is longer than what was asked for."""
+"""Requests that an object store refuses are retried, also if the error response is longer than the requested data."""
 
 import os
 import pickle
@@ -7,7 +7,7 @@ import pytest
 from faulty_store import Plan
 
 from raylabel.errors import InputError
-from raylabel.store import s3_retry as patient
+from raylabel.store import s3_retry
 from raylabel.store.files import filesystem, list_files, read_file, write_file
 
 
@@ -20,7 +20,7 @@ def test_a_file_of_any_size_is_read_after_refusals(
     write_file(f"{bucket}/a b/file", data)
     fs, path = filesystem(f"{bucket}/a b/file")
     if copy:
-        fs = pickle.loads(pickle.dumps(fs))  # as it travels to other processes
+        fs = pickle.loads(pickle.dumps(fs))  # as it is sent to other processes
 
     def broken(method: str, path: str) -> str:
         nonlocal refused
@@ -30,7 +30,7 @@ def test_a_file_of_any_size_is_read_after_refusals(
         return ""
 
     faults.broken = broken
-    monkeypatch.setattr(patient, "LONGEST", 0.1)
+    monkeypatch.setattr(s3_retry, "LONGEST", 0.1)
     with fs.open_input_file(path) as file:
         assert (file.size(), file.read(), file.tell(), file.read()) == (size, data, size, b"")
         file.seek(size // 2)
@@ -46,7 +46,7 @@ def test_a_file_of_any_size_is_read_after_refusals(
 def test_a_store_that_refuses_every_small_read_is_an_error(
     bucket: str, faults: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patient, "LONGEST", 0.0)
+    monkeypatch.setattr(s3_retry, "LONGEST", 0.0)
     write_file(f"{bucket}/file", b"x")
     faults.broken = lambda method, path: "503 Slow Down" if method == "GET" and path.endswith("/file") else ""
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""The limit of rejects, counted in any pieces, compared with counting once."""
+"""The reject limit gives the same result for samples counted in batches as for samples counted once."""
 
 import pytest
 from hypothesis import given, settings
@@ -11,13 +11,13 @@ from raylabel.store.reject_limit import RejectTally
 
 @settings(max_examples=200, deadline=None)
 @given(
-    pieces=st.lists(st.integers(0, 20).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))), min_size=1),
+    batches=st.lists(st.integers(0, 20).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))), min_size=1),
     limit=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
 )
-def test_more_rejects_than_the_limit_stop_a_run(pieces, limit):
-    samples, rejected = (sum(column) for column in zip(*pieces, strict=True))
+def test_more_rejects_than_the_limit_stop_a_run(batches, limit):
+    samples, rejected = (sum(column) for column in zip(*batches, strict=True))
     tally = RejectTally(samples, limit)
-    for count, rejects in pieces:
+    for count, rejects in batches:
         tally.add(count, {"truncated": rejects} if rejects else {})
     assert (tally.seen, tally.rejected) == (samples, rejected)
     if rejected > limit * samples or rejected == samples:

@@ -1,4 +1,4 @@
-"""One driver per root: a second one stops, and a killed one does not block the root. Real processes, both storages."""
+"""One driver per root: a second one stops, and a killed one does not block the root. Real processes, disk and S3."""
 
 import json
 import os
@@ -30,14 +30,14 @@ root_lock.HEARTBEAT_EVERY, root_lock.STALE, root_lock.LOOK = 0.2, 2.0, 0.1
 root_lock._machine = lambda: sys.argv[2]
 others = root_lock._RootLock._others
 
-def first_look(self):
+def list_after_a_line(self):
     root_lock._RootLock._others = others
     print("wrote", flush=True)
     sys.stdin.readline()
     return others(self)
 
 if sys.argv[3:]:
-    root_lock._RootLock._others = first_look
+    root_lock._RootLock._others = list_after_a_line
 try:
     with root_lock.held(Root(sys.argv[1])):
         print("held", flush=True)
@@ -58,7 +58,8 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
 
 @pytest.fixture
 def start() -> Any:
-    """Starts drivers; `machine` is what tells their machine from another."""
+    """Starts drivers. `machine` identifies the machine on which a driver seems to run; empty: this one. With `waits`, a
+    driver waits for a line on stdin before it lists the others."""
     running: list[subprocess.Popen] = []
 
     def start(root: Root, machine: str = "", *waits: str) -> subprocess.Popen:
@@ -76,13 +77,13 @@ def start() -> Any:
 Start = Callable[..., subprocess.Popen]
 
 
-def says(process: subprocess.Popen) -> str:
+def read_line(process: subprocess.Popen) -> str:
     assert process.stdout
     return process.stdout.readline().rstrip()
 
 
-def release(process: subprocess.Popen, word: str = "\n") -> int:
-    process.communicate(word, timeout=30)
+def release(process: subprocess.Popen, line: str = "\n") -> int:
+    process.communicate(line, timeout=30)
     return process.returncode
 
 
@@ -99,45 +100,47 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("machine", ["", "another"])
 def test_the_second_driver_stops_and_names_the_first(root: Root, start: Start, quick: None, machine: str) -> None:
     first = start(root, machine)
-    assert says(first) == "held"
+    assert read_line(first) == "held"
     with pytest.raises(InputError, match=f"another run uses '{root.uri}'.*process {first.pid} on .*--root"):
         with held(root):
-            raise AssertionError("two at once")
+            raise AssertionError("two drivers hold the root")
     assert release(first) == 0 and drivers(root) == []
     with held(root):
         assert len(drivers(root)) == 1
-        with pytest.raises(InputError, match="another run uses"), held(root):  # in this very process
-            raise AssertionError("two at once")
+        with pytest.raises(InputError, match="another run uses"), held(root):  # in the same process
+            raise AssertionError("two drivers hold the root")
     assert drivers(root) == []
 
 
-def test_a_driver_killed_here_does_not_block_the_root(
+def test_a_driver_killed_on_this_machine_does_not_block_the_root(
     root: Root, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(root_lock, "STALE", 1e6)  # the test would time out if it waited
     first = start(root)
-    assert says(first) == "held"
+    assert read_line(first) == "held"
     os.kill(first.pid, signal.SIGKILL)
     os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)  # a zombie
     with held(root):
         assert len(drivers(root)) == 1
 
 
-def test_a_driver_killed_elsewhere_is_waited_for(
+def test_a_driver_killed_on_another_machine_blocks_the_root_for_a_while(
     root: Root, start: Start, quick: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = start(root, "another")
-    assert says(first) == "held"
+    assert read_line(first) == "held"
     first.kill()
     first.wait()
     begin = time.monotonic()
     with held(root):
         assert time.monotonic() - begin > root_lock.STALE / 2
         assert len(drivers(root)) == 1
-    assert f"process {first.pid} on " in (told := capsys.readouterr().err) and "waiting up to 2 s" in told
+    assert f"process {first.pid} on " in (err := capsys.readouterr().err) and "waiting up to 2 s" in err
 
 
-def test_a_pid_that_another_process_has_now_does_not_count(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_whose_pid_is_now_of_another_process_does_not_block_the_root(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(root_lock, "STALE", 1e6)
     other = root_lock.Driver("host", os.getpid(), "then", root_lock._machine(), "1", True)
     write_file(f"{root.uri}/{root_lock.FOLDER}/{other.id}.json", json.dumps(root_lock.asdict(other)).encode())
@@ -147,17 +150,17 @@ def test_a_pid_that_another_process_has_now_does_not_count(root: Root, monkeypat
 
 @pytest.mark.parametrize("machine", ["", "each its own"])
 def test_of_many_that_start_together_exactly_one_continues(root: Root, start: Start, machine: str) -> None:
-    processes = [start(root, machine and f"{machine} {i}", "and waits before it looks") for i in range(5)]
-    assert [says(process) for process in processes] == ["wrote"] * 5
-    for process in processes:  # all have written, none has looked
+    processes = [start(root, machine and f"{machine} {i}", "waits before it lists") for i in range(5)]
+    assert [read_line(process) for process in processes] == ["wrote"] * 5
+    for process in processes:  # all have written their files, and none has listed those of the others
         assert process.stdin
         process.stdin.write("\n")
         process.stdin.flush()
-    said = [says(process) for process in processes]
-    assert sorted(word[:5] for word in said) == ["error"] * 4 + ["held"]
-    assert all("another run uses" in word for word in said if word != "held")
+    lines = [read_line(process) for process in processes]
+    assert sorted(line[:5] for line in lines) == ["error"] * 4 + ["held"]
+    assert all("another run uses" in line for line in lines if line != "held")
     codes = [release(process) for process in processes]
-    assert [code == 0 for code in codes] == [word == "held" for word in said]
+    assert [code == 0 for code in codes] == [line == "held" for line in lines]
     assert drivers(root) == []
 
 
@@ -165,27 +168,27 @@ def test_a_stall_of_the_storage_does_not_take_the_root_from_its_driver(
     root: Root, start: Start, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = start(root, "another")
-    assert says(first) == "held"
+    assert read_line(first) == "held"
     heartbeat = root_lock._RootLock._heartbeat
 
     def stalled(self: Any) -> None:
         first.send_signal(signal.SIGSTOP)
-        time.sleep(2 * root_lock.STALE)  # the storage answers neither of them
+        time.sleep(2 * root_lock.STALE)  # as if the storage answered neither driver
         monkeypatch.setattr(root_lock._RootLock, "_heartbeat", heartbeat)
         heartbeat(self)
         first.send_signal(signal.SIGCONT)
 
     monkeypatch.setattr(root_lock._RootLock, "_heartbeat", stalled)
     with pytest.raises(InputError, match=f"another run uses .*process {first.pid}"), held(root):
-        raise AssertionError("two at once")
+        raise AssertionError("two drivers hold the root")
     assert release(first) == 0
 
 
-def test_a_driver_whose_file_was_deleted_while_it_waited_waits_on(root: Root, start: Start, quick: None) -> None:
+def test_a_driver_whose_file_was_deleted_while_it_waited_writes_it_again(root: Root, start: Start, quick: None) -> None:
     first = start(root, "another")
-    assert says(first) == "held"
+    assert read_line(first) == "held"
     second = start(root, "a third", "waits before it lists")
-    assert says(second) == "wrote"
+    assert read_line(second) == "wrote"
     (mine,) = [
         name for name in drivers(root) if json.loads(read_file(f"{root.uri}/drivers/{name}"))["pid"] == second.pid
     ]
@@ -194,13 +197,13 @@ def test_a_driver_whose_file_was_deleted_while_it_waited_waits_on(root: Root, st
     assert second.stdin
     second.stdin.write("\n")
     second.stdin.flush()
-    assert f"another run uses '{root.uri}'" in says(second) and second.wait(30) == 2
+    assert f"another run uses '{root.uri}'" in read_line(second) and second.wait(30) == 2
     assert release(first) == 0
 
 
 def test_an_error_of_the_block_is_raised_and_the_root_is_free(root: Root, start: Start) -> None:
     first = start(root)
-    assert says(first) == "held" and release(first, "raise\n") == 1
+    assert read_line(first) == "held" and release(first, "raise\n") == 1
     with held(root):
         pass
 
@@ -209,28 +212,28 @@ def test_a_root_that_is_deleted_or_taken_over_stops_its_driver(root: Root, start
     fs, path = filesystem(root.uri)
     for _ in range(2):
         first = start(root)
-        assert says(first) == "held"
+        assert read_line(first) == "held"
         if isinstance(fs, pafs.LocalFileSystem):
             shutil.rmtree(path)
         else:
             fs.delete_dir_contents(path)
-        assert "was deleted or taken over by another run" in says(first) and first.wait(30) == 2
+        assert "was deleted or taken over by another run" in read_line(first) and first.wait(30) == 2
 
     first = start(root)
-    assert says(first) == "held"
+    assert read_line(first) == "held"
     (own,) = drivers(root)
     other = json.loads(read_file(f"{root.uri}/{root_lock.FOLDER}/{own}")) | {"id": "other", "pid": 12345}
     write_file(f"{root.uri}/{root_lock.FOLDER}/other.json", json.dumps(other).encode())
-    assert "another run uses" in (said := says(first)) and "process 12345" in said and first.wait(30) == 2
+    assert "another run uses" in (line := read_line(first)) and "process 12345" in line and first.wait(30) == 2
 
 
-def test_a_driver_that_slept_through_a_takeover_stops(root: Root, start: Start, quick: None) -> None:
+def test_a_driver_that_was_suspended_during_a_takeover_stops(root: Root, start: Start, quick: None) -> None:
     first = start(root, "another")
-    assert says(first) == "held"
+    assert read_line(first) == "held"
     first.send_signal(signal.SIGSTOP)
     with held(root):
         first.send_signal(signal.SIGCONT)
-        assert "taken over by another run" in says(first) and first.wait(30) == 2
+        assert "taken over by another run" in read_line(first) and first.wait(30) == 2
         assert len(drivers(root)) == 1
 
 

@@ -28,10 +28,8 @@ from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.errors import InputError
 from raylabel.inference.scores import Scoring, make_scores
-from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe
-from raylabel.report.run import write_report
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import Select, select
 from raylabel.store.artifact import Artifact, Root
@@ -73,6 +71,9 @@ def run(spec: Spec, folder: str) -> Artifact:
     """PICKS of the corpus, or the run of `digits`, on the Ray cluster that this process is connected to."""
     root = Root.open(folder)
     if not spec.corpus:
+        from raylabel.pipelines.semi_supervised import Run  # with PyTorch, which a run to PICKS does not need
+        from raylabel.report.run import write_report
+
         return write_report(Run(root, digits(spec)))[0]
     corpus = Corpus(uri=tuple(spec.corpus))
     shards = index_corpus(root, "golden", corpus)

@@ -1,4 +1,4 @@
-"""A driver of the fault tests, seen from the test that kills it: the processes of a run, and the files of its root."""
+"""Starts, observes and kills a driver in the fault tests: the processes of its run, and the files of its root."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,13 +131,11 @@ class Driver:
 
     def processes(self) -> dict[int, int]:
         """pid → start time of the driver and of all its descendants."""
-        return _below(self.process.pid)
+        return descendants(self.process.pid)
 
     def actors(self) -> list[int]:
         """The processes of teacher actors."""
-        return [
-            pid for pid in self.processes() if command_line(pid).startswith("ray::MapWorker(MapBatches(ScoringActor))")
-        ]
+        return actors_among(self.processes())
 
     def decoders(self) -> list[int]:
         """The worker processes in which a task decodes."""
@@ -153,11 +151,26 @@ class Driver:
 
     def zygotes(self) -> list[int]:
         """The processes that fork the parsers."""
-        return [pid for pid in self.sandboxed() if command_line(_parent(pid)).startswith("ray::")]
+        return zygotes_among(self.sandboxed())
 
     def parsers(self) -> list[int]:
         """The processes that parse media."""
-        return [pid for pid in self.sandboxed() if not command_line(_parent(pid)).startswith("ray::")]
+        return parsers_among(self.sandboxed())
+
+
+def actors_among(pids: Iterable[int]) -> list[int]:
+    """The processes of teacher actors."""
+    return [pid for pid in pids if command_line(pid).startswith("ray::MapWorker(MapBatches(ScoringActor))")]
+
+
+def zygotes_among(pids: Iterable[int]) -> list[int]:
+    """The processes that fork the parsers."""
+    return [pid for pid in pids if _MEDIA in command_line(pid) and command_line(_parent(pid)).startswith("ray::")]
+
+
+def parsers_among(pids: Iterable[int]) -> list[int]:
+    """The processes that parse media."""
+    return [pid for pid in pids if _MEDIA in command_line(pid) and not command_line(_parent(pid)).startswith("ray::")]
 
 
 def kill_one(pids: list[int], chance: random.Random) -> bool:
@@ -217,7 +230,7 @@ def _stat(pid: int) -> tuple[int, int, str] | None:
     return int(fields[1]), int(fields[19]), fields[0]
 
 
-def _below(pid: int) -> dict[int, int]:
+def descendants(pid: int) -> dict[int, int]:
     """pid → start time of a process and of all its descendants."""
     stats = {int(name): stat for name in os.listdir("/proc") if name.isdigit() and (stat := _stat(int(name)))}
     children: dict[int, list[int]] = {}

@@ -85,8 +85,8 @@ CLOUD: dict[str, Any] = {
     "file_mounts_sync_continuously": False,
     **{name: {} for name in ("auth", "docker", "file_mounts")},
     **{name: [] for name in ("cluster_synced_files", "initialization_commands", "rsync_exclude", "rsync_filter")},
-    **{f"{who}setup_commands": [] for who in ("", "head_", "worker_")},
-    **{f"{who}_start_ray_commands": [] for who in ("head", "worker")},
+    **{f"{prefix}setup_commands": [] for prefix in ("", "head_", "worker_")},
+    **{f"{role}_start_ray_commands": [] for role in ("head", "worker")},
 }
 
 
@@ -104,7 +104,7 @@ def started_cloud(folder: Path, **changes: Any) -> Iterator[Head]:
 
 
 def raylets(head: Head) -> list[int]:
-    """The pids of the raylets of the nodes that have CPUs. Killing one is losing that node."""
+    """The pids of the raylets of the nodes that have CPUs. The cluster loses a node when its raylet is killed."""
     lines = {pid: (Path("/proc") / str(pid) / "cmdline").read_bytes() for pid in _processes(head.folder)}
     found = {pid: line for pid, line in lines.items() if line.split(b"\0")[0].endswith(b"/raylet/raylet")}
     return [pid for pid, line in found.items() if re.search(rb"\bCPU,[1-9]", line)]
