@@ -16,6 +16,7 @@ from raylabel.corpus.shards import Shards
 from raylabel.corpus.tar import TarReader
 from raylabel.errors import InputError
 from raylabel.schema import make_key, split_key
+from raylabel.text import listed
 
 LABELS = pa.schema([pa.field("key", pa.int64(), nullable=False), pa.field("label", pa.string(), nullable=False)])
 GROUPS = pa.schema([pa.field("key", pa.int64(), nullable=False), pa.field("group", pa.string())])
@@ -126,9 +127,7 @@ def encode_labels(labels: pa.Table, names: tuple[str, ...], corpus: Corpus) -> n
             found.add(int(text))
         if len(found) != 1:
             shard, row = split_key(labels["key"][encoded.indices.index(code).as_py()].as_py())
-            what = (
-                f"is unknown: the {len(names)} classes are {_first_names(names)}; correct the label or corpus.classes"
-            )
+            what = f"is unknown: the {len(names)} classes are {listed(names, 10)}; correct the label or corpus.classes"
             if found:
                 what = (
                     f"names class {by_name[text]} and is the number of another: give names, or leave corpus.classes out"
@@ -140,7 +139,3 @@ def encode_labels(labels: pa.Table, names: tuple[str, ...], corpus: Corpus) -> n
 
 def _is_integer(text: str) -> bool:
     return text.removeprefix("-").isdecimal()
-
-
-def _first_names(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:10]) + (" …" if len(names) > 10 else "")

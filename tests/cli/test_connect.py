@@ -79,7 +79,7 @@ def test_an_address_at_which_no_cluster_answers_is_an_error() -> None:
     (port,) = free_ports(1)
     for address, expected in (
         (f"127.0.0.1:{port}", f"no Ray answers at RAY_ADDRESS 127.0.0.1:{port}"),
-        ("ray://somewhere:10001", "by `ray job submit`"),
+        ("ray://somewhere:10001", "with `ray job submit`"),
     ):
         done = attach(RAY_ADDRESS=address)
         assert done.returncode == 2 and expected in done.stderr and done.stderr.count("\n") == 1
