@@ -102,6 +102,21 @@ class Run:
                 getattr(self, stage)
         return self
 
+    @property
+    def artifacts(self) -> dict[str, tuple[Artifact, ...]]:
+        """The artifacts of each stage, in order. Builds those that are missing. Each artifact is in one stage."""
+        self.build()
+        found: dict[str, tuple[Artifact, ...]] = {}
+        known: set[str] = set()
+        for stage in STAGES:
+            result = self.__dict__.get(stage)
+            some = result.values() if isinstance(result, dict) else [result]
+            new = tuple(a for a in some if isinstance(a, Artifact) and a.uri not in known)
+            known.update(a.uri for a in new)
+            if new:
+                found[stage] = new
+        return found
+
     @cached_property
     def labeled_examples(self) -> Artifact:
         """EXAMPLES of the labeled set."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,17 @@ from raylabel.text import slug
 
 SUMMARY, PAGE = "summary.json", "report.html"
 STRIPS = 10  # classes whose picks are shown
+# Rows of the table of stages → stages of the run.
+ROWS = {
+    "teacher": ("teacher",),
+    "label": ("labels",),
+    "select": ("duplicates", "picks"),
+    "materialize": ("labeled_examples", "pseudo_examples"),
+    "pretrain": ("pretrained",),
+    "finetune": ("student",),
+    "control": ("control",),
+    "evaluate": ("teacher_test", "tests"),
+}
 
 
 def write_report(run: Run) -> tuple[Artifact, Summary]:
@@ -46,7 +58,7 @@ def summarise(run: Run) -> Summary:
     """The numbers of the run, from the manifests of its artifacts."""
     recipe, classes, picks = run.recipe, run.start.classes, run.picks.info
     per_class = picks["per_class"]
-    stages, table = _stages(run), metrics(run.root, recipe.name, run.metrics)
+    stages, table = _stages(run.artifacts), metrics(run.root, recipe.name, run.metrics)
     inputs = (*run.start.shards.values(), run.start.labels, run.start.test_labels)
     artifacts = [a for some in stages.values() for a in some] + [*inputs, table]
     return Summary(
@@ -75,19 +87,12 @@ def summarise(run: Run) -> Summary:
     )
 
 
-def _stages(run: Run) -> dict[str, tuple[Artifact, ...]]:
-    """Stage → the artifacts that it made, in the order of the run."""
-    selected = (run.duplicates, run.picks) if run.duplicates else (run.picks,)
-    return {
-        **({} if run.recipe.source else {"teacher": (run.teacher,)}),
-        "label": (run.labels,),
-        "select": selected,
-        "materialize": (run.labeled_examples, run.pseudo_examples),
-        "pretrain": (run.pretrained,),
-        "finetune": (run.student,),
-        "control": (run.control,),
-        "evaluate": tuple(run.tests.values()),
-    }
+def _stages(artifacts: Mapping[str, tuple[Artifact, ...]]) -> dict[str, tuple[Artifact, ...]]:
+    """Row of the table of stages → its artifacts. A stage of the run that no row names has a row of its own."""
+    rows = {name: tuple(a for stage in stages for a in artifacts.get(stage, ())) for name, stages in ROWS.items()}
+    named = {stage for stages in ROWS.values() for stage in stages}
+    others = {stage: some for stage, some in artifacts.items() if stage not in named}
+    return {name: some for name, some in (rows | others).items() if some}
 
 
 def _trained(run: Run) -> dict[str, Artifact]:
