@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,7 +15,14 @@ import pytest
 from helpers import open_in_chromium
 from paths import JOBS
 
+from raylabel.errors import InputError
+from raylabel.models import Model
+from raylabel.pipelines.semi_supervised import prepare
+from raylabel.recipes import registry as recipes
+from raylabel.store.artifact import Root
+
 JOB = JOBS / "semi_supervised.py"
+pytestmark = pytest.mark.timeout(900)  # a whole run, on a slow machine
 
 
 SECRETS = {"AWS_SECRET_ACCESS_KEY": "planted-key-1a2b3c", "AWS_SESSION_TOKEN": "planted-session-4d5e6f"}
@@ -30,7 +38,7 @@ def job(*arguments: str, folder: Path, **more: str) -> subprocess.CompletedProce
         text=True,
         cwd=folder,
         env=os.environ | more,
-        timeout=280,
+        timeout=800,
     )
 
 
@@ -147,13 +155,10 @@ def test_the_same_command_does_nothing_and_another_k_does_not_score_again(first)
     "arguments, message",
     [
         (["digits", "--select.k", "0"], "select.k is 0"),
-        (["digits", "--select.p", "11"], "select.p is 11"),
-        (["digits", "--student.arch", "resnet19"], "resnet18"),
         (["digits", "--root", "/proc/none"], "cannot write to root '/proc/none'"),
         (["digits", "--teacher.checkpoint", "none.pt"], "none.pt"),
         (["nothing"], "no recipe 'nothing'"),
         (["cifar10"], "give --data DIR"),
-        (["cifar10", "--data", "/nowhere"], "/nowhere/labeled-4k.parquet"),
         (["none.py:recipe"], "no file 'none.py'"),
     ],
 )
@@ -163,6 +168,21 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, arguments, message):
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert message in line
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda recipe: replace(recipe, select=replace(recipe.select, p=11)), "^select.p is 11"),
+        (lambda recipe: replace(recipe, student=Model(arch="resnet19")), "^student.arch is 'resnet19'.*resnet18"),
+        (lambda recipe: recipes.make(recipes.find("cifar10"), "/nowhere"), "/nowhere/labeled-4k.parquet"),
+        (lambda recipe: replace(recipe, teacher=replace(recipe.teacher, train=None, checkpoint="no.pt")), "no.pt"),
+    ],
+)
+def test_bad_input_is_an_error_before_any_work(ray_local, tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        prepare(Root.open(str(tmp_path)), change(recipes.digits()))
+    assert not list(tmp_path.glob("examples-*"))
 
 
 @pytest.mark.parametrize("recipe", [(), ("cifar10",)])
