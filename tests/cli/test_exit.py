@@ -13,15 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from commands import SMALL, STOPPED, STOPPING
 from heads import Head, environment, started_head
 from helpers import png, write_parquet
+from networks import given_teacher
 from paths import JOBS, PYTHONPATH
-
-from raylabel.models import Model
-from raylabel.models.build import build
-from raylabel.models.weights import save_weights
 
 
 def start(folder: Path, *arguments: str, **more: str) -> subprocess.Popen:
@@ -54,14 +50,6 @@ def stop_when(process: subprocess.Popen, signum: int, ready: Callable[[], object
     process.send_signal(signum)
     status, _, err = finish(process)
     return status, err, time.monotonic() - begin
-
-
-def given_teacher(folder: Path) -> tuple[str, ...]:
-    """Arguments that give an untrained network as the teacher, so that no teacher is trained before labeling."""
-    torch.manual_seed(0)
-    path = folder / "teacher.safetensors"
-    path.write_bytes(save_weights(build(Model(arch="resnet8x2"), 10)))
-    return ("--teacher.checkpoint", str(path))
 
 
 def picks(folder: Path) -> dict[str, str]:

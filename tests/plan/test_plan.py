@@ -289,7 +289,7 @@ def test_pilot_scores_equal_those_of_the_run(ray_local, quick, tmp_path, decode)
     root, media = Root.open(str(tmp_path / "root")), [*digit_images()[0][:1400], b"no picture"]
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", media)),))
     shards, model, config = index_corpus(root, "unlabeled", corpus), random_model(root), Label(precision="fp32", p=3)
-    resources = Resources(decode=decode, teachers=2)
+    resources = Resources(decode=decode, teachers=1)
     scores = (
         TrainedNetwork(network=model, view=DIGITS_VIEW, config=config, resources=resources)
         .label(root, corpus, shards)

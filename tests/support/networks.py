@@ -1,4 +1,6 @@
-"""Properties of a network that are computed without running it."""
+"""Properties of a network that are computed without running it, and an untrained teacher."""
+
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -6,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raylabel.models import Model
 from raylabel.models.build import build
+from raylabel.models.weights import save_weights
 
 
 def on_meta(model: Model, classes: int) -> nn.Module:
@@ -26,3 +29,11 @@ def giga_multiply_adds(network: nn.Module, frames: int, size: int) -> float:
     with FlopCounterMode(display=False) as counter:
         assert network.eval()(clips).shape[0] == 1
     return counter.get_total_flops() / 2e9
+
+
+def given_teacher(folder: Path) -> tuple[str, ...]:
+    """Arguments that give an untrained network as the teacher, so that no teacher is trained before labeling."""
+    torch.manual_seed(0)
+    path = folder / "teacher.safetensors"
+    path.write_bytes(save_weights(build(Model(arch="resnet8x2"), 10)))
+    return ("--teacher.checkpoint", str(path))
