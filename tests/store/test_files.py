@@ -50,7 +50,7 @@ def test_a_store_that_refuses_every_small_read_is_an_error(
     write_file(f"{bucket}/file", b"x")
     faults.broken = lambda method, path: "503 Slow Down" if method == "GET" and path.endswith("/file") else ""
     with pytest.raises(
-        InputError, match=f"cannot read '{bucket}/file': the store refused to give a few bytes, 10 times"
+        InputError, match=f"cannot read '{bucket}/file': the store refused a read of a few bytes 10 times"
     ):
         read_file(f"{bucket}/file")
 
