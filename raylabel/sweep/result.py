@@ -177,7 +177,8 @@ def print_sweep(sweep: Sweep, folder: str, console: Console | None = None) -> No
     def say(text: str, style: str = "") -> None:
         console.print(Text(encodable(text, console), style=style), width=min(console.width, WIDTH))
 
-    say(f"sweep {sweep.name}: {len(sweep.trials)} trials, n = {sweep.n:,} validation samples", "bold")
+    trials = f"{len(sweep.trials)} trial{'s' if len(sweep.trials) > 1 else ''}"
+    say(f"sweep {sweep.name}: {trials}, n = {sweep.n:,} validation samples", "bold")
     console.print(_table(sweep, console), width=min(console.width, WIDTH))
     for trial in sweep.trials:
         if trial.error:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import torch
 from golden import COMMANDS
 from harness import actors_among, descendants, kill_one, parsers_among, zygotes_among
@@ -301,7 +302,7 @@ from raylabel.corpus import Corpus, index_corpus
 from raylabel.inference import scores
 from raylabel.labels.teacher import Label
 scores.UNIT, scores.PART = 256, 2
-ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+ray.init(address={address!r}, log_to_driver=False, logging_level=logging.ERROR)
 root, corpus = Root.open({root!r}), Corpus(uri=({corpus!r},))
 score(root, corpus, index_corpus(root, "unlabeled", corpus), Label(batch=64), Resources(teachers=1))
 """
@@ -314,7 +315,8 @@ def test_a_killed_driver_loses_no_committed_part(ray_local, tmp_path, monkeypatc
     corpus = str(write_parquet(tmp_path / "a.parquet", media * 6))
 
     def start(root: Path) -> subprocess.Popen:
-        script = SCRIPT.format(root=str(root), corpus=corpus)
+        address = ray.get_runtime_context().gcs_address  # the driver dies, and not its Ray: its actors end with it
+        script = SCRIPT.format(address=address, root=str(root), corpus=corpus)
         return subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": PYTHONPATH})
 
     clean, killed = tmp_path / "clean", tmp_path / "killed"

@@ -165,7 +165,6 @@ def test_the_same_command_does_nothing_and_another_k_does_not_score_again(first)
     [
         (["digits", "--select.k", "0"], "select.k is 0"),
         (["digits", "--root", "/proc/none"], "cannot write to root '/proc/none'"),
-        (["digits", "--teacher.checkpoint", "none.pt"], "none.pt"),
         (["nothing"], "no recipe 'nothing'"),
         (["cifar10"], "give --data DIR"),
         (["none.py:recipe"], "no file 'none.py'"),

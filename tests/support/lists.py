@@ -34,7 +34,7 @@ def lists(data: str) -> Recipe:
         student=Model(arch="resnet8x1"),
         pretrain=train,
         finetune=train,
-        resources=Resources(teachers=2),
+        resources=Resources(teachers=1),
     )
 
 
