@@ -329,7 +329,7 @@ def test_the_error_without_a_network_names_the_weight_and_the_fix():
     assert str(caught.value) == (
         "cannot get torchvision weights 'ResNet50_Weights.IMAGENET1K_V2' from "
         "https://download.pytorch.org/models/resnet50-11ad3fa6.pth: "
-        "<urlopen error [Errno -3] Temporary failure in name resolution>; give a checkpoint file"
+        "<urlopen error [Errno -3] Temporary failure in name resolution>; give a checkpoint file instead"
     )
 
 
