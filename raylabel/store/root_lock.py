@@ -89,8 +89,8 @@ class _RootLock:
         self._root, self._folder = root, f"{root}/{FOLDER}"
         self._me = Driver.here()
         self._uri = f"{self._folder}/{self._me.id}.json"
-        self._first_seen: dict[str, int] = {}  # the heartbeat of each other driver when it was first seen
-        self._silent: dict[str, float] = {}  # seconds without another one
+        self._last: dict[str, int] = {}  # the last heartbeat of each other driver
+        self._silent: dict[str, float] = {}  # seconds since it, without stalls
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="root lock", daemon=True)
 
@@ -155,7 +155,8 @@ class _RootLock:
         """Whether `other` is alive; None if that is not known yet. `seconds`: since the last call, without stalls."""
         if other.machine == self._me.machine:
             return _start(other.pid) == other.start
-        if heartbeat != self._first_seen.setdefault(other.id, heartbeat):
+        if heartbeat != self._last.setdefault(other.id, heartbeat):
+            self._last[other.id], self._silent[other.id] = heartbeat, 0.0
             return True
         self._silent[other.id] = self._silent.get(other.id, 0.0) + seconds
         return False if self._silent[other.id] > STALE else None

@@ -231,6 +231,6 @@ def test_errors_name_the_bad_field():
     with pytest.raises(InputError, match="^student.arch is ''"):
         check(Model(arch=""), "student")
     with pytest.raises(InputError, match="^teacher.model.stem is 'tiny': give 'imagenet' or 'small'"):
-        check(Model(stem="tiny"), "teacher.model")  # type: ignore[arg-type]
+        check(Model(stem="tiny"), "teacher.model")  # type: ignore[arg-type]  (invalid on purpose)
     with pytest.raises(InputError, match="^classes is 0"):
         build(Model(arch="resnet8x1"), 0)

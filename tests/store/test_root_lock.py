@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -182,6 +183,17 @@ def test_a_stall_of_the_storage_does_not_take_the_root_from_its_driver(
     with pytest.raises(InputError, match=f"another run uses .*process {first.pid}"), held(root):
         raise AssertionError("two drivers hold the root")
     assert release(first) == 0
+
+
+def test_a_waiting_driver_that_dies_is_not_waited_for(root: Root, quick: None) -> None:
+    """It has a heartbeat after this driver has first seen it, and none after that."""
+    other = root_lock.Driver("host", 1, "then", "another", "1", False, "~")  # its id is the larger one
+    uri, content = f"{root.uri}/{root_lock.FOLDER}/{other.id}.json", json.dumps(root_lock.asdict(other)).encode()
+    write_file(uri, content)
+    threading.Timer(1.5, write_file, (uri, content)).start()
+    begin = time.monotonic()
+    with held(root):
+        assert time.monotonic() - begin > 1.5 and len(drivers(root)) == 1
 
 
 def test_a_driver_whose_file_was_deleted_while_it_waited_writes_it_again(root: Root, start: Start, quick: None) -> None:
