@@ -135,12 +135,14 @@ SLOW = pytest.mark.slow
         pytest.param("teacher.npy", "numpy", marks=SLOW),
     ],
 )
-def test_a_pickle_in_place_of_weights_is_refused_by_the_job(name: str, kind: str, tmp_path: Path):
+def test_a_pickle_in_place_of_weights_is_refused_by_the_job(
+    name: str, kind: str, cluster: dict[str, str], tmp_path: Path
+):
     canary = tmp_path / "canary"
     file = malicious_file(tmp_path / name, canary, kind)
     job = REPOSITORY / "jobs" / "semi_supervised.py"
     # Users set this variable for other programs. It must have no effect here.
-    environment = os.environ | {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+    environment = os.environ | cluster | {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     done = subprocess.run(
         [sys.executable, str(job), "digits", "--teacher.checkpoint", str(file)],
         capture_output=True, text=True, cwd=tmp_path, timeout=200, env=environment,

@@ -57,8 +57,14 @@ def picks(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in one.glob("*.parquet")}
 
 
-def test_sigterm_during_labeling_ends_the_job_in_seconds_with_status_143(tmp_path: Path) -> None:
-    process = start(tmp_path, "digits", *SMALL, *given_teacher(tmp_path))
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with started_head() as found:
+        yield found
+
+
+def test_sigterm_during_labeling_ends_the_job_in_seconds_with_status_143(head: Head, tmp_path: Path) -> None:
+    process = start(tmp_path, "digits", *SMALL, *given_teacher(tmp_path), **head.environment)
     status, err, seconds = stop_when(process, signal.SIGTERM, lambda: [*tmp_path.glob("runs/scores-*")])
     assert (status, err) == (143, STOPPING + STOPPED)
     assert seconds < 30
@@ -138,12 +144,6 @@ with readable():
         raise KeyError("lost")
     ray.get(Killed.remote().run.remote() if how == "actor" else fail.remote(how))
 """
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    with started_head() as found:
-        yield found
 
 
 @pytest.mark.parametrize(

@@ -284,23 +284,22 @@ def test_an_existing_teacher_predicts_the_picks_before_labeling(quick, finished)
     assert found.picks == picks["picks"] and works["materialize"].images == picks["samples"]
 
 
-@pytest.mark.parametrize("decode", ["beside", "cluster"])
-def test_pilot_scores_equal_those_of_the_run(ray_local, quick, tmp_path, decode):
+def test_pilot_scores_equal_those_of_the_run(ray_local, quick, tmp_path):
     root, media = Root.open(str(tmp_path / "root")), [*digit_images()[0][:1400], b"no picture"]
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", media)),))
     shards, model, config = index_corpus(root, "unlabeled", corpus), random_model(root), Label(precision="fp32", p=3)
-    resources = Resources(decode=decode, teachers=1)
     scores = (
-        TrainedNetwork(network=model, view=DIGITS_VIEW, config=config, resources=resources)
+        TrainedNetwork(network=model, view=DIGITS_VIEW, config=config, resources=Resources(teachers=1))
         .label(root, corpus, shards)
         .table("scores-", SCORES)
     )
-    pool = Cluster.now().teachers(resources)
-    assert bool(pool.threads) == (decode == "beside")
-    found = measure_labeling(ScoringTask(Network(model, DIGITS_VIEW, "fp32", 3), corpus, Shards(shards), 256, pool))
-    assert found.seen == 1401
-    assert found.rows.equals(scores)
-    assert found.slots_per_second > 0 and found.start > 0 and found.memory > 0
+    for decode in "beside", "cluster":
+        pool = Cluster.now().teachers(Resources(decode=decode, teachers=1))
+        assert bool(pool.threads) == (decode == "beside")
+        found = measure_labeling(ScoringTask(Network(model, DIGITS_VIEW, "fp32", 3), corpus, Shards(shards), 256, pool))
+        assert found.seen == 1401
+        assert found.rows.equals(scores)
+        assert found.slots_per_second > 0 and found.start > 0 and found.memory > 0
 
 
 @pytest.mark.slow

@@ -79,7 +79,8 @@ def measure_labeling(task: ScoringTask) -> Labeled:
         if not pool.threads:  # other tasks decode, each on half of a remaining CPU
             decoder: Any = ray.remote(num_cpus=0.5)(_Decoder)
             free = int(ray.cluster_resources().get("CPU", 1) - pool.actors * pool.cpus)
-            count = max(len(actors), 2 * free)
+            # As in the run: no more of them than there are stretches of the corpus, but one for each actor.
+            count = max(len(actors), min(2 * free, len(stretches)))
             decoders = [decoder.remote(task, _round_robin(stretches, i, count)) for i in range(count)]
         quota = max(int(SHARE * task.shards.samples) // len(actors), BATCHES * task.batch)
         running = [
