@@ -1,8 +1,10 @@
 """Fixtures and environment variables of all tests."""
 
+import gc
 import logging
 import os
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +28,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*map(str, _FOLDERS), os
 
 from raylabel.corpus import Corpus, Shards, index_corpus  # noqa: E402
 from raylabel.store.artifact import Root  # noqa: E402  (Ray and torch read the variables above on import)
+
+# Minutes long. They begin first, so that two processes end at about the same time.
+_LONG = ("test_semi_supervised.py", "test_teacher.py", "test_train.py", "test_plan.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _LONG)
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +96,9 @@ def ray_local(store: str) -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.ERROR)
     yield
     ray.shutdown()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Ray does not wait for the processes that it ends
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

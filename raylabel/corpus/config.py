@@ -31,7 +31,8 @@ EXTENSIONS: dict[Kind, frozenset[str]] = {
 class Corpus:
     """Encoded images or videos, stored in one of three forms.
 
-    - parquet: a column of encoded bytes (binary, large_binary, or Hugging Face's struct<bytes, path>).
+    - parquet: a column of encoded bytes (binary, also large, view or dictionary; or Hugging Face's struct<bytes,
+      path>).
     - webdataset: plain tars; a sample is the run of members with the same name up to the first dot of the basename.
     - files: loose files, found in a folder or named in a list.
     """

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raylabel.compute.watchdog import heartbeat
+from raylabel.corpus.columns import is_media, is_name, is_seconds
 from raylabel.corpus.config import Corpus, Format, locate
 from raylabel.corpus.lists import file_uri, split_line
-from raylabel.corpus.segments import is_name, is_seconds
 from raylabel.corpus.tar import TarReader
 from raylabel.errors import InputError
 from raylabel.store.files import filesystem, reading
@@ -116,13 +116,10 @@ def _parquet_rows(corpus: Corpus, uri: str, source: pa.NativeFile) -> int:
         raise InputError(f"{what}; fix it or remove it") from error
     column = corpus.media_column
     _check_column(schema, uri, column, "media")
-    kind = schema.field(column).type
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind = kind.field("bytes").type
-    if kind not in (pa.binary(), pa.large_binary()):
+    if not is_media(kind := schema.field(column).type):
         raise InputError(
-            f"column '{column}' of '{uri}' is {schema.field(column).type}: expected encoded bytes "
-            "(binary, large_binary or struct<bytes, path>; URLs are not fetched); set corpus.media to their column"
+            f"column '{column}' of '{uri}' is {kind}: expected encoded bytes (binary, also large, view or dictionary, "
+            "or struct<bytes, path>; URLs are not fetched); set corpus.media to their column"
         )
     for field, fits, expected in _COLUMNS:
         if (column := getattr(corpus, field)) is None:

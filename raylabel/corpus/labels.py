@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raylabel.corpus.columns import plain
 from raylabel.corpus.config import THREADS, Corpus, locate, read_lines
 from raylabel.corpus.lists import file_uri, split_line
 from raylabel.corpus.loose import file_group, file_label
@@ -55,7 +56,7 @@ def _read_groups(corpus: Corpus, shard: dict[str, Any]) -> pa.Array:
         if form == "parquet":
             fs, path, _ = locate(uri)
             with fs.open_input_file(path) as source, pq.ParquetFile(source) as file:
-                names = file.read([corpus.group]).column(0).cast(pa.string()).to_pylist()
+                names = plain(file.read([corpus.group]).column(0)).cast(pa.string()).to_pylist()
         elif form == "webdataset":
             with TarReader(uri) as tar:
                 names = [tar_group(corpus, tar, sample) for sample in tar.samples()]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from operator import itemgetter
+from typing import get_args
 
 import pyarrow.fs as pafs
 
@@ -132,9 +133,26 @@ def _glob(fs: pafs.FileSystem, pattern: str) -> list[pafs.FileInfo]:
     level = [fs.get_file_info("/".join(parts[:wild]) or "/")]
     for part in parts[wild:]:
         folders = [info.path for info in level if info.type == pafs.FileType.Directory]
-        listed = [info for folder in folders for info in fs.get_file_info(pafs.FileSelector(folder))]
+        listed = [info for folder in folders for info in _entries(fs, folder)]
         level = [i for i in listed if fnmatchcase(i.base_name, part) and not i.base_name.startswith(".")]
     return sorted((i for i in level if i.type != pafs.FileType.NotFound), key=lambda info: info.path)
+
+
+def _entries(fs: pafs.FileSystem, folder: str) -> list[pafs.FileInfo]:
+    """The files and folders in a folder.
+
+    Of a store that has keys like `a//b.jpg`, Arrow lists the folder `a` as a folder in itself, without `b.jpg`, which
+    it cannot open. InputError if there is such a key below the folder, unless it has no extension that is read.
+    """
+    found = fs.get_file_info(pafs.FileSelector(folder))
+    others = [info for info in found if info.path.rstrip("/") != folder.rstrip("/")]
+    if len(others) < len(found):
+        for info in fs.get_file_info(pafs.FileSelector(folder, recursive=True)):
+            if info.is_file and "//" in info.path and any(_form(info.base_name, kind) for kind in get_args(Kind)):
+                raise InputError(
+                    f"the object '{info.path}' cannot be read, since its key has an empty part ('//'): rename it"
+                )
+    return others
 
 
 Files = list[tuple[str, int]]  # (path relative to where the walk began, bytes)
@@ -213,7 +231,7 @@ def _list_local(folder: _Folder) -> "list[Files | _Folder]":
 
 def _list_store(fs: pafs.FileSystem, folder: _Folder) -> "list[Files | _Folder]":
     found: list[tuple[str, int | _Folder]] = []
-    for info in fs.get_file_info(pafs.FileSelector(folder.path)):
+    for info in _entries(fs, folder.path):
         name = info.base_name
         if name.startswith("."):
             continue

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from raylabel.corpus.columns import is_name, plain
 from raylabel.corpus.config import Corpus, locate
 from raylabel.corpus.fingerprint import stale_shard, verify_open, verify_shard
 from raylabel.corpus.loose import read_files
 from raylabel.corpus.sample import HELD, NO_METADATA, Metadata, Sample, Unread, make_sample
-from raylabel.corpus.segments import is_name, named_group, parse_segment
+from raylabel.corpus.segments import named_group, parse_segment
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.tar import Member, TarReader, TarSample
 from raylabel.corpus.units import Unit
@@ -89,7 +90,7 @@ def label_text(shard: Mapping[str, Any], column: pa.ChunkedArray | pa.Array) -> 
         raise InputError(
             f"no labels: {where} is {column.type}, expected integers or strings; set corpus.label to another column"
         )
-    return column.cast(pa.string()).to_pylist()
+    return plain(column).cast(pa.string()).to_pylist()
 
 
 def check_label_column(corpus: Corpus, shard: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -132,6 +133,7 @@ def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int],
                         continue
                     # A slice copies nothing, so only rows that are not consecutive are copied.
                     dense = some[-1] - some[0] + 1 == len(some)
+                    batch = pa.RecordBatch.from_arrays([plain(c) for c in batch.columns], batch.schema.names)
                     selected = (
                         batch.slice(some[0] - first, len(some)) if dense else batch.take([r - first for r in some])
                     )

@@ -4,8 +4,6 @@ import math
 import posixpath
 import re
 
-import pyarrow as pa
-
 from raylabel.corpus.config import Corpus
 from raylabel.errors import InputError
 
@@ -48,14 +46,3 @@ def ucf101_group(name: str) -> str | None:
     """The group in a file name of UCF101's form: `Archery_g07` for `v_Archery_g07_c02.avi`. None for other names."""
     match = _UCF101.fullmatch(posixpath.basename(name))
     return match[1] if match else None
-
-
-def is_seconds(kind: pa.DataType) -> bool:
-    """Whether a column of that type can contain the start or end of segments."""
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
-
-
-def is_name(kind: pa.DataType) -> bool:
-    """Whether a column of that type can contain labels or groups: integers or strings."""
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)

@@ -35,6 +35,7 @@ from raylabel.corpus import (
     Units,
     class_names,
     encode_labels,
+    read_groups,
     read_keys,
     read_labels,
     read_rows,
@@ -186,6 +187,41 @@ def test_parquet_types_nulls_and_natural_order(tmp_path: Path, indexed: Indexed)
     plain = [(b"a", None, "0"), (None, "missing", "1"), (None, "empty", "2"), (b"d", None, "-3")]
     assert found == plain + [*plain[:3], (None, "missing", "-3")] + plain
     assert read_all(corpus, shards)[5].uri == f"{tmp_path}/9.parquet#1"
+
+
+MEDIA_TYPES = {
+    "binary_view": pa.binary_view(),
+    "dictionary": pa.dictionary(pa.int32(), pa.binary()),
+    "struct of views": pa.struct([("bytes", pa.binary_view()), ("path", pa.string_view())]),
+}
+NAME_TYPES = {
+    "string_view": pa.string_view(),
+    "large_string": pa.large_string(),
+    "dictionary": pa.dictionary(pa.int8(), pa.string()),
+}
+
+
+@pytest.mark.parametrize("name", NAME_TYPES)
+@pytest.mark.parametrize("media", MEDIA_TYPES)
+def test_rows_do_not_depend_on_how_arrow_stores_them(media: str, name: str, tmp_path: Path, indexed: Indexed) -> None:
+    some = [b"a", None, b"", b"d", b"a", b"f"]
+    given = [{"bytes": one, "path": "x.png"} for one in some] if media.startswith("struct") else some
+    column = pa.array(some).dictionary_encode() if media == "dictionary" else pa.array(given, MEDIA_TYPES[media])
+    names = pa.array(["cat", "dog", None, "cat", "owl", "owl"]).cast(NAME_TYPES[name])
+    table = pa.table({"image": column, "label": names, "from": names})
+    # Arrow cannot write a struct of views in several row groups.
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=6 if media.startswith("struct") else 4)
+    assert pq.read_schema(tmp_path / "a.parquet").field("label").type == NAME_TYPES[name]
+    corpus = Corpus(uri=(str(tmp_path / "a.parquet"),), group="from")
+    shards = indexed(corpus)
+    expected = [(one or None, text) for one, text in zip(some, names.to_pylist(), strict=True)]
+    for rows in (range(6), [0, 3, 5], [2], [1, 2, 3]):
+        found = list(read_rows(corpus, shards.row(0), rows, labels=True))
+        assert [(s.media, s.label) for s in found] == [expected[row] for row in rows]
+        assert [s.group for s in found] == [names[row].as_py() for row in rows]
+    assert read_groups(corpus, shards)["group"].to_pylist() == names.to_pylist()
+    with pytest.raises(InputError, match="no labels: .*a.parquet#2' has none"):
+        read_labels(corpus, shards)
 
 
 def test_a_broken_page_rejects_its_row_group_and_a_shorter_file_is_an_error(tmp_path: Path, indexed: Indexed) -> None:

@@ -1,5 +1,7 @@
 """A corpus in an object store is read like a local one. Arrow's S3 client sends real requests to a local S3 server."""
 
+import os
+import urllib.request
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +13,12 @@ from raylabel.corpus import Corpus, class_names, read_keys, read_labels, verify
 from raylabel.errors import InputError
 from raylabel.schema import SHARDS
 from raylabel.store.files import filesystem
+
+
+def put(bucket: str, key: str) -> None:
+    """Writes an object with any key; Arrow refuses some."""
+    address = f"{os.environ['AWS_ENDPOINT_URL']}/{bucket.removeprefix('s3://')}/{key}"
+    urllib.request.urlopen(urllib.request.Request(address, b"x", method="PUT")).close()
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -47,6 +55,28 @@ def test_a_missing_path_or_bucket_is_an_error(bucket: str, indexed: Indexed) -> 
         indexed(Corpus(uri=(f"{bucket}/none",)))
     with pytest.raises(InputError, match="s3://no-such-bucket"):
         indexed(Corpus(uri=("s3://no-such-bucket/x",)))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("uri", ["{}/top", "{}/*", "{}"])
+@pytest.mark.parametrize("empty", ["top//notes", "top//", "/notes", "top/d//e//"])
+def test_keys_with_an_empty_part_end_the_listing(empty: str, uri: str, bucket: str, indexed: Indexed) -> None:
+    """Arrow lists a folder with such a key in itself. Each other object is listed once."""
+    for key in ("top/a.png", "top/d/b.png", "top/d/c.png", empty):
+        put(bucket, key)
+    shards = indexed(Corpus(uri=(uri.format(bucket),)))
+    samples = read_all(Corpus(uri=(uri.format(bucket),)), shards)
+    assert [s.uri for s in samples] == [f"{bucket}/top/{name}" for name in ("a.png", "d/b.png", "d/c.png")]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("empty", ["top//b.png", "top/d//b.PNG", "/b.parquet", "top/d///e/b.jpg"])
+def test_media_at_a_key_with_an_empty_part_is_an_error(empty: str, bucket: str, indexed: Indexed) -> None:
+    for key in ("top/a.png", "top/d/c.png", empty):
+        put(bucket, key)
+    for uri in (bucket, f"{bucket}/*"):
+        with pytest.raises(InputError, match=f"object 'pictures/{empty}' cannot be read.*rename it"):
+            indexed(Corpus(uri=(uri,)))
 
 
 def test_a_classes_file_in_s3(bucket: str) -> None:

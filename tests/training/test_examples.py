@@ -294,7 +294,8 @@ def test_a_killed_run_resumes_to_the_same_bytes_and_repeats_no_part(cluster, tmp
     clean, killed = tmp_path / "clean", tmp_path / "killed"
     script = SCRIPT.format(data=data, root=str(killed))
     process = subprocess.Popen(
-        [sys.executable, "-c", script], env={**os.environ, **cluster, "PYTHONPATH": f"{Path(__file__).parent}:{PYTHONPATH}"}
+        [sys.executable, "-c", script],
+        env={**os.environ, **cluster, "PYTHONPATH": f"{Path(__file__).parent}:{PYTHONPATH}"},
     )
     deadline = time.monotonic() + 200
     while not list(killed.glob("examples-*/parts/*.json")):
