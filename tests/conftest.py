@@ -18,7 +18,6 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests share the CPUs with each other and 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
 os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
-os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # a process for each training; no node here is preempted
 # The default is one second; the next test would then start new processes, with two seconds of imports each.
 os.environ["RAY_idle_worker_killing_time_threshold_ms"] = "60000"
 # Ray's workers import the helpers and the test modules, whose names are unique.

@@ -131,9 +131,9 @@ def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int],
                     some = rows[at : bisect_left(rows, before, at, end)]
                     if not some:
                         continue
+                    batch = pa.RecordBatch.from_arrays([plain(c) for c in batch.columns], batch.schema.names)
                     # A slice copies nothing, so only rows that are not consecutive are copied.
                     dense = some[-1] - some[0] + 1 == len(some)
-                    batch = pa.RecordBatch.from_arrays([plain(c) for c in batch.columns], batch.schema.names)
                     selected = (
                         batch.slice(some[0] - first, len(some)) if dense else batch.take([r - first for r in some])
                     )

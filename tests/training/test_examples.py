@@ -276,7 +276,7 @@ SCRIPT = """
 import logging
 import ray
 from test_examples import materialize_many
-ray.init(log_to_driver=False, logging_level=logging.ERROR)
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 materialize_many({data!r}, {root!r})
 """
 MANY = 6 * examples.SAMPLES - 5
@@ -289,13 +289,12 @@ def materialize_many(data: str, root: str) -> Artifact:
     return materialize(opened, "picked", picks, shards, corpus, LANES, 0.05)
 
 
-def test_a_killed_run_resumes_to_the_same_bytes_and_repeats_no_part(cluster, tmp_path, media):
+def test_a_killed_run_resumes_to_the_same_bytes_and_repeats_no_part(ray_local, tmp_path, media):
     data = str(write_parquet(tmp_path / "0.parquet", [media[0][key % 150] for key in range(MANY)]))
     clean, killed = tmp_path / "clean", tmp_path / "killed"
     script = SCRIPT.format(data=data, root=str(killed))
     process = subprocess.Popen(
-        [sys.executable, "-c", script],
-        env={**os.environ, **cluster, "PYTHONPATH": f"{Path(__file__).parent}:{PYTHONPATH}"},
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{PYTHONPATH}"}
     )
     deadline = time.monotonic() + 200
     while not list(killed.glob("examples-*/parts/*.json")):
