@@ -4,12 +4,13 @@ import io
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import pyarrow.fs as pafs
 
 from raylabel.errors import InputError
+from raylabel.store.artifact import ADDED_LATER
 from raylabel.store.files import filesystem
 
 Format = Literal["parquet", "webdataset", "files"]
@@ -76,6 +77,12 @@ class Corpus:
     Without this field a source is identified by its bytes, or by its file name if that is like UCF101's
     (v_..._g01_c02)."""
 
+    share: float = field(default=1.0, metadata=ADDED_LATER)
+    """The share of the samples that is used, above 0 and at most 1. Which samples these are depends on a hash of each
+    loose file's path, or of each shard's contents and the row: a smaller share is part of a larger one, the segments
+    of a file belong together, and SCORES of a larger share in the same root are reused. Media of whole shards are read
+    from parquet files and tars if some of their samples are used."""
+
     def check(self, name: str) -> None:
         """InputError if a field is invalid. `name` is that of this config in the recipe, for example 'unlabeled'."""
         if not isinstance(self.uri, tuple) or not self.uri or not all(isinstance(u, str) and u for u in self.uri):
@@ -88,9 +95,9 @@ class Corpus:
             raise InputError(f"{name}.format is {self.format!r}: give auto, parquet, webdataset or files")
         if self.kind not in get_args(Kind):
             raise InputError(f"{name}.kind is {self.kind!r}: give image or video")
-        for field in ("media", "label", "classes", "start", "end", "group"):
-            if getattr(self, field) == "":
-                raise InputError(f"{name}.{field} is empty: give a name or leave it out")
+        for option in ("media", "label", "classes", "start", "end", "group"):
+            if getattr(self, option) == "":
+                raise InputError(f"{name}.{option} is empty: give a name or leave it out")
         listed = any(uri.lower().endswith(".csv") for uri in self.uri)
         if self.format == "files" and (self.media or self.label) and not listed:
             raise InputError(f"{name}.media and {name}.label do not apply to loose files: leave them out")
@@ -98,6 +105,8 @@ class Corpus:
             raise InputError(
                 f"{name}.start and {name}.end are only for videos: set {name}.kind to video or leave them out"
             )
+        if not 0 < self.share <= 1:
+            raise InputError(f"{name}.share is {self.share}: give a share of the samples above 0 and at most 1")
 
     @property
     def media_column(self) -> str:

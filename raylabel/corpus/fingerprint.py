@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -12,6 +13,7 @@ from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus.columns import is_media, is_name, is_seconds
 from raylabel.corpus.config import Corpus, Format, locate
 from raylabel.corpus.lists import file_uri, split_line
+from raylabel.corpus.share import of_packed
 from raylabel.corpus.tar import TarReader
 from raylabel.errors import InputError
 from raylabel.store.files import filesystem, reading
@@ -27,7 +29,8 @@ EDGE = 1 << 16  # bytes at each end of a file that its fingerprint covers; the l
 
 
 def measure_packed(corpus: Corpus, uri: str, form: Format) -> tuple[int, int, str]:
-    """(rows, bytes, fingerprint) of a parquet file or tar. InputError if it cannot be read or lacks the media column.
+    """(rows of the share, bytes, fingerprint) of a parquet file or tar. InputError if it cannot be read or lacks the
+    media column.
 
     The fingerprint is a hash of the size and of the first and last 64 KiB. A file's path and times are not part of it.
     """
@@ -36,10 +39,9 @@ def measure_packed(corpus: Corpus, uri: str, form: Format) -> tuple[int, int, st
         fs, path, _ = locate(uri)
         with fs.open_input_file(path) as file:
             size, fingerprint = _fingerprint_packed(file)
-            if form == "parquet":
-                return _parquet_rows(corpus, uri, file), size, fingerprint
-        with TarReader(uri) as tar:
-            return sum(1 for _ in tar.samples()), size, fingerprint
+            rows = _parquet_rows(corpus, uri, file) if form == "parquet" else _tar_rows(uri)
+        used = rows if corpus.share == 1 else int(np.count_nonzero(of_packed(corpus.share, fingerprint, rows)))
+        return used, size, fingerprint
     except OSError as error:
         raise InputError(f"cannot read '{uri}': {one_line(error)}; fix it or remove it") from error
 
@@ -105,6 +107,11 @@ def _fingerprint_packed(file: pa.NativeFile) -> tuple[int, str]:
     digest.update(file.read_at(min(size, EDGE), 0))
     digest.update(file.read_at(min(size, EDGE), max(0, size - EDGE)))
     return size, digest.hexdigest()
+
+
+def _tar_rows(uri: str) -> int:
+    with TarReader(uri) as tar:
+        return sum(1 for _ in tar.samples())
 
 
 def _parquet_rows(corpus: Corpus, uri: str, source: pa.NativeFile) -> int:

@@ -14,6 +14,7 @@ from raylabel.corpus.lists import file_uri, split_line
 from raylabel.corpus.loose import file_group, file_label
 from raylabel.corpus.read import check_label_column, label_text, row_count_changed, tar_group, tar_text
 from raylabel.corpus.shards import Shards
+from raylabel.corpus.share import of_whole, rows_of
 from raylabel.corpus.tar import TarReader
 from raylabel.errors import InputError
 from raylabel.schema import make_key, split_key
@@ -64,6 +65,7 @@ def _read_groups(corpus: Corpus, shard: dict[str, Any]) -> pa.Array:
             names = [file_group(corpus, split_line(uri, line)) for line in shard["paths"]]
     except OSError as error:
         raise InputError(f"cannot read the groups of '{uri}': {error}; restore it or index the corpus again") from error
+    names = of_whole(corpus.share, shard, names)
     if len(names) != shard["rows"]:
         raise row_count_changed(shard)
     return pa.array([name or None for name in names], pa.string())
@@ -88,11 +90,12 @@ def _read_labels(corpus: Corpus, shard: dict[str, Any]) -> list[str | None]:
             labels = [file_label(location, uri, entry) for location, entry in zip(where, entries, strict=True)]
     except OSError as error:
         raise InputError(f"cannot read the labels of '{uri}': {error}; restore it or index the corpus again") from error
+    labels, where = of_whole(corpus.share, shard, labels), of_whole(corpus.share, shard, where)
     if len(labels) != shard["rows"]:
         raise row_count_changed(shard)
     if None in labels:
         row = labels.index(None)
-        sample = where[row] if where else f"{uri}#{row}"
+        sample = where[row] if where else f"{uri}#{rows_of(corpus.share, shard)[row]}"
         raise InputError(f"no labels: '{sample}' has none; give every sample of a labeled set a label")
     return labels
 

@@ -1,11 +1,13 @@
 """Reads samples of a corpus: the rows of a unit, some rows of a shard, or a few rows by their keys."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby, islice, repeat
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -17,6 +19,7 @@ from raylabel.corpus.loose import read_files
 from raylabel.corpus.sample import HELD, NO_METADATA, Metadata, Sample, Unread, make_sample
 from raylabel.corpus.segments import named_group, parse_segment
 from raylabel.corpus.shards import Shards
+from raylabel.corpus.share import rows_of
 from raylabel.corpus.tar import Member, TarReader, TarSample
 from raylabel.corpus.units import Unit
 from raylabel.errors import InputError
@@ -48,7 +51,7 @@ def read_rows(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
     read = {"parquet": _read_parquet, "webdataset": _read_tar, "files": read_files}[shard["format"]]
     remaining, last = len(rows), None
     try:
-        for sample in read(corpus, shard, rows, labels):
+        for sample in _of_share(read, corpus, shard, rows, labels):
             if last:
                 yield last
             last = sample
@@ -61,6 +64,17 @@ def read_rows(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
     if remaining or not last:
         raise row_count_changed(shard)
     yield last
+
+
+def _of_share(
+    read: Callable[..., Iterator[Sample]], corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool
+) -> Iterator[Sample]:
+    """The Samples that `read` reads, where `rows` and keys number the rows of the corpus's share."""
+    if corpus.share == 1:
+        return read(corpus, shard, rows, labels)
+    whole = rows_of(corpus.share, shard)[np.asarray(rows)].tolist()
+    samples = read(corpus, shard, whole, labels)  # first in the zip: it is read to its end, where it checks the shard
+    return (replace(sample, key=make_key(shard["shard"], row)) for sample, row in zip(samples, rows, strict=False))
 
 
 def read_keys(corpus: Corpus, shards: Shards, keys: Sequence[int]) -> dict[int, Sample]:

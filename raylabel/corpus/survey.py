@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 from ray.exceptions import RayTaskError
@@ -21,6 +22,7 @@ from raylabel.compute.watchdog import progressed
 from raylabel.corpus.config import THREADS, Corpus, Format, absolute
 from raylabel.corpus.fingerprint import file_sizes, measure_files, measure_packed
 from raylabel.corpus.listing import Packed, find, mixed, name
+from raylabel.corpus.share import of_files
 from raylabel.errors import InputError, find_input_error
 from raylabel.schema import SHARDS
 
@@ -55,7 +57,9 @@ def survey(corpus: Corpus, title: str) -> Survey:
     found = _survey_loose(listed, files, title) if form == "files" else _survey_packed(corpus, form, listed, title)
     if not found.samples:
         shards = found.measures.num_rows
-        raise InputError(f"{name(corpus)} is empty: its {shards} shards contain 0 rows; give a corpus with samples")
+        share = f" of the share {corpus.share}" if corpus.share < 1 else ""
+        what = f"{name(corpus)} is empty: its {shards} shards contain 0 rows{share}"
+        raise InputError(f"{what}; give a corpus with samples{' or a larger share' if share else ''}")
     return found
 
 
@@ -80,7 +84,7 @@ def _list_corpus(corpus: Corpus, title: str) -> tuple[Format, Listed, int]:
                 if len(forms) > 1:
                     raise mixed(corpus, forms)
                 if location not in earlier:  # two URIs may contain the same folder
-                    found = _cut_runs.remote(location, files) if form == "files" else files
+                    found = _cut_runs.remote(corpus.share, location, files) if form == "files" else files
                     listed.setdefault(location, []).append(found)
                     progress.update(listed_files := listed_files + count)
     return next(iter(forms)) if forms else "files", listed, listed_files  # an empty list has no form
@@ -122,7 +126,7 @@ def _survey_loose(listed: Listed, files: int, title: str) -> Survey:
 
 
 @ray.remote(num_cpus=0.5, num_returns=2)
-def _cut_runs(location: str, files: pa.Table) -> tuple[pa.Table, pa.Table]:
+def _cut_runs(share: float, location: str, files: pa.Table) -> tuple[pa.Table, pa.Table]:
     """FILES → MEASURES of its runs, and their fingerprints and paths."""
     paths, sizes = files["path"].to_pylist(), files["size"].to_pylist()
     if not location.endswith("/"):
@@ -133,7 +137,9 @@ def _cut_runs(location: str, files: pa.Table) -> tuple[pa.Table, pa.Table]:
     runs = [slice(first, first + RUN) for first in range(0, len(paths), RUN)]
     measured = [measure_files(paths[run], sizes[run]) for run in runs]
     fingerprints = [fingerprint for _, fingerprint in measured]
-    columns = [[location] * len(runs), [len(paths[run]) for run in runs], [size for size, _ in measured], fingerprints]
+    used = np.ones(len(paths), bool) if share == 1 else of_files(share, location, paths)
+    rows = [np.count_nonzero(used[run]) for run in runs]
+    columns = [[location] * len(runs), rows, [size for size, _ in measured], fingerprints]
     schema = pa.schema([SHARDS.field("fingerprint"), SHARDS.field("paths")])
     return pa.table(columns, schema=MEASURES), pa.table([fingerprints, [paths[run] for run in runs]], schema=schema)
 

@@ -206,7 +206,7 @@ class Run:
         return [
             *(row for name, hit in right.items() for row in accuracy(of(model=name), hit, len(start.classes))),
             paired_gain(of(model=STUDENT), right[STUDENT].top1, right[CONTROL].top1),
-            *pick_precision(picked, self.picks, start.shards["unlabeled"], recipe.truth),
+            *pick_precision(picked, self.picks, start.shards["unlabeled"], recipe.unlabeled.share, recipe.truth),
         ]
 
     @property
