@@ -1,5 +1,6 @@
 """The configuration of a corpus, and helpers for its URIs and text files."""
 
+import codecs
 import io
 import itertools
 from collections.abc import Iterator
@@ -15,9 +16,13 @@ from raylabel.store.files import filesystem
 
 Format = Literal["parquet", "webdataset", "files"]
 
+LINE = 1 << 20  # characters of a line of a text file, at most: a file without line ends must not fill memory
+
 THREADS = 16  # per process for reading many small files: most of that time is spent waiting
 
 Kind = Literal["image", "video"]
+
+PATH = "path"  # as `Corpus.label`: labels are the paths of folders
 
 # A GIF is an image in an image corpus and a video in a video corpus.
 EXTENSIONS: dict[Kind, frozenset[str]] = {
@@ -56,10 +61,18 @@ class Corpus:
 
     label: str | None = None
     """Where the label is: the column of a parquet file or of a CSV list (default 'label'), or the tar members'
-    extension (default 'cls'). A loose file's label is its folder's name; a listed file's label is in the list."""
+    extension (default 'cls'). `json:label` is the field `label` of the JSON in that member or column, and
+    `json:meta.label` a field of an object in it.
+
+    A listed file's label is in the list. The label of a file in a folder is the folder's name. Where that is not plain,
+    for example if two folders have the same name, set `path` (the path of the folder below the corpus) or the depth
+    of the folder: `path:1` is the first folder below the corpus, `path:-1` the one that contains the file.
+
+    A label is a name or an integer of 0 or more. White space at its ends does not count."""
 
     classes: str | None = None
-    """A text file with one class name per line; integer labels are its zero-based line numbers."""
+    """A text file with one class name per line; integer labels are its zero-based line numbers. A label that is a line
+    of this file is a name, also if it looks like a number."""
 
     kind: Kind = "image"
     """The kind of media. It decides which files of a folder and which members of a tar are samples."""
@@ -99,8 +112,14 @@ class Corpus:
             if getattr(self, option) == "":
                 raise InputError(f"{name}.{option} is empty: give a name or leave it out")
         listed = any(uri.lower().endswith(".csv") for uri in self.uri)
-        if self.format == "files" and (self.media or self.label) and not listed:
-            raise InputError(f"{name}.media and {name}.label do not apply to loose files: leave them out")
+        if self.format == "files" and not listed:
+            if self.media:
+                raise InputError(f"{name}.media does not apply to loose files: leave it out")
+            if self.label and not is_path_label(self.label):
+                raise InputError(
+                    f"{name}.label is '{self.label}': for loose files give 'path' or a depth such as 'path:1', or "
+                    "leave it out"
+                )
         if self.kind == "image" and (self.start or self.end):
             raise InputError(
                 f"{name}.start and {name}.end are only for videos: set {name}.kind to video or leave them out"
@@ -119,6 +138,18 @@ class Corpus:
     @property
     def label_extension(self) -> str:
         return self.label or "cls"
+
+
+def path_depth(label: str) -> int | None:
+    """The depth in `Corpus.label` if it is of the form `path:1`, not 0; None if it is not."""
+    name, _, depth = label.partition(":")
+    digits = depth.removeprefix("-")
+    return int(depth) or None if name == PATH and digits.isascii() and digits.isdecimal() else None
+
+
+def is_path_label(label: str) -> bool:
+    """Whether `Corpus.label` is `path` or a depth such as `path:1`."""
+    return label == PATH or path_depth(label) is not None
 
 
 def locate(uri: str) -> tuple[pafs.FileSystem, str, str]:
@@ -153,7 +184,9 @@ def iterate_lines(uri: str) -> Iterator[str]:
     blank = 0  # blank lines since the last other line; dropped if none follows
     # Only \n ends a line: a file name may contain a form feed or U+2028.
     with open_text(uri, newline="\n") as text:
-        for line in text:
+        for line in iter(lambda: text.readline(LINE), ""):
+            if len(line) == LINE and not line.endswith("\n"):
+                raise InputError(f"a line of '{uri}' has more than {LINE:,} characters: end each line with a line feed")
             line = line.rstrip("\r\n")
             if not line:
                 blank += 1
@@ -170,6 +203,8 @@ def open_text(uri: str, newline: str) -> Iterator[io.TextIOWrapper]:
     try:
         with fs.open_input_file(path) as file:
             buffer = io.BufferedReader(file, 1 << 22)  # pyright: ignore[reportArgumentType]
+            if buffer.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise InputError(f"'{uri}' is UTF-16 text: save it as UTF-8")
             yield io.TextIOWrapper(buffer, "utf-8-sig", newline=newline)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(

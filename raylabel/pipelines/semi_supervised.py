@@ -6,6 +6,7 @@ section of the report.
 """
 
 import functools
+import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
@@ -15,6 +16,7 @@ import pyarrow as pa
 from raylabel import datasets
 from raylabel.compute.resources import Cluster
 from raylabel.corpus import Corpus, Shards, index_corpus, read_groups
+from raylabel.corpus.label_rule import name_warnings
 from raylabel.evaluate.classify import TOP, accuracy, hits, paired_gain
 from raylabel.evaluate.precision import pick_precision
 from raylabel.evaluate.results import CONTROL, PRETRAINED, STUDENT, TEACHER, Metric, Subject
@@ -29,6 +31,7 @@ from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.leaks import Leaks, find_leaks
 from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root
+from raylabel.text import printable
 from raylabel.training.config import Train
 from raylabel.training.examples import materialize
 from raylabel.training.loop import TrainingTask
@@ -51,6 +54,8 @@ class Prepared:
     """PICKS of the test set."""
     classes: tuple[str, ...]
     """Class names, in the order of class indices."""
+    warnings: tuple[str, ...]
+    """What the user should check; no error. Also in the results of the run."""
     groups: dict[str, pa.Table]
     """Source videos of the labeled and the test set, as `read_groups` returns them."""
     teacher: Artifact | None
@@ -64,6 +69,9 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
     shards = {n: index_corpus(root, n, corpus) for n, corpus in corpora.items()}
     labels = GivenLabels().label(root, corpora["labeled"], shards["labeled"])
     classes = tuple(labels.info["classes"])
+    warnings = name_warnings(classes)
+    for text in warnings:  # now, not after days of scoring
+        print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
     test_labels = GivenLabels(classes=classes).label(root, corpora["test"], shards["test"])
     groups = {n: read_groups(corpora[n], Shards(shards[n])) for n in ("labeled", "test")}
     find_leaks(root, recipe.leaks, groups["labeled"], groups["test"])  # those that are found without scores
@@ -74,6 +82,7 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
         labels=labels,
         test_labels=test_labels,
         classes=classes,
+        warnings=warnings,
         groups=groups,
         teacher=given_teacher(root, recipe.teacher, len(classes)),
     )

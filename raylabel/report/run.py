@@ -80,6 +80,7 @@ def summarise(run: Run) -> Summary:
             max=max(per_class),
         ),
         leaks=run.leaks,
+        warnings=run.start.warnings,
         stages=[_stage(name, some) for name, some in stages.items()],
         hardware=run.student.info["hardware"],
         settings=identity_of(recipe),

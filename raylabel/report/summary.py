@@ -126,6 +126,8 @@ class Summary:
     """The result of the selection."""
     leaks: Leaks | None = None
     """Test samples that are also in the training data; None if this was not checked."""
+    warnings: tuple[str, ...] = ()
+    """What the user should check in the inputs, one sentence each."""
     stages: list[Stage]
     """The stages, in the order in which they ran."""
     hardware: str

@@ -47,6 +47,8 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
         say(f"picks with the true label: {percent(summary.precision.value)} of {summary.precision.n:,}")
     if summary.leaks and summary.leaks.sentence:
         say(f"leaks: {summary.leaks.sentence}", "bold red" if summary.leaks.test else "")
+    for text in summary.warnings:
+        say(f"warning: {text}", "bold red")
     console.print(_stage_table(summary, console), width=min(console.width, WIDTH))
     say(f"hardware: {summary.hardware}")
     for name in ("report.html", "summary.json"):  # one line each, however long, so that the path can be copied

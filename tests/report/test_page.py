@@ -62,6 +62,7 @@ def make(names: list[str], text: str = "plain", video: bool = False) -> Summary:
         leaks=Leaks(
             known=4900, videos=3, labeled=12, unlabeled=4567, copies=8, test=21, n=5000, examples=[text, "v_g02"]
         ) if video else None,
+        warnings=(text, "two"),
         stages=[
             Stage(name="index", seconds=1.25),
             Stage(name=text, seconds=7200.5, images=10**9, images_per_second=1e5 / 3),

@@ -94,7 +94,7 @@ def test_printable_keeps_every_script_and_drops_control_characters() -> None:
 def test_table_is_plain_text_of_at_most_100_columns_with_all_numbers() -> None:
     where, stream = console()
     reasons = [Reject(reason=f"a reason that is number {i}", count=3) for i in range(10)]
-    print_summary(dataclasses.replace(small(), rejects=reasons), "/runs/run-0123", where)
+    print_summary(dataclasses.replace(small(), rejects=reasons, warnings=("look at it",)), "/runs/run-0123", where)
     text = text_of(stream)
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 100
@@ -105,6 +105,7 @@ def test_table_is_plain_text_of_at_most_100_columns_with_all_numbers() -> None:
         "a reason that is number 9 3",
         "min 10 (cat), median 15, max 20 (dog)",
         "true label: 90.0% of 30",
+        "warning: look at it",
         "label 2.0 1,200 600.0",
         "/runs/run-0123/report.html",
         "/runs/run-0123/summary.json",
