@@ -58,7 +58,8 @@ class Corpus:
     extension (default 'cls'). A loose file's label is its folder's name; a listed file's label is in the list."""
 
     classes: str | None = None
-    """A text file with one class name per line; integer labels are its zero-based line numbers."""
+    """A text file with one class name per line, in the order of the classes of a given teacher. The labels are these
+    names, which may be numbers too; or, unless all labels are names, integers are zero-based line numbers."""
 
     kind: Kind = "image"
     """The kind of media. It decides which files of a folder and which members of a tar are samples."""
