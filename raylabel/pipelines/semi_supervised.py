@@ -17,9 +17,9 @@ from raylabel.compute.resources import Cluster
 from raylabel.corpus import Corpus, Shards, index_corpus, read_groups
 from raylabel.errors import InputError
 from raylabel.evaluate.classify import TOP, accuracy, hits, paired_gain
+from raylabel.evaluate.given_teacher import check_teacher, problem_of
 from raylabel.evaluate.precision import pick_precision
 from raylabel.evaluate.results import CONTROL, PRETRAINED, STUDENT, TEACHER, Metric, Subject
-from raylabel.evaluate.given_teacher import check_teacher, problem_of
 from raylabel.labels.source import LabelSource, gives_scores
 from raylabel.labels.teacher import TrainedNetwork
 from raylabel.labels.truth import GivenLabels
@@ -146,8 +146,8 @@ class Run:
 
     @cached_property
     def teacher_check(self) -> Artifact | None:
-        """The accuracy of a given teacher; None if it is trained here. InputError if its classes are probably not in the
-        order of the labels."""
+        """The accuracy of a given teacher; None if it is trained here. InputError if its classes are likely in another
+        order."""
         if not self.teacher_test or not self.recipe.teacher.given:
             return None
         found = check_teacher(self.root, self.teacher_test, self.start.test_labels)

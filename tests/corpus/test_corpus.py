@@ -462,7 +462,7 @@ def test_class_names_and_encoded_labels(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"label '{text}' of row 1 of shard 1 of x is unknown"):
             class_names(corpus, labels_of("0", text))
     (tmp_path / "classes.txt").write_text("1\n2\n3\n")  # is '1' the first or the second?
-    with pytest.raises(InputError, match="label '1' .* is the name of line 1 of .* as a number it is line 2: give names"):
+    with pytest.raises(InputError, match="label '1' .* is the name of line 1 of .* as a number it is line 2: give"):
         class_names(corpus, labels_of("0", "1"))
     (tmp_path / "classes.txt").write_text("a\nb\na\n")
     with pytest.raises(InputError, match="line 3"):

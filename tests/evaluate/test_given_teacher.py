@@ -10,8 +10,8 @@ from raylabel.evaluate.given_teacher import Check, _match, measure
 
 
 def teacher(true: np.ndarray, classes: int, accuracy: float, order: np.ndarray | None = None, seed: int = 0):
-    """The best classes by a teacher with this accuracy, whose class `order[c]` is the true class c. Half of its mistakes
-    are similar classes, of the same ten, and the others are a few classes that it prefers."""
+    """The best classes by a teacher with this accuracy, whose class `order[c]` is the true class c. Half of its wrong
+    classes are similar ones, of the same ten, and the others are a few classes that it prefers."""
     rng, n = np.random.default_rng(seed), len(true)
     similar = np.minimum(true // 10 * 10 + rng.integers(0, 10, n), classes - 1)
     preferred = np.minimum(rng.zipf(1.5, n) - 1, classes - 1)
