@@ -71,8 +71,8 @@ class Corpus:
     A label is a name or an integer of 0 or more. White space at its ends does not count."""
 
     classes: str | None = None
-    """A text file with one class name per line; integer labels are its zero-based line numbers. A label that is a line
-    of this file is a name, also if it looks like a number."""
+    """A text file with one class name per line, in the order of the classes of a given teacher. The labels are these
+    names, which may be numbers too; or, unless all labels are names, integers are zero-based line numbers."""
 
     kind: Kind = "image"
     """The kind of media. It decides which files of a folder and which members of a tar are samples."""

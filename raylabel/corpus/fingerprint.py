@@ -64,6 +64,20 @@ def file_sizes(uri: str, lines: Sequence[str]) -> list[int]:
     return sizes
 
 
+def check_exists(uri: str, line: str) -> None:
+    """InputError if this file does not exist: the first of a list `uri` whose files have no bytes in all. It names the
+    file, and how its path was resolved."""
+    path = split_line(uri, line).path
+    location = file_uri(uri, path)
+    if file_sizes(uri, [line])[0] >= 0:
+        return
+    how = "as it is written there" if location == path else f"from '{path}', relative to the folder of the list"
+    raise InputError(
+        f"the files of '{uri}' are missing: none has any bytes, and the first, '{location}' ({how}), does not exist; "
+        "correct the paths, or put the list into the folder that they are relative to"
+    )
+
+
 def _store(uri: str) -> str:
     """The scheme and bucket of a URI, empty for a local path: the URIs of one file system share it."""
     scheme, separator, rest = uri.partition("://")

@@ -207,21 +207,25 @@ def class_names(corpus: Corpus, labels: pa.Table) -> tuple[str, ...]:
 def encode_labels(labels: pa.Table, names: tuple[str, ...], corpus: Corpus) -> np.ndarray:
     """The class of each label, int32 [N] in [0, C): the index of its name or, with `corpus.classes`, its line number.
 
+    If all labels of the set are names, also names that are numbers, none is taken for a line number.
     InputError naming the label and its row if it is neither, or if it is both and they are different classes.
     """
     encoded = labels["label"].combine_chunks().dictionary_encode()
-    classes = np.empty(len(encoded.dictionary), np.int32)
+    texts = encoded.dictionary.to_pylist()
+    classes = np.empty(len(texts), np.int32)
     by_name = {clean(name): c for c, name in enumerate(names)}
-    for code, text in enumerate(encoded.dictionary.to_pylist()):
+    numbers = corpus.classes is not None and not by_name.keys() >= set(texts)
+    for code, text in enumerate(texts):
         found = {by_name[text]} if text in by_name else set()
-        if corpus.classes is not None and _is_integer(text) and 0 <= int(text) < len(names):
+        if numbers and _is_integer(text) and 0 <= int(text) < len(names):
             found.add(int(text))
         if len(found) != 1:
             shard, row = split_key(labels["key"][encoded.indices.index(code).as_py()].as_py())
             what = f"is unknown: the {len(names)} classes are {listed(names, 10)}; correct the label or corpus.classes"
             if found:
                 what = (
-                    f"names class {by_name[text]} and is the number of another: give names, or leave corpus.classes out"
+                    f"is the name of line {by_name[text] + 1} of corpus.classes, and as a number it is line "
+                    f"{int(text) + 1}: give names for all labels, or numbers that are no names"
                 )
             raise InputError(f"label {text!r} of row {row} of shard {shard} of {', '.join(corpus.uri)} {what}")
         classes[code] = found.pop()

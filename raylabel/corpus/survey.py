@@ -20,7 +20,7 @@ from raylabel.compute.progress import PatientProgress
 from raylabel.compute.resources import Cluster
 from raylabel.compute.watchdog import progressed
 from raylabel.corpus.config import THREADS, Corpus, Format, absolute
-from raylabel.corpus.fingerprint import file_sizes, measure_files, measure_packed
+from raylabel.corpus.fingerprint import check_exists, file_sizes, measure_files, measure_packed
 from raylabel.corpus.listing import Packed, find, mixed, name
 from raylabel.corpus.share import of_files
 from raylabel.errors import InputError, find_input_error
@@ -118,10 +118,14 @@ def _survey_loose(listed: Listed, files: int, title: str) -> Survey:
     tables, groups, done = [MEASURES.empty_table()], [], 0
     with PatientProgress(f"index {title}", files, "files") as progress:
         for location in sorted(listed, key=_natural_key):
+            first, size = len(groups), 0
             for measures, paths in listed[location]:
                 tables.append(fetch(measures))
                 groups.append((tables[-1].num_rows, paths))
                 progress.update(done := done + int(tables[-1]["rows"].to_numpy().sum()))
+                size += int(tables[-1]["bytes"].to_numpy().sum())
+            if not (size or location.endswith("/")):
+                check_exists(location, fetch(groups[first][1])["paths"][0].as_py()[0])
     return Survey("files", pa.concat_tables(tables).combine_chunks(), groups)
 
 

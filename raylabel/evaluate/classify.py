@@ -56,6 +56,29 @@ def hits(scores: Artifact, truth: Artifact, part: bool = False) -> Hits:
 
     `part`: the scores may also have other samples, which are left out.
     """
+    label, at, scored = _align(scores, truth, part)
+    right = _lists(scored, "classes") == label[at][:, None]
+    top1, top5 = np.zeros(len(label), bool), np.zeros(len(label), bool)
+    top1[at], top5[at] = right[:, 0], right[:, :TOP].any(axis=1)
+    right, clips = _lists(scored, "clips") == label[at][:, None], None
+    if right.shape[1]:
+        clips = np.zeros(len(label))
+        clips[at] = right.mean(axis=1)
+    return Hits(top1, top5, clips)
+
+
+def best_classes(scores: Artifact, truth: Artifact) -> tuple[np.ndarray, np.ndarray]:
+    """(true class, best class by the model) of each test sample, int64 [N]; the latter is -1 if the sample could not be
+    read."""
+    label, at, scored = _align(scores, truth, part=False)
+    best = np.full(len(label), -1)
+    best[at] = _lists(scored, "classes")[:, 0]
+    return label.astype(np.int64), best
+
+
+def _align(scores: Artifact, truth: Artifact, part: bool) -> tuple[np.ndarray, np.ndarray, pa.Table]:
+    """(label of each sample of `truth` in key order, index in it of each row of SCORES, key and lists of these rows).
+    `part`: see `hits`."""
     labels = truth.table("picks", PICKS, ["key", "label"])
     key, label = labels.column("key").to_numpy(), labels.column("label").to_numpy()
     order = np.argsort(key, kind="stable")
@@ -66,14 +89,7 @@ def hits(scores: Artifact, truth: Artifact, part: bool = False) -> Hits:
     at = np.searchsorted(key, scored.column("key").to_numpy())
     if len(np.unique(at)) != len(at) or not np.array_equal(key[at], scored.column("key").to_numpy()):
         raise AssertionError(f"{scores.name} does not hold the samples of {truth.name}, each at most once")
-    right = _lists(scored, "classes") == label[at][:, None]
-    top1, top5 = np.zeros(len(key), bool), np.zeros(len(key), bool)
-    top1[at], top5[at] = right[:, 0], right[:, :TOP].any(axis=1)
-    right, clips = _lists(scored, "clips") == label[at][:, None], None
-    if right.shape[1]:
-        clips = np.zeros(len(key))
-        clips[at] = right.mean(axis=1)
-    return Hits(top1, top5, clips)
+    return label, at, scored
 
 
 def _lists(table: pa.Table, name: str) -> np.ndarray:

@@ -73,8 +73,8 @@ def make_scores(root: Root, scoring: Scoring) -> Artifact:
             part = functools.partial(_retried_part, before, frozenset(file.name for file in before.files("rejects-")))
         else:
             part = functools.partial(_part, units, find_earlier(root, identity, task.shards, unit, PART))
-        tally = RejectTally(task.shards.samples, scoring.reject_limit)
-        found = _build(draft, stage, task, -(-len(units) // PART), part, tally)
+        tally = RejectTally(task.shards.samples, scoring.reject_limit, corpus=shards.name.removeprefix("shards-"))
+        found = _build(draft, stage, task, -(-len(units) // PART), part, tally, scoring.retry_rejects)
         if before and found.info["rejected"] == before.info["rejected"]:
             draft.discard()
             raise NothingGainedError
@@ -85,21 +85,28 @@ def make_scores(root: Root, scoring: Scoring) -> Artifact:
 
 
 def _build(
-    draft: Draft, stage: str, task: ScoringTask, count: int, part: Callable[[int], Part], tally: RejectTally
+    draft: Draft,
+    stage: str,
+    task: ScoringTask,
+    count: int,
+    part: Callable[[int], Part],
+    tally: RejectTally,
+    retry_rejects: bool,
 ) -> Built:
-    """SCORES of `count` parts; `part` returns a part by its number."""
-    committed = committed_parts(draft.uri)
+    """SCORES of `count` parts; `part` returns a part by its number. With `retry_rejects`, parts with rejects that a
+    stopped run committed are done again."""
+    committed = committed_parts(draft.uri, retry_rejects)
     todo = [number for number in range(count) if number not in committed]
     parts = functools.partial(map, part, todo)
     for record in committed.values():
-        tally.add(record["rows"], record["reasons"])
+        tally.add_part(draft.uri, record, record["rows"])
         tally.check()
     before, done = tally.seen, 0
     with Progress(stage, tally.total, f"{task.corpus.kind}s", done=before) as progress:
         for record in score(task, parts, draft.uri):
             committed[record["part"]] = record
             done += record["rows"] - record["earlier"]
-            tally.add(record["rows"], record["reasons"])
+            tally.add_part(draft.uri, record, record["rows"])
             tally.check()
             progress.update(tally.seen, rejects=tally.rejected)
     tally.close()

@@ -17,7 +17,9 @@ from raylabel import datasets
 from raylabel.compute.resources import Cluster
 from raylabel.corpus import Corpus, Shards, index_corpus, read_groups
 from raylabel.corpus.label_rule import name_warnings
+from raylabel.errors import InputError
 from raylabel.evaluate.classify import TOP, accuracy, hits, paired_gain
+from raylabel.evaluate.given_teacher import check_teacher, problem_of
 from raylabel.evaluate.precision import pick_precision
 from raylabel.evaluate.results import CONTROL, PRETRAINED, STUDENT, TEACHER, Metric, Subject
 from raylabel.labels.source import LabelSource, gives_scores
@@ -147,14 +149,25 @@ class Run:
         )
 
     @cached_property
-    def labels(self) -> Artifact:
-        """The labels of the corpus by the label source: SCORES, or PICKS."""
-        return self.source.label(self.root, self.start.corpora["unlabeled"], self.start.shards["unlabeled"])
-
-    @cached_property
     def teacher_test(self) -> Artifact | None:
         """SCORES of the test set by the teacher; None if another source labels the corpus."""
         return None if self.recipe.source else self.test(self.teacher, self.recipe.teacher_view)
+
+    @cached_property
+    def teacher_check(self) -> Artifact | None:
+        """The accuracy of a given teacher; None if it is trained here. InputError if its classes are likely in another
+        order."""
+        if not self.teacher_test or not self.recipe.teacher.given:
+            return None
+        found = check_teacher(self.root, self.teacher_test, self.start.test_labels)
+        if not self.recipe.teacher.unchecked and (problem := problem_of(found, self.start.classes)):
+            raise InputError(problem)
+        return found
+
+    @cached_property
+    def labels(self) -> Artifact:
+        """The labels of the corpus by the label source: SCORES, or PICKS."""
+        return self.source.label(self.root, self.start.corpora["unlabeled"], self.start.shards["unlabeled"])
 
     @cached_property
     def leaks(self) -> Leaks:

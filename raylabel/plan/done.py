@@ -14,6 +14,7 @@ from raylabel.store.artifact import Artifact, Root, committed_parts, digest
 ARTIFACTS = {
     "labeled_examples": "examples-labeled",
     "teacher": "teacher",
+    "teacher_check": "teacher-check",
     "labels": "scores",
     "duplicates": "duplicates",
     "picks": "picks",

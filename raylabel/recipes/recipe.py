@@ -31,6 +31,9 @@ class Teacher:
     """A trained model by torchvision's name, for example ResNet50_Weights.IMAGENET1K_V2."""
     view: View | None = None
     """View of the teacher if it is not the student's, for example with more frames (Yalniz et al. 2019 §5.1)."""
+    unchecked: bool = field(default=False, metadata=NOT_IDENTITY)
+    """Continue with a given teacher whose accuracy on the test set is near that of guessing, or would be three times as
+    high if its classes were in another order. Otherwise the run ends before the corpus is labeled."""
 
     def __post_init__(self):
         if self.checkpoint and self.weights:

@@ -33,7 +33,7 @@ ROWS = {
     "pretrain": ("pretrained",),
     "finetune": ("student",),
     "control": ("control",),
-    "evaluate": ("teacher_test", "tests"),
+    "evaluate": ("teacher_test", "teacher_check", "tests"),
 }
 
 

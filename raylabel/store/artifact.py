@@ -163,12 +163,13 @@ def commit_part(folder: str, number: int, files: list[File], found: Mapping[str,
     return record
 
 
-def committed_parts(folder: str) -> dict[int, dict[str, Any]]:
-    """The records of committed parts, by number. A run that resumes does not repeat these parts."""
+def committed_parts(folder: str, retry_rejects: bool = False) -> dict[int, dict[str, Any]]:
+    """The records of committed parts, by number. A run that resumes does not repeat these parts. With `retry_rejects`,
+    those without rejects."""
     names = list_files(f"{folder}/parts")
     with ThreadPoolExecutor(16) as pool:  # small files: reading them is mostly waiting
         records = pool.map(lambda name: json.loads(read_file(f"{folder}/parts/{name}")), names)
-        return {record["part"]: record for record in records}
+        return {record["part"]: record for record in records if not (retry_rejects and record["reasons"])}
 
 
 def files_of(records: Mapping[int, Mapping[str, Any]]) -> list[File]:

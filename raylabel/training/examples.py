@@ -103,7 +103,7 @@ def materialize(
     def build(draft: Draft, before: Artifact | None) -> Built:
         plan, size = draft.scratch("plan"), file_samples(corpus)
         samples = ray.get(_write_plan.remote(plan, picks, size))
-        done = committed_parts(draft.uri)
+        done = committed_parts(draft.uri, retry_rejects)
         done_samples = sum(record["samples"] for record in done.values())
         todo = [p for p in range(-(-samples // size)) if p not in done]
         inputs: list[Any] = [ray.put(x) for x in (Shards(shards), corpus, config)]
@@ -116,7 +116,10 @@ def materialize(
                 done[record["part"]] = record
                 passed, rejected = passed + record["samples"], rejected + _rejected([record])
                 progress.update(passed, rejects=rejected)
-        built = summarise(done, samples, reject_limit)
+        tally = RejectTally(samples, reject_limit, "picked samples", shards.name.removeprefix("shards-"))
+        for record in done.values():
+            tally.add_part(draft.uri, record, record["samples"])
+        built = summarise(done, tally)
         if before and built.info["rejected"] == before.info["rejected"]:
             draft.discard()
             raise NothingGainedError
@@ -130,16 +133,14 @@ def _rejected(records: Iterable[dict[str, Any]]) -> int:
     return sum(sum(record["reasons"].values()) for record in records)
 
 
-def summarise(records: dict[int, dict[str, Any]], samples: int, reject_limit: float) -> Built:
-    """The EXAMPLES of `samples` picked samples, from the records of the parts. InputError if too many are rejected."""
-    tally = RejectTally(samples, reject_limit, "picked samples")
-    for record in records.values():
-        tally.add(record["samples"], record["reasons"])
+def summarise(records: dict[int, dict[str, Any]], tally: RejectTally) -> Built:
+    """The EXAMPLES of the picked samples, from the records of all parts, which the tally counts. InputError if too many
+    are rejected."""
     tally.close()
     ordered = [records[part] for part in sorted(records)]
     items = [record["items"] for record in ordered if record["items"]]
     info = {
-        "samples": samples - tally.rejected,
+        "samples": tally.total - tally.rejected,
         "items": sum(map(sum, items)),
         "rejected": tally.rejected,
         "reasons": dict(tally.reasons),

@@ -462,13 +462,29 @@ def test_class_names_and_encoded_labels(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"label '{text}' of row 1 of shard 1 of x is unknown"):
             class_names(corpus, labels_of("0", text))
     (tmp_path / "classes.txt").write_text("1\n2\n3\n")  # is '1' the first or the second?
-    with pytest.raises(InputError, match="names class 0 and is the number of another"):
-        class_names(corpus, labels_of("1"))
+    with pytest.raises(InputError, match="label '1' .* is the name of line 1 of .* as a number it is line 2: give"):
+        class_names(corpus, labels_of("0", "1"))
     (tmp_path / "classes.txt").write_text("a\nb\na\n")
     with pytest.raises(InputError, match="line 3"):
         class_names(corpus, labels_of("1"))
     with pytest.raises(InputError, match="none.txt"):
         class_names(Corpus(uri=("x",), classes="none.txt"), labels_of("1"))
+
+
+def test_a_classes_file_may_give_any_order_of_names_that_are_numbers(tmp_path: Path) -> None:
+    corpus = Corpus(uri=("x",), classes=str(tmp_path / "classes.txt"))
+
+    def encoded(names: str, *labels: str) -> list[int]:
+        (tmp_path / "classes.txt").write_text("\n".join(names.split()))
+        return encode_labels(labels_of(*labels), class_names(corpus, labels_of(*labels)), corpus).tolist()
+
+    assert encoded("3 1 0 2", "0", "1", "2", "3") == [2, 1, 3, 0]
+    assert encoded("3 1 0 2", "3", "2") == [0, 3]  # a test set may lack classes
+    assert encoded("10 20 30", "0", "2", "1") == [0, 2, 1]  # no label is a name: line numbers, as with words
+    assert encoded("cat 0 dog", "cat", "0", "dog") == [0, 1, 2]
+    for names, labels in [("3 1 0 2", ("0", "4")), ("cat 0 dog", ("0", "1")), ("1 2 3", ("0", "1", "2"))]:
+        with pytest.raises(InputError, match="is the name of line|is unknown"):
+            encoded(names, *labels)
 
 
 def test_missing_labels_are_errors(tmp_path: Path, indexed: Indexed) -> None:

@@ -201,3 +201,27 @@ def test_mixed_forms_are_an_error_in_one_uri_and_across_two(tmp_path):
     (one / "0.jpg").write_bytes(media[0])
     with pytest.raises(InputError, match=r"mixes forms \(files, parquet\)"):
         index_corpus(root, "corpus", Corpus(uri=(str(one),)))
+
+
+@pytest.mark.parametrize(
+    "name, lines, how",
+    [
+        ("all.txt", ["img/a.jpg\tcat", "img/b.jpg\tdog"], "from 'img/a.jpg', relative to the folder of the list"),
+        ("all.csv", ["path,label", "/no/such/a.jpg,cat", "b.jpg,dog"], "as it is written there"),
+        ("long.txt", [f"{i}.jpg" for i in range(3000)], "from '0.jpg', relative to the folder of the list"),
+    ],
+)
+def test_a_list_whose_files_are_all_missing_is_an_error_that_names_the_first(tmp_path, name, lines, how):
+    root, path = Root.open(str(tmp_path / "root")), tmp_path / "lists" / name
+    path.parent.mkdir()
+    path.write_text("\n".join(lines))
+    (path.parent / "other.jpg").write_bytes(b"x")
+    with pytest.raises(InputError) as error:
+        index_corpus(root, "labeled", Corpus(uri=(str(path),)))
+    first = "/no/such/a.jpg" if "csv" in name else str(path.parent / lines[0].split("\t")[0])
+    assert f"the files of '{path}' are missing" in str(error.value) and f"'{first}' ({how})" in str(error.value)
+    # One file that exists is enough: the others are rejects.
+    last = path.parent / lines[-1].split("\t")[0].split(",")[0]
+    last.parent.mkdir(exist_ok=True)
+    last.write_bytes(b"x")
+    assert index_corpus(root, "labeled", Corpus(uri=(str(path),))).info["samples"] == len(lines) - ("csv" in name)

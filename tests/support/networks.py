@@ -36,4 +36,4 @@ def given_teacher(folder: Path) -> tuple[str, ...]:
     torch.manual_seed(0)
     path = folder / "teacher.safetensors"
     path.write_bytes(save_weights(build(Model(arch="resnet8x2"), 10)))
-    return ("--teacher.checkpoint", str(path))
+    return ("--teacher.checkpoint", str(path), "--teacher.unchecked")

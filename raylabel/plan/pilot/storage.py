@@ -20,6 +20,7 @@ from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import Select, select
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 from raylabel.store.files import filesystem
+from raylabel.store.reject_limit import RejectTally
 from raylabel.training.examples import Materialize, file_samples, summarise, write_part
 
 SYNTHETIC = 200_000  # rows of synthetic scores on which selection is timed
@@ -128,7 +129,10 @@ def measure_materializing(
         shared: Any = [ray.put(value) for value in (shards, corpus, config, classes, WRITING)]
         drawn = enumerate(draw(shards, unit_rows(corpus))[:tasks])
         records.extend(ray.get([_materialize.remote(draft.uri, part, unit, *shared) for part, unit in drawn]))
-        return summarise(dict(enumerate(records)), sum(record["samples"] for record in records), 1.0)
+        tally = RejectTally(sum(record["samples"] for record in records), 1.0, "picked samples", name)
+        for record in records:
+            tally.add(record["samples"], record["reasons"])  # no tables: the pilot's folder is deleted
+        return summarise(dict(enumerate(records)), tally)
 
     begin = time.monotonic()
     examples = root.make(f"examples-{name}", {"pilot": name}, build)
