@@ -59,7 +59,7 @@ def _read_groups(corpus: Corpus, shard: dict[str, Any]) -> pa.Array:
                 names = plain(file.read([corpus.group]).column(0)).cast(pa.string()).to_pylist()
         elif form == "webdataset":
             with TarReader(uri) as tar:
-                names = [tar_group(corpus, tar, sample) for sample in tar.samples()]
+                names = [tar_group(corpus, tar, sample) for sample in tar.samples(corpus)]
         else:
             names = [file_group(corpus, split_line(uri, line)) for line in shard["paths"]]
     except OSError as error:
@@ -80,7 +80,7 @@ def _read_labels(corpus: Corpus, shard: dict[str, Any]) -> list[str | None]:
                 labels = label_text(shard, file.read([corpus.label_column]).column(0))
         elif shard["format"] == "webdataset":
             with TarReader(uri) as tar:
-                read = [(sample.name, tar_text(tar, sample, corpus.label_extension)) for sample in tar.samples()]
+                read = [(sample.name, tar_text(tar, sample, corpus.label_extension)) for sample in tar.samples(corpus)]
             where, labels = [f"{uri}#{name}" for name, _ in read], [label for _, label in read]
         else:
             entries = [split_line(uri, line) for line in shard["paths"]]
