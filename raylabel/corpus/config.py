@@ -3,7 +3,7 @@
 import codecs
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -20,13 +20,15 @@ LINE = 1 << 20  # characters of a line of a text file, at most: a file without l
 
 THREADS = 16  # per process for reading many small files: most of that time is spent waiting
 
+FORMS: dict[str, Format] = {"parquet": "parquet", "tar": "webdataset"}  # by the extension of a file
+
 Kind = Literal["image", "video"]
 
 PATH = "path"  # as `Corpus.label`: labels are the paths of folders
 
 # A GIF is an image in an image corpus and a video in a video corpus.
 EXTENSIONS: dict[Kind, frozenset[str]] = {
-    "image": frozenset("jpg jpeg png webp gif bmp tif tiff".split()),
+    "image": frozenset("jpg jpeg jpe jfif png webp gif bmp tif tiff avif heic heif".split()),
     "video": frozenset(
         "mp4 m4v mov qt mkv webm avi divx flv f4v ts mts m2ts mpg mpeg m2v vob wmv asf ogv gif 3gp 3g2 mxf".split()
     ),
@@ -39,7 +41,9 @@ class Corpus:
 
     - parquet: a column of encoded bytes (binary, also large, view or dictionary; or Hugging Face's struct<bytes,
       path>).
-    - webdataset: plain tars; a sample is the run of members with the same name up to the first dot of the basename.
+    - webdataset: plain tars; a sample is the run of members with the same name up to the first dot of the basename. If
+      names have more dots (frame.0001.jpg, frame.0001.cls), it is the run with the same name up to a later dot; where
+      the names allow more than one reading, indexing ends with an error.
     - files: loose files, found in a folder or named in a list.
     """
 
@@ -57,7 +61,8 @@ class Corpus:
 
     media: str | None = None
     """Where the encoded bytes are: the parquet column (default: the kind, 'image' or 'video'), or the tar members'
-    extension without its leading dot (default: any extension of the kind). In a CSV list, the column of the paths."""
+    extension without its leading dot, in upper or lower case (default: any extension of the kind). In a CSV list, the
+    column of the paths."""
 
     label: str | None = None
     """Where the label is: the column of a parquet file or of a CSV list (default 'label'), or the tar members'
@@ -75,7 +80,12 @@ class Corpus:
     names, which may be numbers too; or, unless all labels are names, integers are zero-based line numbers."""
 
     kind: Kind = "image"
-    """The kind of media. It decides which files of a folder and which members of a tar are samples."""
+    """The kind of media. It decides which files of a folder and which members of a tar are samples. Other files are
+    counted as passed over, by their extensions."""
+
+    extensions: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+    """Further extensions of samples in folders and tars, without the leading dot: ppm also reads *.ppm. An empty
+    extension, '', reads names without a dot. Not for lists, whose files may have any name."""
 
     start: str | None = None
     """Where the start of each segment is, in seconds, if samples are segments of longer videos: the column of a parquet
@@ -111,6 +121,14 @@ class Corpus:
         for option in ("media", "label", "classes", "start", "end", "group"):
             if getattr(self, option) == "":
                 raise InputError(f"{name}.{option} is empty: give a name or leave it out")
+        if bad := [e for e in self.extensions if not isinstance(e, str) or not is_text(e) or set(e) & set("./")]:
+            raise InputError(f"{name}.extensions contains {bad[0]!r}: give extensions without a dot, for example ppm")
+        if bad := [e for e in self.extensions if e.lower() in FORMS]:
+            raise InputError(f"{name}.extensions contains {bad[0]!r}, which is the extension of a corpus: leave it out")
+        lists = all(uri.lower().endswith((".txt", ".csv")) for uri in self.uri)
+        if self.extensions and (lists or self.format == "parquet"):
+            what = "lists, whose files may have any name" if lists else "parquet"
+            raise InputError(f"{name}.extensions does not apply to {what}: leave it out")
         listed = any(uri.lower().endswith(".csv") for uri in self.uri)
         if self.format == "files" and not listed:
             if self.media:
@@ -138,6 +156,11 @@ class Corpus:
     @property
     def label_extension(self) -> str:
         return self.label or "cls"
+
+    @property
+    def more(self) -> frozenset[str]:
+        """`extensions` in lower case."""
+        return frozenset(extension.lower() for extension in self.extensions)
 
 
 def path_depth(label: str) -> int | None:
@@ -169,9 +192,11 @@ def is_text(name: str) -> bool:
     return "\0" not in name and (name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name))
 
 
-def is_media(name: str, kind: Kind) -> bool:
-    """Whether the name has an extension of that kind, in upper or lower case."""
-    return name.rpartition(".")[2].lower() in EXTENSIONS[kind]
+def is_media(name: str, kind: Kind, more: Collection[str] = ()) -> bool:
+    """Whether a file with that name is a sample: it has an extension of that kind, or one of `more` (all in lower
+    case), in upper or lower case."""
+    extension = name.rpartition(".")[2].lower()
+    return extension in EXTENSIONS[kind] or (extension if "." in name else "") in more
 
 
 def read_lines(uri: str) -> list[str]:

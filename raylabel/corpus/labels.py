@@ -71,7 +71,7 @@ def _read_groups(corpus: Corpus, shard: dict[str, Any]) -> pa.Array:
                 names = plain(file.read([corpus.group]).column(0)).cast(pa.string()).to_pylist()
         elif form == "webdataset":
             with TarReader(uri) as tar:
-                names = [tar_group(corpus, tar, sample) for sample in tar.samples()]
+                names = [tar_group(corpus, tar, sample) for sample in tar.samples(corpus)]
         else:
             names = [file_group(corpus, split_line(uri, line)) for line in shard["paths"]]
     except OSError as error:
@@ -93,7 +93,7 @@ def _read_labels(corpus: Corpus, shard: dict[str, Any], folders: dict[int, dict[
                 labels = column_labels(shard, file.read([label[0]]), label, range(file.metadata.num_rows))
         elif shard["format"] == "webdataset":
             with TarReader(uri) as tar:
-                labels = [tar_label(corpus, tar, sample) for sample in tar.samples()]
+                labels = [tar_label(corpus, tar, sample) for sample in tar.samples(corpus)]
         else:
             _check_applies(corpus, uri)
             labels = [file_label(corpus, uri, split_line(uri, line)) for line in shard["paths"]]
@@ -165,7 +165,7 @@ def _describe(corpus: Corpus, shards: Shards, key: int) -> tuple[str, str]:
         return f"{uri}#{row}", f" (column '{corpus.label_column}')"
     if shard["format"] == "webdataset":
         with TarReader(uri) as tar:
-            found = next(itertools.islice(tar.samples(), row, None))
+            found = next(itertools.islice(tar.samples(corpus), row, None))
         return f"{uri}#{found.name}", f" (member '{corpus.label_extension}')"
     file = file_uri(uri, split_line(uri, shard["paths"][row]).path)
     if uri.endswith("/"):

@@ -17,11 +17,12 @@ from raylabel.corpus.config import Corpus, locate
 from raylabel.corpus.fingerprint import stale_shard, verify_open, verify_shard
 from raylabel.corpus.label_rule import clean_all, split_column, split_member
 from raylabel.corpus.loose import read_files
+from raylabel.corpus.members import TarSample
 from raylabel.corpus.sample import HELD, NO_METADATA, Metadata, Sample, Unread, make_sample
 from raylabel.corpus.segments import named_group, parse_segment
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.share import rows_of
-from raylabel.corpus.tar import Member, TarReader, TarSample
+from raylabel.corpus.tar import TarReader
 from raylabel.corpus.units import Unit
 from raylabel.errors import InputError
 from raylabel.schema import MAX_BYTES, make_key, split_key
@@ -210,8 +211,9 @@ def _check_readable(source: pa.NativeFile, group: pq.RowGroupMetaData) -> None:
 
 
 @lru_cache(maxsize=64)
-def _starts(uri: str, fingerprint: str) -> dict[int, int]:
-    """{row: byte offset} of the unit starts of a tar that this process has found so far.
+def _starts(uri: str, fingerprint: str, *names: object) -> dict[int, int]:
+    """{row: byte offset} of the unit starts of a tar that this process has found so far. `names`: the fields that
+    divide its members into samples.
 
     A tar has no index: without this each unit would read the headers from the first one on.
     """
@@ -219,10 +221,10 @@ def _starts(uri: str, fingerprint: str) -> dict[int, int]:
 
 
 def _read_tar(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool) -> Iterator[Sample]:
-    starts = _starts(shard["uri"], shard["fingerprint"])
+    starts = _starts(shard["uri"], shard["fingerprint"], corpus.media, corpus.kind, corpus.extensions)
     known = max(row for row in list(starts) if row <= rows[0])  # a copy: another thread may add to it
     with TarReader(shard["uri"]) as tar:
-        samples, at = tar.samples(starts[known]), known
+        samples, at = tar.samples(corpus, starts[known]), known
         for row in rows:
             found = next(islice(samples, row - at, None), None)
             if found is None:
@@ -230,7 +232,7 @@ def _read_tar(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
             at = row + 1
             if row == rows[0]:
                 starts[row] = found.offset
-            member = found.media(corpus)
+            member = found.media
             location = f"{shard['uri']}#{member.name if member else found.name}"
             start, end = (tar_text(tar, found, name) for name in (corpus.start, corpus.end))
             metadata = Metadata(
@@ -254,7 +256,7 @@ def _read_tar(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
 def tar_text(tar: TarReader, sample: TarSample, extension: str | None) -> str | None:
     """The stripped text of the sample's member with that extension; None if it is missing or empty. InputError if it is
     not UTF-8."""
-    member: Member | None = sample.members.get(extension) if extension else None
+    member = sample.member(extension)
     if member is None:
         return None
     try:
@@ -273,5 +275,4 @@ def tar_group(corpus: Corpus, tar: TarReader, sample: TarSample) -> str | None:
     """The group of a tar's sample: the text of its member if `corpus.group` is set, else from the name of its media."""
     if corpus.group:
         return tar_text(tar, sample, corpus.group)
-    member = sample.media(corpus)
-    return named_group(corpus, member.name) if member else None
+    return named_group(corpus, sample.media.name) if sample.media else None

@@ -16,7 +16,7 @@ from raylabel.media.view import CLIP_CPU_SECONDS
 from raylabel.models.trained import CURVE
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.report.page import Film, Picture, Point, Strip, write_page
-from raylabel.report.summary import Counts, Picks, Reject, Stage, Summary
+from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary
 from raylabel.report.thumbnails import film_parser, thumbnail_parser, unpack
 from raylabel.schema import PICKS
 from raylabel.store.artifact import Artifact, Built, Draft, identity_of, write_bytes
@@ -66,6 +66,7 @@ def summarise(run: Run) -> Summary:
         classes=list(classes),
         counts=_counts(run),
         rejects=[Reject(reason=reason, count=count) for reason, count in _labeled_info(run)["reasons"].items()],
+        passed_over=_passed_over(run),
         metrics=run.metrics,
         picks=Picks(
             total=picks["picks"],
@@ -86,6 +87,13 @@ def summarise(run: Run) -> Summary:
         settings=identity_of(recipe),
         artifacts={f"{a.name}-{a.digest}": a.uri.rpartition("/")[2] for a in artifacts},
     )
+
+
+def _passed_over(run: Run) -> list[PassedOver] | None:
+    found = {corpus: shards.info.get("passed_over") for corpus, shards in run.start.shards.items()}
+    if None in found.values():
+        return None
+    return [PassedOver(corpus=corpus, **kind) for corpus, kinds in found.items() for kind in kinds or ()]
 
 
 def _stages(artifacts: Mapping[str, tuple[Artifact, ...]]) -> dict[str, tuple[Artifact, ...]]:

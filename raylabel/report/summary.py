@@ -5,7 +5,7 @@ the same run gives the same bytes.
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from raylabel.evaluate.results import (
@@ -70,6 +70,20 @@ class Reject:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PassedOver:
+    """Files with one extension that were found beside the samples of a corpus when it was indexed, and are none."""
+
+    corpus: str
+    """labeled, unlabeled or test."""
+    extension: str
+    """With its dot; or what the files are instead, for example hidden."""
+    count: int
+    """Files, members of tars, or folders whose name starts with a dot."""
+    examples: list[str]
+    """Up to three of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Picks:
     """The result of the selection."""
 
@@ -120,6 +134,9 @@ class Summary:
     """Samples by outcome."""
     rejects: list[Reject]
     """Rejects by reason, most frequent first; they sum to counts.rejected."""
+    passed_over: list[PassedOver] | None = field(default_factory=list)
+    """Files that are no samples, by corpus and extension; None if an earlier version indexed a corpus, without counting
+    them."""
     metrics: list[Metric]
     """All metrics, in the order in which they are shown; one of them is gain_top1 of the fine-tuned student."""
     picks: Picks

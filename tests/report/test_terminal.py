@@ -11,7 +11,7 @@ from rich.console import Console
 
 from raylabel.compute.progress import PATIENCE, PatientProgress, Progress
 from raylabel.evaluate.results import Metric
-from raylabel.report.summary import Counts, Picks, Reject, Stage, Summary, verdict
+from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary, verdict
 from raylabel.report.terminal import print_summary
 from raylabel.selection.leaks import Leaks
 from raylabel.text import printable
@@ -94,7 +94,9 @@ def test_printable_keeps_every_script_and_drops_control_characters() -> None:
 def test_table_is_plain_text_of_at_most_100_columns_with_all_numbers() -> None:
     where, stream = console()
     reasons = [Reject(reason=f"a reason that is number {i}", count=3) for i in range(10)]
-    print_summary(dataclasses.replace(small(), rejects=reasons, warnings=("look at it",)), "/runs/run-0123", where)
+    passed = [PassedOver(corpus="unlabeled", extension=".heic", count=1234, examples=["d/a.heic", "d/b.heic"])]
+    found = dataclasses.replace(small(), rejects=reasons, passed_over=passed, warnings=("look at it",))
+    print_summary(found, "/runs/run-0123", where)
     text = text_of(stream)
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 100
@@ -103,6 +105,7 @@ def test_table_is_plain_text_of_at_most_100_columns_with_all_numbers() -> None:
         "+3.4 points (95% interval +2.6 to +4.2)",
         "1,200 in = 1,150 scored + 30 rejected + 20 duplicates",
         "a reason that is number 9 3",
+        "passed over, as no samples: 1,234 .heic of unlabeled (d/a.heic)",
         "min 10 (cat), median 15, max 20 (dog)",
         "true label: 90.0% of 30",
         "warning: look at it",
