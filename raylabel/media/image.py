@@ -32,6 +32,7 @@ from raylabel.media.heif import check_avif, heic_opener
 from raylabel.media.jpeg import coefficient_bytes, ordinary_size
 from raylabel.media.rejects import Reject
 from raylabel.media.view import MAX_JPEG_PIXELS, MAX_PIXELS
+from raylabel.schema import Reason
 
 # Of libjpeg's coefficients and Pillow's pixels together. The rest of the sandbox's 1 GB is for everything else.
 _JPEG_MEMORY = 960 << 20
@@ -207,11 +208,16 @@ def _decode(data: bytes, short: int, max_jpeg_pixels: int) -> tuple[Image.Image,
     except Image.DecompressionBombError as error:  # Pillow checked its own limit first
         raise Reject("too_many_pixels", str(error)) from error
     except Exception as error:
-        truncated = isinstance(error, EOFError) or "truncated" in str(error).lower()
-        detail = f"{type(error).__name__}: {error}"
-        if truncated and name == "JPEG":
+        reason, detail = _reason(error), f"{type(error).__name__}: {error}"
+        if reason == "truncated" and name == "JPEG":
             detail = f"ends before its end-of-image marker (FF D9), after {len(data)} bytes"
-        raise Reject("truncated" if truncated else "corrupt", detail) from error
+        raise Reject(reason, detail) from error
+
+
+def _reason(error: Exception) -> Reason:
+    text = str(error).lower()
+    truncated = isinstance(error, EOFError) or "truncated" in text or "unexpected end of file" in text
+    return "truncated" if truncated else "corrupt"
 
 
 def _open(data: bytes, name: str) -> Image.Image:
@@ -228,7 +234,7 @@ def _open(data: bytes, name: str) -> Image.Image:
     try:
         return opener(io.BytesIO(data), "")
     except (SyntaxError, IndexError, TypeError, struct.error) as error:
-        raise Reject("corrupt", f"cannot be opened as {'HEIC' if name == 'HEIF' else name}: {error}") from error
+        raise Reject(_reason(error), f"cannot be opened as {'HEIC' if name == 'HEIF' else name}: {error}") from error
 
 
 def _draft(image: Any, short: int, scale: int) -> tuple[float, float] | None:

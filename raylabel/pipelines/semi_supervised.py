@@ -262,7 +262,8 @@ class Run:
     def _materialize(self, name: str, corpus: str, picks: Artifact) -> Artifact:
         recipe, shards, limit = self.recipe, self.start.shards[corpus], self.recipe.label.reject_limit
         corpora, config, retry = self.start.corpora, recipe.materialize, recipe.retry_rejects
-        return materialize(self.root, name, picks, shards, corpora[corpus], config, limit, retry)
+        largest = recipe.max_jpeg_pixels
+        return materialize(self.root, name, picks, shards, corpora[corpus], config, limit, retry, largest)
 
     def _train(
         self,

@@ -139,8 +139,9 @@ class Pilot:
 
     def _write(self, corpus: str) -> Materialized:
         shards = Shards(self.start.shards[corpus])
-        config = self.recipe.materialize
-        return measure_materializing(self.root, corpus, shards, self.start.corpora[corpus], config, self.classes)
+        config, largest = self.recipe.materialize, self.recipe.max_jpeg_pixels
+        corpora, classes = self.start.corpora, self.classes
+        return measure_materializing(self.root, corpus, shards, corpora[corpus], config, largest, classes)
 
     def _train(self, training: Remaining, found: Mapping[str, Any]) -> Trained:
         recipe, config = self.recipe, training.config

@@ -149,7 +149,7 @@ def _strips(run: Run) -> list[Strip]:
     shown = np.unique(np.linspace(0, count - 1, min(STRIPS, count)).round().astype(int))
     wanted = np.concatenate([np.flatnonzero((label == c) & _shown_ranks(rank, label == c)) for c in shown])
     shards, keys = Shards(run.start.shards["unlabeled"]), sorted(set(key[wanted].tolist()))
-    previews = _previews(run.start.corpora["unlabeled"], shards, keys)
+    previews = _previews(run.start.corpora["unlabeled"], shards, keys, run.recipe.max_jpeg_pixels)
     by_log_odds = run.picks.info.get("rank") == "softmax"
     pictures: dict[int, list[Picture]] = {int(c): [] for c in shown}
     for i in wanted:
@@ -164,11 +164,15 @@ def _strips(run: Run) -> list[Strip]:
     return [Strip(label=classes[c], pictures=some) for c, some in pictures.items()]
 
 
-def _previews(corpus: Corpus, shards: Shards, keys: list[int]) -> dict[int, tuple[bytes, Film | None]]:
+def _previews(
+    corpus: Corpus, shards: Shards, keys: list[int], max_jpeg_pixels: int
+) -> dict[int, tuple[bytes, Film | None]]:
     """Key → (JPEG, Film of a video) of the samples that can be shown."""
     films = corpus.kind == "video"
     previews: dict[int, tuple[bytes, Film | None]] = {}
-    parser = Parser.of(film_parser, CLIP_CPU_SECONDS) if films else Parser.of(thumbnail_parser)
+    parser = Parser.of(thumbnail_parser, max_jpeg_pixels=max_jpeg_pixels)
+    if films:
+        parser = Parser.of(film_parser, CLIP_CPU_SECONDS)
     with Sandbox(parser) as sandbox:
         for some in [[key] for key in keys] if films else [keys]:  # a hundred videos may not fit into memory
             samples = [s for s in read_keys(corpus, shards, some).values() if s.media]

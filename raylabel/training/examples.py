@@ -25,7 +25,7 @@ from raylabel.media.image import decode_pixels
 from raylabel.media.rejects import Reject
 from raylabel.media.sandbox.sandbox import Parser, shared_sandbox
 from raylabel.media.video_views import cut_parser
-from raylabel.media.view import CLIP_CPU_SECONDS
+from raylabel.media.view import CLIP_CPU_SECONDS, MAX_JPEG_PIXELS
 from raylabel.schema import EXAMPLES, PICKS, REJECTS, check, split_key
 from raylabel.store.artifact import (
     Artifact,
@@ -88,13 +88,14 @@ def materialize(
     config: Materialize,
     reject_limit: float,
     retry_rejects: bool = False,
+    max_jpeg_pixels: int = MAX_JPEG_PIXELS,
 ) -> Artifact:
     """EXAMPLES of the picks: the bytes of each sample once, with all its labels in ascending order.
 
     One pass over the corpus: shards and parquet row groups without a pick are not read. Each sample is decoded once
     here, so that training never reads one that cannot be decoded; REJECTS lists those that are left out. InputError if
     they are more than `reject_limit` of the picks, or if a shard with picks changed since it was indexed. If some were
-    rejected, `retry_rejects` writes everything again, because they may be readable now.
+    rejected, `retry_rejects` writes everything again, because they may be readable now. `max_jpeg_pixels`: see `View`.
 
     Memory: one task holds the picks, about 60 bytes each, while it sorts them; a task that writes a file holds the
     bytes of its 4,096 samples (512 for videos) twice; the driver holds 64 numbers for each file.
@@ -106,7 +107,7 @@ def materialize(
         done = committed_parts(draft.uri, retry_rejects)
         done_samples = sum(record["samples"] for record in done.values())
         todo = [p for p in range(-(-samples // size)) if p not in done]
-        inputs: list[Any] = [ray.put(x) for x in (Shards(shards), corpus, config)]
+        inputs: list[Any] = [ray.put(x) for x in (Shards(shards), corpus, config, max_jpeg_pixels)]
         running = [_write_part.remote(draft.uri, plan, part, *inputs) for part in todo]
         passed, rejected = done_samples, _rejected(done.values())
         with Progress(f"materialize {name}", samples, f"{corpus.kind}s", done=done_samples) as progress:
@@ -126,6 +127,8 @@ def materialize(
         return Built(built.files, {**built.info, "images": samples - done_samples})
 
     identity = {"picks": picks.digest, "shards": shards.info["content"], "materialize": identity_of(config)}
+    if max_jpeg_pixels != MAX_JPEG_PIXELS:
+        identity["max_jpeg_pixels"] = max_jpeg_pixels
     return make(root, f"examples-{name}", identity, build, retry_rejects)
 
 
@@ -173,12 +176,12 @@ def _write_plan(folder: str, picks: Artifact, size: int) -> int:
 
 @ray.remote(num_cpus=1, max_retries=3)
 def _write_part(
-    folder: str, plan: str, part: int, shards: Shards, corpus: Corpus, config: Materialize
+    folder: str, plan: str, part: int, shards: Shards, corpus: Corpus, config: Materialize, max_jpeg_pixels: int
 ) -> dict[str, Any]:
     fs, path = filesystem(plan)
     with reading(plan), pq.ParquetFile(f"{path}/plan.parquet", filesystem=fs) as file:
         labels = dict(zip(*file.read_row_group(part).to_pydict().values(), strict=True))
-    return write_part(folder, part, labels, shards, corpus, config)
+    return write_part(folder, part, labels, shards, corpus, config, max_jpeg_pixels)
 
 
 def write_part(
@@ -188,6 +191,7 @@ def write_part(
     shards: Shards,
     corpus: Corpus,
     config: Materialize,
+    max_jpeg_pixels: int,
 ) -> dict[str, Any]:
     """Reads the samples of a part and writes them lane by lane. Writing the record, which is returned, commits it.
 
@@ -195,7 +199,9 @@ def write_part(
     """
     kept: list[tuple[int, bytes, list[int]]] = []
     rejects: list[tuple[int, str, str, str, str]] = []
-    parser = Parser.of(encode_parser, short_side=config.short_side, quality=config.quality)
+    parser = Parser.of(
+        encode_parser, short_side=config.short_side, quality=config.quality, max_jpeg_pixels=max_jpeg_pixels
+    )
     if corpus.kind == "video":
         parser = Parser.of(cut_parser, CLIP_CPU_SECONDS, short_side=config.short_side, quality=CRF)
     sandbox = shared_sandbox(parser)
@@ -243,12 +249,14 @@ def _read(corpus: Corpus, shards: Shards, keys: list[int]) -> Iterator[Sample]:
         yield from read_rows(corpus, shards.row(number), [split_key(key)[1] for key in group])
 
 
-def encode_parser(short_side: int, quality: int) -> Callable[[bytes, Sequence[int]], bytes]:
+def encode_parser(
+    short_side: int, quality: int, max_jpeg_pixels: int = MAX_JPEG_PIXELS
+) -> Callable[[bytes, Sequence[int]], bytes]:
     """For the sandbox: a function from encoded bytes to the bytes to train on, which are empty if the corpus's own are
     kept."""
 
     def encode(data: bytes, _: Sequence[int]) -> bytes:
-        pixels = decode_pixels(data)  # upright; orientation, profile and comments are not written to the new file
+        pixels = decode_pixels(data, max_jpeg_pixels)  # upright; no orientation, profile or comment is written
         short, long = min(pixels.shape[:2]), max(pixels.shape[:2])
         if not short_side or short <= short_side or long * short_side > JPEG_SIDE * short:
             return b""

@@ -119,14 +119,20 @@ def _synthetic(root: Root, rows: int, classes: int, p: int, number: int) -> Arti
 
 
 def measure_materializing(
-    root: Root, name: str, shards: Shards, corpus: Corpus, config: Materialize, classes: int
+    root: Root,
+    name: str,
+    shards: Shards,
+    corpus: Corpus,
+    config: Materialize,
+    max_jpeg_pixels: int,
+    classes: int,
 ) -> Materialized:
     """Times one task on each CPU, all at the same time: each reads rows of the corpus and writes them as EXAMPLES."""
     tasks = max(1, int(ray.cluster_resources().get("CPU", 1)))
     records: list[dict[str, Any]] = []
 
     def build(draft: Draft) -> Built:
-        shared: Any = [ray.put(value) for value in (shards, corpus, config, classes, WRITING)]
+        shared: Any = [ray.put(value) for value in (shards, corpus, config, max_jpeg_pixels, classes, WRITING)]
         drawn = enumerate(draw(shards, unit_rows(corpus))[:tasks])
         records.extend(ray.get([_materialize.remote(draft.uri, part, unit, *shared) for part, unit in drawn]))
         tally = RejectTally(sum(record["samples"] for record in records), 1.0, "picked samples", name)
@@ -159,6 +165,7 @@ def _materialize(
     shards: Shards,
     corpus: Corpus,
     config: Materialize,
+    max_jpeg_pixels: int,
     classes: int,
     seconds: float,
 ) -> dict[str, Any]:
@@ -181,7 +188,7 @@ def _materialize(
     def write(where: str, count: int) -> tuple[float, dict[str, Any]]:
         labels = {make_key(unit.shard, row): [row % classes] for row in range(first, first + count)}
         begin = time.monotonic()
-        record = write_part(where, part, labels, shards, corpus, config)
+        record = write_part(where, part, labels, shards, corpus, config, max_jpeg_pixels)
         return time.monotonic() - begin, record
 
     few = min(end - first, PROBE)
