@@ -43,16 +43,17 @@ def check_folders(corpus: Corpus, found: Iterable[tuple[str, str]]) -> None:
     uneven: tuple[tuple[str, str], tuple[str, str]] | None = None
     for file in found:
         uri, path = file
-        below = "/".join(clean(part) or "" for part in posixpath.dirname(path).split("/"))
-        name = clean(folder_label(corpus, uri, path))
-        same, whole, first = by_name.setdefault(name, (below, uri + below, file))
-        if name and whole != uri + below and not (same == below != ""):
+        folder = posixpath.dirname(path)
+        below = "/".join(clean(part) or "" for part in folder.split("/"))
+        name, whole = clean(folder_label(corpus, uri, path)), f"{uri}{below}".rstrip("/")
+        same, other, first = by_name.setdefault(name, (below, whole, file))
+        if name and other != whole and not (same == below != ""):
             raise InputError(
                 f"no labels: '{''.join(first)}' and '{uri}{path}' are in two folders named '{name}': "
                 f"{_settle(corpus, first, file)}"
             )
         # Folders that match a pattern are one tree, and so is each folder that is named in full.
-        depth = below.count("/") + 1 if below else 0
+        depth = folder.count("/") + 1 if folder else 0
         before, first = by_depth.setdefault(uri if uri in own else "", (depth, file))
         if before != depth and uneven is None:
             uneven = first, file

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from functools import cache, partial
 
-from raylabel.corpus.config import EXTENSIONS, Corpus, Kind, is_media, locate
+from raylabel.corpus.config import EXTENSIONS, Corpus, Kind, is_media, is_text, locate
 from raylabel.errors import InputError
 from raylabel.store.files import reading
 
@@ -17,6 +17,7 @@ Split = Callable[[str], tuple[str, ...] | None]
 """A line → path, and label if there is one; None if the line has another form."""
 
 FORMS = "give one path per line, then, for a label, a TAB and the label, on every line"
+STORES = ("s3://", "gs://")
 _SEPARATORS = {" ": "a blank", ",": "a comma", ";": "a semicolon"}
 
 
@@ -24,7 +25,7 @@ def text_form(corpus: Corpus, uri: str, uri_of: Callable[[str], str], line: str)
     """(what splits the lines of a *.txt list, the form in words), from its first line; `uri_of` gives the URI of a
     path. InputError that states the form of the line if it is not one that is read."""
     plain = "a path, or a path, a TAB and a label"
-    if "\t" in line or is_media(line, corpus.kind):
+    if "\t" in line or (is_media(line, corpus.kind) and "\r" not in line):
         return _split_tabs, plain
     for separator, name in _SEPARATORS.items():
         split = partial(_split, _pattern(corpus.kind, separator), corpus.kind)
@@ -73,6 +74,8 @@ def _exists(uri: str) -> bool:
 
 def _ending(uri: str, endings: list[str]) -> str | None:
     """The first of these endings with which there is a file of that name; None if there is none."""
+    if not is_text(uri) or ("://" in uri and not uri.startswith(STORES)):
+        return None  # an error of its own; nothing is fetched from the web
     fs, path, _ = locate(uri)
     with reading(uri):
         infos = fs.get_file_info([path + ending for ending in endings])

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 
 from raylabel.corpus.config import Corpus, is_text, iterate_lines
 from raylabel.corpus.csvs import csv_rows
-from raylabel.corpus.list_forms import FORMS, Paths, text_form
+from raylabel.corpus.list_forms import FORMS, STORES, Paths, text_form
 from raylabel.corpus.segments import parse_segment
 from raylabel.errors import InputError
-
-STORES = ("s3", "gs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +103,7 @@ def _line(fields: list[str], where: str) -> str:
         if not is_text(text) or any(letter in text for letter in "\t\r\n"):
             raise InputError(f"{where} has {text!r}: give UTF-8 text without TABs, line ends and NULs")
     path, label, start, end, group = fields
-    scheme, separator, _ = path.partition("://")
-    if not path or (separator and scheme not in STORES):
+    if not path or ("://" in path and not path.startswith(STORES)):
         raise InputError(
             f"{where} has the path {path!r}: give a path relative to the list's folder, an absolute path, or an s3:// "
             "or gs:// URI; nothing is fetched from the web"
