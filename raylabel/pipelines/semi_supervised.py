@@ -13,6 +13,7 @@ from typing import Self
 import pyarrow as pa
 
 from raylabel import datasets
+from raylabel.compute.progress import say
 from raylabel.compute.resources import Cluster
 from raylabel.corpus import Corpus, Shards, index_corpus, read_groups
 from raylabel.errors import InputError
@@ -31,6 +32,7 @@ from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.leaks import Leaks, find_leaks
 from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root
+from raylabel.text import listed
 from raylabel.training.config import Train
 from raylabel.training.examples import materialize
 from raylabel.training.loop import TrainingTask
@@ -67,6 +69,9 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
     labels = GivenLabels().label(root, corpora["labeled"], shards["labeled"])
     classes = tuple(labels.info["classes"])
     test_labels = GivenLabels(classes=classes).label(root, corpora["test"], shards["test"])
+    if lacking := [name for name, count in zip(classes, test_labels.info["per_class"], strict=True) if not count]:
+        none = f"no sample of {len(lacking):,} of {len(classes):,} classes ({listed(lacking)})"
+        say(f"warning: the test set has {none}: the accuracies do not cover them")
     groups = {n: read_groups(corpora[n], Shards(shards[n])) for n in ("labeled", "test")}
     find_leaks(root, recipe.leaks, groups["labeled"], groups["test"])  # those that are found without scores
     check_classes(recipe, len(classes))

@@ -67,6 +67,7 @@ def summarise(run: Run) -> Summary:
         counts=_counts(run),
         rejects=[Reject(reason=reason, count=count) for reason, count in _labeled_info(run)["reasons"].items()],
         metrics=run.metrics,
+        test_per_class=run.start.test_labels.info["per_class"],
         picks=Picks(
             total=picks["picks"],
             samples=picks["samples"],

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from raylabel.evaluate.results import CLIP_TOP1, TOP1, TOP5, Metric
 from raylabel.report.summary import MODELS, Summary, interval, verdict
-from raylabel.text import encodable, percent, percent_range, text_of
+from raylabel.text import encodable, listed, percent, percent_range, text_of
 
 WIDTH = 100
 """Columns of the terminal that tables use at most."""
@@ -25,6 +25,9 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
     console.print(_accuracy_table(summary, console), width=min(console.width, WIDTH))
     if summary.others:
         console.print(_metrics_table(summary, console), width=min(console.width, WIDTH))
+    if untested := summary.untested:
+        most = f"{len(untested):,} of {len(summary.classes):,} classes ({listed(untested)})"
+        say(f"the test set has no sample of {most}: the accuracies do not cover them", "bold red")
     low, high = interval(summary.gain)
     style = "bold green" if low > 0 else "bold red" if high < 0 else "bold"
     say(f"gain over control: {verdict(summary.gain)}", style)

@@ -55,6 +55,7 @@ def make(names: list[str], text: str = "plain", video: bool = False) -> Summary:
         counts=Counts(samples=1234567, scored=1230000, rejected=4000, duplicates=567, labeled=4321, labeled_rejected=9),
         rejects=[Reject(reason="truncated", count=3999), Reject(reason=text, count=1)],
         metrics=metrics,
+        test_per_class=[9] * (len(names) - 1) + [0],
         picks=Picks(
             total=sum(per_class), samples=max(per_class), k=50, p=3, rank="log_odds", per_class=per_class,
             min=min(per_class), median=float(np.median(per_class)), max=max(per_class),

@@ -32,6 +32,7 @@ def small(name: str = "cat") -> Summary:
         counts=Counts(samples=1200, scored=1150, rejected=30, duplicates=20, labeled=50, labeled_rejected=2),
         rejects=[Reject(reason="truncated", count=28), Reject(reason=name, count=2)],
         metrics=[TOP1, GAIN, PRECISION],
+        test_per_class=[50, 46],
         picks=Picks(total=30, samples=29, k=20, p=2, rank="log_odds", per_class=[10, 20], min=10, median=15.0, max=20),
         stages=[Stage(name="label", seconds=2.0, images=1200, images_per_second=600.0), Stage(name=name, seconds=1.0)],
         hardware=name,
@@ -78,6 +79,8 @@ def test_contradictory_numbers_are_an_error() -> None:
         dataclasses.replace(summary, rejects=summary.rejects[1:])
     with pytest.raises(ValueError, match="picks of 2 classes, but there are 3"):
         dataclasses.replace(summary, classes=["a", "b", "c"])
+    with pytest.raises(ValueError, match="test samples of 3 classes, but there are 2"):
+        dataclasses.replace(summary, test_per_class=[1, 0, 1])
     with pytest.raises(ValueError, match="sum to 30, but there are 31 picks"):
         dataclasses.replace(summary, picks=dataclasses.replace(summary.picks, total=31))
     with pytest.raises(ValueError, match=r"two metrics have the key \('teacher', 0, 'test', 'test', 'top1'\)"):
@@ -164,6 +167,13 @@ def test_leaks_are_printed_if_source_videos_are_known_or_files_are_shared(
     text = text_of(stream).replace("\n", " ").replace("  ", " ")
     assert ("leaks" in text) == (expected is not None)
     assert expected is None or expected in text
+
+
+def test_classes_without_test_samples_are_printed() -> None:
+    where, stream = console()
+    print_summary(dataclasses.replace(small(), test_per_class=[0, 96]), "/runs/run-0123", where)
+    print_summary(small(), "/runs/run-0123", where)
+    assert text_of(stream).count("the test set has no sample of 1 of 2 classes ('cat'): the accuracies do not") == 1
 
 
 @pytest.mark.parametrize("terminal", [False, True])
