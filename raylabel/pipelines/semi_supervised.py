@@ -34,6 +34,7 @@ from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root
 from raylabel.text import listed
 from raylabel.training.config import Train
+from raylabel.training.digests import find_digests
 from raylabel.training.examples import materialize
 from raylabel.training.loop import TrainingTask
 from raylabel.training.stream import Stream
@@ -127,7 +128,7 @@ class Run:
     @cached_property
     def labeled_examples(self) -> Artifact:
         """EXAMPLES of the labeled set."""
-        examples = self._materialize("labeled", "labeled", self.start.labels)
+        examples = self._materialize("labeled", "labeled", self.start.labels, digests=True)
         for config in (self.recipe.teacher.train, self.recipe.finetune, self.recipe.control):
             if config:  # an error is found now, not after days of pre-training
                 workers = Cluster.now().workers(self.recipe.resources, config.batch)
@@ -161,6 +162,12 @@ class Run:
         return found
 
     @cached_property
+    def labeled_leaks(self) -> Leaks:
+        """How much of the test set is in the labeled set: those of `leaks` that are found before the corpus is
+        labeled."""
+        return self._find_leaks(None)
+
+    @cached_property
     def labels(self) -> Artifact:
         """The labels of the corpus by the label source: SCORES, or PICKS."""
         return self.source.label(self.root, self.start.corpora["unlabeled"], self.start.shards["unlabeled"])
@@ -169,9 +176,7 @@ class Run:
     def leaks(self) -> Leaks:
         """How much of the test set is in the labeled set or in the corpus. InputError if any is and `recipe.leaks` is
         'error'."""
-        scores = self.labels if gives_scores(self.labels) else None
-        groups = self.start.groups
-        return find_leaks(self.root, self.recipe.leaks, groups["labeled"], groups["test"], scores, self.teacher_test)
+        return self._find_leaks(self.labels if gives_scores(self.labels) else None)
 
     @cached_property
     def duplicates(self) -> Artifact | None:
@@ -255,10 +260,17 @@ class Run:
         )
         return source.label(self.root, self.start.corpora[corpus], self.start.shards[corpus])
 
-    def _materialize(self, name: str, corpus: str, picks: Artifact) -> Artifact:
+    def _find_leaks(self, scores: Artifact | None) -> Leaks:
+        start, tested = self.start, self.teacher_test
+        shards, corpus = start.shards["labeled"], start.corpora["labeled"]
+        known = find_digests(self.root, start.labels, shards, corpus, self.labeled_examples) if tested else None
+        groups = start.groups["labeled"], start.groups["test"]
+        return find_leaks(self.root, self.recipe.leaks, *groups, tested, known, scores)
+
+    def _materialize(self, name: str, corpus: str, picks: Artifact, digests: bool = False) -> Artifact:
         recipe, shards, limit = self.recipe, self.start.shards[corpus], self.recipe.label.reject_limit
         corpora, config, retry = self.start.corpora, recipe.materialize, recipe.retry_rejects
-        return materialize(self.root, name, picks, shards, corpora[corpus], config, limit, retry)
+        return materialize(self.root, name, picks, shards, corpora[corpus], config, limit, retry, digests)
 
     def _train(
         self,

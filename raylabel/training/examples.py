@@ -20,13 +20,14 @@ from PIL import Image
 from raylabel.compute.progress import Progress
 from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus import Corpus, Sample, Shards, read_rows
+from raylabel.corpus.sample import media_digest, sample_digest
 from raylabel.errors import InputError
 from raylabel.media.image import decode_pixels
 from raylabel.media.rejects import Reject
 from raylabel.media.sandbox.sandbox import Parser, shared_sandbox
 from raylabel.media.video_views import cut_parser
 from raylabel.media.view import CLIP_CPU_SECONDS
-from raylabel.schema import EXAMPLES, PICKS, REJECTS, check, split_key
+from raylabel.schema import DIGESTS, EXAMPLES, PICKS, REJECTS, check, split_key
 from raylabel.store.artifact import (
     Artifact,
     Built,
@@ -88,8 +89,10 @@ def materialize(
     config: Materialize,
     reject_limit: float,
     retry_rejects: bool = False,
+    digests: bool = False,
 ) -> Artifact:
-    """EXAMPLES of the picks: the bytes of each sample once, with all its labels in ascending order.
+    """EXAMPLES of the picks: the bytes of each sample once, with all its labels in ascending order. With `digests`,
+    also their DIGESTS (digests.py).
 
     One pass over the corpus: shards and parquet row groups without a pick are not read. Each sample is decoded once
     here, so that training never reads one that cannot be decoded; REJECTS lists those that are left out. InputError if
@@ -106,7 +109,7 @@ def materialize(
         done = committed_parts(draft.uri, retry_rejects)
         done_samples = sum(record["samples"] for record in done.values())
         todo = [p for p in range(-(-samples // size)) if p not in done]
-        inputs: list[Any] = [ray.put(x) for x in (Shards(shards), corpus, config)]
+        inputs: list[Any] = [ray.put(x) for x in (Shards(shards), corpus, config, digests)]
         running = [_write_part.remote(draft.uri, plan, part, *inputs) for part in todo]
         passed, rejected = done_samples, _rejected(done.values())
         with Progress(f"materialize {name}", samples, f"{corpus.kind}s", done=done_samples) as progress:
@@ -173,12 +176,12 @@ def _write_plan(folder: str, picks: Artifact, size: int) -> int:
 
 @ray.remote(num_cpus=1, max_retries=3)
 def _write_part(
-    folder: str, plan: str, part: int, shards: Shards, corpus: Corpus, config: Materialize
+    folder: str, plan: str, part: int, shards: Shards, corpus: Corpus, config: Materialize, digests: bool
 ) -> dict[str, Any]:
     fs, path = filesystem(plan)
     with reading(plan), pq.ParquetFile(f"{path}/plan.parquet", filesystem=fs) as file:
         labels = dict(zip(*file.read_row_group(part).to_pydict().values(), strict=True))
-    return write_part(folder, part, labels, shards, corpus, config)
+    return write_part(folder, part, labels, shards, corpus, config, digests)
 
 
 def write_part(
@@ -188,6 +191,7 @@ def write_part(
     shards: Shards,
     corpus: Corpus,
     config: Materialize,
+    digests: bool = False,
 ) -> dict[str, Any]:
     """Reads the samples of a part and writes them lane by lane. Writing the record, which is returned, commits it.
 
@@ -195,11 +199,12 @@ def write_part(
     """
     kept: list[tuple[int, bytes, list[int]]] = []
     rejects: list[tuple[int, str, str, str, str]] = []
+    known: list[tuple[int, bytes]] = []
     parser = Parser.of(encode_parser, short_side=config.short_side, quality=config.quality)
     if corpus.kind == "video":
         parser = Parser.of(cut_parser, CLIP_CPU_SECONDS, short_side=config.short_side, quality=CRF)
     sandbox = shared_sandbox(parser)
-    samples = _read(corpus, shards, list(labels))
+    samples = read_sorted(corpus, shards, list(labels))
     while some := list(itertools.islice(samples, TOGETHER)):
         heartbeat()
         read = [sample for sample in some if sample.media is not None]
@@ -209,6 +214,8 @@ def write_part(
                 rejects.append((sample.key, sample.uri, "decode", found.reason, found.detail))
             else:  # no bytes are returned if the corpus's own are kept
                 kept.append((sample.key, found or sample.media or b"", labels[sample.key]))
+                if digests:
+                    known.append((sample.key, sample_digest(media_digest(sample.media or b""), sample.segment)))
         rejects += [(one.key, one.uri, "read", one.error or "missing", "") for one in some if one.media is None]
     lanes = _deal(kept, config.lanes)
     kept.clear()
@@ -217,6 +224,8 @@ def write_part(
     files = []
     if groups:
         files.append(write_table(folder, f"examples-{part:06d}.parquet", *groups))
+    if known:
+        files.append(write_table(folder, f"digests-{part:06d}.parquet", _table(known, DIGESTS)))
     if rejects:
         files.append(write_table(folder, f"rejects-{part:06d}.parquet", _table(rejects, REJECTS)))
     reasons = collections.Counter(row[3] for row in rejects)
@@ -237,7 +246,7 @@ def _table(rows: list[tuple], schema: pa.Schema) -> pa.Table:
     return check(pa.Table.from_arrays(columns, schema=schema), schema, "examples")
 
 
-def _read(corpus: Corpus, shards: Shards, keys: list[int]) -> Iterator[Sample]:
+def read_sorted(corpus: Corpus, shards: Shards, keys: list[int]) -> Iterator[Sample]:
     """The samples of these sorted keys."""
     for number, group in itertools.groupby(keys, key=lambda key: split_key(key)[0]):
         yield from read_rows(corpus, shards.row(number), [split_key(key)[1] for key in group])

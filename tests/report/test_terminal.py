@@ -131,7 +131,7 @@ def test_table_of_videos_fits_80_columns_with_all_numbers() -> None:
     assert "teacher 100.0% 91.2" in text and "student 100.0% 91.2" in text and "(fine-tuned)" in text
 
 
-NO_LEAK = Leaks(known=0, videos=0, labeled=0, unlabeled=0, copies=0, test=0, n=96, examples=[])
+NO_LEAK = Leaks(known=0, videos=0, labeled=0, unlabeled=0, labeled_copies=0, copies=0, test=0, n=96, examples=[])
 
 
 @pytest.mark.parametrize(
@@ -156,6 +156,14 @@ NO_LEAK = Leaks(known=0, videos=0, labeled=0, unlabeled=0, copies=0, test=0, n=9
         (
             dataclasses.replace(NO_LEAK, copies=6, test=7),
             "leaks: 7 of 96 test samples leak: 6 samples of the corpus are byte-identical to test samples",
+        ),
+        (
+            dataclasses.replace(NO_LEAK, labeled_copies=2, copies=6, test=7),
+            "leaks: 7 of 96 test samples leak: 2 labeled samples and 6 samples of the corpus are byte-identical",
+        ),
+        (
+            dataclasses.replace(NO_LEAK, labeled_copies=2, test=1),
+            "leaks: 1 of 96 test samples leak: 2 labeled samples are byte-identical to test samples",
         ),
     ],
 )
