@@ -74,6 +74,9 @@ REJECTS = pa.schema(
     ]
 )
 
+# Samples of a labeled set by their bytes, in key order.
+DIGESTS = pa.schema([SCORES.field("key"), SCORES.field("digest")])
+
 # Repeated samples: their digest occurs in the corpus more than once. `original` is the smallest key with it.
 DUPLICATES = pa.schema(
     [

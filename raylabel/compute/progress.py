@@ -182,6 +182,13 @@ class PatientProgress:
             self._shown.__exit__(kind, error, traceback)
 
 
+def say(text: str) -> None:
+    """Prints a line about the work, which is kept."""
+    console = Console()
+    console.print(Text(encodable(text, console)), soft_wrap=True)
+    console.file.flush()
+
+
 class _Board:
     def __init__(self):
         self.at = (0, "")

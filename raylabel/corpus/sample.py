@@ -1,7 +1,11 @@
 """A row of a corpus after reading."""
 
+import hashlib
+import struct
 from dataclasses import dataclass
 from typing import Literal
+
+from raylabel.schema import DIGEST_BYTES
 
 HELD = 128 << 20  # bytes of samples that are read ahead, estimated from the mean size in their shard or row group
 
@@ -45,6 +49,16 @@ class Metadata:
 
 
 NO_METADATA = Metadata()
+
+
+def media_digest(media: bytes) -> bytes:
+    """BLAKE2b-128 of encoded bytes."""
+    return hashlib.blake2b(media, digest_size=DIGEST_BYTES).digest()
+
+
+def sample_digest(digest: bytes, segment: tuple[float, float] | None) -> bytes:
+    """The digest of a sample, from that of its media: each segment of a video has its own."""
+    return media_digest(struct.pack("<dd", *segment) + digest) if segment else digest
 
 
 def make_sample(key: int, uri: str, media: bytes | None, metadata: Metadata, error: Unread = "missing") -> Sample:

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
-from rich.console import Console
-from rich.text import Text
 
+from raylabel.compute.progress import say
 from raylabel.evaluate.classify import best_classes, wilson
 from raylabel.store.artifact import Artifact, Built, Draft, Root
-from raylabel.text import encodable, percent, percent_range, printable
+from raylabel.text import percent, percent_range, printable
 
 MORE = 3  # times the accuracy that another order of the classes has to give to be taken for the right one
 PAIRS = 3  # pairs of classes that are shown
@@ -128,8 +127,7 @@ def check_teacher(root: Root, scores: Artifact, truth: Artifact) -> Artifact:
 
     def build(draft: Draft) -> Built:
         check = measure(*best_classes(scores, truth), len(truth.info["classes"]))
-        console = Console()
-        console.print(Text(encodable(f"given teacher: {check.sentence}", console)), soft_wrap=True)
+        say(f"given teacher: {check.sentence}")
         return Built([], asdict(check))
 
     return root.make("teacher-check", {"scores": scores.digest, "truth": truth.digest}, build)

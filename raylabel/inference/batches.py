@@ -1,9 +1,7 @@
 """Units of encoded media → batches of pixels, and the keys, digests and rejects of their samples."""
 
 import functools
-import hashlib
 import itertools
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import pyarrow as pa
 from raylabel.compute.resources import Pool
 from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus import Corpus, Sample, Shards, Unit, read_unit
+from raylabel.corpus.sample import media_digest, sample_digest
 from raylabel.inference.scorer import Scorer
 from raylabel.media.sandbox.sandbox import Sandbox, shared_sandbox
 from raylabel.prefetch import ahead
@@ -139,13 +138,13 @@ def _facts(samples: list[Sample]) -> Facts:
 
 def _identify(sample: Sample, media: bytes, kind: str) -> tuple[bytes, int]:
     """(digest, group). Each segment of a video has its own digest; all share its group, even if it has no name."""
-    digest = hashlib.blake2b(media, digest_size=DIGEST_BYTES).digest()
+    digest = media_digest(media)
     source = digest if kind == "video" else b""
     if sample.group is not None:
-        source = hashlib.blake2b(sample.group.encode(), digest_size=DIGEST_BYTES).digest()
-    if sample.segment:
-        digest = hashlib.blake2b(struct.pack("<dd", *sample.segment) + digest, digest_size=DIGEST_BYTES).digest()
-    return digest, (int.from_bytes(source[:8], "little", signed=True) or 1) if source else 0
+        source = media_digest(sample.group.encode())
+    return sample_digest(digest, sample.segment), (
+        int.from_bytes(source[:8], "little", signed=True) or 1
+    ) if source else 0
 
 
 def _fill(sandbox: Sandbox, kind: str, samples: list[Sample], facts: Facts, pixels: np.ndarray, slots: range) -> None:

@@ -7,6 +7,7 @@ import hashlib
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raylabel.errors import InputError
 from raylabel.labels.picks import write_picks
@@ -14,39 +15,71 @@ from raylabel.schema import PICKS
 from raylabel.store.artifact import Artifact, Built, Draft, Root
 
 
-def hold_out(root: Root, labels: Artifact, groups: pa.Table, share: float, seed: int) -> tuple[Artifact, Artifact]:
+def hold_out(
+    root: Root, labels: Artifact, groups: pa.Table, digests: pa.Table, share: float, seed: int
+) -> tuple[Artifact, Artifact]:
     """(training split, validation split) of a labeled set's PICKS, as two artifacts `truth`.
 
     Of each class the share is held out, rounded, at least one sample but never all: the samples whose sources come
     first in the order of a hash of (seed, source). The source of a sample is its video, by the video's name in `groups`
-    ((key, group), as `read_groups` returns them), or else the sample itself, by its key. All segments of such a video
-    are held out too, because they are nearly the same images. InputError if no sample can be held out, or if a class
-    has no training sample left.
+    ((key, group), as `read_groups` returns them), or else the sample itself, by its key. Samples with equal digests
+    have one source, that of the first. All samples of a source are held out together, because the segments of a video
+    are nearly the same images. InputError if no sample can be held out, or if a class has no training sample left.
     """
     if not 0 < share < 1:
         raise InputError(f"validation is {share}: give a share of the labeled set between 0 and 1")
     table = labels.table("picks", PICKS)
     label, key = table.column("label").to_numpy(), table.column("key").to_numpy()
-    held, classes = _held_out(label, _source_hashes(key, groups, seed), key, share), labels.info["classes"]
+    held, classes = _held_out(label, _source_hashes(key, groups, digests, seed), key, share), labels.info["classes"]
     where = f"validation is {share:g} of the {len(key):,} labeled samples"
     if not held.any():
         raise InputError(f"{where}, but no class has two samples: label more")
     left = np.bincount(label[~held], minlength=len(classes))
     if empty := [name for name, count in zip(classes, left, strict=True) if not count]:
         raise InputError(
-            f"{where}, but class '{empty[0]}' has no training sample left, since all segments of a video are held out "
-            "together: lower --validation, or label other videos of this class"
+            f"{where}, but class '{empty[0]}' has no training sample left, since all segments of a video and all "
+            "copies of a file are held out together: lower --validation, or label other samples of this class"
         )
     return _split(root, labels, table, ~held), _split(root, labels, table, held)
 
 
-def _source_hashes(key: np.ndarray, groups: pa.Table, seed: int) -> np.ndarray:
+def _source_hashes(key: np.ndarray, groups: pa.Table, digests: pa.Table, seed: int) -> np.ndarray:
     """The hash of each sample's source, uint64 [N]: with 64 bits, equal hashes mean the same source."""
     at = np.searchsorted(groups.column("key").to_numpy(), key)
-    named = groups.column("group").take(pa.array(at)).to_pylist()
-    texts = (f"{seed} video {name}" if name else f"{seed} key {one}" for name, one in zip(named, key, strict=True))
+    group = groups.column("group").take(pa.array(at)).combine_chunks()
+    found = pc.index_in(pa.array(key), value_set=digests.column("key").combine_chunks())  # pyright: ignore
+    digest = digests.column("digest").combine_chunks().take(found)
+    first = _first_of_source(key, [_codes(group), _codes(digest)])
+    named = group.take(pa.array(first)).to_pylist()
+    texts = (
+        f"{seed} video {name}" if name else f"{seed} key {one}" for name, one in zip(named, key[first], strict=True)
+    )
     hashes = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
     return np.frombuffer(b"".join(hashes), "<u8")
+
+
+def _codes(column: pa.Array) -> np.ndarray:
+    """A number for each distinct value, int64 [N]; each null has its own."""
+    codes = column.dictionary_encode().indices
+    own = pa.array(np.arange(len(column)) + len(column), pa.int64())
+    return pc.coalesce(codes.cast(pa.int64()), own).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _first_of_source(key: np.ndarray, codes: list[np.ndarray]) -> np.ndarray:
+    """The index of the sample with the smallest key of each sample's source, int64 [N]. Samples with an equal code have
+    one source, also in several steps: a copy of a segment joins two videos."""
+    order = np.argsort(key)
+    rank = np.empty(len(key), np.int64)
+    rank[order] = np.arange(len(key))  # the first sample has the smallest rank
+    inverse = [np.unique(code, return_inverse=True)[1].ravel() for code in codes]
+    while True:
+        before = rank
+        for code in inverse:
+            least = np.full(len(key), len(key))
+            np.minimum.at(least, code, rank)
+            rank = least[code]
+        if np.array_equal(rank, before):
+            return order[rank]
 
 
 def _held_out(label: np.ndarray, source: np.ndarray, key: np.ndarray, share: float) -> np.ndarray:

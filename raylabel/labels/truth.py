@@ -31,15 +31,17 @@ class GivenLabels:
     def label(self, root: Root, corpus: Corpus, shards: Artifact, round: int = 0) -> Artifact:
         """PICKS of a labeled set, the same in every round.
 
-        InputError if the set has no labels or a single class, or, if `classes` are given, an unknown class or no sample
-        of one of them.
+        InputError if the set has no labels, a single class, a class that is not in the given ones, or, if none are
+        given, no sample of a class that `corpus.classes` names. With given classes, as of a test set, some may have no
+        sample.
         """
 
         def read() -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
             labels = read_labels(corpus, Shards(shards))
             names: tuple[str, ...] = self.classes or class_names(corpus, labels)
             label = encode_labels(labels, names, corpus)
-            _check_classes(", ".join(corpus.uri), names, np.bincount(label, minlength=len(names)))
+            if self.classes is None:
+                _check_classes(", ".join(corpus.uri), names, np.bincount(label, minlength=len(names)))
             return labels.column("key").to_numpy(), label, names
 
         return make_picks(root, self, shards, read)

@@ -6,7 +6,6 @@ section of the report.
 """
 
 import functools
-import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
@@ -14,6 +13,7 @@ from typing import Self
 import pyarrow as pa
 
 from raylabel import datasets
+from raylabel.compute.progress import say
 from raylabel.compute.resources import Cluster
 from raylabel.corpus import Corpus, Shards, index_corpus, read_groups
 from raylabel.corpus.label_rule import name_warnings
@@ -33,9 +33,10 @@ from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.leaks import Leaks, find_leaks
 from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root
-from raylabel.text import printable
+from raylabel.text import listed
 from raylabel.training.config import Train
-from raylabel.training.examples import materialize
+from raylabel.training.digests import find_digests
+from raylabel.training.examples import WritingTask, materialize
 from raylabel.training.loop import TrainingTask
 from raylabel.training.stream import Stream
 from raylabel.training.train import train
@@ -71,10 +72,13 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
     shards = {n: index_corpus(root, n, corpus) for n, corpus in corpora.items()}
     labels = GivenLabels().label(root, corpora["labeled"], shards["labeled"])
     classes = tuple(labels.info["classes"])
-    warnings = name_warnings(classes)
-    for text in warnings:  # now, not after days of scoring
-        print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
     test_labels = GivenLabels(classes=classes).label(root, corpora["test"], shards["test"])
+    warnings = [*name_warnings(classes)]
+    if lacking := [name for name, count in zip(classes, test_labels.info["per_class"], strict=True) if not count]:
+        none = f"no sample of {len(lacking):,} of {len(classes):,} classes ({listed(lacking)})"
+        warnings.append(f"the test set has {none}: the accuracies do not cover them")
+    for text in warnings:  # now, not after days of scoring
+        say(f"warning: {text}")
     groups = {n: read_groups(corpora[n], Shards(shards[n])) for n in ("labeled", "test")}
     find_leaks(root, recipe.leaks, groups["labeled"], groups["test"])  # those that are found without scores
     check_classes(recipe, len(classes))
@@ -84,7 +88,7 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
         labels=labels,
         test_labels=test_labels,
         classes=classes,
-        warnings=warnings,
+        warnings=tuple(warnings),
         groups=groups,
         teacher=given_teacher(root, recipe.teacher, len(classes)),
     )
@@ -131,7 +135,7 @@ class Run:
     @cached_property
     def labeled_examples(self) -> Artifact:
         """EXAMPLES of the labeled set."""
-        examples = self._materialize("labeled", "labeled", self.start.labels)
+        examples = self._materialize("labeled", "labeled", self.start.labels, digests=True)
         for config in (self.recipe.teacher.train, self.recipe.finetune, self.recipe.control):
             if config:  # an error is found now, not after days of pre-training
                 workers = Cluster.now().workers(self.recipe.resources, config.batch)
@@ -165,6 +169,12 @@ class Run:
         return found
 
     @cached_property
+    def labeled_leaks(self) -> Leaks:
+        """How much of the test set is in the labeled set: those of `leaks` that are found before the corpus is
+        labeled."""
+        return self._find_leaks(None)
+
+    @cached_property
     def labels(self) -> Artifact:
         """The labels of the corpus by the label source: SCORES, or PICKS."""
         return self.source.label(self.root, self.start.corpora["unlabeled"], self.start.shards["unlabeled"])
@@ -173,9 +183,7 @@ class Run:
     def leaks(self) -> Leaks:
         """How much of the test set is in the labeled set or in the corpus. InputError if any is and `recipe.leaks` is
         'error'."""
-        scores = self.labels if gives_scores(self.labels) else None
-        groups = self.start.groups
-        return find_leaks(self.root, self.recipe.leaks, groups["labeled"], groups["test"], scores, self.teacher_test)
+        return self._find_leaks(self.labels if gives_scores(self.labels) else None)
 
     @cached_property
     def duplicates(self) -> Artifact | None:
@@ -259,11 +267,23 @@ class Run:
         )
         return source.label(self.root, self.start.corpora[corpus], self.start.shards[corpus])
 
-    def _materialize(self, name: str, corpus: str, picks: Artifact) -> Artifact:
-        recipe, shards, limit = self.recipe, self.start.shards[corpus], self.recipe.label.reject_limit
-        corpora, config, retry = self.start.corpora, recipe.materialize, recipe.retry_rejects
-        largest = recipe.max_jpeg_pixels
-        return materialize(self.root, name, picks, shards, corpora[corpus], config, limit, retry, largest)
+    def _find_leaks(self, scores: Artifact | None) -> Leaks:
+        start, tested = self.start, self.teacher_test
+        shards, corpus = start.shards["labeled"], start.corpora["labeled"]
+        known = find_digests(self.root, start.labels, shards, corpus, self.labeled_examples) if tested else None
+        groups = start.groups["labeled"], start.groups["test"]
+        return find_leaks(self.root, self.recipe.leaks, *groups, tested, known, scores)
+
+    def _materialize(self, name: str, corpus: str, picks: Artifact, digests: bool = False) -> Artifact:
+        recipe = self.recipe
+        task = WritingTask(
+            shards=Shards(self.start.shards[corpus]),
+            corpus=self.start.corpora[corpus],
+            config=recipe.materialize,
+            max_jpeg_pixels=recipe.max_jpeg_pixels,
+            digests=digests,
+        )
+        return materialize(self.root, name, picks, task, recipe.label.reject_limit, recipe.retry_rejects)
 
     def _train(
         self,

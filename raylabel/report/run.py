@@ -68,6 +68,7 @@ def summarise(run: Run) -> Summary:
         rejects=[Reject(reason=reason, count=count) for reason, count in _labeled_info(run)["reasons"].items()],
         passed_over=_passed_over(run),
         metrics=run.metrics,
+        test_per_class=run.start.test_labels.info["per_class"],
         picks=Picks(
             total=picks["picks"],
             samples=picks["samples"],

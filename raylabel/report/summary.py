@@ -139,6 +139,8 @@ class Summary:
     them."""
     metrics: list[Metric]
     """All metrics, in the order in which they are shown; one of them is gain_top1 of the fine-tuned student."""
+    test_per_class: list[int]
+    """Test samples of each class, in the order of `classes`; the accuracies do not cover a class that has none."""
     picks: Picks
     """The result of the selection."""
     leaks: Leaks | None = None
@@ -159,6 +161,8 @@ class Summary:
             raise ValueError(f"rejects by reason sum to {rejected}, but {self.counts.rejected} samples were rejected")
         if len(self.picks.per_class) != len(self.classes):
             raise ValueError(f"picks of {len(self.picks.per_class)} classes, but there are {len(self.classes)} classes")
+        if len(self.test_per_class) != len(self.classes):
+            raise ValueError(f"test samples of {len(self.test_per_class)} classes, but there are {len(self.classes)}")
         if (total := sum(self.picks.per_class)) != self.picks.total:
             raise ValueError(f"picks per class sum to {total}, but there are {self.picks.total} picks")
         rows = [(row.model, row.seed, row.dataset, row.split, row.metric) for row in self.metrics]

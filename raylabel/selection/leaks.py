@@ -41,6 +41,8 @@ class Leaks:
     """Labeled samples that are from these videos."""
     unlabeled: int
     """Scored samples of the corpus that are from these videos."""
+    labeled_copies: int
+    """Labeled samples that are byte-identical to a test sample."""
     copies: int
     """Scored samples of the corpus that are byte-identical to a test sample."""
     test: int
@@ -63,8 +65,10 @@ class Leaks:
                 f"{self.videos:,} source videos of the test set ({', '.join(self.examples)}{more}) are also the source "
                 f"of {self.labeled:,} labeled samples and {self.unlabeled:,} samples of the corpus"
             )
-        if self.copies:
-            found.append(f"{self.copies:,} samples of the corpus are byte-identical to test samples")
+        copies = {"labeled samples": self.labeled_copies, "samples of the corpus": self.copies}
+        if any(copies.values()):
+            those = " and ".join(f"{count:,} {name}" for name, count in copies.items() if count)
+            found.append(f"{those} are byte-identical to test samples")
         return f"{self.test:,} of {self.n:,} test samples leak: {'; '.join(found)}"
 
 
@@ -73,23 +77,29 @@ def find_leaks(
     policy: Policy,
     labeled: pa.Table,
     test: pa.Table,
-    scores: Artifact | None = None,
     tested: Artifact | None = None,
+    digests: pa.Table | None = None,
+    scores: Artifact | None = None,
 ) -> Leaks:
     """How much of the test set is also in the labeled set or in the corpus.
 
     labeled, test: (key, group) of all samples, in key order, as `read_groups` returns them. The groups are names of
-    source videos; equal names are the same video. scores, tested: SCORES of the corpus and, by any model, of the test
-    set. Without them the corpus is not compared, so that a leak of the labeled set is found before anything is trained.
-    The labeled set is compared by name. The corpus is compared by digest and by the `group` of SCORES, which identifies
-    a video without a name by its bytes.
+    source videos; equal names are the same video. tested: SCORES of the test set by any model. digests: DIGESTS of the
+    labeled set. scores: SCORES of the corpus. What is not given is not compared, so that a leak of the labeled set is
+    found before anything is trained or labeled. The labeled set is compared by name and by digest. The corpus is
+    compared by digest and by the `group` of SCORES, which identifies a video without a name by its bytes.
 
     InputError that names some of the videos if anything is shared and the policy is 'error'.
     """
     key, names = test.column("key").to_numpy(), test.column("group").combine_chunks()
     mine = labeled.column("group").combine_chunks()
     video, copy, group = _among(names, mine), np.zeros(len(key), bool), np.zeros(len(key), np.int64)
-    unlabeled = copies = 0
+    unlabeled = labeled_copies = copies = 0
+    if tested and digests is not None:
+        rows = tested.table("scores-", SCORES, ["key", "digest"])
+        theirs, ours = (table.column("digest").combine_chunks() for table in (rows, digests))
+        labeled_copies = int(_among(ours, theirs).sum())
+        copy[np.searchsorted(key, rows.column("key").to_numpy())] = _among(theirs, ours)
     if scores and tested:
         compared = _compare(root, scores, tested)
         unlabeled, copies = compared.info["unlabeled"], compared.info["copies"]
@@ -98,7 +108,7 @@ def find_leaks(
         shared = compared.table("shared", SHARED)
         at = np.searchsorted(key, shared.column("key").to_numpy())
         video[at] |= shared.column("video").to_numpy()
-        copy[at] = shared.column("copy").to_numpy()
+        copy[at] |= shared.column("copy").to_numpy()
     source, known = _sources(names, group)
     first = np.unique(source, return_index=True)[1][np.unique(source[video])]
     video = np.isin(source, source[video])  # includes segments that could not be read and are in no SCORES
@@ -107,6 +117,7 @@ def find_leaks(
         videos=len(first),
         labeled=int(_among(mine, names).sum()),
         unlabeled=unlabeled,
+        labeled_copies=labeled_copies,
         copies=copies,
         test=int((video | copy).sum()),
         n=len(key),

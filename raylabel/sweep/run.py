@@ -29,6 +29,7 @@ from raylabel.sweep.space import Settings, apply, draw, grid, parse
 from raylabel.sweep.trial import TrialTask
 from raylabel.sweep.tune import ConcurrencyLimit, run_trials
 from raylabel.text import slug
+from raylabel.training.digests import read_digests
 
 SUMMARY, PAGE = "sweep.json", "sweep.html"
 
@@ -59,7 +60,8 @@ def sweep(
     start = prepare(root, recipe)
     for settings in trials:
         check_classes(apply(recipe, settings), len(start.classes))
-    rest, held = hold_out(root, start.labels, start.groups["labeled"], config.validation, recipe.seed)
+    digests = read_digests(root, start.labels, start.shards["labeled"], start.corpora["labeled"])
+    rest, held = hold_out(root, start.labels, start.groups["labeled"], digests, config.validation, recipe.seed)
     start = replace(start, labels=rest)
     identity = {
         "recipe": identity_of(recipe),

@@ -20,13 +20,14 @@ from PIL import Image
 from raylabel.compute.progress import Progress
 from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus import Corpus, Sample, Shards, read_rows
+from raylabel.corpus.sample import media_digest, sample_digest
 from raylabel.errors import InputError
 from raylabel.media.image import decode_pixels
 from raylabel.media.rejects import Reject
 from raylabel.media.sandbox.sandbox import Parser, shared_sandbox
 from raylabel.media.video_views import cut_parser
 from raylabel.media.view import CLIP_CPU_SECONDS, MAX_JPEG_PIXELS
-from raylabel.schema import EXAMPLES, PICKS, REJECTS, check, split_key
+from raylabel.schema import DIGESTS, EXAMPLES, PICKS, REJECTS, check, split_key
 from raylabel.store.artifact import (
     Artifact,
     Built,
@@ -79,38 +80,45 @@ class Materialize:
             raise InputError(f"materialize.lanes is {self.lanes}: give at least 1")
 
 
+@dataclass(frozen=True, kw_only=True)
+class WritingTask:
+    """How samples of a corpus are read and written."""
+
+    shards: Shards
+    corpus: Corpus
+    config: Materialize
+    max_jpeg_pixels: int = MAX_JPEG_PIXELS
+    """See `View`."""
+    digests: bool = False
+    """Also write the DIGESTS of the samples (digests.py)."""
+
+
 def materialize(
-    root: Root,
-    name: str,
-    picks: Artifact,
-    shards: Artifact,
-    corpus: Corpus,
-    config: Materialize,
-    reject_limit: float,
-    retry_rejects: bool = False,
-    max_jpeg_pixels: int = MAX_JPEG_PIXELS,
+    root: Root, name: str, picks: Artifact, task: WritingTask, reject_limit: float, retry_rejects: bool = False
 ) -> Artifact:
     """EXAMPLES of the picks: the bytes of each sample once, with all its labels in ascending order.
 
     One pass over the corpus: shards and parquet row groups without a pick are not read. Each sample is decoded once
     here, so that training never reads one that cannot be decoded; REJECTS lists those that are left out. InputError if
     they are more than `reject_limit` of the picks, or if a shard with picks changed since it was indexed. If some were
-    rejected, `retry_rejects` writes everything again, because they may be readable now. `max_jpeg_pixels`: see `View`.
+    rejected, `retry_rejects` writes everything again, because they may be readable now.
 
     Memory: one task holds the picks, about 60 bytes each, while it sorts them; a task that writes a file holds the
     bytes of its 4,096 samples (512 for videos) twice; the driver holds 64 numbers for each file.
     """
 
+    shards = task.shards.artifact
+
     def build(draft: Draft, before: Artifact | None) -> Built:
-        plan, size = draft.scratch("plan"), file_samples(corpus)
+        plan, size = draft.scratch("plan"), file_samples(task.corpus)
         samples = ray.get(_write_plan.remote(plan, picks, size))
         done = committed_parts(draft.uri, retry_rejects)
         done_samples = sum(record["samples"] for record in done.values())
         todo = [p for p in range(-(-samples // size)) if p not in done]
-        inputs: list[Any] = [ray.put(x) for x in (Shards(shards), corpus, config, max_jpeg_pixels)]
-        running = [_write_part.remote(draft.uri, plan, part, *inputs) for part in todo]
+        shared: Any = ray.put(task)
+        running = [_write_part.remote(draft.uri, plan, part, shared) for part in todo]
         passed, rejected = done_samples, _rejected(done.values())
-        with Progress(f"materialize {name}", samples, f"{corpus.kind}s", done=done_samples) as progress:
+        with Progress(f"materialize {name}", samples, f"{task.corpus.kind}s", done=done_samples) as progress:
             while running:
                 ready, running = ray.wait(running)
                 record = ray.get(ready[0])
@@ -126,9 +134,9 @@ def materialize(
             raise NothingGainedError
         return Built(built.files, {**built.info, "images": samples - done_samples})
 
-    identity = {"picks": picks.digest, "shards": shards.info["content"], "materialize": identity_of(config)}
-    if max_jpeg_pixels != MAX_JPEG_PIXELS:
-        identity["max_jpeg_pixels"] = max_jpeg_pixels
+    identity = {"picks": picks.digest, "shards": shards.info["content"], "materialize": identity_of(task.config)}
+    if task.max_jpeg_pixels != MAX_JPEG_PIXELS:
+        identity["max_jpeg_pixels"] = task.max_jpeg_pixels
     return make(root, f"examples-{name}", identity, build, retry_rejects)
 
 
@@ -175,37 +183,27 @@ def _write_plan(folder: str, picks: Artifact, size: int) -> int:
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def _write_part(
-    folder: str, plan: str, part: int, shards: Shards, corpus: Corpus, config: Materialize, max_jpeg_pixels: int
-) -> dict[str, Any]:
+def _write_part(folder: str, plan: str, part: int, task: WritingTask) -> dict[str, Any]:
     fs, path = filesystem(plan)
     with reading(plan), pq.ParquetFile(f"{path}/plan.parquet", filesystem=fs) as file:
         labels = dict(zip(*file.read_row_group(part).to_pydict().values(), strict=True))
-    return write_part(folder, part, labels, shards, corpus, config, max_jpeg_pixels)
+    return write_part(folder, part, labels, task)
 
 
-def write_part(
-    folder: str,
-    part: int,
-    labels: dict[int, list[int]],
-    shards: Shards,
-    corpus: Corpus,
-    config: Materialize,
-    max_jpeg_pixels: int,
-) -> dict[str, Any]:
+def write_part(folder: str, part: int, labels: dict[int, list[int]], task: WritingTask) -> dict[str, Any]:
     """Reads the samples of a part and writes them lane by lane. Writing the record, which is returned, commits it.
 
     `labels`: key → labels, in ascending order of the keys.
     """
     kept: list[tuple[int, bytes, list[int]]] = []
     rejects: list[tuple[int, str, str, str, str]] = []
-    parser = Parser.of(
-        encode_parser, short_side=config.short_side, quality=config.quality, max_jpeg_pixels=max_jpeg_pixels
-    )
+    known: list[tuple[int, bytes]] = []
+    corpus, short, quality = task.corpus, task.config.short_side, task.config.quality
+    parser = Parser.of(encode_parser, short_side=short, quality=quality, max_jpeg_pixels=task.max_jpeg_pixels)
     if corpus.kind == "video":
-        parser = Parser.of(cut_parser, CLIP_CPU_SECONDS, short_side=config.short_side, quality=CRF)
+        parser = Parser.of(cut_parser, CLIP_CPU_SECONDS, short_side=short, quality=CRF)
     sandbox = shared_sandbox(parser)
-    samples = _read(corpus, shards, list(labels))
+    samples = read_sorted(corpus, task.shards, list(labels))
     while some := list(itertools.islice(samples, TOGETHER)):
         heartbeat()
         read = [sample for sample in some if sample.media is not None]
@@ -215,14 +213,18 @@ def write_part(
                 rejects.append((sample.key, sample.uri, "decode", found.reason, found.detail))
             else:  # no bytes are returned if the corpus's own are kept
                 kept.append((sample.key, found or sample.media or b"", labels[sample.key]))
+                if task.digests:
+                    known.append((sample.key, sample_digest(media_digest(sample.media or b""), sample.segment)))
         rejects += [(one.key, one.uri, "read", one.error or "missing", "") for one in some if one.media is None]
-    lanes = _deal(kept, config.lanes)
+    lanes = _deal(kept, task.config.lanes)
     kept.clear()
     items = [sum(len(row[2]) for row in lane) for lane in lanes]
     groups = [_table(lanes.pop(0), EXAMPLES) for _ in items]  # popped, so that no bytes are in memory three times
     files = []
     if groups:
         files.append(write_table(folder, f"examples-{part:06d}.parquet", *groups))
+    if known:
+        files.append(write_table(folder, f"digests-{part:06d}.parquet", _table(known, DIGESTS)))
     if rejects:
         files.append(write_table(folder, f"rejects-{part:06d}.parquet", _table(rejects, REJECTS)))
     reasons = collections.Counter(row[3] for row in rejects)
@@ -243,7 +245,7 @@ def _table(rows: list[tuple], schema: pa.Schema) -> pa.Table:
     return check(pa.Table.from_arrays(columns, schema=schema), schema, "examples")
 
 
-def _read(corpus: Corpus, shards: Shards, keys: list[int]) -> Iterator[Sample]:
+def read_sorted(corpus: Corpus, shards: Shards, keys: list[int]) -> Iterator[Sample]:
     """The samples of these sorted keys."""
     for number, group in itertools.groupby(keys, key=lambda key: split_key(key)[0]):
         yield from read_rows(corpus, shards.row(number), [split_key(key)[1] for key in group])

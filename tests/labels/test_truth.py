@@ -46,7 +46,7 @@ def test_class_indices_without_names_are_used_as_names_in_numeric_order(ray_loca
     "labels, classes, given, message",
     [
         ([1, 1, 1], None, None, "all samples are of one class, '1'"),
-        ([0, 1, 1], None, ("0", "1", "2"), "1 of 3 classes have no sample.*'2'"),  # fewer classes in the test set
+        ([0, 1, 3], None, ("0", "1", "2"), "label '3' .* is unknown"),  # a class that was never learned
         ([0, 1, 7], None, ("0", "1"), "'7'"),
         ([0, 0, 1], ["a", "b", "c"], None, "1 of 3 classes have no sample.*'c'"),
     ],
@@ -54,6 +54,11 @@ def test_class_indices_without_names_are_used_as_names_in_numeric_order(ray_loca
 def test_labels_that_cannot_be_used_are_an_error(ray_local, tmp_path, labels, classes, given, message):
     with pytest.raises(InputError, match=message):
         labeled(tmp_path, labels, classes, given)
+
+
+def test_a_test_set_may_lack_classes_of_the_labeled_set(ray_local, tmp_path):
+    made = labeled(tmp_path, [0, 1, 1], None, ("0", "2", "1"))
+    assert made.info["per_class"] == [1, 0, 2] and made.info["classes"] == ["0", "2", "1"]
 
 
 def test_a_set_without_labels_is_an_error(ray_local, tmp_path):

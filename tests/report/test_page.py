@@ -59,12 +59,14 @@ def make(names: list[str], text: str = "plain", video: bool = False) -> Summary:
             PassedOver(corpus="test", extension="no extension", count=1, examples=["a/README"]),
         ] if video else [],
         metrics=metrics,
+        test_per_class=[9] * (len(names) - 1) + [0],
         picks=Picks(
             total=sum(per_class), samples=max(per_class), k=50, p=3, rank="log_odds", per_class=per_class,
             min=min(per_class), median=float(np.median(per_class)), max=max(per_class),
         ),
         leaks=Leaks(
-            known=4900, videos=3, labeled=12, unlabeled=4567, copies=8, test=21, n=5000, examples=[text, "v_g02"]
+            known=4900, videos=3, labeled=12, unlabeled=4567, labeled_copies=5, copies=8, test=21, n=5000,
+            examples=[text, "v_g02"],
         ) if video else None,
         warnings=(text, "two"),
         stages=[

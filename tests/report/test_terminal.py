@@ -32,6 +32,7 @@ def small(name: str = "cat") -> Summary:
         counts=Counts(samples=1200, scored=1150, rejected=30, duplicates=20, labeled=50, labeled_rejected=2),
         rejects=[Reject(reason="truncated", count=28), Reject(reason=name, count=2)],
         metrics=[TOP1, GAIN, PRECISION],
+        test_per_class=[50, 46],
         picks=Picks(total=30, samples=29, k=20, p=2, rank="log_odds", per_class=[10, 20], min=10, median=15.0, max=20),
         stages=[Stage(name="label", seconds=2.0, images=1200, images_per_second=600.0), Stage(name=name, seconds=1.0)],
         hardware=name,
@@ -78,6 +79,8 @@ def test_contradictory_numbers_are_an_error() -> None:
         dataclasses.replace(summary, rejects=summary.rejects[1:])
     with pytest.raises(ValueError, match="picks of 2 classes, but there are 3"):
         dataclasses.replace(summary, classes=["a", "b", "c"])
+    with pytest.raises(ValueError, match="test samples of 3 classes, but there are 2"):
+        dataclasses.replace(summary, test_per_class=[1, 0, 1])
     with pytest.raises(ValueError, match="sum to 30, but there are 31 picks"):
         dataclasses.replace(summary, picks=dataclasses.replace(summary.picks, total=31))
     with pytest.raises(ValueError, match=r"two metrics have the key \('teacher', 0, 'test', 'test', 'top1'\)"):
@@ -132,7 +135,7 @@ def test_table_of_videos_fits_80_columns_with_all_numbers() -> None:
     assert "teacher 100.0% 91.2" in text and "student 100.0% 91.2" in text and "(fine-tuned)" in text
 
 
-NO_LEAK = Leaks(known=0, videos=0, labeled=0, unlabeled=0, copies=0, test=0, n=96, examples=[])
+NO_LEAK = Leaks(known=0, videos=0, labeled=0, unlabeled=0, labeled_copies=0, copies=0, test=0, n=96, examples=[])
 
 
 @pytest.mark.parametrize(
@@ -157,6 +160,14 @@ NO_LEAK = Leaks(known=0, videos=0, labeled=0, unlabeled=0, copies=0, test=0, n=9
         (
             dataclasses.replace(NO_LEAK, copies=6, test=7),
             "leaks: 7 of 96 test samples leak: 6 samples of the corpus are byte-identical to test samples",
+        ),
+        (
+            dataclasses.replace(NO_LEAK, labeled_copies=2, copies=6, test=7),
+            "leaks: 7 of 96 test samples leak: 2 labeled samples and 6 samples of the corpus are byte-identical",
+        ),
+        (
+            dataclasses.replace(NO_LEAK, labeled_copies=2, test=1),
+            "leaks: 1 of 96 test samples leak: 2 labeled samples are byte-identical to test samples",
         ),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raylabel.errors import InputError
-from raylabel.schema import SCORES
+from raylabel.schema import DIGESTS, SCORES
 from raylabel.selection import leaks as module
 from raylabel.selection import shuffle
 from raylabel.selection.leaks import Leaks, find_leaks
@@ -43,6 +43,10 @@ def scores_of(root: Root, name: str, rows: list[tuple[int, bytes, int]], files: 
     return root.make("scores", {"name": name}, build)
 
 
+def digests_of(rows: list[tuple[int, bytes]]) -> pa.Table:
+    return pa.Table.from_pylist([{"key": key, "digest": digest} for key, digest in rows], DIGESTS)
+
+
 name = st.sampled_from([None, "a", "b", "c", "v_g01"])
 
 
@@ -58,6 +62,7 @@ def test_the_labeled_set_is_compared_by_name(labeled, test):
         videos=len(both),
         labeled=sum(x in both for x in labeled),
         unlabeled=0,
+        labeled_copies=0,
         copies=0,
         test=sum(x in both for x in test),
         n=len(test),
@@ -104,7 +109,9 @@ def test_the_corpus_is_compared_by_group_and_by_bytes(ray_local, tmp_path, monke
         test[i] in leaking_names if test[i] else i not in unread and row[2] in leaking_hashes
         for i, row in enumerate(tests)
     ]
-    copy = [i not in unread and row[1] in bytes_of for i, row in enumerate(tests)]
+    labeled_digests = [tests[i][1] if rng.random() < 0.1 else bytes([1] * 15 + [i]) for i in range(60)]
+    copy = [i not in unread and row[1] in bytes_of | set(labeled_digests) for i, row in enumerate(tests)]
+    digests = digests_of(list(enumerate(labeled_digests)))
     theirs = {row[2] for row in read} - {0}
     first: dict[object, str] = {}
     for i, row in enumerate(tests):
@@ -116,23 +123,30 @@ def test_the_corpus_is_compared_by_group_and_by_bytes(ray_local, tmp_path, monke
         videos=len(leaking_names) + len(leaking_hashes),
         labeled=sum(x in by_name for x in labeled),
         unlabeled=sum(row[2] in theirs for row in corpus),
+        labeled_copies=sum(digest in {row[1] for row in read} for digest in labeled_digests),
         copies=sum(row[1] in {row[1] for row in read} for row in corpus),
         test=sum(v or c for v, c in zip(video, copy, strict=True)),
         n=80,
         examples=list(first.values())[:5],
     )
-    assert wanted.labeled and wanted.unlabeled and wanted.copies and len(first) == wanted.videos > 5
+    assert (
+        wanted.labeled
+        and wanted.unlabeled
+        and wanted.copies
+        and wanted.labeled_copies
+        and len(first) == wanted.videos > 5
+    )
     tables = groups_of(labeled), groups_of(test, [row[0] for row in tests])
     for number, (rows, files, batch) in enumerate([(1 << 25, 1, 65_536), (500, 9, 64), (1, 30, 7)]):
         monkeypatch.setattr(module, "TASK_ROWS", rows)
         monkeypatch.setattr(module, "BATCH_ROWS", batch)
         scores = scores_of(root, f"corpus {number}", corpus, files)
         tested = scores_of(root, f"test {number}", read, min(files, 3))
-        assert find_leaks(root, "report", *tables, scores, tested) == wanted
+        assert find_leaks(root, "report", *tables, tested, digests, scores) == wanted
         with mock.patch.object(shuffle, "_remote", side_effect=AssertionError("ran again")):
-            assert find_leaks(root, "report", *tables, scores, tested) == wanted
+            assert find_leaks(root, "report", *tables, tested, digests, scores) == wanted
         with pytest.raises(InputError, match=f"^{wanted.test} of 80 test samples leak: {wanted.videos} source "):
-            find_leaks(root, "error", *tables, scores, tested)
+            find_leaks(root, "error", *tables, tested, digests, scores)
 
 
 def test_images_are_compared_only_byte_for_byte(ray_local, tmp_path):
@@ -140,12 +154,28 @@ def test_images_are_compared_only_byte_for_byte(ray_local, tmp_path):
     corpus = [(i, bytes([i % 50]) * 16, 0) for i in range(100)]  # each digest twice
     tested = scores_of(root, "test", [(3, b"\x07" * 16, 0), (5, b"\xf0" * 16, 0), (1 << 32, b"\x07" * 16, 0)])
     names = groups_of([None] * 3, [3, 5, 1 << 32])
-    leaks = find_leaks(root, "report", groups_of([None] * 4), names, scores_of(root, "corpus", corpus), tested)
-    assert leaks == Leaks(known=0, videos=0, labeled=0, unlabeled=0, copies=2, test=2, n=3, examples=[])
+    leaks = find_leaks(root, "report", groups_of([None] * 4), names, tested, None, scores_of(root, "corpus", corpus))
+    assert leaks == Leaks(
+        known=0, videos=0, labeled=0, unlabeled=0, labeled_copies=0, copies=2, test=2, n=3, examples=[]
+    )
     with pytest.raises(
         InputError,
         match="^2 of 3 test samples leak: 2 samples of the corpus are byte-identical to test .*: remove",
     ):
-        find_leaks(root, "error", groups_of([None] * 4), names, scores_of(root, "corpus", corpus), tested)
+        find_leaks(root, "error", groups_of([None] * 4), names, tested, None, scores_of(root, "corpus", corpus))
     clean = scores_of(root, "clean", [(1, b"c" * 16, 0)])
-    assert find_leaks(root, "error", groups_of([]), names, clean, tested).sentence == ""
+    assert find_leaks(root, "error", groups_of([]), names, tested, None, clean).sentence == ""
+
+
+def test_labeled_pictures_are_compared_with_the_test_set_before_the_corpus_is_labeled(tmp_path):
+    root = Root.open(str(tmp_path))
+    tested = scores_of(root, "test", [(i, bytes([i]) * 16, 0) for i in range(100)])
+    names = groups_of([None] * 60), groups_of([None] * 100)
+    # 40 planted samples, of which two are copies of one test sample; one test sample could not be read.
+    planted = [0, 0, *range(1, 39)]
+    digests = digests_of([(i, bytes([n]) * 16) for i, n in enumerate(planted)] + [(50, bytes([200]) * 16)])
+    leaks = find_leaks(root, "report", *names, tested, digests)
+    assert (leaks.labeled_copies, leaks.copies, leaks.test, leaks.n) == (40, 0, 39, 100)
+    with pytest.raises(InputError, match="^39 of 100 test samples leak: 40 labeled samples are byte-identical to test"):
+        find_leaks(root, "error", *names, tested, digests)
+    assert find_leaks(root, "error", *names, tested, digests[-1:]).test == 0
