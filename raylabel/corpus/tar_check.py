@@ -80,7 +80,7 @@ class _Names:
 
     def add(self, sample: TarSample) -> None:
         if sample.media is None:
-            for name in {sample.name, *(last_dot(member.name) for member in sample.members.values())}:
+            for name in dict.fromkeys([sample.name, *(last_dot(member.name) for member in sample.members.values())]):
                 self._others.add(name, sample.offset)
             return
         self._media.add(sample.name, sample.offset)
