@@ -160,8 +160,8 @@ class _Folder:
             listing=None,
         )
 
-    def pass_over(self, path: str, kind: str = "") -> None:
-        self.passed.add(self.shown + path, kind)
+    def pass_over(self, path: str, extension: str = "") -> None:
+        self.passed.add(self.shown + path, extension)
 
 
 def walk(

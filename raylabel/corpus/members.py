@@ -50,6 +50,22 @@ def first_dot(name: str) -> str:
     return folder + slash + base.partition(".")[0]
 
 
+def last_dot(name: str) -> str:
+    """The name up to the last dot of its basename."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.rpartition(".")[0] if "." in base else name
+
+
+def apart(
+    uri: str, one: Member, other: Member, what: str = "belong to one sample, and do not follow each other"
+) -> InputError:
+    """The error for two members of one sample that are not in one run."""
+    return InputError(
+        f"the members '{one.name}' and '{other.name}' of '{uri}' {what}: write the tar again with the members of each "
+        "sample one after the other, under one name (tar --sort=name)"
+    )
+
+
 class Names:
     """How the names in the tar `uri` of a corpus are divided."""
 
@@ -68,7 +84,7 @@ class Names:
         if self._suffix:
             named = base[-len(self._suffix) :].lower() == self._suffix and len(base) > len(self._suffix)
             return name[: -len(self._suffix)] if named else None
-        return _last_dot(name) if is_media(base, self._corpus.kind, self._more) else None
+        return last_dot(name) if is_media(base, self._corpus.kind, self._more) else None
 
     def samples(self, members: Iterable[Found]) -> Iterator[TarSample]:
         """The samples of consecutive members, each of which `is_member`. InputError naming two members if they can be
@@ -108,13 +124,13 @@ class Names:
             yield from self._unnumbered(name, held, numbered)
 
     def _unnumbered(self, name: str, held: list[Found], numbered: Found) -> Iterator[TarSample]:
-        """The samples of members of a run that are not within the name of a numbered picture: other samples of the
-        form name.x. An error if one is of the form name.jpg: it may belong to all of the numbered pictures."""
-        for stem, some in groupby(held, key=lambda found: _last_dot(found[1].name)):
-            together = list(some)
-            if stem == name:
-                raise self._ambiguous(numbered, together[0])
-            yield from self._resolve(stem, together)
+        """The samples of members of a run that are not within the name of a numbered picture. An error if one is of the
+        form name.json: it may belong to all of the numbered pictures."""
+        for _, member in held:
+            if last_dot(member.name) == name:
+                raise self.ambiguous(numbered[1], member)
+        if held:
+            yield from self._resolve(name, held)
 
     def _resolve(self, name: str, held: list[Found]) -> Iterator[TarSample]:
         """The samples of all members that are within that name: one, or one for each picture."""
@@ -123,7 +139,7 @@ class Names:
         media = [(stem, found) for found in held if (stem := self.stem(found[1].name)) is not None]
         exact = [found for stem, found in media if stem == name]
         if len(exact) > 1:
-            raise self._ambiguous(*exact[:2])
+            raise self.ambiguous(exact[0][1], exact[1][1])
         roots: list[str] = []
         for stem in sorted({stem for stem, _ in media}, key=len):
             if not any(_within(stem, root) for root in roots):
@@ -137,10 +153,16 @@ class Names:
             yield TarSample(name, held[0][0], members, exact[0][1] if exact else None)
             return
         if None in owners:
-            raise self._ambiguous(media[0][1], held[owners.index(None)])
+            raise self.ambiguous(media[0][1][1], held[owners.index(None)][1])
+        done: set[str] = set()
         for root, some in groupby(zip(owners, held, strict=True), key=lambda pair: pair[0]):
+            together = [found for _, found in some]
             assert root is not None
-            yield from self._resolve(root, [found for _, found in some])
+            if root in done:
+                first = next(member for owner, (_, member) in zip(owners, held, strict=True) if owner == root)
+                raise apart(self._uri, first, together[0][1])
+            done.add(root)
+            yield from self._resolve(root, together)
 
     def _number(self, name: str) -> str:
         """A picture's name up to its last number: a.01 for a.01.jpg and a.01.left.jpg; empty if there is none."""
@@ -152,8 +174,9 @@ class Names:
         last = next((i for i in range(len(parts) - 1, 0, -1) if parts[i].isdecimal()), 0)
         return folder + slash + ".".join(parts[: last + 1]) if last else ""
 
-    def _ambiguous(self, one: Found, other: Found) -> InputError:
-        names = sorted(member.name for _, member in (one, other))
+    def ambiguous(self, one: Member, other: Member) -> InputError:
+        """The error for two members whose names can be read in two ways."""
+        names = sorted((one.name, other.name))
         media = [name.rpartition("/")[2].partition(".")[2] for name in names if self.stem(name) is not None]
         extensions = "' or '".join(media)
         return InputError(
@@ -184,12 +207,6 @@ class _Run:
         if len(self._names) > MEMBERS:
             del self._names[next(iter(self._names))]
         return self._number, prefix
-
-
-def _last_dot(name: str) -> str:
-    """The name up to the last dot of its basename."""
-    folder, slash, base = name.rpartition("/")
-    return folder + slash + base.rpartition(".")[0] if "." in base else name
 
 
 def _within(name: str, stem: str) -> bool:

@@ -37,9 +37,9 @@ class PassedOver:
     def count(self) -> int:
         return sum(kind.count for kind in self._kinds.values())
 
-    def add(self, path: str, kind: str = "") -> None:
-        """Counts the file. `kind`: HIDDEN or SPECIAL; without it the extension is counted."""
-        self._add(kind or extension_of(path), 1, [path])
+    def add(self, path: str, extension: str = "") -> None:
+        """Counts the file. `extension`: as in Kind, if it is not that of the path."""
+        self._add(extension or extension_of(path), 1, [path])
 
     def merge(self, kinds: Iterable[dict[str, Any]]) -> None:
         """Adds what another one counted, as its `table` returned it."""

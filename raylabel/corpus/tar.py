@@ -19,7 +19,7 @@ import pyarrow.fs as pafs
 
 from raylabel.corpus.config import Corpus, locate
 from raylabel.corpus.members import Found, Member, Names, TarSample
-from raylabel.corpus.passed_over import HIDDEN, SPECIAL, PassedOver
+from raylabel.corpus.passed_over import HIDDEN, SPECIAL, PassedOver, extension_of
 from raylabel.errors import InputError
 from raylabel.text import one_line
 
@@ -68,8 +68,8 @@ class TarReader(io.BufferedReader):
                 if regular and names.is_member(name):
                     yield at, entry.member
                 elif passed is not None and not entry.folder:
-                    hidden = name.rpartition("/")[2].startswith(".")
-                    passed.add(f"{self.uri}#{name}", SPECIAL if not regular else HIDDEN if hidden else "")
+                    what = HIDDEN if name.rpartition("/")[2].startswith(".") else extension_of(name)
+                    passed.add(f"{self.uri}#{name}", what if regular else SPECIAL)
                 at = entry.end
         except (tarfile.TarError, ValueError) as error:
             raise self._broken(at, one_line(error)) from error

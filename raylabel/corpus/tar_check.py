@@ -1,15 +1,15 @@
 """Measures a tar and checks that its samples are complete: the members of a sample follow each other."""
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from raylabel.corpus.config import Corpus, is_media
-from raylabel.corpus.members import TarSample, first_dot
-from raylabel.corpus.passed_over import PassedOver
+from raylabel.corpus.members import Names, TarSample, apart, first_dot, last_dot
+from raylabel.corpus.passed_over import PassedOver, extension_of
 from raylabel.corpus.tar import TarReader
 from raylabel.errors import InputError
 from raylabel.text import listed
@@ -48,7 +48,7 @@ def measure_tar(corpus: Corpus, uri: str) -> TarMeasure:
                 found.example = found.example or f"'{uri}#{sample.name}' has {listed(list(sample.members))}"
             for extension, member in sample.members.items():
                 if member is not sample.media and is_media(member.name.rpartition("/")[2], corpus.kind, more):
-                    passed.add(f"{uri}#{member.name}")
+                    passed.add(f"{uri}#{member.name}", extension_of(member.name))
                     names.add_field(extension, member.name)
         names.check(corpus, tar)
     found.passed = passed.table()
@@ -73,19 +73,21 @@ class _Names:
 
     def __init__(self) -> None:
         self._media, self._others = _Hashes(), _Hashes()
+        self._dotted = _Hashes()  # names up to the first dot of samples whose names have more
         self._alone = True
         self._fields: dict[str, str] = {}  # extension with dots → a medium that has it and is not that of its sample
         self._samples: dict[str, str] = {}  # such an extension → a medium that has it and is that of its sample
 
     def add(self, sample: TarSample) -> None:
         if sample.media is None:
-            self._others.add(sample.name, sample.offset)
+            for name in dict.fromkeys([sample.name, *(last_dot(member.name) for member in sample.members.values())]):
+                self._others.add(name, sample.offset)
             return
         self._media.add(sample.name, sample.offset)
         self._alone = self._alone and len(sample.members) == 1
         if (name := first_dot(sample.name)) != sample.name:
-            if name != self._media.last:
-                self._media.add(name, sample.offset)  # of members without media, only this part is the name
+            if name != self._dotted.last:
+                self._dotted.add(name, sample.offset)
             self._note(self._samples, sample.media.name[len(name) + 1 :], sample.media.name)
 
     def add_field(self, extension: str, name: str) -> None:
@@ -97,14 +99,22 @@ class _Names:
             extensions.setdefault(extension.lower(), name)
 
     def check(self, corpus: Corpus, tar: TarReader) -> None:
-        for other, one in self._others.common(self._media, "names"):
-            media, lost = (next(tar.samples(corpus, at)) for at in (one, other))
-            if lost.name in (media.name, first_dot(media.name)):
-                raise _apart(tar, media, lost, "belong to one sample, and do not follow each other")
-        for other, one in self._others.common(self._media, "bases") if self._alone else ():
-            media, lost = (next(tar.samples(corpus, at)) for at in (one, other))
+        def found(here: _Hashes, there: _Hashes, which: str = "names") -> Iterator[tuple[TarSample, TarSample]]:
+            for one, other in here.common(there, which):
+                yield next(tar.samples(corpus, one)), next(tar.samples(corpus, other))
+
+        for lost, media in found(self._others, self._media):
+            for member in lost.members.values():
+                if media.name in (lost.name, last_dot(member.name)):
+                    raise apart(tar.uri, media.media or member, member)
+        for one, other in found(self._media, self._dotted):
+            if one.name == first_dot(other.name) and one.media and other.media:
+                raise Names(corpus, tar.uri).ambiguous(one.media, other.media)
+        for lost, media in found(self._others, self._media, "bases") if self._alone else ():
             if lost.name.rpartition("/")[2] == media.name.rpartition("/")[2]:
-                raise _apart(tar, media, lost, "have the name of one sample, but are in two folders")
+                member = next(iter(lost.members.values()))
+                what = "have the name of one sample, but are in two folders"
+                raise apart(tar.uri, media.media or member, member, what)
         if both := self._fields.keys() & self._samples.keys():
             extension = min(both)
             one, other = self._fields[extension], self._samples[extension]
@@ -113,15 +123,6 @@ class _Names:
                 f"none beside it: set corpus.media to '{extension}' if it is the {corpus.kind} of the samples, or else "
                 "leave such members out"
             )
-
-
-def _apart(tar: TarReader, media: TarSample, lost: TarSample, what: str) -> InputError:
-    first = media.media or next(iter(media.members.values()))
-    second = next(iter(lost.members.values()))
-    return InputError(
-        f"the members '{first.name}' and '{second.name}' of '{tar.uri}' {what}: write the tar again with the members "
-        "of each sample one after the other, under one name (tar --sort=name)"
-    )
 
 
 class _Hashes:

@@ -1,11 +1,9 @@
 """A corpus gives the same rows in every form, each once and in order, and reports the rows that it cannot read."""
 
-import itertools
 import os
 import random
 import shutil
 import tarfile
-import tempfile
 import time
 from pathlib import Path
 
@@ -278,7 +276,7 @@ def test_hostile_and_unusual_tar_members_are_skipped_and_nothing_is_written(
         add(tar, "README", b"no dot")
         add(tar, "e/a.jpg", b"")
         add(tar, "e/b.cls", b"8")
-        add(tar, "e/c.txt.jpg", b"not an extension")
+        add(tar, "e/c.txt.jpg", b"the only picture of e/c")
     monkeypatch.chdir(tmp_path / "cwd")
     corpus = Corpus(uri=("../x.tar",))
     shards = indexed(corpus)
@@ -287,12 +285,12 @@ def test_hostile_and_unusual_tar_members_are_skipped_and_nothing_is_written(
         ("d/a.jpg", b"A", "7", None),
         ("e/a.jpg", None, None, "empty"),
         ("e/b", None, "8", "missing"),
-        ("e/c", None, None, "missing"),
+        ("e/c.txt.jpg", b"the only picture of e/c", None, None),
     ]
     assert values(shards, "uri") == [str(tmp_path / "x.tar")]
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["cwd", "x.tar"]
     named = Corpus(uri=("../x.tar",), media="txt.jpg", label="jpg")
-    assert [s.media for s in read_all(named, shards)] == [None, None, None, b"not an extension"]
+    assert [s.media for s in read_all(named, shards)] == [None, None, None, b"the only picture of e/c"]
     with pytest.raises(InputError, match=r"x.tar#e/a' has none"):
         read_labels(corpus, shards)
 
@@ -343,33 +341,6 @@ def test_a_sparse_member_that_claims_a_terabyte_is_skipped(tmp_path: Path, index
     (tmp_path / "x.tar").write_bytes(bytes(sparse) + GOOD)
     corpus = Corpus(uri=(str(tmp_path),))
     assert [s.media for s in read_all(corpus, indexed(corpus))] == [b"x" * 600, b"y" * 600]
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["jpg", "cls", "json", "seg.png"])), max_size=30))
-def test_tar_samples_are_runs_of_one_name(indexed: Indexed, members: list[tuple[str, str]]) -> None:
-    runs = [(key, [e for _, e in run]) for key, run in itertools.groupby(members, key=lambda m: m[0])]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "x.tar"
-        data = [(f"d/{stem}.{e}", f"{i} {stem}.{e}".encode()) for i, (stem, e) in enumerate(members)]
-        path.write_bytes(tar_bytes(*data))
-        corpus = Corpus(uri=(str(path),))
-        if not runs:
-            with pytest.raises(InputError, match="is empty"):
-                indexed(corpus)
-            return
-        shards = indexed(corpus)
-        expected, at = [], 0
-        for stem, extensions in runs:
-            here = {}
-            for i, e in enumerate(extensions, at):
-                here.setdefault(e, f"{i} {stem}.{e}".encode())
-            at += len(extensions)
-            expected.append((here.get("jpg"), here["cls"].decode() if "cls" in here else None))
-        assert [(s.media, s.label) for s in read_all(corpus, shards, 2)] == expected
-        shard = shards.row(0)
-        backwards = [list(read_unit(corpus, shard, unit)) for unit in reversed(list(Units(shards.rows, 2)))]
-        assert [s.media for samples in reversed(backwards) for s in samples] == [media for media, _ in expected]
 
 
 def test_loose_files_that_cannot_be_read_are_samples_with_an_error(tmp_path: Path, indexed: Indexed) -> None:
