@@ -151,6 +151,8 @@ def test_of_several_videos_the_one_that_players_show_is_read(form: str):
         assert is_of(muxed(form, [(*track, track is small) for track in tracks]), FILM)
     for frames in (FILM, FILM[::-1]):  # equal in everything: the first
         assert is_of(muxed(form, [(frames, "libx264", True), (OTHER[:, :48, :64], "libx264", True)]), frames)
+    still = (OTHER[:1], "libx264", True)
+    assert is_of(muxed(form, [still, (FILM, "libx264", False)]), FILM)
     pictures = (np.repeat(COVER, 10, 0), "mjpeg", True)  # a film in a codec for pictures
     assert is_of(muxed(form, [pictures, (FILM, "libx264", False)]), pictures[0])
 
