@@ -271,3 +271,8 @@ def test_files_like_the_cases_say_what_is_off():
     Image.fromarray(SMOOTH).save(out, "PNG", pnginfo=info)
     broken = out.getvalue().replace(b"text", b"tesT", 1)
     assert "bad header checksum in b'iTXt'" in str(pytest.raises(Reject, decode_pixels, broken).value)
+
+
+def test_the_decoders_are_told_to_use_one_thread():
+    assert AvifImagePlugin.DEFAULT_MAX_THREADS == 1
+    assert heif.pillow_heif is None or heif.pillow_heif.options.DECODE_THREADS == 1

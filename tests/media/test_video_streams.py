@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 import videos
+from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 from PIL import Image
@@ -94,6 +95,7 @@ def attached(form: str, film: bool) -> bytes:
     out = io.BytesIO()
     source = muxed("matroska", [(FILM, "libx264", None)] * film, sound=True)
     with av.open(io.BytesIO(source)) as whole, av.open(out, "w", format=form) as container:
+        assert isinstance(whole, InputContainer)
         streams = {s.index: container.add_stream_from_template(s) for s in whole.streams}  # pyright: ignore
         container.add_attachment("cover.jpg", "image/jpeg", jpeg())  # pyright: ignore[reportAttributeAccessIssue]
         for packet in whole.demux():
