@@ -104,6 +104,36 @@ def test_mutants_give_pixels_or_rejects_deterministically(
     assert reasons["evaluation"]["decoded"] > count / 20 and reasons["evaluation"]["corrupt"] > count / 20
 
 
+@pytest.mark.parametrize("count", [150, pytest.param(2_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("format", ["AVIF", "HEIF"])
+def test_mutants_of_avif_and_heic_give_pixels_or_rejects_deterministically(format: str, count: int):
+    if format == "HEIF":
+        pytest.importorskip("pillow_heif", reason="pillow-heif is not installed: raylabel[heic]")
+    sound = hostile_media.modern_seeds(format)
+    media = [data for _, data in hostile_media.mutants(count, 0, sound)]
+    with Sandbox(PARSERS["evaluation"], CHILDREN) as sandbox:
+        assert [reason_of(verdict) for verdict in verdicts(sandbox, list(sound.values()))] == ["decoded"] * len(sound)
+        children = pids(sandbox)
+        found = verdicts(sandbox, media)
+        assert pids(sandbox) == children  # none was lost
+    some = range(0, count, 3)
+    with Sandbox(PARSERS["training"]) as sandbox:  # one by one, in reverse order
+        again = {i: verdicts(sandbox, [media[i]], i)[0] for i in reversed(some)}
+    for i in some:
+        assert reason_of(again[i]) == reason_of(found[i]) and (reason_of(found[i]) == "decoded" or again[i] == found[i])
+    reasons = Counter(map(reason_of, found))
+    print(f"{count:,} mutants: " + ", ".join(f"{reason} {n:,}" for reason, n in reasons.most_common()))
+    assert reasons.keys() <= {
+        "decoded",
+        "corrupt",
+        "truncated",
+        "unrecognized",
+        "format_not_allowed",
+        "too_many_pixels",
+    }
+    assert min(reasons["decoded"], reasons["corrupt"]) > count / 20
+
+
 def measured(sandbox: Sandbox, data: bytes) -> tuple[str, int, float]:
     """(verdict, peak memory of its child in bytes, CPU seconds); 0 and 0 if the child was killed."""
     verdicts(sandbox, [SOUND])  # starts a child

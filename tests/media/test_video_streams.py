@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 import videos
+from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 from PIL import Image
@@ -94,6 +95,7 @@ def attached(form: str, film: bool) -> bytes:
     out = io.BytesIO()
     source = muxed("matroska", [(FILM, "libx264", None)] * film, sound=True)
     with av.open(io.BytesIO(source)) as whole, av.open(out, "w", format=form) as container:
+        assert isinstance(whole, InputContainer)
         streams = {s.index: container.add_stream_from_template(s) for s in whole.streams}  # pyright: ignore
         container.add_attachment("cover.jpg", "image/jpeg", jpeg())  # pyright: ignore[reportAttributeAccessIssue]
         for packet in whole.demux():
@@ -151,6 +153,8 @@ def test_of_several_videos_the_one_that_players_show_is_read(form: str):
         assert is_of(muxed(form, [(*track, track is small) for track in tracks]), FILM)
     for frames in (FILM, FILM[::-1]):  # equal in everything: the first
         assert is_of(muxed(form, [(frames, "libx264", True), (OTHER[:, :48, :64], "libx264", True)]), frames)
+    still = (OTHER[:1], "libx264", True)
+    assert is_of(muxed(form, [still, (FILM, "libx264", False)]), FILM)
     pictures = (np.repeat(COVER, 10, 0), "mjpeg", True)  # a film in a codec for pictures
     assert is_of(muxed(form, [pictures, (FILM, "libx264", False)]), pictures[0])
 

@@ -79,6 +79,12 @@ def jpeg(width: int, height: int) -> bytes:
     return _changed(encode(Image.new("RGB", (8, 8)), "JPEG"), b"\xff\xc0", 5, struct.pack(">HH", height, width))
 
 
+def avif(width: int, height: int) -> bytes:
+    """An AVIF of 64 x 64 pixels whose container has other sides."""
+    small = encode(Image.new("RGB", (64, 64)), "AVIF")
+    return _changed(small, b"ispe", 8, struct.pack(">II", width, height))
+
+
 def mpo(claimed: int) -> bytes:
     """An MPO with two images whose header says that there are `claimed`."""
     two = encode(Image.new("L", (8, 8)), "MPO", save_all=True, append_images=[Image.new("L", (8, 8))])
@@ -106,7 +112,9 @@ BOMBS: Bombs = {  # name → (function that makes it, allowed results)
     "webp over the limit": (lambda: webp(8000), LARGE),
     "bmp over the limit": (lambda: bmp(8000, 24, 0), LARGE),
     "tiff over the limit": (lambda: tiff(8000, 8000, (273, 4, 1, 8), (279, 4, 1, 9)), LARGE),
-    "jpeg over the limit": (lambda: jpeg(8000, 8000), LARGE),
+    "jpeg over the limit": (lambda: jpeg(14_143, 14_143), LARGE),
+    "jpeg of a few pixels that claims 200,000,000": (lambda: jpeg(14_142, 14_142), EITHER),
+    "avif over the limit": (lambda: avif(16_384, 4096), LARGE),
     "png 60000 x 60000": (lambda: png(60_000, 60_000), LARGE),
     "png 2^31 x 1": (lambda: png(2**31 - 1, 1), LARGE),
     "png with more data than pixels": (lambda: png(4, 4, zeros(300 << 20)), EITHER),
@@ -153,6 +161,7 @@ LARGEST: Bombs = {
     "jpeg": (lambda: encode(Image.new("RGB", (SIDE, SIDE)), "JPEG"), OK),
     "jpeg, progressive": (lambda: encode(Image.new("RGB", (SIDE, SIDE)), "JPEG", progressive=True), OK),
     "jpeg of a few pixels": (lambda: jpeg(SIDE, SIDE), EITHER),
+    "avif with alpha": (lambda: encode(Image.new("RGBA", (SIDE, SIDE)), "AVIF", subsampling="4:4:4", speed=10), OK),
 }
 
 # Media that take longer than the time limit of a sample.

@@ -69,7 +69,8 @@ def in_order(data: bytes) -> np.ndarray:
     """All frames as they are stored, uint8 [N, H, W, 3], decoded by PyAV from the first to the last."""
     with av.open(io.BytesIO(data)) as container:
         assert isinstance(container, InputContainer)
-        stream = next(s for s in container.streams.video if not s.disposition & 0x400)
+        stream = container.streams.best("video")
+        assert isinstance(stream, VideoStream)
         stream.codec_context.thread_count = 1
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
 
