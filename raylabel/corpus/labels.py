@@ -130,7 +130,10 @@ def _check(corpus: Corpus, shards: Shards, table: pa.Table, folders: set[int]) -
 
     if codes.null_count:
         name, where = sample(int(np.argmax(codes.is_null().to_numpy(zero_copy_only=False))))
-        raise InputError(f"no labels: '{name}' has none{where}; give every sample of a labeled set a label")
+        raise InputError(
+            f"no labels: '{name}' has none{where}; give every sample of a labeled set a label, or set corpus.label to "
+            "where the labels are"
+        )
     named = set(read_classes(corpus))
     source = {"parquet": corpus.label_column, "webdataset": corpus.label_extension}.get(shards.format)
     for text in texts:
@@ -208,7 +211,7 @@ def encode_labels(labels: pa.Table, names: tuple[str, ...], corpus: Corpus) -> n
     """
     encoded = labels["label"].combine_chunks().dictionary_encode()
     classes = np.empty(len(encoded.dictionary), np.int32)
-    by_name = {clean(name): c for c, name in enumerate(names)}
+    by_name = {clean(name) or name: c for c, name in enumerate(names)}
     for code, text in enumerate(encoded.dictionary.to_pylist()):
         found = {by_name[text]} if text in by_name else set()
         if corpus.classes is not None and _is_integer(text) and 0 <= int(text) < len(names):
