@@ -34,11 +34,9 @@ def read_labels(corpus: Corpus, shards: Shards) -> pa.Table:
     InputError naming the column or the sample if the label column is missing, a row has no label, or a label is not one
     by the rule of corpus/label_rule.py; and naming two samples if the labels of the set do not fit together.
     """
-    folders: dict[int, dict[str, str]] = {}  # shard → the first file of each folder
+    folders: dict[int, list[tuple[str, str]]] = {}  # shard → its URI and the first file of each folder
     table = _by_key(shards, lambda shard: pa.array(_read_labels(corpus, shard, folders), pa.string()), LABELS)
-    if folders:
-        uris = {number: shards.row(number)["uri"] for number in sorted(folders)}
-        check_folders(corpus, ((uris[number], path) for number in uris for path in folders[number].values()))
+    check_folders(corpus, (file for number in sorted(folders) for file in folders[number]))
     _check(corpus, shards, table, set(folders))
     return table
 
@@ -82,7 +80,7 @@ def _read_groups(corpus: Corpus, shard: dict[str, Any]) -> pa.Array:
     return pa.array([name or None for name in names], pa.string())
 
 
-def _read_labels(corpus: Corpus, shard: dict[str, Any], folders: dict[int, dict[str, str]]) -> list[str | None]:
+def _read_labels(corpus: Corpus, shard: dict[str, Any], folders: dict[int, list[tuple[str, str]]]) -> list[str | None]:
     """The labels of a shard. For files in folders, also sets the item of `folders`."""
     uri = shard["uri"]
     try:
@@ -98,8 +96,8 @@ def _read_labels(corpus: Corpus, shard: dict[str, Any], folders: dict[int, dict[
             _check_applies(corpus, uri)
             labels = [file_label(corpus, uri, split_line(uri, line)) for line in shard["paths"]]
             if uri.endswith("/"):
-                last_first = {posixpath.dirname(path): path for path in reversed(shard["paths"])}
-                folders[shard["shard"]] = dict(reversed(last_first.items()))
+                first = {posixpath.dirname(path): (uri, path) for path in reversed(shard["paths"])}
+                folders[shard["shard"]] = list(reversed(first.values()))
     except OSError as error:
         raise InputError(f"cannot read the labels of '{uri}': {error}; restore it or index the corpus again") from error
     labels = of_whole(corpus.share, shard, labels)
@@ -133,7 +131,10 @@ def _check(corpus: Corpus, shards: Shards, table: pa.Table, folders: set[int]) -
 
     if codes.null_count:
         name, where = sample(int(np.argmax(codes.is_null().to_numpy(zero_copy_only=False))))
-        raise InputError(f"no labels: '{name}' has none{where}; give every sample of a labeled set a label")
+        raise InputError(
+            f"no labels: '{name}' has none{where}; give every sample of a labeled set a label, or set corpus.label to "
+            "where the labels are"
+        )
     named = set(read_classes(corpus))
     source = {"parquet": corpus.label_column, "webdataset": corpus.label_extension}.get(shards.format)
     for text in texts:
@@ -213,7 +214,7 @@ def encode_labels(labels: pa.Table, names: tuple[str, ...], corpus: Corpus) -> n
     encoded = labels["label"].combine_chunks().dictionary_encode()
     texts = encoded.dictionary.to_pylist()
     classes = np.empty(len(texts), np.int32)
-    by_name = {clean(name): c for c, name in enumerate(names)}
+    by_name = {clean(name) or name: c for c, name in enumerate(names)}
     numbers = corpus.classes is not None and not by_name.keys() >= set(texts)
     for code, text in enumerate(texts):
         found = {by_name[text]} if text in by_name else set()

@@ -92,7 +92,8 @@ class Paths:
 
     def __init__(self, corpus: Corpus, uri_of: Callable[[str], str]) -> None:
         """`uri_of` gives the URI of a path."""
-        self._kind, self._uri_of = corpus.kind, uri_of
+        self._kind: Kind = corpus.kind
+        self._uri_of = uri_of
         self._first = True
         self._windows: bool | None = None  # not known before the first path with a slash or a backslash
 

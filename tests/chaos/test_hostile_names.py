@@ -342,14 +342,14 @@ def as_folders(folder: Path, labels: list[str]) -> Corpus:
 def test_every_form_of_a_corpus_keeps_the_labels_that_it_allows(
     form: Callable[[Path, list[str]], Corpus], allows: Callable[[str], bool], tmp_path: Path, ray_local: None
 ):
-    # White space at the ends of a label does not count, in any form.
-    labels = [label for label in dict.fromkeys([*CLASSES, *FILES]) if allows(label) and label == label.strip()]
+    labels = [label for label in dict.fromkeys([*CLASSES, *FILES]) if allows(label)]
     assert len(labels) >= 13
     corpus = form(tmp_path, labels)
     root = Root.open(str(tmp_path / "root"))
     shards = index_corpus(root, "labeled", corpus)
     found = GivenLabels().label(root, corpus, shards)
-    assert found.info["classes"] == sorted(labels)
+    # White space at the ends of a label does not count, in any form.
+    assert found.info["classes"] == sorted(label.strip() for label in labels)
     keys = found.table("picks", PICKS, ["key"])["key"].to_pylist()
     samples = read_keys(corpus, Shards(shards), keys)
     assert all(sample.media == b"x" for sample in samples.values())

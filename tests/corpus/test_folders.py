@@ -116,8 +116,8 @@ def test_a_tree_that_is_not_plain_is_an_error_that_a_field_settles(case: str, tm
         corpus = Corpus(uri=uri, label=label)
         found = outcome(corpus, tmp_path / "root")
         assert found == classes if isinstance(classes, tuple) else classes.format(folder) in found, label
-    # Reading the corpus without labels never fails.
-    shards = index_here(Corpus(uri=uri), tmp_path / "root")
+    corpus = Corpus(uri=uri)  # reading it without labels never fails
+    shards = index_here(corpus, tmp_path / "root")
     assert all(sample.media for number in range(len(shards)) for sample in read_rows(corpus, shards.row(number), [0]))
 
 

@@ -59,6 +59,7 @@ TEXTS: dict[str, list[str] | str] = {
     "img/0/a.jpg 0\nimg/1/b b.png\n": "line 2 of 'l.txt' is 'img/1/b b.png', and the form of line 1 is a path, a blank",
     "img/0/a.jpg 0\nimg/1/b b.png,12\n": "line 2 of",
     "img/0/a.jpg,0\nplain,1\n": "line 2 of 'l.txt' is 'plain,1', and the form of line 1 is a path, a comma and a label",
+    "img/0/a.jpg 0\nimg/0/a.jpg b.png\n": "line 2 of",
     "img/0/a.jpg 0\n\nimg/0/a.jpg 0\n": "line 2 of 'l.txt' is ''",
     "img/0/a.jpg 0 1 0\n": f"line 1 of 'l.txt' is 'img/0/a.jpg 0 1 0', {NEITHER}",
     "img/0/a.jpg,0,cat\n": NEITHER,

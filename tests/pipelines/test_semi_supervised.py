@@ -11,11 +11,14 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers import open_in_chromium
 from networks import given_teacher
 from paths import JOBS
 
+from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.models import Model
 from raylabel.pipelines.semi_supervised import prepare
@@ -192,6 +195,16 @@ def test_bad_input_is_an_error_before_any_work(ray_local, tmp_path, change, mess
     with pytest.raises(InputError, match=message):
         prepare(Root.open(str(tmp_path)), change(recipes.digits()))
     assert not list(tmp_path.glob("examples-*"))
+
+
+def test_a_warning_about_the_inputs_is_printed_before_any_work(ray_local, tmp_path, capsys):
+    pq.write_table(pa.table({"image": [b"x", b"y"], "label": ["Cat", "cat"]}), tmp_path / "a.parquet")
+    corpus = Corpus(uri=(str(tmp_path / "a.parquet"),))
+    recipe = recipes.digits()
+    recipe = replace(recipe, labeled=corpus, unlabeled=corpus, test=corpus, select=replace(recipe.select, p=1))
+    start = prepare(Root.open(str(tmp_path / "root")), recipe)
+    (warning,) = start.warnings
+    assert "'Cat' and 'cat'" in warning and f"warning: {warning}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", [(), ("cifar10",)])
