@@ -4,6 +4,7 @@ import ipaddress
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,7 +37,16 @@ def connect() -> None:
                 raise InputError(_no_answer(address)) from error
         else:
             # At least two logical CPUs: one for a model, one for the tasks that read and decode for it.
-            ray.init(address="local", num_cpus=max(2, os.cpu_count() or 1), include_dashboard=False, **quiet)
+            try:
+                ray.init(address="local", num_cpus=max(2, os.cpu_count() or 1), include_dashboard=False, **quiet)
+            except OSError as error:
+                if "AF_UNIX path length" not in str(error):
+                    raise
+                folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+                raise InputError(
+                    f"the path of the folder for temporary files is too long for the sockets of Ray: {folder}; give "
+                    "Ray a shorter one on a local disk, as RAY_TMPDIR (for example RAY_TMPDIR=/tmp)"
+                ) from error
     # These log a whole exception before they raise it.
     for name in ("ray.data", "ray.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -153,7 +153,7 @@ class PatientProgress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock, self._begun = clock, clock()
-        self._start = lambda done: Progress(stage, total, unit, done=done, console=console, clock=clock).__enter__()
+        self._make = lambda done: Progress(stage, total, unit, done=done, console=console, clock=clock)
         self._shown: Progress | None = None
         self._stage, self._done = stage, 0
 
@@ -167,9 +167,13 @@ class PatientProgress:
             self._done = done
             progressed()
         if self._shown is None and self._clock() - self._begun >= PATIENCE:
-            self._shown = self._start(done)
+            self._shown = self._make(done).__enter__()
         if self._shown is not None:
             self._shown.update(done)
+
+    def say(self, text: str) -> None:
+        """Prints a separate line about the stage, at once, which is kept."""
+        (self._shown or self._make(self._done)).say(text)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -1,26 +1,34 @@
 """The configuration of a corpus, and helpers for its URIs and text files."""
 
+import codecs
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import pyarrow.fs as pafs
 
 from raylabel.errors import InputError
+from raylabel.store.artifact import ADDED_LATER
 from raylabel.store.files import filesystem
 
 Format = Literal["parquet", "webdataset", "files"]
 
+LINE = 1 << 20  # characters of a line of a text file, at most: a file without line ends must not fill memory
+
 THREADS = 16  # per process for reading many small files: most of that time is spent waiting
+
+FORMS: dict[str, Format] = {"parquet": "parquet", "tar": "webdataset"}  # by the extension of a file
 
 Kind = Literal["image", "video"]
 
+PATH = "path"  # as `Corpus.label`: labels are the paths of folders
+
 # A GIF is an image in an image corpus and a video in a video corpus.
 EXTENSIONS: dict[Kind, frozenset[str]] = {
-    "image": frozenset("jpg jpeg png webp gif bmp tif tiff".split()),
+    "image": frozenset("jpg jpeg jpe jfif png webp gif bmp tif tiff avif heic heif".split()),
     "video": frozenset(
         "mp4 m4v mov qt mkv webm avi divx flv f4v ts mts m2ts mpg mpeg m2v vob wmv asf ogv gif 3gp 3g2 mxf".split()
     ),
@@ -33,7 +41,9 @@ class Corpus:
 
     - parquet: a column of encoded bytes (binary, also large, view or dictionary; or Hugging Face's struct<bytes,
       path>).
-    - webdataset: plain tars; a sample is the run of members with the same name up to the first dot of the basename.
+    - webdataset: plain tars; a sample is the run of members with the same name up to the first dot of the basename. If
+      names have more dots (frame.0001.jpg, frame.0001.cls), it is the run with the same name up to a later dot; where
+      the names allow more than one reading, indexing ends with an error.
     - files: loose files, found in a folder or named in a list.
     """
 
@@ -51,18 +61,31 @@ class Corpus:
 
     media: str | None = None
     """Where the encoded bytes are: the parquet column (default: the kind, 'image' or 'video'), or the tar members'
-    extension without its leading dot (default: any extension of the kind). In a CSV list, the column of the paths."""
+    extension without its leading dot, in upper or lower case (default: any extension of the kind). In a CSV list, the
+    column of the paths."""
 
     label: str | None = None
     """Where the label is: the column of a parquet file or of a CSV list (default 'label'), or the tar members'
-    extension (default 'cls'). A loose file's label is its folder's name; a listed file's label is in the list."""
+    extension (default 'cls'). `json:label` is the field `label` of the JSON in that member or column, and
+    `json:meta.label` a field of an object in it.
+
+    A listed file's label is in the list. The label of a file in a folder is the folder's name. Where that is not plain,
+    for example if two folders have the same name, set `path` (the path of the folder below the corpus) or the depth
+    of the folder: `path:1` is the first folder below the corpus, `path:-1` the one that contains the file.
+
+    A label is a name or an integer of 0 or more. White space at its ends does not count."""
 
     classes: str | None = None
     """A text file with one class name per line, in the order of the classes of a given teacher. The labels are these
     names, which may be numbers too; or, unless all labels are names, integers are zero-based line numbers."""
 
     kind: Kind = "image"
-    """The kind of media. It decides which files of a folder and which members of a tar are samples."""
+    """The kind of media. It decides which files of a folder and which members of a tar are samples. Other files are
+    counted as passed over, by their extensions."""
+
+    extensions: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+    """Further extensions of samples in folders and tars, without the leading dot: ppm also reads *.ppm. An empty
+    extension, '', reads names without a dot. Not for lists, whose files may have any name."""
 
     start: str | None = None
     """Where the start of each segment is, in seconds, if samples are segments of longer videos: the column of a parquet
@@ -77,6 +100,12 @@ class Corpus:
     Without this field a source is identified by its bytes, or by its file name if that is like UCF101's
     (v_..._g01_c02)."""
 
+    share: float = field(default=1.0, metadata=ADDED_LATER)
+    """The share of the samples that is used, above 0 and at most 1. Which samples these are depends on a hash of each
+    loose file's path, or of each shard's contents and the row: a smaller share is part of a larger one, the segments
+    of a file belong together, and SCORES of a larger share in the same root are reused. Media of whole shards are read
+    from parquet files and tars if some of their samples are used."""
+
     def check(self, name: str) -> None:
         """InputError if a field is invalid. `name` is that of this config in the recipe, for example 'unlabeled'."""
         if not isinstance(self.uri, tuple) or not self.uri or not all(isinstance(u, str) and u for u in self.uri):
@@ -89,16 +118,32 @@ class Corpus:
             raise InputError(f"{name}.format is {self.format!r}: give auto, parquet, webdataset or files")
         if self.kind not in get_args(Kind):
             raise InputError(f"{name}.kind is {self.kind!r}: give image or video")
-        for field in ("media", "label", "classes", "start", "end", "group"):
-            if getattr(self, field) == "":
-                raise InputError(f"{name}.{field} is empty: give a name or leave it out")
+        for option in ("media", "label", "classes", "start", "end", "group"):
+            if getattr(self, option) == "":
+                raise InputError(f"{name}.{option} is empty: give a name or leave it out")
+        if bad := [e for e in self.extensions if not isinstance(e, str) or not is_text(e) or set(e) & set("./")]:
+            raise InputError(f"{name}.extensions contains {bad[0]!r}: give extensions without a dot, for example ppm")
+        if bad := [e for e in self.extensions if e.lower() in FORMS]:
+            raise InputError(f"{name}.extensions contains {bad[0]!r}, which is the extension of a corpus: leave it out")
+        lists = all(uri.lower().endswith((".txt", ".csv")) for uri in self.uri)
+        if self.extensions and (lists or self.format == "parquet"):
+            what = "lists, whose files may have any name" if lists else "parquet"
+            raise InputError(f"{name}.extensions does not apply to {what}: leave it out")
         listed = any(uri.lower().endswith(".csv") for uri in self.uri)
-        if self.format == "files" and (self.media or self.label) and not listed:
-            raise InputError(f"{name}.media and {name}.label do not apply to loose files: leave them out")
+        if self.format == "files" and not listed:
+            if self.media:
+                raise InputError(f"{name}.media does not apply to loose files: leave it out")
+            if self.label and not is_path_label(self.label):
+                raise InputError(
+                    f"{name}.label is '{self.label}': for loose files give 'path' or a depth such as 'path:1', or "
+                    "leave it out"
+                )
         if self.kind == "image" and (self.start or self.end):
             raise InputError(
                 f"{name}.start and {name}.end are only for videos: set {name}.kind to video or leave them out"
             )
+        if not 0 < self.share <= 1:
+            raise InputError(f"{name}.share is {self.share}: give a share of the samples above 0 and at most 1")
 
     @property
     def media_column(self) -> str:
@@ -111,6 +156,23 @@ class Corpus:
     @property
     def label_extension(self) -> str:
         return self.label or "cls"
+
+    @property
+    def more(self) -> frozenset[str]:
+        """`extensions` in lower case."""
+        return frozenset(extension.lower() for extension in self.extensions)
+
+
+def path_depth(label: str) -> int | None:
+    """The depth in `Corpus.label` if it is of the form `path:1`, not 0; None if it is not."""
+    name, _, depth = label.partition(":")
+    digits = depth.removeprefix("-")
+    return int(depth) or None if name == PATH and digits.isascii() and digits.isdecimal() else None
+
+
+def is_path_label(label: str) -> bool:
+    """Whether `Corpus.label` is `path` or a depth such as `path:1`."""
+    return label == PATH or path_depth(label) is not None
 
 
 def locate(uri: str) -> tuple[pafs.FileSystem, str, str]:
@@ -130,9 +192,11 @@ def is_text(name: str) -> bool:
     return "\0" not in name and (name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name))
 
 
-def is_media(name: str, kind: Kind) -> bool:
-    """Whether the name has an extension of that kind, in upper or lower case."""
-    return name.rpartition(".")[2].lower() in EXTENSIONS[kind]
+def is_media(name: str, kind: Kind, more: Collection[str] = ()) -> bool:
+    """Whether a file with that name is a sample: it has an extension of that kind, or one of `more` (all in lower
+    case), in upper or lower case."""
+    extension = name.rpartition(".")[2].lower()
+    return extension in EXTENSIONS[kind] or (extension if "." in name else "") in more
 
 
 def read_lines(uri: str) -> list[str]:
@@ -145,7 +209,9 @@ def iterate_lines(uri: str) -> Iterator[str]:
     blank = 0  # blank lines since the last other line; dropped if none follows
     # Only \n ends a line: a file name may contain a form feed or U+2028.
     with open_text(uri, newline="\n") as text:
-        for line in text:
+        for line in iter(lambda: text.readline(LINE), ""):
+            if len(line) == LINE and not line.endswith("\n"):
+                raise InputError(f"a line of '{uri}' has more than {LINE:,} characters: end each line with a line feed")
             line = line.rstrip("\r\n")
             if not line:
                 blank += 1
@@ -162,6 +228,8 @@ def open_text(uri: str, newline: str) -> Iterator[io.TextIOWrapper]:
     try:
         with fs.open_input_file(path) as file:
             buffer = io.BufferedReader(file, 1 << 22)  # pyright: ignore[reportArgumentType]
+            if buffer.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise InputError(f"'{uri}' is UTF-16 text: save it as UTF-8")
             yield io.TextIOWrapper(buffer, "utf-8-sig", newline=newline)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(

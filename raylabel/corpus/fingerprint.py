@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -12,7 +13,8 @@ from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus.columns import is_media, is_name, is_seconds
 from raylabel.corpus.config import Corpus, Format, locate
 from raylabel.corpus.lists import file_uri, split_line
-from raylabel.corpus.tar import TarReader
+from raylabel.corpus.share import of_packed
+from raylabel.corpus.tar_check import TarMeasure, measure_tar
 from raylabel.errors import InputError
 from raylabel.store.files import filesystem, reading
 from raylabel.text import one_line
@@ -26,20 +28,25 @@ _COLUMNS = (
 EDGE = 1 << 16  # bytes at each end of a file that its fingerprint covers; the last bytes of parquet are its footer
 
 
-def measure_packed(corpus: Corpus, uri: str, form: Format) -> tuple[int, int, str]:
-    """(rows, bytes, fingerprint) of a parquet file or tar. InputError if it cannot be read or lacks the media column.
+def measure_packed(corpus: Corpus, uri: str, form: Format) -> tuple[int, int, str, TarMeasure | None]:
+    """(rows of the share, bytes, fingerprint, what else a tar has) of a parquet file or tar. InputError if it cannot be
+    read, lacks the media column, or has members that cannot be divided into samples.
 
     The fingerprint is a hash of the size and of the first and last 64 KiB. A file's path and times are not part of it.
     """
     heartbeat()
+    found = None
     try:
         fs, path, _ = locate(uri)
         with fs.open_input_file(path) as file:
             size, fingerprint = _fingerprint_packed(file)
             if form == "parquet":
-                return _parquet_rows(corpus, uri, file), size, fingerprint
-        with TarReader(uri) as tar:
-            return sum(1 for _ in tar.samples()), size, fingerprint
+                rows = _parquet_rows(corpus, uri, file)
+            else:
+                found = measure_tar(corpus, uri)
+                rows = found.rows
+        used = rows if corpus.share == 1 else int(np.count_nonzero(of_packed(corpus.share, fingerprint, rows)))
+        return used, size, fingerprint, found
     except OSError as error:
         raise InputError(f"cannot read '{uri}': {one_line(error)}; fix it or remove it") from error
 

@@ -27,7 +27,8 @@ def index_corpus(root: Root, name: str, corpus: Corpus) -> Artifact:
     list, and `paths` are its lines in the form that corpus/lists.py describes.
 
     info["content"] identifies the contents of the corpus, independent of their location. It is part of the identity of
-    everything that is made from the corpus. The check for changes costs the same whether or not something changed:
+    everything that is made from the corpus. info["passed_over"] counts what was found and is no sample, as in
+    corpus/passed_over.py. The check for changes costs the same whether or not something changed:
     folders are listed, the size of each file of a list is requested, and the footer and 128 KiB of each parquet file
     and every header of each tar are read. The table is written only if something changed.
 
@@ -45,9 +46,13 @@ def index_corpus(root: Root, name: str, corpus: Corpus) -> Artifact:
         "parts": [corpus.start, corpus.end, corpus.group],
         "shards": _hash(found.measures, "rows", "bytes", "fingerprint"),
     }
+    if corpus.extensions:
+        content["extensions"] = sorted(corpus.more)
     identity = {"corpus": identity_of(corpus), "places": _hash(found.measures, "uri", "fingerprint")}
+    if found.divided:  # an earlier version indexed the same tar with fewer rows
+        identity["rows"] = _hash(found.measures, "rows")
     _check_unchanged(root, name, found, digest(identity))
-    info = {"content": digest(content), "samples": found.samples}
+    info = {"content": digest(content), "samples": found.samples, "passed_over": found.passed}
     return root.make(f"shards-{name}", identity, lambda draft: Built(_write(draft, found), info))
 
 

@@ -3,18 +3,18 @@
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import itemgetter
-from typing import get_args
 
 import pyarrow.fs as pafs
 
-from raylabel.corpus.config import Corpus, Format, Kind, is_media, is_text, locate
+from raylabel.corpus.config import Corpus, Format, Kind, is_text, locate
+from raylabel.corpus.entries import entries, form_of, glob
 from raylabel.corpus.lists import is_list, list_lines
+from raylabel.corpus.passed_over import HIDDEN, PassedOver, sentence
 from raylabel.errors import InputError
 
 AHEAD = 32  # folders that are listed ahead of use: listing a folder of an object store takes about 50 ms
@@ -40,21 +40,23 @@ class Loose:
     regular file). To be consumed before the next item of `find` is requested."""
 
 
-def find(corpus: Corpus, uri: str) -> Iterator[Packed | Loose]:
-    """The files at `uri`, one of the corpus's URIs. InputError if there are none or they cannot be listed.
+def find(corpus: Corpus, uri: str, passed: PassedOver | None = None) -> Iterator[Packed | Loose]:
+    """The files at `uri`, one of the corpus's URIs. InputError if there are none or they cannot be listed. Counts in
+    `passed` the files of folders that are no samples.
 
     A folder is listed once, incrementally: only one sub-folder at a time is held in memory, and the names in a few
     folders that are listed ahead. The order is that of sorted full paths.
     """
     fs, path, prefix = locate(uri)
+    passed = PassedOver() if passed is None else passed
     try:
         info = fs.get_file_info(path)
-        matches = [info] if info.type != pafs.FileType.NotFound else _glob(fs, path)
+        matches = [info] if info.type != pafs.FileType.NotFound else glob(fs, path)
         if not matches:
             raise InputError(f"nothing found at '{uri}': give a file, a folder or a pattern that exists")
         for match in matches:
             if match.type == pafs.FileType.Directory:
-                yield from _find_in_folder(corpus, fs, match.path, prefix)
+                yield from _find_in_folder(corpus, fs, match.path, prefix, passed)
             else:
                 yield _find_file(corpus, prefix + match.path)
     except FAILURES as error:
@@ -71,14 +73,6 @@ def name(corpus: Corpus) -> str:
     return "corpus " + ", ".join(f"'{uri}'" for uri in corpus.uri)
 
 
-def _form(name: str, kind: Kind) -> Format | None:
-    """The form of a file in a folder, by its extension; None if it has no extension of this kind of media."""
-    extension = name.rpartition(".")[2].lower()
-    if extension in ("parquet", "tar"):
-        return "parquet" if extension == "parquet" else "webdataset"
-    return "files" if is_media(name, kind) else None
-
-
 def _find_file(corpus: Corpus, location: str) -> Packed | Loose:
     form = corpus.format
     if is_list(location) and form in ("auto", "files"):
@@ -87,7 +81,7 @@ def _find_file(corpus: Corpus, location: str) -> Packed | Loose:
         return Loose(location, ((line, None) for line in list_lines(corpus, location)))
     if form == "parquet" or form == "webdataset":
         return Packed(location, form)
-    if (guess := _form(location, corpus.kind)) in ("parquet", "webdataset") and form == "auto":
+    if (guess := form_of(location, corpus.kind)) in ("parquet", "webdataset") and form == "auto":
         return Packed(location, guess)
     hint = "its folder" if guess == "files" else "a *.parquet, an uncompressed *.tar"
     raise InputError(f"cannot read '{location}' with corpus.format '{form}': give {hint} or a *.txt or *.csv list")
@@ -99,21 +93,34 @@ def _check_no_columns(corpus: Corpus, location: str) -> None:
         raise InputError(f"corpus.{named[0]} names a column, and '{location}' has none: give a *.csv list of the files")
 
 
-def _find_in_folder(corpus: Corpus, fs: pafs.FileSystem, folder: str, prefix: str) -> Iterator[Packed | Loose]:
+def _find_in_folder(
+    corpus: Corpus, fs: pafs.FileSystem, folder: str, prefix: str, passed: PassedOver
+) -> Iterator[Packed | Loose]:
     wanted = corpus.format
-    found = walk(fs, folder, corpus.kind)
-    files = ((path, size) for path, size in found if wanted in ("auto", _form(path, corpus.kind)))
+
+    def of_format() -> Iterator[tuple[str, int, Format | None]]:
+        for path, size in walk(fs, folder, corpus.kind, corpus.more, passed, f"{prefix}{folder}/"):
+            form = form_of(path, corpus.kind, corpus.more)
+            if wanted in ("auto", form):
+                yield path, size, form
+            else:
+                passed.add(f"{prefix}{folder}/{path}")
+
+    files = of_format()
     first = next(files, None)
     if first is None:
         what = f"{corpus.kind}, *.parquet or *.tar file" if wanted == "auto" else f"file of corpus.format '{wanted}'"
-        raise InputError(f"nothing found at '{prefix}{folder}': the folder contains no {what}; give another folder")
-    form = _form(first[0], corpus.kind)
+        there = f": {sentence(passed.table())}" if passed.count else ""
+        raise InputError(
+            f"nothing found at '{prefix}{folder}': the folder contains no {what}{there}; give another folder"
+        )
+    form = first[2]
     assert form is not None
 
-    def of_one_form() -> Iterator[tuple[str, int]]:
+    def of_oneform_of() -> Iterator[tuple[str, int]]:
         try:
-            for path, size in itertools.chain([first], files):
-                if (found := _form(path, corpus.kind)) != form and found is not None:
+            for path, size, found in itertools.chain([first], files):
+                if found != form and found is not None:
                     raise mixed(corpus, {form, found})
                 yield path, size
         except FAILURES as error:  # `find` does not catch it: it is suspended while these files are read
@@ -121,38 +128,9 @@ def _find_in_folder(corpus: Corpus, fs: pafs.FileSystem, folder: str, prefix: st
 
     if form == "files":
         _check_no_columns(corpus, f"{prefix}{folder}")
-        yield Loose(f"{prefix}{folder}/", of_one_form())
+        yield Loose(f"{prefix}{folder}/", of_oneform_of())
     else:
-        yield from (Packed(f"{prefix}{folder}/{path}", form) for path, _ in of_one_form())
-
-
-def _glob(fs: pafs.FileSystem, pattern: str) -> list[pafs.FileInfo]:
-    """The files and folders that match, sorted. Folders are listed from the pattern's first part with a wildcard on."""
-    parts = pattern.split("/")
-    wild = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
-    level = [fs.get_file_info("/".join(parts[:wild]) or "/")]
-    for part in parts[wild:]:
-        folders = [info.path for info in level if info.type == pafs.FileType.Directory]
-        listed = [info for folder in folders for info in _entries(fs, folder)]
-        level = [i for i in listed if fnmatchcase(i.base_name, part) and not i.base_name.startswith(".")]
-    return sorted((i for i in level if i.type != pafs.FileType.NotFound), key=lambda info: info.path)
-
-
-def _entries(fs: pafs.FileSystem, folder: str) -> list[pafs.FileInfo]:
-    """The files and folders in a folder.
-
-    Of a store that has keys like `a//b.jpg`, Arrow lists the folder `a` as a folder in itself, without `b.jpg`, which
-    it cannot open. InputError if there is such a key below the folder, unless it has no extension that is read.
-    """
-    found = fs.get_file_info(pafs.FileSelector(folder))
-    others = [info for info in found if info.path.rstrip("/") != folder.rstrip("/")]
-    if len(others) < len(found):
-        for info in fs.get_file_info(pafs.FileSelector(folder, recursive=True)):
-            if info.is_file and "//" in info.path and any(_form(info.base_name, kind) for kind in get_args(Kind)):
-                raise InputError(
-                    f"the object '{info.path}' cannot be read, since its key has an empty part ('//'): rename it"
-                )
-    return others
+        yield from (Packed(f"{prefix}{folder}/{path}", form) for path, _ in of_oneform_of())
 
 
 Files = list[tuple[str, int]]  # (path relative to where the walk began, bytes)
@@ -166,18 +144,43 @@ class _Folder:
     real: str = ""  # its path without symbolic links; only for a local folder, like `above`
     above: frozenset[str] = frozenset()  # `real` of the folder and of the folders that contain it
     names: int = 0  # the number of names in it, once it is listed
+    more: Collection[str] = ()  # `Corpus.more`
+    shown: str = ""  # what is written before `below` in paths that are shown
+    passed: PassedOver = field(default_factory=PassedOver, repr=False)
     listing: "Future[list[Files | _Folder]] | None" = field(default=None, repr=False)
 
+    def inner(self, path: str, name: str, real: str = "") -> "_Folder":
+        return replace(
+            self,
+            path=path,
+            below=f"{self.below}{name}/",
+            real=real,
+            above=self.above | {real},
+            passed=PassedOver(),
+            listing=None,
+        )
 
-def walk(fs: pafs.FileSystem, folder: str, kind: Kind) -> Iterator[tuple[str, int]]:
-    """(path relative to the folder, bytes) of all media of that kind, *.parquet and *.tar files below the folder, in
-    order of their paths.
+    def pass_over(self, path: str, kind: str = "") -> None:
+        self.passed.add(self.shown + path, kind)
 
-    Names with a leading dot are skipped: other programs make them (.ipynb_checkpoints, macOS's ._a.jpg). Bytes are -1
-    if it is not a regular file. A symbolic link to a folder that contains it is not followed.
+
+def walk(
+    fs: pafs.FileSystem,
+    folder: str,
+    kind: Kind,
+    more: Collection[str] = (),
+    passed: PassedOver | None = None,
+    shown: str = "",
+) -> Iterator[tuple[str, int]]:
+    """(path relative to the folder, bytes) of all media of that kind or with an extension of `more`, *.parquet and
+    *.tar files below the folder, in order of their paths.
+
+    Other files are counted in `passed`, under their paths with `shown` before them. So are names with a leading dot,
+    which other programs make (.ipynb_checkpoints, macOS's ._a.jpg); such a folder is not listed and counts as one.
+    Bytes are -1 if it is not a regular file. A symbolic link to a folder that contains it is not followed.
     """
     real = os.path.realpath(folder)
-    first = _Folder(folder, kind, "", real, frozenset([real]))
+    first = _Folder(folder, kind, "", real, frozenset([real]), more=more, shown=shown)
     list_folder = _list_local if isinstance(fs, pafs.LocalFileSystem) else partial(_list_store, fs)
     ahead: deque[Files | _Folder] = deque([first])
     pool = ThreadPoolExecutor(AHEAD)
@@ -188,6 +191,8 @@ def walk(fs: pafs.FileSystem, folder: str, kind: Kind) -> Iterator[tuple[str, in
             if isinstance(item, _Folder):
                 assert item.listing is not None
                 ahead.extendleft(reversed(item.listing.result()))
+                if passed is not None:
+                    passed.merge(item.passed.table())
             else:
                 yield from item
     finally:
@@ -211,18 +216,19 @@ def _list_ahead(
 def _list_local(folder: _Folder) -> "list[Files | _Folder]":
     # Not Arrow's own walk: it skips broken links, and does not end if a link leads to a parent folder.
     found: list[tuple[str, int | _Folder]] = []
-    with os.scandir(folder.path) as entries:
-        for entry in entries:
+    with os.scandir(folder.path) as listed:
+        for entry in sorted(listed, key=lambda entry: entry.name):
             name = entry.name
+            path = folder.below + name
             if name.startswith("."):
-                continue
-            if entry.is_dir():
+                folder.pass_over(path, HIDDEN)
+            elif entry.is_dir():
                 real = os.path.realpath(entry.path) if entry.is_symlink() else f"{folder.real.rstrip('/')}/{name}"
                 if real not in folder.above:
-                    inner = _Folder(entry.path, folder.kind, f"{folder.below}{name}/", real, folder.above | {real})
-                    found.append((f"{name}/", inner))
-            elif _form(name, folder.kind):
-                path = folder.below + name
+                    found.append((f"{name}/", folder.inner(entry.path, name, real)))
+            elif not form_of(path, folder.kind, folder.more):
+                folder.pass_over(path)
+            else:
                 if not is_text(path):
                     raise InputError(f"the name of {os.fsencode(entry.path)!r} is not UTF-8: rename the file or folder")
                 found.append((name, entry.stat().st_size if entry.is_file() else -1))
@@ -231,14 +237,17 @@ def _list_local(folder: _Folder) -> "list[Files | _Folder]":
 
 def _list_store(fs: pafs.FileSystem, folder: _Folder) -> "list[Files | _Folder]":
     found: list[tuple[str, int | _Folder]] = []
-    for info in _entries(fs, folder.path):
+    for info in entries(fs, folder.path, lambda key: folder.pass_over(key.removeprefix(f"{folder.path}/"))):
         name = info.base_name
+        path = folder.below + name
         if name.startswith("."):
-            continue
-        if info.type == pafs.FileType.Directory:
-            found.append((f"{name}/", _Folder(info.path, folder.kind, f"{folder.below}{name}/")))
-        elif info.is_file and _form(name, folder.kind):
+            folder.pass_over(path, HIDDEN)
+        elif info.type == pafs.FileType.Directory:
+            found.append((f"{name}/", folder.inner(info.path, name)))
+        elif info.is_file and form_of(path, folder.kind, folder.more):
             found.append((name, info.size))
+        else:
+            folder.pass_over(path)
     return _in_order(folder, found)
 
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 from raylabel.corpus.config import Corpus, is_text, iterate_lines
 from raylabel.corpus.csvs import csv_rows
+from raylabel.corpus.list_forms import FORMS, STORES, Paths, text_form
 from raylabel.corpus.segments import parse_segment
 from raylabel.errors import InputError
-
-STORES = ("s3", "gs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +48,34 @@ def is_list(name: str) -> bool:
 
 def list_lines(corpus: Corpus, uri: str) -> Iterator[str]:
     """The rows of the list `uri` as lines of SHARDS, read incrementally. InputError naming the line that is wrong."""
-    return _csv_lines(corpus, uri) if uri.lower().endswith(".csv") else _text_lines(uri)
+    paths = Paths(corpus, lambda path: file_uri(uri, path))
+    return _csv_lines(corpus, uri, paths) if uri.lower().endswith(".csv") else _text_lines(corpus, uri, paths)
 
 
-def _text_lines(uri: str) -> Iterator[str]:
+def _text_lines(corpus: Corpus, uri: str, paths: Paths) -> Iterator[str]:
+    form = None
     for number, line in enumerate(iterate_lines(uri), 1):
-        path, *labels = line.split("\t")
-        if not path or path.startswith("/") or "://" in path or not is_text(path) or len(labels) > 1:
+        split, what = form = form or text_form(corpus, uri, lambda path: file_uri(uri, path), line)
+        where, shown = f"line {number} of '{uri}'", repr(line[:200])
+        if (fields := split(line)) is None:
+            raise InputError(f"{where} is {shown}, and the form of line 1 is {what}: {FORMS}")
+        path, *label = fields
+        if not path or path.startswith("/") or "://" in path or not is_text(path):
             raise InputError(
-                f"line {number} of '{uri}' is {line!r}: give a path relative to the list's folder (URLs are not "
-                "fetched), then at most a TAB and a label"
+                f"{where} is {shown}: give a path relative to the list's folder (URLs are not fetched), then at most a "
+                "TAB and a label"
             )
-        yield line
+        yield "\t".join([paths.read(path, where), *label])
 
 
-def _csv_lines(corpus: Corpus, uri: str) -> Iterator[str]:
-    rows = csv_rows(uri)
+def _csv_lines(corpus: Corpus, uri: str, paths: Paths) -> Iterator[str]:
+    rows = csv_rows(uri, corpus.media or "path")
     _, header = next(rows)
     columns = _find_columns(corpus, uri, header)
     for number, row in rows:
-        yield _line(["" if at is None else row[at] for at in columns], f"line {number} of '{uri}'")
+        path, *others = ("" if at is None else row[at] for at in columns)
+        where = f"line {number} of '{uri}'"
+        yield _line([paths.read(path, where), *others], where)
 
 
 def _find_columns(corpus: Corpus, uri: str, header: Sequence[str]) -> list[int | None]:
@@ -78,6 +85,8 @@ def _find_columns(corpus: Corpus, uri: str, header: Sequence[str]) -> list[int |
     for field, name in [*wanted, ("end", corpus.end), ("group", corpus.group)]:
         if name is None and field == "label" and "label" in header:
             name = "label"
+        if name is not None and name not in header:
+            name = name.strip(" ")  # the blanks around the names in a header are not part of them
         count = 0 if name is None else header.count(name)
         if name is not None and count != 1:
             what = f"has {count} columns" if count else "has no column"
@@ -94,8 +103,7 @@ def _line(fields: list[str], where: str) -> str:
         if not is_text(text) or any(letter in text for letter in "\t\r\n"):
             raise InputError(f"{where} has {text!r}: give UTF-8 text without TABs, line ends and NULs")
     path, label, start, end, group = fields
-    scheme, separator, _ = path.partition("://")
-    if not path or (separator and scheme not in STORES):
+    if not path or ("://" in path and not path.startswith(STORES)):
         raise InputError(
             f"{where} has the path {path!r}: give a path relative to the list's folder, an absolute path, or an s3:// "
             "or gs:// URI; nothing is fetched from the web"

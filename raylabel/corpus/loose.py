@@ -1,7 +1,6 @@
 """Reads the samples of loose files in a folder or a list."""
 
 import os
-import posixpath
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,8 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from raylabel.corpus.config import THREADS, Corpus
+from raylabel.corpus.folders import folder_label
+from raylabel.corpus.label_rule import clean
 from raylabel.corpus.lists import Entry, file_uri, split_line
 from raylabel.corpus.sample import HELD, Metadata, Sample, Unread, make_sample
 from raylabel.corpus.segments import named_group, parse_segment
@@ -18,11 +19,9 @@ from raylabel.schema import MAX_BYTES, make_key
 from raylabel.store.files import filesystem, unreadable
 
 
-def file_label(location: str, uri: str, entry: Entry) -> str | None:
-    """The label of a loose file: the name of its folder, or for a listed file the label in the list."""
-    if uri.endswith("/"):
-        return posixpath.basename(posixpath.dirname(location)) or None
-    return entry.label or None
+def file_label(corpus: Corpus, uri: str, entry: Entry) -> str | None:
+    """The label of a loose file: the name of a folder above it, or for a listed file the label in the list."""
+    return clean(folder_label(corpus, uri, entry.path) if uri.endswith("/") else entry.label)
 
 
 def file_group(corpus: Corpus, entry: Entry) -> str | None:
@@ -46,7 +45,7 @@ def read_files(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], la
             reading.extend(pool.submit(_read_file, ahead) for ahead, _ in islice(todo, most - len(reading)))
             media, error = reading.popleft().result()
             for row, entry in islice(samples, count):
-                label = file_label(location, uri, entry) if labels else None
+                label = file_label(corpus, uri, entry) if labels else None
                 metadata = Metadata(label, parse_segment(entry.start, entry.end, location), file_group(corpus, entry))
                 yield make_sample(make_key(shard["shard"], row), location, media, metadata, error)
     finally:

@@ -1,11 +1,13 @@
 """Reads samples of a corpus: the rows of a unit, some rows of a shard, or a few rows by their keys."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby, islice, repeat
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -13,11 +15,14 @@ import pyarrow.parquet as pq
 from raylabel.corpus.columns import is_name, plain
 from raylabel.corpus.config import Corpus, locate
 from raylabel.corpus.fingerprint import stale_shard, verify_open, verify_shard
+from raylabel.corpus.label_rule import clean_all, split_column, split_member
 from raylabel.corpus.loose import read_files
+from raylabel.corpus.members import TarSample
 from raylabel.corpus.sample import HELD, NO_METADATA, Metadata, Sample, Unread, make_sample
 from raylabel.corpus.segments import named_group, parse_segment
 from raylabel.corpus.shards import Shards
-from raylabel.corpus.tar import Member, TarReader, TarSample
+from raylabel.corpus.share import rows_of
+from raylabel.corpus.tar import TarReader
 from raylabel.corpus.units import Unit
 from raylabel.errors import InputError
 from raylabel.schema import MAX_BYTES, make_key, split_key
@@ -48,7 +53,7 @@ def read_rows(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
     read = {"parquet": _read_parquet, "webdataset": _read_tar, "files": read_files}[shard["format"]]
     remaining, last = len(rows), None
     try:
-        for sample in read(corpus, shard, rows, labels):
+        for sample in _of_share(read, corpus, shard, rows, labels):
             if last:
                 yield last
             last = sample
@@ -61,6 +66,17 @@ def read_rows(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
     if remaining or not last:
         raise row_count_changed(shard)
     yield last
+
+
+def _of_share(
+    read: Callable[..., Iterator[Sample]], corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool
+) -> Iterator[Sample]:
+    """The Samples that `read` reads, where `rows` and keys number the rows of the corpus's share."""
+    if corpus.share == 1:
+        return read(corpus, shard, rows, labels)
+    whole = rows_of(corpus.share, shard)[np.asarray(rows)].tolist()
+    samples = read(corpus, shard, whole, labels)  # first in the zip: it is read to its end, where it checks the shard
+    return (replace(sample, key=make_key(shard["shard"], row)) for sample, row in zip(samples, rows, strict=False))
 
 
 def read_keys(corpus: Corpus, shards: Shards, keys: Sequence[int]) -> dict[int, Sample]:
@@ -83,29 +99,36 @@ def row_count_changed(shard: Mapping[str, Any]) -> InputError:
     return InputError(f"'{shard['uri']}' changed since it was indexed: {what}; restore it, or index the corpus again")
 
 
-def label_text(shard: Mapping[str, Any], column: pa.ChunkedArray | pa.Array) -> list[str | None]:
-    """The labels of a column of integers or strings, as text. InputError if it has another type."""
-    if not is_name(column.type):
-        where = f"the label column of '{shard['uri']}'"
+def label_column(corpus: Corpus, shard: Mapping[str, Any], names: Sequence[str]) -> tuple[str, str | None]:
+    """(the column of a parquet file with the labels, their JSON field or None). InputError if it is not in `names`."""
+    column, field = split_column(corpus.label_column, names)
+    if column not in names:
         raise InputError(
-            f"no labels: {where} is {column.type}, expected integers or strings; set corpus.label to another column"
-        )
-    return plain(column).cast(pa.string()).to_pylist()
-
-
-def check_label_column(corpus: Corpus, shard: Mapping[str, Any], names: Sequence[str]) -> None:
-    if corpus.label_column not in names:
-        raise InputError(
-            f"no labels: no column '{corpus.label_column}' in '{shard['uri']}', it has {', '.join(names)}; "
+            f"no labels: no column '{column}' in '{shard['uri']}', it has {', '.join(names)}; "
             "set corpus.label to one of them"
         )
+    return column, field
+
+
+def column_labels(
+    shard: Mapping[str, Any], table: pa.Table | pa.RecordBatch, label: tuple[str, str | None], rows: Sequence[int]
+) -> list[str | None]:
+    """The labels in a table of these rows of a parquet file; `label` is that of `label_column`. InputError if they are
+    not integers or strings."""
+    name, field = label
+    column = table.column(name)
+    if not is_name(column.type):
+        raise InputError(
+            f"no labels: the label column of '{shard['uri']}' is {column.type}, expected integers or strings: "
+            f"set corpus.label to another column than '{name}'"
+        )
+    texts = plain(column).cast(pa.string()).to_pylist()
+    return clean_all(texts, field, lambda at: f"{shard['uri']}#{rows[at]}")
 
 
 def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool) -> Iterator[Sample]:
     fs, path, _ = locate(shard["uri"])
     local = isinstance(fs, pafs.LocalFileSystem)
-    others = [corpus.label_column if labels else None, corpus.start, corpus.end, corpus.group]
-    columns = list({corpus.media_column, *others} - {None})
 
     def sample(row: int, media: bytes | None, metadata: Metadata = NO_METADATA, error: Unread = "missing") -> Sample:
         return make_sample(make_key(shard["shard"], row), f"{shard['uri']}#{row}", media, metadata, error)
@@ -115,8 +138,9 @@ def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int],
     with fs.open_input_file(path) as source, pq.ParquetFile(source, **options) as file:
         if file.metadata.num_rows <= rows[-1]:
             raise row_count_changed(shard)
-        if labels:
-            check_label_column(corpus, shard, file.schema_arrow.names)
+        label = label_column(corpus, shard, file.schema_arrow.names) if labels else None
+        others = [label and label[0], corpus.start, corpus.end, corpus.group]
+        columns = list({corpus.media_column, *others} - {None})
         start, at = 0, 0  # the row group's first row; the index in `rows` of the next row to yield
         for group in range(file.num_row_groups):
             before, start = start, start + file.metadata.row_group(group).num_rows
@@ -141,7 +165,7 @@ def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int],
                     if pa.types.is_struct(media.type):
                         media = media.flatten()[media.type.get_field_index("bytes")]  # null where the struct is null
                     for row, data, metadata in zip(
-                        some, media.to_pylist(), _rows(corpus, shard, selected, some, labels), strict=True
+                        some, media.to_pylist(), _rows(corpus, shard, selected, some, label), strict=True
                     ):
                         yield sample(row, data, metadata)
                         at += 1
@@ -157,18 +181,22 @@ def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int],
 
 
 def _rows(
-    corpus: Corpus, shard: Mapping[str, Any], batch: pa.RecordBatch, numbers: Sequence[int], labels: bool
+    corpus: Corpus,
+    shard: Mapping[str, Any],
+    batch: pa.RecordBatch,
+    numbers: Sequence[int],
+    label: tuple[str, str | None] | None,
 ) -> Iterator[Metadata]:
-    """The metadata of these rows of a parquet file; `batch` contains their columns."""
-    if not (labels or corpus.start or corpus.end or corpus.group):
+    """The metadata of these rows of a parquet file; `batch` contains their columns, `label` is that of the labels."""
+    if not (label or corpus.start or corpus.end or corpus.group):
         yield from repeat(NO_METADATA, len(numbers))
         return
     nulls: list[Any] = [None] * len(numbers)
-    label = label_text(shard, batch.column(corpus.label_column)) if labels else nulls
+    labels = column_labels(shard, batch, label, numbers) if label else nulls
     start, end = (batch.column(name).to_pylist() if name else nulls for name in (corpus.start, corpus.end))
     group = batch.column(corpus.group).cast(pa.string()).to_pylist() if corpus.group else nulls
     for at, number in enumerate(numbers):
-        yield Metadata(label[at], parse_segment(start[at], end[at], f"{shard['uri']}#{number}"), group[at] or None)
+        yield Metadata(labels[at], parse_segment(start[at], end[at], f"{shard['uri']}#{number}"), group[at] or None)
 
 
 def _check_readable(source: pa.NativeFile, group: pq.RowGroupMetaData) -> None:
@@ -183,8 +211,9 @@ def _check_readable(source: pa.NativeFile, group: pq.RowGroupMetaData) -> None:
 
 
 @lru_cache(maxsize=64)
-def _starts(uri: str, fingerprint: str) -> dict[int, int]:
-    """{row: byte offset} of the unit starts of a tar that this process has found so far.
+def _starts(uri: str, fingerprint: str, *names: object) -> dict[int, int]:
+    """{row: byte offset} of the unit starts of a tar that this process has found so far. `names`: the fields that
+    divide its members into samples.
 
     A tar has no index: without this each unit would read the headers from the first one on.
     """
@@ -192,10 +221,10 @@ def _starts(uri: str, fingerprint: str) -> dict[int, int]:
 
 
 def _read_tar(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool) -> Iterator[Sample]:
-    starts = _starts(shard["uri"], shard["fingerprint"])
+    starts = _starts(shard["uri"], shard["fingerprint"], corpus.media, corpus.kind, corpus.extensions)
     known = max(row for row in list(starts) if row <= rows[0])  # a copy: another thread may add to it
     with TarReader(shard["uri"]) as tar:
-        samples, at = tar.samples(starts[known]), known
+        samples, at = tar.samples(corpus, starts[known]), known
         for row in rows:
             found = next(islice(samples, row - at, None), None)
             if found is None:
@@ -203,11 +232,11 @@ def _read_tar(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
             at = row + 1
             if row == rows[0]:
                 starts[row] = found.offset
-            member = found.media(corpus)
+            member = found.media
             location = f"{shard['uri']}#{member.name if member else found.name}"
             start, end = (tar_text(tar, found, name) for name in (corpus.start, corpus.end))
             metadata = Metadata(
-                tar_text(tar, found, corpus.label_extension) if labels else None,
+                tar_label(corpus, tar, found) if labels else None,
                 parse_segment(start, end, location),
                 tar_group(corpus, tar, found),
             )
@@ -227,18 +256,23 @@ def _read_tar(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
 def tar_text(tar: TarReader, sample: TarSample, extension: str | None) -> str | None:
     """The stripped text of the sample's member with that extension; None if it is missing or empty. InputError if it is
     not UTF-8."""
-    member: Member | None = sample.members.get(extension) if extension else None
+    member = sample.member(extension)
     if member is None:
         return None
     try:
-        return tar.read_member(member).decode().strip() or None
+        return tar.read_member(member).decode("utf-8-sig").strip() or None
     except UnicodeDecodeError as error:
         raise InputError(f"'{tar.uri}#{member.name}' is not UTF-8 text: {error}; fix it or remove it") from error
+
+
+def tar_label(corpus: Corpus, tar: TarReader, sample: TarSample) -> str | None:
+    """The label of a tar's sample; None if it has none. InputError if its member is not text or not as expected."""
+    extension, field = split_member(corpus.label_extension)
+    return clean_all([tar_text(tar, sample, extension)], field, lambda _: f"{tar.uri}#{sample.name}")[0]
 
 
 def tar_group(corpus: Corpus, tar: TarReader, sample: TarSample) -> str | None:
     """The group of a tar's sample: the text of its member if `corpus.group` is set, else from the name of its media."""
     if corpus.group:
         return tar_text(tar, sample, corpus.group)
-    member = sample.media(corpus)
-    return named_group(corpus, member.name) if member else None
+    return named_group(corpus, sample.media.name) if sample.media else None

@@ -8,9 +8,10 @@ import itertools
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 from ray.exceptions import RayTaskError
@@ -21,6 +22,9 @@ from raylabel.compute.watchdog import progressed
 from raylabel.corpus.config import THREADS, Corpus, Format, absolute
 from raylabel.corpus.fingerprint import check_exists, file_sizes, measure_files, measure_packed
 from raylabel.corpus.listing import Packed, find, mixed, name
+from raylabel.corpus.passed_over import PassedOver, sentence
+from raylabel.corpus.share import of_files
+from raylabel.corpus.tar_check import TarMeasure, merge
 from raylabel.errors import InputError, find_input_error
 from raylabel.schema import SHARDS
 
@@ -43,6 +47,10 @@ class Survey:
     groups: list[tuple[int, Any]]
     """(number of shards, reference to their fingerprints and paths) of each row group. Parquet files and tars have None
     instead of the reference: they have no paths."""
+    passed: list[dict[str, Any]]
+    """PassedOver: what was found and is no sample."""
+    divided: bool = False
+    """Whether a tar has more samples than names up to the first dot."""
 
     @property
     def samples(self) -> int:
@@ -51,52 +59,63 @@ class Survey:
 
 def survey(corpus: Corpus, title: str) -> Survey:
     """Surveys a corpus. `title` is its name in progress lines. InputError as for `index_corpus`."""
-    form, listed, files = _list_corpus(corpus, title)
-    found = _survey_loose(listed, files, title) if form == "files" else _survey_packed(corpus, form, listed, title)
+    form, listed, files, passed = _list_corpus(corpus, title)
+    if form == "files":
+        found = _survey_loose(listed, files, title, passed)
+    else:
+        found = _survey_packed(corpus, form, listed, title, passed)
     if not found.samples:
         shards = found.measures.num_rows
-        raise InputError(f"{name(corpus)} is empty: its {shards} shards contain 0 rows; give a corpus with samples")
+        share = f" of the share {corpus.share}" if corpus.share < 1 else ""
+        what = f"{name(corpus)} is empty: its {shards} shards contain 0 rows{share}"
+        raise InputError(f"{what}; give a corpus with samples{' or a larger share' if share else ''}")
     return found
 
 
 Listed = dict[str, list[Any]]  # location → references to tables of its files, in order
 
 
-def _list_corpus(corpus: Corpus, title: str) -> tuple[Format, Listed, int]:
-    """(form, references to tables, number of files). The tables are runs of loose files by folder or list, or FILES of
-    parquet files or tars, all under the location ''."""
+def _list_corpus(corpus: Corpus, title: str) -> tuple[Format, Listed, int, PassedOver]:
+    """(form, references to tables, number of files, other files). The tables are runs of loose files by folder or list,
+    or FILES of parquet files or tars, all under the location ''."""
     listed: Listed = {}
     forms: set[Format] = set()
     shared: Any = ray.put(corpus)  # it may name thousands of URIs, and there is a task for each
-    listings: list[Any] = [_list.remote(shared, absolute(uri), RUN * RUNS) for uri in corpus.uri]
+    uris = list(dict.fromkeys(map(absolute, corpus.uri)))
+    listings: list[Any] = [_list.remote(shared, uri, RUN * RUNS) for uri in uris]
+    passed = PassedOver()
     with PatientProgress(f"list {title}", None, "files") as progress:
         listed_files = 0
         for listing in listings:
             earlier = set(listed) - {""}
             for head in listing:
-                location, form, count = fetch(head)
+                location, form, count, others = fetch(head)
+                if form is None:  # the last one, without files
+                    passed.merge(others)
+                    continue
                 files = next(listing)  # a reference
                 forms.add(form)
                 if len(forms) > 1:
                     raise mixed(corpus, forms)
                 if location not in earlier:  # two URIs may contain the same folder
-                    found = _cut_runs.remote(location, files) if form == "files" else files
+                    found = _cut_runs.remote(corpus.share, location, files) if form == "files" else files
                     listed.setdefault(location, []).append(found)
                     progress.update(listed_files := listed_files + count)
-    return next(iter(forms)) if forms else "files", listed, listed_files  # an empty list has no form
+    return next(iter(forms)) if forms else "files", listed, listed_files, passed  # an empty list has no form
 
 
 @ray.remote(num_cpus=0.5, num_returns="streaming")
 def _list(corpus: Corpus, uri: str, most: int) -> Iterator[Any]:
-    """Pairs: (location, form, number of files), then FILES with these files, at most `most`. The location of parquet
-    files and tars is ''."""
+    """Pairs: (location, form, number of files, None), then FILES with these files, at most `most`. The location of
+    parquet files and tars is ''. Last, without FILES: ('', None, 0, the table of PassedOver)."""
     packed: list[Packed] = []
+    passed = PassedOver()
 
     def flush() -> Iterator[Any]:
-        yield "", packed[0].format, len(packed)
+        yield "", packed[0].format, len(packed), None
         yield pa.table([[p.uri for p in packed], [None] * len(packed)], schema=FILES)
 
-    for found in find(corpus, uri):
+    for found in find(corpus, uri, passed):
         if isinstance(found, Packed):
             if packed and (len(packed) == most or packed[0].format != found.format):
                 yield from flush()
@@ -104,13 +123,14 @@ def _list(corpus: Corpus, uri: str, most: int) -> Iterator[Any]:
             packed.append(found)
         else:
             while some := list(itertools.islice(found.files, most)):
-                yield found.uri, "files", len(some)
+                yield found.uri, "files", len(some), None
                 yield pa.table([[path for path, _ in some], [size for _, size in some]], schema=FILES)
     if packed:
         yield from flush()
+    yield "", None, 0, passed.table()
 
 
-def _survey_loose(listed: Listed, files: int, title: str) -> Survey:
+def _survey_loose(listed: Listed, files: int, title: str, passed: PassedOver) -> Survey:
     tables, groups, done = [MEASURES.empty_table()], [], 0
     with PatientProgress(f"index {title}", files, "files") as progress:
         for location in sorted(listed, key=_natural_key):
@@ -122,11 +142,17 @@ def _survey_loose(listed: Listed, files: int, title: str) -> Survey:
                 size += int(tables[-1]["bytes"].to_numpy().sum())
             if not (size or location.endswith("/")):
                 check_exists(location, fetch(groups[first][1])["paths"][0].as_py()[0])
-    return Survey("files", pa.concat_tables(tables).combine_chunks(), groups)
+        _show(progress, passed)
+    return Survey("files", pa.concat_tables(tables).combine_chunks(), groups, passed.table())
+
+
+def _show(progress: PatientProgress, passed: PassedOver) -> None:
+    if passed.count:
+        progress.say(f"{sentence(passed.table())}; corpus.extensions names others to read")
 
 
 @ray.remote(num_cpus=0.5, num_returns=2)
-def _cut_runs(location: str, files: pa.Table) -> tuple[pa.Table, pa.Table]:
+def _cut_runs(share: float, location: str, files: pa.Table) -> tuple[pa.Table, pa.Table]:
     """FILES → MEASURES of its runs, and their fingerprints and paths."""
     paths, sizes = files["path"].to_pylist(), files["size"].to_pylist()
     if not location.endswith("/"):
@@ -137,22 +163,38 @@ def _cut_runs(location: str, files: pa.Table) -> tuple[pa.Table, pa.Table]:
     runs = [slice(first, first + RUN) for first in range(0, len(paths), RUN)]
     measured = [measure_files(paths[run], sizes[run]) for run in runs]
     fingerprints = [fingerprint for _, fingerprint in measured]
-    columns = [[location] * len(runs), [len(paths[run]) for run in runs], [size for size, _ in measured], fingerprints]
+    used = np.ones(len(paths), bool) if share == 1 else of_files(share, location, paths)
+    rows = [np.count_nonzero(used[run]) for run in runs]
+    columns = [[location] * len(runs), rows, [size for size, _ in measured], fingerprints]
     schema = pa.schema([SHARDS.field("fingerprint"), SHARDS.field("paths")])
     return pa.table(columns, schema=MEASURES), pa.table([fingerprints, [paths[run] for run in runs]], schema=schema)
 
 
-def _survey_packed(corpus: Corpus, form: Format, listed: Listed, title: str) -> Survey:
+def _survey_packed(corpus: Corpus, form: Format, listed: Listed, title: str, passed: PassedOver) -> Survey:
     uris = fetch(_in_natural_order.remote(*listed[""]))
     shared: Any = ray.put(corpus)
     tasks = [_measure.remote(shared, form, uris[some.start : some.stop].to_pylist()) for some in chunks(len(uris))]
-    tables, done = [], 0
+    tables, done, runs, without, example = [], 0, 0, 0, ""
     with PatientProgress(f"index {title}", len(uris), "shards") as progress:
         for task in tasks:
-            tables.append(fetch(task))
-            progress.update(done := done + tables[-1].num_rows)
+            table, tars = fetch(task)
+            tables.append(table)
+            passed.merge(tars.passed)
+            runs, without, example = runs + tars.runs, without + tars.without, example or tars.example
+            progress.update(done := done + table.num_rows)
+        _show(progress, passed)
     sizes = [min(PACKED, len(uris) - first) for first in range(0, len(uris), PACKED)]
-    return Survey(form, pa.concat_tables(tables).combine_chunks(), [(size, None) for size in sizes])
+    measures = pa.concat_tables(tables).combine_chunks()
+    found = Survey(form, measures, [(size, None) for size in sizes], passed.table())
+    if form != "webdataset":
+        return found
+    if without == found.samples > 0:
+        what = f"extension '{corpus.media}'" if corpus.media else f"extension of {corpus.kind}s"
+        raise InputError(
+            f"no member of {name(corpus)} has the {what}: {example}; set corpus.media to the extension of the "
+            f"{corpus.kind}s, or corpus.kind"
+        )
+    return replace(found, divided=runs != found.samples)
 
 
 @ray.remote(num_cpus=0.5)
@@ -165,12 +207,12 @@ def _in_natural_order(*listed: pa.Table) -> pa.ChunkedArray:
 
 
 @ray.remote(num_cpus=0.5)
-def _measure(corpus: Corpus, form: Format, uris: list[str]) -> pa.Table:
-    """MEASURES of parquet files or tars."""
+def _measure(corpus: Corpus, form: Format, uris: list[str]) -> tuple[pa.Table, TarMeasure]:
+    """(MEASURES of parquet files or tars, what else the tars have)."""
     with ThreadPoolExecutor(THREADS) as pool:
         measured = list(pool.map(lambda uri: measure_packed(corpus, uri, form), uris))
-    rows, sizes, fingerprints = zip(*measured, strict=True)
-    return pa.table([uris, rows, sizes, fingerprints], schema=MEASURES)
+    rows, sizes, fingerprints, tars = zip(*measured, strict=True)
+    return pa.table([uris, rows, sizes, fingerprints], schema=MEASURES), merge(filter(None, tars))
 
 
 def chunks(count: int) -> list[range]:

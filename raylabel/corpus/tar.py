@@ -7,7 +7,7 @@ memory (a sparse map of 1 GB as 18 GB of integers) and, in some releases of Pyth
 also treats a broken header after the first one as the end of the file, so samples would be lost silently.
 
 Layouts: POSIX.1-2008 pax, "ustar and pax interchange format"; GNU tar manual, "Basic Tar Format".
-Names are split as WebDataset does: github.com/webdataset/webdataset, tariterators.py, base_plus_ext.
+Samples are divided by their names, in corpus/members.py.
 """
 
 import io
@@ -17,44 +17,20 @@ from dataclasses import dataclass
 
 import pyarrow.fs as pafs
 
-from raylabel.corpus.config import EXTENSIONS, Corpus, locate
+from raylabel.corpus.config import Corpus, locate
+from raylabel.corpus.members import Found, Member, Names, TarSample
+from raylabel.corpus.passed_over import HIDDEN, SPECIAL, PassedOver
 from raylabel.errors import InputError
 from raylabel.text import one_line
 
 BLOCK = tarfile.BLOCKSIZE
 ATTRIBUTES = 1 << 20  # bytes of extension headers before one member, at most: a long name, times, access lists
-MEMBERS = 1000  # per sample, at most: they are held in memory together
 
 _PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _EXTENDS = (*_PAX, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 # Links, devices, folders, pipes: no data follow them, whatever size their header gives.
 _BARE = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A file in a tar: its name, and the position and size of its data (bytes)."""
-
-    name: str
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class TarSample:
-    """The members of one sample by extension; `offset` is the position of the first member's header (bytes)."""
-
-    name: str
-    offset: int
-    members: dict[str, Member]
-
-    def media(self, corpus: Corpus) -> Member | None:
-        """The member with the media: the one that `corpus.media` names, or the first with an extension of the kind."""
-        if corpus.media:
-            return self.members.get(corpus.media)
-        extensions = EXTENSIONS[corpus.kind]
-        return next((m for extension, m in self.members.items() if extension.lower() in extensions), None)
 
 
 class TarReader(io.BufferedReader):
@@ -74,35 +50,26 @@ class TarReader(io.BufferedReader):
         self.seek(member.offset)
         return self.read(member.size)
 
-    def samples(self, offset: int = 0) -> Iterator[TarSample]:
-        """The samples, from the one whose first header is at byte `offset`."""
-        current: TarSample | None = None
-        for start, member in self._members(offset):
-            folder, slash, basename = member.name.rpartition("/")
-            stem, dot, extension = basename.partition(".")
-            if not stem or not dot:  # README, or ._a.jpg, which macOS adds
-                continue
-            name = folder + slash + stem
-            if current is None or current.name != name:
-                if current is not None:
-                    yield current
-                current = TarSample(name, start, {})
-            current.members.setdefault(extension, member)
-            if len(current.members) > MEMBERS:
-                raise self._broken(start, f"sample '{name}' has more than {MEMBERS:,} members")
-        if current is not None:
-            yield current
+    def samples(self, corpus: Corpus, offset: int = 0, passed: PassedOver | None = None) -> Iterator[TarSample]:
+        """The samples, from the one whose first header is at byte `offset`. Counts in `passed` the members that belong
+        to no sample. InputError also if the names can be read in two ways."""
+        names = Names(corpus, self.uri)
+        return names.samples(self._members(names, offset, passed))
 
-    def _members(self, offset: int) -> Iterator[tuple[int, Member]]:
-        """(position of its header, member) of every regular file with a safe name."""
+    def _members(self, names: Names, offset: int, passed: PassedOver | None) -> Iterator[Found]:
+        """(position of its header, member) of every regular file with a safe name that may belong to a sample."""
         at = offset
         try:
             if not self.size:
                 raise tarfile.ReadError("the file is empty")
             while entry := self._entry(at):
-                member = entry.member
-                if entry.plain and not member.name.startswith("/") and ".." not in member.name.split("/"):
-                    yield at, member
+                name = entry.member.name
+                regular = entry.plain and not name.startswith("/") and ".." not in name.split("/")
+                if regular and names.is_member(name):
+                    yield at, entry.member
+                elif passed is not None and not entry.folder:
+                    hidden = name.rpartition("/")[2].startswith(".")
+                    passed.add(f"{self.uri}#{name}", SPECIAL if not regular else HIDDEN if hidden else "")
                 at = entry.end
         except (tarfile.TarError, ValueError) as error:
             raise self._broken(at, one_line(error)) from error
@@ -160,7 +127,7 @@ class TarReader(io.BufferedReader):
         end = at if info.type in _BARE else at + _whole_blocks(size)
         if end > self.size:
             raise tarfile.ReadError(f"'{name}' extends beyond the end of the file, at byte {self.size}")
-        return _Entry(Member(name, at, size), info.type in _PLAIN and not sparse, end)
+        return _Entry(Member(name, at, size), info.type in _PLAIN and not sparse, info.type == tarfile.DIRTYPE, end)
 
     def _after_sparse_map(self, at: int) -> int:
         """Where the data of an old GNU sparse file begin: after the blocks of its map. Its header ends at byte `at`."""
@@ -181,6 +148,7 @@ class _Entry:
     member: Member
     plain: bool
     """Whether it is a regular file that is not sparse."""
+    folder: bool
     end: int
     """The position of the next header (bytes)."""
 

@@ -13,6 +13,7 @@ from raylabel.corpus import Shards
 from raylabel.corpus.config import THREADS, absolute
 from raylabel.corpus.csvs import csv_columns
 from raylabel.corpus.lists import file_uri, split_line
+from raylabel.corpus.share import rows_of
 from raylabel.errors import InputError
 from raylabel.evaluate.results import PRECISION, Metric, Subject
 from raylabel.schema import PICKS
@@ -35,9 +36,9 @@ class Truth:
     """Column of class indices in this table; empty or null if the label is not known."""
 
 
-def pick_precision(of: Subject, picks: Artifact, shards: Artifact, truth: Truth | None) -> list[Metric]:
+def pick_precision(of: Subject, picks: Artifact, shards: Artifact, share: float, truth: Truth | None) -> list[Metric]:
     """Share of picks whose label is the true one; n is the number of picks whose true label is known. No row without a
-    truth table.
+    truth table. `share` is that of the corpus.
 
     Ids are compared as text. The truth table and the ids of the picks are held in memory: a corpus with true labels is
     small enough. Reads the ids of the shards that contain picks. InputError if a table lacks its column, a label is not
@@ -58,6 +59,7 @@ def pick_precision(of: Subject, picks: Artifact, shards: Artifact, truth: Truth 
 
     def ids_of(shard: Mapping[str, Any], rows: np.ndarray) -> pa.ChunkedArray:
         uri, paths = shard["uri"], shard["paths"]
+        rows = rows_of(share, shard)[rows]
         if shard["format"] == "files":
             return pa.chunked_array([[file_uri(uri, split_line(uri, paths[row]).path) for row in rows]], _TEXT)
         return _columns(uri, [truth.id])[truth.id].cast(_TEXT).take(pa.array(rows))

@@ -1,7 +1,8 @@
 """Reuse of SCORES: after shards are added to a corpus, only the new shards are scored.
 
 A unit does not depend on the position of its shard in the list, so the rows of an unchanged shard (same URI, same
-fingerprint) stay valid except for the number of the shard in their keys.
+fingerprint) stay valid except for the number of the shard in their keys. SCORES of a corpus also serve a smaller share
+of it (`corpus.share`), whose rows have other numbers.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raylabel.corpus import Shards, Unit, Units
+from raylabel.corpus.share import rows_of, used
 from raylabel.schema import REJECTS, SCORES, make_key
 from raylabel.store.artifact import Artifact, Root
 from raylabel.store.files import filesystem, reading
@@ -21,14 +23,32 @@ from raylabel.store.reject_retry import TRY
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Where the rows of a shard are in earlier SCORES."""
+
+    shard: int
+    """The number of the shard in the earlier corpus."""
+    first: int
+    """The index of its first unit there."""
+    unit: int
+    """Rows of a unit."""
+    part: int
+    """Units of a part."""
+
+
+@dataclass(frozen=True)
 class Piece:
-    """A unit that was scored earlier: the location of its rows, and the current number of its shard."""
+    """A unit whose samples were scored earlier."""
 
     folder: str
-    part: int
+    """The earlier SCORES."""
+    layout: Layout
     unit: Unit
-    """The unit in the earlier corpus."""
-    shard: int
+    """The unit in the current corpus."""
+    shards: Shards
+    """The current corpus."""
+    shares: tuple[float, float]
+    """The share of the earlier and of the current corpus."""
 
     @property
     def rows(self) -> int:
@@ -36,12 +56,13 @@ class Piece:
 
 
 class Earlier:
-    """SCORES of the same source over a corpus that shares shards with this one."""
+    """SCORES of the same source over a corpus that shares shards with this one, or over a larger share of it."""
 
     def __init__(self, scores: Artifact, before: Shards, now: Shards, unit: int, part: int):
-        self._folder, self._part = scores.uri, part
+        self._folder, self._unit, self._part, self._now = scores.uri, unit, part, now
         self._units = Units(before.rows, unit)
-        self._number, self._rows = _same(before, now), now.rows
+        self._shares = _share(before), _share(now)
+        self._number, self._rows = _same(before, now, *self._shares), now.rows
         self.rejected: int = scores.info["rejected"]
 
     @property
@@ -59,8 +80,12 @@ class Earlier:
         number = int(self._number[unit.shard])
         if number < 0:
             return None
-        index = self._units.index(number, unit.first)
-        return Piece(self._folder, index // self._part, self._units[index], unit.shard)
+        layout = Layout(number, self._units.index(number, 0), self._unit, self._part)
+        return Piece(self._folder, layout, unit, self._now, self._shares)
+
+
+def _share(shards: Shards) -> float:
+    return shards.artifact.identity["corpus"].get("share", 1.0)
 
 
 def find_earlier(root: Root, identity: Mapping[str, Any], shards: Shards, unit: int, part: int) -> Earlier | None:
@@ -82,17 +107,20 @@ def _source(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in identity.items() if name not in ("shards", TRY)}
 
 
-def _same(before: Shards, now: Shards) -> np.ndarray:
+def _same(before: Shards, now: Shards, share_before: float, share_now: float) -> np.ndarray:
     """For each shard of `now` its number in `before`, -1 if it is new or changed; int64 [S]."""
-    old, new = (_names(shards) for shards in (before, now))
+    if share_before < share_now:
+        return np.full(len(now), -1)
+    # A smaller share has fewer rows.
+    columns = ["uri", "fingerprint", "bytes"] + (["rows"] if share_before == share_now else [])
+    old, new = (_names(shards, columns) for shards in (before, now))
     found = pc.index_in(new, value_set=old)  # pyright: ignore[reportAttributeAccessIssue]
     return pc.fill_null(found, -1).to_numpy().astype(np.int64)
 
 
-def _names(shards: Shards) -> pa.Array:
+def _names(shards: Shards, names: list[str]) -> pa.Array:
     # Not the fingerprint alone: that of loose files covers their names and sizes, which two folders may share.
-    columns = shards.columns("uri", "fingerprint", "rows", "bytes")
-    texts = [column.cast(pa.string()).combine_chunks() for column in columns.columns]
+    texts = [column.cast(pa.string()).combine_chunks() for column in shards.columns(*names).columns]
     return pc.binary_join_element_wise(*texts, "\n")  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -117,18 +145,30 @@ def rejected_units(folder: str, number: int) -> tuple[Unit, ...]:
 
 def read_piece(piece: Piece) -> tuple[pa.Table, pa.Table]:
     """(SCORES, REJECTS) of the unit, with the current keys of its samples."""
-    low = make_key(piece.unit.shard, piece.unit.first)
-    shift = make_key(piece.shard, 0) - make_key(piece.unit.shard, 0)
+    layout, unit, rows = piece.layout, piece.unit, _earlier_rows(piece)
+    keys = pa.array(make_key(layout.shard, 0) + rows)
+    where = (pc.field("key") >= keys[0]) & (pc.field("key") <= keys[-1]) & pc.field("key").isin(keys)
     fs, path = filesystem(piece.folder)
-    where = (pc.field("key") >= low) & (pc.field("key") < low + piece.unit.rows)
     found = []
     for name, schema in (("scores", SCORES), ("rejects", REJECTS)):
-        try:
-            table = pq.read_table(
-                f"{path}/{name}-{piece.part:06d}.parquet", filesystem=fs, filters=where, schema=schema
-            )
-        except FileNotFoundError:  # a part without rejects; missing scores are found by the count of rows
-            table = schema.empty_table()
-        key = pc.add(table.column("key"), shift)  # pyright: ignore[reportAttributeAccessIssue]
-        found.append(table.set_column(0, schema.field("key"), key.combine_chunks()))
+        tables = [schema.empty_table()]
+        for part in np.unique((layout.first + rows // layout.unit) // layout.part).tolist():
+            try:
+                file = f"{path}/{name}-{part:06d}.parquet"
+                tables.append(pq.read_table(file, filesystem=fs, filters=where, schema=schema))
+            except FileNotFoundError:  # a part without rejects; missing scores are found by the count of rows
+                continue
+        table = pa.concat_tables(tables)
+        now = make_key(unit.shard, unit.first) + np.searchsorted(keys, table.column("key"))
+        found.append(table.set_column(0, schema.field("key"), pa.array(now, pa.int64())))
     return found[0], found[1]
+
+
+def _earlier_rows(piece: Piece) -> np.ndarray:
+    """The numbers of the unit's rows in the earlier corpus; int64 [rows]."""
+    some, (before, now) = slice(piece.unit.first, piece.unit.first + piece.unit.rows), piece.shares
+    if before == now:
+        return np.arange(some.start, some.stop)
+    shard = piece.shards.row(piece.unit.shard)
+    whole = rows_of(now, shard)[some]
+    return np.cumsum(used(before, shard, int(whole[-1]) + 1))[whole] - 1

@@ -35,12 +35,12 @@ _DEMUXERS = {
     "Ogg": "ogg",
     "GIF": "gif",
 }
-_STILL = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix", b"hevc", b"hevx")  # brands of pictures in ISO media
 
 # Containers and codecs in which every packet has the time at which its frame is shown. For others the number of frames
 # is known only after decoding: an AVI packet may contain no frame or two, a packet of an interlaced broadcast half a
 # frame.
 _TIMED = frozenset(("mov", "matroska", "flv"))
+_PICTURES = frozenset(("mjpeg", "png", "apng", "bmp", "gif", "tiff", "webp"))  # codecs of covers
 _TIMED_CODECS = frozenset(("h264", "hevc", "vp8", "vp9", "av1", "mpeg4"))
 
 av.logging.set_level(av.logging.PANIC)  # errors are reported by a Reject
@@ -50,6 +50,8 @@ av.logging.set_level(av.logging.PANIC)  # errors are reported by a Reject
 class Header:
     """The properties of a video. All of it is decoded only if they cannot be read in another way."""
 
+    stream: int
+    """Index of the stream that is read."""
     width: int
     height: int
     """Size of an upright frame, pixels."""
@@ -70,7 +72,7 @@ class Header:
 def demuxer_of(data: bytes) -> str:
     """libavformat's name of the demuxer, from the first bytes only; Reject if the file is not a video."""
     name = known_format(data)
-    if name.startswith("ISO media") and data[8:12] not in _STILL or name.startswith("QuickTime"):
+    if name.startswith(("ISO media", "QuickTime")):
         return "mov"
     if name not in _DEMUXERS:
         raise Reject("format_not_allowed", name)
@@ -78,21 +80,13 @@ def demuxer_of(data: bytes) -> str:
 
 
 @contextmanager
-def opened(data: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """(container, first video stream), decoded on the calling thread. A libav error in the block becomes a Reject
-    with the same text in every run."""
+def _container(data: bytes) -> Iterator[InputContainer]:
+    """The opened file. A libav error in the block becomes a Reject with the same text in every run."""
     demuxer = demuxer_of(data)
     try:
-        with av.open(io.BytesIO(data), "r", format=demuxer) as container:
-            streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-            if not streams:
-                raise Reject("corrupt", "no video stream")
-            context = streams[0].codec_context
-            if context is None:
-                raise Reject("format_not_allowed", "no decoder for its codec")
-            context.thread_count = 1
-            context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # frames may be larger than the header says
-            yield container, streams[0]
+        # Titles and names may be in any encoding, and are not used.
+        with av.open(io.BytesIO(data), "r", format=demuxer, metadata_errors="replace") as container:
+            yield container
     except (Reject, MemoryError):
         raise
     except EOFError as error:
@@ -102,10 +96,61 @@ def opened(data: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise Reject("corrupt", f"{type(error).__name__}: {detail}") from error
 
 
+@contextmanager
+def opened(data: bytes, index: int | None = None) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """(container, its stream of this index, or the one that players show), decoded on the calling thread. Errors as in
+    `_container`."""
+    with _container(data) as container:
+        stream = _shown_stream(container, data) if index is None else container.streams[index]
+        assert isinstance(stream, VideoStream)
+        context = stream.codec_context
+        context.thread_count = 1
+        context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # frames may be larger than the header says
+        yield container, stream
+
+
+def _shown_stream(container: InputContainer, data: bytes) -> VideoStream:
+    """The video stream that players show: of those with several frames, the one that is marked as default, then the one
+    with the largest frames (as in ffmpeg), then the first.
+
+    A cover is no video: a picture that is marked as attached, or a single one in a codec for pictures beside other
+    streams. (Some writers mark the cover as default, and the film not.)
+    """
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    decoded = [stream for stream in streams if stream.codec_context is not None]
+    if streams and not decoded:
+        raise Reject("format_not_allowed", "no decoder for its codec")
+    pictures = {stream.index for stream in decoded if stream.codec_context.name in _PICTURES}
+    if len(container.streams) > 1 and (len(decoded) > 1 or pictures):
+        packets = _count_packets(data, [stream.index for stream in decoded])
+        decoded = [stream for stream in decoded if packets[stream.index] != 1 or stream.index not in pictures]
+    else:
+        packets = {}
+    if not decoded:
+        raise Reject("corrupt", "no video stream")
+
+    def rank(stream: VideoStream) -> tuple[bool, bool, int, int]:
+        default = bool(stream.disposition & Disposition.default)
+        return packets.get(stream.index, 0) > 1, default, stream.width * stream.height, -stream.index
+
+    return max(decoded, key=rank)
+
+
+def _count_packets(data: bytes, indices: list[int]) -> dict[int, int]:
+    """The number of packets of each of these streams, read until each has two or the file ends."""
+    packets = dict.fromkeys(indices, 0)
+    with _container(data) as container:
+        for packet in container.demux([container.streams[index] for index in indices]):
+            packets[packet.stream.index] += packet.size > 0
+            if min(packets.values()) > 1:
+                break
+    return packets
+
+
 def read_header(data: bytes) -> Header:
     """Reads all packets and decodes the first frame. Reject if the file is not a video that can be decoded here."""
     with opened(data) as (container, stream):
-        context = stream.codec_context
+        index, context = stream.index, stream.codec_context
         size = context.width, context.height
         if min(size) < 1:
             raise Reject("corrupt", f"frames of {size[0]} x {size[1]}")
@@ -134,7 +179,7 @@ def read_header(data: bytes) -> Header:
     if timed and None not in shown and len(set(shown)) == len(shown):
         pts = sorted(shown)
     if pts is None:
-        times = _decoded_timestamps(data)
+        times = _decoded_timestamps(data, index)
         keys = []
     else:
         times = pts
@@ -143,6 +188,7 @@ def read_header(data: bytes) -> Header:
     width, height = size[::-1] if turns % 2 else size
     seconds, fps = _seconds(times, base, rate)
     return Header(
+        stream=index,
         width=width,
         height=height,
         turns=turns,
@@ -154,9 +200,9 @@ def read_header(data: bytes) -> Header:
     )
 
 
-def _decoded_timestamps(data: bytes) -> list[int | None]:
+def _decoded_timestamps(data: bytes, index: int) -> list[int | None]:
     """The timestamps of all frames, in the order in which they are decoded."""
-    with opened(data) as (container, stream):
+    with opened(data, index) as (container, stream):
         return [frame.pts for frame in container.decode(stream)]
 
 

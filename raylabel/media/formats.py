@@ -2,9 +2,7 @@
 
 from raylabel.media.rejects import Reject
 
-# Formats that corpora of photographs contain and that every build of Pillow reads in the same way, so that a sample
-# does not depend on the node that decodes it. Only some builds of Pillow have AVIF, and Pillow's limits do not cover
-# the memory and threads of its decoder dav1d; EPS, SVG and PDF are programs; ICO files are icons.
+# Formats that corpora of photographs contain. EPS, SVG and PDF are programs; ICO files are icons.
 _ALLOWED = (
     (b"\xff\xd8\xff", "JPEG"),  # also MPO: a JPEG followed by more frames
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -16,7 +14,7 @@ _ALLOWED = (
     (b"II+\0", "TIFF"),  # BigTIFF
     (b"MM\0+", "TIFF"),
 )
-_PICTURES = frozenset((*(name for _, name in _ALLOWED), "WEBP"))
+_PICTURES = frozenset((*(name for _, name in _ALLOWED), "WEBP", "AVIF", "HEIF"))
 
 # Video formats, some of which container.py decodes, and formats that are only named in the Reject.
 _NOT_ALLOWED = (
@@ -39,12 +37,20 @@ _NOT_ALLOWED = (
     (b"\0\0\1\xba", "MPEG program stream"),
     (b"\0\0\1\xb3", "MPEG video"),
     (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "ASF or WMV"),
+    (b"ID3", "MP3 audio, no video stream"),
+    (b"fLaC", "FLAC audio, no video stream"),
     # Playlists, whose addresses libavformat would open.
     (b"#EXTM3U", "playlist (M3U8)"),
     (b"ffconcat version", "playlist (ffconcat)"),
     (b"v=0\r\n", "playlist (SDP)"),
     (b"v=0\n", "playlist (SDP)"),
 )
+# Brands of pictures in ISO media (ISO/IEC 23008-12 and the AVIF specification), and those that only say that it is a
+# picture: the compatible brands then name the codec.
+_AVIF = frozenset((b"avif", b"avis"))
+_HEIC = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"))
+_STILL = frozenset((b"mif1", b"msf1"))
+
 # The first box of a QuickTime file without ftyp. A length of 4 letters before it would mean that the file is text.
 _ATOMS = frozenset((b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"))
 
@@ -52,8 +58,8 @@ _ATOMS = frozenset((b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"))
 def known_format(data: bytes) -> str:
     """The format, from the first bytes only, since a file's name may be wrong. Reject if it is unknown.
 
-    Picture formats that are decoded have Pillow's names. The name of an ISO media file begins with 'ISO media', that
-    of a QuickTime file with 'QuickTime'.
+    Picture formats that are decoded have Pillow's names; HEIC is 'HEIF'. The name of a video in ISO media begins with
+    'ISO media', that of a QuickTime file with 'QuickTime'.
     """
     if not data:
         raise Reject("empty")
@@ -63,12 +69,24 @@ def known_format(data: bytes) -> str:
     if data.startswith(b"RIFF") and data[8:12] in (b"WEBP", b"AVI "):
         return data[8:12].decode().strip()
     if data[4:8] == b"ftyp":
-        return f"ISO media (AVIF, HEIF or MP4), brand {data[8:12]!r}"
+        return _iso_format(data)
     if data[4:8] in _ATOMS and data[0] < 0x20:
         return f"QuickTime, begins with {data[4:8]!r}"
     if data[:1] == data[188:189] == data[376:377] == b"G":
         return "MPEG transport stream"
     raise Reject("unrecognized", f"begins with {data[:16]!r}")
+
+
+def _iso_format(data: bytes) -> str:
+    """The format of ISO media, whose first box lists the brands: the major one, a version, the compatible ones."""
+    end = min(int.from_bytes(data[:4], "big"), len(data), 1024)
+    brands = [data[8:12], *(data[at : at + 4] for at in range(16, end - 3, 4))]
+    for brand in brands if brands[0] in _STILL else brands[:1]:
+        if brand in _AVIF or brand in _HEIC:
+            return "AVIF" if brand in _AVIF else "HEIF"
+    if brands[0] in _STILL:
+        return f"HEIF that is neither AVIF nor HEIC, brands {b' '.join(brands)!r}"
+    return f"ISO media (MP4 and others), brand {brands[0]!r}"
 
 
 def allowed_format(data: bytes) -> str:

@@ -5,8 +5,10 @@ parser: a crash, a hang, or too much memory.
 """
 
 import io
+import struct
 import threading
 import warnings
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -22,22 +24,39 @@ from PIL import (
     MpoImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     TiffImagePlugin,
-    UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
 
 from raylabel.media.formats import allowed_format
-from raylabel.media.jpeg import ordinary_size
+from raylabel.media.heif import check_avif, heic_opener
+from raylabel.media.jpeg import coefficient_bytes, ordinary_size
 from raylabel.media.rejects import Reject
+from raylabel.media.view import MAX_JPEG_PIXELS, MAX_PIXELS
+from raylabel.schema import Reason
 
-# Pixels of one picture, read from its header before anything is decoded. At the limit the peak of memory was 0.6 GB for
-# PNG and TIFF and 0.95 GB for WebP (measured, Pillow 13), within the sandbox's 1 GB.
-MAX_PIXELS = 50_000_000
+# Of libjpeg's coefficients and Pillow's pixels together. The rest of the sandbox's 1 GB is for everything else.
+_JPEG_MEMORY = 960 << 20
 
 
 def _check_pixels(size: tuple[int, int]) -> None:
     if size[0] * size[1] > MAX_PIXELS:
         raise Reject("too_many_pixels", f"{size[0]} x {size[1]}, limit {MAX_PIXELS}")
+
+
+def _jpeg_scale(data: bytes, size: tuple[int, int], max_jpeg_pixels: int) -> int:
+    """1, or for a JPEG of more than MAX_PIXELS the denominator of the scale at which it is decoded; Reject if it is too
+    large."""
+    width, height = size
+    if width * height <= MAX_PIXELS:
+        return 1
+    if width * height > max_jpeg_pixels:
+        raise Reject("too_many_pixels", f"{width} x {height}, limit {max_jpeg_pixels} (view.max_jpeg_pixels)")
+    scale = next((n for n in (2, 4) if -(-width // n) * -(-height // n) <= MAX_PIXELS), 8)
+    coefficients = coefficient_bytes(data)
+    if coefficients and coefficients + 4 * width * height // scale**2 > _JPEG_MEMORY:
+        why = f"a JPEG in several scans (progressive), whose decoder needs {coefficients / 1e9:.1f} GB for coefficients"
+        raise Reject("too_many_pixels", f"{width} x {height} in {why}: save it as a baseline JPEG, or smaller")
+    return scale
 
 
 def _check_webp(data: bytes) -> None:
@@ -76,8 +95,10 @@ _METADATA = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xm
 
 def _transpose_to_upright(image: Image.Image) -> Image.Transpose | None:
     """The operation that makes a loaded picture upright. Broken EXIF is ignored, as in browsers."""
-    if _METADATA.isdisjoint(image.info):
+    if image.format == "HEIF" or _METADATA.isdisjoint(image.info):  # libheif has rotated it, as its container says
         return None
+    if image.format == "AVIF":  # Pillow writes the container's rotation into EXIF; it replaces that of EXIF and XMP
+        image.info.pop("xmp", None)
     try:
         return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:
@@ -149,47 +170,85 @@ class _IgnoreWarnings:
 _no_warnings = _IgnoreWarnings()
 
 
-def decode_image(data: bytes) -> Image.Image:
-    """The picture in mode RGB, upright (EXIF orientation applied), the first frame of an animation.
+def decode_image(data: bytes, max_jpeg_pixels: int = MAX_JPEG_PIXELS) -> Image.Image:
+    """The picture in mode RGB, upright (orientation applied), the first frame of an animation.
 
-    Accepts JPEG (also MPO, CMYK, YCCK), PNG, WebP, GIF, BMP and TIFF, detected by their first bytes. Transparency is
-    composited over white. 16-bit grey is scaled to 8 bits by rounding, 16-bit colour by its upper byte (as Pillow does,
-    at most 1 off). ICC profiles are not applied, as in torchvision.
+    Accepts JPEG (also MPO, CMYK, YCCK), PNG, WebP, GIF, BMP, TIFF, AVIF and HEIC (with the extra raylabel[heic]),
+    detected by their first bytes. Transparency is composited over white. 16-bit grey is scaled to 8 bits by rounding,
+    16-bit colour by its upper byte (as Pillow does, at most 1 off), AVIF and HEIC of 10 and 12 bits by their decoders.
+    Colour profiles (ICC, also PQ and HLG of AVIF and HEIC) are not applied, as in torchvision.
+
+    A JPEG of more than MAX_PIXELS and at most `max_jpeg_pixels` is decoded at the largest of 1/2, 1/4 and 1/8 of its
+    size that has at most MAX_PIXELS, in the DCT domain.
 
     Raises Reject for every other input. The only other exceptions are MemoryError and KeyboardInterrupt.
     """
-    return _decode(data, 0)[0]
+    return _decode(data, 0, max_jpeg_pixels)[0]
 
 
-def _decode(data: bytes, short: int) -> tuple[Image.Image, tuple[float, float]]:
+def _decode(data: bytes, short: int, max_jpeg_pixels: int) -> tuple[Image.Image, tuple[float, float]]:
     """The picture of `decode_image` if `short` is 0, else of `decode_draft`; and its size, as in `decode_draft`."""
     name = allowed_format(data)
     try:
         with _no_warnings:
             if name == "WEBP":
                 _check_webp(data)
-            image = Image.open(io.BytesIO(data), formats=(name,))
-            _check_pixels(image.size)
-            draft = None
-            if short and name == "JPEG" and _transpose_to_upright(image) is None:
-                draft = image.draft(None, (short, short))
+            image, draft = _open(data, name), None
+            if name == "JPEG":
+                draft = _draft(image, short, _jpeg_scale(data, image.size, max_jpeg_pixels))
+            else:
+                _check_pixels(image.size)
             image.load()
             transpose = _transpose_to_upright(image)
             image = _to_rgb(image)
             image = image if transpose is None else image.transpose(transpose)
-            return image, draft[1][2:] if draft else image.size
+            return image, draft or image.size
     except (Reject, MemoryError):
         raise
-    except UnidentifiedImageError as error:  # its text contains a memory address, which differs between runs
-        raise Reject("corrupt", f"cannot be opened as {name}") from error
     except Image.DecompressionBombError as error:  # Pillow checked its own limit first
         raise Reject("too_many_pixels", str(error)) from error
     except Exception as error:
-        truncated = isinstance(error, EOFError) or "truncated" in str(error).lower()
-        raise Reject("truncated" if truncated else "corrupt", f"{type(error).__name__}: {error}") from error
+        reason, detail = _reason(error), f"{type(error).__name__}: {error}"
+        if reason == "truncated" and name == "JPEG":
+            detail = f"ends before its end-of-image marker (FF D9), after {len(data)} bytes"
+        raise Reject(reason, detail) from error
 
 
-def decode_pixels(data: bytes) -> np.ndarray:
+def _reason(error: Exception) -> Reason:
+    text = str(error).lower()
+    truncated = isinstance(error, EOFError) or "truncated" in text or "unexpected end of file" in text
+    return "truncated" if truncated else "corrupt"
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    """The picture of this format, not yet decoded. (`Image.open` does not say why a file cannot be opened, and has a
+    limit of pixels of its own.)"""
+    if name == "HEIF":
+        opener = heic_opener()
+    else:
+        opener, accepts = Image.OPEN[name]
+        if name == "AVIF":
+            check_avif()
+        if accepts and accepts(data[:16]) is not True:
+            raise Reject("corrupt", f"cannot be opened as {name}")
+    try:
+        return opener(io.BytesIO(data), "")
+    except (SyntaxError, IndexError, TypeError, struct.error) as error:
+        raise Reject(_reason(error), f"cannot be opened as {'HEIC' if name == 'HEIF' else name}: {error}") from error
+
+
+def _draft(image: Any, short: int, scale: int) -> tuple[float, float] | None:
+    """Sets the scale of a JPEG that is not yet decoded: at most 1 / `scale`, and if it is upright with a short side of
+    at least `short`. Returns its exact size then, else None."""
+    exact = short and _transpose_to_upright(image) is None
+    if not exact and scale == 1:
+        return None
+    width, height = (side // scale for side in image.size)
+    found = image.draft(None, (min(width, short), min(height, short)) if exact else (width, height))
+    return found[1][2:] if exact and found else None
+
+
+def decode_pixels(data: bytes, max_jpeg_pixels: int = MAX_JPEG_PIXELS) -> np.ndarray:
     """The same pixels and Rejects as `decode_image`, bit for bit, as uint8 [H, W, 3]. The array may be read-only.
 
     simplejpeg decodes an ordinary JPEG into an array: 1.2 times as fast as Pillow and its conversion for 500 x 375
@@ -202,18 +261,20 @@ def decode_pixels(data: bytes) -> np.ndarray:
             return simplejpeg.decode_jpeg(data, "RGB")
         except ValueError:
             pass
-    return np.asarray(decode_image(data))
+    return np.asarray(decode_image(data, max_jpeg_pixels))
 
 
-def decode_draft(data: bytes, short: int) -> tuple[np.ndarray, tuple[float, float]]:
+def decode_draft(
+    data: bytes, short: int, max_jpeg_pixels: int = MAX_JPEG_PIXELS
+) -> tuple[np.ndarray, tuple[float, float]]:
     """Pixels at the smallest scale of 1/8, 1/4 and 1/2 with a short side of at least `short`, and the exact (width,
     height) at that scale.
 
     Width and height are multiples of 1/8: the last column and row may cover only a fraction of a pixel. Only an upright
-    JPEG is scaled, by its decoder, in the DCT domain. Every other file is decoded in full, as by `decode_pixels`.
+    JPEG is scaled, by its decoder, in the DCT domain. Every other file is decoded as by `decode_pixels`.
     """
     size = ordinary_size(data, MAX_PIXELS)
     if size and min(size) < 2 * short:
         return decode_pixels(data), size
-    image, size = _decode(data, short)
+    image, size = _decode(data, short, max_jpeg_pixels)
     return np.asarray(image), size

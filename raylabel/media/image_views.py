@@ -60,9 +60,9 @@ def eval_pixels(data: bytes, view: View) -> np.ndarray:
     photographs (rarely 2 in synthetic pictures). The array may be read-only or a view of a larger one.
     """
     if view.dct_scale:
-        pixels, size = decode_draft(data, view.resize)
+        pixels, size = decode_draft(data, view.resize, view.max_jpeg_pixels)
     else:
-        pixels = decode_pixels(data)
+        pixels = decode_pixels(data, view.max_jpeg_pixels)
         size = pixels.shape[1], pixels.shape[0]
     to = with_short_side(size, view.resize)
     left, top = (round((n - view.size) / 2) for n in to)
@@ -102,8 +102,8 @@ def train_pixels(data: bytes, view: View, random: np.random.Generator) -> np.nda
     The array may be read-only or a reversed view. Pillow resizes the picture, unlike at evaluation.
     """
     if view.crop == "padded":
-        return _padded_crop(decode_pixels(data), view, random.random(3).tolist())
-    image = decode_image(data)
+        return _padded_crop(decode_pixels(data, view.max_jpeg_pixels), view, random.random(3).tolist())
+    image = decode_image(data, view.max_jpeg_pixels)
     draws = random.random(2 * _TRIES + 3).tolist()
     box = _random_box(image.size, view.min_scale, draws)
     size = (view.size, view.size)

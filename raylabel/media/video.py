@@ -33,7 +33,7 @@ class Video:
 
     Frames are upright: a rotation by 90, 180 or 270 degrees in the file's metadata is applied (other angles and
     mirroring are not). Pixels that are not square are not resampled. Where timestamps are missing or invalid, frames
-    are assumed to be evenly spaced at the header's rate. If there are several video streams, the first is read.
+    are assumed to be evenly spaced at the header's rate. Of several video streams the one that players show is read.
     """
 
     def __init__(self, data: bytes, segment: tuple[float, float] | None = None) -> None:
@@ -109,7 +109,7 @@ class Video:
         """
         needed = {pts[index] for index in wanted} if self._header.codec in _SKIPPED_CODECS else None
         convert = self._converter(size, box)
-        with opened(self._data) as (container, stream):
+        with opened(self._data, self._header.stream) as (container, stream):
             todo = at = 0  # the next position in `wanted`, and the next frame of the decoder
             while (key := self._key_between(at, wanted[todo])) is not None or not at:
                 if key is not None:
@@ -136,7 +136,7 @@ class Video:
         pts, convert = self._header.pts, self._converter(size, box)
         todo = at = decoded = 0
         shown = None
-        with opened(self._data) as (container, stream):
+        with opened(self._data, self._header.stream) as (container, stream):
             for frame in container.decode(stream):
                 index = at
                 if pts is not None:

@@ -1,10 +1,18 @@
 """The configuration of a model's input: sizes and crops of pictures (`View`), clips of videos (`Clip`)."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
 from raylabel.errors import InputError
 from raylabel.media.sandbox.child import CPU_SECONDS
+
+# Pixels of a picture that is decoded in full, read from its header before anything is decoded. At the limit the peak of
+# memory was 0.6 GB for PNG and TIFF and 0.95 GB for WebP (measured, Pillow 13), within the sandbox's 1 GB.
+MAX_PIXELS = 50_000_000
+MAX_JPEG_PIXELS = 200_000_000  # default of `View.max_jpeg_pixels`
+# That of store/artifact.py, whose import would take half of the start of a sandbox process.
+_ADDED_LATER = {"added_later": True}
 
 # Limit of CPU time for one video in the sandbox. It is enough to decode five minutes of 1920 x 1080 or two hours of
 # 320 x 240 in full (H.264, about 150 and 3,000 frames per second on a core). Ten clips of a video with a keyframe every
@@ -57,6 +65,12 @@ class View:
     off on average and 16 at most (48 dB); 1600 x 1200 is 1.6 times as fast, 0.9 and 28 off (44 dB). Photographs at
     quality 90, 1 core (Zen 5), 2026-11-21. The effect on labels has not been measured."""
 
+    max_jpeg_pixels: int = dataclasses.field(default=MAX_JPEG_PIXELS, metadata=_ADDED_LATER)
+    """The largest JPEG that is used, in pixels, 50,000,000 to 1,000,000,000; a larger one is a reject. A JPEG of more
+    than 50 million pixels is decoded at 1/2, 1/4 or 1/8 of its size, in the DCT domain: the largest of these with at
+    most 50 million pixels. If it is progressive, its decoder also needs about 3 bytes per pixel (6 without chroma
+    subsampling) of the sandbox's 1 GB. The limit of other formats is always 50 million pixels."""
+
     crop: Literal["random_resized", "padded"] = "random_resized"
     """Training crop. 'random_resized': a random fraction of the area, resized (Inception crop, Szegedy et al. 2015).
     'padded': short side resized to `size`, padding with zeros, a random `size` square (He et al. 2016, §4.2). Clips
@@ -88,6 +102,11 @@ class View:
             if type(value) is not int or value < least:
                 limit = f"{name}.size, {least}" if field == "resize" else least
                 raise InputError(f"{name}.{field} is {value!r}: give a whole number of pixels, at least {limit}")
+        limit = self.max_jpeg_pixels
+        if type(limit) is not int or not MAX_PIXELS <= limit <= 1_000_000_000:
+            raise InputError(
+                f"{name}.max_jpeg_pixels is {limit!r}: give a whole number from {MAX_PIXELS} to 1000000000"
+            )
         if self.crop == "padded" and self.padding >= self.size:
             raise InputError(f"{name}.padding is {self.padding}: give less than {name}.size, {self.size}")
         if self.crop not in ("random_resized", "padded"):

@@ -16,6 +16,7 @@ from raylabel import datasets
 from raylabel.compute.progress import say
 from raylabel.compute.resources import Cluster
 from raylabel.corpus import Corpus, Shards, index_corpus, read_groups
+from raylabel.corpus.label_rule import name_warnings
 from raylabel.errors import InputError
 from raylabel.evaluate.classify import TOP, accuracy, hits, paired_gain
 from raylabel.evaluate.given_teacher import check_teacher, problem_of
@@ -35,7 +36,7 @@ from raylabel.store.artifact import Artifact, Root
 from raylabel.text import listed
 from raylabel.training.config import Train
 from raylabel.training.digests import find_digests
-from raylabel.training.examples import materialize
+from raylabel.training.examples import WritingTask, materialize
 from raylabel.training.loop import TrainingTask
 from raylabel.training.stream import Stream
 from raylabel.training.train import train
@@ -56,6 +57,8 @@ class Prepared:
     """PICKS of the test set."""
     classes: tuple[str, ...]
     """Class names, in the order of class indices."""
+    warnings: tuple[str, ...]
+    """What the user should check; no error. Also in the results of the run."""
     groups: dict[str, pa.Table]
     """Source videos of the labeled and the test set, as `read_groups` returns them."""
     teacher: Artifact | None
@@ -70,9 +73,12 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
     labels = GivenLabels().label(root, corpora["labeled"], shards["labeled"])
     classes = tuple(labels.info["classes"])
     test_labels = GivenLabels(classes=classes).label(root, corpora["test"], shards["test"])
+    warnings = [*name_warnings(classes)]
     if lacking := [name for name, count in zip(classes, test_labels.info["per_class"], strict=True) if not count]:
         none = f"no sample of {len(lacking):,} of {len(classes):,} classes ({listed(lacking)})"
-        say(f"warning: the test set has {none}: the accuracies do not cover them")
+        warnings.append(f"the test set has {none}: the accuracies do not cover them")
+    for text in warnings:  # now, not after days of scoring
+        say(f"warning: {text}")
     groups = {n: read_groups(corpora[n], Shards(shards[n])) for n in ("labeled", "test")}
     find_leaks(root, recipe.leaks, groups["labeled"], groups["test"])  # those that are found without scores
     check_classes(recipe, len(classes))
@@ -82,6 +88,7 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
         labels=labels,
         test_labels=test_labels,
         classes=classes,
+        warnings=tuple(warnings),
         groups=groups,
         teacher=given_teacher(root, recipe.teacher, len(classes)),
     )
@@ -229,7 +236,7 @@ class Run:
         return [
             *(row for name, hit in right.items() for row in accuracy(of(model=name), hit, len(start.classes))),
             paired_gain(of(model=STUDENT), right[STUDENT].top1, right[CONTROL].top1),
-            *pick_precision(picked, self.picks, start.shards["unlabeled"], recipe.truth),
+            *pick_precision(picked, self.picks, start.shards["unlabeled"], recipe.unlabeled.share, recipe.truth),
         ]
 
     @property
@@ -268,9 +275,15 @@ class Run:
         return find_leaks(self.root, self.recipe.leaks, *groups, tested, known, scores)
 
     def _materialize(self, name: str, corpus: str, picks: Artifact, digests: bool = False) -> Artifact:
-        recipe, shards, limit = self.recipe, self.start.shards[corpus], self.recipe.label.reject_limit
-        corpora, config, retry = self.start.corpora, recipe.materialize, recipe.retry_rejects
-        return materialize(self.root, name, picks, shards, corpora[corpus], config, limit, retry, digests)
+        recipe = self.recipe
+        task = WritingTask(
+            shards=Shards(self.start.shards[corpus]),
+            corpus=self.start.corpora[corpus],
+            config=recipe.materialize,
+            max_jpeg_pixels=recipe.max_jpeg_pixels,
+            digests=digests,
+        )
+        return materialize(self.root, name, picks, task, recipe.label.reject_limit, recipe.retry_rejects)
 
     def _train(
         self,

@@ -30,6 +30,7 @@ from raylabel.plan.pilot import (
 from raylabel.recipes.recipe import Recipe
 from raylabel.store.artifact import Artifact, Draft, Root
 from raylabel.training.config import Train
+from raylabel.training.examples import WritingTask
 from raylabel.training.loop import TrainingTask
 from raylabel.training.stream import Stream
 
@@ -138,9 +139,13 @@ class Pilot:
         return measure_selection(self.root, self.recipe.select, self.classes, kept, samples)
 
     def _write(self, corpus: str) -> Materialized:
-        shards = Shards(self.start.shards[corpus])
-        config = self.recipe.materialize
-        return measure_materializing(self.root, corpus, shards, self.start.corpora[corpus], config, self.classes)
+        task = WritingTask(
+            shards=Shards(self.start.shards[corpus]),
+            corpus=self.start.corpora[corpus],
+            config=self.recipe.materialize,
+            max_jpeg_pixels=self.recipe.max_jpeg_pixels,
+        )
+        return measure_materializing(self.root, corpus, task, self.classes)
 
     def _train(self, training: Remaining, found: Mapping[str, Any]) -> Trained:
         recipe, config = self.recipe, training.config

@@ -102,6 +102,11 @@ class Recipe:
         return self.teacher.view or self.view
 
     @property
+    def max_jpeg_pixels(self) -> int:
+        """The largest JPEG among the training examples, which both views must accept."""
+        return min(self.view.max_jpeg_pixels, self.teacher_view.max_jpeg_pixels)
+
+    @property
     def control(self) -> Train:
         """How to train the control on the labeled set alone: as in pre-training, for as many images as pre-training and
         fine-tuning together."""

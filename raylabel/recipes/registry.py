@@ -4,7 +4,10 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any, get_type_hints
 
 from ray import cloudpickle
@@ -12,6 +15,7 @@ from ray import cloudpickle
 from raylabel.errors import InputError
 from raylabel.recipes.images import cifar10, digits, imagenet_yfcc_resnet50
 from raylabel.recipes.videos import actions, kinetics_r2plus1d18, kinetics_r2plus1d34, moving_digits
+from raylabel.text import one_line
 
 NAMED: dict[str, Callable[..., Any]] = {
     "digits": digits,
@@ -39,16 +43,61 @@ def find(name: str) -> Callable[..., Any]:
         raise InputError(f"no recipe '{name}': give one of {known}, or your own as path/to/file.py:function")
     if not os.path.isfile(path):
         raise InputError(f"no file '{path}' for recipe '{name}': give the path of a Python file")
+    with _errors_named(name, path):
+        module = _load(path)
+    if not inspect.isfunction(found := getattr(module, function, None)):
+        raise InputError(f"no function '{function}' in '{path}': give the name of one")
+    return found
+
+
+def _load(path: str) -> ModuleType:
+    """The module of a user's file, which may import its neighbors as a script may."""
     # The prefix keeps the module from hiding another one.
     stem = os.path.splitext(os.path.basename(path))[0]
     spec = importlib.util.spec_from_file_location(f"raylabel_recipe_{stem}", path)
     assert spec is not None and spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # tyro reads the fields' docstrings there
+    if _folder(path) not in sys.path:
+        sys.path.insert(0, _folder(path))  # it stays there: a function of the file may import when it is called
     spec.loader.exec_module(module)
-    cloudpickle.register_pickle_by_value(module)  # other nodes do not have the file
-    if not inspect.isfunction(found := getattr(module, function, None)):
-        raise InputError(f"no function '{function}' in '{path}': give the name of one")
-    return found
+    return module
+
+
+def _pickle_by_value(folder: str) -> None:
+    """Other nodes do not have the files of this folder: what is pickled contains what it needs of their modules."""
+    for name, module in list(sys.modules.items()):
+        first = name.partition(".")[0]
+        if first != "raylabel" and _is_in(folder, sys.modules.get(first)):
+            cloudpickle.register_pickle_by_value(module)
+
+
+def _is_in(folder: str, module: ModuleType | None) -> bool:
+    """Whether the file of a module, or the folder of a package, is directly in the folder."""
+    file = getattr(module, "__file__", None)
+    return bool(file) and folder == (_folder(_folder(file)) if hasattr(module, "__path__") else _folder(file))
+
+
+def _folder(path: str) -> str:
+    return os.path.dirname(os.path.abspath(path))
+
+
+@contextmanager
+def _errors_named(name: str, path: str) -> Iterator[None]:
+    """Raises what the user's code of a recipe raises as an InputError that names the file and the line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SyntaxError) and error.filename:
+            file, line = error.filename, error.lineno
+        else:
+            frames = traceback.extract_tb(error.__traceback__)
+            own = [frame for frame in frames if _folder(frame.filename) == _folder(path)]
+            file, line = (own[-1].filename, own[-1].lineno) if own else (path, None)
+        where = f"{file}, line {line}" if line else file
+        what = error.msg if isinstance(error, SyntaxError) else one_line(error)
+        raise InputError(f"recipe '{name}' failed in {where}: {type(error).__name__}: {what}; fix the file") from error
 
 
 def takes_data(function: Callable[..., Any]) -> bool:
@@ -63,4 +112,11 @@ def make(function: Callable[..., Any], data: str) -> Any:
         raise InputError(f"recipe '{function.__name__}' needs the folder of its data: give --data DIR")
     if data and not takes:
         raise InputError(f"recipe '{function.__name__}' takes no --data: its data is named in the recipe")
-    return function(data) if takes else function()
+    arguments = [data] if takes else []
+    if function in NAMED.values():
+        return function(*arguments)
+    path = inspect.getfile(function)
+    with _errors_named(function.__name__, path):
+        recipe = function(*arguments)
+    _pickle_by_value(_folder(path))  # its own module, and what it has imported by now
+    return recipe

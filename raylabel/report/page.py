@@ -121,7 +121,6 @@ def write_page(summary: Summary, curves: Mapping[str, Sequence[Point]], strips: 
         shares=[(name, counts[name]) for name in ("scored", "rejected", "duplicates")],
         named_classes=NAMED_CLASSES,
         fewest=by_picks[:10],
-        untested=len(summary.untested),
         sorted_picks=_sorted_line([picks[i] for i in reversed(by_picks)]),
         series=[(name, _style(name, i)) for i, name in enumerate(_in_stage_order(curves))],
         charts=_charts(curves, summary.inputs),

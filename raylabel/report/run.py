@@ -16,7 +16,7 @@ from raylabel.media.view import CLIP_CPU_SECONDS
 from raylabel.models.trained import CURVE
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.report.page import Film, Picture, Point, Strip, write_page
-from raylabel.report.summary import Counts, Picks, Reject, Stage, Summary
+from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary
 from raylabel.report.thumbnails import film_parser, thumbnail_parser, unpack
 from raylabel.schema import PICKS
 from raylabel.store.artifact import Artifact, Built, Draft, identity_of, write_bytes
@@ -66,6 +66,7 @@ def summarise(run: Run) -> Summary:
         classes=list(classes),
         counts=_counts(run),
         rejects=[Reject(reason=reason, count=count) for reason, count in _labeled_info(run)["reasons"].items()],
+        passed_over=_passed_over(run),
         metrics=run.metrics,
         test_per_class=run.start.test_labels.info["per_class"],
         picks=Picks(
@@ -81,11 +82,19 @@ def summarise(run: Run) -> Summary:
             max=max(per_class),
         ),
         leaks=run.leaks,
+        warnings=run.start.warnings,
         stages=[_stage(name, some) for name, some in stages.items()],
         hardware=run.student.info["hardware"],
         settings=identity_of(recipe),
         artifacts={f"{a.name}-{a.digest}": a.uri.rpartition("/")[2] for a in artifacts},
     )
+
+
+def _passed_over(run: Run) -> list[PassedOver] | None:
+    found = {corpus: shards.info.get("passed_over") for corpus, shards in run.start.shards.items()}
+    if None in found.values():
+        return None
+    return [PassedOver(corpus=corpus, **kind) for corpus, kinds in found.items() for kind in kinds or ()]
 
 
 def _stages(artifacts: Mapping[str, tuple[Artifact, ...]]) -> dict[str, tuple[Artifact, ...]]:
@@ -141,7 +150,7 @@ def _strips(run: Run) -> list[Strip]:
     shown = np.unique(np.linspace(0, count - 1, min(STRIPS, count)).round().astype(int))
     wanted = np.concatenate([np.flatnonzero((label == c) & _shown_ranks(rank, label == c)) for c in shown])
     shards, keys = Shards(run.start.shards["unlabeled"]), sorted(set(key[wanted].tolist()))
-    previews = _previews(run.start.corpora["unlabeled"], shards, keys)
+    previews = _previews(run.start.corpora["unlabeled"], shards, keys, run.recipe.max_jpeg_pixels)
     by_log_odds = run.picks.info.get("rank") == "softmax"
     pictures: dict[int, list[Picture]] = {int(c): [] for c in shown}
     for i in wanted:
@@ -156,11 +165,15 @@ def _strips(run: Run) -> list[Strip]:
     return [Strip(label=classes[c], pictures=some) for c, some in pictures.items()]
 
 
-def _previews(corpus: Corpus, shards: Shards, keys: list[int]) -> dict[int, tuple[bytes, Film | None]]:
+def _previews(
+    corpus: Corpus, shards: Shards, keys: list[int], max_jpeg_pixels: int
+) -> dict[int, tuple[bytes, Film | None]]:
     """Key → (JPEG, Film of a video) of the samples that can be shown."""
     films = corpus.kind == "video"
     previews: dict[int, tuple[bytes, Film | None]] = {}
-    parser = Parser.of(film_parser, CLIP_CPU_SECONDS) if films else Parser.of(thumbnail_parser)
+    parser = Parser.of(thumbnail_parser, max_jpeg_pixels=max_jpeg_pixels)
+    if films:
+        parser = Parser.of(film_parser, CLIP_CPU_SECONDS)
     with Sandbox(parser) as sandbox:
         for some in [[key] for key in keys] if films else [keys]:  # a hundred videos may not fit into memory
             samples = [s for s in read_keys(corpus, shards, some).values() if s.media]

@@ -5,7 +5,7 @@ the same run gives the same bytes.
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from raylabel.evaluate.results import (
@@ -70,6 +70,20 @@ class Reject:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PassedOver:
+    """Files with one extension that were found beside the samples of a corpus when it was indexed, and are none."""
+
+    corpus: str
+    """labeled, unlabeled or test."""
+    extension: str
+    """With its dot; or what the files are instead, for example hidden."""
+    count: int
+    """Files, members of tars, or folders whose name starts with a dot."""
+    examples: list[str]
+    """Up to three of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Picks:
     """The result of the selection."""
 
@@ -120,6 +134,9 @@ class Summary:
     """Samples by outcome."""
     rejects: list[Reject]
     """Rejects by reason, most frequent first; they sum to counts.rejected."""
+    passed_over: list[PassedOver] | None = field(default_factory=list)
+    """Files that are no samples, by corpus and extension; None if an earlier version indexed a corpus, without counting
+    them."""
     metrics: list[Metric]
     """All metrics, in the order in which they are shown; one of them is gain_top1 of the fine-tuned student."""
     test_per_class: list[int]
@@ -128,6 +145,8 @@ class Summary:
     """The result of the selection."""
     leaks: Leaks | None = None
     """Test samples that are also in the training data; None if this was not checked."""
+    warnings: tuple[str, ...] = ()
+    """What the user should check in the inputs, one sentence each."""
     stages: list[Stage]
     """The stages, in the order in which they ran."""
     hardware: str
@@ -171,11 +190,6 @@ class Summary:
             if same and row.low is not None and row.metric in (TOP1, TOP5, CLIP_TOP1):
                 found.setdefault(row.model, {})[row.metric] = index
         return {model: indices for model, indices in found.items() if TOP1 in indices}
-
-    @property
-    def untested(self) -> list[str]:
-        """The classes that have no test sample."""
-        return [name for name, count in zip(self.classes, self.test_per_class, strict=True) if not count]
 
     @property
     def others(self) -> list[int]:

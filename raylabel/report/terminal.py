@@ -7,7 +7,7 @@ from rich.text import Text
 
 from raylabel.evaluate.results import CLIP_TOP1, TOP1, TOP5, Metric
 from raylabel.report.summary import MODELS, Summary, interval, verdict
-from raylabel.text import encodable, listed, percent, percent_range, text_of
+from raylabel.text import encodable, percent, percent_range, text_of
 
 WIDTH = 100
 """Columns of the terminal that tables use at most."""
@@ -25,9 +25,6 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
     console.print(_accuracy_table(summary, console), width=min(console.width, WIDTH))
     if summary.others:
         console.print(_metrics_table(summary, console), width=min(console.width, WIDTH))
-    if untested := summary.untested:
-        most = f"{len(untested):,} of {len(summary.classes):,} classes ({listed(untested)})"
-        say(f"the test set has no sample of {most}: the accuracies do not cover them", "bold red")
     low, high = interval(summary.gain)
     style = "bold green" if low > 0 else "bold red" if high < 0 else "bold"
     say(f"gain over control: {verdict(summary.gain)}", style)
@@ -40,6 +37,10 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
         say(f"labeled: {counts.labeled:,} samples trained on, {counts.labeled_rejected:,} rejected")
     if summary.rejects:
         say("rejected: " + ", ".join(f"{r.reason} {r.count:,}" for r in summary.rejects))
+    if summary.passed_over:
+        some = (f"{p.count:,} {p.extension} of {p.corpus} ({p.examples[0]})" for p in summary.passed_over[:5])
+        more = f" and {len(summary.passed_over) - 5:,} more" if len(summary.passed_over) > 5 else ""
+        say(f"passed over, as no samples: {', '.join(some)}{more}")
     picks = summary.picks
     say(f"picks: {picks.total:,} of {picks.samples:,} samples (K {picks.k:,}, P {picks.p}, by {picks.rank})")
     if picks.per_class:
@@ -50,6 +51,8 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
         say(f"picks with the true label: {percent(summary.precision.value)} of {summary.precision.n:,}")
     if summary.leaks and summary.leaks.sentence:
         say(f"leaks: {summary.leaks.sentence}", "bold red" if summary.leaks.test else "")
+    for text in summary.warnings:
+        say(f"warning: {text}", "bold red")
     console.print(_stage_table(summary, console), width=min(console.width, WIDTH))
     say(f"hardware: {summary.hardware}")
     for name in ("report.html", "summary.json"):  # one line each, however long, so that the path can be copied

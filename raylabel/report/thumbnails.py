@@ -46,9 +46,9 @@ def thumbnail(image: Image.Image, side: int = SIDE) -> bytes:
     return _jpeg(clean, quality=85, subsampling=0)  # full colour resolution, so that 8x8 squares keep sharp edges
 
 
-def thumbnail_parser() -> Callable[[bytes, Sequence[int]], bytes]:
-    """The sandbox parser that makes the `thumbnail` of encoded pictures."""
-    return lambda data, _: thumbnail(decode_image(data))
+def thumbnail_parser(max_jpeg_pixels: int) -> Callable[[bytes, Sequence[int]], bytes]:
+    """The sandbox parser that makes the `thumbnail` of encoded pictures. `max_jpeg_pixels` is that of the view."""
+    return lambda data, _: thumbnail(decode_image(data, max_jpeg_pixels))
 
 
 def film(video: "Video") -> tuple[bytes, Film]:

@@ -26,7 +26,7 @@ from raylabel.media.image import decode_pixels
 from raylabel.media.rejects import Reject
 from raylabel.media.sandbox.sandbox import Parser, shared_sandbox
 from raylabel.media.video_views import cut_parser
-from raylabel.media.view import CLIP_CPU_SECONDS
+from raylabel.media.view import CLIP_CPU_SECONDS, MAX_JPEG_PIXELS
 from raylabel.schema import DIGESTS, EXAMPLES, PICKS, REJECTS, check, split_key
 from raylabel.store.artifact import (
     Artifact,
@@ -80,19 +80,23 @@ class Materialize:
             raise InputError(f"materialize.lanes is {self.lanes}: give at least 1")
 
 
+@dataclass(frozen=True, kw_only=True)
+class WritingTask:
+    """How samples of a corpus are read and written."""
+
+    shards: Shards
+    corpus: Corpus
+    config: Materialize
+    max_jpeg_pixels: int = MAX_JPEG_PIXELS
+    """See `View`."""
+    digests: bool = False
+    """Also write the DIGESTS of the samples (digests.py)."""
+
+
 def materialize(
-    root: Root,
-    name: str,
-    picks: Artifact,
-    shards: Artifact,
-    corpus: Corpus,
-    config: Materialize,
-    reject_limit: float,
-    retry_rejects: bool = False,
-    digests: bool = False,
+    root: Root, name: str, picks: Artifact, task: WritingTask, reject_limit: float, retry_rejects: bool = False
 ) -> Artifact:
-    """EXAMPLES of the picks: the bytes of each sample once, with all its labels in ascending order. With `digests`,
-    also their DIGESTS (digests.py).
+    """EXAMPLES of the picks: the bytes of each sample once, with all its labels in ascending order.
 
     One pass over the corpus: shards and parquet row groups without a pick are not read. Each sample is decoded once
     here, so that training never reads one that cannot be decoded; REJECTS lists those that are left out. InputError if
@@ -103,16 +107,18 @@ def materialize(
     bytes of its 4,096 samples (512 for videos) twice; the driver holds 64 numbers for each file.
     """
 
+    shards = task.shards.artifact
+
     def build(draft: Draft, before: Artifact | None) -> Built:
-        plan, size = draft.scratch("plan"), file_samples(corpus)
+        plan, size = draft.scratch("plan"), file_samples(task.corpus)
         samples = ray.get(_write_plan.remote(plan, picks, size))
         done = committed_parts(draft.uri, retry_rejects)
         done_samples = sum(record["samples"] for record in done.values())
         todo = [p for p in range(-(-samples // size)) if p not in done]
-        inputs: list[Any] = [ray.put(x) for x in (Shards(shards), corpus, config, digests)]
-        running = [_write_part.remote(draft.uri, plan, part, *inputs) for part in todo]
+        shared: Any = ray.put(task)
+        running = [_write_part.remote(draft.uri, plan, part, shared) for part in todo]
         passed, rejected = done_samples, _rejected(done.values())
-        with Progress(f"materialize {name}", samples, f"{corpus.kind}s", done=done_samples) as progress:
+        with Progress(f"materialize {name}", samples, f"{task.corpus.kind}s", done=done_samples) as progress:
             while running:
                 ready, running = ray.wait(running)
                 record = ray.get(ready[0])
@@ -128,7 +134,9 @@ def materialize(
             raise NothingGainedError
         return Built(built.files, {**built.info, "images": samples - done_samples})
 
-    identity = {"picks": picks.digest, "shards": shards.info["content"], "materialize": identity_of(config)}
+    identity = {"picks": picks.digest, "shards": shards.info["content"], "materialize": identity_of(task.config)}
+    if task.max_jpeg_pixels != MAX_JPEG_PIXELS:
+        identity["max_jpeg_pixels"] = task.max_jpeg_pixels
     return make(root, f"examples-{name}", identity, build, retry_rejects)
 
 
@@ -175,24 +183,14 @@ def _write_plan(folder: str, picks: Artifact, size: int) -> int:
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def _write_part(
-    folder: str, plan: str, part: int, shards: Shards, corpus: Corpus, config: Materialize, digests: bool
-) -> dict[str, Any]:
+def _write_part(folder: str, plan: str, part: int, task: WritingTask) -> dict[str, Any]:
     fs, path = filesystem(plan)
     with reading(plan), pq.ParquetFile(f"{path}/plan.parquet", filesystem=fs) as file:
         labels = dict(zip(*file.read_row_group(part).to_pydict().values(), strict=True))
-    return write_part(folder, part, labels, shards, corpus, config, digests)
+    return write_part(folder, part, labels, task)
 
 
-def write_part(
-    folder: str,
-    part: int,
-    labels: dict[int, list[int]],
-    shards: Shards,
-    corpus: Corpus,
-    config: Materialize,
-    digests: bool = False,
-) -> dict[str, Any]:
+def write_part(folder: str, part: int, labels: dict[int, list[int]], task: WritingTask) -> dict[str, Any]:
     """Reads the samples of a part and writes them lane by lane. Writing the record, which is returned, commits it.
 
     `labels`: key → labels, in ascending order of the keys.
@@ -200,11 +198,12 @@ def write_part(
     kept: list[tuple[int, bytes, list[int]]] = []
     rejects: list[tuple[int, str, str, str, str]] = []
     known: list[tuple[int, bytes]] = []
-    parser = Parser.of(encode_parser, short_side=config.short_side, quality=config.quality)
+    corpus, short, quality = task.corpus, task.config.short_side, task.config.quality
+    parser = Parser.of(encode_parser, short_side=short, quality=quality, max_jpeg_pixels=task.max_jpeg_pixels)
     if corpus.kind == "video":
-        parser = Parser.of(cut_parser, CLIP_CPU_SECONDS, short_side=config.short_side, quality=CRF)
+        parser = Parser.of(cut_parser, CLIP_CPU_SECONDS, short_side=short, quality=CRF)
     sandbox = shared_sandbox(parser)
-    samples = read_sorted(corpus, shards, list(labels))
+    samples = read_sorted(corpus, task.shards, list(labels))
     while some := list(itertools.islice(samples, TOGETHER)):
         heartbeat()
         read = [sample for sample in some if sample.media is not None]
@@ -214,10 +213,10 @@ def write_part(
                 rejects.append((sample.key, sample.uri, "decode", found.reason, found.detail))
             else:  # no bytes are returned if the corpus's own are kept
                 kept.append((sample.key, found or sample.media or b"", labels[sample.key]))
-                if digests:
+                if task.digests:
                     known.append((sample.key, sample_digest(media_digest(sample.media or b""), sample.segment)))
         rejects += [(one.key, one.uri, "read", one.error or "missing", "") for one in some if one.media is None]
-    lanes = _deal(kept, config.lanes)
+    lanes = _deal(kept, task.config.lanes)
     kept.clear()
     items = [sum(len(row[2]) for row in lane) for lane in lanes]
     groups = [_table(lanes.pop(0), EXAMPLES) for _ in items]  # popped, so that no bytes are in memory three times
@@ -252,12 +251,14 @@ def read_sorted(corpus: Corpus, shards: Shards, keys: list[int]) -> Iterator[Sam
         yield from read_rows(corpus, shards.row(number), [split_key(key)[1] for key in group])
 
 
-def encode_parser(short_side: int, quality: int) -> Callable[[bytes, Sequence[int]], bytes]:
+def encode_parser(
+    short_side: int, quality: int, max_jpeg_pixels: int = MAX_JPEG_PIXELS
+) -> Callable[[bytes, Sequence[int]], bytes]:
     """For the sandbox: a function from encoded bytes to the bytes to train on, which are empty if the corpus's own are
     kept."""
 
     def encode(data: bytes, _: Sequence[int]) -> bytes:
-        pixels = decode_pixels(data)  # upright; orientation, profile and comments are not written to the new file
+        pixels = decode_pixels(data, max_jpeg_pixels)  # upright; no orientation, profile or comment is written
         short, long = min(pixels.shape[:2]), max(pixels.shape[:2])
         if not short_side or short <= short_side or long * short_side > JPEG_SIDE * short:
             return b""

@@ -36,7 +36,7 @@ from PIL import Image
 
 from raylabel.compute.progress import make_board
 from raylabel.compute.resources import Cluster, Resources
-from raylabel.corpus import Corpus, index_corpus
+from raylabel.corpus import Corpus, Shards, index_corpus
 from raylabel.labels.truth import GivenLabels
 from raylabel.media.view import View
 from raylabel.models import Model
@@ -44,7 +44,7 @@ from raylabel.models.trained import CURVE
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.checkpoint import Checkpoint
 from raylabel.training.config import Train
-from raylabel.training.examples import Materialize, materialize
+from raylabel.training.examples import Materialize, WritingTask, materialize
 from raylabel.training.loop import TrainingTask
 from raylabel.training.schedule import Schedule
 
@@ -104,7 +104,13 @@ def make_examples(folder: str, images: int) -> Artifact:
     pq.write_table(pa.table({"image": media, "label": labels}), Path(folder) / "photographs.parquet")
     root, corpus = Root.open(f"{folder}/root"), Corpus(uri=(f"{folder}/photographs.parquet",))
     shards = index_corpus(root, "photographs", corpus)
-    return materialize(root, "bench", GivenLabels().label(root, corpus, shards), shards, corpus, Materialize(), 0)
+    return materialize(
+        root,
+        "bench",
+        GivenLabels().label(root, corpus, shards),
+        WritingTask(shards=Shards(shards), corpus=corpus, config=Materialize()),
+        0,
+    )
 
 
 def photograph(number: int) -> bytes:

@@ -334,7 +334,7 @@ def as_folders(folder: Path, labels: list[str]) -> Corpus:
     ("form", "allows"),
     [
         (as_parquet, lambda label: True),
-        (as_tar, lambda label: label == label.strip()),  # the text of a member is stripped
+        (as_tar, lambda label: True),
         (as_list, lambda label: not set(label) & set("\t\r\n")),  # these characters end a label in a list
         (as_folders, lambda label: not set(label) & set("/\0") and len(label.encode()) < 256),
     ],
@@ -342,7 +342,8 @@ def as_folders(folder: Path, labels: list[str]) -> Corpus:
 def test_every_form_of_a_corpus_keeps_the_labels_that_it_allows(
     form: Callable[[Path, list[str]], Corpus], allows: Callable[[str], bool], tmp_path: Path, ray_local: None
 ):
-    labels = [label for label in dict.fromkeys([*CLASSES, *FILES]) if allows(label)]
+    # White space at the ends of a label does not count, in any form.
+    labels = [label for label in dict.fromkeys([*CLASSES, *FILES]) if allows(label) and label == label.strip()]
     assert len(labels) >= 13
     corpus = form(tmp_path, labels)
     root = Root.open(str(tmp_path / "root"))

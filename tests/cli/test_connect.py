@@ -5,6 +5,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 from heads import TOKEN, Head, environment, free_ports, outward_address, started_head
@@ -47,6 +48,16 @@ def outside() -> str:
     if not (found := outward_address()):
         pytest.skip("this machine has no address other than loopback")
     return found
+
+
+def test_a_temporary_folder_too_long_for_sockets_is_an_error(tmp_path: Path) -> None:
+    long = tmp_path / ("long" * 25)
+    long.mkdir()
+    for name in ("TMPDIR", "RAY_TMPDIR"):
+        done = attach(**{name: str(long)})
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("error: the path of the folder for temporary files is too long for the sockets")
+        assert f": {long}; give Ray a shorter one" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_reachable_head_without_a_token_is_refused(outside: str) -> None:

@@ -26,7 +26,7 @@ def pick(root: Root, name: str, pairs: list[tuple[int, int]]) -> Artifact:
 
 def precision(picks: Artifact, shards: Artifact, truth: Truth | None) -> tuple[float, int] | None:
     """(value, n) of the row."""
-    rows = pick_precision(Subject(model="teacher", seed=0, dataset="u", split="unlabeled"), picks, shards, truth)
+    rows = pick_precision(Subject(model="teacher", seed=0, dataset="u", split="unlabeled"), picks, shards, 1.0, truth)
     assert all((row.model, row.metric, row.low, row.high) == ("teacher", "pick_precision", None, None) for row in rows)
     return (rows[0].value, rows[0].n) if rows else None
 
@@ -140,7 +140,7 @@ def test_a_truth_table_that_cannot_be_joined_is_an_error(ray_local, tmp_path: Pa
         (Truth(uri=f"{tmp_path}/none.csv"), "cannot read '.*none.csv'"),
     ]:
         with pytest.raises(InputError, match=match):
-            precision(picks, shards, truth)
+            precision(picks, shards, 1.0, truth)
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
         tar.add(tmp_path / "clips" / "0.mp4", "0.mp4")
     tars = index_corpus(root, "tars", Corpus(uri=(str(tmp_path / "t.tar"),), kind="video"))

@@ -17,7 +17,7 @@ from helpers import contents, open_in_chromium, random_model
 
 from raylabel import datasets
 from raylabel.compute.resources import Resources
-from raylabel.corpus import Corpus, index_corpus
+from raylabel.corpus import Corpus, Shards, index_corpus
 from raylabel.datasets.moving_digits import DIRECTIONS, SPLIT
 from raylabel.errors import InputError
 from raylabel.evaluate.classify import wilson
@@ -35,7 +35,7 @@ from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import Select, select
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
-from raylabel.training.examples import Materialize, materialize
+from raylabel.training.examples import Materialize, WritingTask, materialize
 from raylabel.training.loop import TrainingTask
 from raylabel.training.schedule import Schedule
 from raylabel.training.stream import Stream
@@ -144,7 +144,9 @@ def test_segments_of_a_video_are_samples_of_one_source(ray_local, tmp_path):
                 best[video] = max(value, best[video]) if video in best else value
         found = picks.table("picks", PICKS).sort_by([("label", "ascending"), ("score", "ascending")])
         assert found["score"].to_pylist() == [v for _, v in sorted((c, v) for (c, _), v in best.items())]
-    examples = materialize(root, "picked", picks, shards, corpus, Materialize(lanes=4), 0)
+    examples = materialize(
+        root, "picked", picks, WritingTask(shards=Shards(shards), corpus=corpus, config=Materialize(lanes=4)), 0
+    )
     for written in (examples.table(file.name, EXAMPLES) for file in examples.files("examples-")):
         for cut in written["media"].to_pylist():  # one second of eight frames, not the whole video
             with av.open(io.BytesIO(cut), "r") as container:
@@ -176,7 +178,13 @@ def accuracy(root: Root, frames: int) -> tuple[int, int]:
     corpora = {name: datasets.resolve(root, getattr(recipe, name)) for name in ("test", "unlabeled")}
     shards = {name: index_corpus(root, name, corpus) for name, corpus in corpora.items()}
     labels = GivenLabels().label(root, corpora["test"], shards["test"])
-    examples = materialize(root, "labeled", labels, shards["test"], corpora["test"], Materialize(lanes=8), 0)
+    examples = materialize(
+        root,
+        "labeled",
+        labels,
+        WritingTask(shards=Shards(shards["test"]), corpus=corpora["test"], config=Materialize(lanes=8)),
+        0,
+    )
     view: View = replace(recipe.view, clip=Clip(frames=frames, count=2))
     config = Train(images=2_400, batch=32, schedule=Schedule(lr=0.1, warmup=0.05), weight_decay=5e-4)
     task = TrainingTask(model=Model(arch="r2plus1d8x1"), classes=8, examples=examples, config=config, view=view, seed=0)

@@ -1,10 +1,13 @@
 """Recipes are complete, those of the paper have the paper's settings, and resources are divided as documented."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from ray import cloudpickle
 
 from raylabel.compute.resources import Cluster, Node, Pool, Resources
 from raylabel.corpus import Corpus
@@ -66,6 +69,65 @@ def test_a_users_own_recipe_is_found(tmp_path):
             recipes.find(name)
     with pytest.raises(InputError, match="takes no --data"):
         recipes.make(recipes.find("digits"), "somewhere")
+
+
+def test_a_recipe_may_import_its_neighbors_and_other_nodes_need_none_of_the_files(tmp_path):
+    """A module, a package, an import inside the function, and a process in another folder that unpickles the recipe."""
+    folder = tmp_path / "with neighbors"
+    (folder / "neighbor_package").mkdir(parents=True)
+    (folder / "neighbor_package" / "__init__.py").write_text("from neighbor_package.inner import ROUNDS\n")
+    (folder / "neighbor_package" / "inner.py").write_text("ROUNDS = 4\n")
+    (folder / "neighbor_config.py").write_text(
+        "from dataclasses import dataclass\nfrom raylabel.recipes import Recipe\nimport neighbor_package\n\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Longer(Recipe):\n"
+        "    def rounds(self): return neighbor_package.inner.ROUNDS\n"
+    )
+    (folder / "neighbor_late.py").write_text(
+        "import neighbor_config\n\nclass Late(neighbor_config.Longer):\n    def late(self): return 7\n"
+    )
+    (folder / "mine.py").write_text(
+        "from raylabel.recipes.images import digits\nimport neighbor_config\n\n"
+        "def mine():\n    from neighbor_late import Late\n    return Late(**vars(digits()))\n"
+    )
+    recipe = recipes.make(recipes.find(f"{folder}/mine.py:mine"), "")
+    elsewhere = "import pickle, sys; recipe = pickle.load(sys.stdin.buffer); print(recipe.rounds(), recipe.late())"
+    pickled = cloudpickle.dumps(recipe)  # pyright: ignore[reportPrivateImportUsage]
+    run = subprocess.run([sys.executable, "-c", elsewhere], input=pickled, cwd=tmp_path, capture_output=True)
+    assert run.stdout == b"4 7\n", run.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    "text, line, message",
+    [
+        ("def f(:\n", 1, "SyntaxError: invalid syntax"),
+        ("x = 1\ndef f():\n    return 1 / 0\n", 3, "ZeroDivisionError: division by zero"),
+        ("x = 1\nimport no_such_module\n", 2, "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("import sys\ndef f():\n    return sys.exit('no more')\n", 3, "SystemExit: no more"),
+        ("from dataclasses import replace\ndef f():\n  return replace(3, k=1)\n", 3, "TypeError: replace"),
+        ("def f(one, two):\n    return 3\n", None, "TypeError: f.. missing 2 required positional"),
+        ("def f():\n  raise KeyError\n", 2, "KeyError: KeyError"),
+    ],
+)
+def test_an_error_in_a_users_recipe_names_the_file_and_the_line(tmp_path, text, line, message):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    where = f"{path}, line {line}" if line else str(path)
+    with pytest.raises(InputError, match=f"^recipe '.*f' failed in {where}: {message}.*; fix the file$"):
+        recipes.make(recipes.find(f"{path}:f"), "")
+
+
+def test_the_error_of_a_neighbor_names_its_own_file(tmp_path):
+    (tmp_path / "neighbor_broken.py").write_text("x = 1\n\ndef f(:\n")
+    (tmp_path / "mine.py").write_text("import neighbor_broken\n")
+    with pytest.raises(InputError, match=f"failed in {tmp_path}/neighbor_broken.py, line 3: SyntaxError"):
+        recipes.find(f"{tmp_path}/mine.py:f")
+
+
+def test_an_input_error_of_a_users_recipe_is_not_changed(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from raylabel.recipes import Select\ndef f():\n    return Select(k=0, p=1)\n")
+    with pytest.raises(InputError, match=r"^select\.k is 0"):
+        recipes.make(recipes.find(f"{path}:f"), "")
 
 
 def test_a_teacher_is_given_in_exactly_one_way():

@@ -22,7 +22,7 @@ from raylabel.evaluate.results import Metric, Subject
 from raylabel.media.encode import encode_mp4
 from raylabel.report import page as module
 from raylabel.report.page import NAMED_CLASSES, Film, Picture, Point, Strip, write_page
-from raylabel.report.summary import Counts, Picks, Reject, Stage, Summary
+from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary
 from raylabel.report.terminal import print_summary
 from raylabel.report.thumbnails import thumbnail
 from raylabel.selection.leaks import Leaks
@@ -54,6 +54,10 @@ def make(names: list[str], text: str = "plain", video: bool = False) -> Summary:
         classes=names,
         counts=Counts(samples=1234567, scored=1230000, rejected=4000, duplicates=567, labeled=4321, labeled_rejected=9),
         rejects=[Reject(reason="truncated", count=3999), Reject(reason=text, count=1)],
+        passed_over=[
+            PassedOver(corpus="unlabeled", extension=text, count=8765, examples=[text, "a/b.heic"]),
+            PassedOver(corpus="test", extension="no extension", count=1, examples=["a/README"]),
+        ] if video else [],
         metrics=metrics,
         test_per_class=[9] * (len(names) - 1) + [0],
         picks=Picks(
@@ -64,6 +68,7 @@ def make(names: list[str], text: str = "plain", video: bool = False) -> Summary:
             known=4900, videos=3, labeled=12, unlabeled=4567, labeled_copies=5, copies=8, test=21, n=5000,
             examples=[text, "v_g02"],
         ) if video else None,
+        warnings=(text, "two"),
         stages=[
             Stage(name="index", seconds=1.25),
             Stage(name=text, seconds=7200.5, images=10**9, images_per_second=1e5 / 3),

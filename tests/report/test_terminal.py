@@ -11,7 +11,7 @@ from rich.console import Console
 
 from raylabel.compute.progress import PATIENCE, PatientProgress, Progress
 from raylabel.evaluate.results import Metric
-from raylabel.report.summary import Counts, Picks, Reject, Stage, Summary, verdict
+from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary, verdict
 from raylabel.report.terminal import print_summary
 from raylabel.selection.leaks import Leaks
 from raylabel.text import printable
@@ -97,7 +97,9 @@ def test_printable_keeps_every_script_and_drops_control_characters() -> None:
 def test_table_is_plain_text_of_at_most_100_columns_with_all_numbers() -> None:
     where, stream = console()
     reasons = [Reject(reason=f"a reason that is number {i}", count=3) for i in range(10)]
-    print_summary(dataclasses.replace(small(), rejects=reasons), "/runs/run-0123", where)
+    passed = [PassedOver(corpus="unlabeled", extension=".heic", count=1234, examples=["d/a.heic", "d/b.heic"])]
+    found = dataclasses.replace(small(), rejects=reasons, passed_over=passed, warnings=("look at it",))
+    print_summary(found, "/runs/run-0123", where)
     text = text_of(stream)
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 100
@@ -106,8 +108,10 @@ def test_table_is_plain_text_of_at_most_100_columns_with_all_numbers() -> None:
         "+3.4 points (95% interval +2.6 to +4.2)",
         "1,200 in = 1,150 scored + 30 rejected + 20 duplicates",
         "a reason that is number 9 3",
+        "passed over, as no samples: 1,234 .heic of unlabeled (d/a.heic)",
         "min 10 (cat), median 15, max 20 (dog)",
         "true label: 90.0% of 30",
+        "warning: look at it",
         "label 2.0 1,200 600.0",
         "/runs/run-0123/report.html",
         "/runs/run-0123/summary.json",
@@ -175,13 +179,6 @@ def test_leaks_are_printed_if_source_videos_are_known_or_files_are_shared(
     text = text_of(stream).replace("\n", " ").replace("  ", " ")
     assert ("leaks" in text) == (expected is not None)
     assert expected is None or expected in text
-
-
-def test_classes_without_test_samples_are_printed() -> None:
-    where, stream = console()
-    print_summary(dataclasses.replace(small(), test_per_class=[0, 96]), "/runs/run-0123", where)
-    print_summary(small(), "/runs/run-0123", where)
-    assert text_of(stream).count("the test set has no sample of 1 of 2 classes ('cat'): the accuracies do not") == 1
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -73,6 +73,31 @@ def seeds() -> dict[str, bytes]:
     return found
 
 
+def modern_seeds(format: str) -> dict[str, bytes]:
+    """Valid images as AVIF or HEIF: of several modes, rotated, with several frames. HEIF needs pillow-heif."""
+    if format == "HEIF":
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    china, flower = photographs()
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "http://127.0.0.1/exif"
+    alpha = flower.convert("RGBA")
+    alpha.putalpha(china.convert("L"))
+    found = {
+        "plain": encode(china, format),
+        "alpha": encode(alpha, format),
+        "grey": encode(flower.convert("L"), format),
+        "rotated": encode(china, format, exif=exif.tobytes(), icc_profile=b"profile" * 30),
+        "frames": encode(china, format, save_all=True, append_images=[flower]),
+    }
+    if format == "HEIF":
+        found["grid"] = encode(china.resize((192, 128)), format, tile_size=64)
+    else:
+        found["grid"] = encode(china.resize((192, 128)), format, tile_rows=1, tile_cols=1, autotiling=False)
+    return found
+
+
 def clips(folder: Path) -> dict[str, bytes]:
     """Complete small clips of `folder`, as further seeds."""
     return {f"{path.suffix[1:]} {path.name}": path.read_bytes() for path in sorted(folder.glob("*.[mw]*"))[:8]}

@@ -4,7 +4,7 @@ import hashlib
 
 from raylabel.cli.launch import Options, launched
 from raylabel.compute.resources import Resources
-from raylabel.corpus import Corpus
+from raylabel.corpus import Corpus, Shards
 from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.media.view import View
 from raylabel.models import Model
@@ -14,7 +14,7 @@ from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import Select, select
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
-from raylabel.training.examples import Materialize, materialize
+from raylabel.training.examples import Materialize, WritingTask, materialize
 from raylabel.training.schedule import Schedule
 
 
@@ -47,7 +47,13 @@ def run(root: Root, recipe: Recipe) -> tuple[Artifact, Artifact]:
         network=start.teacher, view=recipe.view, config=recipe.label, resources=recipe.resources
     ).label(root, corpus, shards)
     picks = select(root, scores, find_duplicates(root, scores), recipe.select, start.classes)
-    return picks, materialize(root, "picked", picks, shards, corpus, recipe.materialize, recipe.label.reject_limit)
+    return picks, materialize(
+        root,
+        "picked",
+        picks,
+        WritingTask(shards=Shards(shards), corpus=corpus, config=recipe.materialize),
+        recipe.label.reject_limit,
+    )
 
 
 def digest(artifact: Artifact) -> str:

@@ -5,12 +5,12 @@ from pathlib import Path
 from helpers import DIGITS_VIEW, digit_images, write_parquet
 
 from raylabel.compute.resources import Resources
-from raylabel.corpus import Corpus, index_corpus
+from raylabel.corpus import Corpus, Shards, index_corpus
 from raylabel.labels.truth import GivenLabels
 from raylabel.models import Model
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
-from raylabel.training.examples import Materialize, materialize
+from raylabel.training.examples import Materialize, WritingTask, materialize
 from raylabel.training.loop import TrainingTask
 from raylabel.training.schedule import Schedule
 from raylabel.training.train import train
@@ -25,7 +25,11 @@ def digits_examples(root: Root, folder: Path) -> Artifact:
     corpus = Corpus(uri=(str(write_parquet(folder / "labeled.parquet", media[:600], labels[:600])),))
     shards = index_corpus(root, "labeled", corpus)
     return materialize(
-        root, "labeled", GivenLabels().label(root, corpus, shards), shards, corpus, Materialize(lanes=8), 0.05
+        root,
+        "labeled",
+        GivenLabels().label(root, corpus, shards),
+        WritingTask(shards=Shards(shards), corpus=corpus, config=Materialize(lanes=8)),
+        0.05,
     )
 
 

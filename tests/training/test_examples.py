@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from paths import PYTHONPATH
 from PIL import Image
 
-from raylabel.corpus import Corpus, index_corpus
+from raylabel.corpus import Corpus, Shards, index_corpus
 from raylabel.errors import InputError
 from raylabel.media.image import decode_image
 from raylabel.schema import EXAMPLES, PICKS, REJECTS
 from raylabel.store.artifact import Artifact, Built, Root, write_table
 from raylabel.training import examples
-from raylabel.training.examples import Materialize, materialize
+from raylabel.training.examples import Materialize, WritingTask, materialize
 from raylabel.training.stream import Stream
 
 LANES = Materialize(lanes=4)
@@ -50,7 +50,9 @@ def make(tmp_path, media, pairs, config=LANES, limit=0.05):
     corpus = Corpus(uri=(str(tmp_path / "data"),))
     root = Root.open(str(tmp_path / "root"))
     shards = index_corpus(root, "unlabeled", corpus)
-    return materialize(root, "picked", picks_of(root, pairs), shards, corpus, config, limit)
+    return materialize(
+        root, "picked", picks_of(root, pairs), WritingTask(shards=Shards(shards), corpus=corpus, config=config), limit
+    )
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +197,9 @@ def test_rejects_are_retried_only_if_requested(ray_local, tmp_path, media):
     shards, picks = index_corpus(root, "corpus", corpus), picks_of(root, [(0, row) for row in range(30)])
 
     def made(retry: bool, root: Root = root) -> Artifact:
-        return materialize(root, "bench", picks, shards, corpus, config, 0.5, retry)
+        return materialize(
+            root, "bench", picks, WritingTask(shards=Shards(shards), corpus=corpus, config=config), 0.5, retry
+        )
 
     (data / "07.png").rename(away)
     first = made(retry=True)
@@ -247,12 +251,12 @@ def test_a_shard_without_a_pick_is_never_opened(ray_local, tmp_path, media, form
     shards = index_corpus(root, "unlabeled", corpus)
     picks = picks_of(root, [(0, 3), (0, (2 << 32) + 5)])
     (data / f"1.{form}").unlink()
-    made = materialize(root, "picked", picks, shards, corpus, LANES, 0.05)
+    made = materialize(root, "picked", picks, WritingTask(shards=Shards(shards), corpus=corpus, config=LANES), 0.05)
     rows = made.table("examples-", EXAMPLES).to_pylist()
     assert {row["key"]: row["media"] for row in rows} == {3: media[0][3], (2 << 32) + 5: media[0][5]}
     (data / f"2.{form}").unlink()
     with pytest.raises(InputError, match=f"2.{form}' vanished since it was indexed"):
-        materialize(root, "again", picks, shards, corpus, LANES, 0.05)
+        materialize(root, "again", picks, WritingTask(shards=Shards(shards), corpus=corpus, config=LANES), 0.05)
 
 
 def test_samples_read_from_a_changed_shard_are_not_kept(ray_local, tmp_path, media):
@@ -265,9 +269,9 @@ def test_samples_read_from_a_changed_shard_are_not_kept(ray_local, tmp_path, med
     whole = path.read_bytes()
     write_parquet(path, media[0][::-1])  # the same number of rows, all readable
     with pytest.raises(InputError, match="0.parquet' changed since it was indexed"):
-        materialize(root, "picked", picks, shards, corpus, LANES, 0.05)
+        materialize(root, "picked", picks, WritingTask(shards=Shards(shards), corpus=corpus, config=LANES), 0.05)
     path.write_bytes(whole)
-    made = materialize(root, "picked", picks, shards, corpus, LANES, 0.05)
+    made = materialize(root, "picked", picks, WritingTask(shards=Shards(shards), corpus=corpus, config=LANES), 0.05)
     rows = made.table("examples-", EXAMPLES).to_pylist()
     assert {row["key"]: row["media"] for row in rows} == dict(enumerate(media[0]))
 
@@ -286,7 +290,7 @@ def materialize_many(data: str, root: str) -> Artifact:
     corpus, opened = Corpus(uri=(data,)), Root.open(root)
     shards = index_corpus(opened, "unlabeled", corpus)
     picks = picks_of(opened, [(key % 10, key) for key in range(MANY)])
-    return materialize(opened, "picked", picks, shards, corpus, LANES, 0.05)
+    return materialize(opened, "picked", picks, WritingTask(shards=Shards(shards), corpus=corpus, config=LANES), 0.05)
 
 
 def test_a_killed_run_resumes_to_the_same_bytes_and_repeats_no_part(ray_local, tmp_path, media):

@@ -79,7 +79,8 @@ class Zygote:
     def _start(self) -> None:
         self._control, theirs = socket.socketpair()
         environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
-        environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        # One arena: glibc would reserve 64 MB of a child's address space for the malloc of each thread of a decoder.
+        environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MALLOC_ARENA_MAX": "1"}
         path = json.dumps([os.path.abspath(entry) for entry in sys.path])
         with theirs:
             self._process = subprocess.Popen(

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from raylabel.corpus import Corpus, Shards, Unit, read_unit
+from raylabel.corpus import Unit, read_unit
 from raylabel.inference.scores import unit_rows
 from raylabel.plan.pilot.process import draw
 from raylabel.schema import DIGEST_BYTES, SCORES, make_key
@@ -21,7 +21,7 @@ from raylabel.selection.select import Select, select
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 from raylabel.store.files import filesystem
 from raylabel.store.reject_limit import RejectTally
-from raylabel.training.examples import Materialize, file_samples, summarise, write_part
+from raylabel.training.examples import WritingTask, file_samples, summarise, write_part
 
 SYNTHETIC = 200_000  # rows of synthetic scores on which selection is timed
 READING = 1.5  # seconds for which each task reads
@@ -119,16 +119,20 @@ def _synthetic(root: Root, rows: int, classes: int, p: int, number: int) -> Arti
 
 
 def measure_materializing(
-    root: Root, name: str, shards: Shards, corpus: Corpus, config: Materialize, classes: int
+    root: Root,
+    name: str,
+    task: WritingTask,
+    classes: int,
 ) -> Materialized:
     """Times one task on each CPU, all at the same time: each reads rows of the corpus and writes them as EXAMPLES."""
     tasks = max(1, int(ray.cluster_resources().get("CPU", 1)))
     records: list[dict[str, Any]] = []
 
     def build(draft: Draft) -> Built:
-        shared: Any = [ray.put(value) for value in (shards, corpus, config, classes, WRITING)]
-        drawn = enumerate(draw(shards, unit_rows(corpus))[:tasks])
-        records.extend(ray.get([_materialize.remote(draft.uri, part, unit, *shared) for part, unit in drawn]))
+        shared: Any = ray.put(task)
+        drawn = enumerate(draw(task.shards, unit_rows(task.corpus))[:tasks])
+        work = [_materialize.remote(draft.uri, part, unit, shared, classes, WRITING) for part, unit in drawn]
+        records.extend(ray.get(work))
         tally = RejectTally(sum(record["samples"] for record in records), 1.0, "picked samples", name)
         for record in records:
             tally.add(record["samples"], record["reasons"])  # no tables: the pilot's folder is deleted
@@ -152,18 +156,9 @@ def measure_materializing(
 
 
 @ray.remote(num_cpus=1)
-def _materialize(
-    folder: str,
-    part: int,
-    unit: Unit,
-    shards: Shards,
-    corpus: Corpus,
-    config: Materialize,
-    classes: int,
-    seconds: float,
-) -> dict[str, Any]:
+def _materialize(folder: str, part: int, unit: Unit, task: WritingTask, classes: int, seconds: float) -> dict[str, Any]:
     """Reads from the start of the unit for at most READING seconds. Then writes as many samples as take `seconds`."""
-    begin, shard = time.monotonic(), shards.row(unit.shard)
+    begin, shard, corpus = time.monotonic(), task.shards.row(unit.shard), task.corpus
     group = 1
     if shard["format"] == "parquet":
         fs, path = filesystem(shard["uri"])
@@ -181,11 +176,11 @@ def _materialize(
     def write(where: str, count: int) -> tuple[float, dict[str, Any]]:
         labels = {make_key(unit.shard, row): [row % classes] for row in range(first, first + count)}
         begin = time.monotonic()
-        record = write_part(where, part, labels, shards, corpus, config)
+        record = write_part(where, part, labels, task)
         return time.monotonic() - begin, record
 
     few = min(end - first, PROBE)
     probe_seconds, _ = write(f"{folder}/scratch/{part}", few)
-    writing, record = write(folder, min(end - first, max(2 * config.lanes, int(few * seconds / probe_seconds))))
+    writing, record = write(folder, min(end - first, max(2 * task.config.lanes, int(few * seconds / probe_seconds))))
     found = {"rows": rows, "reading": reading, "writing": writing, "group_rows": group}
     return {**record, **found, "seconds": time.monotonic() - begin}
