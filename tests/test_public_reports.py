@@ -281,7 +281,7 @@ def test_a_video_with_a_rotation() -> None:
 def test_a_video_with_damaged_packets() -> None:
     """Bytes in the middle are lost: frames of other groups of pictures are read; the video as a whole is a reject."""
     data = video(scene(60), options={"g": "10"})
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         packet = [packet for packet in container.demux(video=0) if packet.size][30]
         assert packet.pos is not None
     damaged = data[: packet.pos] + bytes(packet.size) + data[packet.pos + packet.size :]
