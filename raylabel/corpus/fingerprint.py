@@ -60,13 +60,18 @@ def measure_files(paths: Sequence[str], sizes: Sequence[int]) -> tuple[int, str]
 
 def file_sizes(uri: str, lines: Sequence[str]) -> list[int]:
     """The current sizes of loose files in bytes, -1 if one is missing or not a regular file; one request per file."""
-    sizes: list[int] = []
+    return [size for size, _ in file_stats(uri, lines)]
+
+
+def file_stats(uri: str, lines: Sequence[str]) -> list[tuple[int, int]]:
+    """The sizes as in `file_sizes`, and when each file was modified, in nanoseconds since 1970; 0 if it is missing."""
+    stats: list[tuple[int, int]] = []
     locations = (file_uri(uri, split_line(uri, text).path) for text in lines)
     for _, run in itertools.groupby(locations, key=_store):
         found = [filesystem(location) for location in run]
         infos = found[0][0].get_file_info([path for _, path in found])
-        sizes += [-1 if info.size is None else info.size for info in infos]
-    return sizes
+        stats += [(-1, 0) if info.size is None else (info.size, info.mtime_ns or 0) for info in infos]
+    return stats
 
 
 def check_exists(uri: str, line: str) -> None:

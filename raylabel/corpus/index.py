@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -19,7 +20,9 @@ from raylabel.store.artifact import Artifact, Built, Draft, File, Root, digest, 
 GROUPS = 16  # row groups per file of SHARDS
 
 
-def index_corpus(root: Root, name: str, corpus: Corpus) -> Artifact:
+def index_corpus(
+    root: Root, name: str, corpus: Corpus, check_newest: Callable[[Shards, pa.Table], None] | None = None
+) -> Artifact:
     """SHARDS of the corpus as it is now, as artifact `shards-<name>`; shards are numbered in the natural order of
     their URIs (part-9 before part-10), loose files in the order of their paths.
 
@@ -31,6 +34,9 @@ def index_corpus(root: Root, name: str, corpus: Corpus) -> Artifact:
     corpus/passed_over.py. The check for changes costs the same whether or not something changed:
     folders are listed, the size of each file of a list is requested, and the footer and 128 KiB of each parquet file
     and every header of each tar are read. The table is written only if something changed.
+
+    `check_newest` is called with the SHARDS of loose files and the table NEWEST of survey.py: a file that was edited
+    and has as many bytes as before changes no fingerprint.
 
     A corpus may grow by files, and loose files may change. InputError, naming the file and the fix, if a parquet file
     or tar changed since it was indexed in this root: the artifacts made from it are out of date. InputError also if
@@ -53,7 +59,10 @@ def index_corpus(root: Root, name: str, corpus: Corpus) -> Artifact:
         identity["rows"] = _hash(found.measures, "rows")
     _check_unchanged(root, name, found, digest(identity))
     info = {"content": digest(content), "samples": found.samples, "passed_over": found.passed}
-    return root.make(f"shards-{name}", identity, lambda draft: Built(_write(draft, found), info))
+    made = root.make(f"shards-{name}", identity, lambda draft: Built(_write(draft, found), info))
+    if check_newest and found.newest is not None:
+        check_newest(Shards(made), found.newest)
+    return made
 
 
 def verify_packed(shards: Shards) -> None:

@@ -35,9 +35,10 @@ class Loose:
     """The media files of a folder, whose `uri` ends in a slash, or of a list."""
 
     uri: str
-    files: Iterator[tuple[str, int | None]]
-    """(path relative to the folder, or line of the list as in SHARDS; bytes, None if not known, -1 if it is not a
-    regular file). To be consumed before the next item of `find` is requested."""
+    files: Iterator[tuple[str, int | None, int | None]]
+    """(path relative to the folder, or line of the list as in SHARDS; bytes, -1 if it is not a regular file; when it
+    was modified, nanoseconds since 1970); the latter are None if they are not known. To be consumed before the next
+    item of `find` is requested."""
 
 
 def find(corpus: Corpus, uri: str, passed: PassedOver | None = None) -> Iterator[Packed | Loose]:
@@ -78,7 +79,7 @@ def _find_file(corpus: Corpus, location: str) -> Packed | Loose:
     if is_list(location) and form in ("auto", "files"):
         if not location.lower().endswith(".csv"):
             _check_no_columns(corpus, location)
-        return Loose(location, ((line, None) for line in list_lines(corpus, location)))
+        return Loose(location, ((line, None, None) for line in list_lines(corpus, location)))
     if form == "parquet" or form == "webdataset":
         return Packed(location, form)
     if (guess := form_of(location, corpus.kind)) in ("parquet", "webdataset") and form == "auto":
@@ -98,11 +99,11 @@ def _find_in_folder(
 ) -> Iterator[Packed | Loose]:
     wanted = corpus.format
 
-    def of_format() -> Iterator[tuple[str, int, Format | None]]:
-        for path, size in walk(fs, folder, corpus.kind, corpus.more, passed, f"{prefix}{folder}/"):
+    def of_format() -> Iterator[tuple[str, int, int, Format | None]]:
+        for path, size, modified in walk(fs, folder, corpus.kind, corpus.more, passed, f"{prefix}{folder}/"):
             form = form_of(path, corpus.kind, corpus.more)
             if wanted in ("auto", form):
-                yield path, size, form
+                yield path, size, modified, form
             else:
                 passed.add(f"{prefix}{folder}/{path}")
 
@@ -114,15 +115,15 @@ def _find_in_folder(
         raise InputError(
             f"nothing found at '{prefix}{folder}': the folder contains no {what}{there}; give another folder"
         )
-    form = first[2]
+    form = first[3]
     assert form is not None
 
-    def of_oneform_of() -> Iterator[tuple[str, int]]:
+    def of_oneform_of() -> Iterator[tuple[str, int, int]]:
         try:
-            for path, size, found in itertools.chain([first], files):
+            for path, size, modified, found in itertools.chain([first], files):
                 if found != form and found is not None:
                     raise mixed(corpus, {form, found})
-                yield path, size
+                yield path, size, modified
         except FAILURES as error:  # `find` does not catch it: it is suspended while these files are read
             raise InputError(f"cannot list '{prefix}{folder}': {error}; check the path and its permissions") from error
 
@@ -130,10 +131,10 @@ def _find_in_folder(
         _check_no_columns(corpus, f"{prefix}{folder}")
         yield Loose(f"{prefix}{folder}/", of_oneform_of())
     else:
-        yield from (Packed(f"{prefix}{folder}/{path}", form) for path, _ in of_oneform_of())
+        yield from (Packed(f"{prefix}{folder}/{path}", form) for path, _, _ in of_oneform_of())
 
 
-Files = list[tuple[str, int]]  # (path relative to where the walk began, bytes)
+Files = list[tuple[str, int, int]]  # (path relative to where the walk began, bytes, when it was modified)
 
 
 @dataclass
@@ -171,13 +172,14 @@ def walk(
     more: Collection[str] = (),
     passed: PassedOver | None = None,
     shown: str = "",
-) -> Iterator[tuple[str, int]]:
-    """(path relative to the folder, bytes) of all media of that kind or with an extension of `more`, *.parquet and
-    *.tar files below the folder, in order of their paths.
+) -> Iterator[tuple[str, int, int]]:
+    """(path relative to the folder, bytes, when it was modified) of all media of that kind or with an extension of
+    `more`, *.parquet and *.tar files below the folder, in order of their paths.
 
     Other files are counted in `passed`, under their paths with `shown` before them. So are names with a leading dot,
     which other programs make (.ipynb_checkpoints, macOS's ._a.jpg); such a folder is not listed and counts as one.
-    Bytes are -1 if it is not a regular file. A symbolic link to a folder that contains it is not followed.
+    Bytes are -1 and the time is 0 if it is not a regular file. A symbolic link to a folder that contains it is not
+    followed.
     """
     real = os.path.realpath(folder)
     first = _Folder(folder, kind, "", real, frozenset([real]), more=more, shown=shown)
@@ -215,7 +217,7 @@ def _list_ahead(
 
 def _list_local(folder: _Folder) -> "list[Files | _Folder]":
     # Not Arrow's own walk: it skips broken links, and does not end if a link leads to a parent folder.
-    found: list[tuple[str, int | _Folder]] = []
+    found: list[tuple[str, tuple[int, int] | _Folder]] = []
     with os.scandir(folder.path) as listed:
         for entry in sorted(listed, key=lambda entry: entry.name):
             name = entry.name
@@ -231,12 +233,13 @@ def _list_local(folder: _Folder) -> "list[Files | _Folder]":
             else:
                 if not is_text(path):
                     raise InputError(f"the name of {os.fsencode(entry.path)!r} is not UTF-8: rename the file or folder")
-                found.append((name, entry.stat().st_size if entry.is_file() else -1))
+                stat = entry.stat() if entry.is_file() else None
+                found.append((name, (stat.st_size, stat.st_mtime_ns) if stat else (-1, 0)))
     return _in_order(folder, found)
 
 
 def _list_store(fs: pafs.FileSystem, folder: _Folder) -> "list[Files | _Folder]":
-    found: list[tuple[str, int | _Folder]] = []
+    found: list[tuple[str, tuple[int, int] | _Folder]] = []
     for info in entries(fs, folder.path, lambda key: folder.pass_over(key.removeprefix(f"{folder.path}/"))):
         name = info.base_name
         path = folder.below + name
@@ -245,13 +248,13 @@ def _list_store(fs: pafs.FileSystem, folder: _Folder) -> "list[Files | _Folder]"
         elif info.type == pafs.FileType.Directory:
             found.append((f"{name}/", folder.inner(info.path, name)))
         elif info.is_file and form_of(path, folder.kind, folder.more):
-            found.append((name, info.size))
+            found.append((name, (info.size, info.mtime_ns or 0)))
         else:
             folder.pass_over(path)
     return _in_order(folder, found)
 
 
-def _in_order(folder: _Folder, found: "list[tuple[str, int | _Folder]]") -> "list[Files | _Folder]":
+def _in_order(folder: _Folder, found: "list[tuple[str, tuple[int, int] | _Folder]]") -> "list[Files | _Folder]":
     """Runs of files, and the folders between them, in the order of whole paths: a folder is sorted by its name with a
     slash."""
     found.sort(key=itemgetter(0))
@@ -261,5 +264,5 @@ def _in_order(folder: _Folder, found: "list[tuple[str, int | _Folder]]") -> "lis
         if is_folder:
             items.extend(inner for _, inner in run if isinstance(inner, _Folder))
         else:
-            items.append([(folder.below + name, size) for name, size in run if isinstance(size, int)])
+            items.append([(folder.below + name, *facts) for name, facts in run if isinstance(facts, tuple)])
     return items

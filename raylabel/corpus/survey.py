@@ -20,7 +20,7 @@ from raylabel.compute.progress import PatientProgress
 from raylabel.compute.resources import Cluster
 from raylabel.compute.watchdog import progressed
 from raylabel.corpus.config import THREADS, Corpus, Format, absolute
-from raylabel.corpus.fingerprint import check_exists, file_sizes, measure_files, measure_packed
+from raylabel.corpus.fingerprint import check_exists, file_stats, measure_files, measure_packed
 from raylabel.corpus.listing import Packed, find, mixed, name
 from raylabel.corpus.passed_over import PassedOver, sentence
 from raylabel.corpus.share import of_files
@@ -34,7 +34,10 @@ PACKED = 4096  # parquet files or tars per row group of SHARDS
 CHUNK = 256  # parquet files or tars that one task opens, at most
 
 MEASURES = pa.schema([SHARDS.field(column) for column in ("uri", "rows", "bytes", "fingerprint")])
-FILES = pa.schema([pa.field("path", pa.string()), pa.field("size", pa.int64())])
+FILES = pa.schema([pa.field("path", pa.string()), *(pa.field(n, pa.int64()) for n in ("size", "modified"))])
+# Of a run of loose files: when its newest file was modified, in nanoseconds since 1970, and the row of that file. Only
+# rows of the share count; 0 if there are none.
+NEWEST = pa.schema([pa.field("modified", pa.int64()), pa.field("row", pa.int64())])
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Survey:
     """PassedOver: what was found and is no sample."""
     divided: bool = False
     """Whether a tar has more samples than names up to the first dot."""
+    newest: pa.Table | None = None
+    """NEWEST of every shard; None of parquet files and tars."""
 
     @property
     def samples(self) -> int:
@@ -113,7 +118,7 @@ def _list(corpus: Corpus, uri: str, most: int) -> Iterator[Any]:
 
     def flush() -> Iterator[Any]:
         yield "", packed[0].format, len(packed), None
-        yield pa.table([[p.uri for p in packed], [None] * len(packed)], schema=FILES)
+        yield pa.table([[p.uri for p in packed], *[[None] * len(packed)] * 2], schema=FILES)
 
     for found in find(corpus, uri, passed):
         if isinstance(found, Packed):
@@ -124,14 +129,14 @@ def _list(corpus: Corpus, uri: str, most: int) -> Iterator[Any]:
         else:
             while some := list(itertools.islice(found.files, most)):
                 yield found.uri, "files", len(some), None
-                yield pa.table([[path for path, _ in some], [size for _, size in some]], schema=FILES)
+                yield pa.table([list(column) for column in zip(*some, strict=True)], schema=FILES)
     if packed:
         yield from flush()
     yield "", None, 0, passed.table()
 
 
 def _survey_loose(listed: Listed, files: int, title: str, passed: PassedOver) -> Survey:
-    tables, groups, done = [MEASURES.empty_table()], [], 0
+    tables, groups, done = [pa.schema([*MEASURES, *NEWEST]).empty_table()], [], 0
     with PatientProgress(f"index {title}", files, "files") as progress:
         for location in sorted(listed, key=_natural_key):
             first, size = len(groups), 0
@@ -143,7 +148,9 @@ def _survey_loose(listed: Listed, files: int, title: str, passed: PassedOver) ->
             if not (size or location.endswith("/")):
                 check_exists(location, fetch(groups[first][1])["paths"][0].as_py()[0])
         _show(progress, passed)
-    return Survey("files", pa.concat_tables(tables).combine_chunks(), groups, passed.table())
+    table = pa.concat_tables(tables).combine_chunks()
+    measures, newest = table.select(MEASURES.names), table.select(NEWEST.names)
+    return Survey("files", measures, groups, passed.table(), newest=newest)
 
 
 def _show(progress: PatientProgress, passed: PassedOver) -> None:
@@ -153,11 +160,11 @@ def _show(progress: PatientProgress, passed: PassedOver) -> None:
 
 @ray.remote(num_cpus=0.5, num_returns=2)
 def _cut_runs(share: float, location: str, files: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """FILES → MEASURES of its runs, and their fingerprints and paths."""
-    paths, sizes = files["path"].to_pylist(), files["size"].to_pylist()
+    """FILES → MEASURES and NEWEST of its runs, and their fingerprints and paths."""
+    paths, sizes, modified = (files[name].to_pylist() for name in FILES.names)
     if not location.endswith("/"):
         try:
-            sizes = file_sizes(location, paths)
+            sizes, modified = zip(*file_stats(location, paths), strict=True)
         except OSError as error:
             raise InputError(f"cannot get the sizes of the files of '{location}': {error}; check its paths") from error
     runs = [slice(first, first + RUN) for first in range(0, len(paths), RUN)]
@@ -165,9 +172,17 @@ def _cut_runs(share: float, location: str, files: pa.Table) -> tuple[pa.Table, p
     fingerprints = [fingerprint for _, fingerprint in measured]
     used = np.ones(len(paths), bool) if share == 1 else of_files(share, location, paths)
     rows = [np.count_nonzero(used[run]) for run in runs]
-    columns = [[location] * len(runs), rows, [size for size, _ in measured], fingerprints]
+    newest = [_newest(np.array(modified[run], np.int64)[used[run]]) for run in runs]
+    columns = [[location] * len(runs), rows, [size for size, _ in measured], fingerprints, *zip(*newest, strict=True)]
     schema = pa.schema([SHARDS.field("fingerprint"), SHARDS.field("paths")])
-    return pa.table(columns, schema=MEASURES), pa.table([fingerprints, [paths[run] for run in runs]], schema=schema)
+    measures = pa.table(columns, schema=pa.schema([*MEASURES, *NEWEST]))
+    return measures, pa.table([fingerprints, [paths[run] for run in runs]], schema=schema)
+
+
+def _newest(modified: np.ndarray) -> tuple[int, int]:
+    """A row of NEWEST."""
+    row = int(modified.argmax()) if len(modified) else 0
+    return (int(modified[row]), row) if len(modified) else (0, 0)
 
 
 def _survey_packed(corpus: Corpus, form: Format, listed: Listed, title: str, passed: PassedOver) -> Survey:

@@ -107,14 +107,14 @@ def _match(true: np.ndarray, best: np.ndarray, classes: int) -> np.ndarray:
     """For each of the teacher's classes the true class that most of its samples are of, int64 [C + 1]; -1 if there is
     none left, and for the last, which is that of samples that could not be read.
 
-    Greedy: the pair with the most samples first, each class once; of equal pairs the one of equal classes. It finds at
-    least half of the samples that the best matching finds, and needs no table of C x C.
+    Greedy: the pair with the most samples first, each class once. It finds at least half of the samples that the best
+    matching finds, and needs no table of C x C.
     """
     read = best >= 0
     pairs, counts = np.unique(true[read] * classes + best[read], return_counts=True)
     rows, columns = np.divmod(pairs, classes)
     found, used = np.full(classes + 1, -1), np.zeros(classes, bool)
-    for i in np.lexsort((pairs, rows != columns, -counts)):
+    for i in np.lexsort((pairs, -counts)):
         if found[columns[i]] < 0 and not used[rows[i]]:
             found[columns[i]] = rows[i]
             used[rows[i]] = True

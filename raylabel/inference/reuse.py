@@ -66,14 +66,19 @@ class Earlier:
         self.rejected: int = scores.info["rejected"]
 
     @property
+    def known(self) -> np.ndarray:
+        """Which shards of the current corpus were scored earlier, bool [S]."""
+        return self._number >= 0
+
+    @property
     def shards(self) -> int:
         """Number of shards of the current corpus that were scored earlier."""
-        return int((self._number >= 0).sum())
+        return int(self.known.sum())
 
     @property
     def samples(self) -> int:
         """Number of samples in these shards."""
-        return int(self._rows[self._number >= 0].sum())
+        return int(self._rows[self.known].sum())
 
     def find(self, unit: Unit) -> Piece | None:
         """The unit's earlier rows, if its shard was scored."""
@@ -94,12 +99,18 @@ def find_earlier(root: Root, identity: Mapping[str, Any], shards: Shards, unit: 
     found = []
     for scores in root.named("scores"):
         if _source(scores.identity) == _source(identity):
-            stem, _, tail = scores.info["shards"].rpartition("-")
-            # Its SHARDS may have been deleted: an error tells users who changed a shard on purpose to delete them.
-            if before := next((one for one in root.named(stem) if one.digest == tail), None):
-                found.append(Earlier(scores, Shards(before), shards, unit, part))
+            if before := find_shards(root, scores):
+                found.append(Earlier(scores, before, shards, unit, part))
     best = max(found, key=lambda earlier: (earlier.shards, -earlier.rejected), default=None)
     return best if best and best.shards else None
+
+
+def find_shards(root: Root, scores: Artifact) -> Shards | None:
+    """The SHARDS that were scored. None if they were deleted: an error tells users who changed a shard on purpose to do
+    so."""
+    stem, _, tail = scores.info["shards"].rpartition("-")
+    found = next((one for one in root.named(stem) if one.digest == tail), None)
+    return Shards(found) if found else None
 
 
 def _source(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,14 +156,14 @@ def rejected_units(folder: str, number: int) -> tuple[Unit, ...]:
 
 def read_piece(piece: Piece) -> tuple[pa.Table, pa.Table]:
     """(SCORES, REJECTS) of the unit, with the current keys of its samples."""
-    layout, unit, rows = piece.layout, piece.unit, _earlier_rows(piece)
+    layout, unit, (rows, parts) = piece.layout, piece.unit, parts_of(piece)
     keys = pa.array(make_key(layout.shard, 0) + rows)
     where = (pc.field("key") >= keys[0]) & (pc.field("key") <= keys[-1]) & pc.field("key").isin(keys)
     fs, path = filesystem(piece.folder)
     found = []
     for name, schema in (("scores", SCORES), ("rejects", REJECTS)):
         tables = [schema.empty_table()]
-        for part in np.unique((layout.first + rows // layout.unit) // layout.part).tolist():
+        for part in parts:
             try:
                 file = f"{path}/{name}-{part:06d}.parquet"
                 tables.append(pq.read_table(file, filesystem=fs, filters=where, schema=schema))
@@ -162,6 +173,12 @@ def read_piece(piece: Piece) -> tuple[pa.Table, pa.Table]:
         now = make_key(unit.shard, unit.first) + np.searchsorted(keys, table.column("key"))
         found.append(table.set_column(0, schema.field("key"), pa.array(now, pa.int64())))
     return found[0], found[1]
+
+
+def parts_of(piece: Piece) -> tuple[np.ndarray, list[int]]:
+    """(the unit's rows in the earlier corpus, int64 [rows]; the parts that have them)."""
+    layout, rows = piece.layout, _earlier_rows(piece)
+    return rows, np.unique((layout.first + rows // layout.unit) // layout.part).tolist()
 
 
 def _earlier_rows(piece: Piece) -> np.ndarray:

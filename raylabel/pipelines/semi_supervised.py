@@ -22,6 +22,7 @@ from raylabel.evaluate.classify import TOP, accuracy, hits, paired_gain
 from raylabel.evaluate.given_teacher import check_teacher, problem_of
 from raylabel.evaluate.precision import pick_precision
 from raylabel.evaluate.results import CONTROL, PRETRAINED, STUDENT, TEACHER, Metric, Subject
+from raylabel.inference.edited import check_edited
 from raylabel.labels.source import LabelSource, gives_scores
 from raylabel.labels.teacher import TrainedNetwork
 from raylabel.labels.truth import GivenLabels
@@ -69,7 +70,8 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
     """Checks the recipe, indexes its corpora, and reads their labels. InputError if the user has to fix one of them."""
     check_recipe(recipe)
     corpora = {n: datasets.resolve(root, getattr(recipe, n)) for n in ("labeled", "unlabeled", "test")}
-    shards = {n: index_corpus(root, n, corpus) for n, corpus in corpora.items()}
+    edited = functools.partial(check_edited, root)
+    shards = {n: index_corpus(root, n, c, functools.partial(edited, c)) for n, c in corpora.items()}
     labels = GivenLabels().label(root, corpora["labeled"], shards["labeled"])
     classes = tuple(labels.info["classes"])
     test_labels = GivenLabels(classes=classes).label(root, corpora["test"], shards["test"])

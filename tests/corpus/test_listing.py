@@ -36,13 +36,14 @@ def write_tree(folder: str, tree: list[str]) -> None:
             pass  # another path has a file where this one needs a folder, or the reverse
 
 
-def sorted_after_the_walk(folder: str) -> list[tuple[str, int]]:
+def sorted_after_the_walk(folder: str) -> list[tuple[str, int, int]]:
     found = []
     for inner, _, names in os.walk(folder):
         for file in names:
             path = os.path.relpath(os.path.join(inner, file), folder)
             if file.rpartition(".")[2].lower() in EXTENSIONS and not any(p.startswith(".") for p in path.split("/")):
-                found.append((path, os.path.getsize(os.path.join(folder, path))))
+                stat = os.stat(os.path.join(folder, path))
+                found.append((path, stat.st_size, stat.st_mtime_ns))
     return sorted(found)
 
 
@@ -73,7 +74,7 @@ def test_folders_are_listed_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(listing, "AHEAD", 4)
     monkeypatch.setattr(listing, "_list_local", list_local)
-    assert [path for path, _ in walk(pafs.LocalFileSystem(), str(tmp_path), "image")] == [
+    assert [path for path, *_ in walk(pafs.LocalFileSystem(), str(tmp_path), "image")] == [
         f"{letter}/{i}.jpg" for letter in "abcdefgh" for i in range(2)
     ]
 

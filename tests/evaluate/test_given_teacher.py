@@ -70,6 +70,8 @@ def test_few_samples_of_many_classes_are_no_evidence_of_another_order():
     np.add.at(joint, (true, best), 1)
     assert joint[linear_sum_assignment(joint, maximize=True)].sum() > 300
     assert not measure(true, best, 1000).other_order
+    # Nothing is right in this order, and two samples in another: chance.
+    assert not Check(n=300, right=0, reordered=2, classes=1000, pairs=()).other_order
 
 
 @pytest.mark.parametrize("classes, n", [(2, 200), (10, 500), (1000, 20_000)])

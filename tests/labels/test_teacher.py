@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from raylabel.corpus import Corpus, index_corpus
 from raylabel.errors import InputError
 from raylabel.inference import pool
 from raylabel.inference import scores as stage
+from raylabel.inference.edited import check_edited
 from raylabel.inference.network import Network
 from raylabel.inference.scores import Scoring, make_scores
 from raylabel.labels import teacher
@@ -216,6 +218,10 @@ def test_rejects_are_retried_on_request(ray_local, tmp_path, monkeypatch):
     shards = index_corpus(root, "unlabeled", corpus)
     grown = scores(retry=False)
     assert grown.info["rejected"] == 1 and grown.info["samples"] == 201
+    index_corpus(root, "unlabeled", corpus, partial(check_edited, root, corpus))
+    (folder / "200.png").write_bytes(media[200][::-1])
+    with pytest.raises(InputError, match="200.png' was edited after .*/scores-"):
+        index_corpus(root, "unlabeled", corpus, partial(check_edited, root, corpus))
 
 
 def kill_each_once(killed: list[str], over: threading.Event) -> None:
