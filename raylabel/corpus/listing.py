@@ -118,7 +118,7 @@ def _find_in_folder(
     form = first[3]
     assert form is not None
 
-    def of_oneform_of() -> Iterator[tuple[str, int, int]]:
+    def of_one_form() -> Iterator[tuple[str, int, int]]:
         try:
             for path, size, modified, found in itertools.chain([first], files):
                 if found != form and found is not None:
@@ -129,9 +129,9 @@ def _find_in_folder(
 
     if form == "files":
         _check_no_columns(corpus, f"{prefix}{folder}")
-        yield Loose(f"{prefix}{folder}/", of_oneform_of())
+        yield Loose(f"{prefix}{folder}/", of_one_form())
     else:
-        yield from (Packed(f"{prefix}{folder}/{path}", form) for path, _, _ in of_oneform_of())
+        yield from (Packed(f"{prefix}{folder}/{path}", form) for path, _, _ in of_one_form())
 
 
 Files = list[tuple[str, int, int]]  # (path relative to where the walk began, bytes, when it was modified)

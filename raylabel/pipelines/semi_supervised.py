@@ -6,101 +6,33 @@ section of the report.
 """
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Self
 
-import pyarrow as pa
-
-from raylabel import datasets
-from raylabel.compute.progress import say
 from raylabel.compute.resources import Cluster
-from raylabel.corpus import Corpus, Shards, index_corpus, read_groups
-from raylabel.corpus.label_rule import name_warnings
+from raylabel.corpus import Shards
 from raylabel.errors import InputError
 from raylabel.evaluate.classify import TOP, accuracy, hits, paired_gain
 from raylabel.evaluate.given_teacher import check_teacher, problem_of
 from raylabel.evaluate.precision import pick_precision
 from raylabel.evaluate.results import CONTROL, PRETRAINED, STUDENT, TEACHER, Metric, Subject
-from raylabel.inference.edited import check_edited
 from raylabel.labels.source import LabelSource, gives_scores
 from raylabel.labels.teacher import TrainedNetwork
-from raylabel.labels.truth import GivenLabels
 from raylabel.media.view import View
 from raylabel.models import Model
-from raylabel.models.trained import import_model
-from raylabel.recipes.recipe import Recipe, Teacher, check_classes, check_recipe
+from raylabel.pipelines.inputs import Prepared, prepare
+from raylabel.recipes.recipe import Recipe
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.leaks import Leaks, find_leaks
 from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root
-from raylabel.text import listed
 from raylabel.training.config import Train
 from raylabel.training.digests import find_digests
 from raylabel.training.examples import WritingTask, materialize
 from raylabel.training.loop import TrainingTask
 from raylabel.training.stream import Stream
 from raylabel.training.train import train
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """What is known about the inputs of a run before anything is trained. Plain data, so that Ray can send it.
-
-    Keys of `corpora` and `shards`: labeled, unlabeled, test.
-    """
-
-    corpora: dict[str, Corpus]
-    shards: dict[str, Artifact]
-    labels: Artifact
-    """PICKS of the labeled set."""
-    test_labels: Artifact
-    """PICKS of the test set."""
-    classes: tuple[str, ...]
-    """Class names, in the order of class indices."""
-    warnings: tuple[str, ...]
-    """What the user should check; no error. Also in the results of the run."""
-    groups: dict[str, pa.Table]
-    """Source videos of the labeled and the test set, as `read_groups` returns them."""
-    teacher: Artifact | None
-    """The teacher if it is given; None if it is trained by the run."""
-
-
-def prepare(root: Root, recipe: Recipe) -> Prepared:
-    """Checks the recipe, indexes its corpora, and reads their labels. InputError if the user has to fix one of them."""
-    check_recipe(recipe)
-    corpora = {n: datasets.resolve(root, getattr(recipe, n)) for n in ("labeled", "unlabeled", "test")}
-    edited = functools.partial(check_edited, root)
-    shards = {n: index_corpus(root, n, c, functools.partial(edited, c)) for n, c in corpora.items()}
-    labels = GivenLabels().label(root, corpora["labeled"], shards["labeled"])
-    classes = tuple(labels.info["classes"])
-    test_labels = GivenLabels(classes=classes).label(root, corpora["test"], shards["test"])
-    warnings = [*name_warnings(classes)]
-    if lacking := [name for name, count in zip(classes, test_labels.info["per_class"], strict=True) if not count]:
-        none = f"no sample of {len(lacking):,} of {len(classes):,} classes ({listed(lacking)})"
-        warnings.append(f"the test set has {none}: the accuracies do not cover them")
-    for text in warnings:  # now, not after days of scoring
-        say(f"warning: {text}")
-    groups = {n: read_groups(corpora[n], Shards(shards[n])) for n in ("labeled", "test")}
-    find_leaks(root, recipe.leaks, groups["labeled"], groups["test"])  # those that are found without scores
-    check_classes(recipe, len(classes))
-    return Prepared(
-        corpora=corpora,
-        shards=shards,
-        labels=labels,
-        test_labels=test_labels,
-        classes=classes,
-        warnings=tuple(warnings),
-        groups=groups,
-        teacher=given_teacher(root, recipe.teacher, len(classes)),
-    )
-
-
-def given_teacher(root: Root, teacher: Teacher, classes: int) -> Artifact | None:
-    """The teacher if it is given; None if it is trained by the run."""
-    if not teacher.given:
-        return None
-    return import_model(root, "teacher", teacher.model, classes, checkpoint=teacher.checkpoint, weights=teacher.weights)
 
 
 class Run:

@@ -6,7 +6,8 @@ from typing import Any
 from raylabel.corpus import Shards
 from raylabel.inference.reuse import find_earlier
 from raylabel.inference.scores import PART, unit_rows
-from raylabel.pipelines.semi_supervised import Prepared, Run
+from raylabel.pipelines.inputs import Prepared
+from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes.recipe import Recipe
 from raylabel.store.artifact import Artifact, Root, committed_parts, digest
 

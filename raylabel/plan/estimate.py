@@ -17,7 +17,7 @@ from raylabel.corpus import Shards
 from raylabel.inference.scores import unit_rows
 from raylabel.models import Model
 from raylabel.models.build import build
-from raylabel.pipelines.semi_supervised import Prepared, prepare
+from raylabel.pipelines.inputs import Prepared, prepare
 from raylabel.plan.cost import (
     Expected,
     expected_picks,

@@ -14,7 +14,7 @@ from raylabel.inference.batches import ScoringTask
 from raylabel.inference.network import Network
 from raylabel.media.view import View
 from raylabel.models import Model
-from raylabel.pipelines.semi_supervised import Prepared
+from raylabel.pipelines.inputs import Prepared
 from raylabel.plan.done import Done
 from raylabel.plan.pilot import (
     Labeled,

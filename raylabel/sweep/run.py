@@ -15,7 +15,7 @@ import ray.tune
 from raylabel.errors import InputError, find_input_error
 from raylabel.evaluate.results import STUDENT, TOP1, require
 from raylabel.labels.holdout import hold_out
-from raylabel.pipelines.semi_supervised import prepare
+from raylabel.pipelines.inputs import prepare
 from raylabel.recipes.recipe import Recipe, check_classes, check_recipe
 from raylabel.report.run import write_report
 from raylabel.store.artifact import Artifact, Root, digest, identity_of

@@ -7,7 +7,8 @@ import ray
 
 from raylabel.evaluate.classify import accuracy, hits
 from raylabel.evaluate.results import TOP1, Metric, Subject, require
-from raylabel.pipelines.semi_supervised import Prepared, Run, given_teacher
+from raylabel.pipelines.inputs import Prepared, given_teacher
+from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes.recipe import Recipe
 from raylabel.store.artifact import Artifact, Root
 from raylabel.sweep.claims import SharedRoot

@@ -27,7 +27,8 @@ from raylabel.labels.teacher import TrainedNetwork
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.build import build
-from raylabel.pipelines.semi_supervised import Run, prepare
+from raylabel.pipelines.inputs import prepare
+from raylabel.pipelines.semi_supervised import Run
 from raylabel.plan.estimate import plan
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe, Teacher

@@ -17,7 +17,7 @@ from paths import PYTHONPATH, SUPPORT
 
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
-from raylabel.pipelines.semi_supervised import prepare
+from raylabel.pipelines.inputs import prepare
 from raylabel.store.artifact import Root
 from raylabel.store.files import ATTEMPTS, filesystem, list_files, read_file, write_file
 

@@ -10,7 +10,8 @@ import pytest
 
 from raylabel.corpus import Corpus, Shards
 from raylabel.labels.source import gives_scores, make_picks
-from raylabel.pipelines.semi_supervised import Run, prepare
+from raylabel.pipelines.inputs import prepare
+from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes.registry import digits
 from raylabel.report.run import write_report
 from raylabel.schema import EXAMPLES, PICKS

@@ -12,7 +12,8 @@ from raylabel.errors import InputError
 from raylabel.models import Model
 from raylabel.models.build import build
 from raylabel.models.weights import save_weights
-from raylabel.pipelines.semi_supervised import Run, prepare
+from raylabel.pipelines.inputs import prepare
+from raylabel.pipelines.semi_supervised import Run
 from raylabel.plan.done import Done
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe, Teacher

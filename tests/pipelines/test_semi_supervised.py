@@ -21,7 +21,7 @@ from paths import JOBS
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.models import Model
-from raylabel.pipelines.semi_supervised import prepare
+from raylabel.pipelines.inputs import prepare
 from raylabel.recipes import registry as recipes
 from raylabel.store.artifact import Root
 

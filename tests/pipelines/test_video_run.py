@@ -25,7 +25,8 @@ from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.labels.truth import GivenLabels
 from raylabel.media.view import Clip, View
 from raylabel.models import Model
-from raylabel.pipelines.semi_supervised import Run, prepare
+from raylabel.pipelines.inputs import prepare
+from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe
 from raylabel.report.run import write_report

@@ -24,7 +24,8 @@ from raylabel.inference.network import Network
 from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.models import Model
 from raylabel.models.trained import WEIGHTS
-from raylabel.pipelines.semi_supervised import Run, prepare
+from raylabel.pipelines.inputs import prepare
+from raylabel.pipelines.semi_supervised import Run
 from raylabel.plan.cost import expected_picks, labeling_seconds, materializing_seconds, rows_read, sorting_seconds
 from raylabel.plan.done import Done
 from raylabel.plan.estimate import plan

@@ -8,7 +8,7 @@ from raylabel.corpus import Corpus, Shards
 from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.media.view import View
 from raylabel.models import Model
-from raylabel.pipelines.semi_supervised import prepare
+from raylabel.pipelines.inputs import prepare
 from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import Select, select
