@@ -18,7 +18,7 @@ from raylabel.corpus.config import LINE, read_lines
 from raylabel.corpus.lists import list_lines
 from raylabel.errors import InputError
 
-FILES = ("img/0/a.jpg", "img/1/b b.png", "c,d.JPG", "plain", "img/two.png")
+FILES = ("img/0/a.jpg", "img/1/b b.png", "c,d.JPG", "plain", "img/two.png", "not\\windows.jpg")
 
 
 def lines_of(folder: Path, name: str, data: str | bytes, **fields: str) -> list[str] | str:
@@ -55,6 +55,7 @@ TEXTS: dict[str, list[str] | str] = {
     ".\\img\\0\\a.jpg 0\nimg\\1\\b b.png 12\n": ["./img/0/a.jpg\t0", "img/1/b b.png\t12"],
     "x.png\nimg\\0\\a.jpg\n": ["x.png", "img/0/a.jpg"],
     "img/x.png\nimg\\0\\a.jpg\n": ["img/x.png", "img\\0\\a.jpg"],  # not a list of Windows
+    "not\\windows.jpg\nimg\\0\\a.jpg\n": ["not\\windows.jpg", "img\\0\\a.jpg"],  # there is such a file
     # errors
     "img/0/a.jpg 0\nimg/1/b b.png\n": "line 2 of 'l.txt' is 'img/1/b b.png', and the form of line 1 is a path, a blank",
     "img/0/a.jpg 0\nimg/1/b b.png,12\n": "line 2 of",
