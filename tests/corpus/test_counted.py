@@ -7,6 +7,7 @@ test_members.py.
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def test_an_unknown_extension_is_named_where_nothing_else_is_found(tmp_path: Pat
 )
 def test_extensions_that_cannot_be_read_are_an_error(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Corpus(**({"uri": ("d",)} | fields)).check("unlabeled")
+        replace(Corpus(uri=("d",)), **fields).check("unlabeled")
     Corpus(uri=("d",), extensions=("", "ppm")).check("unlabeled")
 
 

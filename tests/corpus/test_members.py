@@ -227,6 +227,8 @@ ERRORS = {
         ["a.1.jpg", "a.2.jpg", "b.jpg", "a.1.cls"], {}, "'a.1.jpg' and 'a.1.cls' .*do not follow each other"),
     "pictures of words, then labels": (
         ["a.x.jpg", "a.y.jpg", "a.x.cls", "a.y.cls"], {}, "'a.x.jpg' and 'a.x.cls' .*do not follow each other"),
+    "a mask of words apart": (
+        ["a.x.jpg", "a.y.jpg", "a.x.seg.png"], {}, "'a.x.jpg' and 'a.x.seg.png' .*do not follow each other"),
     "a numbered picture elsewhere": (
         ["a.1.jpg", "b.jpg", "a.1.cls", "a.jpg"], {}, "'a.1.jpg' and 'a.jpg' .*'1.jpg' or 'jpg'"),
     "two folders": (["i/1.jpg", "l/1.cls", "i/2.jpg", "l/2.cls"], {}, "'i/1.jpg' and 'l/1.cls' .*two folders"),
