@@ -195,6 +195,14 @@ def test_a_small_batch_has_few_workers():
         Resources(workers=-1)
 
 
+def test_training_examples_fit_both_views():
+    recipe = recipes.digits()
+    assert recipe.max_jpeg_pixels == recipe.view.max_jpeg_pixels
+    less = replace(recipe.view, max_jpeg_pixels=60_000_000)
+    assert replace(recipe, view=less).max_jpeg_pixels == 60_000_000
+    assert replace(recipe, teacher=replace(recipe.teacher, view=less)).max_jpeg_pixels == 60_000_000
+
+
 @pytest.mark.parametrize(
     "name, change",
     [

@@ -10,6 +10,7 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import bombs
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -257,6 +258,17 @@ def test_a_shard_without_a_pick_is_never_opened(ray_local, tmp_path, media, form
     (data / f"2.{form}").unlink()
     with pytest.raises(InputError, match=f"2.{form}' vanished since it was indexed"):
         materialize(root, "again", picks, WritingTask(shards=Shards(shards), corpus=corpus, config=LANES), 0.05)
+
+
+def test_a_jpeg_above_the_limit_of_the_views_is_left_out(ray_local, tmp_path, media):
+    large = bombs.jpeg(8000, 8000)
+    corpus = Corpus(uri=(str(write_parquet(tmp_path / "0.parquet", [media[0][0], large])),))
+    root = Root.open(str(tmp_path / "root"))
+    shards, picks = index_corpus(root, "unlabeled", corpus), picks_of(root, [(0, 0), (0, 1)])
+    made = materialize(root, "picked", picks, shards, corpus, LANES, 1.0, max_jpeg_pixels=50_000_000)
+    (row,) = made.table("rejects-", REJECTS).to_pylist()
+    assert row["key"] == 1 and row["detail"] == "8000 x 8000, limit 50000000 (view.max_jpeg_pixels)"
+    assert made.identity["max_jpeg_pixels"] == 50_000_000
 
 
 def test_samples_read_from_a_changed_shard_are_not_kept(ray_local, tmp_path, media):
