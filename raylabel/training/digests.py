@@ -30,8 +30,8 @@ def read_digests(root: Root, labels: Artifact, shards: Artifact, corpus: Corpus)
 
     def build(draft: Draft) -> Built:
         keys, size = np.sort(labels.table("picks", PICKS, ["key"]).column("key").to_numpy()), file_samples(corpus)
-        inputs: list[Any] = [ray.put(Shards(shards)), ray.put(corpus)]
-        tasks = [_read.remote(*inputs, keys[i : i + size]) for i in range(0, len(keys), size)]
+        of: Any = ray.put(Shards(shards))
+        tasks = [_read.remote(of, corpus, keys[i : i + size]) for i in range(0, len(keys), size)]
         tables = [DIGESTS.empty_table()]
         with PatientProgress("compare the labeled samples", len(keys), f"{corpus.kind}s") as progress:
             for number, task in enumerate(tasks):
