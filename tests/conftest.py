@@ -105,7 +105,8 @@ def cluster(ray_local: None) -> dict[str, str]:
     """The environment variables with which other processes connect to the Ray of `ray_local`."""
     import ray
 
-    return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    token = {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH_")}
+    return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, **token}
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,8 @@ def units_of_item(units: int, actors: int) -> int:
 
 
 def _pipeline(task: ScoringTask, items: list[pa.Table]) -> ray.data.Dataset:
-    pool, work = task.pool, ray.data.from_arrow(items)
+    # `from_arrow` would start a Ray task for each table, which counts its rows.
+    pool, work = task.pool, ray.data.from_blocks(items)
     size = min(pool.actors, len(items))  # the minimum; actors that wait for a lost node make Ray start another one
     work.set_name(task.shards.artifact.name.replace("shards", "label"))  # in Ray's dashboard and its metrics
     with warnings.catch_warnings():  # Ray deprecates these options but has no replacement yet

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import SMALL, STOPPED, STOPPING
-from heads import Head, environment, started_head
+from heads import environment
 from helpers import png, write_parquet
 from networks import given_teacher
 from paths import JOBS, PYTHONPATH
@@ -57,14 +57,10 @@ def picks(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in one.glob("*.parquet")}
 
 
-@pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    with started_head() as found:
-        yield found
-
-
-def test_sigterm_during_labeling_ends_the_job_in_seconds_with_status_143(head: Head, tmp_path: Path) -> None:
-    process = start(tmp_path, "digits", *SMALL, *given_teacher(tmp_path), **head.environment)
+def test_sigterm_during_labeling_ends_the_job_in_seconds_with_status_143(
+    cluster: dict[str, str], tmp_path: Path
+) -> None:
+    process = start(tmp_path, "digits", *SMALL, *given_teacher(tmp_path), **cluster)
     status, err, seconds = stop_when(process, signal.SIGTERM, lambda: [*tmp_path.glob("runs/scores-*")])
     assert (status, err) == (143, STOPPING + STOPPED)
     assert seconds < 30
@@ -167,13 +163,13 @@ with readable():
     ],
 )
 def test_each_failure_is_printed_once_with_its_fix(
-    head: Head, tmp_path: Path, how: str, status: int, expected: list[str]
+    cluster: dict[str, str], tmp_path: Path, how: str, status: int, expected: list[str]
 ) -> None:
     script = tmp_path / "fail.py"
     script.write_text(FAILURES)
     done = subprocess.run(
         [sys.executable, str(script), how],
-        env=environment(PYTHONPATH=PYTHONPATH, **head.environment),
+        env=environment(PYTHONPATH=PYTHONPATH, **cluster),
         capture_output=True,
         text=True,
         timeout=120,

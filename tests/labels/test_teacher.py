@@ -100,7 +100,7 @@ def test_bytes_do_not_depend_on_the_number_of_actors_or_the_size_of_items(ray_lo
         write_parquet(tmp_path / f"{name}.parquet", some, row_group_size=270)
     corpus = Corpus(uri=(str(tmp_path / "*.parquet"),))
     made = []
-    for actors, items in ((1, 32), (3, 32), (1, 2)):  # 1 unit and 9 units per item
+    for actors, items in ((1, 32), (3, 2)):  # 1 unit and 3 units per item
         monkeypatch.setattr(pool, "ITEMS", items)
         root = Root.open(str(tmp_path / f"root{actors}-{items}"))
         scores = run(root, corpus, Label(batch=64), actors)
@@ -108,7 +108,7 @@ def test_bytes_do_not_depend_on_the_number_of_actors_or_the_size_of_items(ray_lo
         picks = select(root, scores, duplicates, Select(k=50, p=10), CLASSES)
         made.append((scores.digest, picks.digest, contents(scores), contents(duplicates), contents(picks)))
         assert duplicates.info["duplicates"] == 50
-    assert made[0] == made[1] == made[2]
+    assert made[0] == made[1]
 
 
 def test_bytes_do_not_depend_on_where_decoding_runs(ray_local, tmp_path):
@@ -118,7 +118,8 @@ def test_bytes_do_not_depend_on_where_decoding_runs(ray_local, tmp_path):
     made = []
     for where in ("beside", "cluster"):
         root = Root.open(str(tmp_path / where))
-        scores = label(root, corpus, Label(batch=64), random_model(root), Resources(decode=where, teachers=1))
+        resources = Resources(decode=where, teachers=1)
+        scores = score(root, corpus, index_corpus(root, "unlabeled", corpus), Label(batch=64), resources)
         made.append((scores.digest, contents(scores), scores.info["reasons"]))
     assert made[0] == made[1]
     assert made[0][2] == {"unrecognized": 4}
@@ -256,9 +257,9 @@ def test_only_the_samples_that_crash_the_teacher_or_the_parser_are_rejected(ray_
             source={},
             shards=shards,
             corpus=corpus,
-            batch=16,
+            batch=4,
             reject_limit=0.5,
-            resources=Resources(teachers=2),
+            resources=Resources(teachers=2 if name == "poison" else 1),
         )
         killed, over = list[str](), threading.Event()
         killer = threading.Thread(target=kill_each_once, args=(killed, over))

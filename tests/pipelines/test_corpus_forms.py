@@ -83,7 +83,7 @@ def lists(request, ray_local, shared, tmp_path_factory) -> dict[str, list[tuple[
     for form in (as_files, as_tars, as_parquet):
         folder = tmp_path_factory.mktemp(form.__name__)
         root = Root.open(str(tmp_path_factory.mktemp("root")))
-        corpus, config, resources = form(folder, some), Label(batch=some.batch), Resources(teachers=2)
+        corpus, config, resources = form(folder, some), Label(batch=some.batch), Resources(teachers=1)
         shards = index_corpus(root, "unlabeled", corpus)
         if some.arch:
             model = random_model(root, some.arch)

@@ -11,16 +11,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from helpers import DIGITS_VIEW, digit_images, random_model, write_parquet
+from helpers import digit_images, random_model, write_parquet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import JOBS
+from projection import Projection
 from rich.console import Console
+from scoring import score
 
 from raylabel.compute.resources import Cluster, Resources
 from raylabel.corpus import Corpus, Shards, index_corpus
 from raylabel.inference.batches import ScoringTask
-from raylabel.inference.network import Network
 from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.models import Model
 from raylabel.models.trained import WEIGHTS
@@ -288,16 +289,12 @@ def test_an_existing_teacher_predicts_the_picks_before_labeling(quick, finished)
 def test_pilot_scores_equal_those_of_the_run(ray_local, quick, tmp_path):
     root, media = Root.open(str(tmp_path / "root")), [*digit_images()[0][:1400], b"no picture"]
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", media)),))
-    shards, model, config = index_corpus(root, "unlabeled", corpus), random_model(root), Label(precision="fp32", p=3)
-    scores = (
-        TrainedNetwork(network=model, view=DIGITS_VIEW, config=config, resources=Resources(teachers=1))
-        .label(root, corpus, shards)
-        .table("scores-", SCORES)
-    )
+    shards, config = index_corpus(root, "unlabeled", corpus), Label(batch=256, p=3)
+    scores = score(root, corpus, shards, config, Resources(teachers=1)).table("scores-", SCORES)
     for decode in "beside", "cluster":
         pool = Cluster.now().teachers(Resources(decode=decode, teachers=1))
         assert bool(pool.threads) == (decode == "beside")
-        found = measure_labeling(ScoringTask(Network(model, DIGITS_VIEW, "fp32", 3), corpus, Shards(shards), 256, pool))
+        found = measure_labeling(ScoringTask(Projection(8, 3), corpus, Shards(shards), 256, pool))
         assert found.seen == 1401
         assert found.rows.equals(scores)
         assert found.slots_per_second > 0 and found.start > 0 and found.memory > 0

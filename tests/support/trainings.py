@@ -1,7 +1,13 @@
 """Short trainings on scikit-learn's digits."""
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
+import torch.distributed
 from helpers import DIGITS_VIEW, digit_images, write_parquet
 
 from raylabel.compute.resources import Resources
@@ -9,6 +15,7 @@ from raylabel.corpus import Corpus, Shards, index_corpus
 from raylabel.labels.truth import GivenLabels
 from raylabel.models import Model
 from raylabel.store.artifact import Artifact, Root
+from raylabel.training import loop, worker_group
 from raylabel.training.config import Train
 from raylabel.training.examples import Materialize, WritingTask, materialize
 from raylabel.training.loop import TrainingTask
@@ -36,3 +43,23 @@ def digits_examples(root: Root, folder: Path) -> Artifact:
 def fit(root: Root, examples: Artifact, config: Train = CONFIG, workers: int = 1, init: Artifact | None = None):
     task = TrainingTask(model=MODEL, classes=10, examples=examples, config=config, view=DIGITS_VIEW, seed=3, init=init)
     return train(root, "net", task, Resources(workers=workers))
+
+
+@contextmanager
+def in_this_process(folder: Path) -> Iterator[None]:
+    """Trainings run their only worker in this process (Ray Train's local mode): the processes of Ray Train take half a
+    minute of CPU time to start."""
+    start = worker_group.fit
+
+    def fit_here(
+        each: Callable[[dict[str, Any]], None], settings: dict[str, Any], storage: str, workers: int, gpu: bool
+    ) -> Future[None]:
+        assert workers == 1
+        # Ray Train destroys the group at the end.
+        torch.distributed.init_process_group("gloo", f"file://{folder}/group", world_size=1, rank=0)
+        return start(each, settings, storage, 0, gpu)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker_group, "fit", fit_here)
+        patch.setattr(loop, "handle_sigterm", lambda: None)  # of a worker's process
+        yield

@@ -14,7 +14,7 @@ import torch
 from helpers import DIGITS_VIEW, contents
 from paths import PYTHONPATH
 from torch.nn import functional
-from trainings import MODEL, digits_examples, fit
+from trainings import MODEL, digits_examples, fit, in_this_process
 
 from raylabel.errors import InputError
 from raylabel.media.image_views import normalise
@@ -64,7 +64,8 @@ def test_trainings_match_a_plain_loop_and_write_a_curve(ray_local, tmp_path):
     curve = json.loads(made.read(CURVE))
     assert [point["images"] for point in curve] == [64, 128, 192, 256, 320, 384]
     assert all(np.isfinite(point["loss"]) and 0 <= point["accuracy"] <= 1 for point in curve)
-    again = fit(root, examples, config, init=made)  # one worker, from the weights of `made`
+    with in_this_process(tmp_path):
+        again = fit(root, examples, config, init=made)  # one worker, from the weights of `made`
     assert distance(load_model(again), plain_loop(examples, config, load_model(made))) < 1e-4
 
 
