@@ -83,15 +83,16 @@ def test_every_file_of_a_folder_is_a_sample_or_passed_over(tree: list[str], more
                 else:
                     others.add(f"{folder}/{path}")
         corpus, passed = Corpus(uri=(folder,), extensions=more), PassedOver()
+        lines: list[str] = []
         for listed in find(corpus, folder, passed):
             assert isinstance(listed, Loose)
-            lines = [path for path, _ in listed.files]
+            lines += [path for path, *_ in listed.files]
         assert lines == sorted(media)
         assert by_name(passed) == sorted(others)
         samples = read_files(corpus, f"{folder}/", lines)
         assert [s.media for s in samples] == [path.encode() for path in lines]
         store, again = pafs.SubTreeFileSystem(folder, pafs.LocalFileSystem()), PassedOver()
-        assert [path for path, _ in walk(store, "", "image", corpus.more, again, f"{folder}/")] == lines
+        assert [path for path, *_ in walk(store, "", "image", corpus.more, again, f"{folder}/")] == lines
         assert by_name(again) == sorted(others)
 
 
@@ -117,7 +118,7 @@ def test_every_line_of_a_list_is_a_sample_or_a_reject(paths: list[str], data: st
         corpus, passed = Corpus(uri=(uri,)), PassedOver()
         (found,) = find(corpus, uri, passed)
         assert isinstance(found, Loose) and not passed.count
-        lines = [line for line, _ in found.files]
+        lines = [line for line, *_ in found.files]
         assert lines == paths + some
         samples = read_files(corpus, uri, lines)
         assert [(s.uri, s.media, s.error) for s in samples] == [
@@ -280,7 +281,7 @@ def test_a_folder_of_public_reports(shared: Path) -> None:
     passed = PassedOver()
     (found,) = find(Corpus(uri=(folder,)), folder, passed)
     assert isinstance(found, Loose)
-    assert {path.rpartition(".")[2] for path, _ in found.files} == {"jpg", "jfif", "jpe", "heic"}
+    assert {path.rpartition(".")[2] for path, *_ in found.files} == {"jpg", "jfif", "jpe", "heic"}
     assert by_name(passed) == sorted(
         f"{folder}/{name}" for name in os.listdir(folder) if name.endswith(".ppm") or "." not in name
     )
@@ -288,7 +289,7 @@ def test_a_folder_of_public_reports(shared: Path) -> None:
     corpus = Corpus(uri=(uri,))
     (found,) = find(corpus, uri)
     assert isinstance(found, Loose)
-    lines = [line for line, _ in found.files]
+    lines = [line for line, *_ in found.files]
     assert len(lines) == 12 and all("." not in line for line in lines)
 
 

@@ -111,7 +111,7 @@ def test_scores_of_the_whole_serve_the_share_and_equal_its_own(tmp_path, monkeyp
         assert info["images"] == 0 and info["earlier"] == info["samples"] == some.num_rows + rejected.num_rows
         assert 0.5 * share < info["samples"] / 700 < 1.5 * share + 0.01
         # The oracle: the rows of the whole with these digests; those of the digits are unique.
-        kept = everything.filter(pc.is_in(everything["digest"], some["digest"].combine_chunks()))
+        kept = everything.filter(pc.is_in(everything["digest"], some["digest"].combine_chunks()))  # pyright: ignore[reportAttributeAccessIssue]
         assert kept.drop(["key"]) == some.drop(["key"])
         assert set(rejected["uri"].to_pylist()) <= set(rejects["uri"].to_pylist())
     direct, rejected, info = scores(scratch, 0.5)

@@ -140,7 +140,7 @@ def test_a_truth_table_that_cannot_be_joined_is_an_error(ray_local, tmp_path: Pa
         (Truth(uri=f"{tmp_path}/none.csv"), "cannot read '.*none.csv'"),
     ]:
         with pytest.raises(InputError, match=match):
-            precision(picks, shards, 1.0, truth)
+            precision(picks, shards, truth)
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
         tar.add(tmp_path / "clips" / "0.mp4", "0.mp4")
     tars = index_corpus(root, "tars", Corpus(uri=(str(tmp_path / "t.tar"),), kind="video"))

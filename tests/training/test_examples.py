@@ -265,7 +265,8 @@ def test_a_jpeg_above_the_limit_of_the_views_is_left_out(ray_local, tmp_path, me
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "0.parquet", [media[0][0], large])),))
     root = Root.open(str(tmp_path / "root"))
     shards, picks = index_corpus(root, "unlabeled", corpus), picks_of(root, [(0, 0), (0, 1)])
-    made = materialize(root, "picked", picks, shards, corpus, LANES, 1.0, max_jpeg_pixels=50_000_000)
+    task = WritingTask(shards=Shards(shards), corpus=corpus, config=LANES, max_jpeg_pixels=50_000_000)
+    made = materialize(root, "picked", picks, task, 1.0)
     (row,) = made.table("rejects-", REJECTS).to_pylist()
     assert row["key"] == 1 and row["detail"] == "8000 x 8000, limit 50000000 (view.max_jpeg_pixels)"
     assert made.identity["max_jpeg_pixels"] == 50_000_000
