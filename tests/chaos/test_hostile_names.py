@@ -404,7 +404,11 @@ def test_an_input_error_is_one_line_without_control_characters(arguments: list[s
 
 
 def test_an_unexpected_error_has_no_control_characters(tmp_path: Path):
-    (tmp_path / "my.py").write_text("def recipe():\n    raise RuntimeError('\\x1b[31m\\x9b2J\\u202e\\r' + 'told')\n")
+    # Raised where raylabel uses what the recipe returned; an error in the recipe itself is one line.
+    (tmp_path / "my.py").write_text(
+        "def fail(self):\n    raise RuntimeError('\\x1b[31m\\x9b2J\\u202e\\r' + 'told')\n\n"
+        "class Odd:\n    __class__ = property(fail)\n\ndef recipe():\n    return Odd()\n"
+    )
     done = subprocess.run([sys.executable, str(JOB), "my.py:recipe"], capture_output=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 1 and b"told" in done.stderr and done.stderr.count(b"\n") > 3
     assert control_characters(done.stderr.decode()) == []

@@ -200,14 +200,17 @@ def test_bad_input_is_an_error_before_any_work(ray_local, tmp_path, change, mess
     assert not list(tmp_path.glob("examples-*"))
 
 
-def test_a_warning_about_the_inputs_is_printed_before_any_work(ray_local, tmp_path, capsys):
-    pq.write_table(pa.table({"image": [b"x", b"y"], "label": ["Cat", "cat"]}), tmp_path / "a.parquet")
-    corpus = Corpus(uri=(str(tmp_path / "a.parquet"),))
+def test_warnings_about_the_inputs_are_printed_before_any_work(ray_local, tmp_path, capsys):
+    for name, labels in (("a", ["Cat", "cat"]), ("b", ["Cat", "Cat"])):
+        pq.write_table(pa.table({"image": [b"x", b"y"], "label": labels}), tmp_path / f"{name}.parquet")
+    both, one = (Corpus(uri=(str(tmp_path / f"{name}.parquet"),)) for name in "ab")
     recipe = recipes.digits()
-    recipe = replace(recipe, labeled=corpus, unlabeled=corpus, test=corpus, select=replace(recipe.select, p=1))
+    recipe = replace(recipe, labeled=both, unlabeled=both, test=one, select=replace(recipe.select, p=1))
     start = prepare(Root.open(str(tmp_path / "root")), recipe)
-    (warning,) = start.warnings
-    assert "'Cat' and 'cat'" in warning and f"warning: {warning}\n" in capsys.readouterr().err
+    case, lacking = start.warnings
+    assert "'Cat' and 'cat'" in case
+    assert lacking == "the test set has no sample of 1 of 2 classes ('cat'): the accuracies do not cover them"
+    assert f"warning: {case}\nwarning: {lacking}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("recipe", [(), ("cifar10",)])
