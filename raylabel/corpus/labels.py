@@ -212,7 +212,7 @@ def encode_labels(labels: pa.Table, names: tuple[str, ...], corpus: Corpus) -> n
     InputError naming the label and its row if it is neither, or if it is both and they are different classes.
     """
     encoded = labels["label"].combine_chunks().dictionary_encode()
-    texts: list[Any] = encoded.dictionary.to_pylist()
+    texts = [str(text) for text in encoded.dictionary.to_pylist()]
     classes = np.empty(len(texts), np.int32)
     by_name = {clean(name) or name: c for c, name in enumerate(names)}
     numbers = corpus.classes is not None and not by_name.keys() >= set(texts)
