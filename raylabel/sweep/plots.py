@@ -128,6 +128,7 @@ def _field_axis(name: str, values: Sequence[float], length: float, upright: bool
     times the smallest."""
     low, high = values[0], values[-1]
     is_log = low > 0 and (name == K or name.endswith(".lr") or high / low >= 4)
+    is_log = is_log and math.log10(high) - math.log10(low) > 1e-9  # neighboring floats may have the same logarithm
     base = log(low, high) if is_log else linear(low, high, compact)
     first, last = (math.log10(low), math.log10(high)) if is_log else (low, high)
     pad = 0.06 * (last - first)

@@ -285,12 +285,6 @@ def test_a_folder_of_public_reports(shared: Path) -> None:
     assert by_name(passed) == sorted(
         f"{folder}/{name}" for name in os.listdir(folder) if name.endswith(".ppm") or "." not in name
     )
-    uri = str(shared / "cases" / "lists" / "noext.txt")
-    corpus = Corpus(uri=(uri,))
-    (found,) = find(corpus, uri)
-    assert isinstance(found, Loose)
-    lines = [line for line, *_ in found.files]
-    assert len(lines) == 12 and all("." not in line for line in lines)
 
 
 def test_shards_of_an_earlier_version_are_used(tmp_path: Path, ray_local: None) -> None:
