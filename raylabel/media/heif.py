@@ -1,8 +1,8 @@
 """The parsers of AVIF (in Pillow) and of HEIC (in pillow-heif, which the extra raylabel[heic] installs).
 
-Both compute in one thread, so that a picture takes no more than its share of the memory and of the machine. (That of
-libde265, for HEIC, is another than the calling one; the sandbox's filter of system calls allows it.) Both read the size
-without decoding.
+Both compute in one thread, so that a picture takes no more than its share of the memory and of the machine. The HEIC
+decoder (libde265) starts that thread itself; the sandbox's filter of system calls allows it. Both read the size without
+decoding.
 """
 
 from collections.abc import Callable

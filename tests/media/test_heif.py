@@ -2,13 +2,13 @@
 
 import io
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from av.video.stream import VideoStream
+from orientations import UPRIGHT
 from PIL import AvifImagePlugin, Image
 
 from raylabel.media import heif
@@ -116,18 +116,6 @@ def test_avif_of_8_and_10_bits_by_another_encoder(form: str, capfd: pytest.Captu
 
 
 # Upright, first frame -------------------------------------------------------------------------------------------------
-
-# The operation on the stored pixels for each orientation (EXIF 2.32 §4.6.4).
-UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    1: lambda a: a,
-    2: np.fliplr,
-    3: lambda a: np.rot90(a, 2),
-    4: np.flipud,
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
-    8: lambda a: np.rot90(a, 1),
-}
 
 
 @pytest.mark.parametrize("format", FORMATS)

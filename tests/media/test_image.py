@@ -17,6 +17,7 @@ import pytest
 import simplejpeg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from orientations import UPRIGHT
 from PIL import Image, ImageCms, ImageFile
 
 from raylabel.media import image as decode
@@ -392,18 +393,6 @@ def test_draft_has_the_same_reject_as_full_decoding(data):
 
 
 # Upright, first frame -----------------------------------------------------------------------------------------------
-
-# The operation on the stored pixels for each orientation (EXIF 2.32 §4.6.4).
-UPRIGHT = {
-    1: lambda a: a,
-    2: np.fliplr,
-    3: lambda a: np.rot90(a, 2),
-    4: np.flipud,
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
-    8: lambda a: np.rot90(a, 1),
-}
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
