@@ -83,9 +83,10 @@ def test_every_file_of_a_folder_is_a_sample_or_passed_over(tree: list[str], more
                 else:
                     others.add(f"{folder}/{path}")
         corpus, passed = Corpus(uri=(folder,), extensions=more), PassedOver()
+        lines = []
         for listed in find(corpus, folder, passed):
             assert isinstance(listed, Loose)
-            lines = [path for path, _ in listed.files]
+            lines += [path for path, _ in listed.files]
         assert lines == sorted(media)
         assert by_name(passed) == sorted(others)
         samples = read_files(corpus, f"{folder}/", lines)
