@@ -19,6 +19,7 @@ from raylabel.corpus.share import of_files, of_packed
 from raylabel.corpus.share import rows_of as rows_of_share
 from raylabel.errors import InputError
 from raylabel.inference import scores as stage
+from raylabel.inference.reuse import Earlier
 from raylabel.labels.teacher import Label
 from raylabel.schema import REJECTS, SCORES, split_key
 from raylabel.store.artifact import Root
@@ -120,8 +121,9 @@ def test_scores_of_the_whole_serve_the_share_and_equal_its_own(tmp_path, monkeyp
     assert direct == again[0] and rejected == again[1]
     # A smaller share is also served by the SCORES of a larger one; the whole is not.
     assert scores(scratch, 0.2)[2]["images"] == 0 and scores(scratch, 0.2)[0] == scores(root, 0.2)[0]
-    if form == "parquet":
-        assert scores(scratch, 1.0)[2]["images"] == 700
+    half, all_of_it = (Shards(index_corpus(scratch, "unlabeled", replace(whole, share=s))) for s in (0.5, 1.0))
+    (made, _) = sorted(scratch.named("scores"), key=lambda one: -one.info["samples"])
+    assert Earlier(made, half, all_of_it, 64, 3).shards == 0 < Earlier(made, half, half, 64, 3).shards
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.5, float("nan")])
