@@ -58,12 +58,17 @@ class File:
 
 def write_table(folder: str, name: str, *groups: pa.Table) -> File:
     """Writes tables of one schema as one parquet file, a row group each, atomically; equal tables give equal bytes."""
+    return _put(folder, name, encode_table(*groups), sum(g.num_rows for g in groups))
+
+
+def encode_table(*groups: pa.Table) -> memoryview:
+    """The bytes of the file that `write_table` writes."""
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, groups[0].schema, compression="zstd", **_encoding(groups[0].schema)) as writer:
         for group in groups:
             # One chunk per column, so that the bytes do not depend on how the table was assembled.
             writer.write_table(group.combine_chunks(), row_group_size=max(1, group.num_rows))
-    return _put(folder, name, sink.getbuffer(), sum(g.num_rows for g in groups))
+    return sink.getbuffer()
 
 
 def _encoding(schema: pa.Schema) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 
 from raylabel.corpus import Unit, Units
@@ -24,7 +23,7 @@ from raylabel.models.trained import WEIGHTS, describe
 from raylabel.models.weights import save_weights
 from raylabel.plan.pilot.process import draw, peak_device_memory, peak_memory, stretch
 from raylabel.schema import SCORES
-from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
+from raylabel.store.artifact import Artifact, Built, Draft, Root, encode_table, identity_of, write_bytes
 
 SECONDS = 8.0  # of labeling that are timed, at most; start-up is not included
 MIN_SECONDS = 3.0  # of labeling that are timed, even if the share of the corpus is labeled before
@@ -95,8 +94,6 @@ def measure_labeling(task: ScoringTask) -> Labeled:
             ray.kill(actor)
     seen = _each_once(pa.concat_tables(one["rows"] for one in found))
     rows = seen.filter(pc.field("reason") == "").select(SCORES.names)
-    sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd")
     return Labeled(
         slots_per_second=sum(one["slots"] / one["seconds"] for one in found) / len(found),
         start=start,
@@ -104,7 +101,7 @@ def measure_labeling(task: ScoringTask) -> Labeled:
         device_memory=max(one["device_memory"] or 0 for one in found) or None,
         seen=seen.num_rows,
         rows=rows,
-        bytes_per_row=sink.tell() / max(1, rows.num_rows),
+        bytes_per_row=encode_table(rows).nbytes / max(1, rows.num_rows),
     )
 
 
