@@ -14,7 +14,7 @@ NO_ROWS = {"_temporary", "_delta_log", "_change_data"}
 
 
 def form_of(path: str, kind: Kind, more: Collection[str] = ()) -> Format | None:
-    """The form of a file in a folder, by its name; None if it is no sample. `more`: see `Corpus.more`."""
+    """The form of a file in a folder, by its name; None if it is not a sample. `more`: see `Corpus.more`."""
     folder, _, name = path.rpartition("/")
     form = FORMS.get(name.rpartition(".")[2].lower())
     if form == "parquet" and NO_ROWS & set(folder.split("/")):

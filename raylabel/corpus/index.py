@@ -30,7 +30,7 @@ def index_corpus(
     list, and `paths` are its lines in the form that corpus/lists.py describes.
 
     info["content"] identifies the contents of the corpus, independent of their location. It is part of the identity of
-    everything that is made from the corpus. info["passed_over"] counts what was found and is no sample, as in
+    everything that is made from the corpus. info["passed_over"] counts what was found and is not a sample, as in
     corpus/passed_over.py. The check for changes costs the same whether or not something changed:
     folders are listed, the size of each file of a list is requested, and the footer and 128 KiB of each parquet file
     and every header of each tar are read. The table is written only if something changed.

@@ -43,7 +43,7 @@ class Loose:
 
 def find(corpus: Corpus, uri: str, passed: PassedOver | None = None) -> Iterator[Packed | Loose]:
     """The files at `uri`, one of the corpus's URIs. InputError if there are none or they cannot be listed. Counts in
-    `passed` the files of folders that are no samples.
+    `passed` the files of folders that are not samples.
 
     A folder is listed once, incrementally: only one sub-folder at a time is held in memory, and the names in a few
     folders that are listed ahead. The order is that of sorted full paths.

@@ -1,4 +1,4 @@
-"""Files that indexing found and that are no samples: their number by extension, with examples."""
+"""Files that indexing found and that are not samples: their number by extension, with examples."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -70,8 +70,8 @@ def extension_of(path: str) -> str:
 
 
 def sentence(kinds: list[dict[str, Any]]) -> str:
-    """A table in one sentence: 12 files are no samples: 9 .heic (a/1.heic), 3 hidden (a/._1.jpg)."""
+    """A table in one sentence: 12 files are not samples: 9 .heic (a/1.heic), 3 hidden (a/._1.jpg)."""
     count = sum(kind["count"] for kind in kinds)
     some = [f"{kind['count']:,} {kind['extension']} ({', '.join(kind['examples'][:1])})" for kind in kinds[:5]]
     more = f" and {len(kinds) - 5:,} more kinds" if len(kinds) > 5 else ""
-    return f"{count:,} {'file is no sample' if count == 1 else 'files are no samples'}: {', '.join(some)}{more}"
+    return f"{count:,} {'file is not a sample' if count == 1 else 'files are not samples'}: {', '.join(some)}{more}"

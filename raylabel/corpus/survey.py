@@ -51,7 +51,7 @@ class Survey:
     """(number of shards, reference to their fingerprints and paths) of each row group. Parquet files and tars have None
     instead of the reference: they have no paths."""
     passed: list[dict[str, Any]]
-    """PassedOver: what was found and is no sample."""
+    """PassedOver: what was found and is not a sample."""
     divided: bool = False
     """Whether a tar has more samples than names up to the first dot."""
     newest: pa.Table | None = None

@@ -9,9 +9,9 @@ from raylabel import datasets
 from raylabel.compute.progress import say
 from raylabel.corpus import Corpus, Shards, index_corpus, read_groups
 from raylabel.corpus.label_rule import name_warnings
-from raylabel.inference.edited import check_edited
 from raylabel.labels.truth import GivenLabels
 from raylabel.models.trained import import_model
+from raylabel.pipelines.edited import check_edited
 from raylabel.recipes.recipe import Recipe, Teacher, check_classes, check_recipe
 from raylabel.selection.leaks import find_leaks
 from raylabel.store.artifact import Artifact, Root

@@ -135,8 +135,8 @@ class Summary:
     rejects: list[Reject]
     """Rejects by reason, most frequent first; they sum to counts.rejected."""
     passed_over: list[PassedOver] | None = field(default_factory=list)
-    """Files that are no samples, by corpus and extension; None if an earlier version indexed a corpus, without counting
-    them."""
+    """Files that are not samples, by corpus and extension; None if an earlier version indexed a corpus, without
+    counting them."""
     metrics: list[Metric]
     """All metrics, in the order in which they are shown; one of them is gain_top1 of the fine-tuned student."""
     test_per_class: list[int]

@@ -40,7 +40,7 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
     if summary.passed_over:
         some = (f"{p.count:,} {p.extension} of {p.corpus} ({p.examples[0]})" for p in summary.passed_over[:5])
         more = f" and {len(summary.passed_over) - 5:,} more" if len(summary.passed_over) > 5 else ""
-        say(f"passed over, as no samples: {', '.join(some)}{more}")
+        say(f"passed over (not samples): {', '.join(some)}{more}")
     picks = summary.picks
     say(f"picks: {picks.total:,} of {picks.samples:,} samples (K {picks.k:,}, P {picks.p}, by {picks.rank})")
     if picks.per_class:

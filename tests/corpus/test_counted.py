@@ -171,12 +171,12 @@ def test_the_counts_are_small_whatever_is_found(monkeypatch: pytest.MonkeyPatch)
         "no extension", ".jpg", "no extension", "no extension", OTHER,
     ]  # fmt: skip
     kinds = PassedOver([{"extension": ".heic", "count": 1200, "examples": ["d/a.heic", "d/b.heic"]}]).table()
-    assert sentence(kinds) == "1,200 files are no samples: 1,200 .heic (d/a.heic)"
+    assert sentence(kinds) == "1,200 files are not samples: 1,200 .heic (d/a.heic)"
 
 
 def test_an_unknown_extension_is_named_where_nothing_else_is_found(tmp_path: Path) -> None:
     (tmp_path / "a.ppm").write_bytes(b"P6")
-    with pytest.raises(InputError, match=r"contains no image.*: 1 file is no sample: 1 .ppm \(.*/a.ppm\)"):
+    with pytest.raises(InputError, match=r"contains no image.*: 1 file is not a sample: 1 .ppm \(.*/a.ppm\)"):
         list(find(Corpus(uri=(str(tmp_path),)), str(tmp_path)))
 
 

@@ -29,7 +29,6 @@ from raylabel.corpus import Corpus, index_corpus
 from raylabel.errors import InputError
 from raylabel.inference import pool
 from raylabel.inference import scores as stage
-from raylabel.inference.edited import check_edited
 from raylabel.inference.network import Network
 from raylabel.inference.scores import Scoring, make_scores
 from raylabel.labels import teacher
@@ -37,6 +36,7 @@ from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.media.image_views import eval_pixels, normalise
 from raylabel.media.view import View
 from raylabel.models.trained import load_model
+from raylabel.pipelines.edited import check_edited
 from raylabel.schema import REJECTS, SCORES
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import Select, select

@@ -43,7 +43,7 @@ def test_a_run_ends_before_its_corpus_is_labeled(ray_local, tmp_path, capsys):
     root, recipe = Root.open(str(tmp_path / "root")), recipe_in(tmp_path)
     start = prepare(root, recipe)
     assert "warning: the test set has no sample of 1 of 10 classes ('9')" in capsys.readouterr().out
-    Done(root, recipe, start)  # a plan that knows nothing of the teacher yet
+    Done(root, recipe, start)  # a plan of a root without the SCORES of the test set
     for measured in (True, False):
         with pytest.raises(InputError, match="the given teacher has top-1 .*order of its classes.*--teacher.unchecked"):
             Run(root, recipe, start).build("tests")

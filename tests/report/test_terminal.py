@@ -108,7 +108,7 @@ def test_table_is_plain_text_of_at_most_100_columns_with_all_numbers() -> None:
         "+3.4 points (95% interval +2.6 to +4.2)",
         "1,200 in = 1,150 scored + 30 rejected + 20 duplicates",
         "a reason that is number 9 3",
-        "passed over, as no samples: 1,234 .heic of unlabeled (d/a.heic)",
+        "passed over (not samples): 1,234 .heic of unlabeled (d/a.heic)",
         "min 10 (cat), median 15, max 20 (dog)",
         "true label: 90.0% of 30",
         "warning: look at it",

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +14,8 @@ from raylabel.corpus import Corpus, Shards, Units, index_corpus, read_rows
 from raylabel.corpus.sample import media_digest, sample_digest
 from raylabel.corpus.share import of_files
 from raylabel.errors import InputError
-from raylabel.inference import edited
-from raylabel.inference.edited import check_edited
+from raylabel.pipelines import edited
+from raylabel.pipelines.edited import check_edited
 from raylabel.schema import DIGESTS, SCORES, make_key
 from raylabel.store.artifact import Artifact, Built, Root, write_table
 from raylabel.store.files import filesystem
@@ -185,7 +184,10 @@ def test_the_newest_row_of_each_run_is_that_of_a_plain_loop(tmp_path, share):
     for path in paths:
         os.utime(path, ns=(0, int(rng.integers(1, 10**6)) * 10**9))
     found: list[pa.Table] = []
-    keep: Callable[[Shards, pa.Table], None] = lambda shards, newest: found.append(newest)  # noqa: E731
+
+    def keep(shards: Shards, newest: pa.Table) -> None:
+        found.append(newest)
+
     artifact = index_corpus(Root.open(str(tmp_path / "r")), "c", Corpus(uri=(str(folder),), share=share), keep)
     expected = []
     for shard in [Shards(artifact).row(number) for number in range(3)]:
