@@ -37,6 +37,7 @@ from raylabel.store.files import (
 )
 
 MANIFEST = "manifest.json"
+WHOLE = 4 << 20  # bytes of a file up to which it is read in one request, of whatever columns
 RECIPE = "recipe.json"
 NOT_IDENTITY = {
     "identity": False
@@ -132,7 +133,10 @@ class Artifact:
         tables = []
         for file in self.files(prefix):
             with reading(f"{self.uri}/{file.name}"):
-                tables.append(pq.read_table(f"{path}/{file.name}", columns=columns, filesystem=fs))
+                whole = file.bytes <= WHOLE
+                source = pa.BufferReader(self.read(file.name)) if whole else fs.open_input_file(f"{path}/{file.name}")
+                with source, pq.ParquetFile(source, pre_buffer=True) as opened:
+                    tables.append(opened.read(columns))
         if columns is not None:
             schema = pa.schema([schema.field(c) for c in columns])
         return pa.concat_tables(tables) if tables else schema.empty_table()
