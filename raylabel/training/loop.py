@@ -12,6 +12,7 @@ import ray
 import ray.train
 import ray.train.torch
 
+from raylabel.compute.gpu import use_full_float32
 from raylabel.compute.metrics import show_training
 from raylabel.errors import InputError
 from raylabel.media.image_views import normalise
@@ -80,6 +81,8 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
     device = ray.train.torch.get_device()
     handle_sigterm()
     torch.set_num_threads(1)  # one worker per core; sums are also always computed in the same order
+    if task.precision == "fp32":
+        use_full_float32()
     torch.manual_seed(task.seed)
     module = load_model(task.init) if task.init else build(task.model, task.classes)
     module = module.to(device, memory_format=memory_format(module)).train()  # pyright: ignore[reportCallIssue]
@@ -110,7 +113,7 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():
-            sums += torch.stack([losses.detach(), (logits.argmax(1) == target).sum(), sums.new_tensor(len(target))])
+            sums += torch.stack([losses.detach(), (logits.argmax(1) == target).sum(), sums.new_full((), len(target))])
         step += 1
         if step % every == 0 or step == last:
             torch.distributed.all_reduce(sums)
