@@ -17,8 +17,8 @@ from raylabel.compute.progress import Progress, make_board, shown
 from raylabel.compute.resources import Resources
 from raylabel.models.trained import CURVE, WEIGHTS, describe
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
-from raylabel.training.checkpoint import Checkpoints
-from raylabel.training.loop import STATE, TrainingTask, describe_step, run_worker
+from raylabel.training.checkpoint import STATE, Checkpoints
+from raylabel.training.loop import TrainingTask, describe_step, run_worker
 from raylabel.training.stream import Stream
 from raylabel.training.worker_group import Workers
 
