@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from helpers import DIGITS_VIEW, contents
 from paths import PYTHONPATH
@@ -21,7 +22,7 @@ from trainings import MODEL, digits_examples, fit, in_this_process
 from raylabel.errors import InputError
 from raylabel.media.image_views import normalise
 from raylabel.models.build import build
-from raylabel.models.trained import CURVE, load_model
+from raylabel.models.trained import CURVE, WEIGHTS, load_model
 from raylabel.store.artifact import RECIPE, Artifact, Root, digest, identity_of
 from raylabel.training import checkpoint, loop, preemption
 from raylabel.training.checkpoint import STATE, Checkpoints, Writer
@@ -124,6 +125,29 @@ def test_training_goes_on_while_a_checkpoint_is_written(alone, tmp_path, monkeyp
     made = fit(Root.open(str(tmp_path)), examples, SHORT)
     assert contents(made) == contents(clean)
     assert saved[0] == 1 and saved[1] > 20 and saved[-1] == 30  # none while the first was being written
+
+
+def test_a_checkpoint_does_not_depend_on_later_steps():
+    module = build(MODEL, 10)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
+
+    def step() -> None:
+        module(torch.randn(4, 3, 8, 8)).sum().backward()
+        optimizer.step()
+
+    step()
+    curve, state = [{"loss": 1.0}], {"step": 1}
+    make = loop._snapshot(module, optimizer, curve, state)
+    weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    step()
+    curve.append({"loss": 2.0})
+    files = make()
+    assert files == make() and json.loads(files[CURVE]) == [{"loss": 1.0}] and json.loads(files[STATE])["step"] == 1
+    for name, tensor in safetensors.torch.load(files[WEIGHTS]).items():
+        assert torch.equal(tensor, weights[name]), name
+    kept = safetensors.torch.load(files[loop.MOMENTUM])
+    now = {name: optimizer.state[parameter]["momentum_buffer"] for name, parameter in module.named_parameters()}
+    assert kept.keys() == now.keys() and not torch.equal(kept["fc.weight"], now["fc.weight"])
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_training(alone, tmp_path, monkeypatch):
