@@ -61,7 +61,7 @@ class Pool:
 
     actors: int
     cpus: float
-    gpus: int
+    gpus: float
     threads: int
     grows: bool = True
     """Whether more actors are started on nodes that join. `actors` is then the number at the start."""
