@@ -2,7 +2,9 @@
 
 import io
 import random
+import re
 import shutil
+import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -282,3 +284,137 @@ def as_before(artifact: Artifact) -> None:
     manifest["info"].pop("tars", None)
     manifest["info"].pop("cut", None)
     Path(artifact.uri, MANIFEST).write_text(json.dumps(manifest))
+
+
+def write_index(path: Path, version: str = "v1.2") -> Path:
+    """The index file that wds2idx of DALI writes, by GNU tar as it does: see tools/wds2idx.py there."""
+
+    def listing(*options: str) -> list[str]:
+        return subprocess.run(["tar", *options, "--file", path], capture_output=True, text=True).stdout.splitlines()
+
+    blocks, types = listing("--list", "--block-num"), listing("--verbose", "--list")
+    samples: list[tuple[str, list[str]]] = []
+    for line, following, verbose in zip(blocks, blocks[1:], types, strict=False):
+        name = line.partition(": ")[2]
+        if verbose[0] != "-":
+            continue
+        size = int(verbose.split()[2])
+        offset = int(following.partition("block ")[2].partition(":")[0]) * 512 - size
+        stem, extension = split(name)
+        if stem and not stem.endswith("/"):
+            if not samples or samples[-1][0] != stem:
+                samples.append((stem, []))
+            samples[-1][1].extend([extension, str(offset - offset % 512), str(size), name])
+    lines = [f"{version} {len(samples)}", *(" ".join(fields) for _, fields in samples)]
+    index = path.with_suffix(".idx")
+    index.write_text("".join(f"{line}\n" for line in lines))
+    return index
+
+
+def split(name: str) -> tuple[str, str]:
+    dot = name.find(".", name.rfind("/") + 1)
+    return name[:dot], name[dot + 1 :]
+
+
+def test_an_index_file_is_used_instead_of_the_headers(counted: SlowFiles, tmp_path: Path) -> None:
+    path = tmp_path / "b" / "x.tar"
+    media = write(path, 2500, 5000)
+    _, expected, read = measure("s3://b/x.tar")
+    before = len(counted.requests())
+    write_index(path)
+    corpus, shard, found = measure("s3://b/x.tar")
+    some = counted.requests()[before:]
+    assert shard == expected and (found.read, found.indexed, found.unused) == (0, 1, 0)
+    assert (found.runs, found.without, found.passed) == (read.runs, read.without, read.passed)
+    assert sum(request.bytes for request in some) < 0.05 * path.stat().st_size
+    assert len(some) <= 10  # it and the tar are opened, its bytes, two edges, three units
+    assert [sample.media for sample in in_units(corpus, shard, 1024)] == media
+
+
+def test_an_index_file_serves_a_tar_with_hidden_members_and_some_long_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "UNIT", 10)
+    path = tmp_path / "x.tar"
+    media = write(path, 45, 300, extra=True)
+    write_index(path)
+    corpus, shard, found = measure(str(path))
+    assert found.indexed == 1 and [row for row, _ in found.starts] == [0, 10, 20, 30, 40, 45]
+    for size in (10, 45):
+        assert [sample.media for sample in in_units(corpus, shard, size)] == media
+
+
+NOT_USED = {
+    "another version": "its version is 'v1.1', not v1.2",
+    "another tar": "is not at byte .* of the tar|there is no header at byte",
+    "the tar was extended": "'9999.jpg' follows its last member",
+    "long names": "is not at byte .* of the tar",
+    "blanks in names": "it is no list of members",
+    "a line is missing": "it is no list of members",
+    "no text": "it is empty or no text",
+    "a shorter tar": "its last member ends after the tar|is not at byte",
+}
+
+
+@pytest.mark.parametrize("case", NOT_USED)
+def test_an_index_file_that_does_not_fit_is_not_used(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "UNIT", 10)
+    path = tmp_path / "x.tar"
+    write(path, 45, 300)
+    if case in ("blanks in names", "long names"):
+        with tarfile.open(path, "w") as tar:
+            for number in range(20):
+                add(tar, f"{'a ' if case == 'blanks in names' else 'long' * 30}{number}.jpg", b"x")
+    index = write_index(path, "v1.1" if case == "another version" else "v1.2")
+    if case == "another tar":
+        write(path, 45, 300, seed=1)
+    elif case == "the tar was extended":
+        with tarfile.open(path, "a") as tar:
+            add(tar, "9999.jpg", b"x")
+    elif case == "a line is missing":
+        index.write_text("".join(index.read_text().splitlines(keepends=True)[:-1]))
+    elif case == "no text":
+        index.write_bytes(b"\xff\xfe")
+    elif case == "a shorter tar":
+        write(path, 20, 300)
+    _, shard, found = measure(str(path))
+    index.unlink()
+    assert (found.read, found.indexed, found.unused) == (1, 0, 1)
+    assert found.why.startswith(f"'{path}': ") and re.search(NOT_USED[case], found.why)
+    assert shard == measure(str(path))[1]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_a_damaged_index_file_gives_no_other_rows(data: st.DataObject) -> None:
+    """Whatever it contains, units begin where the tar says, or the headers are read."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(units, "UNIT", 4)
+        path = Path(folder, "x.tar")
+        media = write(path, 20, 200)
+        index = write_index(path)
+        lines = index.read_text().splitlines()
+        for _ in range(data.draw(st.integers(1, 3))):
+            at = data.draw(st.integers(0, len(lines) - 1))
+            fields = lines[at].split(" ")
+            field = data.draw(st.integers(0, len(fields) - 1))
+            fields[field] = data.draw(st.sampled_from(["512", "0", "x", "00003.jpg", "v1.2", "19", "jpg", "-1", "300"]))
+            lines[at] = " ".join(fields)
+        if data.draw(st.booleans()):
+            del lines[data.draw(st.integers(1, len(lines) - 1))]
+            lines[0] = f"v1.2 {len(lines) - 1}"
+        index.write_text("\n".join(lines) + "\n")
+        corpus, shard, found = measure(str(path))
+        wrong = 0
+        for first in range(0, shard["rows"], 4):
+            unit = Unit(0, first, min(4, shard["rows"] - first))
+            try:
+                some = [sample.media for sample in read_unit(corpus, shard, unit)]
+            except InputError as error:
+                assert "its number of rows is no longer" in str(error)
+                wrong += 1
+            else:
+                assert some == media[first : first + unit.rows]
+        assert not wrong or found.indexed
