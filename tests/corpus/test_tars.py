@@ -190,7 +190,8 @@ def test_starts_of_another_tar_are_an_error_and_give_no_wrong_samples(
             else:
                 assert [sample.media for sample in found] == media[first : first + 10]
     assert len(errors) == 7
-    assert all("number of rows is no longer" in e or "another sample" in e or "not a tar header" in e for e in errors)
+    expected = ("does not have the samples", "another sample", "not a tar header")
+    assert all(any(what in error for what in expected) for error in errors)
 
 
 def mixed_tar(path: Path) -> None:
@@ -413,7 +414,7 @@ def test_a_damaged_index_file_gives_no_other_rows(data: st.DataObject) -> None:
             try:
                 some = [sample.media for sample in read_unit(corpus, shard, unit)]
             except InputError as error:
-                assert "its number of rows is no longer" in str(error)
+                assert "does not have the samples that it had" in str(error)
                 wrong += 1
             else:
                 assert some == media[first : first + unit.rows]
