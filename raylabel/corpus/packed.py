@@ -41,8 +41,8 @@ def survey_packed(
     tasks: list[Any] = [_measure.remote(shared, form, table) for table in ordered]
     tables, found, done = [], TarMeasure(), 0
     with PatientProgress(f"index {title}", sum(sizes), "shards") as progress:
-        for measures, _ in tasks:
-            table, tars = fetch(measures)
+        for task in tasks:
+            table, tars = fetch(*task)
             tables.append(table)
             found = merge([found, tars])
             progress.update(done := done + table.num_rows)

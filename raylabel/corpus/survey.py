@@ -116,7 +116,7 @@ def _survey_loose(listed: Listed, files: int, title: str, passed: PassedOver) ->
         for location in sorted(listed, key=natural_key):
             first, size = len(groups), 0
             for measures, paths in listed[location]:
-                tables.append(fetch(measures))
+                tables.append(fetch(measures, paths))
                 groups.append((tables[-1].num_rows, paths))
                 progress.update(done := done + int(tables[-1]["rows"].to_numpy().sum()))
                 size += int(tables[-1]["bytes"].to_numpy().sum())

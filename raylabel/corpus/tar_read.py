@@ -96,16 +96,25 @@ def _wanted(
     for row in rows:
         found = next(islice(samples, row - at, None), None)
         if found is None:
-            raise row_count_changed(shard)
+            raise _other_samples(shard)
         if span.end_row is None and row == rows[0]:
             _seen(corpus, shard)[row] = found.offset
         at = row + 1
         yield row, found
     following = next(samples, None) if span.end_row in (None, at) else None
     if following is not None and span.end_row is not None:
-        raise row_count_changed(shard)
+        raise _other_samples(shard)
     if following is not None:
         _seen(corpus, shard)[at] = following.offset
+
+
+def _other_samples(shard: Mapping[str, Any]) -> InputError:
+    """The error for a tar with more or fewer samples between two starts than SHARDS say."""
+    stem = shard["uri"].removesuffix(".tar")
+    return InputError(
+        f"'{shard['uri']}' does not have the samples that it had when it was indexed: restore it; or, if it is right "
+        f"and '{stem}.idx' is not, delete that file and the folders shards-* of the root, then run again"
+    )
 
 
 def _sample(

@@ -1,5 +1,6 @@
 """Tasks on the cluster: how many there are for some shards, and their results."""
 
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -19,11 +20,15 @@ def chunks(count: int, cpus: float | None = None) -> list[range]:
     return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
-def fetch(reference: Any) -> Any:
-    """The result of a task. If the task raised an InputError, it is raised here without Ray's wrapper."""
+def fetch(reference: Any, *others: Any) -> Any:
+    """The result of a task. If the task raised an InputError, it is raised here without Ray's wrapper. `others`: the
+    other results of that task; Ray prints an error that nobody takes."""
     try:
         found = ray.get(reference)
     except RayTaskError as error:
+        for other in others:
+            with suppress(RayTaskError):
+                ray.get(other)
         if found := find_input_error(error):
             raise found from error
         raise

@@ -4,7 +4,7 @@ The fingerprint of loose files is a hash of their paths and sizes: a listing giv
 a corpus that is copied, or whose files are touched, keeps its SCORES. So an edited file of the same size changes no
 fingerprint. A listing also gives the time of the last change of each file, and that of an edited file is later than its
 SCORES. But so is that of a copied or touched file, and to read a whole corpus again takes as long as to score it.
-Therefore the times only say which files to read, and the digests in SCORES decide. In each run of up to 1,024 files the
+Therefore the times only say which files to read, and the digests in SCORES decide. In each run of files the
 newest one is a candidate, since a file is edited after the corpus was copied, and of these the newest `CHECKED` are
 read.
 
