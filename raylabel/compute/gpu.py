@@ -40,9 +40,9 @@ _FULL = re.compile(r"out of memory|STATUS_ALLOC_FAILED", re.IGNORECASE)
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the memory of a GPU was not enough."""
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError) or (_of_device(error) and bool(_FULL.search(str(error))))
+    if isinstance(error, RuntimeError) and type(error).__name__ == "OutOfMemoryError":
+        return True
+    return _of_device(error) and bool(_FULL.search(str(error)))
 
 
 def is_device_error(error: BaseException) -> bool:
@@ -52,8 +52,7 @@ def is_device_error(error: BaseException) -> bool:
 
 
 def _of_device(error: BaseException) -> bool:
-    import torch
-
-    if isinstance(error, torch.AcceleratorError):
-        return True
-    return isinstance(error, RuntimeError) and bool(_DEVICE.search(str(error)))
+    # By its name, because a process may run without PyTorch.
+    return isinstance(error, RuntimeError) and bool(
+        type(error).__name__ == "AcceleratorError" or _DEVICE.search(str(error))
+    )

@@ -1,12 +1,15 @@
-"""What a process on a GPU checks at its start."""
+"""What a process on a GPU checks at its start, and what its errors mean."""
 
 import os
 import sys
 import sysconfig
 
 import pytest
+import ray.exceptions
+import torch
+import torch.distributed
 
-from raylabel.compute.gpu import check_compiler
+from raylabel.compute.gpu import check_compiler, is_device_error, is_out_of_memory
 from raylabel.errors import InputError
 
 
@@ -65,3 +68,45 @@ def test_headers_are_looked_for_where_triton_looks():
             with pytest.raises(InputError):
                 check_compiler()
     assert schemes == ["posix_prefix"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: unspecified launch failure"),
+        torch.AcceleratorError("an illegal memory access was encountered"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(...)`"),
+        RuntimeError("CUDA driver error: unknown error"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        RuntimeError("Triton Error [CUDA]: device kernel image is invalid"),
+        torch.distributed.DistBackendError("NCCL error in: NCCLUtils.cpp:94, unhandled cuda error"),
+    ],
+)
+def test_a_failed_gpu_is_told_from_other_errors(error):
+    assert is_device_error(error) and not is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ..."),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_a_gpu_without_memory_has_not_failed(error):
+    assert is_out_of_memory(error) and not is_device_error(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("CUDA error: this is not PyTorch's"),
+        RuntimeError("Expected all tensors to be on the same device, but found cuda:0 and cpu"),
+        InputError("cannot read 'CUDA error: x.jpg'"),
+        ray.exceptions.OutOfMemoryError("the machine is out of memory"),
+        MemoryError(),
+    ],
+)
+def test_other_errors_are_not_of_a_gpu(error):
+    assert not is_device_error(error) and not is_out_of_memory(error)

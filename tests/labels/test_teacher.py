@@ -237,14 +237,15 @@ def kill_each_once(killed: list[str], over: threading.Event) -> None:
 
 
 def test_only_the_samples_that_crash_the_teacher_or_the_parser_are_rejected(ray_local, tmp_path, monkeypatch):
-    """A sample crashes its process whenever it is tried; processes that are killed from outside reject nothing."""
+    """A sample crashes its process, and another one the GPU, whenever it is tried; processes that are killed from
+    outside reject nothing."""
     monkeypatch.setattr(units, "UNIT", 64)
     rng = np.random.default_rng(0)
     media = [bytes([a, b, 0]) for a, b in rng.integers(0, 256, (400, 2))]
-    poison_rows = (137, 331)
+    poison_rows = {137: b"K", 331: b"G"}
     commands = dict(zip((20, 21, 150, 200, 399), COMMANDS, strict=True))
     some = [
-        data[:2] + b"K" if row in poison_rows else commands[row].encode() if row in commands else data
+        data[:2] + poison_rows[row] if row in poison_rows else commands[row].encode() if row in commands else data
         for row, data in enumerate(media)
     ]
     made = []

@@ -20,6 +20,9 @@ def hook(settings: dict) -> None:
     A worker's log is named by start time, size of the group, rank and pid. Each line has an item's position and key.
     Beside the logs, `log.steps` has a byte for each step of each worker.
     """
+    import ray.train
+    import torch
+
     from raylabel.training import checkpoint, stream
     from raylabel.training.preemption import Agreement
 
@@ -33,10 +36,19 @@ def hook(settings: dict) -> None:
                 log.write(f"{item[0]} {item[1]}\n")
                 yield item
 
+    def rank_1_is_first(log: str) -> bool:
+        """True once, in the second worker."""
+        if ray.train.get_context().get_world_rank() != 1 or os.path.exists(f"{log}.failed"):
+            return False
+        open(f"{log}.failed", "w").close()
+        return True
+
     def slow(self, view, batch, first, *more):
         for number, each in enumerate(batches(self, view, batch, first, *more), first // batch):
             if number == settings["steps"] // 2 and settings["fault"] == "raise":
                 raise ValueError("a bug in the loop")
+            if number == settings["steps"] // 2 and settings["fault"] == "gpu" and rank_1_is_first(settings["log"]):
+                raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
             if number == settings["steps"] // 2 and settings["fault"] == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(settings["pause"])
