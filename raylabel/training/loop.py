@@ -1,7 +1,6 @@
 """The training loop, which each training worker runs: for teacher, control, pre-training and fine-tuning."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import ray.train
 import ray.train.torch
 
 from raylabel.compute.metrics import show_training
+from raylabel.compute.resources import node_cpus
 from raylabel.errors import InputError
 from raylabel.media.image_views import normalise
 from raylabel.media.view import View
@@ -142,9 +142,9 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
 
 
 def _loaders() -> int:
-    """Threads that decode for one worker: with GPUs, the cores of its node divided by the workers there; else one."""
+    """Threads that decode for one worker: with GPUs, the CPUs of its node divided by the workers there; else one."""
     local = ray.train.get_context().get_local_world_size()
-    return max(1, (os.cpu_count() or 1) // local) if ray.get_gpu_ids() else 1
+    return max(1, node_cpus() // local) if ray.get_gpu_ids() else 1
 
 
 def _memory(device) -> Callable[[tuple[int, ...]], np.ndarray]:
