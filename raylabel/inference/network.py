@@ -31,6 +31,9 @@ class Network:
     view: View
     precision: str
     p: int
+    float32_head: bool = True
+    """Whether the last layer computes in float32 also if `precision` is 'bf16'. In earlier versions of raylabel it did
+    not, and the SCORES that they began are completed in the same arithmetic."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -50,7 +53,8 @@ class Network:
         torch.set_num_threads(1)  # one single-threaded actor per core is faster than threads, and sums in one order
         device = torch.device("cuda" if gpu else "cpu")
         module = load_model(self.model).eval().to(device)
-        module = float32_head(module) if self.precision == "bf16" else module
+        if self.precision == "bf16" and self.float32_head:
+            module = float32_head(module)
         module = module.to(memory_format=memory_format(module))  # pyright: ignore[reportCallIssue]
         if not gpu:
             return lambda batches: (_to_numpy(self._forward(module, torch.from_numpy(b))) for b in batches)
