@@ -140,9 +140,11 @@ def _build(
 
 def _part(units: Units, earlier: Earlier | None, number: int) -> Part:
     of_part = [units[i] for i in range(number * PART, min((number + 1) * PART, len(units)))]
-    pieces = {unit: earlier.find(unit) if earlier else None for unit in of_part}
-    new = tuple(unit for unit, piece in pieces.items() if piece is None)
-    return Part(number, new, tuple(piece for piece in pieces.values() if piece))
+    if not earlier:
+        return Part(number, tuple(of_part))
+    known = [bool(earlier.known[unit.shard]) for unit in of_part]
+    new, old = ([unit for unit, one in zip(of_part, known, strict=True) if one is which] for which in (False, True))
+    return Part(number, tuple(new), earlier.pieces(old))
 
 
 def _retried_part(before: Artifact, files: frozenset[str], number: int) -> Part:
