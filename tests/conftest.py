@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from faulty_store import FaultyStore, Plan
+    from cloud import Cloud
+    from faulty_store import Plan
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tests share the CPUs with each other and with Ray's processes
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -46,18 +47,19 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator["FaultyStore"]:
-    """An S3 server in this process, whose requests can be made to fail."""
-    from faulty_store import FaultyStore
+def server() -> Iterator["Cloud"]:
+    """An S3 server in this process that counts requests, and without a test's wish neither fails nor waits."""
+    from cloud import Cloud, Limits
 
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
-    server = FaultyStore()
+    server = Cloud()
+    server.limits = Limits(latency=0)
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="session")
-def store(server: "FaultyStore") -> Iterator[str]:
+def store(server: "Cloud") -> Iterator[str]:
     """The address of the server. Other processes, also those of Ray, find it in their environment."""
     address = server.start()
     with pytest.MonkeyPatch.context() as patch:
@@ -69,7 +71,7 @@ def store(server: "FaultyStore") -> Iterator[str]:
 
 
 @pytest.fixture
-def faults(server: "FaultyStore", bucket: str) -> Iterator["Plan"]:
+def faults(server: "Cloud", bucket: str) -> Iterator["Plan"]:
     """Which requests to the server fail; none after the test."""
     from faulty_store import Plan
 

@@ -1,6 +1,7 @@
-"""What a process on a GPU needs before it runs a network there."""
+"""What a process on a GPU needs before it runs a network there, and what its errors mean."""
 
 import os
+import re
 import shutil
 import sys
 import sysconfig
@@ -29,3 +30,30 @@ def use_full_float32() -> None:
     import torch
 
     torch.backends.cudnn.allow_tf32 = False
+
+
+# In the messages of PyTorch (2.11 to 2.15). CUDA's errors mostly have a class of their own, AcceleratorError; those of
+# cuBLAS ("CUDA error: CUBLAS_STATUS_..."), cuDNN, NCCL, the driver and compiled kernels are a RuntimeError.
+_DEVICE = re.compile(r"\b(CUDA|CUDA driver|cuDNN|cuDNN Frontend|NCCL|Triton) error\b", re.IGNORECASE)
+_FULL = re.compile(r"out of memory|STATUS_ALLOC_FAILED", re.IGNORECASE)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of a GPU was not enough."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or (_of_device(error) and bool(_FULL.search(str(error))))
+
+
+def is_device_error(error: BaseException) -> bool:
+    """Whether a GPU failed (ECC, Xid, the launch of a kernel), other than by being out of memory. This process cannot
+    use it any more."""
+    return _of_device(error) and not is_out_of_memory(error)
+
+
+def _of_device(error: BaseException) -> bool:
+    import torch
+
+    if isinstance(error, torch.AcceleratorError):
+        return True
+    return isinstance(error, RuntimeError) and bool(_DEVICE.search(str(error)))

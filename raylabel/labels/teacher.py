@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raylabel.compute.autoscaler import ready
@@ -74,7 +74,7 @@ class TrainedNetwork:
     def identity(self) -> Mapping[str, Any]:
         return {
             "model": self.network.digest,
-            "view": _evaluation_identity(self.view),
+            "view": self.view.evaluation_identity,
             "label": identity_of(self.config) | {"precision": self._precision},
         }
 
@@ -103,10 +103,3 @@ class TrainedNetwork:
             by=model.name,
         )
         return make_scores(root, scoring)
-
-
-def _evaluation_identity(view: View) -> dict[str, Any]:
-    """The fields of a view that affect evaluation pixels: its training crop does not."""
-    shown = {name: identity_of(getattr(view, name)) for name in ("size", "resize", "dct_scale", "mean", "std")}
-    clip = view.clip and replace(view.clip, max_resize=0)
-    return shown | {"clip": identity_of(clip)}

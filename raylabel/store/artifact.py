@@ -12,7 +12,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -248,12 +248,32 @@ class Root:
                     found.append(Artifact(f"{self.uri}/{stem}-{tail}", name, tail))
         return sorted(found, key=lambda a: a.digest)
 
-    def make(self, name: str, identity: Mapping[str, Any], build: Callable[[Draft], Built]) -> Artifact:
+    def settle(
+        self, name: str, identity: Mapping[str, Any], former: Sequence[Mapping[str, Any]] = ()
+    ) -> Mapping[str, Any]:
+        """The first of the identity and the former ones whose artifact is complete, or else was begun; else itself."""
+        for file in (MANIFEST, RECIPE) if former else ():
+            for one in (identity, *former):
+                fs, path = filesystem(f"{self.uri}/{name}-{digest(one)}/{file}")
+                if fs.get_file_info(path).is_file:
+                    return one
+        return identity
+
+    def make(
+        self,
+        name: str,
+        identity: Mapping[str, Any],
+        build: Callable[[Draft], Built],
+        former: Sequence[Mapping[str, Any]] = (),
+    ) -> Artifact:
         """The artifact of that identity, built if it does not exist.
 
         `build` writes its files into the draft's folder, each atomically. The folder may contain files of a run that
-        was stopped. `seconds`, the wall time of the build that completed, is added to its info.
+        was stopped. `seconds`, the wall time of the build that completed, is added to its info. `former`: identities
+        that earlier versions of raylabel gave to the same result: if such an artifact exists it is returned, and if one
+        was begun it is completed, under its former digest. Its `build` must be able to continue in that draft.
         """
+        identity = self.settle(name, identity, former)
         if done := self.find(name, identity):
             return done
         draft = Draft(f"{self.uri}/{name}-{digest(identity)}")

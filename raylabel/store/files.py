@@ -59,6 +59,7 @@ def _s3(bucket: str) -> RetryingFileSystem:
     found, _ = pafs.FileSystem.from_uri(f"s3://{bucket}/")  # this asks S3 for the region of the bucket
     make, (options,) = found.__reduce__()
     options |= {"connect_timeout": CONNECT_SECONDS, "request_timeout": SILENT_SECONDS}
+    options["allow_delayed_open"] = True  # one request for a file of up to 10 MB instead of three
     options["retry_strategy"] = pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
     return RetryingFileSystem(make(options), ATTEMPTS, (_s3, (bucket,)))
 

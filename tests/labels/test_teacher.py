@@ -391,7 +391,7 @@ def test_a_network_is_scored_with_its_settings(ray_local, tmp_path, monkeypatch)
 def test_the_identity_covers_exactly_what_affects_evaluation_pixels():
     view = View()
     training = replace(view, crop="padded", min_scale=0.5, padding=0, flip=False)
-    assert teacher._evaluation_identity(training) == teacher._evaluation_identity(view)
+    assert training.evaluation_identity == view.evaluation_identity
     half = (0.5, 0.5, 0.5)
     for change in ({"size": 223}, {"resize": 257}, {"dct_scale": True}, {"mean": half}, {"std": half}):
-        assert teacher._evaluation_identity(replace(view, **change)) != teacher._evaluation_identity(view)
+        assert replace(view, **change).evaluation_identity != view.evaluation_identity

@@ -73,10 +73,10 @@ class FaultyStore:
         if path.startswith("/moto-api"):
             return self._backend(environ, start_response)
         if status := self.plan.broken(environ["REQUEST_METHOD"], path):
-            return _refuse(environ, start_response, status)
+            return refuse(environ, start_response, status)
         fault = self.plan.draw()
         if fault == "unavailable":
-            return _refuse(environ, start_response, "503 Slow Down")
+            return refuse(environ, start_response, "503 Slow Down")
         if fault == "reset":
             return _reset(environ)
         if fault == "slow":
@@ -85,7 +85,7 @@ class FaultyStore:
         return _cut(environ, answer) if fault == "cut" else answer
 
 
-def _refuse(environ: dict[str, Any], start_response: Callable[..., Any], status: str) -> list[bytes]:
+def refuse(environ: dict[str, Any], start_response: Callable[..., Any], status: str) -> list[bytes]:
     environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     body = ERROR % status.partition(" ")[2].replace(" ", "").encode()
     start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])

@@ -21,8 +21,10 @@ def hook(settings: dict) -> None:
     Beside the logs, `log.steps` has a byte for each step of each worker.
     """
     from raylabel.training import checkpoint, stream
+    from raylabel.training.preemption import Agreement
 
     items, batches, write_file = stream.Stream.items, stream.Stream.batches, checkpoint.write_file
+    after = Agreement.after
 
     def logged(self, start, stop, rank=0, world=1):
         name = f"{time.time_ns()}-{world}-{rank}-{os.getpid()}"
@@ -47,7 +49,11 @@ def hook(settings: dict) -> None:
             time.sleep(0.5)
         write_file(uri, data)
 
-    for where, name, put in (stream.Stream, "items", logged), (stream.Stream, "batches", slow):
+    def at_steps(self, step):
+        return after(self, step)._replace(save=step % settings["every"] == 0)
+
+    patches = (stream.Stream, "items", logged), (stream.Stream, "batches", slow), (Agreement, "after", at_steps)
+    for where, name, put in patches:
         setattr(where, name, put)
     checkpoint.write_file = slow_write
 
@@ -101,7 +107,6 @@ def main() -> None:
         batch=64,
         schedule=Schedule(lr=0.05),
         precision="fp32",
-        checkpoint_every=settings["every"],
     )
     root = Root.open(settings["root"])
     try:
