@@ -1,7 +1,6 @@
 """The training loop, which each training worker runs: for teacher, control, pre-training and fine-tuning."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import ray.train.torch
 
 from raylabel.compute.gpu import is_out_of_memory, use_full_float32
 from raylabel.compute.metrics import show_training
+from raylabel.compute.resources import node_cpus
 from raylabel.errors import InputError
 from raylabel.media.image_views import normalise
 from raylabel.media.view import View
@@ -165,9 +165,9 @@ def _artifact(checkpoints: Checkpoints) -> str:
 
 
 def _loaders() -> int:
-    """Threads that decode for one worker: with GPUs, the cores of its node divided by the workers there; else one."""
+    """Threads that decode for one worker: with GPUs, the CPUs of its node divided by the workers there; else one."""
     local = ray.train.get_context().get_local_world_size()
-    return max(1, (os.cpu_count() or 1) // local) if ray.get_gpu_ids() else 1
+    return max(1, node_cpus() // local) if ray.get_gpu_ids() else 1
 
 
 def _memory(device) -> Callable[[tuple[int, ...]], np.ndarray]:

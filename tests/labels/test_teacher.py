@@ -374,7 +374,7 @@ def test_a_shard_that_changes_while_it_is_scored_is_an_error(ray_local, tmp_path
 
 def test_a_network_is_scored_with_its_settings(ray_local, tmp_path, monkeypatch):
     root, asked = Root.open(str(tmp_path)), []
-    monkeypatch.setattr(teacher, "make_scores", lambda root, scoring: asked.append(scoring))
+    monkeypatch.setattr(teacher, "make_scores", lambda root, scoring, former: asked.append(scoring))
     network, resources, corpus = random_model(root), Resources(teachers=3), Corpus(uri=("x",))
     config = Label(batch=64, p=20, precision="bf16", reject_limit=0.1)
     for retry in (False, True):
@@ -386,6 +386,41 @@ def test_a_network_is_scored_with_its_settings(ray_local, tmp_path, monkeypatch)
         assert scoring.scorer == Network(network, DIGITS_VIEW, "bf16", 10)  # no more than there are classes
         assert (scoring.batch, scoring.reject_limit, scoring.by) == (64, 0.1, "teacher")
         assert scoring.resources is resources and scoring.source == source.identity and scoring.retry_rejects is retry
+
+
+def test_scores_in_bf16_of_an_earlier_version_are_used_and_never_mixed_with_those_of_this_one(ray_local, tmp_path):
+    """Until the last layer computed in float32, identities had no `head`, and logits took few values.
+
+    Complete SCORES of the corpus are found, those that were begun are completed in their arithmetic, and a corpus that
+    grew is scored again as a whole, because its identity differs in the arithmetic.
+    """
+    media, _ = digit_images()
+    files = [write_parquet(tmp_path / f"{name}.parquet", media[i * 600 : (i + 1) * 600]) for i, name in enumerate("ab")]
+    root, config, resources = (
+        Root.open(str(tmp_path / "root")),
+        Label(batch=64, precision="bf16"),
+        Resources(teachers=1),
+    )
+    one, both = (Corpus(uri=tuple(map(str, some))) for some in (files[:1], files))
+    source = TrainedNetwork(network=random_model(root), view=DIGITS_VIEW, config=config, resources=resources)
+    shards = {corpus: index_corpus(root, "unlabeled", corpus) for corpus in (one, both)}
+
+    old = make_scores(root, source._scoring(one, shards[one], "bf16", float32_head=False))
+    assert old.identity["source"]["label"]["precision"] == "bf16" and "head" not in old.identity["source"]["label"]
+    assert source.label(root, one, shards[one]).digest == old.digest
+
+    content = contents(old)
+    manifest = Path(old.uri, "manifest.json")
+    manifest.unlink()  # as if the earlier version had been stopped before its end
+    shutil.rmtree(Path(old.uri, "parts"))
+    assert source.label(root, one, shards[one]).digest == old.digest and contents(old) == content
+
+    grown = source.label(root, both, shards[both])
+    assert grown.identity["source"] == source.identity and source.identity["label"]["head"] == "fp32"
+    assert (grown.info["images"], grown.info["earlier"]) == (1200, 0)
+    shutil.rmtree(old.uri)
+    new = source.label(root, one, shards[one])
+    assert new.info["earlier"] == 600 and new.identity["source"] == source.identity
 
 
 def test_the_identity_covers_exactly_what_affects_evaluation_pixels():
