@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from trainings import digits_examples
 
 from raylabel.compute.progress import make_board
 from raylabel.models import Model
+from raylabel.models.trained import CURVE
 from raylabel.store.artifact import Root
 from raylabel.training.checkpoint import Checkpoints
 from raylabel.training.config import Train
@@ -28,8 +30,8 @@ from raylabel.training.worker_group import fit
 pytestmark = [*MARKS, pytest.mark.timeout(400)]
 
 STEPS = 12
-STOPPED = 6  # steps of the training that is stopped and resumed
-CONFIG = Train(images=64 * STEPS, batch=64, schedule=Schedule(lr=0.05, warmup=0), precision="fp32", checkpoint_every=4)
+SAVED, STOPPED = 4, 6  # the steps after which a training is saved, and ended as if it had crashed
+CONFIG = Train(images=64 * STEPS, batch=64, schedule=Schedule(lr=0.05, warmup=0), precision="fp32")
 
 # The largest relative error of a convolution of 64 channels is 1e-6 in float32 (Winograd's algorithm has more), and
 # 3e-4 with TF32; that of the matrix product is 1e-6 and 7e-5.
@@ -49,14 +51,14 @@ class Recorder:
 
 
 def train(task: TrainingTask, folder: str, stop: int = 0, recorder: Recorder | None = None, **patches: Any) -> dict:
-    """Trains in this worker, up to step `stop` if it is given; returns {step, curve}. `patches`: names in the module of
-    the loop."""
+    """Trains in this worker, up to step `stop` if it is given; returns {step, saved, curve}. A checkpoint is written after
+    step SAVED, and one at the end. `patches`: names in the module of the loop."""
     import torch
 
     from raylabel.training import loop
 
     recorder = recorder or Recorder()
-    batches, normalise = loop.Stream.batches, loop.normalise
+    batches, normalise, after = loop.Stream.batches, loop.normalise, loop.Agreement.after
 
     def watched(*arguments: Any) -> Iterator[Any]:
         for pixels, labels in (found := batches(*arguments)):
@@ -72,6 +74,7 @@ def train(task: TrainingTask, folder: str, stop: int = 0, recorder: Recorder | N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Stream, "batches", watched)
         patch.setattr(loop, "normalise", counted)
+        patch.setattr(loop.Agreement, "after", lambda self, step: after(self, step)._replace(save=step == SAVED))
         for name, value in patches.items():
             patch.setattr(loop, name, value)
         checkpoints, step = Checkpoints(f"{folder}/net/scratch/checkpoints"), 0
@@ -79,8 +82,9 @@ def train(task: TrainingTask, folder: str, stop: int = 0, recorder: Recorder | N
         for step in training:
             if step == stop:
                 training.close()
-        found = checkpoints.newest()
-        return {"step": step, "saved": found.step, "curve": json.loads(found.files["curve.json"] or "[]")}
+        while not (found := checkpoints.newest()).step:  # it is written in a thread
+            time.sleep(0.1)
+        return {"step": step, "saved": found.step, "curve": json.loads(found.files[CURVE])}
 
 
 # The checks. Each runs in the worker, and returns what the test of its name looks at.
@@ -109,21 +113,21 @@ def waits(task: TrainingTask, folder: str) -> dict:
 
     from raylabel.training import loop
 
-    agreed = loop.Preemption.agreed
+    after = loop.Agreement.after
     mode = torch.cuda.set_sync_debug_mode if GPU else lambda _: None
     strict, last = [False], 40
 
-    def agreeing(self: Any, step: int) -> bool:
+    def agreeing(self: Any, step: int) -> Any:
         mode("default")
         try:
-            return agreed(self, step)
+            return after(self, step)
         finally:
             mode("error" if strict[0] else "default")
 
-    task = replace(task, config=replace(task.config, images=64 * last, checkpoint_every=last))
+    task = replace(task, config=replace(task.config, images=64 * last))
     done = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Preemption, "agreed", agreeing)
+        patch.setattr(loop.Agreement, "after", agreeing)
         patch.setattr(loop, "POINTS", 1)  # one point of the curve, after the last step
         try:
             for step in loop.steps(task, Checkpoints(f"{folder}/net/scratch/checkpoints")):
@@ -157,7 +161,7 @@ def tf32(task: TrainingTask, folder: str) -> dict:
     import ray.train.torch
     import torch
 
-    train(task, folder, stop=4)
+    train(task, folder, stop=SAVED)
     device = ray.train.torch.get_device()
     images, weights = torch.randn(8, 64, 16, 16), torch.randn(64, 64, 3, 3)
     exact = torch.nn.functional.conv2d(images.double(), weights.double(), padding=1)
@@ -255,9 +259,9 @@ def test_one_worker_trains_on_the_gpu_with_nccl(found):
 def test_a_training_that_is_resumed_sees_the_same_sequence(found):
     rows = found(sequence)
     assert len(rows["whole"]) == STEPS and rows["one"]["step"] == rows["other"]["step"] == STEPS
-    assert rows["stopped"] == {"step": STOPPED, "saved": 4, "curve": rows["stopped"]["curve"]}
+    assert rows["stopped"] == {"step": STOPPED, "saved": SAVED, "curve": rows["stopped"]["curve"]}
     assert rows["first"][:STOPPED] == rows["whole"][:STOPPED]  # the stream may have given more
-    assert rows["rest"] == rows["whole"][4:]  # from the checkpoint on
+    assert rows["rest"] == rows["whole"][SAVED:]  # from the checkpoint on
     one, other = ([point["loss"] for point in rows[name]["curve"]] for name in ("one", "other"))
     assert one == pytest.approx(other, rel=1e-3)  # kernels may add in another order
     assert [point["accuracy"] for point in rows["one"]["curve"]][-1] > 0.1
