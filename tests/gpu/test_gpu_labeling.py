@@ -184,7 +184,7 @@ def test_another_process_compiles_nothing_and_gives_the_same_bytes(root: Root, s
 class DiesOnce(Network):
     """Its process ends in the fourth batch, unless another one did before."""
 
-    marker: str
+    marker: str = ""
 
     def start(self, gpu: bool) -> Run:
         run, number = super().start(gpu), itertools.count()
@@ -266,7 +266,7 @@ def test_an_actor_that_is_restarted_gives_the_same_bytes(
 ):
     """Its batch is suspect then: it is scored in spans."""
     plain, marker = network(root, "images", "bf16"), tmp_path / "died"
-    scorer = DiesOnce(plain.model, plain.view, plain.precision, plain.p, str(marker))
+    scorer = DiesOnce(plain.model, plain.view, plain.precision, plain.p, marker=str(marker))
     scores = label(tmp_path / "root", corpus, scorer, Resources(teachers=1, decode="beside"))
     assert marker.exists() and contents(scores) == contents(reference)
     released()
