@@ -36,7 +36,11 @@ class ScoringActor:
         self._journal = CrashJournal(_journal_path())
         self._threads = ThreadPoolExecutor(task.pool.threads) if task.pool.threads > 1 else None
         self._sandbox = Sandbox(task.scorer.parser, task.pool.threads) if task.pool.threads else None
-        self._run = task.scorer.start(gpu=task.pool.gpus > 0)  # while the sandbox is starting
+        self._error: InputError | None = None
+        try:
+            self._run = task.scorer.start(gpu=task.pool.gpus > 0)  # while the sandbox is starting
+        except InputError as error:  # the first call raises it: Ray turns what a constructor raises into a long text
+            self._error = error
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         """Rows of ITEM, or of BATCH → tables of ROWS, in order."""
@@ -48,6 +52,8 @@ class ScoringActor:
                 yield from self._score(batches(self._task, units, sandbox, self._threads))
 
     def _score(self, batches: Iterable[tuple["Facts", np.ndarray]]) -> Iterator[pa.Table]:
+        if self._error:
+            raise self._error
         if self._journal.exhausted:
             why = self._journal.why and f" ({self._journal.why})"
             raise InputError(
