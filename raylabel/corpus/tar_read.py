@@ -90,9 +90,8 @@ def _wanted(
     corpus: Corpus, shard: Mapping[str, Any], tar: TarReader, span: Span, rows: Sequence[int]
 ) -> Iterator[tuple[int, TarSample]]:
     """(row, its sample) of some rows in a span."""
-    if span.end_row is not None and span.end_byte is not None and 2 * len(rows) >= span.end_row - span.row:
-        tar.window.expect(span.byte, span.end_byte)
-    samples, at = tar.samples(corpus, span.byte, end=span.end_byte), span.row
+    whole = span.end_row is not None and 2 * len(rows) >= span.end_row - span.row
+    samples, at = tar.samples(corpus, span.byte, end=span.end_byte, whole=whole), span.row
     for row in rows:
         found = next(islice(samples, row - at, None), None)
         if found is None:
