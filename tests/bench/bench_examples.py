@@ -17,7 +17,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -242,7 +242,7 @@ class _Curves:
     def newest(self) -> Checkpoint:
         return Checkpoint(0, {}, ())
 
-    def save(self, step: int, files: Mapping[str, bytes]) -> None:
+    def save(self, step: int, files: Mapping[str, bytes], confirm: Callable[[], object]) -> None:
         self.curves.append(files[CURVE])
 
 
