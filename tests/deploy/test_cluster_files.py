@@ -460,7 +460,7 @@ def test_the_kubernetes_file_is_as_documented() -> None:
     check_ray(text)
     assert re.findall(r"rayproject/ray:([\d.]+)-py(\d+)-gpu", text) == [(ray.__version__, "312")]
     # Python's headers are part of the image's Python, which is conda's.
-    assert re.search(r"^#   RUN .*apt-get install -y gcc\b", text, re.MULTILINE), "torch.compile cannot build its modules"
+    assert re.search(r"^#   RUN .*apt-get install -y gcc\b", text, re.MULTILINE), "torch.compile lacks a compiler"
     assert not SECRETS.search(text)
 
 

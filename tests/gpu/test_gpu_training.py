@@ -51,8 +51,8 @@ class Recorder:
 
 
 def train(task: TrainingTask, folder: str, stop: int = 0, recorder: Recorder | None = None, **patches: Any) -> dict:
-    """Trains in this worker, up to step `stop` if it is given; returns {step, saved, curve}. A checkpoint is written after
-    step SAVED, and one at the end. `patches`: names in the module of the loop."""
+    """Trains in this worker, up to step `stop` if it is given; returns {step, saved, curve}. A checkpoint is written
+    after step SAVED, and one at the end. `patches`: names in the module of the loop."""
     import torch
 
     from raylabel.training import loop
