@@ -36,8 +36,9 @@ from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import Select, select
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
-from raylabel.training.examples import Materialize, WritingTask, materialize
+from raylabel.training.examples import materialize
 from raylabel.training.loop import TrainingTask
+from raylabel.training.media import Materialize, WritingTask
 from raylabel.training.schedule import Schedule
 from raylabel.training.stream import Stream
 from raylabel.training.train import train

@@ -26,7 +26,8 @@ from raylabel.media.image import decode_image
 from raylabel.schema import EXAMPLES, PICKS, REJECTS
 from raylabel.store.artifact import Artifact, Built, Root, write_table
 from raylabel.training import examples
-from raylabel.training.examples import Materialize, WritingTask, materialize
+from raylabel.training.examples import materialize
+from raylabel.training.media import Materialize, WritingTask
 from raylabel.training.stream import Stream
 
 LANES = Materialize(lanes=4)
