@@ -106,7 +106,8 @@ SAMPLES = pa.schema(
 # The encoded bytes of samples, in files in Arrow's stream format, a record batch for each row of GROUPS.
 MEDIA = pa.schema([SAMPLES.field("key"), pa.field("media", pa.large_binary(), nullable=False)])
 
-# The record batches of MEDIA: `file` is the index of the file, `offset` and `bytes` say where the batch is in it.
+# The record batches of MEDIA: `file` is the index of the file, `offset` and `bytes` say where the batch is in it, and
+# `keys` is a checksum of its keys in their order, against which those of a table of labels are checked.
 GROUPS = pa.schema(
     [
         pa.field("file", pa.int32(), nullable=False),
@@ -114,6 +115,7 @@ GROUPS = pa.schema(
         pa.field("rows", pa.int32(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("keys", pa.int64(), nullable=False),
     ]
 )
 

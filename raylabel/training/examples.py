@@ -15,7 +15,7 @@ from raylabel.compute.watchdog import heartbeat
 from raylabel.schema import GROUPS, REJECTS, SAMPLES
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
 from raylabel.store.reject_retry import NothingGainedError, newest
-from raylabel.training.layout import Layout, deal
+from raylabel.training.layout import Layout, checksum, deal
 from raylabel.training.media import BLOCK, WritingTask, make_media
 from raylabel.training.samples import make_samples, read_samples
 
@@ -39,7 +39,7 @@ def materialize(
     except NothingGainedError:
         assert retried
         return retried
-    return root.make(f"examples-{name}", _identity(picks, media), lambda draft: _build(draft, samples, media, task))
+    return root.make(f"examples-{name}", _identity(picks, media), lambda draft: _build(draft, samples, media))
 
 
 def media_of(examples: Artifact) -> Artifact:
@@ -69,8 +69,8 @@ def _find(root: Root, name: str, picks: Artifact, task: WritingTask) -> Artifact
     return root.find(f"examples-{name}", _identity(picks, media)) if media else None
 
 
-def _build(draft: Draft, samples: Artifact, media: Artifact, task: WritingTask) -> Built:
-    layout = task.layout(samples.info["samples"])
+def _build(draft: Draft, samples: Artifact, media: Artifact) -> Built:
+    layout = Layout(**media.info["layout"])
     running = [_write_block.remote(draft.uri, samples, media, layout, n) for n in range(-(-layout.parts // BLOCK))]
     waiting = running
     with PatientProgress("label the examples", layout.samples, "samples") as progress:
@@ -79,8 +79,6 @@ def _build(draft: Draft, samples: Artifact, media: Artifact, task: WritingTask) 
             progress.update(layout.samples * (len(running) - len(waiting)) // len(running))
     written = [one for one in ray.get(running) if one]
     files, items = [file for file, _ in written], sum(items for _, items in written)
-    if sum(file.rows for file in files) != media.info["samples"]:
-        raise AssertionError(f"{media.uri}: its GROUPS and REJECTS do not have the samples of {samples.uri}")
     return write_labels(draft, media, files, items)
 
 
@@ -91,12 +89,24 @@ def _write_block(
     """Writes the labels of a block of parts, a row group for each; also their number. None if no sample is left."""
     parts = range(block * BLOCK, min((block + 1) * BLOCK, layout.parts))
     bands = [(b, read_samples(samples, b, e, SAMPLES.names)) for b, e in layout.stretches(parts.start, parts.stop)]
+    with_rejects = {file.name for file in media.files("rejects-")}
+    files, table = (
+        {file.name: number for number, file in enumerate(media.files("media-"))},
+        media.table("groups", GROUPS),
+    )
+    stored, rows, known = (table.column(name).to_numpy() for name in ("file", "rows", "keys"))
     groups = []
     for part in parts:
         heartbeat()
         places = zip(bands, layout.stretches(part, part + 1), strict=True)
-        table = pa.concat_tables([band.slice(b - first, e - b) for (first, band), (b, e) in places])
-        if len(labels := labels_of_part(media, part, table, len(layout.lanes_of(part)))):
+        own = pa.concat_tables([band.slice(b - first, e - b) for (first, band), (b, e) in places])
+        rejected = rejected_of(media, part) if f"rejects-{part:06d}.parquet" in with_rejects else np.empty(0, np.int64)
+        labels = labels_of_part(own, rejected, len(layout.lanes_of(part)))
+        of_part = np.flatnonzero(stored == files.get(f"media-{part:06d}.arrows", -1))
+        keys = np.split(labels.column("key").to_numpy(), np.cumsum(rows[of_part])[:-1])
+        if [checksum(some) for some in keys if len(some)] != known[of_part].tolist():
+            raise AssertionError(f"{media.uri}: part {part} does not have the samples of {samples.uri} in this order")
+        if len(labels):
             groups.append(labels)
     if not groups:
         return None
@@ -104,9 +114,13 @@ def _write_block(
     return write_table(folder, f"examples-{block:06d}.parquet", *groups), items
 
 
-def labels_of_part(media: Artifact, part: int, samples: pa.Table, groups: int) -> pa.Table:
+def rejected_of(media: Artifact, part: int) -> np.ndarray:
+    """The keys of the REJECTS of a part."""
+    return media.table(f"rejects-{part:06d}", REJECTS, ["key"]).column("key").to_numpy()
+
+
+def labels_of_part(samples: pa.Table, rejected: np.ndarray, groups: int) -> pa.Table:
     """The SAMPLES of a part, given in key order, that were not rejected, in the order of their media."""
-    rejected = media.table(f"rejects-{part:06d}", REJECTS, ["key"]).column("key").to_numpy()
     kept = samples.filter(pa.array(~np.isin(samples.column("key").to_numpy(), rejected)))
     dealt = deal(kept.column("key").to_numpy(), groups)
     return kept.take(pa.array(np.concatenate(dealt), pa.int64()))

@@ -7,7 +7,7 @@ import collections
 import io
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ from raylabel.store.artifact import (
 from raylabel.store.files import filesystem, reading
 from raylabel.store.reject_limit import RejectTally
 from raylabel.store.reject_retry import NothingGainedError, make
-from raylabel.training.layout import Layout, deal
+from raylabel.training.layout import Layout, checksum, deal
 from raylabel.training.samples import read_samples
 
 GROUP = {"image": 640, "video": 40}  # samples of a group: a video is about 16 times as large as a photograph
@@ -161,7 +161,9 @@ def make_media(
         if (old := retried or before) and built.info["rejected"] == old.info["rejected"]:
             draft.discard()
             raise NothingGainedError
-        return Built(built.files, {**built.info, "images": count - done_samples})
+        # Labels that are added later must be in the same order, even if a later version had another layout.
+        info = {**built.info, "images": count - done_samples, "layout": asdict(layout)}
+        return Built(built.files, info)
 
     return make(root, f"media-{name}", {"samples": samples.info["keys"], **task.identity}, build, retry_rejects)
 
@@ -231,7 +233,7 @@ def write_part(folder: str, part: int, keys: list[int], lanes: list[int], task: 
                     known.append((sample.key, sample_digest(media_digest(sample.media or b""), sample.segment)))
         rejects += [(one.key, one.uri, "read", one.error or "missing", "") for one in some if one.media is None]
     files: list[File] = []
-    groups: list[tuple[int, int, int, int]] = []
+    groups: list[tuple[int, int, int, int, int]] = []
     if kept:
         file, groups = _write_media(folder, f"media-{part:06d}.arrows", kept, lanes)
         files.append(file)
@@ -245,8 +247,8 @@ def write_part(folder: str, part: int, keys: list[int], lanes: list[int], task: 
 
 def _write_media(
     folder: str, name: str, kept: dict[int, bytes], lanes: list[int]
-) -> tuple[File, list[tuple[int, int, int, int]]]:
-    """Writes the MEDIA of a part, key → bytes, which is emptied; also the lane, rows, offset and bytes of each group.
+) -> tuple[File, list[tuple[int, int, int, int, int]]]:
+    """Writes the MEDIA of a part, key → bytes, which is emptied; also the rows of GROUPS without the file.
     If there are fewer samples than groups, some get none and are left out."""
     sink, groups = io.BytesIO(), []
     sink.write(MEDIA.serialize())
@@ -258,7 +260,7 @@ def _write_media(
         columns = [pa.array(c, f.type) for c, f in zip(zip(*rows, strict=True), MEDIA, strict=True)]
         begin = sink.tell()
         sink.write(pa.RecordBatch.from_arrays(columns, schema=MEDIA).serialize())
-        groups.append((lane, len(rows), begin, sink.tell() - begin))
+        groups.append((lane, len(rows), begin, sink.tell() - begin, checksum(keys[group])))
     sink.write(b"\xff\xff\xff\xff\0\0\0\0")  # the end of a stream in Arrow's format
     return replace(write_bytes(folder, name, sink.getbuffer()), rows=len(keys)), groups
 

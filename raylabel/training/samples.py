@@ -134,7 +134,7 @@ def sort_picks(
         held.clear()
         pairs = pairs[np.argsort(pairs["key"], kind="stable")]  # the merge sorts by label
         run = f"{folder}/{number:05d}-{len(found):05d}.pairs"
-        write_file(run, memoryview(pairs.view(np.uint8)))
+        write_file(run, pairs.data.cast("B"))
         found.append((run, np.bincount(_cells(pairs["key"], shards), minlength=cells)))
 
     for name in names:

@@ -72,7 +72,7 @@ def examples(root: Root, layout: Layout, classes: int = 1000) -> Artifact:
             keys = np.array(record["keys"])
             lists = pa.ListArray.from_arrays(np.arange(len(keys) + 1, dtype=np.int32), class_of(keys, layout, classes))
             samples = pa.Table.from_arrays([keys, lists], schema=SAMPLES)
-            tables.append(labels_of_part(media, part, samples, len(layout.lanes_of(part))))
+            tables.append(labels_of_part(samples, np.empty(0), len(layout.lanes_of(part))))
         return write_labels(draft, media, [write_table(draft.uri, "examples-000000.parquet", *tables)], layout.samples)
 
     return root.make("examples-bench", {}, build)

@@ -19,7 +19,7 @@ from raylabel.media.sandbox.sandbox import Sandbox
 from raylabel.schema import EXAMPLES, REJECTS, SAMPLES
 from raylabel.store.artifact import Artifact, Built, Root, write_table
 from raylabel.store.reject_limit import RejectTally
-from raylabel.training.examples import labels_of_part, write_labels
+from raylabel.training.examples import labels_of_part, rejected_of, write_labels
 from raylabel.training.layout import Layout
 from raylabel.training.media import _write_media, finish_media
 from raylabel.training.stream import AHEAD, SPARE, Stream
@@ -85,7 +85,7 @@ def stored_examples(root: Root, rows: list[Row], layout: Layout, rejected: froze
             samples = pa.Table.from_arrays(
                 [pa.array(record["keys"]), pa.array(labels, pa.list_(pa.int32()))], schema=SAMPLES
             )
-            tables.append(labels_of_part(media, part, samples, len(layout.lanes_of(part))))
+            tables.append(labels_of_part(samples, rejected_of(media, part), len(layout.lanes_of(part))))
         half = len(tables) // 2
         some = [[table for table in part if len(table)] for part in (tables[:half], tables[half:])]
         files = [write_table(draft.uri, f"examples-{i:06d}.parquet", *part) for i, part in enumerate(some) if part]

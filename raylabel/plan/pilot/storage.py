@@ -23,7 +23,7 @@ from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_ta
 from raylabel.store.files import filesystem
 from raylabel.store.reject_limit import RejectTally
 from raylabel.training.digests import TASK
-from raylabel.training.examples import labels_of_part, write_labels
+from raylabel.training.examples import labels_of_part, rejected_of, write_labels
 from raylabel.training.media import WritingTask, finish_media, write_part
 from raylabel.training.samples import samples_table
 
@@ -204,7 +204,7 @@ def _label(folder: str, media: Artifact, record: dict[str, Any], classes: int) -
     """Writes arbitrary labels of a part of MEDIA."""
     keys = np.array(record["keys"], np.int64)
     samples = samples_table(keys, np.arange(len(keys) + 1), keys % classes)
-    labels = labels_of_part(media, record["part"], samples, len(record["lanes"]))
+    labels = labels_of_part(samples, rejected_of(media, record["part"]), len(record["lanes"]))
     return write_table(folder, f"examples-{record['part']:06d}.parquet", labels)
 
 
