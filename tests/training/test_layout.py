@@ -48,6 +48,7 @@ def test_samples_of_a_part_are_dealt_evenly():
     assert {len(group) for group in dealt} == {125}
     thirds = np.stack([np.bincount(group // 334, minlength=3) for group in dealt])
     assert thirds.min() > 25  # 42 are expected
+    assert all(len(set((group % 8).tolist())) == 8 for group in dealt)  # also if the corpus repeats every 8 samples
     assert [len(group) for group in deal(keys[:3], 5)] == [1, 1, 1, 0, 0]
 
 
