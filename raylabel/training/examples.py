@@ -90,10 +90,8 @@ def _write_block(
     parts = range(block * BLOCK, min((block + 1) * BLOCK, layout.parts))
     bands = [(b, read_samples(samples, b, e, SAMPLES.names)) for b, e in layout.stretches(parts.start, parts.stop)]
     with_rejects = {file.name for file in media.files("rejects-")}
-    files, table = (
-        {file.name: number for number, file in enumerate(media.files("media-"))},
-        media.table("groups", GROUPS),
-    )
+    files = {file.name: number for number, file in enumerate(media.files("media-"))}
+    table = media.table("groups", GROUPS)
     stored, rows, known = (table.column(name).to_numpy() for name in ("file", "rows", "keys"))
     groups = []
     for part in parts:
@@ -110,7 +108,7 @@ def _write_block(
             groups.append(labels)
     if not groups:
         return None
-    items = sum(len(column) for table in groups for column in [table.column("labels").combine_chunks().flatten()])
+    items = sum(len(some.column("labels").combine_chunks().flatten()) for some in groups)
     return write_table(folder, f"examples-{block:06d}.parquet", *groups), items
 
 
