@@ -87,7 +87,7 @@ def _encoding(schema: pa.Schema) -> dict[str, Any]:
     }
 
 
-def write_bytes(folder: str, name: str, data: bytes) -> File:
+def write_bytes(folder: str, name: str, data: bytes | memoryview) -> File:
     """Writes a file that is not a table, atomically; its manifest entry has 0 rows."""
     return _put(folder, name, data, 0)
 

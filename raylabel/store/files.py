@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -167,3 +168,19 @@ def unreadable(uri: str, error: BaseException) -> InputError:
     lost = isinstance(error, (FileNotFoundError, pa.ArrowInvalid))
     fix = "restore the file, or delete the folder that it is in" if lost else "repair that storage"
     return InputError(f"cannot read '{uri}': {one_line(error)}; {fix}, then {RESUME}")
+
+
+class Ranges(Protocol):
+    """An open file, parts of which several threads may read at the same time."""
+
+    def read_at(self, count: int, offset: int) -> bytes: ...
+
+
+def open_ranges(uri: str) -> Ranges:
+    """A file to read parts of, each with one request. Opening it is a request to an object store, for its size."""
+    fs, path = filesystem(uri)
+    with reading(uri):
+        # Not by the file system itself: reads of the file that it returns wait for each other.
+        if isinstance(fs, pafs.PyFileSystem) and isinstance(fs.handler, RetryingFileSystem):
+            return fs.handler.open_ranges(path)
+        return fs.open_input_file(path)

@@ -74,6 +74,10 @@ class RetryingFileSystem(pafs.FileSystemHandler):
     def open_input_file(self, path: str) -> pa.PythonFile:
         return pa.PythonFile(_File(self._inner.open_input_file(path), self._attempts), mode="r")
 
+    def open_ranges(self, path: str) -> "_File":
+        """A file of which several threads may read parts with `read_at` at the same time."""
+        return _File(self._inner.open_input_file(path), self._attempts)
+
     def open_output_stream(self, path: str, metadata: Any) -> pa.NativeFile:
         return self._inner.open_output_stream(path, metadata=metadata)
 
@@ -104,9 +108,12 @@ class _File:
     def read(self, count: int | None = None) -> bytes:
         left = max(0, self._size - self._at)
         count = left if count is None or count < 0 else min(count, left)
-        data = self._retry(lambda: self._inner.read_at(count, self._at)) if count else b""
+        data = self.read_at(count, self._at) if count else b""
         self._at += len(data)
         return data
+
+    def read_at(self, count: int, offset: int) -> bytes:
+        return self._retry(lambda: self._inner.read_at(count, offset))
 
     def _retry(self, read: Callable[[], T]) -> T:
         failure = None
