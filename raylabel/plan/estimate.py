@@ -219,17 +219,19 @@ class _Costs:
 
     def _bytes_streamed(self, config: Train, examples: str) -> float:
         """Bytes of media that all workers of a training read."""
-        done, samples = self.done[examples], self.expected.samples
+        done, samples, layout = self.done[examples], self.expected.samples, None
         if done:
             media = media_of(done)
             size = sum(f.bytes for prefix in ("media-", "examples-") for f in media.files(prefix))
             samples, items = done.info["samples"], done.info["items"]
+            layout = Layout(**known) if (known := media.info.get("layout")) else None  # None: of an earlier version
         else:
             if examples == "labeled_examples":
                 samples = Shards(self.start.shards["labeled"]).samples
             items = samples if examples == "labeled_examples" else self.expected.picks
             size = samples * self.measured.materialized[examples].bytes_per_pick
-        layout, workers = self._layout(examples, samples), self.cluster.workers(self.recipe.resources, config.batch)
+        layout = layout or self._layout(examples, samples)
+        workers = self.cluster.workers(self.recipe.resources, config.batch)
         once = layout.read_once(layout.lanes % workers != 0)
         return size * lanes_read(layout.lanes, workers) * (1 if once else config.processed / items)
 
