@@ -8,6 +8,7 @@ is scored alone, so the rows have the same bytes.
 import collections
 import itertools
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from raylabel.compute.gpu import is_device_error, is_out_of_memory
 from raylabel.compute.metrics import count_samples
 from raylabel.compute.ray_internals import session_folder
 from raylabel.compute.watchdog import heartbeat
@@ -23,6 +25,7 @@ from raylabel.inference.batches import BATCH, ROWS, Facts, ScoringTask, batches,
 from raylabel.inference.crash_journal import MAX_CRASHES, CrashJournal
 from raylabel.inference.scorer import Ranked
 from raylabel.media.sandbox.sandbox import Sandbox, shared_sandbox
+from raylabel.text import one_line
 
 
 class ScoringActor:
@@ -33,7 +36,11 @@ class ScoringActor:
         self._journal = CrashJournal(_journal_path())
         self._threads = ThreadPoolExecutor(task.pool.threads) if task.pool.threads > 1 else None
         self._sandbox = Sandbox(task.scorer.parser, task.pool.threads) if task.pool.threads else None
-        self._run = task.scorer.start(gpu=task.pool.gpus > 0)  # while the sandbox is starting
+        self._error: InputError | None = None
+        try:
+            self._run = task.scorer.start(gpu=task.pool.gpus > 0)  # while the sandbox is starting
+        except InputError as error:  # the first call raises it: Ray turns what a constructor raises into a long text
+            self._error = error
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         """Rows of ITEM, or of BATCH → tables of ROWS, in order."""
@@ -45,11 +52,29 @@ class ScoringActor:
                 yield from self._score(batches(self._task, units, sandbox, self._threads))
 
     def _score(self, batches: Iterable[tuple["Facts", np.ndarray]]) -> Iterator[pa.Table]:
+        if self._error:
+            raise self._error
         if self._journal.exhausted:
+            why = self._journal.why and f" ({self._journal.why})"
             raise InputError(
-                f"the teacher's process crashed {MAX_CRASHES} times in a row and finished no batch: its machine has "
-                "too little memory, or the network does not run there; lower --resources.teachers or --label.batch"
+                f"the teacher's process crashed {MAX_CRASHES} times in a row and finished no batch{why}: its machine "
+                "has too little memory, its GPU is defective, or the network does not run there; lower "
+                "--resources.teachers or --label.batch, or replace the machine"
             )
+        try:
+            yield from self._score_all(batches)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise InputError(
+                    f"out of GPU memory in a batch of {self._task.batch} ({_line(error)}): lower --label.batch"
+                ) from error
+            if is_device_error(error):
+                self._journal.end(_line(error))
+                print(f"error: {_line(error)}: this process ends and is started again", file=sys.stderr, flush=True)
+                os._exit(1)  # it cannot use the GPU any more; to Ray and to the journal this is a crash
+            raise
+
+    def _score_all(self, batches: Iterable[tuple["Facts", np.ndarray]]) -> Iterator[pa.Table]:
         for suspect, some in itertools.groupby(batches, lambda batch: self._journal.is_suspect(*_batch_id(batch[0]))):
             if suspect:
                 yield from (self._score_in_spans(*batch) for batch in some)
@@ -96,6 +121,10 @@ class ScoringActor:
 def _batch_id(facts: "Facts") -> tuple[int, int]:
     """Identifies a batch in the journal: (key of its first sample, number of its samples)."""
     return int(facts.key[0]), len(facts.key)
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {one_line(error)[:200]}"
 
 
 def _journal_path() -> str:

@@ -286,6 +286,16 @@ def test_a_bug_in_the_loop_ends_the_run_without_a_restart(clean, tmp_path):
 
 
 @slow
+def test_a_worker_whose_gpu_fails_is_a_lost_worker(clean, tmp_path):
+    training = training_on(clean(2), tmp_path, fault="gpu")
+    output = training.run()
+    assert "lost worker 1 (AcceleratorError: CUDA error: uncorrectable ECC error encountered), which costs" in output
+    assert output.count("training resumes from step") == 1
+    same_end(clean(2), training)
+    assert effective_history(training) == clean_history(training)
+
+
+@slow
 def test_workers_that_die_repeatedly_end_the_run(clean, tmp_path):
     training = training_on(clean(2), tmp_path, fault="die")
     output = training.run(status=2)

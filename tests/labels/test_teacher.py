@@ -25,7 +25,7 @@ from poison import Fragile
 from scoring import score
 
 from raylabel.compute.resources import Resources
-from raylabel.corpus import Corpus, index_corpus
+from raylabel.corpus import Corpus, index_corpus, units
 from raylabel.errors import InputError
 from raylabel.inference import pool
 from raylabel.inference import scores as stage
@@ -57,7 +57,7 @@ def label(root: Root, corpus: Corpus, config: Label, network: Artifact, resource
 
 
 def test_scores_equal_direct_model_calls_and_every_sample_is_counted(ray_local, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "UNIT", 70)
+    monkeypatch.setattr(units, "UNIT", 70)
     monkeypatch.setattr(stage, "PART", 2)
     media, _ = digit_images()
     some: list[bytes | None] = list(media[:300])
@@ -94,7 +94,7 @@ def test_scores_equal_direct_model_calls_and_every_sample_is_counted(ray_local, 
 
 
 def test_bytes_do_not_depend_on_the_number_of_actors_or_the_size_of_items(ray_local, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "UNIT", 100)
+    monkeypatch.setattr(units, "UNIT", 100)
     media, _ = digit_images()
     for name, some in (("a", media[:730]), ("b", [*media[730:], *media[:50]])):
         write_parquet(tmp_path / f"{name}.parquet", some, row_group_size=270)
@@ -127,7 +127,7 @@ def test_bytes_do_not_depend_on_where_decoding_runs(ray_local, tmp_path):
 
 def test_only_the_new_shards_of_a_corpus_are_scored(ray_local, tmp_path, monkeypatch):
     """New shards before, between and after the old ones: all shard numbers change, and parts have old and new units."""
-    monkeypatch.setattr(stage, "UNIT", 64)
+    monkeypatch.setattr(units, "UNIT", 64)
     monkeypatch.setattr(stage, "PART", 3)
     media, _ = digit_images()
     some = [b"no picture" if row % 100 == 7 else one for row, one in enumerate(media)]
@@ -171,7 +171,7 @@ def test_only_the_new_shards_of_a_corpus_are_scored(ray_local, tmp_path, monkeyp
 
 
 def test_rejects_are_retried_on_request(ray_local, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "UNIT", 32)
+    monkeypatch.setattr(units, "UNIT", 32)
     monkeypatch.setattr(stage, "PART", 2)
     media, _ = digit_images()
     folder, away = tmp_path / "corpus", tmp_path / "away"
@@ -237,14 +237,15 @@ def kill_each_once(killed: list[str], over: threading.Event) -> None:
 
 
 def test_only_the_samples_that_crash_the_teacher_or_the_parser_are_rejected(ray_local, tmp_path, monkeypatch):
-    """A sample crashes its process whenever it is tried; processes that are killed from outside reject nothing."""
-    monkeypatch.setattr(stage, "UNIT", 64)
+    """A sample crashes its process, and another one the GPU, whenever it is tried; processes that are killed from
+    outside reject nothing."""
+    monkeypatch.setattr(units, "UNIT", 64)
     rng = np.random.default_rng(0)
     media = [bytes([a, b, 0]) for a, b in rng.integers(0, 256, (400, 2))]
-    poison_rows = (137, 331)
+    poison_rows = {137: b"K", 331: b"G"}
     commands = dict(zip((20, 21, 150, 200, 399), COMMANDS, strict=True))
     some = [
-        data[:2] + b"K" if row in poison_rows else commands[row].encode() if row in commands else data
+        data[:2] + poison_rows[row] if row in poison_rows else commands[row].encode() if row in commands else data
         for row, data in enumerate(media)
     ]
     made = []
@@ -305,10 +306,10 @@ import logging, ray
 from scoring import score
 from raylabel.store.artifact import Root
 from raylabel.compute.resources import Resources
-from raylabel.corpus import Corpus, index_corpus
+from raylabel.corpus import Corpus, index_corpus, units
 from raylabel.inference import scores
 from raylabel.labels.teacher import Label
-scores.UNIT, scores.PART = 256, 2
+units.UNIT, scores.PART = 256, 2
 ray.init(address={address!r}, log_to_driver=False, logging_level=logging.ERROR)
 root, corpus = Root.open({root!r}), Corpus(uri=({corpus!r},))
 score(root, corpus, index_corpus(root, "unlabeled", corpus), Label(batch=64), Resources(teachers=1))
@@ -316,7 +317,7 @@ score(root, corpus, index_corpus(root, "unlabeled", corpus), Label(batch=64), Re
 
 
 def test_a_killed_driver_loses_no_committed_part(ray_local, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "UNIT", 256)
+    monkeypatch.setattr(units, "UNIT", 256)
     monkeypatch.setattr(stage, "PART", 2)
     media, _ = digit_images()
     corpus = str(write_parquet(tmp_path / "a.parquet", media * 6))
@@ -374,7 +375,7 @@ def test_a_shard_that_changes_while_it_is_scored_is_an_error(ray_local, tmp_path
 
 def test_a_network_is_scored_with_its_settings(ray_local, tmp_path, monkeypatch):
     root, asked = Root.open(str(tmp_path)), []
-    monkeypatch.setattr(teacher, "make_scores", lambda root, scoring: asked.append(scoring))
+    monkeypatch.setattr(teacher, "make_scores", lambda root, scoring, former: asked.append(scoring))
     network, resources, corpus = random_model(root), Resources(teachers=3), Corpus(uri=("x",))
     config = Label(batch=64, p=20, precision="bf16", reject_limit=0.1)
     for retry in (False, True):
@@ -388,10 +389,45 @@ def test_a_network_is_scored_with_its_settings(ray_local, tmp_path, monkeypatch)
         assert scoring.resources is resources and scoring.source == source.identity and scoring.retry_rejects is retry
 
 
+def test_scores_in_bf16_of_an_earlier_version_are_used_and_never_mixed_with_those_of_this_one(ray_local, tmp_path):
+    """Until the last layer computed in float32, identities had no `head`, and logits took few values.
+
+    Complete SCORES of the corpus are found, those that were begun are completed in their arithmetic, and a corpus that
+    grew is scored again as a whole, because its identity differs in the arithmetic.
+    """
+    media, _ = digit_images()
+    files = [write_parquet(tmp_path / f"{name}.parquet", media[i * 600 : (i + 1) * 600]) for i, name in enumerate("ab")]
+    root, config, resources = (
+        Root.open(str(tmp_path / "root")),
+        Label(batch=64, precision="bf16"),
+        Resources(teachers=1),
+    )
+    one, both = (Corpus(uri=tuple(map(str, some))) for some in (files[:1], files))
+    source = TrainedNetwork(network=random_model(root), view=DIGITS_VIEW, config=config, resources=resources)
+    shards = {corpus: index_corpus(root, "unlabeled", corpus) for corpus in (one, both)}
+
+    old = make_scores(root, source._scoring(one, shards[one], "bf16", float32_head=False))
+    assert old.identity["source"]["label"]["precision"] == "bf16" and "head" not in old.identity["source"]["label"]
+    assert source.label(root, one, shards[one]).digest == old.digest
+
+    content = contents(old)
+    manifest = Path(old.uri, "manifest.json")
+    manifest.unlink()  # as if the earlier version had been stopped before its end
+    shutil.rmtree(Path(old.uri, "parts"))
+    assert source.label(root, one, shards[one]).digest == old.digest and contents(old) == content
+
+    grown = source.label(root, both, shards[both])
+    assert grown.identity["source"] == source.identity and source.identity["label"]["head"] == "fp32"
+    assert (grown.info["images"], grown.info["earlier"]) == (1200, 0)
+    shutil.rmtree(old.uri)
+    new = source.label(root, one, shards[one])
+    assert new.info["earlier"] == 600 and new.identity["source"] == source.identity
+
+
 def test_the_identity_covers_exactly_what_affects_evaluation_pixels():
     view = View()
     training = replace(view, crop="padded", min_scale=0.5, padding=0, flip=False)
-    assert teacher._evaluation_identity(training) == teacher._evaluation_identity(view)
+    assert training.evaluation_identity == view.evaluation_identity
     half = (0.5, 0.5, 0.5)
     for change in ({"size": 223}, {"resize": 257}, {"dct_scale": True}, {"mean": half}, {"std": half}):
-        assert teacher._evaluation_identity(replace(view, **change)) != teacher._evaluation_identity(view)
+        assert replace(view, **change).evaluation_identity != view.evaluation_identity

@@ -20,9 +20,14 @@ def hook(settings: dict) -> None:
     A worker's log is named by start time, size of the group, rank and pid. Each line has an item's position and key.
     Beside the logs, `log.steps` has a byte for each step of each worker.
     """
+    import ray.train
+    import torch
+
     from raylabel.training import checkpoint, stream
+    from raylabel.training.preemption import Agreement
 
     items, batches, write_file = stream.Stream.items, stream.Stream.batches, checkpoint.write_file
+    after = Agreement.after
 
     def logged(self, start, stop, rank=0, world=1):
         name = f"{time.time_ns()}-{world}-{rank}-{os.getpid()}"
@@ -31,10 +36,19 @@ def hook(settings: dict) -> None:
                 log.write(f"{item[0]} {item[1]}\n")
                 yield item
 
+    def rank_1_is_first(log: str) -> bool:
+        """True once, in the second worker."""
+        if ray.train.get_context().get_world_rank() != 1 or os.path.exists(f"{log}.failed"):
+            return False
+        open(f"{log}.failed", "w").close()
+        return True
+
     def slow(self, view, batch, first, *more):
         for number, each in enumerate(batches(self, view, batch, first, *more), first // batch):
             if number == settings["steps"] // 2 and settings["fault"] == "raise":
                 raise ValueError("a bug in the loop")
+            if number == settings["steps"] // 2 and settings["fault"] == "gpu" and rank_1_is_first(settings["log"]):
+                raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
             if number == settings["steps"] // 2 and settings["fault"] == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(settings["pause"])
@@ -47,7 +61,11 @@ def hook(settings: dict) -> None:
             time.sleep(0.5)
         write_file(uri, data)
 
-    for where, name, put in (stream.Stream, "items", logged), (stream.Stream, "batches", slow):
+    def at_steps(self, step):
+        return after(self, step)._replace(save=step % settings["every"] == 0)
+
+    patches = (stream.Stream, "items", logged), (stream.Stream, "batches", slow), (Agreement, "after", at_steps)
+    for where, name, put in patches:
         setattr(where, name, put)
     checkpoint.write_file = slow_write
 
@@ -101,7 +119,6 @@ def main() -> None:
         batch=64,
         schedule=Schedule(lr=0.05),
         precision="fp32",
-        checkpoint_every=settings["every"],
     )
     root = Root.open(settings["root"])
     try:
