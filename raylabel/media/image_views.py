@@ -163,9 +163,13 @@ def normalise(pixels: "torch.Tensor", view: View, dtype: "torch.dtype | None" = 
     rows = pixels.flatten(-2).flatten(0, -2)
     mean, std = _constants(view.mean, view.std, pixels.device, pixels.shape[-2])
     out = torch.empty_like(rows, dtype=dtype or torch.float32)
-    step = len(rows) if pixels.is_cuda else _CACHED // rows.shape[1]
-    for some, into in zip(rows.split(max(1, step)), out.split(max(1, step)), strict=True):
-        into.copy_(some.to(torch.float32).div_(255).sub_(mean).div_(std))
+    step = max(1, len(rows) if pixels.is_cuda else _CACHED // rows.shape[1])
+    block = torch.empty_like(rows[:step], dtype=torch.float32) if out.dtype != torch.float32 else None
+    for some, into in zip(rows.split(step), out.split(step), strict=True):
+        values = into if block is None else block[: len(some)]
+        values.copy_(some).div_(255).sub_(mean).div_(std)
+        if block is not None:
+            into.copy_(values)
     axes = pixels.ndim - 1
     return out.view(pixels.shape).permute(0, axes, *range(1, axes))
 
