@@ -45,14 +45,17 @@ def _end_with_parent() -> None:
 
 # stdin has (module, function, arguments); it stays open until the bench ends. The result goes to the original stdout.
 _OTHER = """
-import importlib, os, pickle, sys, threading
+import importlib, os, pickle, sys, threading, traceback
 out = os.fdopen(os.dup(1), "wb")
 os.dup2(2, 1)
 module, function, arguments = pickle.load(sys.stdin.buffer)
-threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(1)), daemon=True).start()
-result = getattr(importlib.import_module(module), function)(*arguments)
-pickle.dump(result, out)
-out.close()
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(3)), daemon=True).start()
+try:
+    pickle.dump(getattr(importlib.import_module(module), function)(*arguments), out)
+    out.flush()  # not closed before the end: the bench then closes stdin
+except BaseException:
+    traceback.print_exc()
+    os._exit(1)
 os._exit(0)
 """
 
