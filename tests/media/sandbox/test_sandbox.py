@@ -308,11 +308,13 @@ def test_shared_memory_stays_in_use_between_requests_and_is_bounded():
         sandbox.fill(out, [b"xx"] * 8)
         child, expected = sandbox._idle.queue[-1], len(out) * out[0].nbytes
         assert child and expected < held(child) < expected + (64 << 10)
+        sandbox.fill(out, [b"xx"] * 8)
+        before = faults(child._pid), faults(os.getpid())
         for _ in range(5):
-            before = faults(child._pid), faults(os.getpid())
             sandbox.fill(out, [b"xx"] * 8)
-            assert sandbox._idle.queue[-1] is child
-        assert (faults(child._pid) - before[0], faults(os.getpid()) - before[1]) < (500, 500)  # 2,048 pages
+        assert sandbox._idle.queue[-1] is child
+        more = faults(child._pid) - before[0], faults(os.getpid()) - before[1]
+        assert max(more) < 500  # 2,048 pages are written each time
         assert expected < held(child) < expected + (64 << 10)
     with Sandbox(Parser.of(poison.lengths, width=200 << 20)) as sandbox:
         sandbox.fill(np.empty((1, 200 << 20), np.uint8), [b"xx"])
