@@ -9,7 +9,8 @@ from raylabel.inference.scores import PART
 from raylabel.pipelines.inputs import Prepared
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes.recipe import Recipe
-from raylabel.store.artifact import Artifact, Root, committed_parts, digest
+from raylabel.store.artifact import Artifact, Root, digest
+from raylabel.store.parts import committed_parts
 
 # Stage → the name of its artifact, the last one if it makes several. A stage that is not listed is computed from the
 # artifacts of others.

@@ -33,14 +33,12 @@ from raylabel.store.artifact import (
     Draft,
     File,
     Root,
-    commit_part,
-    committed_parts,
-    files_of,
     identity_of,
     write_bytes,
     write_table,
 )
 from raylabel.store.files import filesystem, reading
+from raylabel.store.parts import commit_part, committed_parts, files_of
 from raylabel.store.reject_limit import RejectTally
 from raylabel.store.reject_retry import NothingGainedError, make
 from raylabel.training.layout import Layout, checksum, deal
