@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,7 +11,9 @@ import pyarrow as pa
 
 from raylabel.compute.resources import Pool
 from raylabel.compute.watchdog import heartbeat
-from raylabel.corpus import Corpus, Sample, Shards, Unit, read_unit
+from raylabel.corpus import Corpus, Sample, Shards, Unit
+from raylabel.corpus.ahead import UnitReader
+from raylabel.corpus.fetch import Fetcher
 from raylabel.corpus.sample import media_digest, sample_digest
 from raylabel.inference.scorer import Scorer
 from raylabel.media.sandbox.sandbox import Sandbox, shared_sandbox
@@ -55,7 +57,8 @@ def item(units: Iterable[Unit]) -> pa.Table:
 def decode(task: ScoringTask, table: pa.Table) -> Iterator[pa.Table]:
     """Rows of ITEM → rows of BATCH. Runs in a Ray task."""
     for units in units_of(table):
-        for facts, batch in batches(task, units, shared_sandbox(task.scorer.parser), None):
+        reader = UnitReader(task.corpus, task.shards, units, shared_fetcher())
+        for facts, batch in batches(task, reader, shared_sandbox(task.scorer.parser), None):
             yield _pack(facts, batch)
 
 
@@ -82,15 +85,21 @@ def units_of(table: pa.Table) -> Iterator[list[Unit]]:
         yield [Unit(shard, first, rows, tuple(only)) for shard, first, rows, only in values]
 
 
+@functools.cache
+def shared_fetcher() -> Fetcher:
+    """This process's threads that read ahead, kept for the next task."""
+    return Fetcher()
+
+
 def batches(
-    task: ScoringTask, units: Sequence[Unit], sandbox: Sandbox, threads: ThreadPoolExecutor | None
+    task: ScoringTask, reader: UnitReader, sandbox: Sandbox, threads: ThreadPoolExecutor | None
 ) -> Iterator[tuple[Facts, np.ndarray]]:
     """Yields (facts, prepared samples uint8 [B, *shape]) for each batch of the units. Slots without a sample are zero.
 
     Storage is read ahead of decoding. Each batch overwrites the array of the previous one.
     """
     pixels = np.zeros((task.batch, *task.scorer.shape), np.uint8)
-    for samples in ahead(_chunks(task, units), depth=2):
+    for samples in ahead(_chunks(task, reader), depth=2):
         facts = _facts(samples)
         span = -(-len(samples) // (SPANS * task.pool.threads)) if threads else len(samples)
         spans = [range(i, min(i + span, len(samples))) for i in range(0, len(samples), span)]
@@ -102,31 +111,13 @@ def batches(
         yield facts, pixels
 
 
-def _chunks(task: ScoringTask, units: Sequence[Unit]) -> Iterator[list[Sample]]:
-    """Yields the samples of the units in lists of B; the last list of a unit may be shorter.
-
-    Adjacent units are read in one pass: starting inside a row group of a parquet file costs as much as reading all of
-    its earlier rows.
-    """
-    for run in _runs(units):
-        rows = sum(unit.rows for unit in run)
-        whole = Unit(run[0].shard, run[0].first, rows, run[0].only)
-        samples = read_unit(task.corpus, task.shards.row(whole.shard), whole)
+def _chunks(task: ScoringTask, reader: UnitReader) -> Iterator[list[Sample]]:
+    """Yields the samples of the units in lists of B; the last list of a unit may be shorter."""
+    for run, samples in reader:
         for unit in run:
             for first in range(0, unit.rows, task.batch):
                 yield list(itertools.islice(samples, min(task.batch, unit.rows - first)))
         next(samples, None)  # raises an error if the shard has fewer rows than it should
-
-
-def _runs(units: Sequence[Unit]) -> Iterator[list[Unit]]:
-    run: list[Unit] = []
-    for unit in units:
-        follows = run and (run[-1].shard, run[-1].first + run[-1].rows) == (unit.shard, unit.first)
-        if run and (not follows or unit.only or run[-1].only):
-            yield run
-            run = []
-        run.append(unit)
-    yield run
 
 
 def _facts(samples: list[Sample]) -> Facts:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -21,6 +22,7 @@ from raylabel.text import one_line
 ATTEMPTS = 10  # of a request to S3: where 5% of requests fail, fewer than one of 1e9 fails this often in a row
 CONNECT_SECONDS = 10.0  # to connect to S3; the default of 1 s is too short for a thousand clients that start together
 SILENT_SECONDS = 10.0  # without a byte from S3 before a request is retried
+CONNECTIONS = 256  # of a client to S3: its default of 25 limits the requests in flight of all threads
 GOOGLE_SECONDS = 120  # for which a request to Google's store is retried
 
 
@@ -55,7 +57,24 @@ def _store(scheme: str, bucket: str) -> tuple[pafs.FileSystem, str]:
         ) from error
 
 
+class Ranges(Protocol):
+    """A file of which any number of threads read ranges at a time."""
+
+    def size(self) -> int: ...
+    def read_at(self, count: int, offset: int) -> bytes: ...
+    def close(self) -> None: ...
+
+
+def open_ranges(uri: str) -> Ranges:
+    """Opens a file for `Ranges`. FileNotFoundError if there is none, OSError if the store does not answer."""
+    fs, path = filesystem(uri)
+    handler = fs.handler if isinstance(fs, pafs.PyFileSystem) else None
+    return handler.open_ranges(path) if isinstance(handler, RetryingFileSystem) else fs.open_input_file(path)
+
+
 def _s3(bucket: str) -> RetryingFileSystem:
+    if pa.io_thread_count() < CONNECTIONS:
+        pa.set_io_thread_count(CONNECTIONS)  # a client opens as many connections as there were threads when it was made
     found, _ = pafs.FileSystem.from_uri(f"s3://{bucket}/")  # this asks S3 for the region of the bucket
     make, (options,) = found.__reduce__()
     options |= {"connect_timeout": CONNECT_SECONDS, "request_timeout": SILENT_SECONDS}
