@@ -13,7 +13,9 @@ from raylabel.errors import InputError
 DIGEST_BYTES = 16
 MAX_BYTES = 1 << 30  # of one encoded sample: a larger one is rejected without being read
 
-# The corpus: parquet files, WebDataset tars, or runs of up to 1,024 loose files. Only loose files have `paths`.
+# The corpus: parquet files, WebDataset tars, or runs of loose files. Only loose files have `paths`, and only tars
+# `starts`: rows at which reading may begin, among them the first of each unit, with the position of the byte; last the
+# number of rows and the position where the last one ends. Earlier versions did not write this column.
 SHARDS = pa.schema(
     [
         pa.field("shard", pa.int32(), nullable=False),
@@ -23,6 +25,24 @@ SHARDS = pa.schema(
         pa.field("bytes", pa.int64(), nullable=False),
         pa.field("fingerprint", pa.string(), nullable=False),
         pa.field("paths", pa.list_(pa.string()), nullable=False),
+        pa.field("starts", pa.list_(pa.struct([("row", pa.int64()), ("byte", pa.int64())])), nullable=False),
+    ]
+)
+
+# What indexing found in a tar beside its rows, so that an unchanged tar is not read again: see TarMeasure.
+TARS = pa.schema(
+    [
+        SHARDS.field("shard"),
+        pa.field("runs", pa.int64(), nullable=False),
+        pa.field("without", pa.int64(), nullable=False),
+        pa.field("example", pa.string(), nullable=False),
+        pa.field(
+            "passed",
+            pa.list_(
+                pa.struct([("extension", pa.string()), ("count", pa.int64()), ("examples", pa.list_(pa.string()))])
+            ),
+            nullable=False,
+        ),
     ]
 )
 

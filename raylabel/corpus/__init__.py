@@ -6,9 +6,10 @@ from raylabel.corpus.labels import class_names, encode_labels, read_groups, read
 from raylabel.corpus.read import read_keys, read_rows, read_unit
 from raylabel.corpus.sample import Sample
 from raylabel.corpus.shards import Shards
-from raylabel.corpus.units import Unit, Units
+from raylabel.corpus.units import UNIT, Unit, Units, unit_rows
 
 __all__ = [
+    "UNIT",
     "Corpus",
     "Sample",
     "Shards",
@@ -22,6 +23,7 @@ __all__ = [
     "read_labels",
     "read_rows",
     "read_unit",
+    "unit_rows",
     "verify",
     "verify_packed",
 ]

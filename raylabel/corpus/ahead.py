@@ -6,6 +6,7 @@ A parquet file or tar on a local disk is read when it is its turn, because the s
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -15,13 +16,16 @@ import pyarrow.parquet as pq
 
 from raylabel.corpus.config import Corpus
 from raylabel.corpus.fetch import Fetcher, Lane, Plan
+from raylabel.corpus.fingerprint import verify_open
 from raylabel.corpus.loose import Files
 from raylabel.corpus.ranges import RangeFile, parquet_ranges
 from raylabel.corpus.read import read_rows
 from raylabel.corpus.sample import Sample
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.share import rows_of
+from raylabel.corpus.tar_read import ranges
 from raylabel.corpus.units import Unit
+from raylabel.errors import InputError
 from raylabel.store.files import is_local
 
 AHEAD = 32  # units whose requests are planned: with tiny shards, so many are opened at a time
@@ -78,9 +82,7 @@ class UnitReader:
                 rows = rows_of(self._corpus.share, shard)[np.asarray(rows)].tolist()
             if shard["format"] == "files":
                 return shard, Files(shard, rows, lane, plan)
-            if is_local(shard["uri"]) or shard["format"] == "webdataset":
-                return shard, None
-            return shard, _open(self._corpus, shard, rows, lane, plan)
+            return shard, None if is_local(shard["uri"]) else _open(self._corpus, shard, rows, lane, plan)
         finally:
             if plan.blocks is None:
                 plan.fill(())
@@ -98,17 +100,25 @@ def _runs(units: Sequence[Unit]) -> Iterator[list[Unit]]:
         yield run
 
 
-def _open(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lane: Lane, plan: Plan) -> "Future[RangeFile]":
-    """A parquet file or tar of which these rows will be read, or the error that `read_rows` will raise."""
+def _open(
+    corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lane: Lane, plan: Plan
+) -> "Future[RangeFile] | None":
+    """A parquet file or tar of which these rows will be read, or the error that `read_rows` will raise. None if it is
+    not known what will be read of a tar."""
     opened: Future[RangeFile] = Future()
     try:
-        file = RangeFile(shard, lane)
-        if shard["format"] == "parquet":
+        if shard["format"] == "webdataset":
+            if (found := ranges(corpus, shard, rows)) is None:
+                return None
+            file = RangeFile(shard["uri"], lane, partial(verify_open, shard))
+            file.fill(plan, found, once=False)
+        else:
+            file = RangeFile(shard["uri"], lane, partial(verify_open, shard))
             with pq.ParquetFile(file, pre_buffer=False) as parquet:
                 file.footer = parquet.metadata
             columns = {corpus.media_column, corpus.start, corpus.end, corpus.group} - {None}
             file.fill(plan, parquet_ranges(file.footer, rows, columns))
         opened.set_result(file)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, InputError) as error:
         opened.set_exception(error)
     return opened

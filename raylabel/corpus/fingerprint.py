@@ -1,8 +1,10 @@
 """Measures shards: their rows, bytes and fingerprint, which shows whether a shard has changed."""
 
 import hashlib
-import itertools
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,14 @@ from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus.columns import is_media, is_name, is_seconds
 from raylabel.corpus.config import Corpus, Format, locate
 from raylabel.corpus.lists import file_uri, split_line
+from raylabel.corpus.ranges import RangeFile
 from raylabel.corpus.share import of_packed
+from raylabel.corpus.tar import TarReader
 from raylabel.corpus.tar_check import TarMeasure, measure_tar
+from raylabel.corpus.tar_index import TarIndex, UnusableError, read_index
+from raylabel.corpus.units import unit_rows
 from raylabel.errors import InputError
-from raylabel.store.files import filesystem, reading
+from raylabel.store.files import Ranges, filesystem, reading
 from raylabel.text import one_line
 
 _COLUMNS = (
@@ -25,30 +31,71 @@ _COLUMNS = (
     ("group", is_name, "strings or integers"),
 )
 
+
+@dataclass(frozen=True)
+class Known:
+    """What an earlier SHARDS of the root has of a tar."""
+
+    rows: int
+    bytes: int
+    fingerprint: str
+    tar: TarMeasure
+
+
+REQUESTS = 64  # requests for the size of a file that are in flight in a process
 EDGE = 1 << 16  # bytes at each end of a file that its fingerprint covers; the last bytes of parquet are its footer
 
 
-def measure_packed(corpus: Corpus, uri: str, form: Format) -> tuple[int, int, str, TarMeasure | None]:
+def measure_packed(
+    corpus: Corpus, uri: str, form: Format, known: Known | None = None, streams: int = 1
+) -> tuple[int, int, str, TarMeasure | None]:
     """(rows of the share, bytes, fingerprint, what else a tar has) of a parquet file or tar. InputError if it cannot be
     read, lacks the media column, or has members that cannot be divided into samples.
 
     The fingerprint is a hash of the size and of the first and last 64 KiB. A file's path and times are not part of it.
+    A tar with the size and fingerprint of `known` is as it was found then, and no more of it is read. `streams`: see
+    Window.
     """
     heartbeat()
-    found = None
     try:
+        if form == "webdataset":
+            return _measure_tar(corpus, uri, known, streams)
         fs, path, _ = locate(uri)
         with fs.open_input_file(path) as file:
             size, fingerprint = _fingerprint_packed(file)
-            if form == "parquet":
-                rows = _parquet_rows(corpus, uri, file)
-            else:
-                found = measure_tar(corpus, uri)
-                rows = found.rows
+            rows = _parquet_rows(corpus, uri, file)
         used = rows if corpus.share == 1 else int(np.count_nonzero(of_packed(corpus.share, fingerprint, rows)))
-        return used, size, fingerprint, found
+        return used, size, fingerprint, None
     except OSError as error:
         raise InputError(f"cannot read '{uri}': {one_line(error)}; fix it or remove it") from error
+
+
+def _measure_tar(
+    corpus: Corpus, uri: str, known: Known | None, streams: int
+) -> tuple[int, int, str, TarMeasure | None]:
+    with TarReader(uri, streams) as tar:
+        fingerprint = _hash_edges(tar.size, *tar.window.edges(EDGE))
+        if known and (known.bytes, known.fingerprint) == (tar.size, fingerprint):
+            return known.rows, tar.size, fingerprint, known.tar
+
+        def measure(index: TarIndex | None = None) -> tuple[int, TarMeasure]:
+            found = measure_tar(corpus, tar, index)
+            used = of_packed(corpus.share, fingerprint, found.rows) if corpus.share < 1 else np.ones(found.rows, bool)
+            found.cut(np.flatnonzero(used)[:: unit_rows(corpus)])
+            if index:
+                index.check(tar, found.starts)
+            return int(np.count_nonzero(used)), found
+
+        why = ""
+        try:
+            if index := read_index(corpus, tar):
+                rows, found = measure(index)
+                return rows, tar.size, fingerprint, found
+        except (UnusableError, InputError) as error:
+            why = f"'{uri}': {error}"
+        rows, found = measure()
+        found.unused, found.why = int(bool(why)), why
+        return rows, tar.size, fingerprint, found
 
 
 def measure_files(paths: Sequence[str], sizes: Sequence[int]) -> tuple[int, str]:
@@ -59,19 +106,30 @@ def measure_files(paths: Sequence[str], sizes: Sequence[int]) -> tuple[int, str]
 
 
 def file_sizes(uri: str, lines: Sequence[str]) -> list[int]:
-    """The current sizes of loose files in bytes, -1 if one is missing or not a regular file; one request per file."""
+    """The current sizes of loose files in bytes, -1 if one is missing or not a regular file; one request per file, of
+    which up to REQUESTS are in flight."""
     return [size for size, _ in file_stats(uri, lines)]
 
 
 def file_stats(uri: str, lines: Sequence[str]) -> list[tuple[int, int]]:
     """The sizes as in `file_sizes`, and when each file was modified, in nanoseconds since 1970; 0 if it is missing."""
-    stats: list[tuple[int, int]] = []
-    locations = (file_uri(uri, split_line(uri, text).path) for text in lines)
-    for _, run in itertools.groupby(locations, key=_store):
-        found = [filesystem(location) for location in run]
-        infos = found[0][0].get_file_info([path for _, path in found])
-        stats += [(-1, 0) if info.size is None else (info.size, info.mtime_ns or 0) for info in infos]
-    return stats
+    locations = [file_uri(uri, split_line(uri, text).path) for text in lines]
+    distinct = list(dict.fromkeys(locations))  # a file is listed once for each of its segments
+    found = dict(zip(distinct, _requests().map(_stat, distinct), strict=True))
+    return [found[location] for location in locations]
+
+
+@cache
+def _requests() -> ThreadPoolExecutor:
+    """Threads of this process that wait for requests of a few bytes."""
+    return ThreadPoolExecutor(REQUESTS, "requests")
+
+
+def _stat(location: str) -> tuple[int, int]:
+    fs, path = filesystem(location)
+    info = fs.get_file_info(path)
+    heartbeat()
+    return (-1, 0) if info.size is None else (info.size, info.mtime_ns or 0)
 
 
 def check_exists(uri: str, line: str) -> None:
@@ -86,12 +144,6 @@ def check_exists(uri: str, line: str) -> None:
         f"the files of '{uri}' are missing: none has any bytes, and the first, '{location}' ({how}), does not exist; "
         "correct the paths, or put the list into the folder that they are relative to"
     )
-
-
-def _store(uri: str) -> str:
-    """The scheme and bucket of a URI, empty for a local path: the URIs of one file system share it."""
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}://{rest.partition('/')[0]}" if separator else ""
 
 
 def verify_shard(shard: Mapping[str, Any]) -> None:
@@ -109,9 +161,12 @@ def verify_shard(shard: Mapping[str, Any]) -> None:
             raise stale_shard(shard, "vanished") from error
 
 
-def verify_open(shard: Mapping[str, Any], file: pa.NativeFile) -> None:
+def verify_open(shard: Mapping[str, Any], file: Ranges) -> None:
     """`verify_shard` for a parquet file or tar that is open, at any read position."""
-    _check_same(shard, _fingerprint_packed(file))
+    if isinstance(file, RangeFile):
+        file.check()
+    else:
+        _check_same(shard, _fingerprint_packed(file))
 
 
 def _check_same(shard: Mapping[str, Any], now: tuple[int, str]) -> None:
@@ -125,12 +180,19 @@ def stale_shard(shard: Mapping[str, Any], what: str) -> InputError:
     return InputError(f"{where} {what} since it was indexed: restore it, or index the corpus again")
 
 
-def _fingerprint_packed(file: pa.NativeFile) -> tuple[int, str]:
+def row_count_changed(shard: Mapping[str, Any]) -> InputError:
+    what = f"its number of rows is no longer {shard['rows']}"
+    return InputError(f"'{shard['uri']}' changed since it was indexed: {what}; restore it, or index the corpus again")
+
+
+def _fingerprint_packed(file: Ranges) -> tuple[int, str]:
     size = file.size()
-    digest = hashlib.blake2b(f"{size}\n".encode(), digest_size=16)
-    digest.update(file.read_at(min(size, EDGE), 0))
-    digest.update(file.read_at(min(size, EDGE), max(0, size - EDGE)))
-    return size, digest.hexdigest()
+    edges = (file.read_at(min(size, EDGE), at) for at in (0, max(0, size - EDGE)))
+    return size, _hash_edges(size, *edges)
+
+
+def _hash_edges(size: int, first: bytes, last: bytes) -> str:
+    return hashlib.blake2b(f"{size}\n".encode() + first + last, digest_size=16).hexdigest()
 
 
 def _parquet_rows(corpus: Corpus, uri: str, source: pa.NativeFile) -> int:

@@ -2,8 +2,10 @@
 
 import hashlib
 import itertools
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,12 +14,15 @@ import ray
 from raylabel.corpus.config import THREADS, Corpus, Format, read_lines
 from raylabel.corpus.fingerprint import verify_shard
 from raylabel.corpus.shards import Shards
-from raylabel.corpus.survey import MEASURES, Survey, chunks, fetch, survey
+from raylabel.corpus.survey import survey
+from raylabel.corpus.surveyed import Survey
+from raylabel.corpus.tasks import chunks, fetch
 from raylabel.errors import InputError
-from raylabel.schema import SHARDS, check
+from raylabel.schema import SHARDS, TARS, check
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, digest, identity_of, write_table
 
 GROUPS = 16  # row groups per file of SHARDS
+BY_NAME = "by name"  # info["cut"]: how loose files are cut into runs; earlier versions cut by number and did not say so
 
 
 def index_corpus(
@@ -31,9 +36,12 @@ def index_corpus(
 
     info["content"] identifies the contents of the corpus, independent of their location. It is part of the identity of
     everything that is made from the corpus. info["passed_over"] counts what was found and is not a sample, as in
-    corpus/passed_over.py. The check for changes costs the same whether or not something changed:
-    folders are listed, the size of each file of a list is requested, and the footer and 128 KiB of each parquet file
-    and every header of each tar are read. The table is written only if something changed.
+    corpus/passed_over.py, and info["tars"] how tars were read, as in Survey. To check for changes, folders are listed,
+    the size of each file of a list is requested, and 128 KiB of each parquet file and tar and the footer of parquet are
+    read. The headers of a tar are read once in a root. The table is written only if something changed.
+
+    Loose files are cut into runs by their names (runs.py); a corpus that an earlier version indexed in this root is
+    still cut by number, so that its scores are reused.
 
     `check_newest` is called with the SHARDS of loose files and the table NEWEST of survey.py: a file that was edited
     and has as many bytes as before changes no fingerprint.
@@ -42,7 +50,10 @@ def index_corpus(
     or tar changed since it was indexed in this root: the artifacts made from it are out of date. InputError also if
     nothing is found, forms are mixed, a file cannot be read or lacks the media column, or the corpus has no rows.
     """
-    found = survey(corpus, name)
+    before = root.named(f"shards-{name}")
+    alike = [Shards(one) for one in before if _divided_by(one.identity["corpus"]) == _divided_by(identity_of(corpus))]
+    by_number = any(one.identity["corpus"]["uri"] == list(corpus.uri) and "cut" not in one.info for one in before)
+    found = survey(corpus, name, alike, by_number)
     content = {
         "format": found.format,
         "media": corpus.media,
@@ -57,8 +68,12 @@ def index_corpus(
     identity = {"corpus": identity_of(corpus), "places": _hash(found.measures, "uri", "fingerprint")}
     if found.divided:  # an earlier version indexed the same tar with fewer rows
         identity["rows"] = _hash(found.measures, "rows")
-    _check_unchanged(root, name, found, digest(identity))
+    _check_unchanged(before, found, digest(identity))
     info = {"content": digest(content), "samples": found.samples, "passed_over": found.passed}
+    if found.tars:
+        info["tars"] = found.tars
+    if not by_number:
+        info["cut"] = BY_NAME
     made = root.make(f"shards-{name}", identity, lambda draft: Built(_write(draft, found), info))
     if check_newest and found.newest is not None:
         check_newest(Shards(made), found.newest)
@@ -85,40 +100,61 @@ def _verify(shards: Shards, numbers: range) -> None:
             pass
 
 
+def _divided_by(corpus: dict[str, Any]) -> list[Any]:
+    """The fields of a corpus, as in an identity, on which the rows and units of a tar depend."""
+    return [corpus.get(field) for field in ("media", "kind", "extensions", "share")]
+
+
 def _write(draft: Draft, found: Survey) -> list[File]:
     tasks, first = [], 0
+    ends = list(itertools.accumulate(count for count, _ in found.more))
     for number, start in enumerate(range(0, len(found.groups), GROUPS)):
-        groups = found.groups[start : start + GROUPS]
-        sizes = [size for size, _ in groups]
-        measures = found.measures.slice(first, sum(sizes))
-        paths = [reference for _, reference in groups if reference is not None]
-        file = f"shards-{number:05d}.parquet"
-        tasks.append(_write_file.remote(draft.uri, file, first, found.format, measures, sizes, *paths))
-        first += sum(sizes)
-    return [fetch(task) for task in tasks]
+        sizes = found.groups[start : start + GROUPS]
+        end = first + sum(sizes)
+        some = found.more[bisect_right(ends, first) : bisect_left(ends, end) + 1]
+        skip = first - (ends[bisect_right(ends, first)] - some[0][0])
+        measures, more = found.measures.slice(first, end - first), [reference for _, reference in some]
+        tasks.append(_write_file.remote(draft.uri, number, first, found.format, measures, sizes, skip, *more))
+        first = end
+    return [file for task in tasks for file in fetch(task)]
 
 
 @ray.remote(num_cpus=0.5)
 def _write_file(
-    folder: str, file: str, first: int, form: Format, measures: pa.Table, sizes: list[int], *paths: pa.Table
-) -> File:
-    groups = []
-    for start, size in zip(itertools.accumulate(sizes[:-1], initial=0), sizes, strict=True):
-        measured = measures.slice(start, size)
-        lists = paths[len(groups)] if paths else None
-        # They differ if the node with this table was lost and Ray listed the files again.
-        if lists is not None and lists["fingerprint"] != measured["fingerprint"]:
-            raise InputError(
-                f"'{measured['uri'][0]}' changed while it was indexed: run again when no process changes it"
-            )
-        columns = {
-            "shard": pa.array(range(first + start, first + start + size), pa.int32()),
-            "format": pa.array([form] * size, pa.string()),
-            "paths": pa.array([[]] * size, SHARDS.field("paths").type) if lists is None else lists["paths"],
-        } | dict(zip(MEASURES.names, measured.columns, strict=True))
-        table = pa.Table.from_arrays([columns[column] for column in SHARDS.names], schema=SHARDS)
-        groups.append(check(table, SHARDS, file))
-    return write_table(folder, file, *groups)
+    folder: str,
+    number: int,
+    first: int,
+    form: Format,
+    measures: pa.Table,
+    sizes: Sequence[int],
+    skip: int,
+    *tables: pa.Table,
+) -> list[File]:
+    """Writes SHARDS, and TARS of tars, with row groups of these sizes. `first`: the number of the first shard;
+    `tables`: those of `Survey.more`, in which it is row `skip`."""
+    count = len(measures)
+    more = pa.concat_tables(tables).slice(skip, count)
+    # They differ if the node with these tables was lost and Ray measured the files again.
+    for uri, one, other in zip(measures["uri"], measures["fingerprint"], more["fingerprint"], strict=True):
+        if one != other:
+            raise InputError(f"'{uri}' changed while it was indexed: run again when no process changes it")
+    columns = {
+        "shard": pa.array(range(first, first + count), pa.int32()),
+        "format": pa.array([form] * count, pa.string()),
+        "paths": pa.array([[]] * count, SHARDS.field("paths").type),
+        "starts": pa.array([[]] * count, SHARDS.field("starts").type),
+    }
+    columns |= dict(zip(measures.column_names, measures.columns, strict=True))
+    columns |= dict(zip(more.column_names, more.columns, strict=True))
+
+    def write(file: str, schema: pa.Schema) -> File:
+        whole = pa.Table.from_arrays([columns[column] for column in schema.names], schema=schema)
+        starts = itertools.accumulate(sizes[:-1], initial=0)
+        groups = [whole.slice(start, size) for start, size in zip(starts, sizes, strict=True)]
+        return write_table(folder, file, *(check(group, schema, file) for group in groups))
+
+    files = [write(f"shards-{number:05d}.parquet", SHARDS)]
+    return [*files, write(f"tars-{number:05d}.parquet", TARS)] if form == "webdataset" else files
 
 
 def _hash(measures: pa.Table, *columns: str) -> str:
@@ -131,12 +167,12 @@ def _hash(measures: pa.Table, *columns: str) -> str:
     return state.hexdigest()
 
 
-def _check_unchanged(root: Root, name: str, found: Survey, now: str) -> None:
+def _check_unchanged(before: Sequence[Artifact], found: Survey, now: str) -> None:
     """InputError if a parquet file or tar has another fingerprint in an earlier artifact of the root."""
     if found.format == "files":
         return  # scores of loose files are reused only for runs with the same fingerprint
     measures = ray.put(found.measures)
-    for earlier in root.named(f"shards-{name}"):
+    for earlier in before:
         if earlier.digest != now and (changed := fetch(_find_changed.remote(Shards(earlier), measures))):
             raise InputError(
                 f"shard '{changed}' changed since it was indexed: restore it, or, if the change is intended, "

@@ -1,31 +1,39 @@
 """Reads the labels and groups of a corpus without its media, and maps labels to classes."""
 
-import itertools
 import posixpath
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 
+from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus.columns import plain
 from raylabel.corpus.config import THREADS, Corpus, is_path_label, locate, read_lines
+from raylabel.corpus.fingerprint import row_count_changed
 from raylabel.corpus.folders import check_folders
 from raylabel.corpus.label_rule import clean, is_integer, mixed, not_a_label, same_number
 from raylabel.corpus.lists import file_uri, split_line
 from raylabel.corpus.loose import file_group, file_label
-from raylabel.corpus.read import column_labels, label_column, row_count_changed, tar_group, tar_label
+from raylabel.corpus.read import column_labels, label_column
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.share import of_whole, rows_of
 from raylabel.corpus.tar import TarReader
+from raylabel.corpus.tar_read import sample_name, tar_group, tar_label
+from raylabel.corpus.tasks import chunks, fetch
 from raylabel.errors import InputError
 from raylabel.schema import make_key, split_key
 from raylabel.text import listed
 
 LABELS = pa.schema([pa.field("key", pa.int64(), nullable=False), pa.field("label", pa.string(), nullable=False)])
 GROUPS = pa.schema([pa.field("key", pa.int64(), nullable=False), pa.field("group", pa.string())])
+
+What = Literal["labels", "groups"]
+
+Folders = dict[int, list[tuple[str, str]]]
+"""Shard → its URI and the first file of each folder, for loose files in folders."""
 
 
 def read_labels(corpus: Corpus, shards: Shards) -> pa.Table:
@@ -34,8 +42,7 @@ def read_labels(corpus: Corpus, shards: Shards) -> pa.Table:
     InputError naming the column or the sample if the label column is missing, a row has no label, or a label is not one
     by the rule of corpus/label_rule.py; and naming two samples if the labels of the set do not fit together.
     """
-    folders: dict[int, list[tuple[str, str]]] = {}  # shard → its URI and the first file of each folder
-    table = _by_key(shards, lambda shard: pa.array(_read_labels(corpus, shard, folders), pa.string()), LABELS)
+    table, folders = _by_key(corpus, shards, "labels", LABELS)
     check_folders(corpus, (file for number in sorted(folders) for file in folders[number]))
     _check(corpus, shards, table, set(folders))
     return table
@@ -44,18 +51,34 @@ def read_labels(corpus: Corpus, shards: Shards) -> pa.Table:
 def read_groups(corpus: Corpus, shards: Shards) -> pa.Table:
     """(key int64, group string) of every row of SHARDS, in key order, without reading the media; null where the corpus
     does not give the source video."""
-    return _by_key(shards, lambda shard: _read_groups(corpus, shard), GROUPS)
+    return _by_key(corpus, shards, "groups", GROUPS)[0]
 
 
-def _by_key(shards: Shards, read: Callable[[dict[str, Any]], pa.Array], schema: pa.Schema) -> pa.Table:
-    """The keys of all rows of SHARDS, each with its string; `read` returns the strings of one shard."""
-    numbers, rows = range(len(shards)), shards.rows.tolist()
+def _by_key(corpus: Corpus, shards: Shards, what: What, schema: pa.Schema) -> tuple[pa.Table, Folders]:
+    """The keys of all rows of SHARDS, each with its label or group. Tasks read them: a tar may be read as a whole."""
+    texts: list[pa.Array] = []
+    folders: Folders = {}
+    for task in [_read_texts.remote(corpus, shards, numbers, what) for numbers in chunks(len(shards))]:
+        found, some = fetch(task)
+        texts.append(found)
+        folders |= some
+    keys = [make_key(number, 0) + np.arange(rows, dtype=np.int64) for number, rows in enumerate(shards.rows.tolist())]
+    columns = [pa.array(np.concatenate([*keys, np.empty(0, np.int64)])), pa.chunked_array(texts, pa.string())]
+    return pa.table(columns, schema=schema), folders
+
+
+@ray.remote(num_cpus=0.5)
+def _read_texts(corpus: Corpus, shards: Shards, numbers: range, what: What) -> tuple[pa.Array, Folders]:
+    """The labels or groups of these shards, and their folders."""
+    folders: Folders = {}
+
+    def read(number: int) -> pa.Array:
+        heartbeat()
+        shard = shards.row(number)
+        return _read_groups(corpus, shard) if what == "groups" else _read_labels(corpus, shard, folders)
+
     with ThreadPoolExecutor(THREADS) as pool:
-        chunks = list(pool.map(lambda number: read(shards.row(number)), numbers))
-    keys = [make_key(number, 0) + np.arange(rows[number], dtype=np.int64) for number in numbers]
-    return pa.table(
-        [pa.array(np.concatenate([*keys, np.empty(0, np.int64)])), pa.chunked_array(chunks, pa.string())], schema=schema
-    )
+        return pa.concat_arrays(list(pool.map(read, numbers))), folders
 
 
 def _read_groups(corpus: Corpus, shard: dict[str, Any]) -> pa.Array:
@@ -80,7 +103,7 @@ def _read_groups(corpus: Corpus, shard: dict[str, Any]) -> pa.Array:
     return pa.array([name or None for name in names], pa.string())
 
 
-def _read_labels(corpus: Corpus, shard: dict[str, Any], folders: dict[int, list[tuple[str, str]]]) -> list[str | None]:
+def _read_labels(corpus: Corpus, shard: dict[str, Any], folders: Folders) -> pa.Array:
     """The labels of a shard. For files in folders, also sets the item of `folders`."""
     uri = shard["uri"]
     try:
@@ -103,7 +126,7 @@ def _read_labels(corpus: Corpus, shard: dict[str, Any], folders: dict[int, list[
     labels = of_whole(corpus.share, shard, labels)
     if len(labels) != shard["rows"]:
         raise row_count_changed(shard)
-    return labels
+    return pa.array(labels, pa.string())
 
 
 def _check_applies(corpus: Corpus, uri: str) -> None:
@@ -165,9 +188,8 @@ def _describe(corpus: Corpus, shards: Shards, key: int) -> tuple[str, str]:
     if shard["format"] == "parquet":
         return f"{uri}#{row}", f" (column '{corpus.label_column}')"
     if shard["format"] == "webdataset":
-        with TarReader(uri) as tar:
-            found = next(itertools.islice(tar.samples(corpus), row, None))
-        return f"{uri}#{found.name}", f" (member '{corpus.label_extension}')"
+        name = fetch(_read_name.remote(corpus, shard, row))
+        return f"{uri}#{name}", f" (member '{corpus.label_extension}')"
     file = file_uri(uri, split_line(uri, shard["paths"][row]).path)
     if uri.endswith("/"):
         return file, f" (corpus.label '{corpus.label}')" if corpus.label else ""
@@ -176,6 +198,11 @@ def _describe(corpus: Corpus, shards: Shards, key: int) -> tuple[str, str]:
     if uri.lower().endswith(".csv"):
         return file, f" (column '{corpus.label_column}', row {row + 1} below the header of '{uri}')"
     return file, f" (line {row + 1} of '{uri}')"
+
+
+@ray.remote(num_cpus=0.5)
+def _read_name(corpus: Corpus, shard: dict[str, Any], row: int) -> str:
+    return sample_name(corpus, shard, row)
 
 
 def read_classes(corpus: Corpus) -> tuple[str, ...]:

@@ -4,13 +4,14 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import itemgetter
 
 import pyarrow.fs as pafs
 
+from raylabel.compute.watchdog import HEARTBEAT_EVERY, heartbeat
 from raylabel.corpus.config import Corpus, Format, Kind, is_text, locate
 from raylabel.corpus.entries import entries, form_of, glob
 from raylabel.corpus.lists import is_list, list_lines
@@ -183,7 +184,8 @@ def walk(
     """
     real = os.path.realpath(folder)
     first = _Folder(folder, kind, "", real, frozenset([real]), more=more, shown=shown)
-    list_folder = _list_local if isinstance(fs, pafs.LocalFileSystem) else partial(_list_store, fs)
+    local = isinstance(fs, pafs.LocalFileSystem)
+    list_folder = _list_local if local else partial(_list_store, fs)
     ahead: deque[Files | _Folder] = deque([first])
     pool = ThreadPoolExecutor(AHEAD)
     try:
@@ -192,7 +194,11 @@ def walk(
             item = ahead.popleft()
             if isinstance(item, _Folder):
                 assert item.listing is not None
+                # Arrow lists a folder in one call, with a request for 1,000 names, which ends if the store is silent.
+                while not local and not wait([item.listing], HEARTBEAT_EVERY).done:
+                    heartbeat()
                 ahead.extendleft(reversed(item.listing.result()))
+                heartbeat()
                 if passed is not None:
                     passed.merge(item.passed.table())
             else:

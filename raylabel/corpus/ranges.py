@@ -3,16 +3,16 @@
 import io
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
 from raylabel.corpus.fetch import Block, Lane, Plan
-from raylabel.corpus.fingerprint import verify_open
-from raylabel.store.files import open_ranges
+from raylabel.schema import MAX_BYTES
+from raylabel.store.files import Ranges, open_ranges
 
 BLOCK = 4 << 20  # bytes of a request: with HELD bytes in flight or held, 32 requests
 GAP = 128 << 10  # bytes that are read although they are not needed, to save a request
@@ -36,27 +36,30 @@ class _Piece(Block):
 class RangeFile(io.RawIOBase):
     """An open file in an object store, for one reader. Ranges that were planned are read ahead; others when needed.
 
-    Each planned byte is expected to be read once: a block is released when all of its needed bytes were read, or by
-    `release`. Once all blocks arrived, the fingerprint of the file is checked, ahead of the reader too.
+    A block is held until all of its needed bytes were read, or until `release`. Once all blocks arrived, the file is
+    checked, ahead of the reader too.
     """
 
-    def __init__(self, shard: Mapping[str, Any], lane: Lane) -> None:
-        """Opens the file. FileNotFoundError, OSError."""
+    def __init__(self, uri: str, lane: Lane, check: Callable[[Ranges], None]) -> None:
+        """Opens the file; `check` raises an error if it is not the one that was indexed. FileNotFoundError, OSError."""
         super().__init__()
         self.footer: pq.FileMetaData | None = None
         """That of a parquet file, if it was read before."""
         self.failure: OSError | None = None
         """An error of the storage."""
-        self._shard, self._lane, self._file = shard, lane, open_ranges(shard["uri"])
+        self._lane, self._check, self._file = lane, check, open_ranges(uri)
         self._size, self._at = self._file.size(), 0
         self._pieces: list[_Piece] = []
         self._starts: list[int] = []
         self._arrived, self._guard = 0, threading.Lock()
         self._verified: Future[None] | None = None
 
-    def fill(self, plan: Plan, ranges: Iterable[Range]) -> None:
-        """Plans to read the ranges, which do not overlap."""
-        self._pieces = [_Piece(self, *piece) for piece in _pieces(ranges)]
+    def fill(self, plan: Plan, ranges: Iterable[Range], once: bool = True) -> None:
+        """Plans to read the ranges, which do not overlap. `once`: whether each byte is read once at most; if not, what
+        was read is held until `release`."""
+        self._pieces = [
+            _Piece(self, start, end, needed if once else MAX_BYTES) for start, end, needed in _pieces(ranges)
+        ]
         self._starts = [piece.start for piece in self._pieces]
         plan.fill(self._pieces)
 
@@ -110,9 +113,9 @@ class RangeFile(io.RawIOBase):
             self._lane.release(piece)
         return data
 
-    def release(self, before: int) -> None:
-        """Says that no byte before this one will be read again."""
-        for piece in self._pieces[: bisect_left(self._starts, before)]:
+    def release(self, before: int, after: int = 0) -> None:
+        """Says that no byte before this one, and from byte `after` on, will be read again."""
+        for piece in self._pieces[bisect_left(self._starts, after) : bisect_left(self._starts, before)]:
             if piece.end <= before and not piece.released:
                 self._lane.release(piece)
 
@@ -127,15 +130,15 @@ class RangeFile(io.RawIOBase):
                 self._arrived += 1
                 last = self._arrived == len(self._pieces)
             if last:
-                self._verified = self._lane.fetcher.submit(verify_open, self._shard, self._file)
+                self._verified = self._lane.fetcher.submit(self._check, self._file)
         return data
 
-    def verify(self) -> None:
-        """InputError if it is not the file that was indexed, judged after its last byte was read."""
+    def check(self) -> None:
+        """An error if it is not the file that was indexed, judged after its last byte was read."""
         if self._verified:
             self._verified.result()
         else:
-            verify_open(self._shard, self._file)
+            self._check(self._file)
 
     def close(self) -> None:
         if not self.closed:
@@ -144,6 +147,20 @@ class RangeFile(io.RawIOBase):
                     self._lane.release(piece)
             self._file.close()
         super().close()
+
+
+class RangeWindow:
+    """The methods of a Window that TarReader calls, for a file that is read ahead."""
+
+    def __init__(self, file: RangeFile) -> None:
+        self.file, self.size = file, file.size()
+        self.release, self.close = file.release, file.close
+
+    def read(self, at: int, count: int) -> bytes:
+        return self.file.read_at(count, at)
+
+    def expect(self, start: int, end: int) -> None:
+        """The range is planned."""
 
 
 def _pieces(ranges: Iterable[Range]) -> Iterator[tuple[int, int, int]]:

@@ -4,8 +4,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from functools import lru_cache, partial
-from itertools import groupby, islice, repeat
+from functools import partial
+from itertools import groupby, repeat
 from typing import Any
 
 import numpy as np
@@ -15,19 +15,18 @@ import pyarrow.parquet as pq
 
 from raylabel.corpus.columns import is_name, plain
 from raylabel.corpus.config import Corpus, locate
-from raylabel.corpus.fingerprint import stale_shard, verify_open, verify_shard
-from raylabel.corpus.label_rule import clean_all, split_column, split_member
+from raylabel.corpus.fingerprint import row_count_changed, stale_shard, verify_open, verify_shard
+from raylabel.corpus.label_rule import clean_all, split_column
 from raylabel.corpus.loose import Files, read_files
-from raylabel.corpus.members import TarSample
 from raylabel.corpus.ranges import RangeFile, column_range, wanted_groups
 from raylabel.corpus.sample import HELD, NO_METADATA, Metadata, Sample, Unread, make_sample
-from raylabel.corpus.segments import named_group, parse_segment
+from raylabel.corpus.segments import parse_segment
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.share import rows_of
-from raylabel.corpus.tar import TarReader
+from raylabel.corpus.tar_read import read_tar
 from raylabel.corpus.units import Unit
 from raylabel.errors import InputError
-from raylabel.schema import MAX_BYTES, make_key, split_key
+from raylabel.schema import make_key, split_key
 from raylabel.store.files import unreadable
 
 BATCH = 128  # rows read together from parquet, at most; more are not faster and take more memory
@@ -49,8 +48,7 @@ def read_rows(
     """The Samples of some rows (at least one, in ascending order, without repeats); `shard` is a row of SHARDS.
 
     Reads as little as the form allows. Parquet: the row groups that contain one of the rows, each from its beginning to
-    the last of these rows. A tar: the headers up to the last row, and the members of the rows. Loose files: the files
-    of the rows.
+    the last of these rows. A tar: the units of the rows, as in tar_read.py. Loose files: the files of the rows.
 
     Opens the shard again, so that it works in any process, and holds at most the rows' encoded bytes. A row that cannot
     be read is a Sample with an `error`. InputError if a parquet file or tar is missing or is not the one that was
@@ -60,7 +58,7 @@ def read_rows(
 
     `ahead`: the shard, of which these rows are being read ahead; see ahead.py.
     """
-    read = {"parquet": _read_parquet, "webdataset": _read_tar, "files": read_files}[shard["format"]]
+    read = {"parquet": _read_parquet, "webdataset": read_tar, "files": read_files}[shard["format"]]
     remaining, last = len(rows), None
     try:
         for sample in _of_share(partial(read, ahead=ahead) if ahead else read, corpus, shard, rows, labels):
@@ -102,11 +100,6 @@ def read_keys(corpus: Corpus, shards: Shards, keys: Sequence[int]) -> dict[int, 
         for sample in read_rows(corpus, shard, rows):
             found[sample.key] = sample
     return found
-
-
-def row_count_changed(shard: Mapping[str, Any]) -> InputError:
-    what = f"its number of rows is no longer {shard['rows']}"
-    return InputError(f"'{shard['uri']}' changed since it was indexed: {what}; restore it, or index the corpus again")
 
 
 def label_column(corpus: Corpus, shard: Mapping[str, Any], names: Sequence[str]) -> tuple[str, str | None]:
@@ -197,10 +190,7 @@ def _read_parquet(
             if isinstance(source, RangeFile):
                 chunks = map(file.metadata.row_group(group).column, range(file.metadata.num_columns))
                 source.release(max(sum(column_range(chunk)) for chunk in chunks))
-        if isinstance(source, RangeFile):
-            source.verify()
-        else:
-            verify_open(shard, source)
+        verify_open(shard, source)
 
 
 def _rows(
@@ -227,71 +217,3 @@ def _check_readable(source: pa.NativeFile, group: pq.RowGroupMetaData) -> None:
     for start, size in map(column_range, map(group.column, range(group.num_columns))):
         for at in range(start, start + size, BLOCK):
             source.read_at(min(BLOCK, start + size - at), at)
-
-
-@lru_cache(maxsize=64)
-def _starts(uri: str, fingerprint: str, *names: object) -> dict[int, int]:
-    """{row: byte offset} of the unit starts of a tar that this process has found so far. `names`: the fields that
-    divide its members into samples.
-
-    A tar has no index: without this each unit would read the headers from the first one on.
-    """
-    return {0: 0}
-
-
-def _read_tar(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool) -> Iterator[Sample]:
-    starts = _starts(shard["uri"], shard["fingerprint"], corpus.media, corpus.kind, corpus.extensions)
-    known = max(row for row in list(starts) if row <= rows[0])  # a copy: another thread may add to it
-    with TarReader(shard["uri"]) as tar:
-        samples, at = tar.samples(corpus, starts[known]), known
-        for row in rows:
-            found = next(islice(samples, row - at, None), None)
-            if found is None:
-                return
-            at = row + 1
-            if row == rows[0]:
-                starts[row] = found.offset
-            member = found.media
-            location = f"{shard['uri']}#{member.name if member else found.name}"
-            start, end = (tar_text(tar, found, name) for name in (corpus.start, corpus.end))
-            metadata = Metadata(
-                tar_label(corpus, tar, found) if labels else None,
-                parse_segment(start, end, location),
-                tar_group(corpus, tar, found),
-            )
-            large = member is not None and member.size > MAX_BYTES
-            yield make_sample(
-                make_key(shard["shard"], row),
-                location,
-                tar.read_member(member) if member and not large else None,
-                metadata,
-                "too_many_bytes" if large else "missing",
-            )
-        if (following := next(samples, None)) is not None:
-            starts[at] = following.offset
-        verify_open(shard, tar.file)
-
-
-def tar_text(tar: TarReader, sample: TarSample, extension: str | None) -> str | None:
-    """The stripped text of the sample's member with that extension; None if it is missing or empty. InputError if it is
-    not UTF-8."""
-    member = sample.member(extension)
-    if member is None:
-        return None
-    try:
-        return tar.read_member(member).decode("utf-8-sig").strip() or None
-    except UnicodeDecodeError as error:
-        raise InputError(f"'{tar.uri}#{member.name}' is not UTF-8 text: {error}; fix it or remove it") from error
-
-
-def tar_label(corpus: Corpus, tar: TarReader, sample: TarSample) -> str | None:
-    """The label of a tar's sample; None if it has none. InputError if its member is not text or not as expected."""
-    extension, field = split_member(corpus.label_extension)
-    return clean_all([tar_text(tar, sample, extension)], field, lambda _: f"{tar.uri}#{sample.name}")[0]
-
-
-def tar_group(corpus: Corpus, tar: TarReader, sample: TarSample) -> str | None:
-    """The group of a tar's sample: the text of its member if `corpus.group` is set, else from the name of its media."""
-    if corpus.group:
-        return tar_text(tar, sample, corpus.group)
-    return named_group(corpus, sample.media.name) if sample.media else None

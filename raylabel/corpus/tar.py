@@ -10,16 +10,16 @@ Layouts: POSIX.1-2008 pax, "ustar and pax interchange format"; GNU tar manual, "
 Samples are divided by their names, in corpus/members.py.
 """
 
-import io
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
-import pyarrow.fs as pafs
-
-from raylabel.corpus.config import Corpus, locate
+from raylabel.corpus.config import Corpus
 from raylabel.corpus.members import Found, Member, Names, TarSample
 from raylabel.corpus.passed_over import HIDDEN, SPECIAL, PassedOver, extension_of
+from raylabel.corpus.ranges import RangeWindow
+from raylabel.corpus.window import Window
 from raylabel.errors import InputError
 from raylabel.text import one_line
 
@@ -33,44 +33,60 @@ _EXTENDS = (*_PAX, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LO
 _BARE = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
 
 
-class TarReader(io.BufferedReader):
+class TarReader:
     """A tar file. `samples` raises InputError naming the file if a header is broken or the file is truncated."""
 
-    def __init__(self, uri: str) -> None:
-        """FileNotFoundError if the file does not exist."""
-        fs, path, _ = locate(uri)
-        raw = fs.open_input_file(path)
+    def __init__(self, uri: str, streams: int = 1, window: Window | RangeWindow | None = None) -> None:
+        """`streams`: see Window; `window`: the file if it is open. FileNotFoundError if the file does not exist."""
         self.uri = uri
-        self.file = raw
-        self.size = raw.size()
-        # Headers are far apart. A local file is read only around each; an object store is faster with large requests.
-        super().__init__(raw, 1 << 14 if isinstance(fs, pafs.LocalFileSystem) else 1 << 22)  # pyright: ignore[reportArgumentType]
+        self.window = window or Window(uri, streams)
+        self.size = self.window.size
+        self.end = 0
+        """Where `samples` ended (bytes): at its `end`, or after the last member."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.window.close()
 
     def read_member(self, member: Member) -> bytes:
-        self.seek(member.offset)
-        return self.read(member.size)
+        return self.window.read(member.offset, member.size)
 
-    def samples(self, corpus: Corpus, offset: int = 0, passed: PassedOver | None = None) -> Iterator[TarSample]:
-        """The samples, from the one whose first header is at byte `offset`. Counts in `passed` the members that belong
-        to no sample. InputError also if the names can be read in two ways."""
+    def samples(
+        self, corpus: Corpus, offset: int = 0, passed: PassedOver | None = None, end: int | None = None
+    ) -> Iterator[TarSample]:
+        """The samples, from the one whose first header is at byte `offset`, up to byte `end`, where another sample or
+        the end of the archive is. Counts in `passed` the members that belong to no sample. InputError also if the names
+        can be read in two ways.
+
+        The members of a sample can be read without another request until the next sample is taken.
+        """
         names = Names(corpus, self.uri)
-        return names.samples(self._members(names, offset, passed))
+        for sample in names.samples(self._members(names, offset, passed, end)):
+            self.window.release(sample.offset)
+            yield sample
 
-    def _members(self, names: Names, offset: int, passed: PassedOver | None) -> Iterator[Found]:
+    def _members(self, names: Names, offset: int, passed: PassedOver | None, end: int | None) -> Iterator[Found]:
         """(position of its header, member) of every regular file with a safe name that may belong to a sample."""
-        at = offset
+        at = after = offset
         try:
             if not self.size:
                 raise tarfile.ReadError("the file is empty")
-            while entry := self._entry(at):
+            while (end is None or at < end) and (entry := self.entry(at)):
                 name = entry.member.name
-                regular = entry.plain and not name.startswith("/") and ".." not in name.split("/")
+                regular = entry.plain and is_member_path(name)
+                if end is not None and entry.end > end:
+                    raise tarfile.ReadError(f"'{name}' extends beyond byte {end}, where another sample began")
                 if regular and names.is_member(name):
                     yield at, entry.member
-                elif passed is not None and not entry.folder:
-                    what = HIDDEN if name.rpartition("/")[2].startswith(".") else extension_of(name)
-                    passed.add(f"{self.uri}#{name}", what if regular else SPECIAL)
+                    after = entry.end
+                else:
+                    if passed is not None and not entry.folder:
+                        pass_over(passed, self.uri, name, regular)
+                    self.window.release(entry.end, after)
                 at = entry.end
+            self.end = at
         except (tarfile.TarError, ValueError) as error:
             raise self._broken(at, one_line(error)) from error
 
@@ -78,7 +94,7 @@ class TarReader(io.BufferedReader):
         what = f"cannot read tar '{self.uri}' from byte {at} on: {why}"
         return InputError(f"{what}; give a complete, uncompressed tar or remove the file")
 
-    def _entry(self, start: int) -> "_Entry | None":
+    def entry(self, start: int) -> "Entry | None":
         """The entry at byte `start`: extension headers, a header and its data. None at the end of the archive."""
         at, attributes = start, {}
         while (info := self._header(at)) is not None:
@@ -89,9 +105,8 @@ class TarReader(io.BufferedReader):
                 return self._complete(info, at, attributes)
             if at + info.size - start > ATTRIBUTES:
                 raise tarfile.ReadError(f"more than {ATTRIBUTES:,} bytes of attributes before a member")
-            self.seek(at)
-            data = self.read(info.size)
-            at += _whole_blocks(info.size)
+            data = self.window.read(at, info.size)
+            at += whole_blocks(info.size)
             if info.type in _PAX:
                 attributes |= _pax_records(data)
             elif info.type == tarfile.GNUTYPE_LONGNAME:
@@ -103,8 +118,7 @@ class TarReader(io.BufferedReader):
 
     def _header(self, at: int) -> tarfile.TarInfo | None:
         """The header at byte `at`; None if the archive ends there."""
-        self.seek(at)
-        block = self.read(BLOCK)
+        block = self.window.read(at, BLOCK)
         if not block.strip(b"\0") and len(block) in (0, BLOCK) and at <= self.size:
             return None
         try:
@@ -112,7 +126,7 @@ class TarReader(io.BufferedReader):
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"not a tar header: {error}") from error
 
-    def _complete(self, info: tarfile.TarInfo, at: int, attributes: dict[bytes, bytes]) -> "_Entry":
+    def _complete(self, info: tarfile.TarInfo, at: int, attributes: dict[bytes, bytes]) -> "Entry":
         """The entry of the member whose own header ends at byte `at`."""
         sparse = info.type == tarfile.GNUTYPE_SPARSE or any(key.startswith(b"GNU.sparse.") for key in attributes)
         if info.type == tarfile.GNUTYPE_SPARSE:
@@ -124,25 +138,26 @@ class TarReader(io.BufferedReader):
             size = int(attributes[b"size"])
         if size < 0:
             raise tarfile.ReadError(f"negative size of '{name}'")
-        end = at if info.type in _BARE else at + _whole_blocks(size)
+        end = at if info.type in _BARE else at + whole_blocks(size)
         if end > self.size:
             raise tarfile.ReadError(f"'{name}' extends beyond the end of the file, at byte {self.size}")
-        return _Entry(Member(name, at, size), info.type in _PLAIN and not sparse, info.type == tarfile.DIRTYPE, end)
+        return Entry(Member(name, at, size), info.type in _PLAIN and not sparse, info.type == tarfile.DIRTYPE, end)
 
     def _after_sparse_map(self, at: int) -> int:
         """Where the data of an old GNU sparse file begin: after the blocks of its map. Its header ends at byte `at`."""
-        self.seek(at - BLOCK)
-        more = self.read(BLOCK)[482]
+        start = at
+        more = self.window.read(at - BLOCK, BLOCK)[482]
         while more:
-            block = self.read(BLOCK)
+            block = self.window.read(at, BLOCK)
             if len(block) < BLOCK:
                 raise tarfile.ReadError("the map of a sparse file extends beyond the end of the file")
+            self.window.release(at, start)
             at, more = at + BLOCK, block[504]
         return at
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
     """A member with its header and data."""
 
     member: Member
@@ -153,7 +168,18 @@ class _Entry:
     """The position of the next header (bytes)."""
 
 
-def _whole_blocks(size: int) -> int:
+def is_member_path(name: str) -> bool:
+    """Whether the name of a member is relative and stays below its folder."""
+    return not name.startswith("/") and ".." not in name.split("/")
+
+
+def pass_over(passed: PassedOver, uri: str, name: str, regular: bool) -> None:
+    """Counts a member that belongs to no sample."""
+    what = HIDDEN if name.rpartition("/")[2].startswith(".") else extension_of(name)
+    passed.add(f"{uri}#{name}", what if regular else SPECIAL)
+
+
+def whole_blocks(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 

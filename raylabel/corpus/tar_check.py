@@ -11,6 +11,7 @@ from raylabel.corpus.config import Corpus, is_media
 from raylabel.corpus.members import Names, TarSample, apart, first_dot, last_dot
 from raylabel.corpus.passed_over import PassedOver, extension_of
 from raylabel.corpus.tar import TarReader
+from raylabel.corpus.tar_index import TarIndex
 from raylabel.errors import InputError
 from raylabel.text import listed
 
@@ -30,28 +31,48 @@ class TarMeasure:
     """One of these, and what it has instead."""
     passed: list[dict[str, Any]] = field(default_factory=list)
     """PassedOver: members that belong to no sample, and media that are not those of their sample."""
+    starts: list[tuple[int, int]] = field(default_factory=list)
+    """(row, byte) as in SHARDS; empty if they are not known."""
+    read: int = 0
+    """1 if the headers were read, 0 if the members are known from before or from an index file."""
+    indexed: int = 0
+    """1 if the members are known from an index file beside the tar."""
+    unused: int = 0
+    """1 if there is an index file that was not used."""
+    why: str = ""
+    """The name of the tar, and why its index file was not used."""
+    offsets: array = field(default_factory=lambda: array("q"), repr=False)
+    """The position of each sample's first header, then the end of the last entry (bytes)."""
+
+    def cut(self, rows: np.ndarray) -> None:
+        """Sets `starts` to these rows, and drops `offsets`."""
+        self.starts = [(row, self.offsets[row]) for row in [*rows.tolist(), self.rows]]
+        self.offsets = array("q")
 
 
-def measure_tar(corpus: Corpus, uri: str) -> TarMeasure:
-    """Reads all headers. InputError naming two members if they belong to one sample and do not follow each other, or if
-    their names can be read in two ways; and if a header is broken."""
+def measure_tar(corpus: Corpus, tar: TarReader, index: TarIndex | None = None) -> TarMeasure:
+    """Reads all headers, or takes the members from an index file. InputError naming two members if they belong to one
+    sample and do not follow each other, or if their names can be read in two ways; and if a header is broken."""
     found, passed, names, more = TarMeasure(), PassedOver(), _Names(), corpus.more
-    prefix = None
-    with TarReader(uri) as tar:
-        for sample in tar.samples(corpus, passed=passed):
-            found.rows += 1
-            found.runs += first_dot(sample.name) != prefix
-            prefix = first_dot(sample.name)
-            names.add(sample)
-            if sample.media is None:
-                found.without += 1
-                found.example = found.example or f"'{uri}#{sample.name}' has {listed(list(sample.members))}"
-            for extension, member in sample.members.items():
-                if member is not sample.media and is_media(member.name.rpartition("/")[2], corpus.kind, more):
-                    passed.add(f"{uri}#{member.name}", extension_of(member.name))
-                    names.add_field(extension, member.name)
-        names.check(corpus, tar)
+    prefix, uri = None, tar.uri
+    samples = index.samples(passed) if index else tar.samples(corpus, passed=passed)
+    for sample in samples:
+        found.rows += 1
+        found.offsets.append(sample.offset)
+        found.runs += first_dot(sample.name) != prefix
+        prefix = first_dot(sample.name)
+        names.add(sample)
+        if sample.media is None:
+            found.without += 1
+            found.example = found.example or f"'{uri}#{sample.name}' has {listed(list(sample.members))}"
+        for extension, member in sample.members.items():
+            if member is not sample.media and is_media(member.name.rpartition("/")[2], corpus.kind, more):
+                passed.add(f"{uri}#{member.name}", extension_of(member.name))
+                names.add_field(extension, member.name)
+    found.offsets.append(index.end if index else tar.end)
+    names.check(corpus, tar)
     found.passed = passed.table()
+    found.indexed, found.read = int(index is not None), int(index is None)
     return found
 
 
@@ -64,6 +85,10 @@ def merge(tars: Iterable[TarMeasure]) -> TarMeasure:
         found.runs += tar.runs
         found.without += tar.without
         found.example = found.example or tar.example
+        found.read += tar.read
+        found.indexed += tar.indexed
+        found.unused += tar.unused
+        found.why = found.why or tar.why
     found.passed = passed.table()
     return found
 

@@ -5,6 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raylabel.corpus.config import Corpus
+
+UNIT = 1024  # rows of a unit of images
+VIDEO = 32  # a unit of videos has so many times fewer rows: ten clips of a video take as long as a hundred images
+
+
+def unit_rows(corpus: Corpus) -> int:
+    """Rows of a unit of the corpus."""
+    return UNIT if corpus.kind == "image" else max(1, UNIT // VIDEO)
+
 
 @dataclass(frozen=True)
 class Unit:

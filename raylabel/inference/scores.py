@@ -12,7 +12,7 @@ from typing import Any
 from raylabel.compute.autoscaler import ready
 from raylabel.compute.progress import Progress
 from raylabel.compute.resources import Resources
-from raylabel.corpus import Corpus, Shards, Units, verify_packed
+from raylabel.corpus import Corpus, Shards, Units, unit_rows, verify_packed
 from raylabel.errors import InputError
 from raylabel.inference.batches import ScoringTask
 from raylabel.inference.pool import Part, score
@@ -22,14 +22,7 @@ from raylabel.store.artifact import Artifact, Built, Draft, Root, committed_part
 from raylabel.store.reject_limit import RejectTally
 from raylabel.store.reject_retry import NothingGainedError, make
 
-UNIT = 1024  # rows of a unit of images
-VIDEO = 32  # a unit of videos has so many times fewer rows: ten clips of a video take as long as a hundred images
 PART = 64  # units that are committed together: about 8 MB of scores, which tasks write as one file
-
-
-def unit_rows(corpus: Corpus) -> int:
-    """Rows of a unit of the corpus."""
-    return UNIT if corpus.kind == "image" else max(1, UNIT // VIDEO)
 
 
 @dataclass(frozen=True, kw_only=True)

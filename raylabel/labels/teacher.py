@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from raylabel.compute.autoscaler import ready
 from raylabel.compute.resources import Resources
-from raylabel.corpus import Corpus
+from raylabel.corpus import UNIT, Corpus, unit_rows
 from raylabel.errors import InputError
 from raylabel.inference.network import Network
-from raylabel.inference.scores import UNIT, Scoring, make_scores, unit_rows
+from raylabel.inference.scores import Scoring, make_scores
 from raylabel.media.view import View
 from raylabel.store.artifact import NOT_IDENTITY, Artifact, Root, identity_of
 

@@ -4,7 +4,7 @@ The fingerprint of loose files is a hash of their paths and sizes: a listing giv
 a corpus that is copied, or whose files are touched, keeps its SCORES. So an edited file of the same size changes no
 fingerprint. A listing also gives the time of the last change of each file, and that of an edited file is later than its
 SCORES. But so is that of a copied or touched file, and to read a whole corpus again takes as long as to score it.
-Therefore the times only say which files to read, and the digests in SCORES decide. In each run of up to 1,024 files the
+Therefore the times only say which files to read, and the digests in SCORES decide. In each run of files the
 newest one is a candidate, since a file is edited after the corpus was copied, and of these the newest `CHECKED` are
 read.
 
@@ -25,7 +25,7 @@ import ray
 from raylabel.corpus import Corpus, Shards, Unit, read_rows
 from raylabel.corpus.config import THREADS
 from raylabel.corpus.sample import media_digest, sample_digest
-from raylabel.corpus.survey import fetch
+from raylabel.corpus.tasks import fetch
 from raylabel.errors import InputError
 from raylabel.inference.reuse import Earlier, Piece, find_shards, parts_of
 from raylabel.schema import DIGESTS, make_key, split_key

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from raylabel.corpus import Shards
+from raylabel.corpus import Shards, unit_rows
 from raylabel.inference.reuse import find_earlier
-from raylabel.inference.scores import PART, unit_rows
+from raylabel.inference.scores import PART
 from raylabel.pipelines.inputs import Prepared
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes.recipe import Recipe

@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raylabel.compute.resources import Cluster
-from raylabel.corpus import Shards
-from raylabel.inference.scores import unit_rows
+from raylabel.corpus import Shards, unit_rows
 from raylabel.models import Model
 from raylabel.models.build import build
 from raylabel.pipelines.inputs import Prepared, prepare

@@ -10,7 +10,7 @@ from raylabel.compute.progress import PatientProgress
 from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus import Corpus, Shards
 from raylabel.corpus.sample import media_digest, sample_digest
-from raylabel.corpus.survey import fetch
+from raylabel.corpus.tasks import fetch
 from raylabel.schema import DIGESTS, PICKS
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 from raylabel.training.examples import file_samples, read_sorted

@@ -33,8 +33,8 @@ from processes import connect, in_fresh_process
 from scale_corpus import CLASSES, ROWS, NullScorer, build, copies, payload, rank
 
 from raylabel.compute.resources import Resources
-from raylabel.corpus import Corpus, index_corpus
-from raylabel.inference.scores import UNIT, Scoring, make_scores
+from raylabel.corpus import UNIT, Corpus, index_corpus
+from raylabel.inference.scores import Scoring, make_scores
 from raylabel.schema import PICKS
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import Select, select

@@ -17,7 +17,7 @@ from helpers import DIGITS_VIEW, contents, digit_images, random_model, write_par
 from paths import PYTHONPATH
 
 from raylabel.compute.resources import Resources
-from raylabel.corpus import Corpus, Sample, Shards, index_corpus, read_rows
+from raylabel.corpus import Corpus, Sample, Shards, index_corpus, read_rows, units
 from raylabel.errors import InputError
 from raylabel.inference import scores as stage
 from raylabel.labels.teacher import Label, TrainedNetwork
@@ -222,7 +222,7 @@ score(Root(sys.argv[1]), Corpus(uri=(sys.argv[2],)), Root(sys.argv[1]).named("sh
 
 
 def score(root: Root, corpus: Corpus, shards: Artifact) -> Artifact:
-    stage.UNIT, stage.PART = 64, 2
+    units.UNIT, stage.PART = 64, 2
     return TrainedNetwork(
         network=random_model(root), view=DIGITS_VIEW, config=Label(batch=32), resources=Resources(teachers=2)
     ).label(root, corpus, shards)
@@ -232,8 +232,8 @@ def score(root: Root, corpus: Corpus, shards: Artifact) -> Artifact:
 def test_scores_of_a_shard_that_changed_are_not_committed_even_if_the_driver_is_killed(
     ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("UNIT", "PART"):
-        monkeypatch.setattr(stage, name, getattr(stage, name))  # `score` sets them
+    for module, name in ((units, "UNIT"), (stage, "PART")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # `score` sets them
     media, _ = digit_images()
     folder = tmp_path / "data"
     folder.mkdir()

@@ -114,7 +114,7 @@ def test_reading_few_rows_reads_few_bytes(tmp_path: Path, indexed: Indexed) -> N
     tar = write_tar(tmp_path / "t", rows, files=1)  # 3 members per sample; a header is read with 16 KB around it
     assert cost(tar, 0) < 100_000
     files = write_files(tmp_path / "f", rows)
-    assert cost(files, 3, 700) < 50_000
+    assert cost(files, 3, 200) < 50_000
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -361,13 +361,13 @@ def test_loose_files_that_cannot_be_read_are_samples_with_an_error(tmp_path: Pat
     assert values(shards, "paths") == [[f"{d}/{i}.jpg" for d in "ab" for i in range(1, 5)]]
 
 
-def test_runs_of_1024_files_and_lists_without_labels(tmp_path: Path, indexed: Indexed) -> None:
+def test_runs_of_4096_files_and_lists_without_labels(tmp_path: Path, indexed: Indexed) -> None:
     (tmp_path / "x.jpg").write_bytes(b"x")
-    (tmp_path / "list.txt").write_text("x.jpg\n" * 1025 + "gone.jpg\n")
+    (tmp_path / "list.txt").write_text("x.jpg\n" * 4097 + "gone.jpg\n")
     corpus = Corpus(uri=(str(tmp_path / "list.txt"),))
     shards = indexed(corpus)
-    assert (values(shards, "rows"), values(shards, "bytes")) == ([1024, 2], [1024, 1])
-    assert [s.error for s in read_all(corpus, shards)] == [None] * 1025 + ["missing"]
+    assert (values(shards, "rows"), values(shards, "bytes")) == ([4096, 2], [4096, 1])
+    assert [s.error for s in read_all(corpus, shards)] == [None] * 4097 + ["missing"]
     with pytest.raises(InputError, match=r"no labels: '.*x.jpg' has none"):
         read_labels(corpus, shards)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from raylabel.corpus import Corpus, listing
 from raylabel.corpus.config import read_lines
 from raylabel.corpus.listing import Loose, find, walk
-from raylabel.corpus.survey import _natural_key
+from raylabel.corpus.surveyed import natural_key
 from raylabel.errors import InputError
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "parquet", "tar")
@@ -148,4 +148,4 @@ def numbers_and_text(uri: str) -> tuple[list[int | str], str]:
 @given(st.lists(st.text("a/.-0129²\x01é", max_size=8)))
 @example(["p10", "p9", "p09", "p", "p9a", "p9-10", "p9-9", "p00", "p0", "a" + "9" * 400, "a" + "1" + "0" * 400])
 def test_natural_order_compares_numbers_and_text(uris: list[str]) -> None:
-    assert sorted(uris, key=_natural_key) == sorted(uris, key=numbers_and_text)
+    assert sorted(uris, key=natural_key) == sorted(uris, key=numbers_and_text)

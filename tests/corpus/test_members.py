@@ -12,7 +12,7 @@ from corpora import tar_bytes
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from raylabel.corpus import Corpus, Sample, passed_over, read, read_rows
+from raylabel.corpus import Corpus, Sample, passed_over, read_rows, tar_read
 from raylabel.corpus.config import EXTENSIONS
 from raylabel.corpus.fingerprint import measure_packed
 from raylabel.corpus.members import MEMBERS, Member, Names
@@ -29,7 +29,8 @@ def measure(path: Path | str, **fields: Any) -> tuple[Corpus, dict[str, Any], Ta
     rows, size, fingerprint, found = measure_packed(corpus, str(path), "webdataset")
     assert found is not None
     shard = {"shard": 0, "uri": str(path), "format": "webdataset", "paths": [], "rows": rows, "bytes": size}
-    return corpus, shard | {"fingerprint": fingerprint}, found
+    starts = [{"row": row, "byte": byte} for row, byte in found.starts]
+    return corpus, shard | {"fingerprint": fingerprint, "starts": starts}, found
 
 
 def rows_of_tar(path: Path | str, labels: bool = True, **fields: Any) -> Read:
@@ -90,9 +91,11 @@ def test_every_picture_is_a_sample_with_its_own_label(made: list, size: int) -> 
         rows = len(expected)
         assert (found.rows, found.without) == (rows, 0)
         for first in reversed(range(0, rows, size)):  # units from any sample on, without what was read before
-            read._starts.cache_clear()
+            tar_read._seen_starts.cache_clear()
             unit = range(first, min(first + size, rows))
             assert [short(sample) for sample in read_rows(corpus, shard, unit, True)] == expected[first : first + size]
+            old = {name: value for name, value in shard.items() if name != "starts"}  # SHARDS of an earlier version
+            assert [short(sample) for sample in read_rows(corpus, old, unit, True)] == expected[first : first + size]
         with TarReader(str(path)) as tar:
             samples = list(tar.samples(corpus))
             for sample in samples:

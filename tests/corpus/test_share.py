@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scoring import score
 
 from raylabel.compute.resources import Resources
-from raylabel.corpus import Corpus, Shards, index_corpus, read_groups, read_keys, read_labels
+from raylabel.corpus import Corpus, Shards, index_corpus, read_groups, read_keys, read_labels, units
 from raylabel.corpus.share import of_files, of_packed
 from raylabel.corpus.share import rows_of as rows_of_share
 from raylabel.errors import InputError
@@ -84,7 +84,7 @@ def test_all_segments_of_a_listed_file_belong_together(tmp_path):
 @pytest.mark.usefixtures("ray_local")
 @pytest.mark.parametrize("form", ["parquet", "files"])
 def test_scores_of_the_whole_serve_the_share_and_equal_its_own(tmp_path, monkeypatch, form):
-    monkeypatch.setattr(stage, "UNIT", 64)
+    monkeypatch.setattr(units, "UNIT", 64)
     monkeypatch.setattr(stage, "PART", 3)
     media = [b"no picture" if row % 50 == 7 else one for row, one in enumerate(digit_images()[0][:700])]
     folder = tmp_path / "c"

@@ -25,7 +25,7 @@ from poison import Fragile
 from scoring import score
 
 from raylabel.compute.resources import Resources
-from raylabel.corpus import Corpus, index_corpus
+from raylabel.corpus import Corpus, index_corpus, units
 from raylabel.errors import InputError
 from raylabel.inference import pool
 from raylabel.inference import scores as stage
@@ -57,7 +57,7 @@ def label(root: Root, corpus: Corpus, config: Label, network: Artifact, resource
 
 
 def test_scores_equal_direct_model_calls_and_every_sample_is_counted(ray_local, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "UNIT", 70)
+    monkeypatch.setattr(units, "UNIT", 70)
     monkeypatch.setattr(stage, "PART", 2)
     media, _ = digit_images()
     some: list[bytes | None] = list(media[:300])
@@ -94,7 +94,7 @@ def test_scores_equal_direct_model_calls_and_every_sample_is_counted(ray_local, 
 
 
 def test_bytes_do_not_depend_on_the_number_of_actors_or_the_size_of_items(ray_local, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "UNIT", 100)
+    monkeypatch.setattr(units, "UNIT", 100)
     media, _ = digit_images()
     for name, some in (("a", media[:730]), ("b", [*media[730:], *media[:50]])):
         write_parquet(tmp_path / f"{name}.parquet", some, row_group_size=270)
@@ -127,7 +127,7 @@ def test_bytes_do_not_depend_on_where_decoding_runs(ray_local, tmp_path):
 
 def test_only_the_new_shards_of_a_corpus_are_scored(ray_local, tmp_path, monkeypatch):
     """New shards before, between and after the old ones: all shard numbers change, and parts have old and new units."""
-    monkeypatch.setattr(stage, "UNIT", 64)
+    monkeypatch.setattr(units, "UNIT", 64)
     monkeypatch.setattr(stage, "PART", 3)
     media, _ = digit_images()
     some = [b"no picture" if row % 100 == 7 else one for row, one in enumerate(media)]
@@ -171,7 +171,7 @@ def test_only_the_new_shards_of_a_corpus_are_scored(ray_local, tmp_path, monkeyp
 
 
 def test_rejects_are_retried_on_request(ray_local, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "UNIT", 32)
+    monkeypatch.setattr(units, "UNIT", 32)
     monkeypatch.setattr(stage, "PART", 2)
     media, _ = digit_images()
     folder, away = tmp_path / "corpus", tmp_path / "away"
@@ -238,7 +238,7 @@ def kill_each_once(killed: list[str], over: threading.Event) -> None:
 
 def test_only_the_samples_that_crash_the_teacher_or_the_parser_are_rejected(ray_local, tmp_path, monkeypatch):
     """A sample crashes its process whenever it is tried; processes that are killed from outside reject nothing."""
-    monkeypatch.setattr(stage, "UNIT", 64)
+    monkeypatch.setattr(units, "UNIT", 64)
     rng = np.random.default_rng(0)
     media = [bytes([a, b, 0]) for a, b in rng.integers(0, 256, (400, 2))]
     poison_rows = (137, 331)
@@ -305,10 +305,10 @@ import logging, ray
 from scoring import score
 from raylabel.store.artifact import Root
 from raylabel.compute.resources import Resources
-from raylabel.corpus import Corpus, index_corpus
+from raylabel.corpus import Corpus, index_corpus, units
 from raylabel.inference import scores
 from raylabel.labels.teacher import Label
-scores.UNIT, scores.PART = 256, 2
+units.UNIT, scores.PART = 256, 2
 ray.init(address={address!r}, log_to_driver=False, logging_level=logging.ERROR)
 root, corpus = Root.open({root!r}), Corpus(uri=({corpus!r},))
 score(root, corpus, index_corpus(root, "unlabeled", corpus), Label(batch=64), Resources(teachers=1))
@@ -316,7 +316,7 @@ score(root, corpus, index_corpus(root, "unlabeled", corpus), Label(batch=64), Re
 
 
 def test_a_killed_driver_loses_no_committed_part(ray_local, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "UNIT", 256)
+    monkeypatch.setattr(units, "UNIT", 256)
     monkeypatch.setattr(stage, "PART", 2)
     media, _ = digit_images()
     corpus = str(write_parquet(tmp_path / "a.parquet", media * 6))

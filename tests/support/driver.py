@@ -36,7 +36,7 @@ from raylabel.store.artifact import Artifact, Root
 
 BATCH = 32
 SMALL = {
-    "raylabel.inference.scores:UNIT": 64,
+    "raylabel.corpus.units:UNIT": 64,
     "raylabel.inference.scores:PART": 2,
 }  # so that there are many parts to lose
 NAMES = tuple(map(str, range(CLASSES)))

@@ -24,11 +24,13 @@ def index_here(corpus: Corpus, root: Path, run: int = 1024) -> Shards:
     for uri in corpus.uri:
         for found in find(corpus, absolute(uri)):
             if isinstance(found, Packed):
-                rows.append((found.uri, found.format, *measure_packed(corpus, found.uri, found.format)[:3], []))
+                count, size, fingerprint, tar = measure_packed(corpus, found.uri, found.format)
+                starts = [{"row": row, "byte": byte} for row, byte in tar.starts] if tar else []
+                rows.append((found.uri, found.format, count, size, fingerprint, [], starts))
                 continue
             paths = [path for path, *_ in found.files]
             for some in (paths[at : at + run] for at in range(0, len(paths), run)):
-                rows.append((found.uri, "files", len(some), *measure_files(some, [1] * len(some)), some))
+                rows.append((found.uri, "files", len(some), *measure_files(some, [1] * len(some)), some, []))
     columns = [list(range(len(rows))), *map(list, zip(*rows, strict=True))]
     table = pa.table([pa.array(c, f.type) for c, f in zip(columns, SHARDS, strict=True)], schema=SHARDS)
 

@@ -12,11 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from raylabel.corpus import Unit, Units
+from raylabel.corpus import Unit, Units, unit_rows
 from raylabel.inference.actor import ScoringActor
 from raylabel.inference.batches import ScoringTask, decode, item
 from raylabel.inference.pool import PIXELS, units_of_item
-from raylabel.inference.scores import unit_rows
 from raylabel.models import Model
 from raylabel.models.build import build
 from raylabel.models.trained import WEIGHTS, describe

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from raylabel.corpus import Unit, read_unit
-from raylabel.inference.scores import unit_rows
+from raylabel.corpus import Unit, read_unit, unit_rows
 from raylabel.plan.pilot.process import draw
 from raylabel.schema import DIGEST_BYTES, SCORES, make_key
 from raylabel.selection.duplicates import find_duplicates
