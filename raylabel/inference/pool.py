@@ -120,7 +120,7 @@ def _pipeline(task: ScoringTask, items: list[pa.Table]) -> ray.data.Dataset:
         return work.map_batches(
             ScoringActor,
             fn_constructor_args=(task,),
-            batch_size=1 if pool.threads else PIXELS,  # rows per call
+            batch_size=None,  # a call gets a block as it is: Ray would copy pixels into batches of other sizes
             batch_format="pyarrow",
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
