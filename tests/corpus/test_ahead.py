@@ -108,10 +108,10 @@ def test_few_requests_read_each_byte_once(form: str, tmp_path: Path, indexed: In
     assert gets.bytes <= size + 2 * 3 * EDGE + 10_000
     assert len(gets) <= 2 * (-(-size // 2 // ranges.BLOCK) + 4)
     assert len(slow.requests().of("", "HEAD")) == 2
-    # The second half of a file: little more than its bytes.
-    Path(slow.log).write_bytes(b"")
-    read(corpus, shards, units[5:10], fetcher)
-    assert slow.requests().of("", "GET").bytes <= size / 4 + 3 * EDGE + (1 << 20)
+    if form == "parquet":  # a range inside a file: little more than its bytes
+        Path(slow.log).write_bytes(b"")
+        read(corpus, shards, units[5:10], fetcher)
+        assert slow.requests().of("", "GET").bytes <= size / 4 + 3 * EDGE + (1 << 20)
     fetcher.close()
 
 
