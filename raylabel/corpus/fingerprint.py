@@ -15,13 +15,14 @@ from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus.columns import is_media, is_name, is_seconds
 from raylabel.corpus.config import Corpus, Format, locate
 from raylabel.corpus.lists import file_uri, split_line
+from raylabel.corpus.ranges import RangeFile
 from raylabel.corpus.share import of_packed
 from raylabel.corpus.tar import TarReader
 from raylabel.corpus.tar_check import TarMeasure, measure_tar
 from raylabel.corpus.tar_index import TarIndex, UnusableError, read_index
 from raylabel.corpus.units import unit_rows
 from raylabel.errors import InputError
-from raylabel.store.files import filesystem, reading
+from raylabel.store.files import Ranges, filesystem, reading
 from raylabel.text import one_line
 
 _COLUMNS = (
@@ -160,9 +161,12 @@ def verify_shard(shard: Mapping[str, Any]) -> None:
             raise stale_shard(shard, "vanished") from error
 
 
-def verify_open(shard: Mapping[str, Any], file: pa.NativeFile) -> None:
+def verify_open(shard: Mapping[str, Any], file: Ranges) -> None:
     """`verify_shard` for a parquet file or tar that is open, at any read position."""
-    _check_same(shard, _fingerprint_packed(file))
+    if isinstance(file, RangeFile):
+        file.check()
+    else:
+        _check_same(shard, _fingerprint_packed(file))
 
 
 def _check_same(shard: Mapping[str, Any], now: tuple[int, str]) -> None:
@@ -181,7 +185,7 @@ def row_count_changed(shard: Mapping[str, Any]) -> InputError:
     return InputError(f"'{shard['uri']}' changed since it was indexed: {what}; restore it, or index the corpus again")
 
 
-def _fingerprint_packed(file: pa.NativeFile) -> tuple[int, str]:
+def _fingerprint_packed(file: Ranges) -> tuple[int, str]:
     size = file.size()
     edges = (file.read_at(min(size, EDGE), at) for at in (0, max(0, size - EDGE)))
     return size, _hash_edges(size, *edges)

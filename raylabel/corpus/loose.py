@@ -1,15 +1,15 @@
 """Reads the samples of loose files in a folder or a list."""
 
 import os
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import groupby, islice
 from typing import Any
 
 import pyarrow.fs as pafs
 
 from raylabel.corpus.config import THREADS, Corpus
+from raylabel.corpus.fetch import Block, Fetcher, Lane, Plan
 from raylabel.corpus.folders import folder_label
 from raylabel.corpus.label_rule import clean
 from raylabel.corpus.lists import Entry, file_uri, split_line
@@ -29,27 +29,45 @@ def file_group(corpus: Corpus, entry: Entry) -> str | None:
     return entry.group or None if corpus.group else named_group(corpus, entry.path)
 
 
-def read_files(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool) -> Iterator[Sample]:
-    """The Samples of these rows, as in `read_rows`. Consecutive segments of one file share one read. Files are read
-    ahead, up to about HELD bytes."""
-    uri, lines = shard["uri"], shard["paths"]
-    entries = [split_line(uri, lines[row]) for row in rows]
-    locations = [file_uri(uri, entry.path) for entry in entries]
-    runs = [(location, len(list(run))) for location, run in groupby(locations)]
-    most = max(1, HELD * len(lines) // max(1, shard["bytes"]))
-    pool = ThreadPoolExecutor(THREADS)
-    reading: deque[Future[tuple[bytes | None, Unread]]] = deque()
-    try:
-        todo, samples = iter(runs), zip(rows, entries, strict=True)
-        for location, count in runs:
-            reading.extend(pool.submit(_read_file, ahead) for ahead, _ in islice(todo, most - len(reading)))
-            media, error = reading.popleft().result()
-            for row, entry in islice(samples, count):
-                label = file_label(corpus, uri, entry) if labels else None
-                metadata = Metadata(label, parse_segment(entry.start, entry.end, location), file_group(corpus, entry))
-                yield make_sample(make_key(shard["shard"], row), location, media, metadata, error)
-    finally:
-        pool.shutdown(cancel_futures=True)
+class Files:
+    """Loose files that are read ahead, each once: consecutive segments of one file share one read."""
+
+    def __init__(self, shard: Mapping[str, Any], rows: Sequence[int], lane: Lane, plan: Plan) -> None:
+        self.lane = lane
+        size = shard["bytes"] // max(1, len(shard["paths"]))
+        self.runs = [
+            (location, len(list(run)), Block(size, partial(_read_file, location)))
+            for location, run in groupby(file_uri(shard["uri"], entry.path) for entry in _entries(shard, rows))
+        ]
+        plan.fill(block for _, _, block in self.runs)
+
+
+def read_files(
+    corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool, ahead: Files | None = None
+) -> Iterator[Sample]:
+    """The Samples of these rows, as in `read_rows`. Files are read ahead, up to about HELD bytes."""
+    if ahead is None:
+        fetcher = Fetcher(THREADS, HELD)
+        lane = fetcher.lane()
+        try:
+            yield from read_files(corpus, shard, rows, labels, Files(shard, rows, lane, lane.plan()))
+        finally:
+            lane.close()
+            fetcher.close()
+        return
+    samples = zip(rows, _entries(shard, rows), strict=True)
+    for location, count, block in ahead.runs:
+        media, error = ahead.lane.take(block)
+        for row, entry in islice(samples, count):
+            label = file_label(corpus, shard["uri"], entry) if labels else None
+            metadata = Metadata(label, parse_segment(entry.start, entry.end, location), file_group(corpus, entry))
+            yield make_sample(make_key(shard["shard"], row), location, media, metadata, error)
+        ahead.lane.release(block)
+
+
+def _entries(shard: Mapping[str, Any], rows: Sequence[int]) -> list[Entry]:
+    lines = shard["paths"]
+    return [split_line(shard["uri"], lines[row]) for row in rows]
 
 
 def _read_file(uri: str) -> tuple[bytes | None, Unread]:

@@ -2,7 +2,9 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from itertools import groupby, repeat
 from typing import Any
 
@@ -15,7 +17,8 @@ from raylabel.corpus.columns import is_name, plain
 from raylabel.corpus.config import Corpus, locate
 from raylabel.corpus.fingerprint import row_count_changed, stale_shard, verify_open, verify_shard
 from raylabel.corpus.label_rule import clean_all, split_column
-from raylabel.corpus.loose import read_files
+from raylabel.corpus.loose import Files, read_files
+from raylabel.corpus.ranges import RangeFile, column_range, wanted_groups
 from raylabel.corpus.sample import HELD, NO_METADATA, Metadata, Sample, Unread, make_sample
 from raylabel.corpus.segments import parse_segment
 from raylabel.corpus.shards import Shards
@@ -35,7 +38,13 @@ def read_unit(corpus: Corpus, shard: Mapping[str, Any], unit: Unit, labels: bool
     return read_rows(corpus, shard, unit.only or range(unit.first, unit.first + unit.rows), labels)
 
 
-def read_rows(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool = False) -> Iterator[Sample]:
+def read_rows(
+    corpus: Corpus,
+    shard: Mapping[str, Any],
+    rows: Sequence[int],
+    labels: bool = False,
+    ahead: "Future[RangeFile] | Files | None" = None,
+) -> Iterator[Sample]:
     """The Samples of some rows (at least one, in ascending order, without repeats); `shard` is a row of SHARDS.
 
     Reads as little as the form allows. Parquet: the row groups that contain one of the rows, each from its beginning to
@@ -46,11 +55,13 @@ def read_rows(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lab
     indexed. This is checked before the last sample is given, so a caller that received all samples knows that they are
     from the indexed file. A failure of an object store, other than a missing object, is an InputError too, naming the
     object: it may be temporary and must not be recorded as a bad sample.
+
+    `ahead`: the shard, of which these rows are being read ahead; see ahead.py.
     """
     read = {"parquet": _read_parquet, "webdataset": read_tar, "files": read_files}[shard["format"]]
     remaining, last = len(rows), None
     try:
-        for sample in _of_share(read, corpus, shard, rows, labels):
+        for sample in _of_share(partial(read, ahead=ahead) if ahead else read, corpus, shard, rows, labels):
             if last:
                 yield last
             last = sample
@@ -118,7 +129,13 @@ def column_labels(
     return clean_all(texts, field, lambda at: f"{shard['uri']}#{rows[at]}")
 
 
-def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool) -> Iterator[Sample]:
+def _read_parquet(
+    corpus: Corpus,
+    shard: Mapping[str, Any],
+    rows: Sequence[int],
+    labels: bool,
+    ahead: "Future[RangeFile] | None" = None,
+) -> Iterator[Sample]:
     fs, path, _ = locate(shard["uri"])
     local = isinstance(fs, pafs.LocalFileSystem)
 
@@ -126,19 +143,18 @@ def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int],
         return make_sample(make_key(shard["shard"], row), f"{shard['uri']}#{row}", media, metadata, error)
 
     # A column chunk may be gigabytes. With pre_buffer off and a buffer_size, its pages are read only when needed.
-    options = {"pre_buffer": False, "buffer_size": 1 << (20 if local else 23)}
-    with fs.open_input_file(path) as source, pq.ParquetFile(source, **options) as file:
+    options = {"pre_buffer": False, "buffer_size": 1 << (20 if local or ahead else 23)}
+    with (
+        ahead.result() if ahead else fs.open_input_file(path) as source,
+        pq.ParquetFile(source, metadata=source.footer if isinstance(source, RangeFile) else None, **options) as file,
+    ):
         if file.metadata.num_rows <= rows[-1]:
             raise row_count_changed(shard)
         label = label_column(corpus, shard, file.schema_arrow.names) if labels else None
         others = [label and label[0], corpus.start, corpus.end, corpus.group]
         columns = list({corpus.media_column, *others} - {None})
-        start, at = 0, 0  # the row group's first row; the index in `rows` of the next row to yield
-        for group in range(file.num_row_groups):
-            before, start = start, start + file.metadata.row_group(group).num_rows
-            end = bisect_left(rows, start, at)
-            if at == end:
-                continue
+        at = 0  # the index in `rows` of the next row to yield
+        for group, before, end in wanted_groups(file.metadata, rows):
             try:
                 size = max(1, file.metadata.row_group(group).total_byte_size)
                 batch_rows = max(1, min(BATCH, HELD * file.metadata.row_group(group).num_rows // size))
@@ -164,11 +180,16 @@ def _read_parquet(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int],
                     if at == end:
                         break
             except (pa.ArrowInvalid, OSError) as error:
+                if isinstance(source, RangeFile) and source.failure:
+                    raise source.failure from error
                 if isinstance(error, OSError) and not local:
                     _check_readable(source, file.metadata.row_group(group))
             for lost in rows[at:end]:  # after a broken page, nothing in the row group can be read
                 yield sample(lost, None, error="unreadable")
             at = end
+            if isinstance(source, RangeFile):
+                chunks = map(file.metadata.row_group(group).column, range(file.metadata.num_columns))
+                source.release(max(sum(column_range(chunk)) for chunk in chunks))
         verify_open(shard, source)
 
 
@@ -193,10 +214,6 @@ def _rows(
 
 def _check_readable(source: pa.NativeFile, group: pq.RowGroupMetaData) -> None:
     """OSError if the object store cannot read the bytes of a row group: then the storage failed and not the parquet."""
-    for column in map(group.column, range(group.num_columns)):
-        start = column.data_page_offset
-        if column.has_dictionary_page:
-            start = min(start, column.dictionary_page_offset)
-        end = start + column.total_compressed_size
-        for at in range(start, end, BLOCK):
-            source.read_at(min(BLOCK, end - at), at)
+    for start, size in map(column_range, map(group.column, range(group.num_columns))):
+        for at in range(start, start + size, BLOCK):
+            source.read_at(min(BLOCK, start + size - at), at)

@@ -18,6 +18,7 @@ from typing import Self
 from raylabel.corpus.config import Corpus
 from raylabel.corpus.members import Found, Member, Names, TarSample
 from raylabel.corpus.passed_over import HIDDEN, SPECIAL, PassedOver, extension_of
+from raylabel.corpus.ranges import RangeWindow
 from raylabel.corpus.window import Window
 from raylabel.errors import InputError
 from raylabel.text import one_line
@@ -35,10 +36,10 @@ _BARE = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tar
 class TarReader:
     """A tar file. `samples` raises InputError naming the file if a header is broken or the file is truncated."""
 
-    def __init__(self, uri: str, streams: int = 1) -> None:
-        """`streams`: see Window. FileNotFoundError if the file does not exist."""
+    def __init__(self, uri: str, streams: int = 1, window: Window | RangeWindow | None = None) -> None:
+        """`streams`: see Window; `window`: the file if it is open. FileNotFoundError if the file does not exist."""
         self.uri = uri
-        self.window = Window(uri, streams)
+        self.window = window or Window(uri, streams)
         self.size = self.window.size
         self.end = 0
         """Where `samples` ended (bytes): at its `end`, or after the last member."""

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -11,6 +12,7 @@ from raylabel.corpus.config import Corpus
 from raylabel.corpus.fingerprint import row_count_changed, verify_open
 from raylabel.corpus.label_rule import clean_all, split_member
 from raylabel.corpus.members import TarSample
+from raylabel.corpus.ranges import Range, RangeFile, RangeWindow
 from raylabel.corpus.sample import Metadata, Sample, make_sample
 from raylabel.corpus.segments import named_group, parse_segment
 from raylabel.corpus.tar import TarReader
@@ -69,13 +71,34 @@ def _seen(corpus: Corpus, shard: Mapping[str, Any]) -> dict[int, int]:
     return _seen_starts(shard["uri"], shard["fingerprint"], corpus.media, corpus.kind, corpus.extensions)
 
 
-def read_tar(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], labels: bool) -> Iterator[Sample]:
+def ranges(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int]) -> list[Range] | None:
+    """The byte ranges that `read_tar` reads whole for these rows; None if it skips some of their bytes, or if they are
+    not known."""
+    found = []
+    for span, some in spans(corpus, shard, rows):
+        if not _is_dense(span, some) or span.end_byte is None:
+            return None
+        found.append(Range(span.byte, span.end_byte))
+    return found
+
+
+def _is_dense(span: Span, rows: Sequence[int]) -> bool:
+    return span.end_row is not None and 2 * len(rows) >= span.end_row - span.row
+
+
+def read_tar(
+    corpus: Corpus,
+    shard: Mapping[str, Any],
+    rows: Sequence[int],
+    labels: bool,
+    ahead: "Future[RangeFile] | None" = None,
+) -> Iterator[Sample]:
     """The Samples of these rows, as in `read_rows`.
 
     Where at least half of the rows of a range are wanted it is read in large blocks. Otherwise small members are read
     with what is between them, and large ones are skipped.
     """
-    with TarReader(shard["uri"]) as tar:
+    with TarReader(shard["uri"], window=RangeWindow(ahead.result()) if ahead else None) as tar:
         try:
             for span, some in spans(corpus, shard, rows):
                 for row, found in _wanted(corpus, shard, tar, span, some):
@@ -90,8 +113,7 @@ def _wanted(
     corpus: Corpus, shard: Mapping[str, Any], tar: TarReader, span: Span, rows: Sequence[int]
 ) -> Iterator[tuple[int, TarSample]]:
     """(row, its sample) of some rows in a span."""
-    whole = span.end_row is not None and 2 * len(rows) >= span.end_row - span.row
-    samples, at = tar.samples(corpus, span.byte, end=span.end_byte, whole=whole), span.row
+    samples, at = tar.samples(corpus, span.byte, end=span.end_byte, whole=_is_dense(span, rows)), span.row
     for row in rows:
         found = next(islice(samples, row - at, None), None)
         if found is None:

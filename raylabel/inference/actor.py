@@ -8,6 +8,7 @@ is scored alone, so the rows have the same bytes.
 import collections
 import itertools
 import os
+import queue
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,38 +21,43 @@ from raylabel.compute.gpu import is_device_error, is_out_of_memory
 from raylabel.compute.metrics import count_samples
 from raylabel.compute.ray_internals import session_folder
 from raylabel.compute.watchdog import heartbeat
+from raylabel.corpus.ahead import UnitReader
+from raylabel.corpus.fetch import REQUESTS, Fetcher
 from raylabel.errors import InputError
 from raylabel.inference.batches import BATCH, ROWS, Facts, ScoringTask, batches, units_of, unpack_batches
 from raylabel.inference.crash_journal import MAX_CRASHES, CrashJournal
 from raylabel.inference.scorer import Ranked
 from raylabel.media.sandbox.sandbox import Sandbox, shared_sandbox
+from raylabel.store.files import CONNECTIONS
 from raylabel.text import one_line
+
+CALLS = 2  # of an actor at a time: the second one reads ahead while the first one is scored
 
 
 class ScoringActor:
-    """Loads a scorer once, then scores units that it decodes itself, or batches of pixels that Ray tasks decoded."""
+    """Loads a scorer once, then scores units that it decodes itself, or batches of pixels that Ray tasks decoded.
+
+    Calls may run in several threads. One thread scores their batches, call after call, without a pause between them.
+    """
 
     def __init__(self, task: ScoringTask):
         self._task = task
         self._journal = CrashJournal(_journal_path())
         self._threads = ThreadPoolExecutor(task.pool.threads) if task.pool.threads > 1 else None
         self._sandbox = Sandbox(task.scorer.parser, task.pool.threads) if task.pool.threads else None
+        self._fetcher = Fetcher(min(CONNECTIONS, REQUESTS * max(1, task.pool.threads)))
+        self._scoring = ThreadPoolExecutor(1, "score")
+        self._waiting: collections.deque[_Call] = collections.deque()
+        self._begun: list[_Call] = []
         self._error: InputError | None = None
         try:
-            self._run = task.scorer.start(gpu=task.pool.gpus > 0)  # while the sandbox is starting
+            start = self._scoring.submit(task.scorer.start, gpu=task.pool.gpus > 0)
+            self._run = start.result()  # while the sandbox is starting
         except InputError as error:  # the first call raises it: Ray turns what a constructor raises into a long text
             self._error = error
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         """Rows of ITEM, or of BATCH → tables of ROWS, in order."""
-        if table.schema.names == BATCH.names:
-            yield from self._score(unpack_batches(table, self._task))
-        else:
-            sandbox = self._sandbox or shared_sandbox(self._task.scorer.parser)
-            for units in units_of(table):
-                yield from self._score(batches(self._task, units, sandbox, self._threads))
-
-    def _score(self, batches: Iterable[tuple["Facts", np.ndarray]]) -> Iterator[pa.Table]:
         if self._error:
             raise self._error
         if self._journal.exhausted:
@@ -61,32 +67,62 @@ class ScoringActor:
                 "has too little memory, its GPU is defective, or the network does not run there; lower "
                 "--resources.teachers or --label.batch, or replace the machine"
             )
-        try:
-            yield from self._score_all(batches)
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise InputError(
-                    f"out of GPU memory in a batch of {self._task.batch} ({_line(error)}): lower --label.batch"
-                ) from error
-            if is_device_error(error):
-                self._journal.end(_line(error))
-                print(f"error: {_line(error)}: this process ends and is started again", file=sys.stderr, flush=True)
-                os._exit(1)  # it cannot use the GPU any more; to Ray and to the journal this is a crash
-            raise
+        if table.schema.names == BATCH.names:
+            call = _Call(unpack_batches(table, self._task))
+        else:
+            units = [unit for units in units_of(table) for unit in units]
+            reader = UnitReader(self._task.corpus, self._task.shards, units, self._fetcher)
+            sandbox = self._sandbox or shared_sandbox(self._task.scorer.parser)
+            call = _Call(batches(self._task, reader, sandbox, self._threads), reader)
+        self._waiting.append(call)
+        self._scoring.submit(self._score_waiting)
+        yield from call.results()
 
-    def _score_all(self, batches: Iterable[tuple["Facts", np.ndarray]]) -> Iterator[pa.Table]:
-        for suspect, some in itertools.groupby(batches, lambda batch: self._journal.is_suspect(*_batch_id(batch[0]))):
-            if suspect:
-                yield from (self._score_in_spans(*batch) for batch in some)
-            else:
-                yield from self._score_whole(some)
+    def _score_waiting(self) -> None:
+        """Scores the calls that wait, and those that begin to wait meanwhile."""
+        while self._waiting:
+            try:
+                for suspect, some in itertools.groupby(self._batches(), lambda batch: self._is_suspect(batch[1])):
+                    if suspect:
+                        for call, facts, pixels in some:
+                            call.give(self._score_in_spans(facts, pixels))
+                    else:
+                        self._score_whole(some)
+            except BaseException as error:  # passed to the threads that called, which raise it
+                found = self._explain(error)
+                for call in self._begun:
+                    call.end(found)
 
-    def _score_whole(self, batches: Iterable[tuple["Facts", np.ndarray]]) -> Iterator[pa.Table]:
-        waiting: collections.deque[Facts] = collections.deque()  # a scorer on a GPU returns each batch one batch late
+    def _explain(self, error: BaseException) -> BaseException:
+        """The error to raise. Ends this process if its GPU failed."""
+        if is_out_of_memory(error):
+            found = InputError(
+                f"out of GPU memory in a batch of {self._task.batch} ({_line(error)}): lower --label.batch"
+            )
+            found.__cause__ = error
+            return found
+        if is_device_error(error):
+            self._journal.end(_line(error))
+            print(f"error: {_line(error)}: this process ends and is started again", file=sys.stderr, flush=True)
+            os._exit(1)  # it cannot use the GPU any more; to Ray and to the journal this is a crash
+        return error
+
+    def _batches(self) -> Iterator["_Batch"]:
+        """The batches of all calls, until none waits."""
+        while self._waiting:
+            self._begun = [call for call in self._begun if not call.ended]
+            self._begun.append(call := self._waiting.popleft())
+            yield from call.batches()
+
+    def _is_suspect(self, facts: Facts) -> bool:
+        return self._journal.is_suspect(*_batch_id(facts))
+
+    def _score_whole(self, batches: Iterable["_Batch"]) -> None:
+        late: collections.deque[tuple[_Call, Facts]] = collections.deque()  # a GPU returns each batch one batch late
 
         def pixels() -> Iterator[np.ndarray]:
-            for facts, batch in batches:
-                waiting.append(facts)
+            for call, facts, batch in batches:
+                late.append((call, facts))
                 key, rows = _batch_id(facts)
                 self._journal.start((key, 0, rows))
                 yield batch
@@ -94,9 +130,10 @@ class ScoringActor:
         for ranked in self._run(pixels()):
             self._journal.finish()
             heartbeat()
-            yield _rows(waiting.popleft(), ranked)
+            call, facts = late.popleft()
+            call.give(_rows(facts, ranked))
 
-    def _score_in_spans(self, facts: "Facts", pixels: np.ndarray) -> pa.Table:
+    def _score_in_spans(self, facts: Facts, pixels: np.ndarray) -> pa.Table:
         """The rows of a suspect batch. Each row is ranked alone, so the rows of samples that do not crash the teacher
         are the same as when the batch is scored whole."""
         key, rows = _batch_id(facts)
@@ -118,7 +155,60 @@ class ScoringActor:
         return _rows(facts, tuple(found))
 
 
-def _batch_id(facts: "Facts") -> tuple[int, int]:
+class _Call:
+    """A call of the actor. `results` is for the thread that called, the rest for the one that scores."""
+
+    def __init__(self, batches: Iterator[tuple[Facts, np.ndarray]], reader: UnitReader | None = None) -> None:
+        """`reader`: is closed when the call ends."""
+        self._source, self._reader = batches, reader
+        self._results: queue.SimpleQueue[pa.Table | BaseException | None] = queue.SimpleQueue()
+        self._missing, self._whole = 0, False
+        self.ended = False
+
+    def results(self) -> Iterator[pa.Table]:
+        try:
+            while (result := self._results.get()) is not None:
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+        finally:
+            self.ended = True  # nobody waits for the rest
+
+    def batches(self) -> Iterator["_Batch"]:
+        """What is to be scored. An error of the source ends this call, not those that are scored with it."""
+        try:
+            for facts, pixels in self._source:
+                if self.ended:
+                    break
+                self._missing += 1
+                yield self, facts, pixels
+            self._whole = True
+            self._end_if_complete()
+        except Exception as error:
+            self.end(error)
+        finally:
+            if self._reader:
+                self._reader.close()
+
+    def give(self, rows: pa.Table) -> None:
+        """The rows of the oldest batch without any."""
+        self._missing -= 1
+        self._results.put(rows)
+        self._end_if_complete()
+
+    def _end_if_complete(self) -> None:
+        if self._whole and not self._missing:
+            self.end()
+
+    def end(self, error: BaseException | None = None) -> None:
+        self.ended = True
+        self._results.put(error)
+
+
+_Batch = tuple[_Call, Facts, np.ndarray]
+
+
+def _batch_id(facts: Facts) -> tuple[int, int]:
     """Identifies a batch in the journal: (key of its first sample, number of its samples)."""
     return int(facts.key[0]), len(facts.key)
 

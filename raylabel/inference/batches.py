@@ -2,7 +2,8 @@
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,7 +12,9 @@ import pyarrow as pa
 
 from raylabel.compute.resources import Pool
 from raylabel.compute.watchdog import heartbeat
-from raylabel.corpus import Corpus, Sample, Shards, Unit, read_unit
+from raylabel.corpus import Corpus, Sample, Shards, Unit
+from raylabel.corpus.ahead import UnitReader
+from raylabel.corpus.fetch import Fetcher
 from raylabel.corpus.sample import media_digest, sample_digest
 from raylabel.inference.scorer import Scorer
 from raylabel.media.sandbox.sandbox import Sandbox, shared_sandbox
@@ -55,7 +58,8 @@ def item(units: Iterable[Unit]) -> pa.Table:
 def decode(task: ScoringTask, table: pa.Table) -> Iterator[pa.Table]:
     """Rows of ITEM → rows of BATCH. Runs in a Ray task."""
     for units in units_of(table):
-        for facts, batch in batches(task, units, shared_sandbox(task.scorer.parser), None):
+        reader = UnitReader(task.corpus, task.shards, units, shared_fetcher())
+        for facts, batch in batches(task, reader, shared_sandbox(task.scorer.parser), None, reuse=False):
             yield _pack(facts, batch)
 
 
@@ -82,15 +86,23 @@ def units_of(table: pa.Table) -> Iterator[list[Unit]]:
         yield [Unit(shard, first, rows, tuple(only)) for shard, first, rows, only in values]
 
 
+@functools.cache
+def shared_fetcher() -> Fetcher:
+    """This process's threads that read ahead, kept for the next task."""
+    return Fetcher()
+
+
 def batches(
-    task: ScoringTask, units: Sequence[Unit], sandbox: Sandbox, threads: ThreadPoolExecutor | None
+    task: ScoringTask, reader: UnitReader, sandbox: Sandbox, threads: ThreadPoolExecutor | None, reuse: bool = True
 ) -> Iterator[tuple[Facts, np.ndarray]]:
     """Yields (facts, prepared samples uint8 [B, *shape]) for each batch of the units. Slots without a sample are zero.
 
-    Storage is read ahead of decoding. Each batch overwrites the array of the previous one.
+    Storage is read ahead of decoding. Each batch overwrites the array of the previous one, unless `reuse` is False.
     """
-    pixels = np.zeros((task.batch, *task.scorer.shape), np.uint8)
-    for samples in ahead(_chunks(task, units), depth=2):
+    shape = (task.batch, *task.scorer.shape)
+    pixels = np.empty(shape, np.uint8)
+    for samples in ahead(_chunks(task, reader), depth=2):
+        pixels = pixels if reuse else np.empty(shape, np.uint8)
         facts = _facts(samples)
         span = -(-len(samples) // (SPANS * task.pool.threads)) if threads else len(samples)
         spans = [range(i, min(i + span, len(samples))) for i in range(0, len(samples), span)]
@@ -102,31 +114,13 @@ def batches(
         yield facts, pixels
 
 
-def _chunks(task: ScoringTask, units: Sequence[Unit]) -> Iterator[list[Sample]]:
-    """Yields the samples of the units in lists of B; the last list of a unit may be shorter.
-
-    Adjacent units are read in one pass: starting inside a row group of a parquet file costs as much as reading all of
-    its earlier rows.
-    """
-    for run in _runs(units):
-        rows = sum(unit.rows for unit in run)
-        whole = Unit(run[0].shard, run[0].first, rows, run[0].only)
-        samples = read_unit(task.corpus, task.shards.row(whole.shard), whole)
+def _chunks(task: ScoringTask, reader: UnitReader) -> Iterator[list[Sample]]:
+    """Yields the samples of the units in lists of B; the last list of a unit may be shorter."""
+    for run, samples in reader:
         for unit in run:
             for first in range(0, unit.rows, task.batch):
                 yield list(itertools.islice(samples, min(task.batch, unit.rows - first)))
         next(samples, None)  # raises an error if the shard has fewer rows than it should
-
-
-def _runs(units: Sequence[Unit]) -> Iterator[list[Unit]]:
-    run: list[Unit] = []
-    for unit in units:
-        follows = run and (run[-1].shard, run[-1].first + run[-1].rows) == (unit.shard, unit.first)
-        if run and (not follows or unit.only or run[-1].only):
-            yield run
-            run = []
-        run.append(unit)
-    yield run
 
 
 def _facts(samples: list[Sample]) -> Facts:
@@ -174,18 +168,42 @@ BATCH = pa.schema(
 
 
 def _pack(facts: Facts, pixels: np.ndarray) -> pa.Table:
-    """A batch as one row of BATCH."""
-    own = pixels.copy()  # the next batch is decoded into the same array
-    buffers = [None, pa.py_buffer(np.array([0, own.nbytes], np.int64)), pa.py_buffer(own)]
+    """A batch as one row of BATCH, which refers to the memory of `pixels`."""
+    buffers = [None, pa.py_buffer(np.array([0, pixels.nbytes], np.int64)), pa.py_buffer(pixels)]
     media = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, buffers)
     lists = [pa.array([getattr(facts, name)], BATCH.field(name).type) for name in BATCH.names[1:]]
     return pa.Table.from_arrays([media, *lists], schema=BATCH)
 
 
+class _Pixels:
+    """Bytes of an Arrow buffer as an array without a copy.
+
+    The array is marked writable although its memory is not, because torch warns of arrays that are not. No scorer
+    writes to its batch.
+    """
+
+    def __init__(self, buffer: pa.Buffer, shape: tuple[int, ...]) -> None:
+        self.buffer = buffer  # its memory is not freed before this object is
+        self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": shape, "data": (buffer.address, False)}
+
+
 def unpack_batches(table: pa.Table, task: ScoringTask) -> Iterator[tuple[Facts, np.ndarray]]:
-    pixels = np.empty((task.batch, *task.scorer.shape), np.uint8)  # the memory of the table is read-only
-    for index in range(table.num_rows):
-        row = {name: table.column(name)[index] for name in BATCH.names}
-        pixels.reshape(-1)[:] = np.frombuffer(row.pop("pixels").as_buffer(), np.uint8)
+    """The batches of rows of BATCH; the pixels are in the memory of the table and must not be written to."""
+    shape = (task.batch, *task.scorer.shape)
+    for index, buffer in enumerate(_buffers(table.column("pixels"))):
+        if buffer.size != math.prod(shape):
+            raise AssertionError(f"{buffer.size} bytes of pixels, expected {shape}")
+        row = {name: table.column(name)[index] for name in BATCH.names[1:]}
         key = row.pop("key").values.to_numpy()
-        yield Facts(key, **{name: value.as_py() for name, value in row.items()}), pixels
+        facts = Facts(key, **{name: value.as_py() for name, value in row.items()})
+        yield facts, np.asarray(_Pixels(buffer, shape))
+
+
+def _buffers(column: pa.ChunkedArray) -> Iterator[pa.Buffer]:
+    """The bytes of each value; a scalar of the column would be a copy of them."""
+    for chunk in column.chunks:
+        _, offsets, data = chunk.buffers()
+        assert offsets is not None and data is not None
+        ends = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
+        for start, end in itertools.pairwise(ends):
+            yield data.slice(start, end - start)

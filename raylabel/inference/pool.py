@@ -22,7 +22,7 @@ from raylabel.compute.metrics import show_writing
 from raylabel.compute.resources import WRITERS
 from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus import Unit
-from raylabel.inference.actor import ScoringActor
+from raylabel.inference.actor import CALLS, ScoringActor
 from raylabel.inference.batches import ScoringTask, decode, item
 from raylabel.inference.reuse import Piece, Reader, read_part
 from raylabel.schema import REJECTS, SCORES, check
@@ -95,6 +95,9 @@ def _spans(task: ScoringTask, parts: Callable[[], Iterator[Part]]) -> Iterator[t
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_consecutive_actor_init_deaths = 3  # a node may be lost while an actor starts on it
+    # Ray starts another actor if more than 1.75 calls per thread of the others are in flight, and ends one below 0.5.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold /= CALLS
+    context.autoscaling_config.actor_pool_util_downscaling_threshold /= CALLS
     # Rows are assigned to parts by their order alone.
     context.execution_options.preserve_order = True
     pixels = PIXELS * task.batch * int(np.prod(task.scorer.shape))
@@ -128,7 +131,7 @@ def _pipeline(task: ScoringTask, items: list[pa.Table]) -> ray.data.Dataset:
         return work.map_batches(
             ScoringActor,
             fn_constructor_args=(task,),
-            batch_size=1 if pool.threads else PIXELS,  # rows per call
+            batch_size=None,  # a call gets a block as it is: Ray would copy pixels into batches of other sizes
             batch_format="pyarrow",
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
@@ -136,7 +139,9 @@ def _pipeline(task: ScoringTask, items: list[pa.Table]) -> ray.data.Dataset:
                 min_size=size,
                 initial_size=size,
                 max_size=len(items) if pool.grows else size,
-                max_tasks_in_flight_per_actor=2,
+                max_tasks_in_flight_per_actor=CALLS,
+                max_concurrent_calls_per_actor=CALLS,
+                enable_true_multi_threading=True,
             ),
             max_restarts=MAX_RESTARTS,
             max_task_retries=MAX_RESTARTS,

@@ -15,7 +15,8 @@ Ranked = tuple[np.ndarray, ...]
 the best class of each clip."""
 
 Run = Callable[[Iterable[np.ndarray]], Iterator[Ranked]]
-"""Batches uint8 [B, *shape] → `Ranked` of each, in order. A batch may be overwritten when the next is requested."""
+"""Batches uint8 [B, *shape] → `Ranked` of each, in order. A batch may be overwritten when the next is requested,
+and must not be written to: its memory may be read-only."""
 
 
 class Scorer(Protocol):

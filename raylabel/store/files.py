@@ -22,6 +22,7 @@ from raylabel.text import one_line
 ATTEMPTS = 10  # of a request to S3: where 5% of requests fail, fewer than one of 1e9 fails this often in a row
 CONNECT_SECONDS = 10.0  # to connect to S3; the default of 1 s is too short for a thousand clients that start together
 SILENT_SECONDS = 10.0  # without a byte from S3 before a request is retried
+CONNECTIONS = 256  # of a client to S3: its default of 25 limits the requests in flight of all threads
 GOOGLE_SECONDS = 120  # for which a request to Google's store is retried
 
 
@@ -56,7 +57,24 @@ def _store(scheme: str, bucket: str) -> tuple[pafs.FileSystem, str]:
         ) from error
 
 
+class Ranges(Protocol):
+    """A file of which any number of threads read ranges at a time."""
+
+    def size(self) -> int: ...
+    def read_at(self, count: int, offset: int) -> bytes: ...
+    def close(self) -> None: ...
+
+
+def open_ranges(uri: str) -> Ranges:
+    """Opens a file for `Ranges`. FileNotFoundError if there is none, OSError if the store does not answer."""
+    fs, path = filesystem(uri)
+    handler = fs.handler if isinstance(fs, pafs.PyFileSystem) else None
+    return handler.open_ranges(path) if isinstance(handler, RetryingFileSystem) else fs.open_input_file(path)
+
+
 def _s3(bucket: str) -> RetryingFileSystem:
+    if pa.io_thread_count() < CONNECTIONS:
+        pa.set_io_thread_count(CONNECTIONS)  # a client opens as many connections as there were threads when it was made
     found, _ = pafs.FileSystem.from_uri(f"s3://{bucket}/")  # this asks S3 for the region of the bucket
     make, (options,) = found.__reduce__()
     options |= {"connect_timeout": CONNECT_SECONDS, "request_timeout": SILENT_SECONDS}
@@ -168,19 +186,3 @@ def unreadable(uri: str, error: BaseException) -> InputError:
     lost = isinstance(error, (FileNotFoundError, pa.ArrowInvalid))
     fix = "restore the file, or delete the folder that it is in" if lost else "repair that storage"
     return InputError(f"cannot read '{uri}': {one_line(error)}; {fix}, then {RESUME}")
-
-
-class Ranges(Protocol):
-    """An open file, parts of which several threads may read at the same time."""
-
-    def read_at(self, count: int, offset: int) -> bytes: ...
-
-
-def open_ranges(uri: str) -> Ranges:
-    """A file to read parts of, each with one request. Opening it is a request to an object store, for its size."""
-    fs, path = filesystem(uri)
-    with reading(uri):
-        # Not by the file system itself: reads of the file that it returns wait for each other.
-        if isinstance(fs, pafs.PyFileSystem) and isinstance(fs.handler, RetryingFileSystem):
-            return fs.handler.open_ranges(path)
-        return fs.open_input_file(path)

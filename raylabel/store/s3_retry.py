@@ -72,11 +72,11 @@ class RetryingFileSystem(pafs.FileSystemHandler):
         return self.open_input_file(path)
 
     def open_input_file(self, path: str) -> pa.PythonFile:
-        return pa.PythonFile(_File(self._inner.open_input_file(path), self._attempts), mode="r")
+        return pa.PythonFile(self.open_ranges(path), mode="r")
 
-    def open_ranges(self, path: str) -> "_File":
-        """A file of which several threads may read parts with `read_at` at the same time."""
-        return _File(self._inner.open_input_file(path), self._attempts)
+    def open_ranges(self, path: str) -> "RetryingFile":
+        """The file, for several threads at a time: the reads of a pa.PythonFile wait for each other."""
+        return RetryingFile(self._inner.open_input_file(path), self._attempts)
 
     def open_output_stream(self, path: str, metadata: Any) -> pa.NativeFile:
         return self._inner.open_output_stream(path, metadata=metadata)
@@ -85,8 +85,8 @@ class RetryingFileSystem(pafs.FileSystemHandler):
         return self._inner.open_append_stream(path, metadata=metadata)
 
 
-class _File:
-    """The methods of a file that pa.PythonFile calls."""
+class RetryingFile:
+    """A file with small reads that are retried: the methods that pa.PythonFile calls, `size` and `read_at`."""
 
     def __init__(self, inner: pa.NativeFile, attempts: int) -> None:
         self._inner, self._attempts, self._size, self._at = inner, attempts, inner.size(), 0
@@ -105,15 +105,18 @@ class _File:
         self._at = (0, self._at, self._size)[whence] + offset
         return self._at
 
+    def size(self) -> int:
+        return self._size
+
     def read(self, count: int | None = None) -> bytes:
         left = max(0, self._size - self._at)
-        count = left if count is None or count < 0 else min(count, left)
-        data = self.read_at(count, self._at) if count else b""
+        data = self.read_at(left if count is None or count < 0 else min(count, left), self._at)
         self._at += len(data)
         return data
 
     def read_at(self, count: int, offset: int) -> bytes:
-        return self._retry(lambda: self._inner.read_at(count, offset))
+        """For any number of threads at a time."""
+        return self._retry(lambda: self._inner.read_at(count, offset)) if count else b""
 
     def _retry(self, read: Callable[[], T]) -> T:
         failure = None

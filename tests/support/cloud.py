@@ -130,8 +130,8 @@ class Cloud(FaultyStore):
 class SlowFiles:
     """Settings of a file system that reads the local folder `folder`/BUCKET as the bucket BUCKET.
 
-    Opening a file costs a request, as with pyarrow's S3, which asks for the size. Each read of a file is a request, and
-    the reads of one open file wait for each other.
+    Opening a file costs a request, as with pyarrow's S3, which asks for the size. Each read of a file is a request;
+    several threads may read one open file at a time, as with pyarrow's S3.
     """
 
     folder: str
@@ -160,6 +160,13 @@ class SlowFiles:
             os.write(log, line)
         finally:
             os.close(log)
+
+
+class _Store(pafs.PyFileSystem):
+    """Its open files are not wrapped in a pa.PythonFile, whose reads wait for each other."""
+
+    def open_input_file(self, path: str) -> Any:
+        return self.handler.open_file(path)
 
 
 class _Handler(pafs.FileSystemHandler):
@@ -215,8 +222,11 @@ class _Handler(pafs.FileSystemHandler):
         return self.open_input_file(path)
 
     def open_input_file(self, path: str) -> pa.PythonFile:
+        return pa.PythonFile(self.open_file(path), mode="r")
+
+    def open_file(self, path: str) -> "_SlowFile":
         self._store.answer("HEAD", path)
-        return pa.PythonFile(_SlowFile(self._store, path, self._files.open_input_file(path)), mode="r")
+        return _SlowFile(self._store, path, self._files.open_input_file(path))
 
     def open_output_stream(self, path: str, metadata: Any) -> pa.PythonFile:
         self._files.create_dir(os.path.dirname(path), recursive=True)
@@ -247,14 +257,20 @@ class _SlowFile:
         self.at = (0, self.at, self.file.size())[whence] + offset
         return self.at
 
+    def size(self) -> int:
+        return self.file.size()
+
     def read(self, count: int | None = None) -> bytes:
         left = max(0, self.file.size() - self.at)
-        count = left if count is None or count < 0 else min(count, left)
+        data = self.read_at(left if count is None or count < 0 else min(count, left), self.at)
+        self.at += len(data)
+        return data
+
+    def read_at(self, count: int, offset: int) -> bytes:
         if not count:
             return b""
-        data = self.file.read_at(count, self.at)
+        data = self.file.read_at(count, offset)
         self.store.answer("GET", self.key, len(data))
-        self.at += len(data)
         return data
 
 
@@ -307,7 +323,7 @@ def uninstall() -> None:
 def set_up_worker() -> None:
     """Installs the store of the environment in this process."""
     store = SlowFiles(**json.loads(os.environ[SETTINGS]))
-    files._s3 = lambda bucket: RetryingFileSystem(slow_filesystem(store), 3, (_reopen, ()))
+    files._s3 = lambda bucket: RetryingFileSystem(_Store(_Handler(store)), 3, (_reopen, ()))
     files._store.cache_clear()
 
 
