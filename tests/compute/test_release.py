@@ -107,8 +107,12 @@ def test_labeling_uses_all_gpus_and_releases_them_before_the_next_stage(tmp_path
     assert least == 0  # both GPUs were in use
     assert free == {"CPU": 4, "GPU": 2}
     assert hardware == "4 CPUs, 2 GPUs"
-    # Each actor is told to use a GPU, and has one of its own or shares it with one other.
-    assert given == {"whole": [[True, 0], [True, 1]], "part": [[True, 0]] * 2 + [[True, 1]] * 2}
+    # Each actor is told to use a GPU, and has one of its own or shares it with one other, unless that starts too late.
+    assert given["whole"] == [[True, 0], [True, 1]]
+    assert all(given["part"].count(one) <= 2 for one in given["part"]) and {tuple(one) for one in given["part"]} <= {
+        (True, 0),
+        (True, 1),
+    }
     assert same
 
 
