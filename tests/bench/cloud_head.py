@@ -6,6 +6,7 @@ It is a module of its own because it imports PyTorch, which takes more memory th
 import functools
 import tempfile
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,10 +40,15 @@ def row_9(rounds: int = 5) -> None:
         logits = {name: _logits(Network(model, DIGITS_VIEW, *arm), pixels[1::2]) for name, arm in _with_p(arms).items()}
     for name, found in logits.items():
         print_value("row 9", f"{name}: distinct logits of a class among {len(found)} rows", _distinct(found), "logits")
-        order = [float(kendalltau(a, b, variant="b").statistic) for a, b in zip(logits["fp32"].T, found.T, strict=True)]
+        order = [_tau(a, b) for a, b in zip(logits["fp32"].T, found.T, strict=True)]
         print_value("row 9", f"{name}: Kendall's tau-b of a class's order with fp32", order, "")
     for arch, classes in (("resnet18", 1000), ("resnet50", 1000), ("resnet50", 21_000)):
         _head_cost(arch, classes, rounds)
+
+
+def _tau(a: np.ndarray, b: np.ndarray) -> float:
+    found: Any = kendalltau(a, b, variant="b")
+    return float(found.statistic)
 
 
 def _with_p(arms: dict[str, tuple[str, bool]]) -> dict[str, tuple[str, int, bool]]:
