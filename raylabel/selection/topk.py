@@ -6,7 +6,7 @@ Letters: C classes, K samples kept per class, n candidates in one call.
 import numpy as np
 
 STAGE_ROWS = 512  # rows staged per class: with fewer, the loop over classes costs more than the rows
-STAGED = 1 << 23  # rows staged for all classes at most: 0.3 GB while they are sorted
+STAGED = 1 << 22  # rows staged for all classes at most: 0.2 GB while they are sorted
 
 
 class TopK:
@@ -18,7 +18,7 @@ class TopK:
     of the whole stream. (For a dropped row there is a better row of its group, or K better rows of different groups,
     and later rows do not change this.)
     Once a class has K rows, the K-th score is a threshold that drops most later rows by one comparison. Other rows are
-    staged; when C * max(K / 4, 512) rows are staged, or 8 million, they are sorted by class and each class is cut back
+    staged; when C * max(K / 4, 512) rows are staged, or 4 million, they are sorted by class and each class is cut back
     to K. So the memory is at most C * K rows of 12 bytes, and the staged rows of about 32 bytes each while they are
     sorted; with groups, 8 and 16 bytes more. A caller that has less memory calls `take` in between.
     """

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import grpc
 import pytest
 import ray
+from ray._private.utils import _get_docker_cpus
 from ray.util.placement_group import placement_group
 
 from raylabel.compute import ray_internals as internals
@@ -34,7 +35,7 @@ def test_cpus_of_the_affinity_and_of_the_cgroup_are_counted(tmp_path: Path, monk
     finally:
         os.sched_setaffinity(0, mine)
     files = [tmp_path / name for name in ("no quota", "no period", "no set", "cpu.max")]
-    monkeypatch.setattr(ray._private.utils._get_docker_cpus, "__defaults__", tuple(map(str, files)))
+    monkeypatch.setattr(_get_docker_cpus, "__defaults__", tuple(map(str, files)))
     files[-1].write_text("50000 100000")  # half a CPU, which is less than one
     assert internals.usable_cpus() == 1
     files[-1].write_text("max 100000")
