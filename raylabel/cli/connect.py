@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import ray
 
-from raylabel.compute.ray_internals import ask_cluster_id, token_header
+from raylabel.compute.ray_internals import ask_cluster_id, token_header, usable_cpus
 from raylabel.errors import InputError
 
 
@@ -38,7 +38,7 @@ def connect() -> None:
         else:
             # At least two logical CPUs: one for a model, one for the tasks that read and decode for it.
             try:
-                ray.init(address="local", num_cpus=max(2, os.cpu_count() or 1), include_dashboard=False, **quiet)
+                ray.init(address="local", num_cpus=max(2, usable_cpus()), include_dashboard=False, **quiet)
             except OSError as error:
                 if "AF_UNIX path length" not in str(error):
                     raise

@@ -37,6 +37,15 @@ def _node() -> Any:
     return ray._private.worker._global_node  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def usable_cpus() -> int:
+    """CPUs that this process may use, at least 1: those of the machine, or fewer if its cgroup has a quota or a set of
+    CPUs, as a container has, or if its affinity has fewer."""
+    from ray._private.utils import get_num_cpus  # this is what `ray start` counts; it does not consider the affinity
+
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(int(get_num_cpus(override_docker_cpu_warning=True)), affinity))
+
+
 def draining_nodes() -> set[str]:
     """Ids of the nodes that are draining: about to be shut down (spot notice, SIGTERM to Ray there, scale-down)."""
     import ray._private.state  # Ray Train itself uses this

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from raylabel.compute.ray_internals import draining_nodes
+from raylabel.compute.ray_internals import draining_nodes, usable_cpus
 from raylabel.errors import InputError
 
 Decode = Literal["auto", "beside", "cluster"]
@@ -55,13 +55,23 @@ class Node:
     gpus: int = 0
 
 
+def node_cpus() -> int:
+    """CPUs of this process's node, at least 1: those that Ray counts there, or fewer if the process may not use all of
+    them."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    counted = next(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here)
+    return max(1, min(int(counted), usable_cpus()))
+
+
 @dataclass(frozen=True)
 class Pool:
     """Teacher actors, the resources that each requests, and its decoding threads (0: other tasks decode)."""
 
     actors: int
     cpus: float
-    gpus: int
+    gpus: float
     threads: int
     grows: bool = True
     """Whether more actors are started on nodes that join. `actors` is then the number at the start."""

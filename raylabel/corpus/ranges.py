@@ -159,8 +159,8 @@ class RangeWindow:
     def read(self, at: int, count: int) -> bytes:
         return self.file.read_at(count, at)
 
-    def expect(self, start: int, end: int) -> None:
-        """The range is planned."""
+    def start(self, at: int, end: int = 0) -> None:
+        """Does nothing: the ranges are planned."""
 
 
 def _pieces(ranges: Iterable[Range]) -> Iterator[tuple[int, int, int]]:

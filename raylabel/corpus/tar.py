@@ -54,15 +54,21 @@ class TarReader:
         return self.window.read(member.offset, member.size)
 
     def samples(
-        self, corpus: Corpus, offset: int = 0, passed: PassedOver | None = None, end: int | None = None
+        self,
+        corpus: Corpus,
+        offset: int = 0,
+        passed: PassedOver | None = None,
+        end: int | None = None,
+        whole: bool = False,
     ) -> Iterator[TarSample]:
         """The samples, from the one whose first header is at byte `offset`, up to byte `end`, where another sample or
         the end of the archive is. Counts in `passed` the members that belong to no sample. InputError also if the names
-        can be read in two ways.
+        can be read in two ways. `whole`: the members of most samples up to `end` will be read.
 
         The members of a sample can be read without another request until the next sample is taken.
         """
         names = Names(corpus, self.uri)
+        self.window.start(offset, end if whole and end else 0)
         for sample in names.samples(self._members(names, offset, passed, end)):
             self.window.release(sample.offset)
             yield sample

@@ -13,7 +13,7 @@ and what follows the last one, are those in the tar. Members are read by their o
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from raylabel.corpus.config import Corpus, locate
 from raylabel.corpus.members import Found, Member, Names, TarSample
@@ -82,7 +82,7 @@ def read_index(corpus: Corpus, tar: TarReader) -> "TarIndex | None":
         with fs.open_input_file(path) as file:
             if file.size() > tar.size:
                 raise UnusableError("it is larger than the tar")
-            head, *lines = file.read().decode().splitlines()
+            head, *lines = file.read().decode().removesuffix("\n").split("\n")
     except FileNotFoundError:
         return None
     except (UnicodeDecodeError, ValueError) as error:
@@ -94,7 +94,7 @@ def read_index(corpus: Corpus, tar: TarReader) -> "TarIndex | None":
     try:
         if int(count) != len(lines) or not all(_has_extensions(line) for line in lines):
             raise ValueError
-        for (_, one), (_, other) in pairwise([(0, Member("", 0, 0)), *index.members()]):
+        for (_, one), (_, other) in pairwise(chain([(0, Member("", 0, 0))], index.members())):
             index.end = other.offset + whole_blocks(other.size)
             if other.size < 0 or other.offset % BLOCK or other.offset < one.offset + whole_blocks(one.size) + BLOCK:
                 raise ValueError

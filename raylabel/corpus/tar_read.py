@@ -113,9 +113,7 @@ def _wanted(
     corpus: Corpus, shard: Mapping[str, Any], tar: TarReader, span: Span, rows: Sequence[int]
 ) -> Iterator[tuple[int, TarSample]]:
     """(row, its sample) of some rows in a span."""
-    if span.end_byte is not None and _is_dense(span, rows):
-        tar.window.expect(span.byte, span.end_byte)
-    samples, at = tar.samples(corpus, span.byte, end=span.end_byte), span.row
+    samples, at = tar.samples(corpus, span.byte, end=span.end_byte, whole=_is_dense(span, rows)), span.row
     for row in rows:
         found = next(islice(samples, row - at, None), None)
         if found is None:

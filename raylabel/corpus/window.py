@@ -59,10 +59,11 @@ class Window:
             file.close()
         self._held.clear()
 
-    def expect(self, start: int, end: int) -> None:
-        """Says that all bytes of this range will be read, or most of them: they are requested in large blocks."""
+    def start(self, at: int, end: int = 0) -> None:
+        """Says that reading goes forward from byte `at` on, and that all bytes before `end` will be read, or most of
+        them: these are requested in large blocks."""
         self._drop_ahead()
-        self._at, self._whole, self._length = start, end, self._most
+        self._at, self._whole, self._length = at, end, self._least // 2
 
     def read(self, at: int, count: int) -> bytes:
         """The bytes from `at` on; fewer than `count` at the end of the file."""

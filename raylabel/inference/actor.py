@@ -9,6 +9,7 @@ import collections
 import itertools
 import os
 import queue
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from raylabel.compute.gpu import is_device_error, is_out_of_memory
 from raylabel.compute.metrics import count_samples
 from raylabel.compute.ray_internals import session_folder
 from raylabel.compute.watchdog import heartbeat
@@ -27,6 +29,7 @@ from raylabel.inference.crash_journal import MAX_CRASHES, CrashJournal
 from raylabel.inference.scorer import Ranked
 from raylabel.media.sandbox.sandbox import Sandbox, shared_sandbox
 from raylabel.store.files import CONNECTIONS
+from raylabel.text import one_line
 
 CALLS = 2  # of an actor at a time: the second one reads ahead while the first one is scored
 
@@ -46,15 +49,23 @@ class ScoringActor:
         self._scoring = ThreadPoolExecutor(1, "score")
         self._waiting: collections.deque[_Call] = collections.deque()
         self._begun: list[_Call] = []
+        self._error: InputError | None = None
         start = self._scoring.submit(task.scorer.start, gpu=task.pool.gpus > 0)
-        self._run = start.result()  # while the sandbox is starting
+        try:
+            self._run = start.result()  # while the sandbox is starting
+        except InputError as error:  # the first call raises it: Ray turns what a constructor raises into a long text
+            self._error = error
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         """Rows of ITEM, or of BATCH → tables of ROWS, in order."""
+        if self._error:
+            raise self._error
         if self._journal.exhausted:
+            why = self._journal.why and f" ({self._journal.why})"
             raise InputError(
-                f"the teacher's process crashed {MAX_CRASHES} times in a row and finished no batch: its machine has "
-                "too little memory, or the network does not run there; lower --resources.teachers or --label.batch"
+                f"the teacher's process crashed {MAX_CRASHES} times in a row and finished no batch{why}: its machine "
+                "has too little memory, its GPU is defective, or the network does not run there; lower "
+                "--resources.teachers or --label.batch, or replace the machine"
             )
         if table.schema.names == BATCH.names:
             call = _Call(unpack_batches(table, self._task))
@@ -78,8 +89,22 @@ class ScoringActor:
                     else:
                         self._score_whole(some)
             except BaseException as error:  # passed to the threads that called, which raise it
+                shown = self._explained(error)
                 for call in self._begun:
-                    call.end(error)
+                    if not call.ended:
+                        call.end(shown)
+
+    def _explained(self, error: BaseException) -> BaseException:
+        """The error to raise for one of the scorer. Ends the process if its GPU failed."""
+        if is_out_of_memory(error):
+            return InputError(
+                f"out of GPU memory in a batch of {self._task.batch} ({_line(error)}): lower --label.batch"
+            )
+        if is_device_error(error):
+            self._journal.end(_line(error))
+            print(f"error: {_line(error)}: this process ends and is started again", file=sys.stderr, flush=True)
+            os._exit(1)  # it cannot use the GPU any more; to Ray and to the journal this is a crash
+        return error
 
     def _batches(self) -> Iterator["_Batch"]:
         """The batches of all calls, until none waits."""
@@ -185,6 +210,10 @@ _Batch = tuple[_Call, Facts, np.ndarray]
 def _batch_id(facts: Facts) -> tuple[int, int]:
     """Identifies a batch in the journal: (key of its first sample, number of its samples)."""
     return int(facts.key[0]), len(facts.key)
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {one_line(error)[:200]}"
 
 
 def _journal_path() -> str:

@@ -31,6 +31,7 @@ class CrashJournal:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         self._crashes: Counter[Span] = Counter()
         self._starts = 1  # of the actor since the last finished batch, including this one
+        self._why = ""
         found = os.pread(self._file, 1 << 20, 0)
         if len(found) > _HEADER:  # a restart
             known = json.loads(found[_HEADER:].partition(b"\n")[0])  # the rest of an older, longer line may follow
@@ -38,6 +39,7 @@ class CrashJournal:
             in_flight = [span for span in _SPAN.iter_unpack(found[:_HEADER]) if span[2]]
             self._crashes.update(in_flight)
             self._starts = known["starts"] + 1 if in_flight else 1
+            self._why = known.get("why", "")
         self._in_flight: list[Span] = []
         self._save()
 
@@ -49,6 +51,16 @@ class CrashJournal:
     def exhausted(self) -> bool:
         """Whether the actor crashed MAX_CRASHES times in a row without finishing a batch."""
         return self._starts > MAX_CRASHES
+
+    @property
+    def why(self) -> str:
+        """Why the actor ended itself before its last start; empty if it was killed, or if that is not known."""
+        return self._why
+
+    def end(self, why: str) -> None:
+        """Records why the actor ends itself with what is in flight."""
+        self._why = why
+        self._save()
 
     def start(self, span: Span) -> None:
         """Records that a span is sent to the teacher."""
@@ -84,7 +96,8 @@ class CrashJournal:
     def _save(self) -> None:
         """Writes what is in flight and the crashes so far."""
         self._write_in_flight()
-        known = {"starts": self._starts, "crashes": [[*span, count] for span, count in self._crashes.items()]}
+        crashes = [[*span, count] for span, count in self._crashes.items()]
+        known = {"starts": self._starts, "crashes": crashes, "why": self._why}
         data = json.dumps(known).encode() + b"\n"
         os.pwrite(self._file, data, _HEADER)
         os.ftruncate(self._file, _HEADER + len(data))

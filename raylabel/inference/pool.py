@@ -5,6 +5,7 @@ The driver handles only references to the data.
 
 import collections
 import functools
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,17 +20,19 @@ from ray.util.annotations import RayDeprecationWarning
 
 from raylabel.compute.metrics import show_writing
 from raylabel.compute.resources import WRITERS
+from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus import Unit
 from raylabel.inference.actor import CALLS, ScoringActor
 from raylabel.inference.batches import ScoringTask, decode, item
-from raylabel.inference.reuse import Piece, read_part, read_piece
+from raylabel.inference.reuse import Piece, Reader, read_part
 from raylabel.schema import REJECTS, SCORES, check
 from raylabel.store.artifact import commit_part, write_table
 
 ITEMS = 32  # per actor at least, if there are enough units, so that all actors end at about the same time
 PIXELS = 4  # batches in a block of pixels, if tasks decode: an actor copies one to the GPU while another is scored
 BLOCK = 8 << 20  # bytes of a block that an actor returns, about 50,000 samples: the driver handles and counts blocks
-IN_FLIGHT = 64  # parts that are written at the same time
+IN_FLIGHT = 64  # tasks that write parts at the same time
+REUSED = 16  # parts that are reused as a whole and committed by one task, which reads the 16 or 17 earlier ones once
 # Restarts of one actor or task in total: a lost node takes one, a sample that crashes the teacher about ten.
 MAX_RESTARTS = 1000
 
@@ -40,7 +43,7 @@ class Part:
 
     number: int
     units: tuple[Unit, ...]
-    pieces: tuple[Piece, ...] = ()
+    pieces: Sequence[Piece] = ()
     retried: str = ""
     """Folder of SCORES whose part of this number is reused, except for its rejects, which are `units`."""
 
@@ -56,20 +59,27 @@ def score(task: ScoringTask, parts: Callable[[], Iterator[Part]], folder: str) -
     `parts` yields the same parts each time it is called, so that they need not all be in memory.
     """
     writing: list[Any] = []  # references
-    for part, spans in _spans(task, parts):
+    for some, spans in _together(_spans(task, parts)):
         blocks, cuts = [ref for ref, _, _ in spans], [cut for _, *cut in spans]
-        writing.append(_commit.remote(folder, part, cuts, *blocks))
+        writing.append(_commit.remote(folder, some, cuts, *blocks))
         while writing and (len(writing) > IN_FLIGHT or ray.wait(writing, timeout=0)[0]):
             done, writing = ray.wait(writing)
-            yield ray.get(done[0])
+            yield from ray.get(done[0])
         show_writing(len(writing))
     while writing:
         done, writing = ray.wait(writing)
         show_writing(len(writing))
-        yield ray.get(done[0])
+        yield from ray.get(done[0])
 
 
 Span = tuple[Any, int, int]  # rows of a block: (reference of the block, first row, number of rows)
+
+
+def _together(parts: Iterator[tuple[Part, list[Span]]]) -> Iterator[tuple[list[Part], list[Span]]]:
+    """The parts that one task commits: up to REUSED of those that have no units, or one that has."""
+    for reused, some in itertools.groupby(parts, lambda one: not one[0].units):
+        while run := list(itertools.islice(some, REUSED if reused else 1)):
+            yield [part for part, _ in run], [span for _, spans in run for span in spans]
 
 
 def _spans(task: ScoringTask, parts: Callable[[], Iterator[Part]]) -> Iterator[tuple[Part, list[Span]]]:
@@ -160,18 +170,28 @@ def _grouped(dataset: ray.data.Dataset, parts: Iterator[Part]) -> Iterator[tuple
 
 
 @ray.remote(num_cpus=WRITERS / 4, max_retries=3)
-def _commit(folder: str, part: Part, cuts: Sequence[Sequence[int]], *blocks: pa.Table) -> dict[str, Any]:
+def _commit(
+    folder: str, parts: Sequence[Part], cuts: Sequence[Sequence[int]], *blocks: pa.Table
+) -> list[dict[str, Any]]:
+    """Commits the parts and returns their records. The blocks are those of the only part, if it has units."""
+    reader = Reader()
+    return [_commit_part(folder, part, reader, list(zip(blocks, cuts, strict=True))) for part in parts]
+
+
+def _commit_part(
+    folder: str, part: Part, reader: Reader, blocks: Sequence[tuple[pa.Table, Sequence[int]]]
+) -> dict[str, Any]:
     """Writes SCORES and REJECTS of a part, then its record, which is the commit. Writing them twice is harmless."""
+    heartbeat()
     scores, rejects = [], []
-    for whole, (first, taken) in zip(blocks, cuts, strict=True):
+    for whole, (first, taken) in blocks:
         block = whole.slice(first, taken)
         rejected = pc.not_equal(block.column("reason"), "")  # pyright: ignore[reportAttributeAccessIssue]
         rejects.append(block.filter(rejected).select(REJECTS.names))
         scores.append(block.filter(pc.invert(rejected)).select(SCORES.names))  # pyright: ignore[reportAttributeAccessIssue]
     if (found := sum(table.num_rows for table in [*scores, *rejects])) != part.rows:
         raise AssertionError(f"part {part.number} has {found} rows, expected {part.rows}")
-    for piece in part.pieces:
-        taken = read_piece(piece)
+    for piece, taken in reader.read(part.pieces):
         if (found := sum(table.num_rows for table in taken)) != piece.rows:
             raise AssertionError(f"{piece} has {found} rows: delete {piece.folder} and run again")
         scores.append(taken[0])
@@ -180,9 +200,7 @@ def _commit(folder: str, part: Part, cuts: Sequence[Sequence[int]], *blocks: pa.
         scores.append(read_part(part.retried, "scores", part.number))
     files, reasons, rows, grouped = [], collections.Counter(), 0, 0
     for name, tables, schema in (("scores", scores, SCORES), ("rejects", rejects, REJECTS)):
-        table = check(pa.concat_tables([schema.empty_table(), *tables]), schema, name)
-        if part.pieces or part.retried:
-            table = table.sort_by("key")
+        table = _in_key_order(check(pa.concat_tables([schema.empty_table(), *tables]), schema, name))
         if table.num_rows or name == "scores":
             files.append(write_table(folder, f"{name}-{part.number:06d}.parquet", table))
         if name == "rejects":
@@ -192,3 +210,9 @@ def _commit(folder: str, part: Part, cuts: Sequence[Sequence[int]], *blocks: pa.
         rows += table.num_rows
     found = {"rows": rows, "earlier": rows - part.rows, "groups": grouped, "reasons": reasons}
     return commit_part(folder, part.number, files, found)
+
+
+def _in_key_order(table: pa.Table) -> pa.Table:
+    """Sorts only what is not sorted, because sorting copies all lists."""
+    key = table.column("key").to_numpy()
+    return table if (key[1:] > key[:-1]).all() else table.sort_by("key")

@@ -3,10 +3,14 @@
 A unit does not depend on the position of its shard in the list, so the rows of an unchanged shard (same URI, same
 fingerprint) stay valid except for the number of the shard in their keys. SCORES of a corpus also serve a smaller share
 of it (`corpus.share`), whose rows have other numbers.
+
+The driver knows for each shard whether it was scored. Tasks read the rows: each file of the earlier SCORES in one
+request and once per task, and a task commits several parts that are reused as a whole.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +22,7 @@ from raylabel.corpus import Shards, Unit, Units
 from raylabel.corpus.share import rows_of, used
 from raylabel.schema import REJECTS, SCORES, make_key
 from raylabel.store.artifact import Artifact, Root
-from raylabel.store.files import filesystem, reading
+from raylabel.store.files import read_file, reading
 from raylabel.store.reject_retry import TRY
 
 
@@ -65,7 +69,7 @@ class Earlier:
         self._number, self._rows = _same(before, now, *self._shares), now.rows
         self.rejected: int = scores.info["rejected"]
 
-    @property
+    @cached_property
     def known(self) -> np.ndarray:
         """Which shards of the current corpus were scored earlier, bool [S]."""
         return self._number >= 0
@@ -87,6 +91,28 @@ class Earlier:
             return None
         layout = Layout(number, self._units.index(number, 0), self._unit, self._part)
         return Piece(self._folder, layout, unit, self._now, self._shares)
+
+    def pieces(self, units: Sequence[Unit]) -> Sequence[Piece]:
+        """The earlier rows of units of known shards."""
+        return _Pieces(self, units)
+
+
+class _Pieces(Sequence[Piece]):
+    """Pieces that are found when they are needed, since the driver makes each part several times; a tuple elsewhere."""
+
+    def __init__(self, earlier: Earlier, units: Sequence[Unit]):
+        self._earlier, self._units = earlier, units
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return _Pieces(self._earlier, self._units[index])
+        return self._earlier.find(self._units[index])
+
+    def __reduce__(self) -> tuple[Callable[..., tuple], tuple[list[Piece]]]:
+        return tuple, (list(self),)
 
 
 def _share(shards: Shards) -> float:
@@ -137,10 +163,18 @@ def _names(shards: Shards, names: list[str]) -> pa.Array:
 
 def read_part(folder: str, name: str, number: int) -> pa.Table:
     """A part's `scores` or `rejects`."""
-    fs, path = filesystem(folder)
-    schema = {"scores": SCORES, "rejects": REJECTS}[name]
-    with reading(f"{folder}/{name}-{number:06d}.parquet"):
-        return pq.read_table(f"{path}/{name}-{number:06d}.parquet", filesystem=fs, schema=schema)
+    uri = _uri(folder, name, number)
+    with reading(uri):
+        return _read(uri, name)
+
+
+def _uri(folder: str, name: str, number: int) -> str:
+    return f"{folder}/{name}-{number:06d}.parquet"
+
+
+def _read(uri: str, name: str) -> pa.Table:
+    # Whole, in one request: it is one row group of a few megabytes.
+    return pq.read_table(pa.BufferReader(read_file(uri)), schema={"scores": SCORES, "rejects": REJECTS}[name])
 
 
 def rejected_units(folder: str, number: int) -> tuple[Unit, ...]:
@@ -154,25 +188,49 @@ def rejected_units(folder: str, number: int) -> tuple[Unit, ...]:
     )
 
 
-def read_piece(piece: Piece) -> tuple[pa.Table, pa.Table]:
-    """(SCORES, REJECTS) of the unit, with the current keys of its samples."""
-    layout, unit, (rows, parts) = piece.layout, piece.unit, parts_of(piece)
-    keys = pa.array(make_key(layout.shard, 0) + rows)
-    where = (pc.field("key") >= keys[0]) & (pc.field("key") <= keys[-1]) & pc.field("key").isin(keys)
-    fs, path = filesystem(piece.folder)
-    found = []
-    for name, schema in (("scores", SCORES), ("rejects", REJECTS)):
-        tables = [schema.empty_table()]
-        for part in parts:
-            try:
-                file = f"{path}/{name}-{part:06d}.parquet"
-                tables.append(pq.read_table(file, filesystem=fs, filters=where, schema=schema))
-            except FileNotFoundError:  # a part without rejects; missing scores are found by the count of rows
-                continue
-        table = pa.concat_tables(tables)
-        now = make_key(unit.shard, unit.first) + np.searchsorted(keys, table.column("key"))
-        found.append(table.set_column(0, schema.field("key"), pa.array(now, pa.int64())))
-    return found[0], found[1]
+Rows = tuple[pa.Table, pa.Table]
+"""SCORES and REJECTS."""
+
+
+class Reader:
+    """Reads pieces. Those of one part, and of the parts after it, are mostly in the same part of the earlier SCORES, so
+    it keeps the last two of these."""
+
+    def __init__(self) -> None:
+        self._part = lru_cache(maxsize=2)(_read_part)
+
+    def read(self, pieces: Iterable[Piece]) -> Iterator[tuple[Piece, Rows]]:
+        """The rows of each piece with the current keys of its samples, in the order of the earlier SCORES."""
+        for piece in sorted(pieces, key=lambda piece: (piece.layout.first, piece.unit.first)):
+            rows, parts = parts_of(piece)
+            keys = make_key(piece.layout.shard, 0) + rows
+            found = [self._part(piece.folder, part) for part in parts]
+            first = make_key(piece.unit.shard, piece.unit.first)
+            scores, rejects = (
+                pa.concat_tables(_with_keys(table, keys, first) for table in tables)
+                for tables in zip(*found, strict=True)
+            )
+            yield piece, (scores, rejects)
+
+
+def _read_part(folder: str, number: int) -> Rows:
+    try:
+        rejects = _read(_uri(folder, "rejects", number), "rejects")
+    except FileNotFoundError:  # a part without rejects; a lost file is found by the count of rows
+        rejects = REJECTS.empty_table()
+    return read_part(folder, "scores", number), rejects
+
+
+def _with_keys(table: pa.Table, keys: np.ndarray, first: int) -> pa.Table:
+    """The rows of a part, in key order, that have one of `keys`, ascending. Their new key is `first` plus the index of
+    theirs in `keys`."""
+    key = table.column("key").to_numpy()
+    start, end = np.searchsorted(key, keys[0]), np.searchsorted(key, keys[-1], side="right")
+    table, key = table[start:end], key[start:end]
+    at = np.searchsorted(keys, key)
+    if not (mine := keys[at] == key).all():  # a smaller share of the corpus
+        table, at = table.filter(pa.array(mine)), at[mine]
+    return table.set_column(0, table.schema.field("key"), pa.array(first + at, pa.int64()))
 
 
 def parts_of(piece: Piece) -> tuple[np.ndarray, list[int]]:

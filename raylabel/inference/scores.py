@@ -5,7 +5,7 @@ same units on any cluster. So the bytes do not depend on the number of actors, t
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,19 +46,25 @@ class Scoring:
     """Name of the scorer in the progress line."""
 
 
-def make_scores(root: Root, scoring: Scoring) -> Artifact:
+def make_scores(root: Root, scoring: Scoring, former: Sequence[Scoring] = ()) -> Artifact:
     """SCORES, the artifact `scores`: every sample of the corpus as the scorer ranks it.
 
     Shards that the same source scored as part of an earlier state of the corpus are reused; with `retry_rejects`
     everything except the rejects is (reject_retry.py). Files `scores-*` and `rejects-*`, one per part. Info: samples,
     scored, rejected, reasons, groups (rows that have one), images (scored in the build that took `seconds`), earlier
     (reused in it), p. InputError if too many samples could not be read, or if a shard changed while it was scored.
+
+    `former`: the same scoring as earlier versions of raylabel did it. SCORES that they made are returned, and those
+    that they began are completed in the same way, so that no artifact has scores of two arithmetics.
     """
+    choices = (scoring, *former)
+    identities = [_identity(one) for one in choices]
+    identity = dict(root.settle("scores", identities[0], identities[1:]))
+    scoring = choices[identities.index(identity)]
     cluster, shards, unit = ready(scoring.resources), scoring.shards, unit_rows(scoring.corpus)
     pool = cluster.teachers(scoring.resources)
     task = ScoringTask(scoring.scorer, scoring.corpus, Shards(shards), scoring.batch, pool)
     stage = shards.name.replace("shards-", "label ") + (scoring.by and f" by {scoring.by}")
-    identity = {"source": dict(scoring.source), "shards": shards.info["content"], "unit": [unit, PART]}
 
     def build(draft: Draft, before: Artifact | None) -> Built:
         units = Units(task.shards.rows, unit)
@@ -75,6 +81,11 @@ def make_scores(root: Root, scoring: Scoring) -> Artifact:
         return Built(found.files, {**found.info, "shards": folder, "p": task.scorer.p, "hardware": cluster.name})
 
     return make(root, "scores", identity, build, scoring.retry_rejects)
+
+
+def _identity(scoring: Scoring) -> dict[str, Any]:
+    unit = [unit_rows(scoring.corpus), PART]
+    return {"source": dict(scoring.source), "shards": scoring.shards.info["content"], "unit": unit}
 
 
 def _build(
@@ -122,9 +133,11 @@ def _build(
 
 def _part(units: Units, earlier: Earlier | None, number: int) -> Part:
     of_part = [units[i] for i in range(number * PART, min((number + 1) * PART, len(units)))]
-    pieces = {unit: earlier.find(unit) if earlier else None for unit in of_part}
-    new = tuple(unit for unit, piece in pieces.items() if piece is None)
-    return Part(number, new, tuple(piece for piece in pieces.values() if piece))
+    if not earlier:
+        return Part(number, tuple(of_part))
+    known = [bool(earlier.known[unit.shard]) for unit in of_part]
+    new, old = ([unit for unit, one in zip(of_part, known, strict=True) if one is which] for which in (False, True))
+    return Part(number, tuple(new), earlier.pieces(old))
 
 
 def _retried_part(before: Artifact, files: frozenset[str], number: int) -> Part:

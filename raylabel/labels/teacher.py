@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raylabel.compute.autoscaler import ready
@@ -72,10 +72,14 @@ class TrainedNetwork:
 
     @property
     def identity(self) -> Mapping[str, Any]:
+        return self._identity(self._precision, float32_head=True)
+
+    def _identity(self, precision: str, float32_head: bool) -> dict[str, Any]:
+        arithmetic = {"precision": precision} | ({"head": "fp32"} if precision == "bf16" and float32_head else {})
         return {
             "model": self.network.digest,
-            "view": _evaluation_identity(self.view),
-            "label": identity_of(self.config) | {"precision": self._precision},
+            "view": self.view.evaluation_identity,
+            "label": identity_of(self.config) | arithmetic,
         }
 
     @property
@@ -87,13 +91,20 @@ class TrainedNetwork:
 
         Scores are log-odds and not probabilities: near p = 1 a float32 softmax has ties, but a billion samples need an
         order (Yalniz et al. 2019 §3.2 ranks by softmax; the order is the same). Shards that the same network scored as
-        part of an earlier, smaller corpus are not scored again. InputError if too many samples are rejected.
+        part of an earlier, smaller corpus are not scored again. SCORES that an earlier version of raylabel made, or
+        began, with a last layer in bf16 are used as they are. InputError if too many samples are rejected.
         """
+        self.config.check_against(corpus, self.view)
+        precision = self._precision
+        now, before = (self._scoring(corpus, shards, precision, head) for head in (True, False))
+        return make_scores(root, now, [before] if precision == "bf16" else [])
+
+    def _scoring(self, corpus: Corpus, shards: Artifact, precision: str, float32_head: bool) -> Scoring:
         config, model = self.config, self.network
-        config.check_against(corpus, self.view)
-        scoring = Scoring(
-            scorer=Network(model, self.view, self._precision, min(config.p, model.info["classes"])),
-            source=self.identity,
+        p = min(config.p, model.info["classes"])
+        return Scoring(
+            scorer=Network(model, self.view, precision, p, float32_head),
+            source=self._identity(precision, float32_head),
             shards=shards,
             corpus=corpus,
             batch=config.batch,
@@ -102,11 +113,3 @@ class TrainedNetwork:
             retry_rejects=self.retry_rejects,
             by=model.name,
         )
-        return make_scores(root, scoring)
-
-
-def _evaluation_identity(view: View) -> dict[str, Any]:
-    """The fields of a view that affect evaluation pixels: its training crop does not."""
-    shown = {name: identity_of(getattr(view, name)) for name in ("size", "resize", "dct_scale", "mean", "std")}
-    clip = view.clip and replace(view.clip, max_resize=0)
-    return shown | {"clip": identity_of(clip)}

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from raylabel.errors import InputError
 from raylabel.media.sandbox.child import CPU_SECONDS
@@ -150,6 +150,26 @@ class View:
         """Shape of one sample's pixels in training: [S, S, 3], or [T, S, S, 3] of a video."""
         square = (self.size, self.size, 3)
         return (self.clip.frames, *square) if self.clip else square
+
+    @property
+    def evaluation_identity(self) -> dict[str, Any]:
+        """What evaluation pixels depend on, as plain JSON. The crop of training is left out."""
+        shown: dict[str, Any] = {"size": self.size, "resize": self.resize, "dct_scale": self.dct_scale}
+        shown |= {"mean": list(self.mean), "std": list(self.std), "clip": None}
+        if clip := self.clip:
+            shown["clip"] = {"frames": clip.frames, "stride": clip.stride, "count": clip.count, "max_resize": 0}
+        return shown
+
+    @property
+    def training_identity(self) -> dict[str, Any]:
+        """What training pixels depend on, as plain JSON. `max_jpeg_pixels` is left out: a larger JPEG is an error."""
+        shown = {"size": self.size, "flip": self.flip, "mean": list(self.mean), "std": list(self.std)}
+        if self.clip:
+            largest = max(self.resize, self.clip.max_resize)
+            clip = {"frames": self.clip.frames, "stride": self.clip.stride, "max_resize": largest}
+            return shown | {"resize": self.resize, "clip": clip}
+        only = "min_scale" if self.crop == "random_resized" else "padding"
+        return shown | {"crop": self.crop, only: getattr(self, only)}
 
     @property
     def cpu_seconds(self) -> int:

@@ -33,8 +33,12 @@ _AUX = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}  # par
 
 def save_weights(module: nn.Module) -> bytes:
     """All parameters and buffers as safetensors. The bytes do not depend on the device or the memory format."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    return safetensors.torch.save(state)
+    return save_tensors(module.state_dict())
+
+
+def save_tensors(tensors: Mapping[str, Tensor]) -> bytes:
+    """The tensors as safetensors."""
+    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
 def load_weights(module: nn.Module, data: bytes, where: str) -> None:

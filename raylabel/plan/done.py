@@ -1,6 +1,6 @@
 """Finds the work of a run that exists already in the root, by running its stages with a root that builds nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raylabel.corpus import Shards, unit_rows
@@ -35,7 +35,10 @@ class _MissingError(Exception):
 class _ReadOnlyRoot(Root):
     """A root in which nothing is built."""
 
-    def make(self, name: str, identity: Mapping[str, Any], build: Any) -> Artifact:
+    def make(
+        self, name: str, identity: Mapping[str, Any], build: Any, former: Sequence[Mapping[str, Any]] = ()
+    ) -> Artifact:
+        identity = self.settle(name, identity, former)
         if done := self.find(name, identity):
             return done
         raise _MissingError(f"{self.uri}/{name}-{digest(identity)}", name, identity)

@@ -195,12 +195,13 @@ class _Costs:
         if found is None or config is None:
             return _nothing(stage)
         weights = _weight_bytes(model, self.classes)
-        # A checkpoint holds the weights and their momentum.
-        checkpoints = 2 * -(-config.steps // config.checkpoint_every)
+        seconds = config.processed / found.images_per_second
+        # A checkpoint holds the weights and their momentum; there is one at the end.
+        checkpoints = 2 * (1 + int(seconds / 60 / config.checkpoint_minutes))
         return Work(
             stage=stage,
             images=config.processed,
-            seconds=found.start + config.processed / found.images_per_second,
+            seconds=found.start + seconds,
             bytes_read=round(config.processed * self._bytes_per_example(examples)),
             bytes_written=weights * (checkpoints + 1),
             memory=found.memory,

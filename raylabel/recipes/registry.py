@@ -27,6 +27,9 @@ NAMED: dict[str, Callable[..., Any]] = {
     "kinetics-r2plus1d34": kinetics_r2plus1d34,
 }
 
+RENAMED = {"checkpoint_every": "now `checkpoint_minutes`, in minutes instead of steps"}
+"""Fields of configs in version 0.1 that have another name."""
+
 
 def returning(kind: type) -> dict[str, Callable[..., Any]]:
     """The named recipes that return a `kind`."""
@@ -97,6 +100,9 @@ def _errors_named(name: str, path: str) -> Iterator[None]:
             file, line = (own[-1].filename, own[-1].lineno) if own else (path, None)
         where = f"{file}, line {line}" if line else file
         what = error.msg if isinstance(error, SyntaxError) else one_line(error)
+        for old, new in RENAMED.items():
+            if f"unexpected keyword argument '{old}'" in what:
+                what += f" ({new})"
         raise InputError(f"recipe '{name}' failed in {where}: {type(error).__name__}: {what}; fix the file") from error
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from raylabel.corpus import Corpus, Shards, read_keys
 from raylabel.evaluate.results import metrics
@@ -19,7 +21,9 @@ from raylabel.report.page import Film, Picture, Point, Strip, write_page
 from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary
 from raylabel.report.thumbnails import film_parser, thumbnail_parser, unpack
 from raylabel.schema import PICKS
+from raylabel.selection.shuffle import BATCH_ROWS
 from raylabel.store.artifact import Artifact, Built, Draft, identity_of, write_bytes
+from raylabel.store.files import filesystem, reading
 from raylabel.text import slug
 
 SUMMARY, PAGE = "summary.json", "report.html"
@@ -144,16 +148,14 @@ def _stage(name: str, artifacts: tuple[Artifact, ...]) -> Stage:
 
 def _strips(run: Run) -> list[Strip]:
     """The pictures or videos at ranks 1, 2, 5, 10, ... of classes that are evenly spaced in label order."""
-    table = run.picks.table("picks", PICKS)
-    label, rank, score, key = (table.column(name).to_numpy() for name in ("label", "rank", "score", "key"))
     classes, count = run.start.classes, len(run.start.classes)
     shown = np.unique(np.linspace(0, count - 1, min(STRIPS, count)).round().astype(int))
-    wanted = np.concatenate([np.flatnonzero((label == c) & _shown_ranks(rank, label == c)) for c in shown])
-    shards, keys = Shards(run.start.shards["unlabeled"]), sorted(set(key[wanted].tolist()))
+    label, rank, score, key = shown_picks(run.picks, shown)
+    shards, keys = Shards(run.start.shards["unlabeled"]), sorted(set(key.tolist()))
     previews = _previews(run.start.corpora["unlabeled"], shards, keys, run.recipe.max_jpeg_pixels)
     by_log_odds = run.picks.info.get("rank") == "softmax"
     pictures: dict[int, list[Picture]] = {int(c): [] for c in shown}
-    for i in wanted:
+    for i in range(len(key)):
         if preview := previews.get(int(key[i])):
             value = float(score[i])
             probability = 1 / (1 + math.exp(-max(-700.0, value))) if by_log_odds else None
@@ -185,8 +187,39 @@ def _previews(
     return previews
 
 
-def _shown_ranks(rank: np.ndarray, mine: np.ndarray) -> np.ndarray:
-    """bool [picks]: whether the rank is 1, 2, 5, 10, 20, ... or the last of this class."""
-    last = int(rank[mine].max())
+def shown_picks(picks: Artifact, classes: np.ndarray) -> tuple[np.ndarray, ...]:
+    """label, rank, score and key of the picks of these classes at the ranks that are shown.
+
+    PICKS are ordered by (label, rank), so the number of picks of each class says where they are. Of K picks of each of
+    C classes only the files that have some of these are read, in batches.
+    """
+    per_class = np.array(picks.info["per_class"], np.int64)
+    first = np.cumsum(per_class) - per_class
+    wanted = np.concatenate([first[c] + _shown_ranks(int(per_class[c])) - 1 for c in classes])
+    label = np.repeat(classes, [len(_shown_ranks(int(per_class[c]))) for c in classes])
+    found, start = [PICKS.empty_table()], 0
+    fs, path = filesystem(picks.uri)
+    for file in picks.files("picks-"):
+        before, start = start, start + file.rows
+        mine = wanted[(wanted >= before) & (wanted < start)] - before
+        if not len(mine):
+            continue
+        with reading(f"{picks.uri}/{file.name}"), pq.ParquetFile(f"{path}/{file.name}", filesystem=fs) as opened:
+            end = 0
+            for batch in opened.iter_batches(BATCH_ROWS, columns=PICKS.names, use_threads=False):
+                begin, end = end, end + len(batch)
+                here = mine[(mine >= begin) & (mine < end)] - begin
+                if len(here):
+                    found.append(pa.Table.from_batches([batch.take(pa.array(here))]))
+                if end > mine[-1]:
+                    break
+    columns = tuple(column.to_numpy() for column in pa.concat_tables(found).columns)
+    if not np.array_equal(columns[0], label):
+        raise AssertionError(f"{picks.uri}: PICKS are not in the order of their labels and ranks")
+    return columns
+
+
+def _shown_ranks(last: int) -> np.ndarray:
+    """The ranks 1, 2, 5, 10, 20, ... and the last of a class with so many picks; ascending."""
     ladder = {m * 10**e for e in range(len(str(last))) for m in (1, 2, 5)} | {last}
-    return np.isin(rank, [r for r in ladder if r <= last])
+    return np.array(sorted(r for r in ladder if 1 <= r <= last), np.int64)

@@ -44,10 +44,11 @@ def find_duplicates(root: Root, scores: Artifact) -> Artifact:
         scratch = draft.scratch("buckets")
         groups = group_files(files, -(-rows // BUCKET_ROWS))
         maps = [(scores.uri, group, bits, scratch, group_name(i, groups)) for i, group in enumerate(groups)]
+        memory = 75 * min(rows, BUCKET_ROWS)
         with Progress("find duplicates", rows, "samples") as progress:
-            hashes = run_tasks(_write_hashes, maps, lambda share: progress.update(int(share * rows)))
+            hashes = run_tasks(_write_hashes, maps, lambda share: progress.update(int(share * rows)), memory)
             buckets = [(scratch, hashes, bucket, draft.uri) for bucket in range(1 << bits)]
-            found = run_tasks(_write_duplicates, buckets)
+            found = run_tasks(_write_duplicates, buckets, memory=memory)
         return Built(found, {"duplicates": sum(f.rows for f in found)})
 
     return root.make("duplicates", {"scores": scores.digest}, build)

@@ -166,7 +166,8 @@ def _compare(root: Root, scores: Artifact, tested: Artifact) -> Artifact:
     def build(draft: Draft) -> Built:
         tasks = [(scores.uri, run, tested.uri, tests, grouped) for run in group_files(files, -(-rows // TASK_ROWS))]
         with PatientProgress("compare with the test set", rows, "samples") as progress:
-            found = run_tasks(_count_shared, tasks, lambda share: progress.update(int(share * rows)))
+            memory = 100 * sum(file.rows for file in tested.files("scores-"))
+            found = run_tasks(_count_shared, tasks, lambda share: progress.update(int(share * rows)), memory)
         videos, same, unlabeled, copies = zip(*found, strict=True)
         video, copy = np.any(videos, axis=0), np.any(same, axis=0)
         key = tested.table("scores-", SCORES, ["key"]).column("key").to_numpy()

@@ -3,8 +3,9 @@
 Letters: N samples, C classes, P classes kept per sample, K samples kept per class.
 
 One map task per run of SCORES files keeps the K best samples of each class. One reduce task per slice of classes merges
-them. No task holds more than O(C * K) rows, and the number of tasks does not affect the output: the order (score
-descending, key ascending) is total. The selection is that of Yalniz et al. 2019 (arXiv 1905.00546, section 3.2): the P
+them. A map task that holds 16 million rows writes them and continues, so its memory has a limit for any C and K; a
+reduce task holds 64 * K rows. The number of tasks and files does not affect the output: the order (score descending,
+key ascending) is total. The selection is that of Yalniz et al. 2019 (arXiv 1905.00546, section 3.2): the P
 best classes of each sample, then the K best samples of each class. A class lists only the best segment of a video.
 """
 
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 import ray
 
 from raylabel.compute.progress import Progress
+from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
 from raylabel.schema import DUPLICATES, PICKS
 from raylabel.selection.shuffle import (
@@ -31,7 +33,7 @@ from raylabel.selection.shuffle import (
     run_tasks,
     write_partitions,
 )
-from raylabel.selection.topk import TopK
+from raylabel.selection.topk import STAGED, TopK
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, identity_of, write_table
 from raylabel.store.files import filesystem, reading
 from raylabel.text import listed
@@ -43,9 +45,16 @@ SLICE = 64  # classes per file of PICKS
 # 5,600 CPUs would drop no candidates and write all that it reads.
 GROUP_CANDIDATES = 1 << 26
 
+GROUP_ROWS = 1 << 26  # rows of one map task at most: a task holds the keys of their duplicates
+KEPT = (
+    1 << 24
+)  # rows that a map task holds before it writes them: 1,000 classes at K = 16,000. 0.3 GB, or 0.5 with groups
+KEYS = 1 << 24  # keys of picks that one task counts: 0.3 GB
+
 # `index` is the class, counted from the first class of its slice.
 CANDIDATES = pa.schema([("index", pa.uint8()), ("score", pa.float32()), ("key", pa.int64())])
 GROUPED = CANDIDATES.append(pa.field("group", pa.int64()))
+PICKED = pa.schema([CANDIDATES.field("key")])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +107,9 @@ class SelectionTask:
     classes: int
     """C."""
     scratch: str
-    """Folder of the candidates, which map tasks write and reduce tasks read."""
+    """Folder of what tasks write for other tasks: candidates, and keys of PICKS."""
+    key_bits: int
+    """The keys of PICKS are counted in 2^key_bits tasks."""
     out: str
     """Folder of PICKS."""
 
@@ -121,7 +132,7 @@ def select(root: Root, scores: Artifact, duplicates: Artifact, config: Select, c
     config.check_against(len(classes), kept)
     files = scores.files("scores-")
     rows = sum(f.rows for f in files)
-    copies = [f.name for f in duplicates.files("duplicates-") if f.rows]
+    copied = [f for f in duplicates.files("duplicates-") if f.rows]
     grouped = bool(scores.info.get("groups")) and not config.repeat_videos
     identity = {
         "select": identity_of(config),
@@ -131,28 +142,34 @@ def select(root: Root, scores: Artifact, duplicates: Artifact, config: Select, c
     }
 
     def build(draft: Draft) -> Built:
+        most = min(len(classes) * config.k, rows * config.p)  # picks
         task = SelectionTask(
             scores=scores.uri,
             kept=kept,
             duplicates=duplicates.uri,
-            copies=copies,
+            copies=[f.name for f in copied],
             config=config,
             grouped=grouped,
             classes=len(classes),
             scratch=draft.scratch("candidates"),
+            key_bits=max(0, (most - 1) // KEYS).bit_length(),
             out=draft.uri,
         )
         count = min(int(ray.cluster_resources().get("CPU", 1)), -(-rows * config.p // GROUP_CANDIDATES))
-        runs = group_files(files, count)
+        runs = group_files(files, max(count, -(-rows // GROUP_ROWS)))
         maps = [(task, run, group_name(i, runs)) for i, run in enumerate(runs)]
         with Progress("select", rows, "samples") as progress:
-            candidates = run_tasks(_write_candidates, maps, lambda share: progress.update(int(share * rows)))
-            reduces = [(task, candidates, number) for number in range(len(task.slices))]
-            reduced = run_tasks(_write_picks, reduces)
-        picks = [file for file, _ in reduced]
-        per_class = [count for _, counts in reduced for count in counts]
+            share, size = -(-rows // len(runs)), 40 if grouped else 28
+            memory = size * min(share * config.p, KEPT + STAGED) + 16 * min(share, sum(f.rows for f in copied))
+            written = run_tasks(_write_candidates, maps, lambda share: progress.update(int(share * rows)), memory)
+            candidates = [name for names in written for name in names]
+            slices = [(task, candidates, number) for number in range(len(task.slices))]
+            reduced = run_tasks(_write_picks, slices, memory=100 * min(SLICE * config.k, rows * config.p))
+            picks, counts, keys = (list(some) for some in zip(*reduced, strict=True))
+            buckets = [(task.scratch, keys, bucket) for bucket in range(1 << task.key_bits)]
+            samples = sum(run_tasks(_count_keys, buckets, memory=24 * min(KEYS, most)))
+        per_class = [count for some in counts for count in some]
         _check_candidates(classes, per_class, rows, config.p)
-        (samples,) = run_tasks(_count_keys, [(draft.uri, [f.name for f in picks])])
         info = {"picks": sum(per_class), "samples": samples, "per_class": per_class, **identity_of(config)}
         return Built(picks, info)
 
@@ -172,12 +189,23 @@ def _check_candidates(classes: tuple[str, ...], per_class: list[int], rows: int,
     )
 
 
-def _write_candidates(task: SelectionTask, names: list[str], run: str) -> str:
-    """The K best of each class in some SCORES files, one partition per slice: no other row can be in PICKS."""
+def _write_candidates(task: SelectionTask, names: list[str], run: str) -> list[str]:
+    """The K best of each class in some SCORES files, one partition per slice: no other row can be in PICKS. Returns the
+    names of the files; the rows of a class in one file are better than others that were read before it."""
     column = "log_odds" if task.config.rank == "softmax" else "logits"
     columns = ["key", "classes", column] + ["group"] * task.grouped
     p, top = task.config.p, TopK(task.classes, task.config.k, task.grouped)
-    drop = _keys_to_drop(task, names)
+    drop, written = _keys_to_drop(task, names), list[str]()
+
+    def write() -> None:
+        def partitions() -> Iterator[list[np.ndarray]]:
+            for low, high in task.slices:
+                label, *rest = top.take(low, high)
+                yield [(label - low).astype(np.uint8), *rest]
+
+        name = f"candidates-{run}-{len(written):03d}.arrow"
+        written.append(write_partitions(task.scratch, name, GROUPED if task.grouped else CANDIDATES, partitions()))
+
     for name in names:
         where = f"{task.scores}/{name}"
         with open_scores(task.scores, name) as file:
@@ -195,37 +223,40 @@ def _write_candidates(task: SelectionTask, names: list[str], run: str) -> str:
                 if np.isnan(score).any():
                     raise InputError(f"{where}: column '{column}' holds NaN, which has no rank: score again")
                 top.add(label.ravel(), score.ravel(), *(np.repeat(values, p) for values in own))
-
-    def partitions() -> Iterator[list[np.ndarray]]:
-        for low, high in task.slices:
-            label, *rest = top.kept(low, high)
-            yield [(label - low).astype(np.uint8), *rest]
-
-    schema = GROUPED if task.grouped else CANDIDATES
-    return write_partitions(task.scratch, f"candidates-{run}.arrow", schema, partitions())
+                if top.rows > KEPT:
+                    write()
+    write()
+    return written
 
 
-def _write_picks(task: SelectionTask, candidates: list[str], number: int) -> tuple[File, list[int]]:
-    """PICKS of one slice of the classes, and how many picks each class has."""
+def _write_picks(task: SelectionTask, candidates: list[str], number: int) -> tuple[File, list[int], str]:
+    """PICKS of one slice of the classes, how many picks each class has, and the name of the file of their keys."""
     low, high = task.slices[number]
     top = TopK(high - low, task.config.k, task.grouped)
     for name in candidates:
+        heartbeat()
         top.add(*read_partition(task.scratch, name, number))
     label, rank, score, key = top.result()
     table = pa.table([label + np.int32(low), rank, score, key], schema=PICKS)
-    return write_table(task.out, f"picks-{number:05d}.parquet", table), np.bincount(
-        label, minlength=high - low
-    ).tolist()
+    file = write_table(task.out, f"picks-{number:05d}.parquet", table)
+    return file, np.bincount(label, minlength=high - low).tolist(), _write_keys(task, key, number)
 
 
-def _count_keys(folder: str, names: list[str]) -> int:
-    """Number of distinct keys of PICKS. Its files together have O(C * K) rows, as many as one map task holds."""
-    fs, path = filesystem(folder)
-    with reading(folder):
-        keys = [pq.read_table(f"{path}/{name}", columns=["key"], filesystem=fs)["key"].to_numpy() for name in names]
-    key = np.concatenate(keys)
+def _write_keys(task: SelectionTask, key: np.ndarray, number: int) -> str:
+    """The keys of one slice, partitioned by a hash, so that each of them is in one partition of all slices."""
+    mixed = key.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # of consecutive keys the upper bits differ
+    bucket = (mixed >> np.uint64(1) >> np.uint64(63 - task.key_bits)).astype(np.uint16)  # a shift by 64 is undefined
+    order = np.argsort(bucket, kind="stable")
+    ends = np.cumsum(np.bincount(bucket, minlength=1 << task.key_bits))
+    partitions = ([key[rows]] for rows in np.split(order, ends[:-1]))
+    return write_partitions(task.scratch, f"keys-{number:05d}-{task.key_bits}.arrow", PICKED, partitions)
+
+
+def _count_keys(folder: str, names: list[str], bucket: int) -> int:
+    """Number of distinct keys of PICKS in one partition."""
+    key = np.concatenate([read_partition(folder, name, bucket)[0] for name in names])
     key.sort()  # in place; np.unique would build a hash table of twice the size
-    return 1 + int(np.count_nonzero(key[1:] != key[:-1]))
+    return int(np.count_nonzero(key[1:] != key[:-1])) + bool(len(key))
 
 
 def _keys_to_drop(task: SelectionTask, names: list[str]) -> np.ndarray:

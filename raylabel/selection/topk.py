@@ -6,6 +6,7 @@ Letters: C classes, K samples kept per class, n candidates in one call.
 import numpy as np
 
 STAGE_ROWS = 512  # rows staged per class: with fewer, the loop over classes costs more than the rows
+STAGED = 1 << 23  # rows staged for all classes at most: 0.3 GB while they are sorted
 
 
 class TopK:
@@ -17,9 +18,9 @@ class TopK:
     of the whole stream. (For a dropped row there is a better row of its group, or K better rows of different groups,
     and later rows do not change this.)
     Once a class has K rows, the K-th score is a threshold that drops most later rows by one comparison. Other rows are
-    staged; when C * max(K / 4, 512) rows are staged, they are sorted by class and each class is cut back to K. So the
-    memory is at most C * K rows of 12 bytes, and the staged rows of about 32 bytes each while they are sorted; with
-    groups, 8 and 16 bytes more.
+    staged; when C * max(K / 4, 512) rows are staged, or 8 million, they are sorted by class and each class is cut back
+    to K. So the memory is at most C * K rows of 12 bytes, and the staged rows of about 32 bytes each while they are
+    sorted; with groups, 8 and 16 bytes more. A caller that has less memory calls `take` in between.
     """
 
     def __init__(self, classes: int, k: int, groups: bool = False) -> None:
@@ -27,7 +28,10 @@ class TopK:
         self._threshold = np.full(classes, -np.inf, np.float32)
         # Columns: score, key, and group if there are groups. At most K rows of each class, unordered.
         none = tuple(np.empty(0, dtype) for dtype in (np.float32, np.int64, np.int64)[: 2 + groups])
+        self._none = none
         self._rows: list[tuple[np.ndarray, ...]] = [none] * classes
+        self.rows = 0
+        """Rows that are held, without those that are staged."""
         self._labels: list[np.ndarray] = []  # of the staged rows; their columns follow
         self._staged: list[list[np.ndarray]] = [[] for _ in none]
         self._staged_rows = 0
@@ -44,7 +48,7 @@ class TopK:
             pieces.append(column[stay])
         self._staged[0][-1] += np.float32(0)  # -0.0 + 0 is 0.0
         self._staged_rows += len(stay)
-        if self._staged_rows > len(self._threshold) * max(self.k // 4, STAGE_ROWS):
+        if self._staged_rows > min(STAGED, len(self._threshold) * max(self.k // 4, STAGE_ROWS)):
             self._compact()
 
     def kept(self, low: int, high: int) -> tuple[np.ndarray, ...]:
@@ -54,6 +58,14 @@ class TopK:
         rows = self._rows[low:high]
         label = np.repeat(np.arange(low, high, dtype=np.int32), [len(score) for score, *_ in rows])
         return label, *(np.concatenate(column) for column in zip(*rows, strict=True))
+
+    def take(self, low: int, high: int) -> tuple[np.ndarray, ...]:
+        """`kept`, and no longer holds these rows. Rows that are added later are compared with their K-th score still,
+        so the result is that of all rows that were taken together."""
+        found = self.kept(low, high)
+        self._rows[low:high] = [self._none] * (high - low)
+        self.rows -= len(found[0])
+        return found
 
     def result(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """label int32, rank int32 from 1, score float32, key int64, by (label, rank). -0.0 comes back as 0.0."""
@@ -83,6 +95,7 @@ class TopK:
             if len(mine[0]) >= self.k:
                 self._threshold[c], first = _first(mine[0], mine[1], self.k)
                 mine = tuple(column[first] for column in mine)
+            self.rows += len(mine[0]) - len(self._rows[c][0])
             self._rows[c] = mine
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +37,7 @@ from raylabel.store.files import (
 )
 
 MANIFEST = "manifest.json"
+WHOLE = 4 << 20  # bytes of a file up to which it is read in one request, of whatever columns
 RECIPE = "recipe.json"
 NOT_IDENTITY = {
     "identity": False
@@ -132,7 +133,10 @@ class Artifact:
         tables = []
         for file in self.files(prefix):
             with reading(f"{self.uri}/{file.name}"):
-                tables.append(pq.read_table(f"{path}/{file.name}", columns=columns, filesystem=fs))
+                whole = file.bytes <= WHOLE
+                source = pa.BufferReader(self.read(file.name)) if whole else fs.open_input_file(f"{path}/{file.name}")
+                with source, pq.ParquetFile(source, pre_buffer=True) as opened:
+                    tables.append(opened.read(columns))
         if columns is not None:
             schema = pa.schema([schema.field(c) for c in columns])
         return pa.concat_tables(tables) if tables else schema.empty_table()
@@ -248,12 +252,32 @@ class Root:
                     found.append(Artifact(f"{self.uri}/{stem}-{tail}", name, tail))
         return sorted(found, key=lambda a: a.digest)
 
-    def make(self, name: str, identity: Mapping[str, Any], build: Callable[[Draft], Built]) -> Artifact:
+    def settle(
+        self, name: str, identity: Mapping[str, Any], former: Sequence[Mapping[str, Any]] = ()
+    ) -> Mapping[str, Any]:
+        """The first of the identity and the former ones whose artifact is complete, or else was begun; else itself."""
+        for file in (MANIFEST, RECIPE) if former else ():
+            for one in (identity, *former):
+                fs, path = filesystem(f"{self.uri}/{name}-{digest(one)}/{file}")
+                if fs.get_file_info(path).is_file:
+                    return one
+        return identity
+
+    def make(
+        self,
+        name: str,
+        identity: Mapping[str, Any],
+        build: Callable[[Draft], Built],
+        former: Sequence[Mapping[str, Any]] = (),
+    ) -> Artifact:
         """The artifact of that identity, built if it does not exist.
 
         `build` writes its files into the draft's folder, each atomically. The folder may contain files of a run that
-        was stopped. `seconds`, the wall time of the build that completed, is added to its info.
+        was stopped. `seconds`, the wall time of the build that completed, is added to its info. `former`: identities
+        that earlier versions of raylabel gave to the same result: if such an artifact exists it is returned, and if one
+        was begun it is completed, under its former digest. Its `build` must be able to continue in that draft.
         """
+        identity = self.settle(name, identity, former)
         if done := self.find(name, identity):
             return done
         draft = Draft(f"{self.uri}/{name}-{digest(identity)}")

@@ -6,7 +6,7 @@ actor on the driver's node assigns them. The storage is not polled for manifests
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -163,12 +163,19 @@ class SharedRoot(Root):
             self.used[f"{name}-{digest(identity)}"] = artifact
         return artifact
 
-    def make(self, name: str, identity: Mapping[str, Any], build: Callable[[Draft], Built]) -> Artifact:
+    def make(
+        self,
+        name: str,
+        identity: Mapping[str, Any],
+        build: Callable[[Draft], Built],
+        former: Sequence[Mapping[str, Any]] = (),
+    ) -> Artifact:
         """The artifact of that identity: built here, or by another trial, for which this one waits.
 
         If its build raises an InputError, all trials that need it raise the same error, and none of them builds it
         again in this run.
         """
+        identity = self.settle(name, identity, former)
         artifact = f"{name}-{digest(identity)}"
         if found := self.find(name, identity):
             return found

@@ -6,13 +6,19 @@ match the checksums. A newer one that is incomplete or damaged is skipped, and t
 
 import hashlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from raylabel.errors import InputError
 from raylabel.store.files import delete_folder, list_files, read_file, write_file
 
 CHECKSUMS = "checksums.json"
+STATE = "state.json"  # what is not a tensor; `saved` is the time of the checkpoint, in seconds of `time.time`
+
+Files = Mapping[str, bytes]
+"""Name → content."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +27,15 @@ class Checkpoint:
 
     step: int
     """Steps done; 0: the start of the training."""
-    files: Mapping[str, bytes]
-    """Name → content; empty at step 0."""
+    files: Files
+    """Empty at step 0."""
     passed_over: tuple[str, ...]
     """For each newer checkpoint that was skipped, what is wrong with it; the newest first."""
+
+    @property
+    def saved(self) -> float:
+        """When the state was that of the checkpoint, in seconds of `time.time`; 0 if it is not known."""
+        return json.loads(self.files.get(STATE, b"{}")).get("saved", 0.0)
 
 
 class Checkpoints:
@@ -55,17 +66,20 @@ class Checkpoints:
             )
         return Checkpoint(0, {}, tuple(passed_over))
 
-    def save(self, step: int, files: Mapping[str, bytes]) -> None:
+    def save(self, step: int, files: Files, confirm: Callable[[], object] = lambda: None) -> None:
         """Writes the checkpoint of that step, then deletes all others except the last one known to be intact.
 
-        InputError if it cannot be written; the earlier checkpoints are kept then.
+        InputError if it cannot be written; the earlier checkpoints are kept then. `confirm` is called before the first
+        file and before the checkpoint is complete, and raises if this process may not write any more.
         """
+        confirm()
         existing = self._list()
         if step in existing:  # incomplete, or skipped as damaged
             self._delete(step)
         for name, data in files.items():
             write_file(f"{self.folder}/{_name(step)}/{name}", data)
         sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        confirm()
         write_file(f"{self.folder}/{_name(step)}/{CHECKSUMS}", json.dumps(sums, indent=2).encode())
         if self._intact is not None:
             for other in existing.keys() - {step, self._intact}:
@@ -102,6 +116,50 @@ class Checkpoints:
 
     def _delete(self, step: int) -> None:
         delete_folder(f"{self.folder}/{_name(step)}")
+
+
+class Writer:
+    """Writes checkpoints in a thread while training goes on, one at a time."""
+
+    def __init__(self, checkpoints: Checkpoints, minutes: float, confirm: Callable[[], object]):
+        """`minutes` between two checkpoints. `confirm`: see `Checkpoints.save`."""
+        self._checkpoints, self._every, self._confirm = checkpoints, 60 * minutes, confirm
+        self._begun = self._kept = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    @property
+    def note(self) -> str:
+        """What a crash would cost now, once that is a minute: the training of this start that is in no checkpoint."""
+        minutes = int((time.monotonic() - self._kept) / 60)
+        return f"a crash now costs {minutes} min" if minutes else ""
+
+    def due(self) -> bool:
+        """Whether it is time for another checkpoint, and the last one is complete."""
+        return self._writing is None and time.monotonic() >= self._begun + self._every
+
+    def write(self, step: int, make: Callable[[], Files]) -> None:
+        """Begins to write the checkpoint of that step, once the one before is complete. `make` makes its files, in the
+        thread, and must not depend on what training changes meanwhile."""
+        self.wait()
+        begun = self._begun = time.monotonic()
+
+        def write() -> None:
+            self._checkpoints.save(step, make(), self._confirm)
+            self._kept = begun
+
+        self._writing = self._thread.submit(write)
+
+    def check(self) -> None:
+        """Raises the error of a checkpoint that could not be written."""
+        if self._writing and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until the checkpoint is complete. Raises its error."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
 
 
 def _name(step: int) -> str:

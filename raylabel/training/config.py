@@ -26,14 +26,17 @@ class Train:
     """Weight decay, on every parameter (1e-4 in the paper)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the forward pass (autocast). auto: bf16 if the hardware supports it; fp32 for clips on a CPU."""
-    checkpoint_every: int = field(default=1000, metadata=NOT_IDENTITY)
-    """Steps between checkpoints. A crash loses at most so many steps."""
+    checkpoint_minutes: float = field(default=5.0, metadata=NOT_IDENTITY)
+    """Minutes between checkpoints, which are written while training goes on. A crash costs at most so many minutes of
+    training, and the time that it takes to write a checkpoint."""
 
     def check(self, name: str) -> None:
         """InputError if a field is invalid. `name` is that of this config in the recipe, for example 'pretrain'."""
-        for key in ("images", "batch", "checkpoint_every"):
+        for key in ("images", "batch"):
             if (value := getattr(self, key)) < 1:
                 raise InputError(f"{name}.{key} is {value}: give at least 1")
+        if not self.checkpoint_minutes > 0:
+            raise InputError(f"{name}.checkpoint_minutes is {self.checkpoint_minutes}: give a positive number")
         if self.batch < 2:
             raise InputError(f"{name}.batch is {self.batch}: give at least 2, because BatchNorm needs 2 images")
         if not 0 <= self.momentum < 1:

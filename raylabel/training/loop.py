@@ -1,7 +1,6 @@
 """The training loop, which each training worker runs: for teacher, control, pre-training and fine-tuning."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -12,28 +11,26 @@ import ray
 import ray.train
 import ray.train.torch
 
+from raylabel.compute.gpu import is_out_of_memory, use_full_float32
 from raylabel.compute.metrics import show_training
+from raylabel.compute.resources import node_cpus
 from raylabel.errors import InputError
 from raylabel.media.image_views import normalise
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.build import build, memory_format
 from raylabel.models.trained import CURVE, WEIGHTS, load_model
-from raylabel.models.weights import load_weights, save_weights
+from raylabel.models.weights import load_weights, save_tensors
 from raylabel.store.artifact import Artifact
-from raylabel.training.checkpoint import Checkpoints
+from raylabel.text import one_line
+from raylabel.training.checkpoint import STATE, Checkpoints, Files, Writer
 from raylabel.training.config import Train
-from raylabel.training.preemption import Preemption, handle_sigterm
+from raylabel.training.preemption import Agreement, handle_sigterm
 from raylabel.training.schedule import lr_at
 from raylabel.training.stream import Stream
 
 POINTS = 200  # points of a training curve
-
-
 MOMENTUM = "momentum.safetensors"
-
-
-STATE = "state.json"  # in a checkpoint, beside its tensors: {step, sums, passed_over}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +57,18 @@ def describe_step(loss: float, accuracy: float) -> str:
 
 def run_worker(settings: dict[str, Any]) -> None:
     """The function that each worker runs."""
-    for _ in steps(settings["task"], settings["checkpoints"]):
-        pass
+    task, checkpoints = settings["task"], settings["checkpoints"]
+    try:
+        for _ in steps(task, checkpoints):
+            pass
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"{_artifact(checkpoints)}: out of GPU memory in a batch of {task.config.batch} {task.view.inputs} over "
+            f"{ray.train.get_context().get_world_size()} workers ({one_line(error)[:200]}): lower the batch of this "
+            "training, or use more GPUs"
+        ) from error
 
 
 def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, None]:
@@ -80,26 +87,33 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
     device = ray.train.torch.get_device()
     handle_sigterm()
     torch.set_num_threads(1)  # one worker per core; sums are also always computed in the same order
+    if task.precision == "fp32":
+        use_full_float32()
     torch.manual_seed(task.seed)
     module = load_model(task.init) if task.init else build(task.model, task.classes)
     module = module.to(device, memory_format=memory_format(module)).train()  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.SGD(
         module.parameters(), config.schedule.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
-    sums = torch.zeros(3, device=device)  # loss, correct, images: sums since the last point of the curve
-    step, curve, passed_over = _restore(checkpoints, module, optimizer, sums, rank)
+    # Loss and correct images since the last point of the curve. Each rank sums its own until then, also over a restart,
+    # so that the curve does not depend on when checkpoints are written.
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    step, curve, passed_over = _restore(checkpoints, module, optimizer, sums, rank, world)
     parallel = DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
     last, total = config.steps, config.processed
     every = max(1, last // POINTS)
     batches = Stream(task.examples, task.seed).batches(
         task.view, config.batch, step * config.batch, total, rank, world, _loaders(), _memory(device)
     )
-    note, reported, preemption = "", 0.0, Preemption(task.board, rank, step, device)
+    # Raises if the driver has ended: another driver may be writing checkpoints now.
+    writer = Writer(checkpoints, config.checkpoint_minutes, lambda: ray.get(task.board.get.remote()))
+    note, reported, agreement = "", 0.0, Agreement(task.board, rank, step, device, writer.due)
     for pixels, labels in batches:
         lr = lr_at(config.schedule, step * config.batch, total)
         for group in optimizer.param_groups:
             group["lr"] = lr
         torch.manual_seed(hash((task.seed, step, rank)))  # so that dropout after a restart is the same
+        # No copy waits for the device. PyTorch does not reuse pinned memory, also of an array, before it is copied.
         images = normalise(torch.from_numpy(pixels).to(device, non_blocking=True), task.view)
         target = torch.from_numpy(labels).to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=task.precision == "bf16"):
@@ -110,13 +124,13 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():
-            sums += torch.stack([losses.detach(), (logits.argmax(1) == target).sum(), sums.new_tensor(len(target))])
+            sums += torch.stack([losses.detach(), (logits.argmax(1) == target).sum()])
         step += 1
         if step % every == 0 or step == last:
             torch.distributed.all_reduce(sums)
-            loss, correct, seen = sums.tolist()
+            loss, correct = sums.tolist()
             sums.zero_()
-            done = step * config.batch
+            done, seen = step * config.batch, (1 + (step - 1) % every) * config.batch
             if loss != loss:  # the sum is the same on every rank, so all ranks raise
                 raise InputError(
                     f"the loss is not a number after {done:,} {task.view.inputs}, at a learning rate of {lr:g}: lower "
@@ -125,26 +139,35 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
             curve.append({"images": done, "loss": loss / seen, "accuracy": correct / seen, "lr": lr})
             note = describe_step(loss / seen, correct / seen)
             if rank == 0:
-                artifact = checkpoints.folder.split("/")[-3]  # checkpoints are in <artifact>/scratch/checkpoints
-                show_training(artifact, step, loss / seen)
+                show_training(_artifact(checkpoints), step, loss / seen)
         if rank == 0 and (step == last or time.monotonic() > reported + 1):
-            preemption.report(step * config.batch, note)
+            agreement.report(step * config.batch, ", ".join(filter(None, (note, writer.note))))
             reported = time.monotonic()
-        preempted = preemption.agreed(step)
-        if preempted or step % config.checkpoint_every == 0 or step == last:
-            if rank == 0:  # raises if the driver has ended: another driver may be writing checkpoints now
-                ray.get(task.board.get.remote())
-            _save(checkpoints, module, optimizer, sums, step, curve, passed_over, rank)
+        stop, save = agreement.after(step)
+        if save or stop or step == last:
+            of_ranks = [torch.empty_like(sums) for _ in range(world)]
+            torch.distributed.all_gather(of_ranks, sums)
+            if rank == 0:
+                state = {"step": step, "sums": torch.stack(of_ranks).tolist(), "passed_over": passed_over}
+                writer.write(step, _snapshot(module, optimizer, curve, state))
+        if stop or step == last:
+            writer.wait()
+        writer.check()
         yield step
-        if preempted:
+        if stop:
             batches.close()
             return
 
 
+def _artifact(checkpoints: Checkpoints) -> str:
+    """The name of the training's folder."""
+    return checkpoints.folder.split("/")[-3]  # checkpoints are in <artifact>/scratch/checkpoints
+
+
 def _loaders() -> int:
-    """Threads that decode for one worker: with GPUs, the cores of its node divided by the workers there; else one."""
+    """Threads that decode for one worker: with GPUs, the CPUs of its node divided by the workers there; else one."""
     local = ray.train.get_context().get_local_world_size()
-    return max(1, (os.cpu_count() or 1) // local) if ray.get_gpu_ids() else 1
+    return max(1, node_cpus() // local) if ray.get_gpu_ids() else 1
 
 
 def _memory(device) -> Callable[[tuple[int, ...]], np.ndarray]:
@@ -162,18 +185,18 @@ def _memory(device) -> Callable[[tuple[int, ...]], np.ndarray]:
 
 
 def _restore(
-    checkpoints: Checkpoints, module, optimizer, sums, rank: int
+    checkpoints: Checkpoints, module, optimizer, sums, rank: int, world: int
 ) -> tuple[int, list[dict[str, float]], list[str]]:
     """Loads the newest checkpoint; returns its step, its curve and the damaged checkpoints that were skipped.
 
-    Only rank 0 reads it, so that all ranks resume from the same one. The other ranks get the step and the momentum by
-    broadcast here, and the weights from DDP; only rank 0 needs the rest.
+    Only rank 0 reads it, so that all ranks resume from the same one. The other ranks get the step, the sums and the
+    momentum by broadcast here, and the weights from DDP; only rank 0 needs the rest.
     """
     import safetensors.torch
     import torch
     import torch.distributed
 
-    found, curve, passed_over, momentum = None, [], [], {}
+    found, curve, passed_over, momentum, saved = None, [], [], {}, sums[None]
     if rank == 0:
         found = checkpoints.newest()
         passed_over = list(found.passed_over)
@@ -181,11 +204,20 @@ def _restore(
             state, curve = json.loads(found.files[STATE]), json.loads(found.files[CURVE])
             load_weights(module, found.files[WEIGHTS], checkpoints.folder)
             momentum = safetensors.torch.load(found.files[MOMENTUM])
-            sums.copy_(torch.tensor(state["sums"]))  # summed over all ranks before they were saved
+            # Version 0.1 saved only those of all ranks together, and the number of images.
+            of_ranks = state["sums"] if isinstance(state["sums"][0], list) else [state["sums"][:2]]
+            saved = torch.tensor(of_ranks, dtype=sums.dtype, device=sums.device)
             passed_over += state["passed_over"]
-    step = torch.tensor(found.step if found else 0, device=sums.device)
-    torch.distributed.broadcast(step, 0)
-    if step.item():
+    sizes = torch.tensor([found.step if found else 0, len(saved)], device=sums.device)
+    torch.distributed.broadcast(sizes, 0)
+    step, ranks = sizes.tolist()
+    if step:
+        saved = saved if rank == 0 else sums.new_empty(ranks, len(sums))
+        torch.distributed.broadcast(saved, 0)
+        if ranks == world:
+            sums.copy_(saved[rank])
+        elif rank == 0:
+            sums.copy_(saved.sum(0))
         for name, parameter in module.named_parameters():
             loaded = torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
             if name in momentum:
@@ -193,25 +225,28 @@ def _restore(
             torch.distributed.broadcast(loaded, 0)
             # In the memory format that the optimizer uses. A buffer of zeros has the same effect as no buffer.
             optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(loaded)
-    return int(step.item()), curve, passed_over
+    return step, curve, passed_over
 
 
-def _save(checkpoints: Checkpoints, module, optimizer, sums, step: int, curve: list, passed_over: list, rank: int):
-    """Saves a checkpoint with all state and the files of the artifact. Every rank calls it; rank 0 writes."""
-    import safetensors.torch
-    import torch.distributed
-
-    # From here on rank 0 holds the sums of all ranks, as after a restart, so the curve is the same in both cases.
-    torch.distributed.all_reduce(sums)
-    if rank != 0:
-        sums.zero_()
-        return
+def _snapshot(module, optimizer, curve: list[dict[str, float]], state: dict[str, Any]) -> Callable[[], Files]:
+    """Copies all state to the host's memory now; the function makes the files of the checkpoint from the copies, among
+    them those of the artifact."""
+    state, curve = state | {"saved": time.time()}, list(curve)
     momentum = {
-        name: optimizer.state[parameter]["momentum_buffer"].cpu().contiguous()
+        name: optimizer.state[parameter]["momentum_buffer"]
         for name, parameter in module.named_parameters()
         if optimizer.state[parameter].get("momentum_buffer") is not None
     }
-    state = {"step": step, "sums": sums.tolist(), "passed_over": passed_over}
-    files = {WEIGHTS: save_weights(module), MOMENTUM: safetensors.torch.save(momentum), CURVE: json.dumps(curve)}
-    files[STATE] = json.dumps(state)
-    checkpoints.save(step, {name: data if isinstance(data, bytes) else data.encode() for name, data in files.items()})
+    tensors = {WEIGHTS: module.state_dict(), MOMENTUM: momentum}
+    copied = {
+        file: {name: tensor.detach().to("cpu", copy=True) for name, tensor in some.items()}
+        for file, some in tensors.items()
+    }
+
+    def make() -> Files:
+        plain = {CURVE: curve, STATE: state}
+        return {file: save_tensors(some) for file, some in copied.items()} | {
+            file: json.dumps(value).encode() for file, value in plain.items()
+        }
+
+    return make

@@ -6,6 +6,7 @@ The sum of a batch's gradients does not depend on how its images are distributed
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import ray
 import ray.train
@@ -16,8 +17,8 @@ from raylabel.compute.progress import Progress, make_board, shown
 from raylabel.compute.resources import Resources
 from raylabel.models.trained import CURVE, WEIGHTS, describe
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
-from raylabel.training.checkpoint import Checkpoints
-from raylabel.training.loop import STATE, TrainingTask, describe_step, run_worker
+from raylabel.training.checkpoint import STATE, Checkpoints
+from raylabel.training.loop import TrainingTask, describe_step, run_worker
 from raylabel.training.stream import Stream
 from raylabel.training.worker_group import Workers
 
@@ -32,12 +33,12 @@ def train(root: Root, name: str, task: TrainingTask, resources: Resources) -> Ar
     """
     cluster, config, view = ready(resources), task.config, task.view
     precision = cluster.precision(config.precision, view.clip is not None)
-    identity = {
+    identity: dict[str, Any] = {
         "model": identity_of(task.model),
         "classes": task.classes,
         "examples": task.examples.digest,
         "train": identity_of(config) | {"precision": precision},
-        "view": identity_of(view),
+        "view": view.training_identity,
         "init": task.init.digest if task.init else None,
         "seed": task.seed,
     }
@@ -66,4 +67,5 @@ def train(root: Root, name: str, task: TrainingTask, resources: Resources) -> Ar
             info["passed_over"] = passed_over
         return Built(files, info)
 
-    return root.make(name, identity, build_model)
+    # Of version 0.1, which put the whole view there.
+    return root.make(name, identity, build_model, former=[identity | {"view": identity_of(view)}])

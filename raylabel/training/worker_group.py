@@ -23,12 +23,13 @@ import torch
 import torch.distributed
 
 from raylabel.compute.autoscaler import Demand
+from raylabel.compute.gpu import is_device_error
 from raylabel.compute.placement_groups import remove_orphaned_placement_groups
 from raylabel.compute.ray_internals import draining_nodes, is_start_timeout
 from raylabel.compute.resources import Cluster, Resources
 from raylabel.errors import RESUME, InputError, find_input_error
 from raylabel.store.files import filesystem
-from raylabel.text import one_line
+from raylabel.text import duration, one_line
 from raylabel.training.checkpoint import Checkpoint, Checkpoints
 from raylabel.training.stream import Stream
 
@@ -114,6 +115,7 @@ class Workers:
             warned.update(found.passed_over)
             if found.step >= last:
                 return found
+            begin, lost = time.time(), False
             try:
                 why = self._attempt(loop, settings, storage)
             except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
@@ -129,9 +131,12 @@ class Workers:
                     continue
                 if not (why := _lost(error)):
                     raise
+                lost = True
             waits = None
             before, found = found.step, checkpoints.newest()
             failures = 0 if found.step > before else failures + 1
+            if lost:
+                why = f"{why}, which costs {duration(time.time() - max(begin, found.saved))}"
             if failures > FAILURES:
                 raise InputError(
                     f"training failed {failures} times in a row with no checkpoint after step {found.step:,} ({why}): "
@@ -198,12 +203,17 @@ def _lost(error: Exception) -> str:
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
     if not failures:  # the process that starts and watches them was lost itself, or could not start them
         return f"lost all workers ({_line(error)})"
-    dead = {rank: failure for rank, failure in failures.items() if type(failure).__module__.startswith("ray.")}
+    dead = {rank: failure for rank, failure in failures.items() if _ended(failure)}
     # When one is gone, the others fail where they wait for it; at times they are the first to be heard.
     if not dead and not all(map(_waited, failures.values())):
         return ""
     ranks = ", ".join(map(str, sorted(dead or failures)))
     return f"lost worker {ranks} ({_line(next(iter((dead or failures).values())))})"
+
+
+def _ended(failure: BaseException) -> bool:
+    """Whether a worker's process, its machine or its GPU failed."""
+    return type(failure).__module__.startswith("ray.") or is_device_error(failure)
 
 
 def _waited(failure: BaseException) -> bool:

@@ -17,7 +17,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -80,7 +80,9 @@ def main() -> None:
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):  # stages print their progress
-        found = measure(make_examples(folder, size.images), size, folder)
+        with ProcessPoolExecutor() as pool:
+            media = list(pool.map(photograph, range(size.images), chunksize=32))
+        found = measure(make_examples(folder, media), size, folder)
     ray.shutdown()
     rates = {arm: [r[arm] for r in found["rounds"]] for arm in ("alone", "stream", "memory")}
     print_value("examples", "workers up, from the call to the loop", [found["start"]], "s")
@@ -96,11 +98,9 @@ def main() -> None:
         raise SystemExit(f"training from the stream reaches {ratio:.3f} of training from memory, below {BAR}")
 
 
-def make_examples(folder: str, images: int) -> Artifact:
+def make_examples(folder: str, media: Sequence[bytes]) -> Artifact:
     """EXAMPLES of a corpus of photographs, made by raylabel's own stages."""
-    with ProcessPoolExecutor() as pool:
-        media = list(pool.map(photograph, range(images), chunksize=32))
-    labels = pa.array(np.arange(images) % CLASSES, pa.int32())
+    labels = pa.array(np.arange(len(media)) % CLASSES, pa.int32())
     pq.write_table(pa.table({"image": media, "label": labels}), Path(folder) / "photographs.parquet")
     root, corpus = Root.open(f"{folder}/root"), Corpus(uri=(f"{folder}/photographs.parquet",))
     shards = index_corpus(root, "photographs", corpus)
@@ -242,7 +242,7 @@ class _Curves:
     def newest(self) -> Checkpoint:
         return Checkpoint(0, {}, ())
 
-    def save(self, step: int, files: Mapping[str, bytes]) -> None:
+    def save(self, step: int, files: Mapping[str, bytes], confirm: Callable[[], object]) -> None:
         self.curves.append(files[CURVE])
 
 

@@ -19,9 +19,8 @@ import av
 import decord
 import numpy as np
 import torch
-from bench_examples import photograph
 from figures import interleave, print_ratio, print_value
-from PIL import Image
+from panning import FPS, HEIGHT, SECONDS, WIDTH, encode
 
 from raylabel.media.parsers import eval_parser
 from raylabel.media.sandbox.sandbox import Parser, Sandbox
@@ -29,7 +28,6 @@ from raylabel.media.video_views import eval_indices
 from raylabel.media.view import Clip, View
 
 BARS = {8: 1.2, 32: 2.3}
-FPS, SECONDS, WIDTH, HEIGHT = 25, 10, 320, 240
 VIDEOS = 8
 
 
@@ -50,24 +48,6 @@ def main() -> None:
     print_value("video", "child's memory after 500 videos, beyond that after 50", [memory_growth(media, view)], "MB")
     if slow:
         raise SystemExit(f"below their bars: {', '.join(slow)}")
-
-
-def encode(seed: int, gop: int) -> bytes:
-    """A pan over a photograph with changing noise, at about 350 kbit/s."""
-    noise = np.random.default_rng(seed)
-    scene = np.asarray(Image.open(io.BytesIO(photograph(seed))).resize((2 * WIDTH, 2 * HEIGHT)))
-    out = io.BytesIO()
-    with av.open(out, "w", format="mp4") as container:
-        options = {"crf": "26", "g": str(gop), "sc_threshold": "0"}
-        stream = container.add_stream("libx264", rate=FPS, options=options)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for i in range(FPS * SECONDS):
-            x, y = (round((1 + np.sin(i / 40 + seed + phase)) / 2 * side) for phase, side in ((0, WIDTH), (1, HEIGHT)))
-            pixels = scene[y : y + HEIGHT, x : x + WIDTH].astype(np.int16)
-            pixels = (pixels + noise.integers(-4, 5, pixels.shape, np.int16)).clip(0, 255).astype(np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    return out.getvalue()
 
 
 def compare(name: str, media: Sequence[bytes], view: View, repeats: int) -> float:

@@ -26,6 +26,7 @@ from raylabel.inference.scorer import Ranked, Run
 from raylabel.inference.scores import Scoring, make_scores
 from raylabel.media.image_views import eval_pixels
 from raylabel.media.view import View
+from raylabel.models.head import float32_head
 from raylabel.schema import SCORES, split_key
 from raylabel.store.artifact import Root
 
@@ -36,11 +37,11 @@ BATCH = 64  # as the peers'; on a CPU the network processes a batch in smaller p
 class FileNetwork(Network):
     """A network of `label_networks` as a scorer. It differs from a teacher only in how its weights are loaded."""
 
-    path: str
+    path: str = ""
 
     def start(self, gpu: bool) -> Run:
         torch.set_num_threads(1)
-        module = load(self.path).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        module = float32_head(load(self.path).to(memory_format=torch.channels_last))  # pyright: ignore[reportCallIssue]
 
         def run(batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
             for batch in batches:
@@ -59,7 +60,7 @@ def raylabel(network: str, shards: list[str], photographs: Photographs) -> tuple
     try:
         root, corpus = Root.open(folder), Corpus(uri=tuple(shards))
         source = {"network": hashlib.sha256(Path(network).read_bytes()).hexdigest()}
-        scorer = FileNetwork(None, View(), "bf16", P, network)  # pyright: ignore[reportArgumentType]
+        scorer = FileNetwork(None, View(), "bf16", P, path=network)  # pyright: ignore[reportArgumentType]
         scoring = Scoring(
             scorer=scorer,
             source=source,
@@ -102,14 +103,14 @@ def _rate(stage: str, network: str, media: list[bytes], seconds: float, barrier:
     """Images per second of one single-threaded process, while one on each other core does the same."""
     torch.set_num_threads(1)
     view = View()
-    module = load(network).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    module = float32_head(load(network).to(memory_format=torch.channels_last))  # pyright: ignore[reportCallIssue]
     pixels = np.stack([eval_pixels(data, view) for data in media])
 
     def decode() -> None:
         for slot, data in enumerate(media):
             pixels[slot] = eval_pixels(data, view)
 
-    scorer = FileNetwork(None, view, "bf16", P, network)  # pyright: ignore[reportArgumentType]
+    scorer = FileNetwork(None, view, "bf16", P, path=network)  # pyright: ignore[reportArgumentType]
     step_images = max(1, CACHED // view.size**2)
 
     def model() -> None:

@@ -38,8 +38,8 @@ def found(root: Path) -> dict[str, Any]:
 def test_two_then_three_then_one_node_give_the_result_of_one(tmp_path: Path) -> None:
     with Driver(Spec(root=str(tmp_path / "alone"), resources=WORKERS)) as driver:
         driver.must_succeed(400)
-    fast = tmp_path / "fast"
-    slow = {"network": [1.0, str(fast)], "slow": ["/pretrained-.*/checkpoints/", 0.2]}
+    fast, lost = tmp_path / "fast", tmp_path / "lost"
+    slow = {"network": [1.0, str(fast)], "training": [0.2, str(lost)]}
     with Driver(Spec(root=str(tmp_path / "root"), resources=WORKERS, faults=slow, **NODES)) as driver:
         driver.wait_until(lambda: len(driver.parts()) >= 2)
         assert len(driver.actors()) == 4
@@ -51,6 +51,8 @@ def test_two_then_three_then_one_node_give_the_result_of_one(tmp_path: Path) -> 
         driver.send("add")  # the training workers are on the other nodes
         driver.send("remove")
         driver.send("remove")
+        driver.wait_until(lambda: "lost worker" in driver.output())
+        lost.touch()
         driver.must_succeed(400)
         assert "lost worker" in driver.output()
     assert found(tmp_path / "root") == found(tmp_path / "alone")

@@ -286,6 +286,16 @@ def test_a_bug_in_the_loop_ends_the_run_without_a_restart(clean, tmp_path):
 
 
 @slow
+def test_a_worker_whose_gpu_fails_is_a_lost_worker(clean, tmp_path):
+    training = training_on(clean(2), tmp_path, fault="gpu")
+    output = training.run()
+    assert "lost worker 1 (AcceleratorError: CUDA error: uncorrectable ECC error encountered), which costs" in output
+    assert output.count("training resumes from step") == 1
+    same_end(clean(2), training)
+    assert effective_history(training) == clean_history(training)
+
+
+@slow
 def test_workers_that_die_repeatedly_end_the_run(clean, tmp_path):
     training = training_on(clean(2), tmp_path, fault="die")
     output = training.run(status=2)
@@ -345,12 +355,7 @@ def test_a_worker_that_gets_sigterm_writes_a_checkpoint(clean, tmp_path):
     output = output_of(process)
     assert "a worker was told to end; training resumes from step" in output
     assert effective_history(training) == clean_history(training)
-    assert weights(training) == weights(clean(2))
-
-
-def weights(training: Training) -> str:
-    """The weights file. The curve is left out: a preemption between two of its points changes the order of its sums."""
-    return contents(training.net)["model.safetensors"]
+    same_end(clean(2), training)
 
 
 @slow
@@ -369,7 +374,7 @@ def test_a_driver_that_gets_a_signal_lets_its_workers_write_a_checkpoint(clean, 
     training.run()
     assert training.net.info["images"] == (STEPS - kept) * BATCH
     assert effective_history(training) == clean_history(training)
-    assert weights(training) == weights(clean(2))
+    same_end(clean(2), training)
 
 
 @pytest.fixture

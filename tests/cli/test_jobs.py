@@ -26,7 +26,7 @@ from raylabel.errors import InputError
 
 SMALL = (
     *("--student.arch", "resnet8x1", "--teacher.train.images", "3200", "--select.k", "20", "--select.p", "10"),
-    *("--pretrain.images", "3200", "--finetune.images", "640", "--pretrain.checkpoint-every", "10"),
+    *("--pretrain.images", "3200", "--finetune.images", "640", "--pretrain.checkpoint-minutes", "0.001"),
 )
 TINY_VIDEO = (
     *("--teacher.train.images", "64", "--pretrain.images", "64", "--finetune.images", "32", "--select.p", "8"),

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import grpc
@@ -11,6 +12,7 @@ import ray
 from ray.util.placement_group import placement_group
 
 from raylabel.compute import ray_internals as internals
+from raylabel.compute import resources
 
 
 def test_folders(ray_local: None) -> None:
@@ -20,6 +22,31 @@ def test_folders(ray_local: None) -> None:
     assert any(name.startswith("raylet") for name in os.listdir(logs))
     spill = internals.spill_folder()
     assert spill is None or isinstance(spill, str)
+
+
+def test_cpus_of_the_affinity_and_of_the_cgroup_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`get_num_cpus`: int or float, from the cgroup's files if there are any."""
+    mine = os.sched_getaffinity(0)
+    assert internals.usable_cpus() <= len(mine)
+    try:
+        os.sched_setaffinity(0, {min(mine)})
+        assert internals.usable_cpus() == 1
+    finally:
+        os.sched_setaffinity(0, mine)
+    files = [tmp_path / name for name in ("no quota", "no period", "no set", "cpu.max")]
+    monkeypatch.setattr(ray._private.utils._get_docker_cpus, "__defaults__", tuple(map(str, files)))
+    files[-1].write_text("50000 100000")  # half a CPU, which is less than one
+    assert internals.usable_cpus() == 1
+    files[-1].write_text("max 100000")
+    assert internals.usable_cpus() == len(mine)
+
+
+def test_a_node_has_the_cpus_that_ray_counts(ray_local: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fixture gives Ray four CPUs: a process that may use more has four, and one that may use fewer has those."""
+    assert resources.node_cpus() == min(4, internals.usable_cpus())
+    for usable, wanted in ((100, 4), (3, 3), (1, 1)):
+        monkeypatch.setattr(resources, "usable_cpus", lambda usable=usable: usable)
+        assert resources.node_cpus() == wanted
 
 
 def test_no_node_is_draining_in_a_quiet_cluster(ray_local: None) -> None:

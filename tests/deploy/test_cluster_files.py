@@ -125,6 +125,8 @@ def check_set_up(config: Config) -> None:
     assert SpecifierSet(PROJECT["requires-python"]).contains(python.removeprefix("python")), (
         "the package does not support this Python"
     )
+    packages = " ".join(line for line in every if "apt-get" in line).split()
+    assert {"gcc", f"{python}-dev"} <= set(packages), "torch.compile cannot build its modules"
     for lines in (head, worker):
         assert sum("pip install" in line and "~/raylabel" in line.split() for line in lines) == 1, "no package"
     versions = " ".join(config["cluster_synced_files"])
@@ -231,6 +233,8 @@ def swap(key: str, old: str, new: str) -> Change:
         ("the head gets no spot notice", swap("worker_start_ray_commands", "spot_notice.py", "spot.py")),
         ("can read the token", swap("setup_commands", "chmod 600", "chmod 644")),
         ("does not support this Python", swap("setup_commands", "python3.12", "python3.10")),
+        ("torch.compile cannot", swap("setup_commands", " python3.12-dev", "")),
+        ("torch.compile cannot", swap("setup_commands", " gcc", "")),
         ("Ray .*2.59.0", swap("head_setup_commands", "ray==2.60.0", "ray==2.59.0")),
         ("cannot use AWS", swap("head_setup_commands", " boto3", "")),
         ("no package", swap("worker_setup_commands", "'ray==2.60.0' ~/raylabel", "'ray==2.60.0'")),
@@ -455,6 +459,8 @@ def test_the_kubernetes_file_is_as_documented() -> None:
     text = KUBERAY.read_text()
     check_ray(text)
     assert re.findall(r"rayproject/ray:([\d.]+)-py(\d+)-gpu", text) == [(ray.__version__, "312")]
+    # Python's headers are part of the image's Python, which is conda's.
+    assert re.search(r"^#   RUN .*apt-get install -y gcc\b", text, re.MULTILINE), "torch.compile lacks a compiler"
     assert not SECRETS.search(text)
 
 

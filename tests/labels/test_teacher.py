@@ -237,14 +237,15 @@ def kill_each_once(killed: list[str], over: threading.Event) -> None:
 
 
 def test_only_the_samples_that_crash_the_teacher_or_the_parser_are_rejected(ray_local, tmp_path, monkeypatch):
-    """A sample crashes its process whenever it is tried; processes that are killed from outside reject nothing."""
+    """A sample crashes its process, and another one the GPU, whenever it is tried; processes that are killed from
+    outside reject nothing."""
     monkeypatch.setattr(units, "UNIT", 64)
     rng = np.random.default_rng(0)
     media = [bytes([a, b, 0]) for a, b in rng.integers(0, 256, (400, 2))]
-    poison_rows = (137, 331)
+    poison_rows = {137: b"K", 331: b"G"}
     commands = dict(zip((20, 21, 150, 200, 399), COMMANDS, strict=True))
     some = [
-        data[:2] + b"K" if row in poison_rows else commands[row].encode() if row in commands else data
+        data[:2] + poison_rows[row] if row in poison_rows else commands[row].encode() if row in commands else data
         for row, data in enumerate(media)
     ]
     made = []
@@ -374,7 +375,7 @@ def test_a_shard_that_changes_while_it_is_scored_is_an_error(ray_local, tmp_path
 
 def test_a_network_is_scored_with_its_settings(ray_local, tmp_path, monkeypatch):
     root, asked = Root.open(str(tmp_path)), []
-    monkeypatch.setattr(teacher, "make_scores", lambda root, scoring: asked.append(scoring))
+    monkeypatch.setattr(teacher, "make_scores", lambda root, scoring, former: asked.append(scoring))
     network, resources, corpus = random_model(root), Resources(teachers=3), Corpus(uri=("x",))
     config = Label(batch=64, p=20, precision="bf16", reject_limit=0.1)
     for retry in (False, True):
@@ -388,10 +389,45 @@ def test_a_network_is_scored_with_its_settings(ray_local, tmp_path, monkeypatch)
         assert scoring.resources is resources and scoring.source == source.identity and scoring.retry_rejects is retry
 
 
+def test_scores_in_bf16_of_an_earlier_version_are_used_and_never_mixed_with_those_of_this_one(ray_local, tmp_path):
+    """Until the last layer computed in float32, identities had no `head`, and logits took few values.
+
+    Complete SCORES of the corpus are found, those that were begun are completed in their arithmetic, and a corpus that
+    grew is scored again as a whole, because its identity differs in the arithmetic.
+    """
+    media, _ = digit_images()
+    files = [write_parquet(tmp_path / f"{name}.parquet", media[i * 600 : (i + 1) * 600]) for i, name in enumerate("ab")]
+    root, config, resources = (
+        Root.open(str(tmp_path / "root")),
+        Label(batch=64, precision="bf16"),
+        Resources(teachers=1),
+    )
+    one, both = (Corpus(uri=tuple(map(str, some))) for some in (files[:1], files))
+    source = TrainedNetwork(network=random_model(root), view=DIGITS_VIEW, config=config, resources=resources)
+    shards = {corpus: index_corpus(root, "unlabeled", corpus) for corpus in (one, both)}
+
+    old = make_scores(root, source._scoring(one, shards[one], "bf16", float32_head=False))
+    assert old.identity["source"]["label"]["precision"] == "bf16" and "head" not in old.identity["source"]["label"]
+    assert source.label(root, one, shards[one]).digest == old.digest
+
+    content = contents(old)
+    manifest = Path(old.uri, "manifest.json")
+    manifest.unlink()  # as if the earlier version had been stopped before its end
+    shutil.rmtree(Path(old.uri, "parts"))
+    assert source.label(root, one, shards[one]).digest == old.digest and contents(old) == content
+
+    grown = source.label(root, both, shards[both])
+    assert grown.identity["source"] == source.identity and source.identity["label"]["head"] == "fp32"
+    assert (grown.info["images"], grown.info["earlier"]) == (1200, 0)
+    shutil.rmtree(old.uri)
+    new = source.label(root, one, shards[one])
+    assert new.info["earlier"] == 600 and new.identity["source"] == source.identity
+
+
 def test_the_identity_covers_exactly_what_affects_evaluation_pixels():
     view = View()
     training = replace(view, crop="padded", min_scale=0.5, padding=0, flip=False)
-    assert teacher._evaluation_identity(training) == teacher._evaluation_identity(view)
+    assert training.evaluation_identity == view.evaluation_identity
     half = (0.5, 0.5, 0.5)
     for change in ({"size": 223}, {"resize": 257}, {"dct_scale": True}, {"mean": half}, {"std": half}):
-        assert teacher._evaluation_identity(replace(view, **change)) != teacher._evaluation_identity(view)
+        assert replace(view, **change).evaluation_identity != view.evaluation_identity

@@ -12,8 +12,9 @@ from networks import on_meta, parameters
 from torch import Tensor, nn
 
 from raylabel.errors import InputError
-from raylabel.models import Model, check
+from raylabel.models import Model, check, takes_clips
 from raylabel.models.build import build
+from raylabel.models.head import Float32, float32_head
 
 TORCHVISION = torchvision.models.list_models(module=torchvision.models)
 RESNETS = {n for n in TORCHVISION if torchvision.models.get_model_builder(n).__module__ == "torchvision.models.resnet"}
@@ -27,6 +28,59 @@ def test_every_torchvision_classifier_gives_logits(arch: str):
         logits = network.train(training)(images)
         assert isinstance(logits, Tensor)
         assert logits.shape == (2, 7)
+    assert last_layer(network, images) is layer_in_float32(network)
+
+
+def last_layer(network: nn.Module, inputs: Tensor) -> nn.Module:
+    """The last layer with weights that the network calls, other than batch and layer norms."""
+    called = []
+    layers = (nn.Linear, nn.Conv2d, nn.Conv3d)
+    hooks = [
+        m.register_forward_hook(lambda m, *_: called.append(m)) for m in network.modules() if isinstance(m, layers)
+    ]
+    network(inputs)
+    for hook in hooks:
+        hook.remove()
+    return called[-1]
+
+
+def layer_in_float32(network: nn.Module) -> nn.Module:
+    """The only layer that `float32_head` replaces."""
+    (found,) = (m.layer for m in float32_head(network).modules() if isinstance(m, Float32))
+    return found
+
+
+@pytest.mark.parametrize("arch", ["resnet8x1", "r2plus1d8x1", "r2plus1d_18", "r2plus1d_34", "r3d_18", "mc3_18", "c3d"])
+def test_the_head_of_each_network_is_its_last_layer(arch: str):
+    """Those of torchvision for images are in `test_every_torchvision_classifier_gives_logits`."""
+    network = on_meta(Model(arch=arch), 7).eval()
+    inputs = (
+        torch.empty(2, 3, 16, 112, 112, device="meta")
+        if takes_clips(Model(arch=arch))
+        else torch.empty(2, 3, 32, 32, device="meta")
+    )
+    last = last_layer(network, inputs)
+    assert layer_in_float32(network) is last and isinstance(last, nn.Linear) and last.out_features == 7
+
+
+@pytest.mark.parametrize(
+    ("arch", "compiled"), [("resnet8x1", False), ("resnet8x1", True), ("r2plus1d8x1", False), ("squeezenet1_1", False)]
+)
+def test_the_head_computes_in_float32_under_autocast(arch: str, compiled: bool):
+    """Its logits are those of its input, in float32. `fullgraph`: torch.compile traces it as one graph."""
+    torch.manual_seed(0)
+    network, features = float32_head(build(Model(arch=arch), 7).eval()), []
+    (head,) = (m for m in network.modules() if isinstance(m, Float32))
+    head.register_forward_hook(lambda _, inputs, logits: features.append((inputs[0], logits.clone())))
+    inputs = torch.rand(4, 3, 2, 32, 32) if takes_clips(Model(arch=arch)) else torch.rand(4, 3, 32, 32)
+    run = torch.compile(network, backend="aot_eager", fullgraph=True) if compiled else network
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        logits = run(inputs)
+        ((x, found),) = features
+    assert found.dtype == logits.dtype == torch.float32
+    with torch.inference_mode():
+        torch.testing.assert_close(found, head.layer(x.float()), rtol=1e-6, atol=1e-6)
+    assert not torch.equal(found, found.bfloat16().float())
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnext101_32x8d", "vit_b_16", "densenet121", "googlenet"])

@@ -106,6 +106,11 @@ def test_a_recipe_may_import_its_neighbors_and_other_nodes_need_none_of_the_file
         ("from dataclasses import replace\ndef f():\n  return replace(3, k=1)\n", 3, "TypeError: replace"),
         ("def f(one, two):\n    return 3\n", None, "TypeError: f.. missing 2 required positional"),
         ("def f():\n  raise KeyError\n", 2, "KeyError: KeyError"),
+        (
+            "from raylabel.recipes import *\ndef f():\n  s = Schedule(lr=1)\n  Train(schedule=s, checkpoint_every=9)\n",
+            4,
+            "TypeError: .*'checkpoint_every' .now `checkpoint_minutes`, in minutes instead of steps.",
+        ),
     ],
 )
 def test_an_error_in_a_users_recipe_names_the_file_and_the_line(tmp_path, text, line, message):

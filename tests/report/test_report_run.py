@@ -1,21 +1,27 @@
 """The pictures and films of picked samples that the page shows."""
 
 import io
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from helpers import png, write_parquet
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from raylabel.corpus import Corpus, Shards
 from raylabel.media.encode import encode_mp4
 from raylabel.media.video import Video
 from raylabel.media.view import MAX_JPEG_PIXELS
-from raylabel.report.run import _previews
+from raylabel.report.run import _previews, shown_picks
 from raylabel.report.thumbnails import film, thumbnail
+from raylabel.schema import PICKS
+from raylabel.store.artifact import Built, Draft, Root, write_table
 
 Index = Callable[[Corpus], Shards]
 
@@ -39,3 +45,41 @@ def test_videos_become_films_of_their_segments(indexed: Index, tmp_path: Path) -
     segments = {0: None, 1: (1.0, 3.0), 2: (0.5, float("inf")), 5: (3.0, 9.0)}
     assert previews == {key: film(Video(media[key] or b"", segment)) for key, segment in segments.items()}
     assert [round(shown.seconds, 3) for _, shown in previews.values() if shown] == [4.0, 2.0, 3.5, 1.0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    per_class=st.lists(st.integers(0, 30), min_size=1, max_size=12),
+    shown=st.sets(st.integers(0, 11), min_size=1),
+    cuts=st.lists(st.integers(0, 300), max_size=4),
+    batch=st.integers(1, 40),
+)
+def test_the_picks_that_are_shown_are_those_of_the_ladder_of_ranks(
+    per_class: list[int], shown: set[int], cuts: list[int], batch: int
+) -> None:
+    """Whatever the files and batches; a class without picks is not shown."""
+    rows = [(c, rank) for c, count in enumerate(per_class) for rank in range(1, count + 1)]
+    table = pa.table(
+        [*map(list, zip(*rows, strict=True)), np.arange(len(rows)) / 7, np.arange(len(rows)) * 3] if rows else [[]] * 4,
+        schema=PICKS,
+    )
+    ends = sorted({0, len(rows), *(cut for cut in cuts if cut < len(rows))})
+
+    def build(draft: Draft) -> Built:
+        parts = [table[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+        return Built(
+            [write_table(draft.uri, f"picks-{i:05d}.parquet", part) for i, part in enumerate(parts)],
+            {"per_class": per_class},
+        )
+
+    classes = sorted(c for c in shown if c < len(per_class)) or [0]
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raylabel.report.run.BATCH_ROWS", batch)
+        found = shown_picks(Root.open(folder).make("picks", {}, build), np.array(classes))
+    ladder = {1, 2, 5, 10, 20, 50}
+    wanted = [
+        row
+        for row in table.to_pylist()
+        if row["label"] in classes and (row["rank"] in ladder or row["rank"] == per_class[row["label"]])
+    ]
+    assert list(zip(*(column.tolist() for column in found), strict=True)) == [tuple(row.values()) for row in wanted]

@@ -1,5 +1,6 @@
 """Selection against plain Python: sort everything, take the first K."""
 
+import tempfile
 from collections import defaultdict
 from dataclasses import replace
 from unittest import mock
@@ -16,7 +17,7 @@ from raylabel.schema import DUPLICATES, PICKS, SCORES, check
 from raylabel.selection import select as selection
 from raylabel.selection import shuffle, topk
 from raylabel.selection.duplicates import _write_hashes, find_duplicates
-from raylabel.selection.select import Select, SelectionTask, _write_candidates, select
+from raylabel.selection.select import Select, SelectionTask, _count_keys, _write_candidates, select
 from raylabel.selection.topk import TopK, sort_order
 from raylabel.store.artifact import Artifact, Built, File, Root, write_table
 
@@ -85,6 +86,27 @@ def test_topk_keeps_the_best_of_each_group_however_rows_are_split(data):
             assert as_rows(top.result()) == best(share, k)
             whole.add(*top.kept(0, classes))
     assert as_rows(whole.result()) == best(rows, k)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_rows_that_were_taken_and_those_that_are_left_hold_the_best(data):
+    """A task with little memory takes what it has and continues. Rows below the thresholds of then are dropped."""
+    classes, k, grouped = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 4)), data.draw(st.booleans())
+    pairs = data.draw(st.lists(st.tuples(st.integers(0, classes - 1), tied_score), max_size=60))
+    rows = [(label, score, key, key % 5) for key, (label, score) in enumerate(pairs)]
+    top, whole, taken = TopK(classes, k, grouped), TopK(classes, k, grouped), 0
+    with mock.patch.object(topk, "STAGE_ROWS", 0):
+        for part in cut(data, rows):
+            top.add(*columns_of(part, grouped)[: 3 + grouped])
+            if data.draw(st.booleans()):
+                for c in range(classes):
+                    found = top.take(c, c + 1)
+                    taken += len(found[0])
+                    whole.add(*found)
+                assert top.rows == 0 and not len(top.kept(0, classes)[0])
+        whole.add(*top.kept(0, classes))
+    assert as_rows(whole.result()) == best(rows if grouped else [row[:3] for row in rows], k)
 
 
 def cut(data, rows):
@@ -308,14 +330,51 @@ def test_groups_are_read_only_if_there_are_any(tmp_path):
         grouped=False,
         classes=3,
         scratch=str(tmp_path),
+        key_bits=0,
         out="",
     )
     for grouped, columns in ((False, 3), (True, 4)):
         with mock.patch.object(pq.ParquetFile, "iter_batches", autospec=True, side_effect=iter_batches) as opened:
-            name = _write_candidates(replace(task, grouped=grouped), some, f"{grouped}")
+            (name,) = _write_candidates(replace(task, grouped=grouped), some, f"{grouped}")
         assert ("group" in opened.call_args.kwargs["columns"]) == grouped
         found = shuffle.read_partition(str(tmp_path), name, 0)
         assert len(found) == columns and len(found[0]) == (3 if grouped else 27)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_tasks_with_little_memory_write_the_same_picks(data):
+    """Map tasks write candidates whenever they hold KEPT of them, and keys are counted in several tasks."""
+    classes, k, bits = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 5)), data.draw(st.integers(0, 3))
+    grouped = data.draw(st.booleans())
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        rows = random_rows(80, classes, p := min(3, classes), seed=data.draw(st.integers(0, 9)))
+        groups = {row[0]: row[0] % 7 for row in rows}
+        scores = fake_scores(Root.open(folder), "s", rows, [20] * 4, p, groups)
+        task = SelectionTask(
+            scores=scores.uri,
+            kept=p,
+            duplicates="",
+            copies=[],
+            config=Select(k=k, p=p),
+            grouped=grouped,
+            classes=classes,
+            scratch=f"{folder}/scratch",
+            key_bits=bits,
+            out=f"{folder}/out",
+        )
+        found = []
+        for kept in (10_000, data.draw(st.integers(0, 30))):
+            patch.setattr(selection, "KEPT", kept)
+            patch.setattr(topk, "STAGE_ROWS", 0)
+            names = _write_candidates(task, [file.name for file in scores.files("scores-")], f"{kept}")
+            picked = [selection._write_picks(task, names, number) for number in range(len(task.slices))]
+            keys = [_count_keys(task.scratch, [name for *_, name in picked], bucket) for bucket in range(1 << bits)]
+            found.append(([file for file, *_ in picked], [counts for _, counts, _ in picked], sum(keys)))
+        assert len(names) > 1 or kept > 20
+        assert found[0] == found[1]
+        picks = pa.concat_tables(pq.read_table(f"{task.out}/{file.name}") for file in found[0][0])
+        assert found[0][2] == len(set(picks["key"].to_pylist()))
 
 
 def test_the_copy_with_the_smallest_key_is_kept_whatever_the_scores(ray_local, tmp_path):

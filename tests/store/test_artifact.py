@@ -133,3 +133,46 @@ def test_a_field_added_later_is_in_the_identity_only_if_it_is_set():
     assert identity_of(New(tags=["a"])) == {"size": 3, "steps": 1, "tags": ["a"]}
     assert digest({**identity_of(Old()), "steps": 1}) == digest(identity_of(New()))
     assert identity_of([New(size=4)]) == [{"size": 4, "steps": 1}]
+
+
+def test_an_artifact_with_a_former_identity_is_used(tmp_path):
+    root, built = Root.open(str(tmp_path)), []
+
+    def build(draft):
+        built.append(os.path.basename(draft.uri))
+        return Built([write_bytes(draft.uri, "a", b"")], {})
+
+    new, older, oldest = ({"x": 1, "version": version} for version in (3, 2, 1))
+    old = root.make("thing", older, build)
+    assert root.make("thing", new, build, former=[older, oldest]) == old
+    root.make("thing", oldest, build)
+    assert root.make("thing", new, build, former=[oldest, older]).digest == digest(oldest)  # in their order
+    assert root.make("other", new, build, former=[older]).digest == digest(new)
+    assert root.make("thing", new, build).digest == digest(new)
+    assert root.make("thing", new, build, former=[older, oldest]).digest == digest(new)  # it is complete itself
+    assert len(built) == 4
+
+
+def test_a_draft_with_a_former_identity_is_continued(tmp_path):
+    root, new, old = Root.open(str(tmp_path)), {"x": 1}, {"x": 1, "unused": 2}
+
+    def stopped(draft):
+        write_bytes(draft.uri, "part-0", b"kept")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        root.make("thing", old, stopped)
+
+    def finished(draft):
+        assert (tmp_path / os.path.basename(draft.uri) / "part-0").read_bytes() == b"kept"
+        return Built([write_bytes(draft.uri, "part-1", b"")], {})
+
+    done = root.make("thing", new, finished, former=[old])
+    assert done.digest == digest(old) and done.identity == old
+    assert root.make("thing", new, finished, former=[old]) == done and len(list(tmp_path.iterdir())) == 1
+    # A draft of the identity itself is continued even if one with a former identity exists.
+    with pytest.raises(KeyboardInterrupt):
+        root.make("thing", {"y": 1}, stopped)
+    with pytest.raises(KeyboardInterrupt):
+        root.make("thing", {"y": 1, "unused": 2}, stopped)
+    assert root.make("thing", {"y": 1}, finished, former=[{"y": 1, "unused": 2}]).digest == digest({"y": 1})

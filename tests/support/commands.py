@@ -19,5 +19,5 @@ SMALL = (
         "--finetune.images",
         "640",
     ),
-    *("--pretrain.checkpoint-every", "10", "--label.batch", "64"),
+    *("--pretrain.checkpoint-minutes", "0.001", "--label.batch", "64"),
 )

@@ -98,7 +98,7 @@ def digits(spec: Spec) -> Recipe:
         recipe,
         teacher=replace(recipe.teacher, train=replace(recipe.teacher.train, images=3200)),
         label=replace(recipe.label, batch=BATCH),
-        pretrain=replace(recipe.pretrain, images=6400, checkpoint_every=10),
+        pretrain=replace(recipe.pretrain, images=6400, checkpoint_minutes=0.001),
         finetune=replace(recipe.finetune, images=640),
         resources=Resources(**spec.resources),
     )

@@ -129,7 +129,8 @@ def first_bytes(width: int) -> Callable[[bytes, Sequence[int]], np.ndarray]:
 
 @dataclass(frozen=True)
 class Fragile:
-    """A scorer of two classes: the scores are the first two bytes of a sample. Its process dies if the third is 'K'."""
+    """A scorer of two classes: the scores are the first two bytes of a sample. Its process dies if the third is 'K',
+    and its GPU fails if it is 'G'."""
 
     shape: tuple[int, ...] = (3,)
     p: int = 2
@@ -145,6 +146,8 @@ class Fragile:
         for batch in batches:
             if (batch[:, 2] == ord("K")).any():
                 signal.raise_signal(signal.SIGSEGV)
+            if (batch[:, 2] == ord("G")).any():
+                raise RuntimeError("CUDA error: uncorrectable ECC error encountered\nDebug with ...")
             values = batch[:, :2].astype(np.float32)
             order = np.argsort(-values, axis=1, kind="stable").astype(np.int32)
             ranked = np.take_along_axis(values, order, axis=1)

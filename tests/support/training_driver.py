@@ -31,10 +31,24 @@ def hook(settings: dict) -> None:
                 log.write(f"{item[0]} {item[1]}\n")
                 yield item
 
+    def rank_1_is_first(log: str) -> bool:
+        """True once, in the second worker."""
+        import ray.train
+
+        if ray.train.get_context().get_world_rank() != 1 or os.path.exists(f"{log}.failed"):
+            return False
+        open(f"{log}.failed", "w").close()
+        return True
+
     def slow(self, view, batch, first, *more):
+        save_by_step()
         for number, each in enumerate(batches(self, view, batch, first, *more), first // batch):
             if number == settings["steps"] // 2 and settings["fault"] == "raise":
                 raise ValueError("a bug in the loop")
+            if number == settings["steps"] // 2 and settings["fault"] == "gpu" and rank_1_is_first(settings["log"]):
+                import torch
+
+                raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
             if number == settings["steps"] // 2 and settings["fault"] == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(settings["pause"])
@@ -46,6 +60,13 @@ def hook(settings: dict) -> None:
         if settings["fault"] == "slow save" and "/checkpoints/" in uri:
             time.sleep(0.5)
         write_file(uri, data)
+
+    def save_by_step():
+        from raylabel.training.preemption import Agreement  # only in workers: it imports Ray Train, which takes seconds
+
+        after = Agreement.after
+        put = lambda self, step: after(self, step)._replace(save=step % settings["every"] == 0)  # noqa: E731
+        setattr(Agreement, "after", put)  # noqa: B010
 
     for where, name, put in (stream.Stream, "items", logged), (stream.Stream, "batches", slow):
         setattr(where, name, put)
@@ -101,7 +122,6 @@ def main() -> None:
         batch=64,
         schedule=Schedule(lr=0.05),
         precision="fp32",
-        checkpoint_every=settings["every"],
     )
     root = Root.open(settings["root"])
     try:

@@ -1,5 +1,6 @@
 """Short trainings on scikit-learn's digits."""
 
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from raylabel.training.schedule import Schedule
 from raylabel.training.train import train
 
 MODEL = Model(arch="resnet8x1")
-CONFIG = Train(images=3_200, batch=64, schedule=Schedule(lr=0.05), precision="fp32", checkpoint_every=10)
+CONFIG = Train(images=3_200, batch=64, schedule=Schedule(lr=0.05), precision="fp32", checkpoint_minutes=0.001)
 
 
 def digits_examples(root: Root, folder: Path) -> Artifact:
@@ -55,8 +56,10 @@ def in_this_process(folder: Path) -> Iterator[None]:
         each: Callable[[dict[str, Any]], None], settings: dict[str, Any], storage: str, workers: int, gpu: bool
     ) -> Future[None]:
         assert workers == 1
-        # Ray Train destroys the group at the end.
-        torch.distributed.init_process_group("gloo", f"file://{folder}/group", world_size=1, rank=0)
+        if torch.distributed.is_initialized():  # Ray Train destroys the group at the end, but not if training fails
+            torch.distributed.destroy_process_group()
+        group = f"file://{folder}/group-{uuid.uuid4().hex}"
+        torch.distributed.init_process_group("gloo", group, world_size=1, rank=0)
         return start(each, settings, storage, 0, gpu)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -22,7 +22,7 @@ from raylabel.sweep.claims import Ledger
 
 UNEVEN = ("select.k=[20,40]", "finetune.images=[500,40000]")  # two trials end long before the others
 EVEN = ("select.k=[20,40]",)
-SHORT = ("--teacher.train.images", "4000", "--pretrain.images", "4000", "--pretrain.checkpoint-every", "10")
+SHORT = ("--teacher.train.images", "4000", "--pretrain.images", "4000", "--pretrain.checkpoint-minutes", "0.001")
 
 
 @contextmanager

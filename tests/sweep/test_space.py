@@ -59,7 +59,7 @@ def test_draws_depend_on_the_seed_and_cover_the_whole_range():
         (["finetune.schedule.lr=log_uniform(0.1)"], "0 < low < high"),
         (["view.mean=[1]"], "space: view.mean is not a single number or word"),
         (["resources.workers=[1]"], "space: resources.workers does not change results"),
-        (["pretrain.checkpoint_every=[1]"], "does not change results"),
+        (["pretrain.checkpoint_minutes=[1.0]"], "does not change results"),
         (["unlabeled.uri=[a]"], "'unlabeled' is the same for all trials"),
         (["select.k=[1]", "select.k=[2]"], "space: select.k is given twice"),
     ],

@@ -2,6 +2,9 @@
 
 import pickle
 import shutil
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,8 @@ from hypothesis import strategies as st
 
 from raylabel.errors import InputError
 from raylabel.store.files import list_files, write_file
-from raylabel.training.checkpoint import CHECKSUMS, Checkpoints
+from raylabel.training import checkpoint
+from raylabel.training.checkpoint import CHECKSUMS, Checkpoints, Writer
 
 FILES = {"model": b"weights" * 100, "momentum": b"more" * 100, "state.json": b'{"step": 1}'}
 
@@ -116,3 +120,70 @@ def test_the_error_names_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match=f"{tmp_path}/file/checkpoints"):
         Checkpoints(str(tmp_path / "file" / "checkpoints")).save(1, at(1))
+
+
+def writer(folder: Path, minutes: float = 1e-9, confirm: Callable[[], object] = lambda: None) -> Writer:
+    return Writer(Checkpoints(str(folder)), minutes, confirm)
+
+
+def test_one_checkpoint_is_written_at_a_time(tmp_path, monkeypatch):
+    one, go = writer(tmp_path), threading.Event()
+    assert one.due()
+    one.write(10, lambda: go.wait(30) and at(10) or {})
+    assert not one.due()  # it is skipped, not queued
+    one.check()
+    go.set()
+    one.wait()
+    assert one.due() and Checkpoints(str(tmp_path)).newest().files == at(10)
+    one.write(20, lambda: at(20))
+    one.write(30, lambda: at(30))  # the last one waits for the one before
+    one.wait()
+    assert {name.partition("/")[0] for name in list_files(str(tmp_path))} == {f"{step:010d}" for step in (20, 30)}
+
+
+def test_checkpoints_are_due_by_time(tmp_path, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
+    one = writer(tmp_path, minutes=5)
+    assert not one.due() and one.note == ""
+    now += 299
+    assert not one.due() and one.note == "a crash now costs 4 min"
+    now += 1
+    assert one.due()
+    one.write(10, lambda: at(10))
+    now += 60  # it took a minute
+    one.wait()
+    assert one.note == "a crash now costs 1 min"  # the checkpoint has the state at its beginning
+    now += 239
+    assert not one.due()
+    now += 1
+    assert one.due()
+
+
+def test_an_error_of_the_thread_is_raised_at_the_next_check(tmp_path):
+    one, ended = writer(tmp_path), threading.Event()
+    one.write(10, lambda: ended.wait(30) and {"model": b""} | {"no/such\0name": b""})
+    one.check()
+    ended.set()
+    with pytest.raises(ValueError, match="null byte"):
+        while True:
+            one.check()
+            time.sleep(0.001)
+    assert Checkpoints(str(tmp_path)).newest().step == 0
+    one.check()
+
+
+@pytest.mark.parametrize("when", [0, 1])
+def test_a_worker_of_a_driver_that_has_ended_commits_no_checkpoint(when: int, tmp_path):
+    calls: list[int] = []
+
+    def confirm() -> None:
+        if len(calls) == when:
+            raise KeyError("the driver has ended")
+        calls.append(1)
+
+    one = writer(tmp_path, confirm=confirm)
+    one.write(10, lambda: at(10))
+    with pytest.raises(KeyError, match="the driver has ended"):
+        one.wait()
+    assert not [name for name in list_files(str(tmp_path)) if CHECKSUMS in name or when == 0]

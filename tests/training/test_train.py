@@ -5,11 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from helpers import DIGITS_VIEW, contents
 from paths import PYTHONPATH
@@ -19,9 +22,12 @@ from trainings import MODEL, digits_examples, fit, in_this_process
 from raylabel.errors import InputError
 from raylabel.media.image_views import normalise
 from raylabel.models.build import build
-from raylabel.models.trained import CURVE, load_model
-from raylabel.store.artifact import Artifact, Root
+from raylabel.models.trained import CURVE, WEIGHTS, load_model
+from raylabel.store.artifact import RECIPE, Artifact, Root, digest, identity_of
+from raylabel.training import checkpoint, loop, preemption
+from raylabel.training.checkpoint import STATE, Checkpoints, Writer
 from raylabel.training.config import Train
+from raylabel.training.preemption import Agreement, Decision
 from raylabel.training.schedule import Schedule, lr_at
 from raylabel.training.stream import Stream
 
@@ -67,6 +73,134 @@ def test_trainings_match_a_plain_loop_and_write_a_curve(ray_local, tmp_path):
     with in_this_process(tmp_path):
         again = fit(root, examples, config, init=made)  # one worker, from the weights of `made`
     assert distance(load_model(again), plain_loop(examples, config, load_model(made))) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def alone(ray_local, tmp_path_factory) -> Iterator[tuple[Artifact, Artifact]]:
+    """EXAMPLES, and a network that one worker in this process trained on them without an interruption.
+
+    Points of the curve are two steps apart.
+    """
+    folder = tmp_path_factory.mktemp("alone")
+    root = Root.open(str(folder / "root"))
+    examples = digits_examples(root, folder)
+    with in_this_process(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "POINTS", 15)
+        yield examples, fit(root, examples, SHORT)
+
+
+SHORT = Train(images=30 * 64, batch=64, schedule=Schedule(lr=0.05), precision="fp32", checkpoint_minutes=1e-6)
+
+
+def test_curve_and_weights_do_not_depend_on_when_checkpoints_are_written(alone, tmp_path, monkeypatch):
+    examples, clean = alone
+    after = Agreement.after
+
+    def stop_twice(self: Agreement, step: int) -> Decision:
+        return after(self, step)._replace(stop=step in (7, 12), save=step in (3, 5, 20))
+
+    monkeypatch.setattr(Agreement, "after", stop_twice)
+    made = fit(Root.open(str(tmp_path)), examples, SHORT)
+    assert contents(made) == contents(clean)
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(alone, tmp_path, monkeypatch):
+    examples, clean = alone
+    later, saved, write_file = threading.Event(), list[int](), checkpoint.write_file
+    after, write = Agreement.after, Writer.write
+
+    def slow(uri: str, data: bytes) -> None:
+        assert later.wait(30), "training waits for the checkpoint"
+        write_file(uri, data)
+
+    def counted(self: Agreement, step: int) -> Decision:
+        if step > 20:
+            later.set()
+        return after(self, step)
+
+    monkeypatch.setattr(checkpoint, "write_file", slow)
+    monkeypatch.setattr(preemption, "AGREE", 0.0)  # rank 0 says after each step that a checkpoint is due
+    monkeypatch.setattr(Agreement, "after", counted)
+    monkeypatch.setattr(Writer, "write", lambda self, step, make: saved.append(step) or write(self, step, make))
+    made = fit(Root.open(str(tmp_path)), examples, SHORT)
+    assert contents(made) == contents(clean)
+    assert saved[0] == 1 and saved[1] > 20 and saved[-1] == 30  # none while the first was being written
+
+
+def test_a_checkpoint_does_not_depend_on_later_steps():
+    module = build(MODEL, 10)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
+
+    def step() -> None:
+        module(torch.randn(4, 3, 8, 8)).sum().backward()
+        optimizer.step()
+
+    step()
+    curve, state = [{"loss": 1.0}], {"step": 1}
+    make = loop._snapshot(module, optimizer, curve, state)
+    weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    step()
+    curve.append({"loss": 2.0})
+    files = make()
+    assert files == make() and json.loads(files[CURVE]) == [{"loss": 1.0}] and json.loads(files[STATE])["step"] == 1
+    for name, tensor in safetensors.torch.load(files[WEIGHTS]).items():
+        assert torch.equal(tensor, weights[name]), name
+    kept = safetensors.torch.load(files[loop.MOMENTUM])
+    now = {name: optimizer.state[parameter]["momentum_buffer"] for name, parameter in module.named_parameters()}
+    assert kept.keys() == now.keys() and not torch.equal(kept["fc.weight"], now["fc.weight"])
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_training(alone, tmp_path, monkeypatch):
+    steps: list[int] = []
+    after = Agreement.after
+
+    def full(uri: str, data: bytes) -> None:
+        raise InputError("cannot write here: the disk is full")
+
+    def slowly(self: Agreement, step: int) -> Decision:
+        steps.append(step)
+        time.sleep(0.05)
+        return after(self, step)
+
+    monkeypatch.setattr(checkpoint, "write_file", full)
+    monkeypatch.setattr(Agreement, "after", slowly)
+    with pytest.raises(InputError, match="the disk is full"):
+        fit(Root.open(str(tmp_path)), alone[0], SHORT)
+    assert len(steps) < 10
+
+
+def test_an_unfinished_training_of_version_0_1_is_continued(alone, tmp_path, monkeypatch):
+    examples, clean = alone
+    after = Agreement.after
+
+    def end(self: Agreement, step: int) -> Decision:
+        if step == 8:
+            raise KeyError("the driver was killed")
+        return after(self, step)._replace(save=step == 7)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Agreement, "after", end)
+        patch.setattr(Writer, "due", lambda self: False)
+        patch.setattr(Writer, "check", Writer.wait)
+        with pytest.raises(Exception, match="the driver was killed"):
+            fit(Root.open(str(tmp_path)), examples, SHORT)
+    (draft,) = tmp_path.glob("net-*")
+    recipe = json.loads((draft / RECIPE).read_text())
+    recipe["identity"]["view"] = identity_of(DIGITS_VIEW)
+    (draft / RECIPE).write_text(json.dumps(recipe))
+    old = draft.rename(tmp_path / f"net-{digest(recipe['identity'])}")
+    checkpoints = Checkpoints(f"{old}/scratch/checkpoints")
+    found = checkpoints.newest()
+    assert found.step == 7 and old.name != draft.name
+    state = json.loads(found.files[STATE])
+    ((loss, correct),) = state["sums"]
+    assert loss > 0  # of one step since the last point of the curve
+    before = {"step": 7, "sums": [loss, correct, 64.0], "passed_over": []}
+    checkpoints.save(7, {**found.files, STATE: json.dumps(before).encode()})
+    made = fit(Root.open(str(tmp_path)), examples, SHORT)
+    assert made.uri == str(old) and made.info["images"] == 23 * 64
+    assert contents(made) == contents(clean)
+    assert fit(Root.open(str(tmp_path)), examples, SHORT) == made  # found, and not trained again
 
 
 def test_a_loss_that_is_not_a_number_is_an_error(ray_local, tmp_path):

@@ -44,3 +44,12 @@ def test_a_worker_that_waited_for_a_lost_worker_counts_as_lost(end, tmp_path):
     dead = ray.exceptions.ActorDiedError()
     assert "lost worker 1 (ActorDiedError" in _lost(ray.train.WorkerGroupError("", {0: error, 1: dead}))
     assert not _lost(ray.train.WorkerGroupError("", {0: ValueError("a bug")}))
+
+
+@pytest.mark.parametrize("kind", [torch.AcceleratorError, RuntimeError])
+def test_a_worker_whose_gpu_failed_counts_as_lost(kind: type[RuntimeError]):
+    failed = pickle.loads(pickle.dumps(kind("CUDA error: uncorrectable ECC error encountered\nDebug with ...")))
+    waited = torch.distributed.DistBackendError("NCCL communicator was aborted on rank 0")
+    found = _lost(ray.train.WorkerGroupError("", {0: waited, 1: failed}))
+    assert found == f"lost worker 1 ({kind.__name__}: CUDA error: uncorrectable ECC error encountered Debug with ...)"
+    assert not _lost(ray.train.WorkerGroupError("", {0: torch.OutOfMemoryError("CUDA out of memory.")}))

@@ -1,6 +1,7 @@
 """Measures how fast a network trains."""
 
 import json
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,7 +38,7 @@ def measure_training(draft: Draft, task: TrainingTask, workers: int, gpu: bool) 
     import ray
 
     # As many steps as in the run. No checkpoint is due, and no point of the curve except the last.
-    config = replace(task.config, checkpoint_every=task.config.steps + 1)
+    config = replace(task.config, checkpoint_minutes=math.inf)
     begin, board = time.monotonic(), make_board()
     settings = {"task": replace(task, config=config, board=board), "folder": draft.uri, "seconds": SECONDS}
     settings["checkpoints"] = Checkpoints(draft.scratch("checkpoints"))  # none is due
