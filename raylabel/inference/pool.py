@@ -5,9 +5,8 @@ The driver handles only references to the data.
 
 import collections
 import functools
-import itertools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +31,7 @@ ITEMS = 32  # per actor at least, if there are enough units, so that all actors 
 PIXELS = 4  # batches in a block of pixels, if tasks decode: an actor copies one to the GPU while another is scored
 BLOCK = 8 << 20  # bytes of a block that an actor returns, about 50,000 samples: the driver handles and counts blocks
 IN_FLIGHT = 64  # tasks that write parts at the same time
-REUSED = 16  # parts that are reused as a whole and committed by one task, which reads the 16 or 17 earlier ones once
+REUSED = 16  # parts that one task commits, if most of their units are reused: it reads 16 or 17 earlier ones, once each
 # Restarts of one actor or task in total: a lost node takes one, a sample that crashes the teacher about ten.
 MAX_RESTARTS = 1000
 
@@ -59,9 +58,10 @@ def score(task: ScoringTask, parts: Callable[[], Iterator[Part]], folder: str) -
     `parts` yields the same parts each time it is called, so that they need not all be in memory.
     """
     writing: list[Any] = []  # references
-    for some, spans in _together(_spans(task, parts)):
-        blocks, cuts = [ref for ref, _, _ in spans], [cut for _, *cut in spans]
-        writing.append(_commit.remote(folder, some, cuts, *blocks))
+    for run in _together(_spans(task, parts)):
+        blocks = [ref for _, spans in run for ref, _, _ in spans]
+        cuts = [[cut for _, *cut in spans] for _, spans in run]
+        writing.append(_commit.remote(folder, [part for part, _ in run], cuts, *blocks))
         while writing and (len(writing) > IN_FLIGHT or ray.wait(writing, timeout=0)[0]):
             done, writing = ray.wait(writing)
             yield from ray.get(done[0])
@@ -75,18 +75,25 @@ def score(task: ScoringTask, parts: Callable[[], Iterator[Part]], folder: str) -
 Span = tuple[Any, int, int]  # rows of a block: (reference of the block, first row, number of rows)
 
 
-def _together(parts: Iterator[tuple[Part, list[Span]]]) -> Iterator[tuple[list[Part], list[Span]]]:
-    """The parts that one task commits: up to REUSED of those that have no units, or one that has."""
-    for reused, some in itertools.groupby(parts, lambda one: not one[0].units):
-        while run := list(itertools.islice(some, REUSED if reused else 1)):
-            yield [part for part, _ in run], [span for _, spans in run for span in spans]
+def _together(parts: Iterable[tuple[Part, list[Span]]]) -> Iterator[list[tuple[Part, list[Span]]]]:
+    """The parts that one task commits: up to REUSED, which have together about as many new units as one part has
+    units."""
+    run, new = list[tuple[Part, list[Span]]](), 0
+    for part, spans in parts:
+        run.append((part, spans))
+        new += len(part.units)
+        if len(run) == REUSED or new >= len(part.units) + len(part.pieces):
+            yield run
+            run, new = [], 0
+    if run:
+        yield run
 
 
 def _spans(task: ScoringTask, parts: Callable[[], Iterator[Part]]) -> Iterator[tuple[Part, list[Span]]]:
-    """Each part with the rows that were scored for it."""
-    yield from ((part, []) for part in parts() if not part.units)
+    """Each part with the rows that were scored for it, in order."""
     pool, count = task.pool, sum(len(part.units) for part in parts())
     if not count:
+        yield from ((part, []) for part in parts())
         return
     size = units_of_item(count, pool.actors)
     items = [item(part.units[i : i + size]) for part in parts() for i in range(0, len(part.units), size)]
@@ -102,7 +109,9 @@ def _spans(task: ScoringTask, parts: Callable[[], Iterator[Part]]) -> Iterator[t
     pixels = PIXELS * task.batch * int(np.prod(task.scorer.shape))
     context.target_max_block_size = BLOCK if pool.threads else max(BLOCK, pixels)
     with ray.data.DataContext.current(context):
-        yield from _grouped(_pipeline(task, items), (part for part in parts() if part.units))
+        scored = _grouped(_pipeline(task, items), (part for part in parts() if part.units))
+        yield from (next(scored) if part.units else (part, []) for part in parts())
+        next(scored, None)  # raises an error if there are more rows
 
 
 def units_of_item(units: int, actors: int) -> int:
@@ -171,11 +180,14 @@ def _grouped(dataset: ray.data.Dataset, parts: Iterator[Part]) -> Iterator[tuple
 
 @ray.remote(num_cpus=WRITERS / 4, max_retries=3)
 def _commit(
-    folder: str, parts: Sequence[Part], cuts: Sequence[Sequence[int]], *blocks: pa.Table
+    folder: str, parts: Sequence[Part], cuts: Sequence[Sequence[Sequence[int]]], *blocks: pa.Table
 ) -> list[dict[str, Any]]:
-    """Commits the parts and returns their records. The blocks are those of the only part, if it has units."""
-    reader = Reader()
-    return [_commit_part(folder, part, reader, list(zip(blocks, cuts, strict=True))) for part in parts]
+    """Commits the parts and returns their records. `cuts`: of each part, the (first row, rows) of its blocks."""
+    reader, rest = Reader(), iter(blocks)
+    return [
+        _commit_part(folder, part, reader, [(next(rest), cut) for cut in mine])
+        for part, mine in zip(parts, cuts, strict=True)
+    ]
 
 
 def _commit_part(

@@ -48,7 +48,7 @@ GROUP_CANDIDATES = 1 << 26
 GROUP_ROWS = 1 << 26  # rows of one map task at most: a task holds the keys of their duplicates
 KEPT = (
     1 << 24
-)  # rows that a map task holds before it writes them: 1,000 classes at K = 16,000. 0.3 GB, or 0.5 with groups
+)  # rows that a map task holds before it writes them, fewer with groups: 1,000 classes at K = 16,000, 0.2 GB
 KEYS = 1 << 24  # keys of picks that one task counts: 0.3 GB
 
 # `index` is the class, counted from the first class of its slice.
@@ -159,7 +159,7 @@ def select(root: Root, scores: Artifact, duplicates: Artifact, config: Select, c
         runs = group_files(files, max(count, -(-rows // GROUP_ROWS)))
         maps = [(task, run, group_name(i, runs)) for i, run in enumerate(runs)]
         with Progress("select", rows, "samples") as progress:
-            share, size = -(-rows // len(runs)), 40 if grouped else 28
+            share, size = -(-rows // len(runs)), 32 if grouped else 24
             memory = size * min(share * config.p, KEPT + STAGED) + 16 * min(share, sum(f.rows for f in copied))
             written = run_tasks(_write_candidates, maps, lambda share: progress.update(int(share * rows)), memory)
             candidates = [name for names in written for name in names]
@@ -196,6 +196,7 @@ def _write_candidates(task: SelectionTask, names: list[str], run: str) -> list[s
     columns = ["key", "classes", column] + ["group"] * task.grouped
     p, top = task.config.p, TopK(task.classes, task.config.k, task.grouped)
     drop, written = _keys_to_drop(task, names), list[str]()
+    room = KEPT * 12 // 20 if task.grouped else KEPT  # a row with a group takes 20 bytes instead of 12
 
     def write() -> None:
         def partitions() -> Iterator[list[np.ndarray]]:
@@ -223,7 +224,7 @@ def _write_candidates(task: SelectionTask, names: list[str], run: str) -> list[s
                 if np.isnan(score).any():
                     raise InputError(f"{where}: column '{column}' holds NaN, which has no rank: score again")
                 top.add(label.ravel(), score.ravel(), *(np.repeat(values, p) for values in own))
-                if top.rows > KEPT:
+                if top.rows > room:
                     write()
     write()
     return written

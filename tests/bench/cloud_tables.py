@@ -3,120 +3,236 @@
 python tests/bench/cloud_tables.py 9 11 13       # the numbers of the rows; 13 takes minutes and 5 GB of disk
 """
 
+import dataclasses
 import functools
+import multiprocessing
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
+import cloud
 import numpy as np
-import torch
-from figures import interleave, print_ratio, print_value
-from helpers import DIGITS_VIEW, as_artifact, digit_images
-from scipy.stats import kendalltau
+import pyarrow as pa
+from bench_select import FILE_ROWS, make_scores
+from cloud import Requests
+from figures import print_value
 
-from raylabel.inference.network import CACHED, Network
-from raylabel.media.image_views import eval_pixels, normalise
-from raylabel.media.view import View
-from raylabel.models import Model
-from raylabel.models.build import build
-from raylabel.models.head import Float32
-from raylabel.store.artifact import Root
+from raylabel.corpus import Shards, Units
+from raylabel.inference.pool import _commit, _together
+from raylabel.inference.reuse import Earlier
+from raylabel.inference.scores import _part
+from raylabel.schema import PICKS, SCORES, SHARDS
+from raylabel.selection.select import (
+    GROUP_CANDIDATES,
+    KEYS,
+    Select,
+    SelectionTask,
+    _count_keys,
+    _write_candidates,
+    _write_keys,
+    _write_picks,
+)
+from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
 
 
-def row_9(rounds: int = 5) -> None:
-    """The last layer in float32 while the others compute in bf16: distinct logits, their order, and the cost.
+def row_9() -> None:
+    """See cloud_head.py."""
+    import cloud_head
 
-    The network is trained on half of scikit-learn's digits and ranks the other half. The cost is measured with the last
-    layer alone, since a CPU without bf16 takes minutes for an image in bf16, and is compared with the whole network in
-    fp32.
+    cloud_head.row_9()
+
+
+# ---- row 11 ----
+
+
+def row_11(units: int = 2048) -> None:
+    """Growth by 1%: requests and bytes of the earlier SCORES, and CPU seconds, of the tasks that commit reused parts.
+
+    SCORES of `units` units of 1,024 images, one shard each; P = 10. The new shards are at the end, or spread over the
+    corpus. The cost of scoring is 1,000 times that of a row here: 1 ms of CPU an image, which decoding alone takes.
     """
-    torch.set_num_threads(1)
-    pixels = np.stack([eval_pixels(media, DIGITS_VIEW) for media in digit_images()[0]])
     with tempfile.TemporaryDirectory() as folder:
-        model = as_artifact(
-            Root.open(folder), Model(arch="resnet8x1"), 10, _trained(pixels[::2], digit_images()[1][::2])
-        )
-        arms = {"fp32": ("fp32", True), "bf16": ("bf16", False), "bf16, head in fp32": ("bf16", True)}
-        logits = {name: _logits(Network(model, DIGITS_VIEW, *arm), pixels[1::2]) for name, arm in _with_p(arms).items()}
-    for name, found in logits.items():
-        print_value("row 9", f"{name}: distinct logits of a class among {len(found)} rows", _distinct(found), "logits")
-        order = [float(kendalltau(a, b, variant="b").statistic) for a, b in zip(logits["fp32"].T, found.T, strict=True)]
-        print_value("row 9", f"{name}: Kendall's tau-b of a class's order with fp32", order, "")
-    for arch, classes in (("resnet18", 1000), ("resnet50", 1000), ("resnet50", 21_000)):
-        _head_cost(arch, classes, rounds)
+        store = cloud.SlowFiles(f"{folder}/store", f"{folder}/log", latency=0, rate=1e12)
+        cloud.install(store)
+        try:
+            root, names = Root("s3://bucket/root"), [f"file{i:06d}" for i in range(units)]
+            rows = np.full(units, 1024)
+            was = _shards(root, names, rows)
+            scores = root.make("scores", {"of": "earlier"}, functools.partial(_write_scores, units))
+            bytes_ = sum(file.bytes for file in scores.files())
+            for where, fresh in (("at the end", range(units, units + units // 100)), ("spread", range(50, units, 100))):
+                new = {f"file{i:06d}{'' if i >= units else 'x'}" for i in fresh}
+                now = _shards(root, sorted([*names, *new]), np.full(units + len(new), 1024))
+                _grow(store, f"{units} units, 1% of new shards {where}", scores, bytes_, was, now)
+        finally:
+            cloud.uninstall()
 
 
-def _with_p(arms: dict[str, tuple[str, bool]]) -> dict[str, tuple[str, int, bool]]:
-    return {name: (precision, 10, head) for name, (precision, head) in arms.items()}
-
-
-def _trained(pixels: np.ndarray, labels: np.ndarray) -> torch.nn.Module:
-    torch.manual_seed(0)
-    module, labels_ = build(Model(arch="resnet8x1"), 10), torch.from_numpy(labels)
-    images = normalise(torch.from_numpy(pixels), DIGITS_VIEW)
-    optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
-    for _ in range(300):
-        some = torch.randint(len(images), (64,))
-        torch.nn.functional.cross_entropy(module(images[some]), labels_[some]).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return module
-
-
-def _logits(network: Network, pixels: np.ndarray) -> np.ndarray:
-    ((classes, _, logits),) = network.start(gpu=False)([pixels])
-    return np.take_along_axis(logits, np.argsort(classes, 1), 1)  # [N, C]
-
-
-def _distinct(logits: np.ndarray) -> list[float]:
-    return [float(len(np.unique(column))) for column in logits.T]
-
-
-def _head_cost(arch: str, classes: int, rounds: int) -> None:
-    """CPU ms an image of the last layer in bf16 and in fp32, interleaved, and of the whole network in fp32."""
-    images = max(1, CACHED // 224**2)
-    network = build(Model(arch=arch), classes).eval().to(memory_format=torch.channels_last)  # pyright: ignore
-    features = torch.randn(images, network.fc.in_features).bfloat16()  # pyright: ignore
-    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (images, 224, 224, 3), np.uint8))
-    scorer = Network(None, View(), "fp32", 10)  # pyright: ignore[reportArgumentType]
-
-    def layer(module: torch.nn.Module) -> float:
-        start = time.process_time()
-        with torch.inference_mode():
-            for _ in range(20):
-                with torch.autocast("cpu", torch.bfloat16):  # as for each batch, which casts the weights again
-                    module(features)
-        return 20 * images / (time.process_time() - start)
-
-    def whole() -> float:
-        start = time.process_time()
-        scorer.logits(network, pixels)
-        return images / (time.process_time() - start)
-
-    head = network.fc
-    arms = {
-        "last layer in bf16": functools.partial(layer, head),  # pyright: ignore
-        "last layer in fp32": functools.partial(layer, Float32(head)),  # pyright: ignore
-        "whole network in fp32": whole,
-    }
-    for arm in arms.values():
-        arm()
-    found = interleave(arms, rounds)
-    what = f"{arch}, {classes} classes, one core"
-    for name, rates in found.items():
-        print_value("row 9", f"{what}, {name}: CPU ms an image", [1000 / r for r in rates], "ms")
-    print_ratio(
-        "row 9",
-        f"{what}: speed of the last layer in fp32",
-        "in bf16",
-        found["last layer in fp32"],
-        found["last layer in bf16"],
+def _grow(store: cloud.SlowFiles, what: str, scores: Artifact, bytes_: int, was: Shards, now: Shards) -> None:
+    earlier, units = Earlier(scores, was, now, 1024, 64), Units(now.rows, 1024)
+    start = time.process_time()
+    parts = [_part(units, earlier, number) for number in range(-(-len(units) // 64))]
+    print_value(
+        "row 11",
+        f"{what}: CPU to make all parts in the driver",
+        [1e6 * (time.process_time() - start) / len(units)],
+        "us a unit",
     )
+    before, start = len(store.requests()), time.process_time()
+    for run in _together((part, []) for part in parts):
+        pieces = [dataclasses.replace(part, units=()) for part, _ in run]  # new units are scored elsewhere
+        _commit._function(f"{scores.uri}-grown", pieces, [[]] * len(pieces))  # pyright: ignore
+    seconds = time.process_time() - start
+    made = Requests(store.requests()[before:]).of("/scores-", "GET", "HEAD")
+    read, files = made.of(scores.uri.removeprefix("s3://") + "/"), len(scores.files())
+    print_value("row 11", f"{what}: requests for each earlier file", [len(read) / files], "requests")
+    print_value("row 11", f"{what}: reads of each earlier byte", [read.bytes / bytes_], "reads")
+    print_value("row 11", f"{what}: CPU of reuse", [1e6 * seconds / (1024 * len(was))], "us a row")
+
+
+def _shards(root: Root, names: list[str], rows: np.ndarray) -> Shards:
+    columns = [range(len(names)), names, ["parquet"] * len(names), rows, [1] * len(names), names, [[]] * len(names)]
+    table = pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, SHARDS, strict=True)], schema=SHARDS)
+    return Shards(
+        root.make(
+            "shards-unlabeled",
+            {"corpus": {}, "names": len(names), "first": names[60]},
+            lambda draft: Built([write_table(draft.uri, "shards-00000.parquet", table)], {}),
+        )
+    )
+
+
+def _write_scores(units: int, draft: Draft) -> Built:
+    """SCORES of units of 1,024 rows, one shard each."""
+    table = make_scores(0, 64 * 1024)
+    row = np.arange(64 * 1024)
+    files = []
+    for part in range(units // 64):
+        key = ((row // 1024 + 64 * part) << 32) + row % 1024
+        files.append(
+            write_table(
+                draft.uri, f"scores-{part:06d}.parquet", table.set_column(0, SCORES.field("key"), pa.array(key))
+            )
+        )
+    return Built(files, {"rejected": 0, "p": 10})
+
+
+# ---- row 13 ----
+
+
+def row_13(classes: int = 21_000, k: int = 16_000) -> None:
+    """Peak resident memory of each kind of process of a selection of K of each of C classes, of 1e9 samples.
+
+    Each kind is run alone, with the rows that one process has at that size: a map task has GROUP_CANDIDATES candidates
+    of classes that are equally frequent, and a reduce task the K best of its 64 classes from 20 files. The page reads
+    PICKS of which only the files that it needs exist.
+    """
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_FOLDER")) as folder:
+        rows = GROUP_CANDIDATES // 10
+        with ProcessPoolExecutor() as workers:
+            numbers = range(-(-rows // FILE_ROWS))
+            files = list(workers.map(functools.partial(_uniform_scores, folder, classes), numbers, chunksize=8))
+        task = SelectionTask(
+            scores=folder,
+            kept=10,
+            duplicates="",
+            copies=[],
+            config=Select(k=k, p=10),
+            grouped=False,
+            classes=classes,
+            scratch=f"{folder}/scratch",
+            key_bits=(classes * k // KEYS).bit_length(),
+            out=f"{folder}/out",
+        )
+        names = [file.name for file in files]
+        for grouped in (False, True):
+            written = _peak(
+                "map task" + ", with groups" * grouped,
+                _write_candidates,
+                dataclasses.replace(task, grouped=grouped),
+                names,
+                f"{grouped}",
+            )
+            print_value("row 13", "files of candidates of a map task", [len(written)], "files")
+            if not grouped:
+                picked = _peak("reduce task", _write_picks, task, written * 20, 3)
+                many = dataclasses.replace(task, key_bits=0)
+                keys = [
+                    _write_keys(many, np.random.default_rng(i).integers(0, 10**9, KEYS // 16), i) for i in range(16)
+                ]
+                _peak("counting the samples", _count_keys, task.scratch, keys, 0)
+                assert picked[0].rows == 64 * k
+        _peak("the picks that the page shows, in the driver", _strips, folder, classes, k)
+
+
+def _strips(folder: str, classes: int, k: int) -> None:
+    from raylabel.report.run import shown_picks
+
+    shown = np.linspace(0, classes - 1, 10).round().astype(int)
+    needed = {c // 64 for c in shown.tolist()}
+
+    def build(draft: Draft) -> Built:
+        files = []
+        for number in range(-(-classes // 64)):
+            low, high = number * 64, min(number * 64 + 64, classes)
+            name, count = f"picks-{number:05d}.parquet", (high - low) * k
+            files.append(File(name, count, 0, ""))
+            if number in needed:
+                columns = [
+                    np.repeat(np.arange(low, high), k),
+                    np.tile(np.arange(1, k + 1), high - low),
+                    np.zeros(count),
+                    np.arange(count),
+                ]
+                write_table(
+                    draft.uri,
+                    name,
+                    pa.table([pa.array(c).cast(f.type) for c, f in zip(columns, PICKS, strict=True)], schema=PICKS),
+                )
+        return Built(files, {"per_class": [k] * classes})
+
+    picks = Root.open(folder).make("picks", {}, build)
+    print_value("row 13", "the driver before, with PyTorch and Ray imported", [_status("VmRSS") / 1e6], "MB")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here on
+    label, rank, *_ = shown_picks(picks, shown)
+    assert sorted(set(label.tolist())) == shown.tolist() and rank.max() == k
+
+
+def _uniform_scores(folder: str, classes: int, number: int) -> File:
+    """A file of SCORES in which all classes are equally frequent."""
+    rng, table = np.random.default_rng(number), make_scores(number)
+    first = rng.integers(0, classes, FILE_ROWS)[:, None] + np.arange(10) * (classes // 10)
+    values = pa.array((first % classes).astype(np.int32).ravel())
+    lists = pa.ListArray.from_arrays(table.column("classes").chunk(0).offsets, values)
+    return write_table(folder, f"scores-{number:06d}.parquet", table.set_column(3, SCORES.field("classes"), lists))
+
+
+def _peak(what: str, work: Callable[..., Any], *arguments: Any) -> Any:
+    """Runs work in a new process, and prints its peak resident memory."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        result, memory, seconds = pool.submit(_measured, work, arguments).result()
+    print_value("row 13", f"{what}: peak memory of the process", [memory / 1e6], "MB")
+    print_value("row 13", f"{what}: CPU", [seconds], "s")
+    return result
+
+
+def _measured(work: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, float, float]:
+    start = time.process_time()
+    result = work(*arguments)
+    return result, _status("VmHWM"), time.process_time() - start
+
+
+def _status(field: str) -> float:
+    """Bytes of a field of this process's status."""
+    return 1024.0 * int(Path("/proc/self/status").read_text().partition(f"{field}:")[2].split()[0])
 
 
 def main() -> None:

@@ -74,9 +74,10 @@ def rows_of(units: Sequence[Unit], names: Sequence[str]) -> pa.Table:
 def commit(folder: str, parts: Sequence[Part], names: Sequence[str]) -> list[dict[str, Any]]:
     """Commits parts as tasks do; a part's new units are scored."""
     records = []
-    for some, _ in pool._together((part, []) for part in parts):
-        table = rows_of([unit for part in some for unit in part.units], names)
-        records += pool._commit._function(folder, some, [(0, len(table))], table)  # pyright: ignore
+    for run in pool._together((part, []) for part in parts):
+        some = [part for part, _ in run]
+        tables = [rows_of(part.units, names) for part in some]
+        records += pool._commit._function(folder, some, [[(0, len(table))] for table in tables], *tables)  # pyright: ignore
     return records
 
 
@@ -133,27 +134,28 @@ def slow(tmp_path: Path):
     cloud.uninstall()
 
 
-@pytest.mark.parametrize(("first", "most"), [("zzz", 1), ("aaa", 1.3)])
+@pytest.mark.parametrize("new", [["zzz"], ["aaa"], [f"file{i:03d}x" for i in range(0, 640, 50)]])
 def test_each_file_of_earlier_scores_is_read_once(
-    slow: cloud.SlowFiles, monkeypatch: pytest.MonkeyPatch, first: str, most: float
+    slow: cloud.SlowFiles, monkeypatch: pytest.MonkeyPatch, new: list[str]
 ) -> None:
-    """A shard that is added at the end leaves all parts as they are; at the beginning it shifts the units of all, so
-    that the two parts at the ends of a run of 16 are read by two tasks."""
-    monkeypatch.setattr(stage, "PART", 4)
-    names = [f"file{i:03d}" for i in range(64)]
-    sizes = dict.fromkeys([*names, first], 8)
+    """A shard that is added at the end leaves all parts as they are. At the beginning it shifts the units of all, so
+    that of 16 parts the first and the last are read by two tasks, as if some are added everywhere."""
+    monkeypatch.setattr(stage, "PART", 8)
+    names = [f"file{i:03d}" for i in range(640)]
+    sizes = dict.fromkeys([*names, *new], 2)
     root = Root("s3://bucket/root")
     was = make_shards(root, names, sizes)
-    scores = make_scores(root, was, names, 4)
-    is_now = make_shards(root, after := sorted([*names, first]), sizes)
-    earlier = Earlier(scores, was, is_now, 4, 4)
-    units = Units(is_now.rows, 4)
+    scores = make_scores(root, was, names, 2)
+    is_now = make_shards(root, after := sorted([*names, *new]), sizes)
+    earlier = Earlier(scores, was, is_now, 2, 8)
+    units = Units(is_now.rows, 2)
     before = len(slow.requests())
-    commit(f"{root.uri}/grown", [stage._part(units, earlier, n) for n in range(-(-len(units) // 4))], after)
+    commit(f"{root.uri}/grown", [stage._part(units, earlier, n) for n in range(-(-len(units) // 8))], after)
     made = cloud.Requests(slow.requests()[before:]).of(scores.uri.removeprefix("s3://"), "GET")
-    reads = [len(made.of(f"scores-{n:06d}", "GET")) for n in range(32)]
-    assert min(reads) == 1 and np.mean(reads) <= most and max(reads) <= 2
-    assert len(made.of("rejects-", "GET")) <= most * 32
+    reads = [len(made.of(f"scores-{n:06d}", "GET")) for n in range(80)]
+    assert min(reads) == 1 and max(reads) <= 2
+    assert np.mean(reads) <= (1 if new == ["zzz"] else 1.25)
+    assert len(made.of("rejects-", "GET")) <= sum(reads)
 
 
 def test_a_file_of_earlier_scores_that_is_lost_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
