@@ -115,14 +115,32 @@ PICKS = pa.schema(
     ]
 )
 
-# Training shards: a sample's encoded bytes are stored once, with all its labels; the reader repeats it for each label.
-EXAMPLES = pa.schema(
+# Picked samples, each once with all its labels in ascending order: in key order, or in the order of their media.
+SAMPLES = pa.schema(
     [
         pa.field("key", pa.int64(), nullable=False),
-        pa.field("media", pa.large_binary(), nullable=False),
         pa.field("labels", pa.list_(pa.int32()), nullable=False),
     ]
 )
+
+# The encoded bytes of samples, in files in Arrow's stream format, a record batch for each row of GROUPS.
+MEDIA = pa.schema([SAMPLES.field("key"), pa.field("media", pa.large_binary(), nullable=False)])
+
+# The record batches of MEDIA: `file` is the index of the file, `offset` and `bytes` say where the batch is in it, and
+# `keys` is a checksum of its keys in their order, against which those of a table of labels are checked.
+GROUPS = pa.schema(
+    [
+        pa.field("file", pa.int32(), nullable=False),
+        pa.field("lane", pa.int32(), nullable=False),
+        pa.field("rows", pa.int32(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("keys", pa.int64(), nullable=False),
+    ]
+)
+
+# EXAMPLES of earlier versions, in which each table of labels had its own copy of the media. They are still read.
+EXAMPLES = pa.schema([SAMPLES.field("key"), MEDIA.field("media"), SAMPLES.field("labels")])
 
 # One row per reported number; low and high are the ends of its 95% interval, null if it has none.
 METRICS = pa.schema(

@@ -160,7 +160,7 @@ class RangeWindow:
         return self.file.read_at(count, at)
 
     def start(self, at: int, end: int = 0) -> None:
-        """Does nothing: the ranges are planned."""
+        """Nothing is to be done: the ranges are planned."""
 
 
 def _pieces(ranges: Iterable[Range]) -> Iterator[tuple[int, int, int]]:

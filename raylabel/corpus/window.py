@@ -10,12 +10,12 @@ import pyarrow.fs as pafs
 
 from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus.config import locate
-from raylabel.schema import MAX_BYTES
 
 # In an object store a request takes about as long as 2 MB of data. A jump over less than half of that is read.
 BLOCK = 8 << 20  # bytes of a request, at most
 FIRST = 1 << 16  # bytes of the first request, and of the first after a jump; each next one is twice as large
 JUMP = 1 << 20  # bytes that are not needed, from which on they are skipped
+LARGE = 4  # blocks of a member, from which on it is requested when it is wanted, also if most members are
 # On a local disk a request takes microseconds, and bytes between two headers are not read.
 LOCAL_BLOCK = 1 << 20
 LOCAL_FIRST = 1 << 14
@@ -133,7 +133,7 @@ class Window:
         for start, data in self._held:
             if start <= self._at < start + len(data):
                 self._at = start + len(data)
-        if at < self._whole and at - self._at <= MAX_BYTES:
+        if at < self._whole and at - self._at <= LARGE * self._most:
             return self._at, min(self._whole - self._at, self._most)
         near = not self.local and at - self._at < JUMP
         self._length = min(2 * self._length, self._most) if near and self._at else self._least

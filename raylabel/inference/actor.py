@@ -50,8 +50,8 @@ class ScoringActor:
         self._waiting: collections.deque[_Call] = collections.deque()
         self._begun: list[_Call] = []
         self._error: InputError | None = None
-        start = self._scoring.submit(task.scorer.start, gpu=task.pool.gpus > 0)
         try:
+            start = self._scoring.submit(task.scorer.start, gpu=task.pool.gpus > 0)
             self._run = start.result()  # while the sandbox is starting
         except InputError as error:  # the first call raises it: Ray turns what a constructor raises into a long text
             self._error = error
@@ -89,17 +89,18 @@ class ScoringActor:
                     else:
                         self._score_whole(some)
             except BaseException as error:  # passed to the threads that called, which raise it
-                shown = self._explained(error)
+                found = self._explain(error)
                 for call in self._begun:
-                    if not call.ended:
-                        call.end(shown)
+                    call.end(found)
 
-    def _explained(self, error: BaseException) -> BaseException:
-        """The error to raise for one of the scorer. Ends the process if its GPU failed."""
+    def _explain(self, error: BaseException) -> BaseException:
+        """The error to raise. Ends this process if its GPU failed."""
         if is_out_of_memory(error):
-            return InputError(
+            found = InputError(
                 f"out of GPU memory in a batch of {self._task.batch} ({_line(error)}): lower --label.batch"
             )
+            found.__cause__ = error
+            return found
         if is_device_error(error):
             self._journal.end(_line(error))
             print(f"error: {_line(error)}: this process ends and is started again", file=sys.stderr, flush=True)

@@ -90,10 +90,11 @@ class Network:
         import torch
 
         from raylabel.media.image_views import normalise
+        from raylabel.models.build import input_dtype
 
         bf16 = self.precision == "bf16"
         with torch.inference_mode(), torch.autocast(pixels.device.type, torch.bfloat16, enabled=bf16):
-            return module(normalise(pixels, self.view)).float()
+            return module(normalise(pixels, self.view, input_dtype(module, bf16))).float()
 
     def _run_on_gpu(self, module: Any, batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
         """Yields each result one batch late: while the GPU works on a batch, the next is decoded and copied to it."""

@@ -25,7 +25,8 @@ from raylabel.inference.actor import CALLS, ScoringActor
 from raylabel.inference.batches import ScoringTask, decode, item
 from raylabel.inference.reuse import Piece, Reader, read_part
 from raylabel.schema import REJECTS, SCORES, check
-from raylabel.store.artifact import commit_part, write_table
+from raylabel.store.artifact import write_table
+from raylabel.store.parts import commit_part
 
 ITEMS = 32  # per actor at least, if there are enough units, so that all actors end at about the same time
 PIXELS = 4  # batches in a block of pixels, if tasks decode: an actor copies one to the GPU while another is scored

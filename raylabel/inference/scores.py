@@ -18,7 +18,8 @@ from raylabel.inference.batches import ScoringTask
 from raylabel.inference.pool import Part, score
 from raylabel.inference.reuse import Earlier, find_earlier, rejected_units
 from raylabel.inference.scorer import Scorer
-from raylabel.store.artifact import Artifact, Built, Draft, Root, committed_parts, files_of
+from raylabel.store.artifact import Artifact, Built, Draft, Root
+from raylabel.store.parts import committed_parts, files_of
 from raylabel.store.reject_limit import RejectTally
 from raylabel.store.reject_retry import NothingGainedError, make
 

@@ -30,6 +30,17 @@ def memory_format(module: nn.Module) -> torch.memory_format:
     return torch.channels_last_3d if clips else torch.channels_last
 
 
+def input_dtype(module: nn.Module, bf16: bool) -> torch.dtype:
+    """The dtype of the input that gives the same bits as float32, but is not larger than needed.
+
+    `bf16`: autocast is on. It rounds the input of a convolution to bf16, so the input may already have been rounded if
+    a convolution is the first operation.
+    """
+    first = next(child for child in module.modules() if not any(child.children()))
+    convolves = isinstance(first, nn.Conv2d | nn.Conv3d) and not getattr(module, "transform_input", False)
+    return torch.bfloat16 if bf16 and convolves else torch.float32
+
+
 def build(model: Model, classes: int) -> nn.Module:
     """A new network that maps float images [B, 3, H, W], or clips [B, 3, T, H, W], to logits [B, C], with C =
     `classes`.

@@ -48,7 +48,8 @@ def check_edited(root: Root, corpus: Corpus, shards: Shards, newest: pa.Table) -
         some = some[np.argsort(-modified[some], kind="stable")][: CHECKED[corpus.kind]]
         return [Unit(shard, int(row[shard]), 1) for shard in some.tolist()]
 
-    for made in [*root.named("scores"), *root.named("examples-labeled")]:
+    labeled = [*root.named("media-labeled"), *root.named("examples-labeled")]  # the latter if they have their media
+    for made in [*root.named("scores"), *(one for one in labeled if one.files("digests-"))]:
         later = modified > _begun(made) - SLACK
         if not later.any():
             continue
@@ -73,7 +74,7 @@ def check_edited(root: Root, corpus: Corpus, shards: Shards, newest: pa.Table) -
 def _begun(made: Artifact) -> int:
     """When the building of an artifact began, or wrote its first file, in nanoseconds since 1970."""
     fs, path = filesystem(made.uri)
-    first = [file.name for prefix in ("scores-", "examples-") for file in made.files(prefix)[:1]]
+    first = [file.name for prefix in ("scores-", "media-", "examples-") for file in made.files(prefix)[:1]]
     with reading(made.uri):
         infos = fs.get_file_info([f"{path}/{name}" for name in (RECIPE, MANIFEST, *first)])
     return min(info.mtime_ns for info in infos if info.mtime_ns)

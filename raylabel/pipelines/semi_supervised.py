@@ -29,8 +29,9 @@ from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
 from raylabel.training.digests import find_digests
-from raylabel.training.examples import WritingTask, materialize
+from raylabel.training.examples import materialize, media_of
 from raylabel.training.loop import TrainingTask
+from raylabel.training.media import WritingTask
 from raylabel.training.stream import Stream
 from raylabel.training.train import train
 
@@ -60,7 +61,9 @@ class Run:
         for stage in STAGES:
             result = self.__dict__.get(stage)
             some = result.values() if isinstance(result, dict) else [result]
-            new = tuple(a for a in some if isinstance(a, Artifact) and a.uri not in known)
+            made = [a for a in some if isinstance(a, Artifact)]
+            media = [media_of(a) for a in made if a.name.startswith("examples-")]
+            new = tuple(a for a in dict.fromkeys([*media, *made]) if a.uri not in known)
             known.update(a.uri for a in new)
             if new:
                 found[stage] = new

@@ -9,9 +9,11 @@ from raylabel.inference.scores import PART
 from raylabel.pipelines.inputs import Prepared
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes.recipe import Recipe
-from raylabel.store.artifact import Artifact, Root, committed_parts, digest
+from raylabel.store.artifact import Artifact, Root, digest
+from raylabel.store.parts import committed_parts
 
-# Stage → the name of its artifact. A stage that is not listed is computed from the artifacts of others.
+# Stage → the name of its artifact, the last one if it makes several. A stage that is not listed is computed from the
+# artifacts of others.
 ARTIFACTS = {
     "labeled_examples": "examples-labeled",
     "teacher": "teacher",
@@ -24,6 +26,9 @@ ARTIFACTS = {
     "student": "student",
     "control": "control",
 }
+
+MEDIA = {"labeled_examples": "media-labeled", "pseudo_examples": "media-picked"}
+"""Stage that makes EXAMPLES → the name of their MEDIA."""
 
 
 class _MissingError(Exception):
@@ -48,7 +53,8 @@ class Done:
     """The artifacts of a recipe's run that exist, whichever run built them, and the committed work of the others."""
 
     def __init__(self, root: Root, recipe: Recipe, start: Prepared):
-        self._run, self._missing = Run(_ReadOnlyRoot(root.uri), recipe, start), dict[str, _MissingError]()
+        self._root = _ReadOnlyRoot(root.uri)
+        self._run, self._missing = Run(self._root, recipe, start), dict[str, _MissingError]()
         self._found = {stage: self._find(stage) for stage in ARTIFACTS}
         self.labeled = self._labeled(root, start)
         """Samples of the corpus that need no scoring: their parts are committed, or an earlier run scored them."""
@@ -65,15 +71,19 @@ class Done:
         return {name: self._tested(self[name], view) for name, view in views.items()}
 
     def written(self, stage: str) -> int:
-        """Samples of the stage's EXAMPLES in committed parts; 0 if the stage is complete."""
-        missing = self._missing.get(stage)
-        return sum(record["samples"] for record in committed_parts(missing.uri).values()) if missing else 0
+        """Samples of the stage whose MEDIA exist, or are in committed parts of them; 0 if the stage is complete."""
+        if not (missing := self._missing.get(stage)):
+            return 0
+        if missing.name == ARTIFACTS[stage]:  # only the labels are missing
+            media = next(a for a in self._root.named(MEDIA[stage]) if a.digest == missing.identity["media"])
+            return media.info["samples"] + media.info["rejected"]
+        return sum(record["samples"] for record in committed_parts(missing.uri).values())
 
     def _find(self, stage: str) -> Artifact | None:
         try:
             return getattr(self._run, stage)
         except _MissingError as error:
-            if error.name == ARTIFACTS[stage]:  # otherwise one of its inputs is missing
+            if error.name in (ARTIFACTS[stage], MEDIA.get(stage)):  # otherwise one of its inputs is missing
                 self._missing[stage] = error
             return None
 

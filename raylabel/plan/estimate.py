@@ -36,7 +36,10 @@ from raylabel.selection.select import GROUP_CANDIDATES
 from raylabel.store.artifact import Root
 from raylabel.store.files import delete_folder, filesystem, reading
 from raylabel.training.config import Train
-from raylabel.training.examples import file_samples
+from raylabel.training.examples import media_of
+from raylabel.training.layout import Layout
+from raylabel.training.media import WritingTask
+from raylabel.training.shares import lanes_read
 
 FILES = 16  # of existing SCORES that are read to estimate the picks
 
@@ -121,7 +124,7 @@ class _Costs:
         self.cluster, self.expected = cluster, expected
         self.classes = len(start.classes)
         self.corpus = Shards(start.shards["unlabeled"])
-        self.unit, self.file_samples = (f(start.corpora["unlabeled"]) for f in (unit_rows, file_samples))
+        self.unit = unit_rows(start.corpora["unlabeled"])
 
     def works(self) -> tuple[Work, ...]:
         recipe = self.recipe
@@ -180,7 +183,8 @@ class _Costs:
             samples, written = picked.get(stage, shards.samples), self.done.written(stage)
             left, cpus = max(0, samples - written), self.cluster.cpus
             rows = rows_read(shards.samples, samples / shards.samples, found.group_rows) * left / samples
-            seconds = materializing_seconds(left, rows, self.file_samples, cpus, found)
+            per_file = -(-samples // self._layout(stage, samples).parts)
+            seconds = materializing_seconds(left, rows, per_file, cpus, found)
             total = Work(
                 stage=total.stage,
                 images=total.images + left,
@@ -202,17 +206,34 @@ class _Costs:
             stage=stage,
             images=config.processed,
             seconds=found.start + seconds,
-            bytes_read=round(config.processed * self._bytes_per_example(examples)),
+            bytes_read=round(self._bytes_streamed(config, examples)),
             bytes_written=weights * (checkpoints + 1),
             memory=found.memory,
             device_memory=found.device_memory,
         )
 
-    def _bytes_per_example(self, examples: str) -> float:
-        done = self.done[examples]
+    def _layout(self, examples: str, samples: int) -> Layout:
+        corpus, config = EXAMPLES[examples], self.recipe.materialize
+        shards = Shards(self.start.shards[corpus])
+        return WritingTask(shards=shards, corpus=self.start.corpora[corpus], config=config).layout(samples)
+
+    def _bytes_streamed(self, config: Train, examples: str) -> float:
+        """Bytes of media that all workers of a training read."""
+        done, samples, layout = self.done[examples], self.expected.samples, None
         if done:
-            return sum(f.bytes for f in done.files("examples-")) / done.info["samples"]
-        return self.measured.materialized[examples].bytes_per_pick
+            media = media_of(done)
+            size = sum(f.bytes for prefix in ("media-", "examples-") for f in media.files(prefix))
+            samples, items = done.info["samples"], done.info["items"]
+            layout = Layout(**known) if (known := media.info.get("layout")) else None  # None: of an earlier version
+        else:
+            if examples == "labeled_examples":
+                samples = Shards(self.start.shards["labeled"]).samples
+            items = samples if examples == "labeled_examples" else self.expected.picks
+            size = samples * self.measured.materialized[examples].bytes_per_pick
+        layout = layout or self._layout(examples, samples)
+        workers = self.cluster.workers(self.recipe.resources, config.batch)
+        once = layout.read_once(layout.lanes % workers != 0)
+        return size * lanes_read(layout.lanes, workers) * (1 if once else config.processed / items)
 
     def _evaluate(self) -> Work:
         """Each of the four networks scores the test set."""

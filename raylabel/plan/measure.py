@@ -30,8 +30,8 @@ from raylabel.plan.pilot import (
 from raylabel.recipes.recipe import Recipe
 from raylabel.store.artifact import Artifact, Draft, Root
 from raylabel.training.config import Train
-from raylabel.training.examples import WritingTask
 from raylabel.training.loop import TrainingTask
+from raylabel.training.media import WritingTask
 from raylabel.training.stream import Stream
 
 EXAMPLES = {"labeled_examples": "labeled", "pseudo_examples": "unlabeled"}

@@ -11,7 +11,7 @@ from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.recipes.videos import actions, kinetics_r2plus1d18, kinetics_r2plus1d34, moving_digits
 from raylabel.selection.select import Select
 from raylabel.training.config import Train
-from raylabel.training.examples import Materialize
+from raylabel.training.media import Materialize
 from raylabel.training.schedule import Schedule, scaled_lr
 
 __all__ = [

@@ -14,7 +14,7 @@ from raylabel.selection.leaks import Policy
 from raylabel.selection.select import Select
 from raylabel.store.artifact import ADDED_LATER, NOT_IDENTITY
 from raylabel.training.config import Train
-from raylabel.training.examples import Materialize
+from raylabel.training.media import Materialize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +121,8 @@ def check_recipe(recipe: Recipe) -> None:
     cluster = Cluster.now()
     cluster.teachers(recipe.resources)
     for config in (recipe.teacher.train, recipe.pretrain, recipe.finetune):
-        if config and (workers := cluster.workers(recipe.resources, config.batch)) > recipe.materialize.lanes:
-            raise InputError(
-                f"materialize.lanes is {recipe.materialize.lanes}, but there are {workers} training workers: raise "
-                "--materialize.lanes, or lower --resources.workers"
-            )
+        if config:
+            cluster.workers(recipe.resources, config.batch)
 
 
 def check_classes(recipe: Recipe, classes: int) -> None:

@@ -12,7 +12,7 @@ from raylabel.models import Model
 from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.selection.select import Select
 from raylabel.training.config import Train
-from raylabel.training.examples import Materialize
+from raylabel.training.media import Materialize
 from raylabel.training.schedule import Schedule, scaled_lr
 
 KINETICS = 240_436  # training videos of Kinetics-400; some are no longer available

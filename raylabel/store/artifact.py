@@ -13,7 +13,6 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -28,7 +27,6 @@ from raylabel.store.files import (
     delete_folder,
     filesystem,
     is_local,
-    list_files,
     read_file,
     reading,
     sweep,
@@ -87,7 +85,7 @@ def _encoding(schema: pa.Schema) -> dict[str, Any]:
     }
 
 
-def write_bytes(folder: str, name: str, data: bytes) -> File:
+def write_bytes(folder: str, name: str, data: bytes | memoryview) -> File:
     """Writes a file that is not a table, atomically; its manifest entry has 0 rows."""
     return _put(folder, name, data, 0)
 
@@ -163,27 +161,6 @@ class Built:
 
     files: list[File]
     info: Mapping[str, Any]
-
-
-def commit_part(folder: str, number: int, files: list[File], found: Mapping[str, Any]) -> dict[str, Any]:
-    """Commits one part of a build: writes its record, after its files. It may be repeated."""
-    record = {"part": number, "files": [dataclasses.asdict(f) for f in files], **found}
-    write_file(f"{folder}/parts/{number:06d}.json", json.dumps(record).encode())
-    return record
-
-
-def committed_parts(folder: str, retry_rejects: bool = False) -> dict[int, dict[str, Any]]:
-    """The records of committed parts, by number. A run that resumes does not repeat these parts. With `retry_rejects`,
-    those without rejects."""
-    names = list_files(f"{folder}/parts")
-    with ThreadPoolExecutor(16) as pool:  # small files: reading them is mostly waiting
-        records = pool.map(lambda name: json.loads(read_file(f"{folder}/parts/{name}")), names)
-        return {record["part"]: record for record in records if not (retry_rejects and record["reasons"])}
-
-
-def files_of(records: Mapping[int, Mapping[str, Any]]) -> list[File]:
-    """The files of committed parts, in part order."""
-    return [File(**f) for number in sorted(records) for f in records[number]["files"]]
 
 
 def digest(identity: Mapping[str, Any]) -> str:

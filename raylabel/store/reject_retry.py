@@ -26,18 +26,24 @@ def make(
 
     With `retry_rejects`, if the newest has rejects, `build` gets it as second argument and retries its rejects.
     """
-    number = 0
-    while newer := root.find(name, _tried(identity, number + 1)):
-        number = newer.identity[TRY]
-    newest = root.find(name, _tried(identity, number))
-    if newest is None:
-        return root.make(name, _tried(identity, number), lambda draft: build(draft, None))
-    if not (retry_rejects and newest.info["rejected"]):
-        return newest
+    found = newest(root, name, identity)
+    if found is None:
+        return root.make(name, identity, lambda draft: build(draft, None))
+    if not (retry_rejects and found.info["rejected"]):
+        return found
     try:
-        return root.make(name, _tried(identity, number + 1), lambda draft: build(draft, newest))
+        number = found.identity.get(TRY, 0)
+        return root.make(name, _tried(identity, number + 1), lambda draft: build(draft, found))
     except NothingGainedError:
-        return newest
+        return found
+
+
+def newest(root: Root, name: str, identity: Mapping[str, Any]) -> Artifact | None:
+    """The newest try of an artifact that exists."""
+    number, found = 0, root.find(name, identity)
+    while newer := root.find(name, _tried(identity, number + 1)):
+        number, found = number + 1, newer
+    return found
 
 
 def _tried(identity: Mapping[str, Any], number: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from raylabel.store.artifact import Artifact, Root
 from raylabel.sweep.claims import SharedRoot
 from raylabel.sweep.config import STAGES
 from raylabel.sweep.space import Settings, apply
+from raylabel.training.examples import media_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,6 @@ def work(artifact: Artifact) -> int:
         return -(-config["images"] // config["batch"]) * config["batch"]
     if artifact.name == "scores":
         return info["samples"]
-    if artifact.name.startswith("examples-"):
+    if artifact.name.startswith(("media-", "examples-")) and media_of(artifact) == artifact:
         return info["samples"] + info["rejected"]
     return 0

@@ -13,14 +13,18 @@ from raylabel.corpus.sample import media_digest, sample_digest
 from raylabel.corpus.tasks import fetch
 from raylabel.schema import DIGESTS, PICKS
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
-from raylabel.training.examples import file_samples, read_sorted
+from raylabel.training.examples import media_of
+from raylabel.training.media import read_sorted
+
+TASK = {"image": 4096, "video": 512}  # samples that a task reads
 
 
 def find_digests(root: Root, labels: Artifact, shards: Artifact, corpus: Corpus, examples: Artifact) -> pa.Table:
     """DIGESTS of the samples of a labeled set that can be read. `labels` are its PICKS, `examples` its EXAMPLES, which
     have them, unless an earlier version of raylabel wrote them; then they are read from the corpus."""
-    if examples.files("digests-") or not examples.info["samples"]:
-        return examples.table("digests-", DIGESTS)
+    media = media_of(examples)
+    if media.files("digests-") or not media.info["samples"]:
+        return media.table("digests-", DIGESTS).sort_by("key")
     return read_digests(root, labels, shards, corpus)
 
 
@@ -29,7 +33,7 @@ def read_digests(root: Root, labels: Artifact, shards: Artifact, corpus: Corpus)
     before the set is materialized."""
 
     def build(draft: Draft) -> Built:
-        keys, size = np.sort(labels.table("picks", PICKS, ["key"]).column("key").to_numpy()), file_samples(corpus)
+        keys, size = np.sort(labels.table("picks", PICKS, ["key"]).column("key").to_numpy()), TASK[corpus.kind]
         of: Any = ray.put(Shards(shards))
         tasks = [_read.remote(of, corpus, keys[i : i + size]) for i in range(0, len(keys), size)]
         tables = [DIGESTS.empty_table()]

@@ -18,7 +18,7 @@ from raylabel.errors import InputError
 from raylabel.media.image_views import normalise
 from raylabel.media.view import View
 from raylabel.models import Model
-from raylabel.models.build import build, memory_format
+from raylabel.models.build import build, input_dtype, memory_format
 from raylabel.models.trained import CURVE, WEIGHTS, load_model
 from raylabel.models.weights import load_weights, save_tensors
 from raylabel.store.artifact import Artifact
@@ -100,7 +100,7 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     step, curve, passed_over = _restore(checkpoints, module, optimizer, sums, rank, world)
     parallel = DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
-    last, total = config.steps, config.processed
+    last, total, dtype = config.steps, config.processed, input_dtype(module, task.precision == "bf16")
     every = max(1, last // POINTS)
     batches = Stream(task.examples, task.seed).batches(
         task.view, config.batch, step * config.batch, total, rank, world, _loaders(), _memory(device)
@@ -114,7 +114,7 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
             group["lr"] = lr
         torch.manual_seed(hash((task.seed, step, rank)))  # so that dropout after a restart is the same
         # No copy waits for the device. PyTorch does not reuse pinned memory, also of an array, before it is copied.
-        images = normalise(torch.from_numpy(pixels).to(device, non_blocking=True), task.view)
+        images = normalise(torch.from_numpy(pixels).to(device, non_blocking=True), task.view, dtype)
         target = torch.from_numpy(labels).to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=task.precision == "bf16"):
             logits = parallel(images)

@@ -1,123 +1,78 @@
 """EXAMPLES → batches: the order of training data is a pure function of (seed, epoch, position).
 
 It does not depend on the number of workers or on restarts. An item is a (sample, label) pair: a sample with three
-labels is three items. Each lane repeats its items epoch after epoch, in a new permutation each time. With L lanes, item
-g of the stream is item g // L of lane g % L. So a worker reads only the lanes that it owns, and knows its share of any
-batch without communication. Elastic determinism is an idea of MosaicML's streaming library, which does not use lanes.
+labels is three items. Each lane repeats its items epoch after epoch, in a new permutation each time (lanes.py). With L
+lanes, item g of the stream is item g // L of lane g % L. Each worker knows its share of any batch without
+communication (shares.py). Elastic determinism is an idea of MosaicML's streaming library, which does not use lanes.
 
-Reading and decoding run ahead of training, in threads of the worker: windows of row groups are read before they are
-needed, evenly over time, and images are decoded some batches ahead. A worker holds the encoded bytes of one window per
-lane and of SPARE more, each about 256 samples (with 64 lanes and photographs of 70 KB: 1.2 GB for a single worker,
-0.1 GB for each of 64), and the pixels of AHEAD + 2 batches. A window of videos has an eighth as many samples.
+Reading and decoding run ahead of training, in threads of the worker: groups of samples are read before they are needed,
+evenly over time, and images are decoded some batches ahead. With 64 lanes and W workers:
+
+| W | 1 | 2 | 8 | 48 | 63 | 64 | 127 | 128 |
+|---|---|---|---|---|---|---|---|---|
+| requests per 512 images | 0.9 | 0.9 | 0.9 | 0.8 | 0.6 | 0.9 | 0.9 | 0.6 |
+| bytes read, over those of the samples | 1.0 | 1.0 | 1.0 | 1.5 | 2.0 | 1.0 | 3.0 | 2.0 |
+
+One request reads a group of about 640 images (40 videos), or four of them if workers share the lane: then each keeps
+the items that are its own. A worker holds the encoded bytes of one such read per lane, of SPARE more, and the pixels of
+AHEAD + 2 batches. With photographs of 70 KB that is 3.0 GB for a single worker, 0.2 GB for each of 64, and 0.5 GB for
+each of 63 or 127. A lane that one read covers is read once and kept; the table counts the first epoch, with a request
+for the size of each file, of lanes of 8 groups (tests/bench/cloud_examples.py).
 """
 
 import contextlib
 import heapq
 import itertools
+import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from functools import cached_property
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from raylabel.errors import InputError
 from raylabel.media.parsers import train_parser
 from raylabel.media.sandbox.sandbox import Parser, Sandbox
 from raylabel.media.view import View
 from raylabel.prefetch import ahead
-from raylabel.rng import AUGMENT, LANE_ORDER, WINDOW_ORDER, rng
+from raylabel.rng import AUGMENT, WINDOW_ORDER, rng
 from raylabel.store.artifact import Artifact
-from raylabel.store.files import filesystem, reading
+from raylabel.training.examples import media_of
+from raylabel.training.groups import Group, groups_of
+from raylabel.training.lanes import Lane, Read
+from raylabel.training.shares import Share
 
-WINDOW = 4  # row groups of a lane that are held and shuffled together: about 256 samples
-SPARE = 4  # windows that are read in addition to one per lane: they cover about a second of an object store's latency
-READERS = 8  # windows read in parallel; the threads mostly wait
+SPARE = 4  # reads ahead in addition to one per lane: they cover about a second of an object store's latency
+READERS = 8  # reads in parallel; the threads mostly wait
 AHEAD = 4  # batches that are prepared before the device needs them
 RUN = 8  # least number of images that one call of a thread decodes
+CHUNK = 4096  # positions of the stream that are looked at together
 
 Item = tuple[int, int, bytes, int]  # global position, key, encoded bytes, label
-
-
-class _Window(NamedTuple):
-    """Row groups of a lane that are shuffled together. Windows compare by `first`, that is by when they are needed."""
-
-    first: int
-    """Position in the stream of the first item needed from this window."""
-    lane: int
-    epoch: int
-    number: int
-    """Index of the window in the epoch."""
-    skip: int
-    """Items of the window before the first one needed."""
-    groups: list[tuple[int, int]]
-    """[(file, items)]"""
-
-    @property
-    def size(self) -> int:
-        return sum(count for _, count in self.groups)
-
-
-class _Lane:
-    """The endless sequence of items of one lane."""
-
-    def __init__(self, lane: int, items: list[list[int]], seed: int):
-        self.lane, self.seed = lane, seed
-        self.groups = [(file, lanes[lane]) for file, lanes in enumerate(items) if lane < len(lanes)]
-        self.size = sum(count for _, count in self.groups)
-        self.largest = sum(heapq.nlargest(WINDOW, (count for _, count in self.groups)))  # no window has more items
-
-    def windows(self, epoch: int) -> list[list[tuple[int, int]]]:
-        """The row groups in the order of the epoch, as windows of nearly equal length: [(file, items)].
-
-        Otherwise the last window could be a single row group, whose samples are neighbours in the corpus.
-        """
-        order = rng(self.seed, LANE_ORDER, epoch, self.lane).permutation(len(self.groups))
-        groups = [self.groups[i] for i in order]
-        count = -(-len(groups) // WINDOW)
-        ends = [i * len(groups) // count for i in range(count + 1)]
-        return [groups[begin:end] for begin, end in itertools.pairwise(ends)]
-
-    def windows_from(self, start: int, lanes: int) -> Iterator[_Window]:
-        """The windows without end, from the one that holds the lane's first item at or after position `start`.
-
-        `start`: a position in the stream; `lanes`: number of lanes of the stream.
-        """
-        position = -((self.lane - start) // lanes)
-        begin, skip = divmod(position, self.size)
-        for epoch in itertools.count(begin):
-            for number, groups in enumerate(self.windows(epoch)):
-                window = _Window(position * lanes + self.lane, self.lane, epoch, number, skip, groups)
-                if skip >= window.size:
-                    skip -= window.size
-                    continue
-                yield window
-                position += window.size - skip
-                skip = 0
 
 
 class Stream:
     """The items of EXAMPLES, in order, for one worker."""
 
     def __init__(self, examples: Artifact, seed: int):
-        items = examples.info["lane_items"]
         self.examples, self.seed = examples, seed
-        self.lanes = [_Lane(lane, items, seed) for lane in range(max(map(len, items)))]
-        self.names = [f.name for f in examples.files("examples-")]
-        self._fs, self._path = filesystem(examples.uri)
+        self._kept: dict[int, list[Group]] = {}
+        self._locks: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
+
+    @cached_property
+    def _groups(self):
+        return groups_of(self.examples)
+
+    @cached_property
+    def lanes(self) -> list[Lane]:
+        """All lanes, with all labels. A worker loads only its own."""
+        found = self._groups.load(range(self._groups.lanes), self.seed)
+        return [found[lane] for lane in sorted(found)]
 
     def check_workers(self, world: int, batch: int) -> None:
-        """InputError if a worker would get no lane, or fewer than 2 images of some batch, which BatchNorm needs."""
-        if world > len(self.lanes):
-            raise InputError(
-                f"{world} training workers, but {self.examples.name} has {len(self.lanes)} lanes: lower "
-                "--resources.workers, or raise --materialize.lanes (at most the number of samples)"
-            )
-        starts = range(0, len(self.lanes) * batch, batch)  # first items of the batches, until their lanes repeat
-        owner = np.arange(len(self.lanes)) % world
-        shares = (np.bincount(owner[np.arange(s, s + batch) % len(owner)], minlength=world).min() for s in starts)
-        if (least := min(shares)) < 2:
+        """InputError if a worker would get fewer than 2 images of some batch, which BatchNorm needs."""
+        if (least := batch // world) < 2:
             raise InputError(
                 f"a batch of {batch} over {world} training workers gives one worker only {least} images, but BatchNorm "
                 "needs 2: lower --resources.workers, or raise the batch"
@@ -125,63 +80,77 @@ class Stream:
 
     def serves(self, world: int, batch: int) -> bool:
         """Whether that many workers can share a batch."""
-        try:
-            self.check_workers(world, batch)
-        except InputError:
-            return False
-        return True
+        return batch // world >= 2
 
-    def mine(self, start: int, stop: int, rank: int, world: int) -> Iterator[int]:
-        """The positions in [start, stop) of this worker's items. It owns the lanes with lane % world == rank."""
-        return (g for g in range(start, stop) if g % len(self.lanes) % world == rank)
+    def share(self, batch: int, stop: int, rank: int = 0, world: int = 1) -> Share:
+        """A worker's share of the stream's batches of that size, until item `stop`."""
+        return Share(lanes=self._groups.lanes, batch=batch, stop=stop, rank=rank, world=world)
 
-    def items(self, start: int, stop: int, rank: int = 0, world: int = 1) -> Generator[Item, None, None]:
-        """(global position, key, encoded bytes, label) of this worker's items in [start, stop), in stream order.
+    def items(
+        self, start: int, stop: int, rank: int = 0, world: int = 1, batch: int = 1
+    ) -> Generator[Item, None, None]:
+        """(global position, key, encoded bytes, label) of this worker's items in [start, stop), in stream order, if the
+        stream is used in batches of that size until `stop`.
 
-        Threads read the windows in the order in which they are needed, each as soon as enough items were consumed to
-        make room for it. So the reads are spread evenly over time, although all lanes finish a window at about the same
+        Threads read the groups in the order in which they are needed, each as soon as enough items were consumed to
+        make room for it. So the reads are spread evenly over time, although all lanes finish a group at about the same
         time.
         """
-        mine = [lane for lane in self.lanes if lane.lane % world == rank]
-        # There is room for a window of every lane, so the window needed next has always been submitted.
-        room = sum(lane.largest for lane in mine) + SPARE * max(lane.largest for lane in mine)
-        windows = heapq.merge(*(lane.windows_from(start, len(self.lanes)) for lane in mine))
-        coming, held = next(windows), 0
+        share = self.share(batch, stop, rank, world)
+        parts = share.parts
+        lanes = self._groups.load(parts, self.seed)
+        largest = {n: parts[n] * (lane.largest if parts[n] == 1 else lane.largest_unit) for n, lane in lanes.items()}
+        room = sum(largest.values()) + SPARE * max(largest.values(), default=0)
+        reads = heapq.merge(*(lane.reads(start, share, parts[n] < 1) for n, lane in lanes.items()))
+        coming, held = next(reads, None), 0
         reading: defaultdict[int, deque[Future]] = defaultdict(deque)
-        current: dict[int, list[tuple[int, bytes, int]]] = {}  # lane → items left in its window, the next one last
+        current: dict[int, list[Item]] = {}  # lane → items left of its read, the next one last
         pool = ThreadPoolExecutor(READERS, thread_name_prefix="stream-read")
         try:
-            for g in self.mine(start, stop, rank, world):
-                while held < room and coming.first < stop:
-                    reading[coming.lane].append(pool.submit(self._load, coming))
-                    coming, held = next(windows), held + coming.size - coming.skip
-                number = g % len(self.lanes)
-                if not current.get(number):
-                    current[number] = reading[number].popleft().result()
-                held -= 1
-                yield g, *current[number].pop()
+            for begin in range(start, stop, CHUNK):
+                for g in share.mine(begin, begin + CHUNK).tolist():
+                    while coming and (held < room or coming.first <= g):
+                        reading[coming.lane].append(pool.submit(self._load, coming, lanes[coming.lane]))
+                        held += int(coming.mine.sum())
+                        coming = next(reads, None)
+                    lane = g % share.lanes
+                    if not current.get(lane):
+                        current[lane] = reading[lane].popleft().result()
+                    held -= 1
+                    yield current[lane].pop()
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _load(self, window: _Window) -> list[tuple[int, bytes, int]]:
-        """The needed items (key, bytes, label) of the window, shuffled, in reverse order.
+    def _load(self, read: Read, lane: Lane) -> list[Item]:
+        """The worker's items of what is read, in reverse order. The items of a sample with several labels share its
+        bytes."""
+        groups = self._read(read, lane)
+        found: list[Item] = []
+        at = 0
+        for window in read.windows:
+            some = [groups.pop(0) for _ in window.groups]
+            order = rng(self.seed, WINDOW_ORDER, read.epoch, read.lane, window.number).permutation(window.size)
+            places = [(group, item) for group in some for item in range(len(group.label))]
+            media: dict[tuple[int, int], bytes] = {}
+            for index in np.flatnonzero(read.mine[at : at + window.size]).tolist():
+                group, item = places[order[index]]
+                sample = int(group.sample[item])
+                if (where := (id(group), sample)) not in media:
+                    value = group.media[sample]
+                    media[where] = value if isinstance(value, bytes) else value.as_py()
+                place = int(read.positions[at + index])
+                found.append((place, int(group.key[sample]), media[where], int(group.label[item])))
+            at += window.size
+        return found[::-1]
 
-        The items of a sample with several labels share its bytes.
-        """
-        found: list[tuple[int, bytes, int]] = []
-        for file, count in window.groups:
-            uri, path = f"{self.examples.uri}/{self.names[file]}", f"{self._path}/{self.names[file]}"
-            # pre_buffer: one request reads all columns
-            with reading(uri), pq.ParquetFile(path, filesystem=self._fs, pre_buffer=True) as parquet:
-                table = parquet.read_row_group(window.lane, use_threads=False)
-            columns = (table.column(name).to_pylist() for name in ("key", "media", "labels"))
-            rows = zip(*columns, strict=True)
-            some = [(key, media, label) for key, media, labels in rows for label in labels]
-            if len(some) != count:
-                raise AssertionError(f"{self.names[file]}: lane {window.lane} has {len(some)} items, expected {count}")
-            found += some
-        order = rng(self.seed, WINDOW_ORDER, window.epoch, window.lane, window.number).permutation(len(found))
-        return [found[i] for i in reversed(order[window.skip :])]
+    def _read(self, read: Read, lane: Lane) -> list[Group]:
+        numbers = [group for window in read.windows for group in window.groups]
+        if not read.once:
+            return self._groups.read(read.lane, numbers)
+        with self._locks[read.lane]:
+            if read.lane not in self._kept:
+                self._kept[read.lane] = self._groups.read(read.lane, list(range(len(lane.items))))
+            return [self._kept[read.lane][group] for group in numbers]
 
     def batches(
         self,
@@ -203,6 +172,7 @@ class Stream:
         have ended when the iterator ends or is closed.
         """
 
+        share = self.share(batch, images, rank, world)
         sandbox = Sandbox(Parser.of(train_parser, view.cpu_seconds, view=view), threads)
 
         def fill(pixels: np.ndarray, items: list[Item]) -> None:
@@ -211,18 +181,18 @@ class Stream:
             for (_, key, _, _), reject in zip(items, rejects, strict=True):
                 if reject:
                     raise InputError(
-                        f"{self.examples.uri}: sample {key} cannot be decoded ({reject}), but could be when it was "
-                        "written: delete that folder and run again"
+                        f"{media_of(self.examples).uri}: sample {key} cannot be decoded ({reject}), but could be when "
+                        "it was written: delete that folder and run again"
                     )
 
         def prepare() -> Generator[tuple[list[Future], np.ndarray, np.ndarray], None, None]:
             """Each batch as soon as its decoding is submitted: (calls that fill the pixels, pixels, labels)."""
-            source = self.items(first, images, rank, world)
+            source = self.items(first, images, rank, world, batch)
             pool = ThreadPoolExecutor(threads, thread_name_prefix="stream-decode")
             try:
                 for start in range(first, images, batch):
                     stop = min(start + batch, images)
-                    some = list(itertools.islice(source, sum(1 for _ in self.mine(start, stop, rank, world))))
+                    some = list(itertools.islice(source, len(share.mine(start, stop))))
                     pixels = empty((len(some), *view.train_shape))
                     run = max(RUN, -(-len(some) // (4 * threads)))  # work for all threads, but not too many calls
                     runs = range(0, len(some), run)

@@ -161,7 +161,7 @@ class Workers:
                         continue
                     if draining_nodes() - drained:
                         why = "a machine is about to be shut down"
-                    elif time.monotonic() > begin + SETTLED and self._room() > self.count:
+                    elif time.monotonic() > begin + SETTLED and self._faster(self._room()):
                         why = "there is room for more workers"
                     if why:
                         self._board.preempt.remote(True)
@@ -171,6 +171,10 @@ class Workers:
                 raise
         outcome.result()
         return why or "a worker was told to end"
+
+    def _faster(self, count: int) -> bool:
+        """Whether training is faster with so many workers: the largest share of a batch is smaller then."""
+        return -(-self._batch // count) < -(-self._batch // self.count)
 
     def _room(self) -> int:
         """The number of workers that there is room for now: at most as many as wanted, and able to share a batch."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
-MODULES = ("cloud_corpus", "cloud_scoring", "cloud_tables", "cloud_training", "cloud_run")
+MODULES = ("cloud_corpus", "cloud_examples", "cloud_scoring", "cloud_tables", "cloud_training")
 
 
 def rows() -> dict[int, Callable[[], None]]:

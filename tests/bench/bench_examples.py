@@ -44,8 +44,9 @@ from raylabel.models.trained import CURVE
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.checkpoint import Checkpoint
 from raylabel.training.config import Train
-from raylabel.training.examples import Materialize, WritingTask, materialize
+from raylabel.training.examples import materialize
 from raylabel.training.loop import TrainingTask
+from raylabel.training.media import Materialize, WritingTask
 from raylabel.training.schedule import Schedule
 
 BAR = 0.90

@@ -1,7 +1,9 @@
 """Images per second of labeling, against the limit of the cores and against peers.
 
-    pip install scikit-image daft      # the photographs, and a peer; in the environment that runs the bench
-    python tests/bench/bench_label.py --work FOLDER
+    pip install scikit-image     # the photographs; in the environment of raylabel, which runs the bench
+    python -m venv PEERS         # an environment of its own for Daft, which needs an older pyarrow than raylabel
+    PEERS/bin/pip install daft torch==VERSION torchvision pillow safetensors numpy     # VERSION: that of raylabel
+    python tests/bench/bench_label.py --work FOLDER --peers PEERS/bin/python
     python tests/bench/bench_label.py --quick                     a smoke test; its figures mean little
     python tests/bench/bench_label.py --networks null --arms raylabel,dataloader
 
@@ -24,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,7 +37,7 @@ import label_raylabel
 import numpy as np
 from figures import interleave, print_ratio, print_value
 from photographs import ROWS, Photographs, build
-from processes import CORES, connect, in_fresh_process
+from processes import CORES, connect, in_fresh_process, in_other_environment
 
 PEERS = {
     "dataloader": "DataLoader loop, bf16, channels_last, best settings",
@@ -110,6 +113,16 @@ def _cpu_seconds() -> float:
     return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
+def _in_process(arm: str, network: str, count: int, photographs: Photographs, peers: str, settings: dict) -> tuple:
+    """`_timed` in a new process; that of Daft is of the interpreter `peers`."""
+    if arm.startswith("daft"):
+        seconds, found = in_other_environment(
+            peers, "label_peers", "timed", "daft", network, photographs.shards(count), settings
+        )
+        return seconds, found, ""
+    return in_fresh_process(_timed, arm, network, count, photographs, settings)
+
+
 def _timed(arm: str, network: str, count: int, photographs: Photographs, settings: dict[str, Any]) -> tuple:
     """(seconds, best classes, hash of the output or "") of one run, without imports and the start of Ray.
 
@@ -118,15 +131,14 @@ def _timed(arm: str, network: str, count: int, photographs: Photographs, setting
     paths = photographs.files(count * ROWS) if arm == "ray_docs" else photographs.shards(count)
     if arm in ("raylabel", "ray_docs"):
         connect()
+    if arm != "raylabel":
+        return *label_peers.timed(arm, network, paths, settings), ""
     start = time.perf_counter()
-    if arm == "raylabel":
-        found, content = label_raylabel.raylabel(network, paths, photographs)
-    else:
-        found, content = getattr(label_peers, arm.partition("_documented")[0])(network, paths, **settings), ""
+    found, content = label_raylabel.raylabel(network, paths, photographs)
     return time.perf_counter() - start, found, content
 
 
-def _settings(arm: str, network: str, photographs: Photographs, small: int, quick: bool) -> dict[str, Any]:
+def _settings(arm: str, network: str, photographs: Photographs, small: int, quick: bool, peers: str) -> dict[str, Any]:
     """The fastest settings of a peer, searched once and stored beside the corpus."""
     kind = Path(network).stem
     if arm not in ("dataloader", "daft"):
@@ -139,31 +151,36 @@ def _settings(arm: str, network: str, photographs: Photographs, small: int, quic
     if arm == "dataloader":
         best = in_fresh_process(label_peers.sweep_dataloader, network, photographs.shards(small * 64), 8.0)
     else:
-        best = max(label_peers.daft_settings(kind), key=lambda choice: _daft_rate(network, photographs, small, choice))
-        smaller = best | {"batch": label_peers.SMALL_BATCH}
-        best = max(best, smaller, key=lambda choice: _daft_rate(network, photographs, small, choice))
+
+        def rate(choice: dict[str, Any]) -> float:
+            return _daft_rate(network, photographs, small, peers, choice)
+
+        best = max(label_peers.daft_settings(kind), key=rate)
+        best = max(best, best | {"batch": label_peers.SMALL_BATCH}, key=rate)
     print(f"{arm}: best are {best}", file=sys.stderr, flush=True)
     kept.write_text(json.dumps(best))
     return best
 
 
-def _daft_rate(network: str, photographs: Photographs, small: int, choice: dict[str, Any]) -> float:
-    seconds = [in_fresh_process(_timed, "daft", network, n, photographs, choice)[0] for n in (small, 3 * small)]
+def _daft_rate(network: str, photographs: Photographs, small: int, peers: str, choice: dict[str, Any]) -> float:
+    seconds = [_in_process("daft", network, n, photographs, peers, choice)[0] for n in (small, 3 * small)]
     rate = 2 * small * ROWS / (seconds[1] - seconds[0])
     print(f"daft {choice}: {rate:,.4g} images/s", file=sys.stderr, flush=True)
     return rate
 
 
-def bench(kind: str, arms: Sequence[str], photographs: Photographs, repeats: int, seconds: float, quick: bool) -> None:
+def bench(
+    kind: str, arms: Sequence[str], photographs: Photographs, repeats: int, seconds: float, quick: bool, peers: str
+) -> None:
     network = f"{photographs.folder}/{kind}.safetensors"
     in_fresh_process(label_networks.make, kind, network, photographs)
     small = SMALL[kind] * CORES // (2 if quick else 1)
     steady: dict[str, Steady] = {}
     for arm in (a for a in arms if a != "limit"):
-        settings = _settings(arm, network, photographs, small, quick)
+        settings = _settings(arm, network, photographs, small, quick, peers)
 
         def run(count: int, arm: str = arm, settings: dict[str, Any] = settings) -> Any:
-            return in_fresh_process(_timed, arm, network, count, photographs, settings)
+            return _in_process(arm, network, count, photographs, peers, settings)
 
         steady[arm] = Steady(arm, run, photographs, small, seconds, large=2 * small if quick else 0)
     limits: dict[str, list[float]] = {}
@@ -209,11 +226,26 @@ def _print(kind: str, rates: dict[str, list[float]], steady: dict[str, Steady], 
         print_value("label", f"{kind}: {arm}, start-up", its.startup, "s")
 
 
+def _check_peers(parser: argparse.ArgumentParser, peers: str) -> None:
+    """Ends the bench if Daft cannot be imported, or would run on another PyTorch than raylabel."""
+    try:
+        theirs = in_other_environment(peers, "label_peers", "torch_beside_daft")
+    except OSError as error:
+        parser.error(f"--peers is {peers}: {error}; give the path of a Python interpreter")
+    except RuntimeError:
+        parser.error(f"{peers} cannot import daft, see above; the first lines of --help say how to install it")
+    if theirs != version("torch"):
+        parser.error(f"{peers} has torch {theirs}, this environment {version('torch')}: install the same")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", help="folder for the corpus, kept and reused; default: a temporary folder")
     parser.add_argument("--networks", default=",".join(ARMS), help="some of: %(default)s")
     parser.add_argument("--arms", default=",".join(ARMS["resnet18"]), help="some of: %(default)s")
+    parser.add_argument(
+        "--peers", default=sys.executable, help="the interpreter of the environment of Daft; default: this one"
+    )
     parser.add_argument("--images", type=int, default=4096, help="distinct images in the corpus")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=30, help="duration of the steady state, per arm and repeat")
@@ -226,16 +258,17 @@ def main() -> None:
     arms, networks = options.arms.split(","), options.networks.split(",")
     if unknown := [*(set(arms) - set(ARMS["resnet18"])), *(set(networks) - set(ARMS))]:
         parser.error(f"unknown arms or networks: {', '.join(unknown)}")
-    wanted = {"skimage": "scikit-image"} | ({"daft": "daft"} if any(arm.startswith("daft") for arm in arms) else {})
-    if missing := [name for module, name in wanted.items() if not find_spec(module)]:
-        parser.error(f"not installed: {', '.join(missing)}; pip install {' '.join(missing)}")
+    if not find_spec("skimage"):
+        parser.error("not installed: scikit-image; pip install scikit-image")
+    if any(arm.startswith("daft") for arm in arms):
+        _check_peers(parser, options.peers)
     if options.quick:
         options.repeats, options.seconds = 1, 3.0
     with tempfile.TemporaryDirectory() as temporary:
         photographs = build(options.work or temporary, options.images)
         for kind in networks:
             chosen = [arm for arm in ARMS[kind] if arm in arms]
-            bench(kind, chosen, photographs, options.repeats, options.seconds, options.quick)
+            bench(kind, chosen, photographs, options.repeats, options.seconds, options.quick, options.peers)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ class Trainer:
         optimizer = torch.optim.SGD(module.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
         pixels = torch.randint(0, 256, (batch, *task.view.train_shape), dtype=torch.uint8, device=self.device)
         target = torch.randint(0, task.classes, (batch,), device=self.device)
-        begin = 0.0
+        begin, images, loss = 0.0, None, None
         for step in range(WARM + self.size.steps):
             if step == WARM:
                 begin = self.now()
@@ -113,7 +113,7 @@ class Trainer:
             optimizer.zero_grad()
         rate = self.size.steps * batch / (self.now() - begin)
         torch.backends.cudnn.benchmark = False
-        del module, parallel, optimizer, pixels, target, images, loss
+        del module, parallel, optimizer, pixels, target, images, loss  # a graph holds the activations
         self._free()
         return rate
 

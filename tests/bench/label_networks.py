@@ -7,14 +7,11 @@ them, and the arms could not be compared; the cost of the layer is the same.
 
 import os
 
+import safetensors.torch
 import torch
 from photographs import PHOTOGRAPHS, Photographs
 from torch import nn
 from torchvision.models import resnet18
-
-from raylabel.media.image_views import eval_pixels, normalise
-from raylabel.media.view import View
-from raylabel.models.weights import load_weights, save_weights
 
 CLASSES = 1000
 FIT = 60 * len(PHOTOGRAPHS)  # images that the readout is fitted to
@@ -34,6 +31,10 @@ class Null(nn.Module):
 
 def make(kind: str, path: str, photographs: Photographs) -> None:
     """Writes the weights of a 'resnet18' or 'null' network, unless the file exists."""
+    # Imported only here, because the environment of the peers lacks what raylabel needs.
+    from raylabel.media.image_views import eval_pixels, normalise
+    from raylabel.media.view import View
+
     if os.path.exists(path):
         return
     torch.manual_seed(0)
@@ -49,14 +50,13 @@ def make(kind: str, path: str, photographs: Photographs) -> None:
     _fit(readout, features, torch.arange(FIT) % len(PHOTOGRAPHS))
     module.fc = readout
     with open(path, "wb") as file:
-        file.write(save_weights(module))
+        file.write(safetensors.torch.save(module.state_dict()))
 
 
 def load(path: str) -> nn.Module:
     """The network whose weights `make` wrote, for inference. The file's name is its kind."""
     module = _module(os.path.basename(path).partition(".")[0])
-    with open(path, "rb") as file:
-        load_weights(module, file.read(), path)
+    module.load_state_dict(safetensors.torch.load_file(path))
     return module.eval()
 
 

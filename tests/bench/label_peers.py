@@ -10,6 +10,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,21 @@ def _best(module: torch.nn.Module, images: torch.Tensor, bf16: bool = True) -> t
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         top = module(images).float().softmax(1).topk(P)
     return top.indices.numpy(), top.values.numpy()
+
+
+def timed(arm: str, network: str, paths: list[str], settings: dict[str, Any]) -> tuple[float, Found]:
+    """Seconds of one run without imports, and its result."""
+    function = {"dataloader": dataloader, "daft": daft, "daft_documented": daft, "ray_docs": ray_docs}[arm]
+    start = time.perf_counter()
+    found = function(network, paths, **settings)
+    return time.perf_counter() - start, found
+
+
+def torch_beside_daft() -> str:
+    """The version of PyTorch where Daft is installed."""
+    import daft  # noqa: F401  # pyright: ignore[reportMissingImports]
+
+    return version("torch")
 
 
 # A plain PyTorch DataLoader loop.

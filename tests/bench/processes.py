@@ -2,6 +2,8 @@
 
 import logging
 import os
+import pickle
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -39,6 +41,39 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+# stdin has (module, function, arguments); it stays open until the bench ends. The result goes to the original stdout.
+_OTHER = """
+import importlib, os, pickle, sys, threading, traceback
+out = os.fdopen(os.dup(1), "wb")
+os.dup2(2, 1)
+module, function, arguments = pickle.load(sys.stdin.buffer)
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(3)), daemon=True).start()
+try:
+    pickle.dump(getattr(importlib.import_module(module), function)(*arguments), out)
+    out.flush()  # not closed before the end: the bench then closes stdin
+except BaseException:
+    traceback.print_exc()
+    os._exit(1)
+os._exit(0)
+"""
+
+
+def in_other_environment(python: str, module: str, function: str, *arguments: Any) -> Any:
+    """`in_fresh_process` for a function of a module of the benches, by the interpreter of another environment.
+
+    RuntimeError if the process fails.
+    """
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([python, "-c", _OTHER], env=os.environ, **pipes) as process:
+        assert process.stdin and process.stdout
+        process.stdin.write(pickle.dumps((module, function, arguments)))
+        process.stdin.flush()
+        found = process.stdout.read()
+    if process.returncode:
+        raise RuntimeError(f"{function} failed with status {process.returncode} in {python}")
+    return pickle.loads(found)
 
 
 def connect() -> None:

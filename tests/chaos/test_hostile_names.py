@@ -75,7 +75,7 @@ from raylabel.labels.teacher import Label
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.recipes.recipe import Recipe, Teacher
-from raylabel.training.examples import Materialize
+from raylabel.training.media import Materialize
 from raylabel.compute.resources import Resources
 from raylabel.training.schedule import Schedule
 from raylabel.selection.select import Select
@@ -287,7 +287,7 @@ def test_no_secret_and_no_location_is_written(worlds: tuple[World, World]):
             if path.is_file():
                 data = path.read_bytes()
                 assert SECRET.encode() not in data, path
-                if not path.parent.name.startswith("examples-"):  # these keep the bytes of the corpus
+                if not path.parent.name.startswith("media-"):  # these keep the bytes of the corpus
                     assert CANARY.encode() not in data, path
 
 

@@ -81,7 +81,7 @@ def test_mutants_give_pixels_or_rejects_deterministically(
             with Sandbox(parser, CHILDREN) as sandbox:
                 unchanged = [reason_of(verdict) for verdict in verdicts(sandbox, whole)]
                 found[name] = verdicts(sandbox, media)
-                shared = sum(os.fstat(child._memory).st_size for child in sandbox._idle.queue if child)
+                shared = sum(512 * os.fstat(child._memory.file).st_blocks for child in sandbox._idle.queue if child)
                 assert shared < CHILDREN * 64 << 20
             with Sandbox(parser) as sandbox:  # one by one, in reverse order, in other children
                 again = {i: verdicts(sandbox, [media[i]], i)[0] for i in reversed(some)}

@@ -22,7 +22,7 @@ from raylabel.store.artifact import Root
 from raylabel.store.files import ATTEMPTS, filesystem, list_files, read_file, write_file
 
 JOB = SUPPORT / "lists.py"
-STAGES = {"scores": "label", "picks": "select", "examples-picked": "materialize"}
+STAGES = {"scores": "label", "picks": "select", "media-picked": "materialize"}
 PAGE = 4096
 
 
@@ -66,7 +66,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def fill_up_to(folder: Path, stage: str, clean: Path) -> None:
     """Copies the artifacts before a stage into a root on the disk, and fills the disk except for a few pages."""
     root = folder / "root"
-    names = ["shards", "truth", "teacher", "scores", "duplicates", "picks", "examples-picked"]
+    names = ["shards", "truth", "teacher", "scores", "duplicates", "picks", "samples", "media-picked"]
     before = names[: names.index(stage)]
     for path in clean.iterdir():
         if path.name.rpartition("-")[0].partition("-")[0] in before:

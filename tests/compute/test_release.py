@@ -11,7 +11,7 @@ from paths import PYTHONPATH
 
 # Only Ray's resource counts contain GPUs, which is enough to see whether they are held; the scorer does not use them.
 LABEL = """
-import json, sys, threading, time
+import json, os, sys, threading, time
 import numpy as np
 import ray
 from helpers import png, write_parquet
@@ -20,7 +20,7 @@ from raylabel.store.artifact import Root
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.inference.scores import Scoring, make_scores
-from raylabel.compute.resources import Resources
+from raylabel.compute.resources import Cluster, Pool, Resources
 from wide import Wide
 
 folder, over, seen = Path(sys.argv[1]), threading.Event(), []
@@ -36,15 +36,37 @@ def look():
 
 thread = threading.Thread(target=look)
 thread.start()
-scoring = Scoring(
-    scorer=Wide(), source={"wide": 1}, shards=shards, corpus=corpus, batch=32, reject_limit=0.0, resources=Resources()
-)
-scores = make_scores(root, scoring)
+
+class Seen(Wide):
+    # Writes what an actor was given.
+    def __init__(self, name):
+        object.__setattr__(self, "name", name)
+
+    def start(self, gpu):
+        (folder / f"{self.name}-{os.getpid()}").write_text(json.dumps([gpu, *ray.get_gpu_ids()]))
+        return super().start(gpu)
+
+def label(root, name):
+    scoring = Scoring(
+        scorer=Seen(name), source={"wide": 1}, shards=shards, corpus=corpus, batch=32, reject_limit=0.0,
+        resources=Resources(),
+    )
+    return make_scores(root, scoring)
+
+scores = label(root, "whole")
 over.set()
 thread.join()
 find_duplicates(root, scores)  # requests no GPU, and ends before a worker process with a GPU becomes idle
-free = {name: ray.available_resources().get(name, 0) for name in ("CPU", "GPU")}
-print(json.dumps([min(seen), free]))
+free = {"GPU": ray.available_resources().get("GPU", 0)}
+begin = time.monotonic()  # Ray updates its counts with a delay
+while (cpus := ray.available_resources().get("CPU", 0)) < 4 and time.monotonic() < begin + 10:
+    time.sleep(0.1)
+free["CPU"] = cpus
+Cluster.teachers = lambda *_: Pool(actors=4, cpus=0.5, gpus=0.5, threads=1, grows=False)
+parts = label(Root.open(str(folder / "other")), "part")
+same = [file.sha256 for file in scores.files("scores-")] == [file.sha256 for file in parts.files("scores-")]
+given = {name: sorted(json.loads(p.read_text()) for p in folder.glob(f"{name}-*")) for name in ("whole", "part")}
+print(json.dumps([min(seen), free, given, scores.info["hardware"], same]))
 """
 
 TRAIN = """
@@ -80,10 +102,14 @@ def result_of(script: str, folder: Path) -> list:
 
 
 @pytest.mark.slow
-def test_labeling_releases_the_gpus_before_the_next_stage(tmp_path: Path) -> None:
-    least, free = result_of(LABEL, tmp_path)
+def test_labeling_uses_all_gpus_and_releases_them_before_the_next_stage(tmp_path: Path) -> None:
+    least, free, given, hardware, same = result_of(LABEL, tmp_path)
     assert least == 0  # both GPUs were in use
     assert free == {"CPU": 4, "GPU": 2}
+    assert hardware == "4 CPUs, 2 GPUs"
+    # Each actor is told to use a GPU, and has one of its own or shares it with one other.
+    assert given == {"whole": [[True, 0], [True, 1]], "part": [[True, 0]] * 2 + [[True, 1]] * 2}
+    assert same
 
 
 @pytest.mark.slow

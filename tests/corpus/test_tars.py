@@ -168,6 +168,7 @@ def test_ranges_of_adjacent_units_are_read_together(tmp_path: Path, monkeypatch:
 
     assert ranges(3, 19, 20, 44) == [(0, 30, [3, 19, 20]), (40, 45, [44])]
     assert ranges(9) == [(0, 10, [9])]
+    assert ranges(9, 20) == [(0, 10, [9]), (20, 30, [20])]
     with pytest.raises(InputError, match="its number of rows is no longer 45"):
         ranges(9, 45)
 

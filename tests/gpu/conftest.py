@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -83,7 +84,8 @@ def _seconds(request: pytest.FixtureRequest) -> Iterator[None]:
     begin = time.monotonic()
     yield
     name = Path(request.node.nodeid).name
-    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+    capture: Any = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
         print(f" {name}: {time.monotonic() - begin:.0f} s", flush=True)
 
 

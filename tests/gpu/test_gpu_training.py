@@ -192,8 +192,7 @@ def settings_of_torch(task: TrainingTask, folder: str) -> dict:
         found["cudnn.benchmark"] = train(task, f"{folder}/1")["curve"]
     finally:
         torch.backends.cudnn.benchmark = False
-    contiguous = {"memory_format": lambda _: torch.contiguous_format}
-    found["contiguous"] = train(task, f"{folder}/2", **contiguous)["curve"]
+    found["contiguous"] = train(task, f"{folder}/2", memory_format=lambda _: torch.contiguous_format)["curve"]
     if GPU:
         found["compiled"] = train(task, f"{folder}/3", build=compiled)["curve"]
     bf16 = replace(task, precision="bf16")

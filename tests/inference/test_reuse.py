@@ -32,7 +32,8 @@ def make_shards(root: Root, names: Sequence[str], rows: dict[str, int]) -> Shard
     """SHARDS of files whose fingerprints are their names."""
     columns = [range(len(names)), names, ["parquet"] * len(names), [rows[n] for n in names], [1] * len(names), names]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, SHARDS, strict=False)]
-    table = pa.Table.from_arrays([*arrays, pa.array([[]] * len(names), SHARDS.field("paths").type)], schema=SHARDS)
+    arrays += [pa.array([[]] * len(names), field.type) for field in list(SHARDS)[len(columns) :]]
+    table = pa.Table.from_arrays(arrays, schema=SHARDS)
 
     def build(draft: Draft) -> Built:
         return Built([write_table(draft.uri, "shards-00000.parquet", table)], {"content": ",".join(names)})

@@ -14,7 +14,7 @@ from raylabel.pipelines.inputs import prepare
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes.registry import digits
 from raylabel.report.run import write_report
-from raylabel.schema import EXAMPLES, PICKS
+from raylabel.schema import PICKS, SAMPLES
 from raylabel.store.artifact import Artifact, Root, identity_of
 from raylabel.training.config import Train
 
@@ -73,7 +73,7 @@ def test_a_run_of_another_source_trains_on_its_picks_and_trains_no_teacher(start
     assert started.picks.name == "row-numbers" and started.duplicates is None and started.teacher_test is None
     assert not started.root.named("teacher") and not started.root.named("scores")
     assert started.pseudo_examples.identity["picks"] == started.picks.digest
-    table = started.pseudo_examples.table("examples-", EXAMPLES, ["key", "labels"])
+    table = started.pseudo_examples.table("examples-", SAMPLES, ["key", "labels"])
     assert {key: [key % 10] for key in range(1247)} == dict(
         zip(table.column("key").to_pylist(), table.column("labels").to_pylist(), strict=True)
     )

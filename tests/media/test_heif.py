@@ -17,7 +17,7 @@ from raylabel.media.image import decode_image, decode_pixels
 from raylabel.media.rejects import Reject
 from raylabel.media.sandbox.sandbox import Parser, Sandbox
 from raylabel.report.thumbnails import thumbnail_parser
-from raylabel.training.examples import encode_parser
+from raylabel.training.media import encode_parser
 
 H, W = 48, 80
 RNG = np.random.default_rng(0)

@@ -363,6 +363,31 @@ def test_normalise_equals_torchvision():
     assert normalise(pixels[:0], IMAGENET).shape == (0, 3, 9, 7)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(1, 70), st.integers(1, 300)),
+    clips=st.booleans(),
+    cached=st.sampled_from([1, 100, 5_000, 1 << 18]),
+    constants=st.tuples(*[st.floats(0, 1, width=32)] * 3, *[st.floats(1 / 128, 1, width=32)] * 3),
+)
+def test_normalise_has_the_bits_of_four_passes_in_float32(shape, clips: bool, cached: int, constants):
+    """For any division into blocks, and in bf16 those that autocast makes of the float32 input of a convolution."""
+    view = View(mean=constants[:3], std=constants[3:])
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8))
+    pixels = pixels if clips else pixels[:, 0]
+    axes = pixels.ndim - 1
+    layout = torch.channels_last_3d if clips else torch.channels_last
+    mean, std = (torch.tensor(x).view(3, *[1] * (axes - 1)) for x in (view.mean, view.std))
+    expected = pixels.permute(0, axes, *range(1, axes)).to(torch.float32, memory_format=layout)
+    expected = expected.div(255).sub(mean).div(std)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(views, "_CACHED", cached)
+        for dtype in (torch.float32, torch.bfloat16):
+            found = normalise(pixels, view, dtype)
+            assert found.dtype == dtype and found.is_contiguous(memory_format=layout)
+            assert torch.equal(found, expected.to(dtype))
+
+
 def test_normalise_can_be_used_in_training_after_inference():
     view = View(mean=(0.1, 0.2, 0.3))
     with torch.inference_mode():

@@ -24,7 +24,7 @@ from raylabel.media.sandbox.sandbox import Parser, Sandbox
 from raylabel.media.view import MAX_JPEG_PIXELS, MAX_PIXELS, View
 from raylabel.report.thumbnails import thumbnail_parser
 from raylabel.store.artifact import ADDED_LATER, identity_of
-from raylabel.training.examples import encode_parser
+from raylabel.training.media import encode_parser
 
 LIMIT = 1000  # pixels, instead of 50 million
 

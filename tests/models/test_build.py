@@ -10,10 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import on_meta, parameters
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from raylabel.errors import InputError
+from raylabel.media.image_views import normalise
+from raylabel.media.view import Clip, View
 from raylabel.models import Model, check, takes_clips
-from raylabel.models.build import build
+from raylabel.models.build import build, input_dtype, memory_format
 from raylabel.models.head import Float32, float32_head
 
 TORCHVISION = torchvision.models.list_models(module=torchvision.models)
@@ -28,7 +31,60 @@ def test_every_torchvision_classifier_gives_logits(arch: str):
         logits = network.train(training)(images)
         assert isinstance(logits, Tensor)
         assert logits.shape == (2, 7)
+    assert starts_with_a_convolution(network, images) == (input_dtype(network, True) == torch.bfloat16)
     assert last_layer(network, images) is layer_in_float32(network)
+
+
+class Uses(TorchFunctionMode):
+    """Records the names of the functions that are called with the tensor and return a tensor."""
+
+    def __init__(self, tensor: Tensor):
+        super().__init__()
+        self.tensor, self.names = tensor, set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, Tensor) and any(argument is self.tensor for argument in args):
+            self.names.add(func.__name__)
+        return found
+
+
+def starts_with_a_convolution(network: nn.Module, inputs: Tensor) -> bool:
+    """Whether the network uses its input only as that of convolutions, all of which autocast computes in bf16."""
+    with Uses(inputs) as uses:
+        network(inputs)
+    assert uses.names
+    return uses.names <= {"conv2d", "conv3d"}
+
+
+def test_only_inputs_that_a_network_changes_itself_are_float32():
+    networks = {arch: on_meta(Model(arch=arch), 7) for arch in ("googlenet", "inception_v3", "resnet18", "c3d")}
+    assert {arch: input_dtype(network, True) for arch, network in networks.items()} == {
+        "googlenet": torch.float32,
+        "inception_v3": torch.float32,
+        "resnet18": torch.bfloat16,
+        "c3d": torch.bfloat16,
+    }
+    assert {input_dtype(network, False) for network in networks.values()} == {torch.float32}
+    pooling = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(3, 7, 1))
+    assert input_dtype(pooling, True) == torch.float32
+
+
+@pytest.mark.parametrize("arch", ["resnet8x1", "r2plus1d8x1", "squeezenet1_1"])
+def test_a_rounded_input_gives_the_bits_of_autocast(arch: str):
+    """Forward and backward."""
+    view = View(size=64, clip=Clip(frames=4) if takes_clips(Model(arch=arch)) else None)
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, *view.train_shape), dtype=np.uint8))
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        network = build(Model(arch=arch), 7)
+        assert input_dtype(network, True) == torch.bfloat16
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network.to(memory_format=memory_format(network))(normalise(pixels, view, dtype))  # pyright: ignore
+        logits.float().pow(2).sum().backward()
+        found.append([logits.detach(), *(parameter.grad for parameter in network.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def last_layer(network: nn.Module, inputs: Tensor) -> nn.Module:
@@ -59,6 +115,7 @@ def test_the_head_of_each_network_is_its_last_layer(arch: str):
         if takes_clips(Model(arch=arch))
         else torch.empty(2, 3, 32, 32, device="meta")
     )
+    assert starts_with_a_convolution(network, inputs) and input_dtype(network, True) == torch.bfloat16
     last = last_layer(network, inputs)
     assert layer_in_float32(network) is last and isinstance(last, nn.Linear) and last.out_features == 7
 

@@ -20,6 +20,7 @@ from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.schema import DIGESTS, SCORES
 from raylabel.store.artifact import Root
 from raylabel.training.digests import read_digests
+from raylabel.training.examples import media_of
 
 
 def recipe_in(folder: Path) -> Recipe:
@@ -61,7 +62,7 @@ def test_a_run_ends_before_its_corpus_is_labeled(ray_local, tmp_path, capsys):
     # The digests are those of SCORES, whether they are written with the EXAMPLES or read from the corpus.
     run = Run(root, replace(unchecked, leaks="report"), start)
     assert run.labeled_leaks.labeled_copies == run.labeled_leaks.test == 40
-    written = run.labeled_examples.table("digests-", DIGESTS)
+    written = media_of(run.labeled_examples).table("digests-", DIGESTS)
     read = read_digests(root, start.labels, start.shards["labeled"], start.corpora["labeled"])
     assert written == read and len(read) == 200
     assert run.teacher_test

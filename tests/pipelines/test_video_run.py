@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import contents, open_in_chromium, random_model
+from helpers import contents, example_rows, open_in_chromium, random_model
 
 from raylabel import datasets
 from raylabel.compute.resources import Resources
@@ -31,13 +31,14 @@ from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe
 from raylabel.report.run import write_report
 from raylabel.report.summary import Summary
-from raylabel.schema import EXAMPLES, PICKS, SCORES
+from raylabel.schema import PICKS, SCORES
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import Select, select
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
-from raylabel.training.examples import Materialize, WritingTask, materialize
+from raylabel.training.examples import materialize
 from raylabel.training.loop import TrainingTask
+from raylabel.training.media import Materialize, WritingTask
 from raylabel.training.schedule import Schedule
 from raylabel.training.stream import Stream
 from raylabel.training.train import train
@@ -148,10 +149,9 @@ def test_segments_of_a_video_are_samples_of_one_source(ray_local, tmp_path):
     examples = materialize(
         root, "picked", picks, WritingTask(shards=Shards(shards), corpus=corpus, config=Materialize(lanes=4)), 0
     )
-    for written in (examples.table(file.name, EXAMPLES) for file in examples.files("examples-")):
-        for cut in written["media"].to_pylist():  # one second of eight frames, not the whole video
-            with av.open(io.BytesIO(cut), "r") as container:
-                assert len(list(container.decode(video=0))) == 8
+    for row in example_rows(examples):  # one second of eight frames, not the whole video
+        with av.open(io.BytesIO(row["media"]), "r") as container:
+            assert len(list(container.decode(video=0))) == 8
     batches = Stream(examples, 0).batches(view, 16, 0, 16, 0, 1)
     (pixels, _) = next(batches)
     assert pixels.shape == (16, 8, 16, 16, 3) and pixels.std() > 10

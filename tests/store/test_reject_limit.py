@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from raylabel.errors import InputError
 from raylabel.schema import REASONS, REJECTS
 from raylabel.store import reject_limit
-from raylabel.store.artifact import File, commit_part, committed_parts, write_table
+from raylabel.store.artifact import File, write_table
+from raylabel.store.parts import commit_part, committed_parts
 from raylabel.store.reject_limit import RejectTally
 
 

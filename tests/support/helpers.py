@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,9 @@ from raylabel.models import Model
 from raylabel.models.build import build
 from raylabel.models.trained import WEIGHTS, describe
 from raylabel.models.weights import save_weights
+from raylabel.schema import SAMPLES
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
+from raylabel.training.examples import media_of
 
 DIGITS_VIEW = View(size=8, resize=8, crop="padded", padding=1, flip=False, mean=(0.3, 0.3, 0.3), std=(0.37, 0.37, 0.37))
 
@@ -67,6 +70,16 @@ def as_artifact(root: Root, model: Model, classes: int, module: torch.nn.Module)
         return Built([write_bytes(draft.uri, WEIGHTS, weights)], describe(model, classes))
 
     return root.make("teacher", {"weights": hashlib.sha256(weights).hexdigest()}, write)
+
+
+def example_rows(examples: Artifact) -> list[dict[str, Any]]:
+    """Key, media and labels of all EXAMPLES, in the order of the media."""
+    media = media_of(examples)
+    found = []
+    for file in media.files("media-"):
+        found += pa.ipc.open_stream(media.read(file.name)).read_all().to_pylist()
+    labels = examples.table("examples-", SAMPLES).to_pylist()
+    return [row | of for row, of in zip(found, labels, strict=True)]
 
 
 def contents(artifact: Artifact) -> dict[str, str]:

@@ -14,7 +14,8 @@ from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import Select, select
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
-from raylabel.training.examples import Materialize, WritingTask, materialize
+from raylabel.training.examples import materialize, media_of
+from raylabel.training.media import Materialize, WritingTask
 from raylabel.training.schedule import Schedule
 
 
@@ -57,8 +58,9 @@ def run(root: Root, recipe: Recipe) -> tuple[Artifact, Artifact]:
 
 
 def digest(artifact: Artifact) -> str:
-    """sha256 of the current content of all listed files."""
-    return hashlib.sha256(b"".join(artifact.read(file.name) for file in artifact.files())).hexdigest()
+    """sha256 of the current content of all listed files, and of those of the media of EXAMPLES."""
+    artifacts = dict.fromkeys([artifact, media_of(artifact)])
+    return hashlib.sha256(b"".join(one.read(file.name) for one in artifacts for file in one.files())).hexdigest()
 
 
 if __name__ == "__main__":

@@ -1,19 +1,26 @@
 """Parsers that misbehave as hostile media could make them: the bytes are commands. For the tests of the sandbox."""
 
 import ctypes
+import functools
+import itertools
+import mmap
 import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from raylabel.inference.scorer import Ranked, Run
 from raylabel.media.image_views import eval_pixels
 from raylabel.media.rejects import Reject
+from raylabel.media.sandbox import child
+from raylabel.media.sandbox.memory import PAGE, SIZE
 from raylabel.media.sandbox.sandbox import Parser
 from raylabel.media.view import View
 
@@ -104,6 +111,43 @@ def lengths(width: int) -> Callable[[bytes, Sequence[int]], np.ndarray]:
         return np.full(width, len(data) % 256, np.uint8)
 
     return parse
+
+
+def scribbling(width: int) -> Callable[[bytes, Sequence[int]], np.ndarray | bytes]:
+    """As `lengths`, in a process that has been taken over: after its 40th sample a thread overwrites the shared memory
+    without end. The command !resize tries to change the size of that memory and returns the attempts that failed."""
+    shared: list[mmap.mmap] = []
+    serve = child._serve
+
+    def remember(parent: socket.socket, memory: mmap.mmap, *rest: Any) -> None:
+        shared.append(memory)
+        serve(parent, memory, *rest)
+
+    def scribble() -> None:
+        for number in itertools.count():
+            shared[0][4 * PAGE : 64 * width] = bytes([number % 256]) * (64 * width - 4 * PAGE)
+
+    def parse(data: bytes, _: Sequence[int]) -> np.ndarray | bytes:
+        if data == b"!resize":
+            sizes = itertools.product(range(8), (0, SIZE - PAGE, SIZE + PAGE))
+            attempts = [functools.partial(os.ftruncate, file, size) for file, size in sizes]
+            attempts += [functools.partial(os.pwrite, file, b"x", SIZE) for file in range(3, 8)]
+            return b"%d of %d failed" % (sum(map(_fails, attempts)), len(attempts))
+        _parsed.append(None)
+        if len(_parsed) == 40:
+            threading.Thread(target=scribble, daemon=True).start()
+        return np.full(width, len(data) % 256, np.uint8)
+
+    child._serve = remember
+    return parse
+
+
+def _fails(attempt: Callable[[], object]) -> bool:
+    try:
+        attempt()
+    except OSError:
+        return True
+    return False
 
 
 def pictures(view: dict) -> Callable[[bytes, Sequence[int]], np.ndarray]:

@@ -24,10 +24,10 @@ def hook(settings: dict) -> None:
 
     items, batches, write_file = stream.Stream.items, stream.Stream.batches, checkpoint.write_file
 
-    def logged(self, start, stop, rank=0, world=1):
+    def logged(self, start, stop, rank=0, world=1, batch=1):
         name = f"{time.time_ns()}-{world}-{rank}-{os.getpid()}"
         with open(f"{settings['log']}/{name}", "w", buffering=1) as log:
-            for item in items(self, start, stop, rank, world):
+            for item in items(self, start, stop, rank, world, batch):
                 log.write(f"{item[0]} {item[1]}\n")
                 yield item
 

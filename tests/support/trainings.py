@@ -18,8 +18,9 @@ from raylabel.models import Model
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training import loop, worker_group
 from raylabel.training.config import Train
-from raylabel.training.examples import Materialize, WritingTask, materialize
+from raylabel.training.examples import materialize
 from raylabel.training.loop import TrainingTask
+from raylabel.training.media import Materialize, WritingTask
 from raylabel.training.schedule import Schedule
 from raylabel.training.train import train
 

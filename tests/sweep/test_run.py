@@ -26,6 +26,7 @@ from raylabel.sweep.result import Sweep, print_sweep
 from raylabel.sweep.run import sweep
 
 SPACE = ("select.k=[20,40]", "finetune.schedule.lr=[0.005,0.01]")
+LABELED = {"samples-labeled": 1, "media-labeled": 1, "examples-labeled": 1}  # builds for the labeled set
 
 
 def tiny() -> Recipe:
@@ -63,12 +64,14 @@ def test_grid_builds_each_artifact_once(ray_local, tmp_path, capsys):
     assert printed == [(str(build.trial), build.artifact) for build in ledger.builds]
     # Two K, each with one pre-training and two fine-tuning rates; one teacher, which scores the corpus once.
     assert stems({build.artifact for build in ledger.builds}) == {
-        "examples-labeled": 1,
+        **LABELED,
         "teacher": 1,
         "scores": 2 + 2 + 4,  # by the teacher: corpus and test set; by each student: labeled set
         "leaks": 1,
         "duplicates": 1,
         "picks": 2,
+        "samples-picked": 2,
+        "media-picked": 2,
         "examples-picked": 2,
         "pretrained": 2,
         "student": 4,
@@ -142,7 +145,7 @@ def test_failed_shared_build_is_tried_once_per_run_and_reported_once(ray_local, 
             sweep(root, recipe, config)
         (ledger,) = tmp_path.glob("root/sweep-*/ledger.json")
         builds = stems(build.artifact for build in Ledger.read(str(ledger)).builds)
-        assert builds == {"examples-labeled": 1, "teacher": run}
+        assert builds == {**LABELED, "teacher": run}
     no_placement_group_is_left()
 
 

@@ -7,26 +7,24 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 
 import bombs
 import numpy as np
 import pyarrow as pa
 import pytest
-from helpers import contents, digit_images, write_parquet
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from helpers import contents, digit_images, example_rows, write_parquet
 from paths import PYTHONPATH
 from PIL import Image
 
 from raylabel.corpus import Corpus, Shards, index_corpus
 from raylabel.errors import InputError
 from raylabel.media.image import decode_image
-from raylabel.schema import EXAMPLES, PICKS, REJECTS
+from raylabel.schema import PICKS, REJECTS
 from raylabel.store.artifact import Artifact, Built, Root, write_table
-from raylabel.training import examples
-from raylabel.training.examples import Materialize, WritingTask, materialize
+from raylabel.training.examples import materialize, media_of
+from raylabel.training.media import Materialize, WritingTask, encode_parser
 from raylabel.training.stream import Stream
 
 LANES = Materialize(lanes=4)
@@ -71,12 +69,13 @@ def pairs():
 
 def test_examples_hold_exactly_the_picks(ray_local, tmp_path, media, pairs):
     made = make(tmp_path, media, pairs)
-    rows = made.table("examples-", EXAMPLES).to_pylist()
+    rows = example_rows(made)
     assert Counter((label, row["key"]) for row in rows for label in row["labels"]) == Counter(pairs)
     assert len({row["key"] for row in rows}) == len(rows)  # the bytes of each sample are stored once
     assert all(row["media"] == media[row["key"] >> 32][row["key"] & 0xFFFFFFFF] for row in rows)
     assert made.info["items"] == len(pairs) and made.info["samples"] == len(rows) and made.info["rejected"] == 0
     # Each epoch of the stream contains exactly the picks.
+    assert all(row["labels"] == sorted(row["labels"]) for row in rows)
     stream = Stream(made, seed=0)
     sizes = [lane.size for lane in stream.lanes]
     assert sum(sizes) == len(pairs) and len(sizes) == 4
@@ -99,6 +98,7 @@ def test_equal_picks_give_equal_bytes(ray_local, tmp_path, media, pairs):
         (tmp_path / name).mkdir()
         made.append(make(tmp_path / name, media, pairs))
     assert contents(made[0]) == contents(made[1]) and made[0].digest == made[1].digest
+    assert contents(media_of(made[0])) == contents(media_of(made[1]))
 
 
 def test_reencoding_shrinks_the_short_side_only_of_larger_images(ray_local, tmp_path):
@@ -111,7 +111,7 @@ def test_reencoding_shrinks_the_short_side_only_of_larger_images(ray_local, tmp_
 
     big, wide, small = jpeg(200, 100), jpeg(90, 300), jpeg(30, 40)
     made = make(tmp_path, ([big, wide, small], [small]), [(0, 0), (1, 1), (0, 2)], Materialize(short_side=50))
-    rows = {row["key"]: row["media"] for row in made.table("examples-", EXAMPLES).to_pylist()}
+    rows = {row["key"]: row["media"] for row in example_rows(made)}
     assert [decode_image(rows[key]).size for key in range(3)] == [(100, 50), (50, 167), (30, 40)]
     assert rows[2] == small
     reference = np.asarray(decode_image(big).resize((100, 50)), int)
@@ -152,7 +152,7 @@ PICTURES = {
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_reencoded_image_looks_like_the_original(name):
     data = PICTURES[name]
-    small = examples.encode_parser(short_side=40, quality=95)(data, ())
+    small = encode_parser(short_side=40, quality=95)(data, ())
     assert small.startswith(b"\xff\xd8") and len(small) < 4_000
     whole = decode_image(data)
     assert whole.size == (
@@ -162,12 +162,12 @@ def test_a_reencoded_image_looks_like_the_original(name):
     assert again.size == ((40, 60) if whole.width < whole.height else (60, 40))
     assert np.abs(np.asarray(again, int) - np.asarray(whole.resize(again.size), int)).mean() < 4
     assert Image.open(io.BytesIO(small)).info.keys() <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
-    assert examples.encode_parser(short_side=40, quality=90)(small, ()) == b""  # small enough: kept as it is
+    assert encode_parser(short_side=40, quality=90)(small, ()) == b""  # small enough: kept as it is
 
 
 def test_an_image_too_long_for_jpeg_keeps_its_bytes():
     data = encoded(Image.new("L", (131_002, 20)), "PNG")
-    encode = examples.encode_parser(short_side=10, quality=90)
+    encode = encode_parser(short_side=10, quality=90)
     assert encode(data, ()) == b""
     most = encoded(Image.new("L", (131_000, 20)), "PNG")
     assert decode_image(encode(most, ())).width == 65_500
@@ -177,7 +177,7 @@ def test_unreadable_picks_are_rejected_and_too_many_are_an_error(ray_local, tmp_
     bad = [b"no picture", *media[0][1:40]], [None, *media[1][1:]]
     pairs = [(0, key) for key in range(40)] + [(1, 1 << 32)]
     made = make(tmp_path, bad, pairs, limit=0.06)
-    rejects = made.table("rejects-", REJECTS).to_pylist()
+    rejects = media_of(made).table("rejects-", REJECTS).to_pylist()
     assert sorted((r["key"], r["stage"], r["reason"]) for r in rejects) == [
         (0, "decode", "unrecognized"),
         (1 << 32, "read", "missing"),
@@ -206,33 +206,58 @@ def test_rejects_are_retried_only_if_requested(ray_local, tmp_path, media):
     first = made(retry=True)
     assert first.info["reasons"] == {"missing": 1}
     assert made(retry=True).uri == first.uri  # nothing was gained, and the attempt leaves no files
-    assert len(list(Path(root.uri).glob("examples-*"))) == 1
+    assert len(list(Path(root.uri).glob("examples-*"))) == len(list(Path(root.uri).glob("media-*"))) == 1
     away.rename(data / "07.png")
     assert made(retry=False).uri == first.uri  # no retry was requested
     second = made(retry=True)
     assert second.info["rejected"] == 0 and made(retry=False).uri == second.uri
-    assert contents(second) == contents(made(False, Root.open(str(tmp_path / "scratch"))))
+    fresh = made(False, Root.open(str(tmp_path / "scratch")))
+    assert contents(second) == contents(fresh) and contents(media_of(second)) == contents(media_of(fresh))
 
 
-def test_mixing_is_a_bijection():
-    keys = [k << s for k in range(200) for s in (0, 32)]
-    assert len({examples._mix(k) for k in keys}) == len(set(keys))
+def test_the_same_samples_with_other_labels_share_their_media(ray_local, tmp_path):
+    rng = np.random.default_rng(0)
+    noise = [encoded(Image.fromarray(rng.integers(0, 255, (100, 100, 3), np.uint8)), "PNG") for _ in range(40)]
+    media, pairs = (noise[:30], noise[30:]), [(key % 3, key) for key in [*range(30), *range(1 << 32, (1 << 32) + 10)]]
+    made = make(tmp_path, media, pairs)
+    root = tmp_path / "root"
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    other = [((label + 3) % 10, key) for label, key in pairs]
+    again = make(tmp_path, media, other)
+    assert again.digest != made.digest and media_of(again) == media_of(made)
+    assert Counter((label, row["key"]) for row in example_rows(again) for label in row["labels"]) == Counter(other)
+    written = [path for path in root.rglob("*") if path.is_file() and path not in before]
+    assert sum(path.stat().st_size for path in written) < 0.02 * sum(f.bytes for f in media_of(made).files("media-"))
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    fewer = make(tmp_path, media, [pair for pair in pairs if pair[1] != pairs[0][1]])
+    assert media_of(fewer) != media_of(made)  # another set of samples
 
 
-pairs_of_few = st.sets(
-    st.tuples(st.integers(0, 5), st.integers(0, 3).flatmap(lambda s: st.integers(s << 32, (s << 32) + 9))), min_size=1
-)
+def test_examples_of_an_earlier_version_are_used(ray_local, tmp_path, media):
+    """Their identity is that of the version before; they contain their media."""
+    data, root = tmp_path / "data", Root.open(str(tmp_path / "root"))
+    data.mkdir()
+    files = [data / f"{row:02d}.png" for row in range(30)]
+    for path, one in zip(files, media[0], strict=False):
+        path.write_bytes(one)
+    corpus = Corpus(uri=(str(data),))
+    shards, picks = index_corpus(root, "corpus", corpus), picks_of(root, [(0, row) for row in range(30)])
+    config = {"short_side": 0, "quality": 90, "lanes": 4}
 
+    def build(draft) -> Built:
+        info = {"lane_items": [[29]], "samples": 29, "items": 29, "rejected": 1, "reasons": {"missing": 1}}
+        return Built([], info)
 
-@settings(max_examples=50, deadline=None)
-@given(pairs_of_few)
-def test_the_plan_has_the_picks_sorted_by_key(tmp_path_factory, pairs):
-    folder = tmp_path_factory.mktemp("plan")
-    expected = defaultdict(list)
-    for label, key in sorted(pairs):
-        expected[key].append(label)
-    plan = examples._plan(picks_of(Root.open(str(folder)), list(pairs)))
-    assert plan.to_pylist() == [{"key": key, "labels": expected[key]} for key in sorted(expected)]
+    identity = {"picks": picks.digest, "shards": shards.info["content"], "materialize": config}
+    before = root.make("examples-picked", identity, build)
+    task = WritingTask(shards=Shards(shards), corpus=corpus, config=LANES)
+    assert materialize(root, "picked", picks, task, 0.5) == before == media_of(before)
+    away = files[3].rename(tmp_path / "away")
+    assert materialize(root, "picked", picks, task, 0.5, retry_rejects=True) == before  # nothing was gained
+    assert not list(Path(root.uri).glob("media-*"))
+    away.rename(files[3])
+    retried = materialize(root, "picked", picks, task, 0.5, retry_rejects=True)
+    assert retried.info["samples"] == 30 and materialize(root, "picked", picks, task, 0.5) == retried
 
 
 @pytest.mark.parametrize("form", ["parquet", "tar"])
@@ -253,7 +278,7 @@ def test_a_shard_without_a_pick_is_never_opened(ray_local, tmp_path, media, form
     picks = picks_of(root, [(0, 3), (0, (2 << 32) + 5)])
     (data / f"1.{form}").unlink()
     made = materialize(root, "picked", picks, WritingTask(shards=Shards(shards), corpus=corpus, config=LANES), 0.05)
-    rows = made.table("examples-", EXAMPLES).to_pylist()
+    rows = example_rows(made)
     assert {row["key"]: row["media"] for row in rows} == {3: media[0][3], (2 << 32) + 5: media[0][5]}
     (data / f"2.{form}").unlink()
     with pytest.raises(InputError, match=f"2.{form}' vanished since it was indexed"):
@@ -267,9 +292,9 @@ def test_a_jpeg_above_the_limit_of_the_views_is_left_out(ray_local, tmp_path, me
     shards, picks = index_corpus(root, "unlabeled", corpus), picks_of(root, [(0, 0), (0, 1)])
     task = WritingTask(shards=Shards(shards), corpus=corpus, config=LANES, max_jpeg_pixels=50_000_000)
     made = materialize(root, "picked", picks, task, 1.0)
-    (row,) = made.table("rejects-", REJECTS).to_pylist()
+    (row,) = media_of(made).table("rejects-", REJECTS).to_pylist()
     assert row["key"] == 1 and row["detail"] == "8000 x 8000, limit 50000000 (view.max_jpeg_pixels)"
-    assert made.identity["max_jpeg_pixels"] == 50_000_000
+    assert media_of(made).identity["max_jpeg_pixels"] == 50_000_000
 
 
 def test_samples_read_from_a_changed_shard_are_not_kept(ray_local, tmp_path, media):
@@ -285,7 +310,7 @@ def test_samples_read_from_a_changed_shard_are_not_kept(ray_local, tmp_path, med
         materialize(root, "picked", picks, WritingTask(shards=Shards(shards), corpus=corpus, config=LANES), 0.05)
     path.write_bytes(whole)
     made = materialize(root, "picked", picks, WritingTask(shards=Shards(shards), corpus=corpus, config=LANES), 0.05)
-    rows = made.table("examples-", EXAMPLES).to_pylist()
+    rows = example_rows(made)
     assert {row["key"]: row["media"] for row in rows} == dict(enumerate(media[0]))
 
 
@@ -296,7 +321,7 @@ from test_examples import materialize_many
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 materialize_many({data!r}, {root!r})
 """
-MANY = 6 * examples.SAMPLES - 5
+MANY = 6 * 8 * 640 - 5  # six files of four lanes
 
 
 def materialize_many(data: str, root: str) -> Artifact:
@@ -314,13 +339,15 @@ def test_a_killed_run_resumes_to_the_same_bytes_and_repeats_no_part(ray_local, t
         [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{PYTHONPATH}"}
     )
     deadline = time.monotonic() + 200
-    while not list(killed.glob("examples-*/parts/*.json")):
+    while not list(killed.glob("media-*/parts/*.json")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not list(killed.glob("examples-*/manifest.json")), "the run ended before it was killed"
-    one, two = (materialize_many(data, str(root)) for root in (clean, killed))
-    assert contents(one) == contents(two) and len(contents(one)) == 6
+    assert not list(killed.glob("media-*/manifest.json")), "the run ended before it was killed"
+    examples = [materialize_many(data, str(root)) for root in (clean, killed)]
+    assert contents(examples[0]) == contents(examples[1])
+    one, two = map(media_of, examples)
+    assert contents(one) == contents(two) and len(one.files("media-")) == 8
     assert one.info["images"] == MANY and 0 < two.info["images"] < MANY
-    assert not list(killed.glob("examples-*/scratch"))
+    assert not list(killed.glob("media-*/scratch"))

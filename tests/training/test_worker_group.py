@@ -13,7 +13,8 @@ import ray.train
 import torch
 import torch.distributed
 
-from raylabel.training.worker_group import _lost
+from raylabel.compute.resources import Cluster, Node, Resources
+from raylabel.training.worker_group import Workers, _lost
 
 
 def _wait(rank: int, folder: str, end: str) -> None:
@@ -53,3 +54,16 @@ def test_a_worker_whose_gpu_failed_counts_as_lost(kind: type[RuntimeError]):
     found = _lost(ray.train.WorkerGroupError("", {0: waited, 1: failed}))
     assert found == f"lost worker 1 ({kind.__name__}: CUDA error: uncorrectable ECC error encountered Debug with ...)"
     assert not _lost(ray.train.WorkerGroupError("", {0: torch.OutOfMemoryError("CUDA out of memory.")}))
+
+
+@pytest.mark.parametrize(
+    "batch, count, room, faster",
+    [(256, 63, 64, True), (256, 64, 85, False), (256, 64, 86, True), (96, 48, 64, False), (96, 32, 31, False)],
+)
+def test_a_training_restarts_only_if_more_workers_have_smaller_shares(batch, count, room, faster):
+    class Stream:
+        def check_workers(self, *_):
+            pass
+
+    workers = Workers(Resources(workers=count), Cluster((Node(count, count),)), batch, Stream(), None)  # pyright: ignore
+    assert workers._faster(room) == faster == (-(-batch // room) < -(-batch // count))

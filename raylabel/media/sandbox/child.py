@@ -1,13 +1,14 @@
 """The code of the sandbox's processes: the zygote, which forks children and never reads media, and the children.
 
 The zygote has imported everything that parsing needs, so a child is replaced in milliseconds and opens no file. A child
-reads encoded media from memory that it shares with the parent (an anonymous file) and writes results there. It also
-has one socket, for requests and answers as lines of JSON.
+reads encoded media from memory that it shares with the parent and writes results there (memory.py). Its only open file
+is a socket, for requests and answers as lines of JSON.
 """
 
 import contextlib
 import importlib
 import json
+import mmap
 import os
 import resource
 import signal
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from raylabel.media.rejects import Reject
+from raylabel.media.sandbox.memory import map_shared
 from raylabel.media.sandbox.seccomp import filter_calls
 from raylabel.schema import MAX_BYTES
 
@@ -27,13 +29,14 @@ MEMORY = 1 << 30  # bytes of address space that a child may add to those of the 
 COPIES = 2  # copies of the encoded bytes that a child may hold in addition
 CPU_SECONDS = 10  # limit for one sample, unless its parser has another; a picture of MAX_PIXELS takes 1 to 3
 SMALL = 1 << 20  # a sample of at most this many bytes gets no more than MEMORY
-_SOCKET, _SHARED = 3, 4  # the only open files of a child besides 0, 1 and 2, which are /dev/null
+_SOCKET = 3  # the only open file of a child besides 0, 1 and 2, which are /dev/null
 
 OUT_OF_MEMORY = 64  # exit status of a child
 READY = b"ready"  # the first message of every process
 
 Parse = Callable[[bytes, Sequence[float]], np.ndarray | bytes]
-"""(encoded media, the sample's numbers) → the result; raises Reject if the media cannot be used."""
+"""(encoded media, the sample's numbers) → the result, a uint8 array or bytes; raises Reject if the media cannot be
+used."""
 
 
 def load(function: str, settings: dict[str, Any]) -> Parse:
@@ -81,13 +84,11 @@ def main(control: socket.socket) -> None:
 def _become_child(files: Sequence[int], parse: Parse, cpu_seconds: int) -> None:
     status = 1
     try:
-        os.dup2(files[0], 10)  # first to unused numbers: each may have the number that the other must get
-        os.dup2(files[1], 11)
-        os.dup2(10, _SOCKET)
-        os.dup2(11, _SHARED)
+        shared = map_shared(files[1])  # it needs no open file from here on
+        os.dup2(files[0], _SOCKET)
         os.dup2(0, 1)
         os.dup2(0, 2)
-        os.closerange(_SHARED + 1, 1 << 16)
+        os.closerange(_SOCKET + 1, 1 << 16)
         parent = socket.socket(fileno=_SOCKET)
         try:
             memory = _limit()
@@ -95,7 +96,7 @@ def _become_child(files: Sequence[int], parse: Parse, cpu_seconds: int) -> None:
             parent.sendall(f"{type(error).__name__}: {error}".encode())
             raise
         parent.sendall(READY)
-        _serve(parent, parse, cpu_seconds, memory)
+        _serve(parent, shared, parse, cpu_seconds, memory)
         status = 0
     except MemoryError:
         status = OUT_OF_MEMORY
@@ -110,8 +111,8 @@ def _limit() -> int:
     """
     limits = {
         resource.RLIMIT_CORE: (0, 0),
-        resource.RLIMIT_NOFILE: (_SHARED + 1,) * 2,  # no file can be opened, even without seccomp
-        resource.RLIMIT_FSIZE: (4 << 30,) * 2,  # size of the shared memory
+        resource.RLIMIT_NOFILE: (_SOCKET + 1,) * 2,  # no file can be opened, even without seccomp
+        resource.RLIMIT_FSIZE: (0, 0),
     }
     memory = 0
     if sys.platform == "linux":
@@ -124,7 +125,7 @@ def _limit() -> int:
     return memory
 
 
-def _serve(parent: socket.socket, parse: Parse, cpu_seconds: int, memory: int) -> None:
+def _serve(parent: socket.socket, shared: mmap.mmap, parse: Parse, cpu_seconds: int, memory: int) -> None:
     """Answers requests until the parent closes the socket.
 
     A request is {"media": [[offset, bytes, numbers], ...], "out": offset, "size": bytes of each result, 0 for any}. The
@@ -132,13 +133,13 @@ def _serve(parent: socket.socket, parse: Parse, cpu_seconds: int, memory: int) -
     one after another; a rejected sample leaves a gap of `size` bytes. Before each sample its index is written at
     offset 0, so that the parent can tell which one a child was parsing when it ended.
     """
-    requests = parent.makefile("rb")
+    requests, pixels = parent.makefile("rb"), np.frombuffer(shared, np.uint8)
     allowed, raised = 0, 0
     while line := requests.readline():
         request = json.loads(line)
         out, size, answer = request["out"], request["size"], []
         for number, (offset, length, numbers) in enumerate(request["media"]):
-            os.pwrite(_SHARED, number.to_bytes(4, "little"), 0)
+            shared[:4] = number.to_bytes(4, "little")
             if (due := int(time.process_time()) + cpu_seconds + 1) > allowed:
                 allowed = due
                 resource.setrlimit(resource.RLIMIT_CPU, (allowed, resource.RLIM_INFINITY))
@@ -147,7 +148,7 @@ def _serve(parent: socket.socket, parse: Parse, cpu_seconds: int, memory: int) -
                 resource.setrlimit(resource.RLIMIT_AS, (memory + more, memory + COPIES * MAX_BYTES))
                 raised = more
             try:
-                made = parse(os.pread(_SHARED, length, offset), numbers)
+                made = parse(shared[offset : offset + length], numbers)
             except MemoryError:
                 raise
             except Exception as error:  # an unexpected error rejects this sample only
@@ -156,10 +157,10 @@ def _serve(parent: socket.socket, parse: Parse, cpu_seconds: int, memory: int) -
                 answer.append([reject.reason, reject.detail])
                 out += size
                 continue
-            data = np.ascontiguousarray(made).data.cast("B") if isinstance(made, np.ndarray) else memoryview(made)
-            if size and len(data) != size:
-                raise ValueError(f"the parser returned {len(data)} bytes, expected {size}")
-            os.pwrite(_SHARED, data, out)
-            out += len(data)
-            answer.append(len(data))
+            made = made if isinstance(made, np.ndarray) else np.frombuffer(made, np.uint8)
+            if size and made.nbytes != size:
+                raise ValueError(f"the parser returned {made.nbytes} bytes, expected {size}")
+            pixels[out : out + made.nbytes].reshape(made.shape)[...] = made  # the only copy, also of a crop
+            out += made.nbytes
+            answer.append(made.nbytes)
         parent.sendall(json.dumps(answer).encode() + b"\n")

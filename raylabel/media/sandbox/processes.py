@@ -1,6 +1,5 @@
 """The parent's side of the sandbox: starts the zygote, forks children from it, and exchanges messages with them."""
 
-import array
 import contextlib
 import dataclasses
 import json
@@ -9,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -21,14 +19,14 @@ import numpy as np
 
 from raylabel.media.rejects import Reject
 from raylabel.media.sandbox.child import CPU_SECONDS, MEMORY, OUT_OF_MEMORY, READY
+from raylabel.media.sandbox.memory import PAGE, SharedMemory
 from raylabel.schema import MAX_BYTES, REASONS, Reason
 
 WALL_SECONDS = 10.0  # limit without progress for a child that sleeps
 MAX_KILLS = 20  # attempts after a process was killed by another program
 STARVED_SECONDS = 240.0  # limit without progress for a child that gets no CPU
 
-_PAGE = 4096  # offset of media in the shared memory; at 0 is the index of the sample that the child is parsing
-_KEEP = 64 << 20  # bytes of shared memory that are kept between requests
+_MEDIA = PAGE  # offset of media in the shared memory; at 0 is the index of the sample that the child is parsing
 _BOOT = (
     "import json, socket, sys; sys.path[:] = json.loads(sys.argv[2]); from raylabel.media.sandbox.child import main; "
     "main(socket.socket(fileno=int(sys.argv[1])))"
@@ -116,10 +114,10 @@ class Zygote:
 
     def _fork(self) -> "Child":
         ours, theirs = socket.socketpair()
-        memory = _memory()
+        memory = SharedMemory()
         with theirs:
             try:
-                socket.send_fds(self._control, [b"fork"], [theirs.fileno(), memory])
+                socket.send_fds(self._control, [b"fork"], [theirs.fileno(), memory.file])
                 pid = int(self._control.recv(64))
                 theirs.close()  # otherwise the end of the child would not close the socket
                 if (answer := ours.recv(1000)) and answer != READY:
@@ -127,7 +125,7 @@ class Zygote:
                     raise SandboxError(f"a child of the sandbox cannot be restricted: {why}")
             except BaseException:
                 ours.close()
-                os.close(memory)
+                memory.close()
                 raise
         return Child(self, pid, ours, memory)
 
@@ -151,18 +149,10 @@ def _end(control: socket.socket, process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def _memory() -> int:
-    """An anonymous file, in memory on Linux."""
-    if sys.platform == "linux":
-        return os.memfd_create("raylabel")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
 class Child:
     """The parent's handle of a child process, which parses media."""
 
-    def __init__(self, zygote: Zygote, pid: int, link: socket.socket, memory: int) -> None:
+    def __init__(self, zygote: Zygote, pid: int, link: socket.socket, memory: SharedMemory) -> None:
         self._zygote, self._pid, self._link, self._memory = zygote, pid, link, memory
         self._link.settimeout(WALL_SECONDS)
         self.ended = False
@@ -171,15 +161,17 @@ class Child:
         self, media: Sequence[bytes], numbers: Sequence[Sequence[float]], out: np.ndarray | None, size: int
     ) -> list[Any]:
         """`Sandbox._parse` in one request; ChildExitError if the child ends or must be killed."""
-        spans, end = [], _PAGE
+        shared, spans, end = self._memory.bytes, [], _MEDIA
         for i, data in enumerate(media):
+            shared[end : end + len(data)] = data
             spans.append([end, len(data), list(numbers[i]) if len(numbers) else []])
             end += len(data)
-        os.pwritev(self._memory, [b"\0" * _PAGE, *media], 0)
+        end += -end % PAGE
+        shared[:4] = bytes(4)
         request = json.dumps({"media": spans, "out": end, "size": size})
         try:
             self._link.sendall(request.encode() + b"\n")
-            answer = self._answer(len(media))
+            answer = self._answer(len(media), size)
         except OSError as error:  # the link is broken
             raise self._exit_error() from error
         if answer is None:
@@ -190,16 +182,15 @@ class Child:
             if isinstance(entry, list):
                 results.append(Reject(entry[0], entry[1]))  # _is_valid checked both
             else:
-                results.append(None if out is not None else os.pread(self._memory, entry, at))
+                results.append(None if out is not None else shared[at : at + entry])
                 at += entry
-        if out is not None:
-            os.preadv(self._memory, [out.data], end)
-        if at > _KEEP:
-            os.ftruncate(self._memory, 0)
+        if out is not None:  # a copy, because the child could still write to the shared memory
+            out[...] = np.frombuffer(shared, np.uint8, out.size, end).reshape(out.shape)
+        self._memory.free()
         return results
 
-    def _answer(self, count: int) -> list[Any] | None:
-        """The child's answer for `count` samples; None if it ended."""
+    def _answer(self, count: int, size: int) -> list[Any] | None:
+        """The child's answer for `count` samples with results of `size` bytes, 0 for any; None if it ended."""
         received, current, since = bytearray(), -1, time.monotonic()
         while not received.endswith(b"\n"):
             try:
@@ -222,7 +213,7 @@ class Child:
                 raise self._kill("answer too long")
         try:
             answer = json.loads(received)
-            if len(answer) == count and all(map(_is_valid, answer)):
+            if len(answer) == count and all(_is_valid(entry, size) for entry in answer):
                 return answer
         except (ValueError, TypeError, RecursionError):
             pass
@@ -230,7 +221,7 @@ class Child:
 
     def _current(self) -> int:
         """The index of the sample that the child is parsing."""
-        return array.array("I", os.pread(self._memory, 4, 0))[0]
+        return int.from_bytes(self._memory.bytes[:4], "little")
 
     def _kill(self, why: str, reason: Reason = "decoder_crash") -> ChildExitError:
         os.kill(self._pid, signal.SIGKILL)
@@ -254,14 +245,14 @@ class Child:
 
     def close(self) -> None:
         self._link.close()
-        os.close(self._memory)
+        self._memory.close()
 
 
-def _is_valid(entry: Any) -> bool:
-    """Whether an entry of an answer is [reason, detail] or a number of bytes."""
+def _is_valid(entry: Any, size: int) -> bool:
+    """Whether an entry of an answer is [reason, detail] or a number of bytes, `size` unless that is 0."""
     if isinstance(entry, list):
         return len(entry) == 2 and entry[0] in REASONS and isinstance(entry[1], str)
-    return isinstance(entry, int) and 0 <= entry <= MAX_BYTES
+    return isinstance(entry, int) and (entry == size if size else 0 <= entry <= MAX_BYTES)
 
 
 def _runs(pid: int) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +18,13 @@ from raylabel.plan.pilot.process import draw
 from raylabel.schema import DIGEST_BYTES, SCORES, make_key
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import Select, select
-from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
+from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
 from raylabel.store.files import filesystem
 from raylabel.store.reject_limit import RejectTally
-from raylabel.training.examples import WritingTask, file_samples, summarise, write_part
+from raylabel.training.digests import TASK
+from raylabel.training.examples import labels_of_part, rejected_of, write_labels
+from raylabel.training.media import WritingTask, finish_media, write_part
+from raylabel.training.samples import samples_table
 
 SYNTHETIC = 200_000  # rows of synthetic scores on which selection is timed
 READING = 1.5  # seconds for which each task reads
@@ -129,21 +133,28 @@ def measure_materializing(
 
     def build(draft: Draft) -> Built:
         shared: Any = ray.put(task)
-        drawn = enumerate(draw(task.shards, unit_rows(task.corpus))[:tasks])
-        work = [_materialize.remote(draft.uri, part, unit, shared, classes, WRITING) for part, unit in drawn]
+        drawn = list(enumerate(draw(task.shards, unit_rows(task.corpus))[:tasks]))
+        lanes = spread(task.config.lanes, min(tasks, len(drawn)))
+        work = [_materialize.remote(draft.uri, part, unit, lanes[part], shared, WRITING) for part, unit in drawn]
         records.extend(ray.get(work))
         tally = RejectTally(sum(record["samples"] for record in records), 1.0, "picked samples", name)
         for record in records:
             tally.add(record["samples"], record["reasons"])  # no tables: the pilot's folder is deleted
-        return summarise(dict(enumerate(records)), tally)
+        return finish_media(draft, dict(enumerate(records)), tally)
+
+    def build_labels(draft: Draft) -> Built:
+        work = [_label.remote(draft.uri, media, record, classes) for record in records]
+        files = [file for file in ray.get(work) if file.rows]
+        return write_labels(draft, media, files, sum(file.rows for file in files))
 
     begin = time.monotonic()
-    examples = root.make(f"examples-{name}", {"pilot": name}, build)
+    media = root.make(f"media-{name}", {"pilot": name}, build)
     took = time.monotonic() - begin
+    examples = root.make(f"examples-{name}", {"pilot": name}, build_labels)
     rows, picks, reading, writing = (
         sum(record[name] for record in records) for name in ("rows", "samples", "reading", "writing")
     )
-    per_row, stored = reading / rows, sum(file.bytes for file in examples.files("examples-"))
+    per_row, stored = reading / rows, sum(file.bytes for file in media.files("media-"))
     return Materialized(
         examples=examples,
         start=max(0.0, took - max(record["seconds"] for record in records)),
@@ -155,7 +166,9 @@ def measure_materializing(
 
 
 @ray.remote(num_cpus=1)
-def _materialize(folder: str, part: int, unit: Unit, task: WritingTask, classes: int, seconds: float) -> dict[str, Any]:
+def _materialize(
+    folder: str, part: int, unit: Unit, lanes: list[int], task: WritingTask, seconds: float
+) -> dict[str, Any]:
     """Reads from the start of the unit for at most READING seconds. Then writes as many samples as take `seconds`."""
     begin, shard, corpus = time.monotonic(), task.shards.row(unit.shard), task.corpus
     group = 1
@@ -164,7 +177,7 @@ def _materialize(folder: str, part: int, unit: Unit, task: WritingTask, classes:
         with pq.ParquetFile(path, filesystem=fs) as file:
             group = file.metadata.row_group(0).num_rows
     first = unit.first - unit.first % group  # the row group that has the first row of the unit
-    end = min(first + file_samples(corpus), shard["rows"])
+    end = min(first + TASK[corpus.kind], shard["rows"])
     rows, reading = 0, time.monotonic()
     for _ in read_unit(corpus, shard, Unit(unit.shard, first, end - first)):
         rows += 1
@@ -173,13 +186,28 @@ def _materialize(folder: str, part: int, unit: Unit, task: WritingTask, classes:
     reading = time.monotonic() - reading
 
     def write(where: str, count: int) -> tuple[float, dict[str, Any]]:
-        labels = {make_key(unit.shard, row): [row % classes] for row in range(first, first + count)}
+        keys = [make_key(unit.shard, row) for row in range(first, first + count)]
         begin = time.monotonic()
-        record = write_part(where, part, labels, task)
-        return time.monotonic() - begin, record
+        record = write_part(where, part, keys, lanes, task)
+        return time.monotonic() - begin, {**record, "keys": keys, "lanes": lanes}
 
     few = min(end - first, PROBE)
     probe_seconds, _ = write(f"{folder}/scratch/{part}", few)
     writing, record = write(folder, min(end - first, max(2 * task.config.lanes, int(few * seconds / probe_seconds))))
     found = {"rows": rows, "reading": reading, "writing": writing, "group_rows": group}
     return {**record, **found, "seconds": time.monotonic() - begin}
+
+
+@ray.remote(num_cpus=1)
+def _label(folder: str, media: Artifact, record: dict[str, Any], classes: int) -> File:
+    """Writes arbitrary labels of a part of MEDIA."""
+    keys = np.array(record["keys"], np.int64)
+    samples = samples_table(keys, np.arange(len(keys) + 1), keys % classes)
+    labels = labels_of_part(samples, rejected_of(media, record["part"]), len(record["lanes"]))
+    return write_table(folder, f"examples-{record['part']:06d}.parquet", labels)
+
+
+def spread(lanes: int, parts: int) -> list[list[int]]:
+    """The lanes of the groups of each part: all of them, in order, at least one for each part."""
+    ends = [part * lanes // parts for part in range(parts + 1)]
+    return [list(range(begin, max(end, begin + 1))) for begin, end in itertools.pairwise(ends)]

@@ -1,0 +1,192 @@
+"""Reads groups of samples with their labels: from MEDIA and a table of labels, or from EXAMPLES of earlier versions."""
+
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+
+from raylabel.schema import GROUPS, MEDIA
+from raylabel.store.artifact import Artifact
+from raylabel.store.files import Ranges, filesystem, open_ranges, reading
+from raylabel.training.examples import media_of
+from raylabel.training.lanes import Lane
+from raylabel.training.layout import units
+
+OPEN = 256  # files that are kept open; a file in an object store is opened with a request for its size
+THREADS = 16  # that read labels; they mostly wait
+
+
+class Group(NamedTuple):
+    """Samples of a lane that are stored together. Item i is sample `sample[i]` with the label `label[i]`."""
+
+    key: Sequence[int]
+    media: Sequence[bytes] | pa.LargeBinaryArray
+    sample: np.ndarray
+    label: np.ndarray
+
+
+class Groups(Protocol):
+    """The groups of EXAMPLES. Those of a lane are numbered from 0."""
+
+    lanes: int
+
+    def load(self, lanes: Iterable[int], seed: int) -> dict[int, Lane]:
+        """These lanes. What is needed for all their groups is read here."""
+        ...
+
+    def read(self, lane: int, groups: list[int]) -> list[Group]:
+        """These groups, of a lane that was loaded. Thread-safe."""
+        ...
+
+
+def groups_of(examples: Artifact) -> Groups:
+    return _Earlier(examples) if "lane_items" in examples.info else _Stored(examples)
+
+
+class _Stored:
+    """MEDIA and a table of labels. Groups that follow each other in a file are read with one request."""
+
+    def __init__(self, examples: Artifact):
+        self.lanes: int = examples.info["lanes"]
+        self._examples, self._media = examples, media_of(examples)
+        self._labels: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._files: OrderedDict[int, Ranges] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def load(self, lanes: Iterable[int], seed: int) -> dict[int, Lane]:
+        wanted = sorted(lanes)
+        self._names = [file.name for file in self._media.files("media-")]
+        table = self._media.table("groups", GROUPS)
+        self._of = {name: table.column(name).to_numpy() for name in GROUPS.names}
+        numbers = np.unique(self._of["lane"])  # a lane all of whose samples were rejected has no group
+        first = np.cumsum(self._of["rows"], dtype=np.int64) - self._of["rows"]  # row of the table of labels
+        self._groups = {lane: np.flatnonzero(self._of["lane"] == numbers[lane]) for lane in wanted}
+        ranges = {}
+        for lane, own in self._groups.items():
+            ranges[lane] = int(first[own[0]]), int(first[own[-1]] + self._of["rows"][own[-1]])
+        found: dict[int, Lane] = {}
+        for lane, (counts, label) in self._read_labels(ranges).items():
+            own = self._groups[lane]
+            rows = np.append(0, np.cumsum(self._of["rows"][own]))
+            starts = np.append(0, np.cumsum(counts, dtype=np.int64))
+            self._labels[lane] = starts, label
+            items = np.diff(starts[rows]).tolist()
+            found[lane] = Lane(lane, items, seed, units(self._of["file"][own].tolist()))
+        return found
+
+    def _read_labels(self, ranges: dict[int, tuple[int, int]]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """For each lane, whose rows of the table of labels are given: labels of each sample int32 [n], and all labels
+        int32."""
+        fs, folder = filesystem(self._examples.uri)
+        files = self._examples.files("examples-")
+        ends = np.cumsum([file.rows for file in files])
+
+        def read(number: int) -> list[tuple[int, int, np.ndarray, np.ndarray]]:
+            """(lane, first row, counts, labels) of the rows of a file that lanes need."""
+            low, high = int(ends[number]) - files[number].rows, int(ends[number])
+            some = {lane: (max(b, low) - low, min(e, high) - low) for lane, (b, e) in ranges.items()}
+            some = {lane: (b, e) for lane, (b, e) in some.items() if b < e}
+            if not some:
+                return []
+            where, path = f"{self._examples.uri}/{files[number].name}", f"{folder}/{files[number].name}"
+            found = []
+            with reading(where), pq.ParquetFile(path, filesystem=fs, pre_buffer=True) as file:
+                rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+                stops = list(itertools.accumulate(rows))
+                for (begin, end), group_lanes in _by_groups(some, stops):
+                    table = file.read_row_groups(list(range(begin, end)), columns=["labels"], use_threads=False)
+                    lists, first = table.column("labels").combine_chunks(), stops[begin] - rows[begin]
+                    for lane in group_lanes:
+                        own = lists.slice(some[lane][0] - first, some[lane][1] - some[lane][0])
+                        counts = own.value_lengths().to_numpy(zero_copy_only=False).astype(np.int32)
+                        found.append((lane, low + some[lane][0], counts, own.flatten().to_numpy().copy()))
+            return found
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            pieces = sorted(itertools.chain(*pool.map(read, range(len(files)))), key=lambda piece: piece[:2])
+        of_lanes = {lane: list(some) for lane, some in itertools.groupby(pieces, key=lambda piece: piece[0])}
+        return {
+            lane: (np.concatenate([p[2] for p in some]), np.concatenate([p[3] for p in some]))
+            for lane, some in of_lanes.items()
+        }
+
+    def read(self, lane: int, groups: list[int]) -> list[Group]:
+        numbers = self._groups[lane][groups]
+        file, offset, size, rows = (self._of[name][numbers] for name in ("file", "offset", "bytes", "rows"))
+        if len(set(file.tolist())) != 1 or (offset[1:] != (offset + size)[:-1]).any():
+            return [group for one in groups for group in self.read(lane, [one])]
+        where = f"{self._media.uri}/{self._names[file[0]]}"
+        with reading(where):
+            data = self._open(int(file[0])).read_at(int(size.sum()), int(offset[0]))
+            stream = pa.BufferReader(data)
+            batches = [pa.ipc.read_record_batch(pa.ipc.read_message(stream), MEDIA) for _ in groups]
+        if [len(batch) for batch in batches] != rows.tolist():
+            raise AssertionError(f"{where}: groups have {[len(b) for b in batches]} samples, expected {rows.tolist()}")
+        first = np.append(0, np.cumsum(self._of["rows"][self._groups[lane]]))
+        starts, labels = self._labels[lane]
+        found = []
+        for group, batch in zip(groups, batches, strict=True):
+            of = starts[first[group] : first[group + 1] + 1]
+            sample = np.repeat(np.arange(len(batch)), np.diff(of))
+            found.append(Group(batch.column(0).to_numpy(), batch.column(1), sample, labels[of[0] : of[-1]]))
+        return found
+
+    def _open(self, file: int) -> Ranges:
+        with self._lock:
+            if file in self._files:
+                self._files.move_to_end(file)
+            else:
+                self._files[file] = open_ranges(f"{self._media.uri}/{self._names[file]}")
+                while len(self._files) > OPEN:
+                    self._files.popitem(last=False)
+            return self._files[file]
+
+
+def _by_groups(some: dict[int, tuple[int, int]], stops: list[int]) -> list[tuple[tuple[int, int], list[int]]]:
+    """The row groups that each lane's rows are in, as (first, end), with the lanes that are in these."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for lane, (begin, end) in some.items():
+        first, last = np.searchsorted(stops, [begin, end - 1], side="right").tolist()
+        found.setdefault((first, last + 1), []).append(lane)
+    return list(found.items())
+
+
+class _Earlier:
+    """EXAMPLES of earlier versions: the media and the labels in one parquet file, with a row group for each lane."""
+
+    def __init__(self, examples: Artifact):
+        self._items: list[list[int]] = examples.info["lane_items"]
+        self.lanes = max(map(len, self._items))
+        self._examples = examples
+        self._names = [file.name for file in examples.files("examples-")]
+        self._fs, self._folder = filesystem(examples.uri)
+
+    def load(self, lanes: Iterable[int], seed: int) -> dict[int, Lane]:
+        return {lane: Lane(lane, [self._items[file][lane] for file in self._files(lane)], seed) for lane in lanes}
+
+    def _files(self, lane: int) -> list[int]:
+        """The files that have the lane: it is the last ones that lack some."""
+        return [file for file, items in enumerate(self._items) if lane < len(items)]
+
+    def read(self, lane: int, groups: list[int]) -> list[Group]:
+        files = self._files(lane)
+        return [self._read(lane, files[group]) for group in groups]
+
+    def _read(self, lane: int, file: int) -> Group:
+        where, path = (f"{folder}/{self._names[file]}" for folder in (self._examples.uri, self._folder))
+        # pre_buffer: one request reads all columns
+        with reading(where), pq.ParquetFile(path, filesystem=self._fs, pre_buffer=True) as parquet:
+            table = parquet.read_row_group(lane, use_threads=False)
+        key, media, labels = (table.column(name).combine_chunks() for name in ("key", "media", "labels"))
+        label = labels.flatten().to_numpy()
+        if len(label) != self._items[file][lane]:
+            raise AssertionError(f"{where}: lane {lane} has {len(label)} items, expected {self._items[file][lane]}")
+        sample = np.repeat(np.arange(len(table)), labels.value_lengths().to_numpy(zero_copy_only=False))
+        return Group(key.to_numpy(), media, sample, label)

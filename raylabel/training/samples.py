@@ -1,0 +1,188 @@
+"""PICKS → SAMPLES: each picked sample once with its labels, in key order; in bounded memory, whatever their number.
+
+The corpus is cut into cells of rows. One map task per run of PICKS sorts its picks by key, and one reduce task per run
+of cells merges theirs. The cells depend on the corpus alone. So the digest of the set of samples, a hash of the digests
+of the cells, does not depend on their labels, nor on how the work was divided.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from raylabel.compute.progress import PatientProgress
+from raylabel.compute.watchdog import heartbeat
+from raylabel.corpus import Shards
+from raylabel.schema import SAMPLES
+from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
+from raylabel.store.files import filesystem, reading, write_file
+
+CELL = 1 << 16  # rows of the corpus; with P labels each, up to P times as many picks
+PICKED = 1 << 22  # picks that a task holds, each about 60 bytes while they are sorted; more only if a cell has more
+ROWS = 1 << 16  # of a row group of SAMPLES
+THREADS = 16  # that read ranges of files; they mostly wait
+
+PAIR = np.dtype([("key", "<i8"), ("label", "<i4")])
+
+
+def make_samples(root: Root, name: str, picks: Artifact, shards: Shards) -> Artifact:
+    """SAMPLES of the picks, the artifact `samples-<name>`. Info: samples, picks, and keys, a digest of the set of
+    samples: equal for equal sets, whatever their labels."""
+
+    def build(draft: Draft) -> Built:
+        scratch, of = draft.scratch("pairs"), Shards(shards.artifact)
+        files = picks.files("picks")
+        total = sum(file.rows for file in files)
+        with PatientProgress(f"sort the picks of {name}", 2 * total, "picks") as progress:
+            names = list(_runs(files, PICKED))
+            maps = [_sort.remote(scratch, number, picks, some, of) for number, some in enumerate(names)]
+            sorted_runs = _results(maps, lambda done: progress.update(done * total // len(maps)))
+            runs = [run for some in sorted_runs for run in some]
+            counts = np.array([count for _, count in runs])  # [runs, cells]
+            ends = np.cumsum(counts, axis=1)
+            ranges = list(_ranges(counts.sum(axis=0)))
+            reduces = []
+            for number, (low, high) in enumerate(ranges):
+                begin, end = ends[:, low] - counts[:, low], ends[:, high - 1]
+                pieces = [(run, int(b), int(e)) for (run, _), b, e in zip(runs, begin, end, strict=True) if e > b]
+                reduces.append(_merge.remote(draft.uri, number, pieces, of))
+            merged = _results(reduces, lambda done: progress.update(total + done * total // len(reduces)))
+        digests = dict(cell for _, cells in merged for cell in cells)
+        keys = hashlib.sha256("".join(f"{cell} {digests[cell]}\n" for cell in sorted(digests)).encode()).hexdigest()
+        made = [file for file, _ in merged]
+        return Built(made, {"samples": sum(file.rows for file in made), "picks": total, "keys": keys})
+
+    identity = {"picks": picks.digest, "shards": shards.artifact.info["content"]}
+    return root.make(f"samples-{name}", identity, build)
+
+
+def read_samples(samples: Artifact, begin: int, end: int, columns: list[str]) -> pa.Table:
+    """Columns of SAMPLES, of the samples begin..end-1 in key order."""
+    schema, first, tables = pa.schema([SAMPLES.field(name) for name in columns]), 0, []
+    fs, folder = filesystem(samples.uri)
+    for file in samples.files("samples-"):
+        low, high = max(begin - first, 0), min(end - first, file.rows)
+        first += file.rows
+        if low >= high:
+            continue
+        groups = range(low // ROWS, -(-high // ROWS))
+        where = f"{samples.uri}/{file.name}"
+        with reading(where), pq.ParquetFile(f"{folder}/{file.name}", filesystem=fs, pre_buffer=True) as opened:
+            table = opened.read_row_groups(list(groups), columns=columns, use_threads=False)
+        tables.append(table.slice(low - groups.start * ROWS, high - low))
+    return pa.concat_tables([schema.empty_table(), *tables])
+
+
+def _runs(files: list[File], most: int) -> Iterator[list[str]]:
+    """The names of the files, in order, in runs of up to `most` rows; a larger file is a run of its own."""
+    run, rows = [], 0
+    for file in files:
+        if run and rows + file.rows > most:
+            yield run
+            run, rows = [], 0
+        run.append(file.name)
+        rows += file.rows
+    if run:
+        yield run
+
+
+def _ranges(counts: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Runs of cells with up to PICKED picks, as (first, end); a cell with more is a run of its own."""
+    first, picks = 0, 0
+    for cell, count in enumerate(counts.tolist()):
+        if picks and picks + count > PICKED:
+            yield first, cell
+            first, picks = cell, 0
+        picks += count
+    if picks:
+        yield first, len(counts)
+
+
+def _results(references: list[Any], progress: Any) -> list[Any]:
+    waiting = references
+    while waiting:
+        ready, waiting = ray.wait(waiting)
+        ray.get(ready)
+        progress(len(references) - len(waiting))
+    return ray.get(references)
+
+
+def _cells(key: np.ndarray, shards: Shards) -> np.ndarray:
+    """The cell of each key."""
+    starts = np.cumsum(shards.rows) - shards.rows
+    return (starts[key >> 32] + (key & 0xFFFFFFFF)) // CELL
+
+
+def sort_picks(
+    folder: str, number: int, picks: Artifact, names: list[str], shards: Shards
+) -> list[tuple[str, np.ndarray]]:
+    """Writes the picks of some files as sorted runs of PAIR; for each its name and the picks in each cell."""
+    fs, path = filesystem(picks.uri)
+    found: list[tuple[str, np.ndarray]] = []
+    held: list[pa.RecordBatch] = []
+    cells = shards.samples // CELL + 1
+
+    def write() -> None:
+        pairs = np.empty(sum(map(len, held)), PAIR)
+        for column in ("key", "label"):
+            pairs[column] = np.concatenate([batch.column(column).to_numpy() for batch in held])
+        held.clear()
+        pairs = pairs[np.argsort(pairs["key"], kind="stable")]  # the merge sorts by label
+        run = f"{folder}/{number:05d}-{len(found):05d}.pairs"
+        write_file(run, pairs.data.cast("B"))
+        found.append((run, np.bincount(_cells(pairs["key"], shards), minlength=cells)))
+
+    for name in names:
+        heartbeat()
+        with reading(f"{picks.uri}/{name}"), pq.ParquetFile(f"{path}/{name}", filesystem=fs) as file:
+            for batch in file.iter_batches(1 << 20, columns=["label", "key"], use_threads=False):
+                held.append(batch)
+                if sum(map(len, held)) >= PICKED:
+                    write()
+    if held:
+        write()
+    return found
+
+
+def merge_picks(
+    folder: str, number: int, pieces: list[tuple[str, int, int]], shards: Shards
+) -> tuple[File, list[tuple[int, str]]]:
+    """Writes the SAMPLES of a range of cells, from pieces of sorted runs (name, begin, end); also the digest of the
+    keys of each cell that has some."""
+
+    def read(piece: tuple[str, int, int]) -> np.ndarray:
+        run, begin, end = piece
+        fs, path = filesystem(run)
+        with reading(run), fs.open_input_file(path) as file:
+            return np.frombuffer(file.read_at((end - begin) * PAIR.itemsize, begin * PAIR.itemsize), PAIR)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        pairs = np.concatenate(list(pool.map(read, pieces)))
+    heartbeat()
+    order = np.lexsort((pairs["label"], pairs["key"]))
+    label, key = pairs["label"][order], pairs["key"][order]
+    del pairs, order
+    firsts = np.flatnonzero(np.diff(key, prepend=-1))  # where a new key begins; its labels end before the next one
+    table = samples_table(key[firsts], np.append(firsts, len(key)), label)
+    groups = [table.slice(i, ROWS) for i in range(0, len(table), ROWS)]
+    file = write_table(folder, f"samples-{number:05d}.parquet", *groups)
+    key = key[firsts]
+    cell, first = np.unique(_cells(key, shards), return_index=True)
+    parts = np.split(key, first[1:])
+    digests = [hashlib.sha256(np.ascontiguousarray(part, "<i8").tobytes()).hexdigest() for part in parts]
+    return file, list(zip(cell.tolist(), digests, strict=True))
+
+
+_sort = ray.remote(num_cpus=1, max_retries=3)(sort_picks)
+_merge = ray.remote(num_cpus=1, max_retries=3)(merge_picks)
+
+
+def samples_table(key: np.ndarray, ends: np.ndarray, label: np.ndarray) -> pa.Table:
+    """SAMPLES of n keys. The labels of sample i are label[ends[i]:ends[i + 1]]; ends: integers [n + 1]."""
+    lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(label, pa.int32()))
+    return pa.Table.from_arrays([pa.array(key, pa.int64()), lists], schema=SAMPLES)
