@@ -153,3 +153,20 @@ def ask_cluster_id(head: str, header: Mapping[str, str]) -> grpc.StatusCode:
         except grpc.RpcError as error:
             return error.code()  # pyright: ignore[reportAttributeAccessIssue]
     return grpc.StatusCode.OK
+
+
+def blocks_of(refs: list[Any], rows: int, size: int, schema: Any) -> Any:
+    """A dataset of the tables that the references refer to, or will; each has so many rows, about `size` bytes and that
+    schema. `ray.data.from_arrow_refs` would start a task for each table."""
+    from ray.data._internal.logical.interfaces import LogicalPlan
+    from ray.data._internal.logical.operators import FromBlocks
+    from ray.data._internal.stats import DatasetStats
+    from ray.data.block import BlockMetadata, BlockMetadataWithSchema
+    from ray.data.context import DataContext
+    from ray.data.dataset import MaterializedDataset
+
+    one = BlockMetadata(num_rows=rows, size_bytes=size, exec_stats=None)
+    known = [BlockMetadataWithSchema.from_metadata(one, schema=schema)] * len(refs)
+    context = DataContext.get_current().copy()
+    stats = DatasetStats(metadata={"FromBlocks": known}, parent=None)
+    return MaterializedDataset(LogicalPlan(FromBlocks(refs, known), context), context, stats)

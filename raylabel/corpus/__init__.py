@@ -6,7 +6,7 @@ from raylabel.corpus.labels import class_names, encode_labels, read_groups, read
 from raylabel.corpus.read import read_keys, read_rows, read_unit
 from raylabel.corpus.sample import Sample
 from raylabel.corpus.shards import Shards
-from raylabel.corpus.units import UNIT, Unit, Units, unit_rows
+from raylabel.corpus.units import UNIT, Unit, UnitRange, Units, unit_rows
 
 __all__ = [
     "UNIT",
@@ -14,6 +14,7 @@ __all__ = [
     "Sample",
     "Shards",
     "Unit",
+    "UnitRange",
     "Units",
     "class_names",
     "encode_labels",

@@ -1,7 +1,8 @@
 """The fixed units of work in a corpus."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 
@@ -25,6 +26,30 @@ class Unit:
     rows: int
     only: tuple[int, ...] = ()
     """The indices of the `rows` rows, in ascending order, if they are not consecutive; empty otherwise."""
+
+
+@dataclass(frozen=True, eq=False)
+class UnitRange(Sequence[Unit]):
+    """Units without `only`, as columns int64 [n]: smaller and faster than a list of them."""
+
+    shard: np.ndarray
+    first: np.ndarray
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    @overload
+    def __getitem__(self, index: int) -> Unit: ...
+    @overload
+    def __getitem__(self, index: "slice | np.ndarray") -> "UnitRange": ...
+
+    def __getitem__(self, index: "int | slice | np.ndarray") -> "Unit | UnitRange":
+        found = self.shard[index], self.first[index], self.rows[index]
+        return Unit(*map(int, found)) if isinstance(index, int) else UnitRange(*found)
+
+    def __iter__(self) -> Iterator[Unit]:
+        return map(Unit, self.shard.tolist(), self.first.tolist(), self.rows.tolist())
 
 
 class Units:
@@ -53,6 +78,14 @@ class Units:
         rows = int(self._rows[shard])
         first = (index - int(self._ends[shard]) - -rows // self._size) * self._size
         return Unit(shard, first, min(self._size, rows - first))
+
+    def between(self, first: int, end: int) -> "UnitRange":
+        """The units from index `first` up to `end`, or up to the last one."""
+        index = np.arange(first, min(end, len(self)))
+        shard = np.searchsorted(self._ends, index, side="right")
+        rows = self._rows[shard]
+        row = (index - self._ends[shard] - -rows // self._size) * self._size
+        return UnitRange(shard, row, np.minimum(self._size, rows - row))
 
     def index(self, shard: int, first: int) -> int:
         """The index of the unit that begins at row `first` of `shard`."""

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from raylabel.compute.resources import Pool
 from raylabel.compute.watchdog import heartbeat
-from raylabel.corpus import Corpus, Sample, Shards, Unit
+from raylabel.corpus import Corpus, Sample, Shards, Unit, UnitRange
 from raylabel.corpus.ahead import UnitReader
 from raylabel.corpus.fetch import Fetcher
 from raylabel.corpus.sample import media_digest, sample_digest
@@ -48,11 +48,18 @@ class ScoringTask:
     pool: Pool
 
 
-def item(units: Iterable[Unit]) -> pa.Table:
+def item(units: Sequence[Unit]) -> pa.Table:
     """The units as one row of ITEM."""
-    columns = zip(*((unit.shard, unit.first, unit.rows, unit.only) for unit in units), strict=True)
-    arrays = [pa.array([list(c)], field.type) for c, field in zip(columns, ITEM, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=ITEM)
+    if isinstance(units, UnitRange):
+        values = [units.shard, units.first, units.rows, [()] * len(units)]
+    else:
+        values = zip(*((unit.shard, unit.first, unit.rows, unit.only) for unit in units), strict=True)
+    ends = pa.array([0, len(units)], pa.int32())
+    columns = [
+        pa.ListArray.from_arrays(ends, pa.array(column, field.type.value_type))
+        for column, field in zip(values, ITEM, strict=True)
+    ]
+    return pa.Table.from_arrays(columns, schema=ITEM)
 
 
 def decode(task: ScoringTask, table: pa.Table) -> Iterator[pa.Table]:

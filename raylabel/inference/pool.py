@@ -18,11 +18,12 @@ import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
 from raylabel.compute.metrics import show_writing
+from raylabel.compute.ray_internals import blocks_of
 from raylabel.compute.resources import WRITERS
 from raylabel.compute.watchdog import heartbeat
-from raylabel.corpus import Unit
+from raylabel.corpus import Unit, UnitRange
 from raylabel.inference.actor import CALLS, ScoringActor
-from raylabel.inference.batches import ScoringTask, decode, item
+from raylabel.inference.batches import ITEM, ScoringTask, decode, item
 from raylabel.inference.reuse import Piece, Reader, read_part
 from raylabel.schema import REJECTS, SCORES, check
 from raylabel.store.artifact import write_table
@@ -31,6 +32,7 @@ from raylabel.store.parts import commit_part
 ITEMS = 32  # per actor at least, if there are enough units, so that all actors end at about the same time
 PIXELS = 4  # batches in a block of pixels, if tasks decode: an actor copies one to the GPU while another is scored
 BLOCK = 8 << 20  # bytes of a block that an actor returns, about 50,000 samples: the driver handles and counts blocks
+FEW_ITEMS = 1000  # that the driver makes itself, and that one task makes
 IN_FLIGHT = 64  # tasks that write parts at the same time
 REUSED = 16  # parts that one task commits, if most of their units are reused: it reads 16 or 17 earlier ones, once each
 # Restarts of one actor or task in total: a lost node takes one, a sample that crashes the teacher about ten.
@@ -42,7 +44,7 @@ class Part:
     """Units that are committed together: some to be scored, the others reused from earlier SCORES."""
 
     number: int
-    units: tuple[Unit, ...]
+    units: Sequence[Unit]
     pieces: Sequence[Piece] = ()
     retried: str = ""
     """Folder of SCORES whose part of this number is reused, except for its rejects, which are `units`."""
@@ -50,7 +52,8 @@ class Part:
     @property
     def rows(self) -> int:
         """Rows to be scored."""
-        return sum(unit.rows for unit in self.units)
+        units = self.units
+        return int(units.rows.sum()) if isinstance(units, UnitRange) else sum(unit.rows for unit in units)
 
 
 def score(task: ScoringTask, parts: Callable[[], Iterator[Part]], folder: str) -> Iterator[dict[str, Any]]:
@@ -97,7 +100,7 @@ def _spans(task: ScoringTask, parts: Callable[[], Iterator[Part]]) -> Iterator[t
         yield from ((part, []) for part in parts())
         return
     size = units_of_item(count, pool.actors)
-    items = [item(part.units[i : i + size]) for part in parts() for i in range(0, len(part.units), size)]
+    items = [part.units[i : i + size] for part in parts() for i in range(0, len(part.units), size)]
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -120,9 +123,26 @@ def units_of_item(units: int, actors: int) -> int:
     return max(1, units // (ITEMS * actors))
 
 
-def _pipeline(task: ScoringTask, items: list[pa.Table]) -> ray.data.Dataset:
-    # `from_arrow` would start a Ray task for each table, which counts its rows.
-    pool, work = task.pool, ray.data.from_blocks(items)
+def _blocks(items: list[Sequence[Unit]]) -> ray.data.Dataset:
+    """One block of ITEM for each. To put a block costs the driver a millisecond, so many are made by tasks."""
+    if len(items) <= FEW_ITEMS:  # `from_arrow` would start a Ray task for each, which counts its rows
+        return ray.data.from_blocks([item(units) for units in items])
+    refs, size = [], int(np.mean([item(units).nbytes for units in items[:: -(-len(items) // 100)]]))
+    for first in range(0, len(items), FEW_ITEMS):
+        some = items[first : first + FEW_ITEMS]
+        found = _make_items.options(num_returns=len(some)).remote(some)
+        refs += found if len(some) > 1 else [found]
+    return blocks_of(refs, 1, size, ITEM)
+
+
+@ray.remote(num_cpus=WRITERS, max_retries=3)
+def _make_items(items: list[Sequence[Unit]]) -> Any:
+    made = [item(units) for units in items]
+    return made if len(made) > 1 else made[0]
+
+
+def _pipeline(task: ScoringTask, items: list[Sequence[Unit]]) -> ray.data.Dataset:
+    pool, work = task.pool, _blocks(items)
     size = min(pool.actors, len(items))  # the minimum; actors that wait for a lost node make Ray start another one
     work.set_name(task.shards.artifact.name.replace("shards", "label"))  # in Ray's dashboard and its metrics
     with warnings.catch_warnings():  # Ray deprecates these options but has no replacement yet

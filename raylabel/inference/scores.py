@@ -133,12 +133,11 @@ def _build(
 
 
 def _part(units: Units, earlier: Earlier | None, number: int) -> Part:
-    of_part = [units[i] for i in range(number * PART, min((number + 1) * PART, len(units)))]
+    of_part = units.between(number * PART, (number + 1) * PART)
     if not earlier:
-        return Part(number, tuple(of_part))
-    known = [bool(earlier.known[unit.shard]) for unit in of_part]
-    new, old = ([unit for unit, one in zip(of_part, known, strict=True) if one is which] for which in (False, True))
-    return Part(number, tuple(new), earlier.pieces(old))
+        return Part(number, of_part)
+    known = earlier.known[of_part.shard]
+    return Part(number, of_part[~known], earlier.pieces(list(of_part[known])))
 
 
 def _retried_part(before: Artifact, files: frozenset[str], number: int) -> Part:

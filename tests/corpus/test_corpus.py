@@ -166,6 +166,11 @@ def test_units_cover_every_row_once_in_key_order(rows: list[int], size: int) -> 
     for outside in (-1, len(expected)):
         with pytest.raises(IndexError):
             units[outside]
+    for first, end in ((0, len(expected)), (1, 4), (len(expected), len(expected) + 9)):
+        found = units.between(first, end)
+        assert (list(found), len(found)) == (expected[first:end], len(expected[first:end]))
+        assert list(found[1:]) == expected[first:end][1:]
+        assert found.rows.sum() == sum(unit.rows for unit in expected[first:end])
 
 
 def test_parquet_types_nulls_and_natural_order(tmp_path: Path, indexed: Indexed) -> None:

@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 import torch
 
-from raylabel.inference.batches import Facts, _pack, unpack_batches
+from raylabel.corpus import Unit, Units
+from raylabel.inference import pool
+from raylabel.inference.batches import Facts, _pack, item, units_of, unpack_batches
 
 SHAPE = (5, 6, 3)
 
@@ -46,3 +49,19 @@ def test_packing_refers_to_the_pixels_of_the_batch():
     facts, pixels = batch(0)
     packed = _pack(facts, pixels)
     assert packed.column("pixels").chunk(0).buffers()[2].address == pixels.ctypes.data
+
+
+def test_many_work_items_are_made_by_tasks_in_order(ray_local: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = Units(np.array([5, 0, 1100, 70], np.int64), 10)
+    listed = list(units)
+    items = [units.between(first, first + 7) for first in range(0, len(units), 7)] + [(Unit(0, 0, 2, (1, 4)),)]
+    expected = [listed[first : first + 7] for first in range(0, len(units), 7)] + [[Unit(0, 0, 2, (1, 4))]]
+    assert [list(units_of(item(some))) for some in items] == [[some] for some in expected]
+    assert item(units.between(3, 9)).equals(item(listed[3:9]))
+    for few in (1000, 6, 1):
+        monkeypatch.setattr(pool, "FEW_ITEMS", few)
+        blocks = pool._blocks(items)
+        found = [
+            row for table in blocks.iter_batches(batch_size=None, batch_format="pyarrow") for row in units_of(table)
+        ]
+        assert found == expected
