@@ -168,5 +168,5 @@ def blocks_of(refs: list[Any], rows: int, size: int, schema: Any) -> Any:
     one = BlockMetadata(num_rows=rows, size_bytes=size, exec_stats=None)
     known = [BlockMetadataWithSchema.from_metadata(one, schema=schema)] * len(refs)
     context = DataContext.get_current().copy()
-    stats = DatasetStats(metadata={"FromBlocks": known}, parent=None)
+    stats = DatasetStats(metadata={"FromBlocks": known}, parent=None)  # pyright: ignore[reportArgumentType]
     return MaterializedDataset(LogicalPlan(FromBlocks(refs, known), context), context, stats)

@@ -21,6 +21,7 @@ from raylabel.corpus.tar import TarReader
 from raylabel.corpus.tar_check import TarMeasure, measure_tar
 from raylabel.corpus.tar_index import TarIndex, UnusableError, read_index
 from raylabel.corpus.units import unit_rows
+from raylabel.corpus.window import Window
 from raylabel.errors import InputError
 from raylabel.store.files import Ranges, filesystem, reading
 from raylabel.text import one_line
@@ -73,8 +74,9 @@ def measure_packed(
 def _measure_tar(
     corpus: Corpus, uri: str, known: Known | None, streams: int
 ) -> tuple[int, int, str, TarMeasure | None]:
-    with TarReader(uri, streams) as tar:
-        fingerprint = _hash_edges(tar.size, *tar.window.edges(EDGE))
+    window = Window(uri, streams)
+    with TarReader(uri, window=window) as tar:
+        fingerprint = _hash_edges(tar.size, *window.edges(EDGE))
         if known and (known.bytes, known.fingerprint) == (tar.size, fingerprint):
             return known.rows, tar.size, fingerprint, known.tar
 

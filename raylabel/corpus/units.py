@@ -45,8 +45,8 @@ class UnitRange(Sequence[Unit]):
     def __getitem__(self, index: "slice | np.ndarray") -> "UnitRange": ...
 
     def __getitem__(self, index: "int | slice | np.ndarray") -> "Unit | UnitRange":
-        found = self.shard[index], self.first[index], self.rows[index]
-        return Unit(*map(int, found)) if isinstance(index, int) else UnitRange(*found)
+        shard, first, rows = self.shard[index], self.first[index], self.rows[index]
+        return Unit(int(shard), int(first), int(rows)) if isinstance(index, int) else UnitRange(shard, first, rows)
 
     def __iter__(self) -> Iterator[Unit]:
         return map(Unit, self.shard.tolist(), self.first.tolist(), self.rows.tolist())

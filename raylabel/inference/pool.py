@@ -130,7 +130,7 @@ def _blocks(items: list[Sequence[Unit]]) -> ray.data.Dataset:
     refs, size = [], int(np.mean([item(units).nbytes for units in items[:: -(-len(items) // 100)]]))
     for first in range(0, len(items), FEW_ITEMS):
         some = items[first : first + FEW_ITEMS]
-        found = _make_items.options(num_returns=len(some)).remote(some)
+        found: Any = _make_items.options(num_returns=len(some)).remote(some)
         refs += found if len(some) > 1 else [found]
     return blocks_of(refs, 1, size, ITEM)
 
