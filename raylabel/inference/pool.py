@@ -123,7 +123,7 @@ def units_of_item(units: int, actors: int) -> int:
     return max(1, units // (ITEMS * actors))
 
 
-def _blocks(items: list[Sequence[Unit]]) -> ray.data.Dataset:
+def _blocks(items: Sequence[Sequence[Unit]]) -> ray.data.Dataset:
     """One block of ITEM for each. To put a block costs the driver a millisecond, so many are made by tasks."""
     if len(items) <= FEW_ITEMS:  # `from_arrow` would start a Ray task for each, which counts its rows
         return ray.data.from_blocks([item(units) for units in items])
