@@ -129,7 +129,7 @@ def _blocks(items: Sequence[Sequence[Unit]]) -> ray.data.Dataset:
         return ray.data.from_blocks([item(units) for units in items])
     refs, size = [], int(np.mean([item(units).nbytes for units in items[:: -(-len(items) // 100)]]))
     for first in range(0, len(items), FEW_ITEMS):
-        some = items[first : first + FEW_ITEMS]
+        some = list(items[first : first + FEW_ITEMS])
         found: Any = _make_items.options(num_returns=len(some)).remote(some)
         refs += found if len(some) > 1 else [found]
     return blocks_of(refs, 1, size, ITEM)
