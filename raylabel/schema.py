@@ -123,12 +123,12 @@ SAMPLES = pa.schema(
     ]
 )
 
-# The encoded bytes of samples, in files in Arrow's stream format, a record batch for each row of GROUPS.
+# The encoded bytes of samples, in files in Arrow's stream format, a record batch for each row of ROW_GROUPS.
 MEDIA = pa.schema([SAMPLES.field("key"), pa.field("media", pa.large_binary(), nullable=False)])
 
 # The record batches of MEDIA: `file` is the index of the file, `offset` and `bytes` say where the batch is in it, and
 # `keys` is a checksum of its keys in their order, against which those of a table of labels are checked.
-GROUPS = pa.schema(
+ROW_GROUPS = pa.schema(
     [
         pa.field("file", pa.int32(), nullable=False),
         pa.field("lane", pa.int32(), nullable=False),

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raylabel.corpus.config import Corpus
-from raylabel.corpus.fetch import Fetcher, Lane, Plan
 from raylabel.corpus.fingerprint import verify_open
 from raylabel.corpus.loose import Files
 from raylabel.corpus.ranges import RangeFile, parquet_ranges
@@ -26,6 +25,7 @@ from raylabel.corpus.share import rows_of
 from raylabel.corpus.tar_read import ranges
 from raylabel.corpus.units import Unit
 from raylabel.errors import InputError
+from raylabel.store.fetch import Fetcher, Plan, Queue
 from raylabel.store.files import is_local
 
 AHEAD = 32  # units whose requests are planned: with tiny shards, so many are opened at a time
@@ -43,7 +43,7 @@ class UnitReader:
 
     def __init__(self, corpus: Corpus, shards: Shards, units: Sequence[Unit], fetcher: Fetcher) -> None:
         self._corpus, self._shards, self._fetcher = corpus, shards, fetcher
-        self._lane = fetcher.lane()
+        self._queue = fetcher.queue()
         self._todo = _runs(units)
         self._prepared: deque[tuple[list[Unit], Sequence[int], Future[Prepared]]] = deque()
         self._prepare_more()
@@ -61,28 +61,28 @@ class UnitReader:
             self.close()
 
     def close(self) -> None:
-        self._lane.close()
+        self._queue.close()
         for _, _, prepared in self._prepared:
             prepared.cancel()
         self._prepared.clear()
 
     def _prepare_more(self) -> None:
         for run in islice(self._todo, AHEAD - len(self._prepared)):
-            first, last, plan = run[0], run[-1], self._lane.plan()
+            first, last, plan = run[0], run[-1], self._queue.plan()
             rows = first.only or range(first.first, last.first + last.rows)
-            prepared = self._fetcher.submit(self._prepare, first.shard, rows, self._lane, plan)
+            prepared = self._fetcher.submit(self._prepare, first.shard, rows, self._queue, plan)
             self._prepared.append((run, rows, prepared))
         if len(self._prepared) < AHEAD:
-            self._lane.end()
+            self._queue.end()
 
-    def _prepare(self, number: int, rows: Sequence[int], lane: Lane, plan: Plan) -> Prepared:
+    def _prepare(self, number: int, rows: Sequence[int], queue: Queue, plan: Plan) -> Prepared:
         try:
             shard = self._shards.row(number)
             if self._corpus.share < 1:
                 rows = rows_of(self._corpus.share, shard)[np.asarray(rows)].tolist()
             if shard["format"] == "files":
-                return shard, Files(shard, rows, lane, plan)
-            return shard, None if is_local(shard["uri"]) else _open(self._corpus, shard, rows, lane, plan)
+                return shard, Files(shard, rows, queue, plan)
+            return shard, None if is_local(shard["uri"]) else _open(self._corpus, shard, rows, queue, plan)
         finally:
             if plan.blocks is None:
                 plan.fill(())
@@ -101,7 +101,7 @@ def _runs(units: Sequence[Unit]) -> Iterator[list[Unit]]:
 
 
 def _open(
-    corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], lane: Lane, plan: Plan
+    corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], queue: Queue, plan: Plan
 ) -> "Future[RangeFile] | None":
     """A parquet file or tar of which these rows will be read, or the error that `read_rows` will raise. None if it is
     not known what will be read of a tar."""
@@ -110,10 +110,10 @@ def _open(
         if shard["format"] == "webdataset":
             if (found := ranges(corpus, shard, rows)) is None:
                 return None
-            file = RangeFile(shard["uri"], lane, partial(verify_open, shard))
+            file = RangeFile(shard["uri"], queue, partial(verify_open, shard))
             file.fill(plan, found, once=False)
         else:
-            file = RangeFile(shard["uri"], lane, partial(verify_open, shard))
+            file = RangeFile(shard["uri"], queue, partial(verify_open, shard))
             with pq.ParquetFile(file, pre_buffer=False) as parquet:
                 file.footer = parquet.metadata
             columns = {corpus.media_column, corpus.start, corpus.end, corpus.group} - {None}

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus.columns import is_media, is_name, is_seconds
 from raylabel.corpus.config import Corpus, Format, locate
+from raylabel.corpus.forward import ForwardReader
 from raylabel.corpus.lists import file_uri, split_line
 from raylabel.corpus.ranges import RangeFile
 from raylabel.corpus.share import of_packed
@@ -21,7 +22,6 @@ from raylabel.corpus.tar import TarReader
 from raylabel.corpus.tar_check import TarMeasure, measure_tar
 from raylabel.corpus.tar_index import TarIndex, UnusableError, read_index
 from raylabel.corpus.units import unit_rows
-from raylabel.corpus.window import Window
 from raylabel.errors import InputError
 from raylabel.store.files import Ranges, filesystem, reading
 from raylabel.text import one_line
@@ -55,7 +55,7 @@ def measure_packed(
 
     The fingerprint is a hash of the size and of the first and last 64 KiB. A file's path and times are not part of it.
     A tar with the size and fingerprint of `known` is as it was found then, and no more of it is read. `streams`: see
-    Window.
+    ForwardReader.
     """
     heartbeat()
     try:
@@ -74,9 +74,9 @@ def measure_packed(
 def _measure_tar(
     corpus: Corpus, uri: str, known: Known | None, streams: int
 ) -> tuple[int, int, str, TarMeasure | None]:
-    window = Window(uri, streams)
-    with TarReader(uri, window=window) as tar:
-        fingerprint = _hash_edges(tar.size, *window.edges(EDGE))
+    source = ForwardReader(uri, streams)
+    with TarReader(uri, source=source) as tar:
+        fingerprint = _hash_edges(tar.size, *source.edges(EDGE))
         if known and (known.bytes, known.fingerprint) == (tar.size, fingerprint):
             return known.rows, tar.size, fingerprint, known.tar
 

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from raylabel.compute.tasks import chunks, fetch
 from raylabel.corpus.config import THREADS, Corpus, Format, read_lines
 from raylabel.corpus.fingerprint import verify_shard
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.survey import survey
 from raylabel.corpus.surveyed import Survey
-from raylabel.corpus.tasks import chunks, fetch
 from raylabel.errors import InputError
 from raylabel.schema import SHARDS, TARS, check
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, digest, identity_of, write_table

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
+from raylabel.compute.tasks import chunks, fetch
 from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus.columns import plain
 from raylabel.corpus.config import THREADS, Corpus, is_path_label, locate, read_lines
@@ -22,7 +23,6 @@ from raylabel.corpus.shards import Shards
 from raylabel.corpus.share import of_whole, rows_of
 from raylabel.corpus.tar import TarReader
 from raylabel.corpus.tar_read import sample_name, tar_group, tar_label
-from raylabel.corpus.tasks import chunks, fetch
 from raylabel.errors import InputError
 from raylabel.schema import make_key, split_key
 from raylabel.text import listed

@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from raylabel.corpus.config import THREADS, Corpus
-from raylabel.corpus.fetch import Block, Fetcher, Lane, Plan
 from raylabel.corpus.folders import folder_label
 from raylabel.corpus.label_rule import clean
 from raylabel.corpus.lists import Entry, file_uri, split_line
-from raylabel.corpus.sample import HELD, Metadata, Sample, Unread, make_sample
+from raylabel.corpus.sample import Metadata, Sample, Unread, make_sample
 from raylabel.corpus.segments import named_group, parse_segment
 from raylabel.schema import MAX_BYTES, make_key
+from raylabel.store.fetch import HELD, Block, Fetcher, Plan, Queue
 from raylabel.store.files import filesystem, unreadable
 
 
@@ -32,8 +32,8 @@ def file_group(corpus: Corpus, entry: Entry) -> str | None:
 class Files:
     """Loose files that are read ahead, each once: consecutive segments of one file share one read."""
 
-    def __init__(self, shard: Mapping[str, Any], rows: Sequence[int], lane: Lane, plan: Plan) -> None:
-        self.lane = lane
+    def __init__(self, shard: Mapping[str, Any], rows: Sequence[int], queue: Queue, plan: Plan) -> None:
+        self.queue = queue
         size = shard["bytes"] // max(1, len(shard["paths"]))
         self.runs = [
             (location, len(list(run)), Block(size, partial(_read_file, location)))
@@ -48,21 +48,21 @@ def read_files(
     """The Samples of these rows, as in `read_rows`. Files are read ahead, up to about HELD bytes."""
     if ahead is None:
         fetcher = Fetcher(THREADS, HELD)
-        lane = fetcher.lane()
+        queue = fetcher.queue()
         try:
-            yield from read_files(corpus, shard, rows, labels, Files(shard, rows, lane, lane.plan()))
+            yield from read_files(corpus, shard, rows, labels, Files(shard, rows, queue, queue.plan()))
         finally:
-            lane.close()
+            queue.close()
             fetcher.close()
         return
     samples = zip(rows, _entries(shard, rows), strict=True)
     for location, count, block in ahead.runs:
-        media, error = ahead.lane.take(block)
+        media, error = ahead.queue.take(block)
         for row, entry in islice(samples, count):
             label = file_label(corpus, shard["uri"], entry) if labels else None
             metadata = Metadata(label, parse_segment(entry.start, entry.end, location), file_group(corpus, entry))
             yield make_sample(make_key(shard["shard"], row), location, media, metadata, error)
-        ahead.lane.release(block)
+        ahead.queue.release(block)
 
 
 def _entries(shard: Mapping[str, Any], rows: Sequence[int]) -> list[Entry]:

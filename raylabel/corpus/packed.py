@@ -11,6 +11,7 @@ import ray
 
 from raylabel.compute.progress import PatientProgress
 from raylabel.compute.resources import Cluster
+from raylabel.compute.tasks import chunks, fetch
 from raylabel.corpus.config import THREADS, Corpus, Format
 from raylabel.corpus.fingerprint import Known, measure_packed
 from raylabel.corpus.listing import name
@@ -18,7 +19,6 @@ from raylabel.corpus.passed_over import PassedOver
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.surveyed import MEASURES, Survey, natural_key, show_passed
 from raylabel.corpus.tar_check import TarMeasure, merge
-from raylabel.corpus.tasks import chunks, fetch
 from raylabel.errors import InputError
 from raylabel.schema import SHARDS, TARS
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
-from raylabel.corpus.fetch import Block, Lane, Plan
 from raylabel.schema import MAX_BYTES
+from raylabel.store.fetch import Block, Plan, Queue
 from raylabel.store.files import Ranges, open_ranges
 
 BLOCK = 4 << 20  # bytes of a request: with HELD bytes in flight or held, 32 requests
@@ -40,14 +40,14 @@ class RangeFile(io.RawIOBase):
     checked, ahead of the reader too.
     """
 
-    def __init__(self, uri: str, lane: Lane, check: Callable[[Ranges], None]) -> None:
+    def __init__(self, uri: str, queue: Queue, check: Callable[[Ranges], None]) -> None:
         """Opens the file; `check` raises an error if it is not the one that was indexed. FileNotFoundError, OSError."""
         super().__init__()
         self.footer: pq.FileMetaData | None = None
         """That of a parquet file, if it was read before."""
         self.failure: OSError | None = None
         """An error of the storage."""
-        self._lane, self._check, self._file = lane, check, open_ranges(uri)
+        self._queue, self._check, self._file = queue, check, open_ranges(uri)
         self._size, self._at = self._file.size(), 0
         self._pieces: list[_Piece] = []
         self._starts: list[int] = []
@@ -107,17 +107,17 @@ class RangeFile(io.RawIOBase):
             later = self._starts[index + 1] if index + 1 < len(self._starts) else end
             self._verified = None  # these bytes are read after the check
             return memoryview(self.fetch(at, min(end, later if later > at else end), planned=False))
-        data = memoryview(self._lane.take(piece))[at - piece.start : end - piece.start]
+        data = memoryview(self._queue.take(piece))[at - piece.start : end - piece.start]
         piece.left -= len(data)
         if piece.left <= 0:
-            self._lane.release(piece)
+            self._queue.release(piece)
         return data
 
     def release(self, before: int, after: int = 0) -> None:
         """Says that no byte before this one, and from byte `after` on, will be read again."""
         for piece in self._pieces[bisect_left(self._starts, after) : bisect_left(self._starts, before)]:
             if piece.end <= before and not piece.released:
-                self._lane.release(piece)
+                self._queue.release(piece)
 
     def fetch(self, start: int, end: int, planned: bool = True) -> bytes:
         try:
@@ -130,7 +130,7 @@ class RangeFile(io.RawIOBase):
                 self._arrived += 1
                 last = self._arrived == len(self._pieces)
             if last:
-                self._verified = self._lane.fetcher.submit(self._check, self._file)
+                self._verified = self._queue.fetcher.submit(self._check, self._file)
         return data
 
     def check(self) -> None:
@@ -144,13 +144,13 @@ class RangeFile(io.RawIOBase):
         if not self.closed:
             for piece in self._pieces:
                 if not piece.released:
-                    self._lane.release(piece)
+                    self._queue.release(piece)
             self._file.close()
         super().close()
 
 
-class RangeWindow:
-    """The methods of a Window that TarReader calls, for a file that is read ahead."""
+class AheadReader:
+    """The methods of a ForwardReader that TarReader calls, for a file that is read ahead."""
 
     def __init__(self, file: RangeFile) -> None:
         self.file, self.size = file, file.size()

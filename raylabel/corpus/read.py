@@ -19,7 +19,7 @@ from raylabel.corpus.fingerprint import row_count_changed, stale_shard, verify_o
 from raylabel.corpus.label_rule import clean_all, split_column
 from raylabel.corpus.loose import Files, read_files
 from raylabel.corpus.ranges import RangeFile, column_range, wanted_groups
-from raylabel.corpus.sample import HELD, NO_METADATA, Metadata, Sample, Unread, make_sample
+from raylabel.corpus.sample import NO_METADATA, Metadata, Sample, Unread, make_sample
 from raylabel.corpus.segments import parse_segment
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.share import rows_of
@@ -27,6 +27,7 @@ from raylabel.corpus.tar_read import read_tar
 from raylabel.corpus.units import Unit
 from raylabel.errors import InputError
 from raylabel.schema import make_key, split_key
+from raylabel.store.fetch import HELD
 from raylabel.store.files import unreadable
 
 BATCH = 128  # rows read together from parquet, at most; more are not faster and take more memory

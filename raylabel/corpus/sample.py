@@ -7,8 +7,6 @@ from typing import Literal
 
 from raylabel.schema import DIGEST_BYTES
 
-HELD = 128 << 20  # bytes of samples that are read ahead, estimated from the mean size in their shard or row group
-
 Unread = Literal["missing", "empty", "unreadable", "too_many_bytes"]
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import ray
 
 from raylabel.compute.progress import PatientProgress
+from raylabel.compute.tasks import fetch
 from raylabel.corpus.config import Corpus, Format, absolute
 from raylabel.corpus.fingerprint import check_exists, file_stats, measure_files
 from raylabel.corpus.listing import Packed, find, mixed, name
@@ -23,7 +24,6 @@ from raylabel.corpus.runs import RUN, cut
 from raylabel.corpus.shards import Shards
 from raylabel.corpus.share import of_files
 from raylabel.corpus.surveyed import MEASURES, NEWEST, Survey, natural_key, show_passed
-from raylabel.corpus.tasks import fetch
 from raylabel.errors import InputError
 from raylabel.schema import SHARDS
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from raylabel.corpus.config import Corpus
+from raylabel.corpus.forward import ForwardReader
 from raylabel.corpus.members import Found, Member, Names, TarSample
 from raylabel.corpus.passed_over import HIDDEN, SPECIAL, PassedOver, extension_of
-from raylabel.corpus.ranges import RangeWindow
-from raylabel.corpus.window import Window
+from raylabel.corpus.ranges import AheadReader
 from raylabel.errors import InputError
 from raylabel.text import one_line
 
@@ -36,11 +36,11 @@ _BARE = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tar
 class TarReader:
     """A tar file. `samples` raises InputError naming the file if a header is broken or the file is truncated."""
 
-    def __init__(self, uri: str, streams: int = 1, window: Window | RangeWindow | None = None) -> None:
-        """`streams`: see Window; `window`: the file if it is open. FileNotFoundError if the file does not exist."""
+    def __init__(self, uri: str, streams: int = 1, source: ForwardReader | AheadReader | None = None) -> None:
+        """`streams`: see ForwardReader; `source`: the file if it is open. FileNotFoundError if there is none."""
         self.uri = uri
-        self.window = window or Window(uri, streams)
-        self.size = self.window.size
+        self.source = source or ForwardReader(uri, streams)
+        self.size = self.source.size
         self.end = 0
         """Where `samples` ended (bytes): at its `end`, or after the last member."""
 
@@ -48,10 +48,10 @@ class TarReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.window.close()
+        self.source.close()
 
     def read_member(self, member: Member) -> bytes:
-        return self.window.read(member.offset, member.size)
+        return self.source.read(member.offset, member.size)
 
     def samples(
         self,
@@ -68,9 +68,9 @@ class TarReader:
         The members of a sample can be read without another request until the next sample is taken.
         """
         names = Names(corpus, self.uri)
-        self.window.start(offset, end if whole and end else 0)
+        self.source.start(offset, end if whole and end else 0)
         for sample in names.samples(self._members(names, offset, passed, end)):
-            self.window.release(sample.offset)
+            self.source.release(sample.offset)
             yield sample
 
     def _members(self, names: Names, offset: int, passed: PassedOver | None, end: int | None) -> Iterator[Found]:
@@ -90,7 +90,7 @@ class TarReader:
                 else:
                     if passed is not None and not entry.folder:
                         pass_over(passed, self.uri, name, regular)
-                    self.window.release(entry.end, after)
+                    self.source.release(entry.end, after)
                 at = entry.end
             self.end = at
         except (tarfile.TarError, ValueError) as error:
@@ -111,7 +111,7 @@ class TarReader:
                 return self._complete(info, at, attributes)
             if at + info.size - start > ATTRIBUTES:
                 raise tarfile.ReadError(f"more than {ATTRIBUTES:,} bytes of attributes before a member")
-            data = self.window.read(at, info.size)
+            data = self.source.read(at, info.size)
             at += whole_blocks(info.size)
             if info.type in _PAX:
                 attributes |= _pax_records(data)
@@ -124,7 +124,7 @@ class TarReader:
 
     def _header(self, at: int) -> tarfile.TarInfo | None:
         """The header at byte `at`; None if the archive ends there."""
-        block = self.window.read(at, BLOCK)
+        block = self.source.read(at, BLOCK)
         if not block.strip(b"\0") and len(block) in (0, BLOCK) and at <= self.size:
             return None
         try:
@@ -152,12 +152,12 @@ class TarReader:
     def _after_sparse_map(self, at: int) -> int:
         """Where the data of an old GNU sparse file begin: after the blocks of its map. Its header ends at byte `at`."""
         start = at
-        more = self.window.read(at - BLOCK, BLOCK)[482]
+        more = self.source.read(at - BLOCK, BLOCK)[482]
         while more:
-            block = self.window.read(at, BLOCK)
+            block = self.source.read(at, BLOCK)
             if len(block) < BLOCK:
                 raise tarfile.ReadError("the map of a sparse file extends beyond the end of the file")
-            self.window.release(at, start)
+            self.source.release(at, start)
             at, more = at + BLOCK, block[504]
         return at
 

@@ -12,7 +12,7 @@ from raylabel.corpus.config import Corpus
 from raylabel.corpus.fingerprint import row_count_changed, verify_open
 from raylabel.corpus.label_rule import clean_all, split_member
 from raylabel.corpus.members import TarSample
-from raylabel.corpus.ranges import Range, RangeFile, RangeWindow
+from raylabel.corpus.ranges import AheadReader, Range, RangeFile
 from raylabel.corpus.sample import Metadata, Sample, make_sample
 from raylabel.corpus.segments import named_group, parse_segment
 from raylabel.corpus.tar import TarReader
@@ -98,15 +98,15 @@ def read_tar(
     Where at least half of the rows of a range are wanted it is read in large blocks. Otherwise small members are read
     with what is between them, and large ones are skipped.
     """
-    with TarReader(shard["uri"], window=RangeWindow(ahead.result()) if ahead else None) as tar:
+    with TarReader(shard["uri"], source=AheadReader(ahead.result()) if ahead else None) as tar:
         try:
             for span, some in spans(corpus, shard, rows):
                 for row, found in _wanted(corpus, shard, tar, span, some):
                     yield _sample(corpus, tar, shard, row, found, labels)
         except InputError:
-            verify_open(shard, tar.window.file)  # if the tar changed, that is the reason
+            verify_open(shard, tar.source.file)  # if the tar changed, that is the reason
             raise
-        verify_open(shard, tar.window.file)
+        verify_open(shard, tar.source.file)
 
 
 def _wanted(

@@ -22,12 +22,12 @@ from raylabel.compute.metrics import count_samples
 from raylabel.compute.ray_internals import session_folder
 from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus.ahead import UnitReader
-from raylabel.corpus.fetch import REQUESTS, Fetcher
 from raylabel.errors import InputError
 from raylabel.inference.batches import BATCH, ROWS, Facts, ScoringTask, batches, units_of, unpack_batches
 from raylabel.inference.crash_journal import MAX_CRASHES, CrashJournal
 from raylabel.inference.scorer import Ranked
 from raylabel.media.sandbox.sandbox import Sandbox, shared_sandbox
+from raylabel.store.fetch import REQUESTS, Fetcher
 from raylabel.store.files import CONNECTIONS
 from raylabel.text import one_line
 

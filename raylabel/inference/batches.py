@@ -14,12 +14,12 @@ from raylabel.compute.resources import Pool
 from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus import Corpus, Sample, Shards, Unit, UnitRange
 from raylabel.corpus.ahead import UnitReader
-from raylabel.corpus.fetch import Fetcher
 from raylabel.corpus.sample import media_digest, sample_digest
 from raylabel.inference.scorer import Scorer
 from raylabel.media.sandbox.sandbox import Sandbox, shared_sandbox
 from raylabel.prefetch import ahead
 from raylabel.schema import DIGEST_BYTES, REJECTS, SCORES
+from raylabel.store.fetch import Fetcher
 
 # What an actor returns: one row per sample, either scored (reason is empty) or rejected (no classes).
 ROWS = pa.schema([*SCORES, *(REJECTS.field(name) for name in ("uri", "stage", "reason", "detail"))])

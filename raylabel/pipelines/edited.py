@@ -22,10 +22,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
+from raylabel.compute.tasks import fetch
 from raylabel.corpus import Corpus, Shards, Unit, read_rows
 from raylabel.corpus.config import THREADS
 from raylabel.corpus.sample import media_digest, sample_digest
-from raylabel.corpus.tasks import fetch
 from raylabel.errors import InputError
 from raylabel.inference.reuse import Earlier, Piece, find_shards, parts_of
 from raylabel.schema import DIGESTS, make_key, split_key

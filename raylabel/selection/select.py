@@ -46,9 +46,8 @@ SLICE = 64  # classes per file of PICKS
 GROUP_CANDIDATES = 1 << 26
 
 GROUP_ROWS = 1 << 26  # rows of one map task at most: a task holds the keys of their duplicates
-KEPT = (
-    1 << 24
-)  # rows that a map task holds before it writes them, fewer with groups: 1,000 classes at K = 16,000, 0.2 GB
+# Rows that a map task holds before it writes them, fewer with groups: 1,000 classes at K = 16,000, 0.2 GB.
+KEPT = 1 << 24
 KEYS = 1 << 24  # keys of picks that one task counts: 0.3 GB
 
 # `index` is the class, counted from the first class of its slice.

@@ -7,10 +7,10 @@ import pyarrow as pa
 import ray
 
 from raylabel.compute.progress import PatientProgress
+from raylabel.compute.tasks import fetch
 from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus import Corpus, Shards
 from raylabel.corpus.sample import media_digest, sample_digest
-from raylabel.corpus.tasks import fetch
 from raylabel.schema import DIGESTS, PICKS
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 from raylabel.training.examples import media_of

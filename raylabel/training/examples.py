@@ -12,7 +12,7 @@ import ray
 
 from raylabel.compute.progress import PatientProgress
 from raylabel.compute.watchdog import heartbeat
-from raylabel.schema import GROUPS, REJECTS, SAMPLES
+from raylabel.schema import REJECTS, ROW_GROUPS, SAMPLES
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
 from raylabel.store.reject_retry import NothingGainedError, newest
 from raylabel.training.layout import Layout, checksum, deal
@@ -53,7 +53,7 @@ def media_of(examples: Artifact) -> Artifact:
 
 def write_labels(draft: Draft, media: Artifact, labels: list[File], items: int) -> Built:
     """EXAMPLES from the files with the labels of the media."""
-    lanes = len(np.unique(media.table("groups", GROUPS, ["lane"]).column("lane").to_numpy()))
+    lanes = len(np.unique(media.table("row_groups", ROW_GROUPS, ["lane"]).column("lane").to_numpy()))
     info = {name: media.info[name] for name in ("samples", "rejected", "reasons")}
     return Built(labels, {**info, "items": items, "lanes": lanes, "media": f"{media.name}-{media.digest}"})
 
@@ -91,7 +91,7 @@ def _write_block(
     bands = [(b, read_samples(samples, b, e, SAMPLES.names)) for b, e in layout.stretches(parts.start, parts.stop)]
     with_rejects = {file.name for file in media.files("rejects-")}
     files = {file.name: number for number, file in enumerate(media.files("media-"))}
-    table = media.table("groups", GROUPS)
+    table = media.table("row_groups", ROW_GROUPS)
     stored, rows, known = (table.column(name).to_numpy() for name in ("file", "rows", "keys"))
     groups = []
     for part in parts:

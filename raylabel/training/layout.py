@@ -1,11 +1,11 @@
-"""Which picked sample is stored in which group, lane and file of MEDIA: a pure function of a few numbers.
+"""Which picked sample is stored in which row group, lane and file of MEDIA: a pure function of a few numbers.
 
 Letters: N samples in key order, L lanes.
 
-A group is what the training stream holds and shuffles together, and reads with one request: about 640 images (40
-videos), fewer if they are large. A lane is a sequence of groups; all lanes have equally many, and the groups have
-equally many samples, so that no sample is trained on more often than others. A part is a task, and a file: up to 8
-groups of one lane, or several lanes if these are small.
+A row group (here also: group) is what the training stream holds and shuffles together, and reads with one request:
+about 640 images (40 videos), fewer if they are large. A lane is a sequence of groups; all lanes have equally many, and
+the groups have equally many samples, so that no sample is trained on more often than others. A part is a task, and a
+file: up to 8 groups of one lane, or several lanes if these are small.
 
 A corpus may be sorted by class. So a part has samples from 16 places: the sorted keys are cut into 16 bands, and each
 part has one stretch of each band. A hash deals these samples into the groups of the part. Neighbouring parts have
@@ -31,12 +31,12 @@ class Layout:
     """N, at least 1."""
     lanes: int
     """L, at most N."""
-    group_samples: int
+    row_group_samples: int
     """Least number of samples in a group, if N is large enough."""
 
     @property
     def lane_groups(self) -> int:
-        return max(1, self.samples // (self.lanes * self.group_samples))
+        return max(1, self.samples // (self.lanes * self.row_group_samples))
 
     @property
     def groups(self) -> int:
@@ -54,7 +54,7 @@ class Layout:
             inner = np.arange(files) * self.lane_groups // files
             first = (np.arange(self.lanes)[:, None] * self.lane_groups + inner).ravel()
         else:  # whole lanes
-            lanes = max(1, FILE_GROUPS * self.group_samples * self.lanes // self.samples)
+            lanes = max(1, FILE_GROUPS * self.row_group_samples * self.lanes // self.samples)
             first = np.arange(0, self.groups, lanes * self.lane_groups)
         return np.append(first, self.groups)
 

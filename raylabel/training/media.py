@@ -26,7 +26,7 @@ from raylabel.media.rejects import Reject
 from raylabel.media.sandbox.sandbox import Parser, shared_sandbox
 from raylabel.media.video_views import cut_parser
 from raylabel.media.view import CLIP_CPU_SECONDS, MAX_JPEG_PIXELS
-from raylabel.schema import DIGESTS, GROUPS, MEDIA, REJECTS, SAMPLES, check, split_key
+from raylabel.schema import DIGESTS, MEDIA, REJECTS, ROW_GROUPS, SAMPLES, check, split_key
 from raylabel.store.artifact import (
     Artifact,
     Built,
@@ -67,7 +67,7 @@ class Materialize:
     lanes: int = 64
     """Lanes of the training stream: sequences of samples that are read side by side. More lanes mix the batches better
     if the corpus is sorted by class, and take more memory. Training is equally fast with any number of workers. With 64
-    lanes, up to 128 workers read at most one file part per 512 images; workers whose number does not divide the number
+    lanes, up to 128 workers make at most one request for 512 images; workers whose number does not divide the number
     of lanes read some bytes twice or three times."""
 
     def __post_init__(self):
@@ -108,7 +108,7 @@ class WritingTask:
         """Where so many samples are stored."""
         most = max(1, GROUP_BYTES // max(1, self.sample_bytes))
         group = min(GROUP[self.corpus.kind], most)
-        return Layout(samples=samples, lanes=min(self.config.lanes, samples), group_samples=group)
+        return Layout(samples=samples, lanes=min(self.config.lanes, samples), row_group_samples=group)
 
 
 def make_media(
@@ -120,7 +120,7 @@ def make_media(
     retry_rejects: bool = False,
     before: Artifact | None = None,
 ) -> Artifact:
-    """MEDIA of the SAMPLES, the artifact `media-<name>`, with GROUPS, which say where they are.
+    """MEDIA of the SAMPLES, the artifact `media-<name>`, with ROW_GROUPS, which say where they are.
 
     One pass over the corpus: shards and parquet row groups without a pick are not read. Each sample is decoded once
     here, so that training never reads one that cannot be decoded; REJECTS lists those that are left out. InputError if
@@ -173,9 +173,9 @@ def count_rejected(records: Iterable[dict[str, Any]]) -> int:
 def finish_media(draft: Draft, records: dict[int, dict[str, Any]], tally: RejectTally) -> Built:
     """MEDIA from the records of all parts, which the tally counts. InputError if too many samples are rejected."""
     tally.close()
-    written = [records[part]["groups"] for part in sorted(records) if records[part]["groups"]]
+    written = [records[part]["row_groups"] for part in sorted(records) if records[part]["row_groups"]]
     rows = [(file, *group) for file, groups in enumerate(written) for group in groups]
-    groups = write_table(draft.uri, "groups.parquet", _table(rows, GROUPS))
+    groups = write_table(draft.uri, "row_groups.parquet", _table(rows, ROW_GROUPS))
     info = {"samples": tally.total - tally.rejected, "rejected": tally.rejected, "reasons": dict(tally.reasons)}
     return Built([*files_of(records), groups], info)
 
@@ -240,13 +240,13 @@ def write_part(folder: str, part: int, keys: list[int], lanes: list[int], task: 
     if rejects:
         files.append(write_table(folder, f"rejects-{part:06d}.parquet", _table(rejects, REJECTS)))
     reasons = collections.Counter(row[3] for row in rejects)
-    return commit_part(folder, part, files, {"samples": len(keys), "groups": groups, "reasons": reasons})
+    return commit_part(folder, part, files, {"samples": len(keys), "row_groups": groups, "reasons": reasons})
 
 
 def _write_media(
     folder: str, name: str, kept: dict[int, bytes], lanes: list[int]
 ) -> tuple[File, list[tuple[int, int, int, int, int]]]:
-    """Writes the MEDIA of a part, key → bytes, which is emptied; also the rows of GROUPS without the file.
+    """Writes the MEDIA of a part, key → bytes, which is emptied; also the rows of ROW_GROUPS without the file.
     If there are fewer samples than groups, some get none and are left out."""
     sink, groups = io.BytesIO(), []
     sink.write(MEDIA.serialize())

@@ -39,8 +39,8 @@ from raylabel.prefetch import ahead
 from raylabel.rng import AUGMENT, WINDOW_ORDER, rng
 from raylabel.store.artifact import Artifact
 from raylabel.training.examples import media_of
-from raylabel.training.groups import Group, groups_of
 from raylabel.training.lanes import Lane, Read
+from raylabel.training.row_groups import RowGroup, row_groups_of
 from raylabel.training.shares import Share
 
 SPARE = 4  # reads ahead in addition to one per lane: they cover about a second of an object store's latency
@@ -57,12 +57,12 @@ class Stream:
 
     def __init__(self, examples: Artifact, seed: int):
         self.examples, self.seed = examples, seed
-        self._kept: dict[int, list[Group]] = {}
+        self._kept: dict[int, list[RowGroup]] = {}
         self._locks: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 
     @cached_property
     def _groups(self):
-        return groups_of(self.examples)
+        return row_groups_of(self.examples)
 
     @cached_property
     def lanes(self) -> list[Lane]:
@@ -143,7 +143,7 @@ class Stream:
             at += window.size
         return found[::-1]
 
-    def _read(self, read: Read, lane: Lane) -> list[Group]:
+    def _read(self, read: Read, lane: Lane) -> list[RowGroup]:
         numbers = [group for window in read.windows for group in window.groups]
         if not read.once:
             return self._groups.read(read.lane, numbers)

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from figures import print_value
 from pytest import MonkeyPatch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from cloud import LATENCY, STREAM, SlowFiles, install, uninstall  # noqa: E402
-from figures import print_value  # noqa: E402
+from raylabel.corpus import Corpus, Unit, Units, fingerprint, forward, read_rows, read_unit
+from raylabel.corpus.fingerprint import Known, file_sizes, measure_files, measure_packed
+from raylabel.corpus.runs import cut
 
-from raylabel.corpus import Corpus, Unit, Units, fingerprint, read_rows, read_unit, window  # noqa: E402
-from raylabel.corpus.fingerprint import Known, file_sizes, measure_files, measure_packed  # noqa: E402
-from raylabel.corpus.runs import cut  # noqa: E402
+sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))  # where a bench does not look by itself
+from cloud import LATENCY, STREAM, SlowFiles, install, uninstall  # noqa: E402
 
 SAMPLES, MEAN = 5000, 20_000  # of the tar: 100 MB, 5 units
 SHARED = 1.5e9  # bytes per second that all streams share
@@ -39,7 +39,7 @@ def bucket() -> Iterator[tuple[Path, list[tuple[str, int]]]]:
     events: list[tuple[str, int]] = []
     with tempfile.TemporaryDirectory() as folder, MonkeyPatch.context() as patch:
         patch.setattr(SlowFiles, "answer", lambda self, kind, key, count=0: events.append((kind, count)))
-        for module in (fingerprint, window):
+        for module in (fingerprint, forward):
             patch.setattr(module, "heartbeat", lambda: events.append(("beat", 0)))
         Path(folder, "b").mkdir()
         install(SlowFiles(folder, ""))

@@ -58,7 +58,7 @@ def examples(root: Root, layout: Layout, classes: int = 1000) -> Artifact:
             kept = {key: b"%16d" % key for key in keys}
             file, groups = _write_media(draft.uri, f"media-{part:06d}.arrows", kept, layout.lanes_of(part))
             files = [dataclasses.asdict(file)]
-            records[part] = {"samples": len(keys), "groups": groups, "keys": keys, "files": files, "reasons": {}}
+            records[part] = {"samples": len(keys), "row_groups": groups, "keys": keys, "files": files, "reasons": {}}
         tally = RejectTally(layout.samples, 1.0)
         for record in records.values():
             tally.add(record["samples"], {})
@@ -128,7 +128,7 @@ def row_4(groups: int = 8, workers: tuple[int, ...] = WORKERS) -> None:
             pass
         some = slow.requests()[before:]
         print_value("examples", "before: requests for 512 images", [len(some) * 512 / earlier.info["items"]], "")
-        layout = Layout(samples=LANES * groups * 640, lanes=LANES, group_samples=640)
+        layout = Layout(samples=LANES * groups * 640, lanes=LANES, row_group_samples=640)
         made = examples(root, layout)
         size = sum(file.bytes for file in media_of(made).files("media-"))
         for world in workers:
@@ -276,7 +276,7 @@ def _merge(folder: str, pieces: Any, shards: Shards) -> tuple[int, int]:
 def mixing(samples: int = 256 * 4096, classes: int = 1000, batch: int = 1536) -> None:
     """Distinct classes in a batch of a corpus that is sorted by class, and in 50 batches."""
     with tempfile.TemporaryDirectory() as folder:
-        layout = Layout(samples=samples, lanes=LANES, group_samples=640)
+        layout = Layout(samples=samples, lanes=LANES, row_group_samples=640)
         arms = {
             "now": Stream(examples(Root.open(folder), layout, classes), 0),
             "before": Stream(earlier_examples(Root.open(folder), samples, classes), 0),

@@ -28,12 +28,12 @@ from processes import in_fresh_process
 from raylabel.compute.resources import Pool
 from raylabel.corpus import Corpus, Shards, Units, index_corpus
 from raylabel.corpus.ahead import UnitReader
-from raylabel.corpus.fetch import Fetcher
 from raylabel.inference.batches import ScoringTask, batches
 from raylabel.media.sandbox.sandbox import Sandbox
 from raylabel.store.artifact import Root
+from raylabel.store.fetch import Fetcher
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))  # where a bench does not look by itself
 from cloud import SlowFiles, install, uninstall  # noqa: E402
 
 IMAGES, BYTES = 8192, 60_000

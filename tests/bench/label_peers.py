@@ -52,6 +52,7 @@ def timed(arm: str, network: str, paths: list[str], settings: dict[str, Any]) ->
 
 def torch_beside_daft() -> str:
     """The version of PyTorch where Daft is installed."""
+    # That it can be imported is the check.
     import daft  # noqa: F401  # pyright: ignore[reportMissingImports]
 
     return version("torch")

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from raylabel.corpus import Corpus, Sample, Shards, Unit, Units, ahead, ranges, read_unit
 from raylabel.corpus.ahead import UnitReader
-from raylabel.corpus.fetch import Block, Fetcher, Lane
 from raylabel.corpus.fingerprint import EDGE
 from raylabel.errors import InputError
+from raylabel.store.fetch import Block, Fetcher, Queue
 
 
 class Moved(Shards):
@@ -57,7 +57,7 @@ def read(corpus: Corpus, shards: Shards, units: list[Unit], fetcher: Fetcher) ->
         some = list(samples)
         assert len(some) == sum(unit.rows for unit in run)
         found += some
-    assert not fetcher.held and not fetcher.lanes
+    assert not fetcher.held and not fetcher.queues
     return found
 
 
@@ -228,11 +228,11 @@ def test_requests_keep_to_the_limit_and_to_the_order_of_their_use() -> None:
 
         return Block(size, fetch)
 
-    first, second = fetcher.lane(), fetcher.lane()
+    first, second = fetcher.queue(), fetcher.queue()
     later = [block(f"later {i}", 3) for i in range(4)]
     second.plan().fill(later)
     second.end()
-    assert fetcher.held == 0  # the first lane may still plan something
+    assert fetcher.held == 0  # the first queue may still plan something
     one, two = first.plan(), first.plan()
     blocks = [block(f"b{i}", 4) for i in range(4)]
     two.fill(blocks[2:])
@@ -251,10 +251,10 @@ def test_requests_keep_to_the_limit_and_to_the_order_of_their_use() -> None:
     assert [name for name in started if name[0] == "b"] == ["b0", "b1", "b2", "b3"]
     assert max(held) <= 10 + 3
     assert fetcher.held == 0
-    abandoned: Lane = fetcher.lane()
+    abandoned: Queue = fetcher.queue()
     abandoned.plan().fill([block("x", 4), block("y", 4), block("z", 4)])
     abandoned.close()
     first.close()
     second.close()
-    assert fetcher.held == 0 and not fetcher.lanes
+    assert fetcher.held == 0 and not fetcher.queues
     fetcher.close()

@@ -8,7 +8,7 @@ import pytest
 from cloud import SlowFiles, install, uninstall
 from corpora import tar_bytes
 
-from raylabel.corpus import Corpus, Shards, fingerprint, index_corpus, read_groups, read_labels, tar, window
+from raylabel.corpus import Corpus, Shards, fingerprint, forward, index_corpus, read_groups, read_labels, tar
 from raylabel.corpus.fingerprint import REQUESTS, file_sizes, file_stats, measure_packed
 from raylabel.errors import InputError
 from raylabel.store.artifact import Root
@@ -20,7 +20,7 @@ def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str
     found: list[str] = []
     (tmp_path / "b").mkdir()
     monkeypatch.setattr(SlowFiles, "answer", lambda store, kind, key, count=0: found.append(kind))
-    for module in (fingerprint, window):
+    for module in (fingerprint, forward):
         monkeypatch.setattr(module, "heartbeat", lambda: found.append("beat"))
     install(SlowFiles(str(tmp_path), ""))
     yield found

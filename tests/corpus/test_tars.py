@@ -16,11 +16,11 @@ from cloud import SlowFiles, install, uninstall
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raylabel.corpus import Corpus, Sample, Shards, Unit, Units, index_corpus, read_rows, read_unit, units, window
+from raylabel.corpus import Corpus, Sample, Shards, Unit, Units, forward, index_corpus, read_rows, read_unit, units
 from raylabel.corpus.fingerprint import EDGE, Known, measure_packed
+from raylabel.corpus.forward import ForwardReader
 from raylabel.corpus.tar_check import TarMeasure
 from raylabel.corpus.tar_read import spans
-from raylabel.corpus.window import Window
 from raylabel.errors import InputError
 from raylabel.schema import SHARDS
 from raylabel.store.artifact import MANIFEST, Artifact, Root
@@ -81,13 +81,13 @@ def test_a_window_reads_each_byte_at_most_once(data: st.DataObject) -> None:
         content = random.Random(draw(st.integers(0, 9))).randbytes(draw(st.integers(0, 5000)))
         (Path(folder) / "b" / "x").write_bytes(content)
         for name, value in (("BLOCK", 256), ("FIRST", 16), ("JUMP", 64), ("LOCAL_BLOCK", 128), ("LOCAL_FIRST", 8)):
-            patch.setattr(window, name, value)
+            patch.setattr(forward, name, value)
         store = SlowFiles(folder, f"{folder}/log", latency=0, rate=1e12)
         Path(store.log).write_text("")
         install(store)
         try:
             uri = "s3://b/x" if draw(st.booleans()) else f"{folder}/b/x"
-            with Window(uri, streams=draw(st.integers(1, 4))) as file:
+            with ForwardReader(uri, streams=draw(st.integers(1, 4))) as file:
                 if draw(st.booleans()):
                     edge = draw(st.integers(1, 300))
                     assert file.edges(edge) == (content[:edge], content[-edge:])

@@ -206,7 +206,7 @@ class _Handler(pafs.FileSystemHandler):
         self._files.delete_dir_contents(path, missing_dir_ok=missing_dir_ok)
 
     def delete_root_dir_contents(self) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # raylabel never deletes a bucket's contents
 
     def delete_file(self, path: str) -> None:
         self._store.answer("DELETE", path)
@@ -233,7 +233,7 @@ class _Handler(pafs.FileSystemHandler):
         return pa.PythonFile(_Upload(self._store, path, self._files.open_output_stream(path)), mode="w")
 
     def open_append_stream(self, path: str, metadata: Any) -> pa.NativeFile:
-        raise NotImplementedError
+        raise NotImplementedError  # objects cannot be appended to
 
 
 @dataclass

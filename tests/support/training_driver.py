@@ -64,9 +64,12 @@ def hook(settings: dict) -> None:
     def save_by_step():
         from raylabel.training.preemption import Agreement  # only in workers: it imports Ray Train, which takes seconds
 
-        after = Agreement.after
-        put = lambda self, step: after(self, step)._replace(save=step % settings["every"] == 0)  # noqa: E731
-        setattr(Agreement, "after", put)  # noqa: B010
+        agreed = Agreement.after
+
+        def after(self, step):
+            return agreed(self, step)._replace(save=step % settings["every"] == 0)
+
+        Agreement.after = after
 
     for where, name, put in (stream.Stream, "items", logged), (stream.Stream, "batches", slow):
         setattr(where, name, put)

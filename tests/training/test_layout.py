@@ -12,8 +12,8 @@ from raylabel.training.layout import BANDS, FILE_GROUPS, UNIT, Layout, deal, mix
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 30_000), st.integers(1, 130), st.integers(1, 640), st.data())
-def test_every_sample_is_in_one_part_and_every_group_in_one_lane(samples, lanes, group_samples, data):
-    layout = Layout(samples=samples, lanes=min(lanes, samples), group_samples=group_samples)
+def test_every_sample_is_in_one_part_and_every_group_in_one_lane(samples, lanes, row_group_samples, data):
+    layout = Layout(samples=samples, lanes=min(lanes, samples), row_group_samples=row_group_samples)
     parts = [layout.stretches(part, part + 1) for part in range(layout.parts)]
     covered = np.zeros(samples, int)
     for begin, end in itertools.chain(*parts):
@@ -25,7 +25,7 @@ def test_every_sample_is_in_one_part_and_every_group_in_one_lane(samples, lanes,
         assert abs(size - expected) <= 3
     groups = [lane for part in range(layout.parts) for lane in layout.lanes_of(part)]
     assert groups == sorted(groups) and set(Counter(groups).values()) == {layout.lane_groups}
-    assert layout.lane_groups == 1 or samples / layout.groups >= group_samples
+    assert layout.lane_groups == 1 or samples / layout.groups >= row_group_samples
     first = data.draw(st.integers(0, layout.parts - 1))
     last = data.draw(st.integers(first + 1, layout.parts))
     block = layout.stretches(first, last)  # of several parts: those of each band are one range
@@ -35,10 +35,10 @@ def test_every_sample_is_in_one_part_and_every_group_in_one_lane(samples, lanes,
 
 def test_files_are_of_one_lane_unless_lanes_are_small():
     for samples, lanes, groups, most in ((10_000_000, 64, 8, 1), (40_960, 64, 8, 8), (300, 64, 64, 64)):
-        layout = Layout(samples=samples, lanes=lanes, group_samples=640)
+        layout = Layout(samples=samples, lanes=lanes, row_group_samples=640)
         parts = [layout.lanes_of(part) for part in range(layout.parts)]
         assert max(map(len, parts)) <= groups and max(len(set(part)) for part in parts) == most
-    assert Layout(samples=10_000_000, lanes=64, group_samples=640).lane_groups == 244
+    assert Layout(samples=10_000_000, lanes=64, row_group_samples=640).lane_groups == 244
 
 
 def test_samples_of_a_part_are_dealt_evenly():

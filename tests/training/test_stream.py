@@ -69,7 +69,7 @@ def stored_examples(root: Root, rows: list[Row], layout: Layout, rejected: froze
             if lost:
                 table = pa.Table.from_pylist([dict(zip(REJECTS.names, row, strict=True)) for row in lost], REJECTS)
                 files.append(dataclasses.asdict(write_table(draft.uri, f"rejects-{part:06d}.parquet", table)))
-            records[part] = {"samples": len(keys), "groups": groups, "keys": keys, "files": files}
+            records[part] = {"samples": len(keys), "row_groups": groups, "keys": keys, "files": files}
             records[part]["reasons"] = {"missing": len(lost)} if lost else {}
         tally = RejectTally(len(rows), 1.0)
         for record in records.values():
@@ -137,7 +137,7 @@ def test_stored_examples_are_the_samples_whatever_the_workers_batches_and_restar
     layout = Layout(
         samples=samples,
         lanes=data.draw(st.integers(1, min(samples, 9))),
-        group_samples=data.draw(st.integers(1, 8)),
+        row_group_samples=data.draw(st.integers(1, 8)),
     )
     keys = np.cumsum(data.draw(st.lists(st.integers(1, 3), min_size=samples, max_size=samples))).tolist()
     rows: list[Row] = [(key, f"{key}".encode(), list(range(key % 3 + 1))) for key in keys]
@@ -307,7 +307,7 @@ def test_batches_of_a_corpus_sorted_by_class_are_nearly_random(tmp_path, files):
     classes, samples, batch = 10, files * 512, 256
     rows: list[Row] = [(key, b"x", [key * classes // samples]) for key in range(samples)]
     stream = Stream(
-        stored_examples(Root.open(str(tmp_path)), rows, Layout(samples=samples, lanes=64, group_samples=64)), 0
+        stored_examples(Root.open(str(tmp_path)), rows, Layout(samples=samples, lanes=64, row_group_samples=64)), 0
     )
     batches = samples // batch
     label = np.array([label for _, _, _, label in stream.items(0, samples)]).reshape(batches, batch)

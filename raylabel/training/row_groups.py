@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from raylabel.schema import GROUPS, MEDIA
+from raylabel.schema import MEDIA, ROW_GROUPS
 from raylabel.store.artifact import Artifact
 from raylabel.store.files import Ranges, filesystem, open_ranges, reading
 from raylabel.training.examples import media_of
@@ -23,7 +23,7 @@ OPEN = 256  # files that are kept open; a file in an object store is opened with
 THREADS = 16  # that read labels; they mostly wait
 
 
-class Group(NamedTuple):
+class RowGroup(NamedTuple):
     """Samples of a lane that are stored together. Item i is sample `sample[i]` with the label `label[i]`."""
 
     key: Sequence[int]
@@ -32,7 +32,7 @@ class Group(NamedTuple):
     label: np.ndarray
 
 
-class Groups(Protocol):
+class RowGroups(Protocol):
     """The groups of EXAMPLES. Those of a lane are numbered from 0."""
 
     lanes: int
@@ -41,17 +41,17 @@ class Groups(Protocol):
         """These lanes. What is needed for all their groups is read here."""
         ...
 
-    def read(self, lane: int, groups: list[int]) -> list[Group]:
+    def read(self, lane: int, groups: list[int]) -> list[RowGroup]:
         """These groups, of a lane that was loaded. Thread-safe."""
         ...
 
 
-def groups_of(examples: Artifact) -> Groups:
+def row_groups_of(examples: Artifact) -> RowGroups:
     return _Earlier(examples) if "lane_items" in examples.info else _Stored(examples)
 
 
 class _Stored:
-    """MEDIA and a table of labels. Groups that follow each other in a file are read with one request."""
+    """MEDIA and a table of labels. RowGroups that follow each other in a file are read with one request."""
 
     def __init__(self, examples: Artifact):
         self.lanes: int = examples.info["lanes"]
@@ -63,8 +63,8 @@ class _Stored:
     def load(self, lanes: Iterable[int], seed: int) -> dict[int, Lane]:
         wanted = sorted(lanes)
         self._names = [file.name for file in self._media.files("media-")]
-        table = self._media.table("groups", GROUPS)
-        self._of = {name: table.column(name).to_numpy() for name in GROUPS.names}
+        table = self._media.table("row_groups", ROW_GROUPS)
+        self._of = {name: table.column(name).to_numpy() for name in ROW_GROUPS.names}
         numbers = np.unique(self._of["lane"])  # a lane all of whose samples were rejected has no group
         first = np.cumsum(self._of["rows"], dtype=np.int64) - self._of["rows"]  # row of the table of labels
         self._groups = {lane: np.flatnonzero(self._of["lane"] == numbers[lane]) for lane in wanted}
@@ -117,7 +117,7 @@ class _Stored:
             for lane, some in of_lanes.items()
         }
 
-    def read(self, lane: int, groups: list[int]) -> list[Group]:
+    def read(self, lane: int, groups: list[int]) -> list[RowGroup]:
         numbers = self._groups[lane][groups]
         file, offset, size, rows = (self._of[name][numbers] for name in ("file", "offset", "bytes", "rows"))
         if len(set(file.tolist())) != 1 or (offset[1:] != (offset + size)[:-1]).any():
@@ -135,7 +135,7 @@ class _Stored:
         for group, batch in zip(groups, batches, strict=True):
             of = starts[first[group] : first[group + 1] + 1]
             sample = np.repeat(np.arange(len(batch)), np.diff(of))
-            found.append(Group(batch.column(0).to_numpy(), batch.column(1), sample, labels[of[0] : of[-1]]))
+            found.append(RowGroup(batch.column(0).to_numpy(), batch.column(1), sample, labels[of[0] : of[-1]]))
         return found
 
     def _open(self, file: int) -> Ranges:
@@ -175,11 +175,11 @@ class _Earlier:
         """The files that have the lane: it is the last ones that lack some."""
         return [file for file, items in enumerate(self._items) if lane < len(items)]
 
-    def read(self, lane: int, groups: list[int]) -> list[Group]:
+    def read(self, lane: int, groups: list[int]) -> list[RowGroup]:
         files = self._files(lane)
         return [self._read(lane, files[group]) for group in groups]
 
-    def _read(self, lane: int, file: int) -> Group:
+    def _read(self, lane: int, file: int) -> RowGroup:
         where, path = (f"{folder}/{self._names[file]}" for folder in (self._examples.uri, self._folder))
         # pre_buffer: one request reads all columns
         with reading(where), pq.ParquetFile(path, filesystem=self._fs, pre_buffer=True) as parquet:
@@ -189,4 +189,4 @@ class _Earlier:
         if len(label) != self._items[file][lane]:
             raise AssertionError(f"{where}: lane {lane} has {len(label)} items, expected {self._items[file][lane]}")
         sample = np.repeat(np.arange(len(table)), labels.value_lengths().to_numpy(zero_copy_only=False))
-        return Group(key.to_numpy(), media, sample, label)
+        return RowGroup(key.to_numpy(), media, sample, label)

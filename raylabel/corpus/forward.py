@@ -21,7 +21,7 @@ LOCAL_BLOCK = 1 << 20
 LOCAL_FIRST = 1 << 14
 
 
-class Window:
+class ForwardReader:
     """A file, of which `read` returns any bytes. What was read is held until `release`, and read only once until then.
 
     The size of requests adapts: small where far bytes are read, as by a reader of headers that skips large members, and
@@ -79,7 +79,7 @@ class Window:
     def edges(self, count: int) -> tuple[bytes, bytes]:
         """The first and the last `count` bytes."""
         first = self.read(0, count)
-        start = max(len(first), self.size - count)
+        start = max(self._at, self.size - count)  # the first request may have read more
         if start < self.size:
             self._hold(start, self._read(start, count))
             self._end = start
@@ -141,7 +141,7 @@ class Window:
         return start, max(self._length, min(end - start, self._most))
 
     def _read_ahead(self) -> None:
-        self._threads = self._threads or ThreadPoolExecutor(self._streams, "window")
+        self._threads = self._threads or ThreadPoolExecutor(self._streams, "forward")
         start = self._ahead[-1][0] + self._most if self._ahead else self._at  # all but the last one are whole
         while len(self._ahead) < self._streams - 1 and start < self._end:
             length = min(self._most, self._end - start)

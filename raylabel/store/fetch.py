@@ -11,13 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from raylabel.compute.watchdog import heartbeat
-from raylabel.corpus.sample import HELD
 
+HELD = 128 << 20  # bytes that are in flight or held, at most
 REQUESTS = 64  # in flight: so many small files are read at a time; large blocks reach the limit of bytes before
 
 
 class Block:
-    """Bytes that are read by one call of `read`. They are held from its start until `Lane.release`."""
+    """Bytes that are read by one call of `read`. They are held from its start until `Queue.release`."""
 
     def __init__(self, size: int, read: Callable[[], Any]) -> None:
         """`size`: bytes, estimated if they are not known."""
@@ -29,19 +29,19 @@ class Block:
 class Plan:
     """The blocks of one shard, in the order of their use."""
 
-    def __init__(self, lane: "Lane") -> None:
-        self._lane = lane
+    def __init__(self, queue: "Queue") -> None:
+        self._queue = queue
         self.blocks: deque[Block] | None = None
         """Those that were not requested yet; None until they are known."""
 
     def fill(self, blocks: Iterable[Block]) -> None:
         """Says what the blocks are; they are requested when it is their turn."""
         self.blocks = deque(blocks)
-        self._lane.fetcher.advance()
+        self._queue.fetcher.advance()
 
 
-class Lane:
-    """A sequence of plans. What an earlier lane needs is requested first."""
+class Queue:
+    """A sequence of plans. What an earlier queue needs is requested first."""
 
     def __init__(self, fetcher: "Fetcher") -> None:
         self.fetcher = fetcher
@@ -92,8 +92,8 @@ class Lane:
         """Releases all blocks."""
         with self.fetcher.lock:
             self.plans.clear()
-            if self in self.fetcher.lanes:
-                self.fetcher.lanes.remove(self)
+            if self in self.fetcher.queues:
+                self.fetcher.queues.remove(self)
             held = list(self._held)
         for block in held:
             self.release(block)
@@ -105,16 +105,16 @@ class Fetcher:
 
     def __init__(self, requests: int = REQUESTS, limit: int = HELD) -> None:
         self.lock = threading.Lock()
-        self.lanes: list[Lane] = []
+        self.queues: list[Queue] = []
         self.held = 0
         self._limit = limit
         self._pool = ThreadPoolExecutor(requests, "fetch")
 
-    def lane(self) -> Lane:
-        lane = Lane(self)
+    def queue(self) -> Queue:
+        queue = Queue(self)
         with self.lock:
-            self.lanes.append(lane)
-        return lane
+            self.queues.append(queue)
+        return queue
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Calls the function in one of the threads. Each call that ends is progress."""
@@ -129,9 +129,9 @@ class Fetcher:
     def advance(self) -> None:
         """Requests the next blocks, as far as the limit allows."""
         with self.lock:
-            for lane in self.lanes:
-                while lane.plans:
-                    blocks = lane.plans[0].blocks
+            for queue in self.queues:
+                while queue.plans:
+                    blocks = queue.plans[0].blocks
                     if blocks is None:
                         return
                     while blocks:
@@ -139,10 +139,10 @@ class Fetcher:
                         if not block.released and block.future is None:
                             if self.held and self.held + block.size > self._limit:
                                 return
-                            lane.request(block)
+                            queue.request(block)
                         blocks.popleft()
-                    lane.plans.popleft()
-                if not lane.complete:
+                    queue.plans.popleft()
+                if not queue.complete:
                     return
 
     def close(self) -> None:
