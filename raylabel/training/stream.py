@@ -13,11 +13,11 @@ evenly over time, and images are decoded some batches ahead. With 64 lanes and W
 | requests per 512 images | 0.9 | 0.9 | 0.9 | 0.8 | 0.6 | 0.9 | 0.9 | 0.6 |
 | bytes read, over those of the samples | 1.0 | 1.0 | 1.0 | 1.5 | 2.0 | 1.0 | 3.0 | 2.0 |
 
-One request reads a row group of about 640 images (40 videos), or four of them if workers share the lane: then each keeps
-the items that are its own. A worker holds the encoded bytes of one such read per lane, of SPARE more, and the pixels of
-AHEAD + 2 batches. With photographs of 70 KB, by computation, that is 3.0 GB for a single worker, 0.2 GB for each of 64,
-and 0.5 GB for each of 63 or 127. A lane that one read covers is read once and kept; the table counts the first epoch,
-with a request for the size of each file, of lanes of 8 groups (tests/bench/cloud_examples.py).
+One request reads a row group of about 640 images (40 videos), or four of them if workers share the lane: then each
+keeps the items that are its own. A worker holds the encoded bytes of one such read per lane, of SPARE more, and the
+pixels of AHEAD + 2 batches. With photographs of 70 KB, by computation, that is 3.0 GB for a single worker, 0.2 GB for
+each of 64, and 0.5 GB for each of 63 or 127. A lane that one read covers is read once and kept; the table counts the
+first epoch, with a request for the size of each file, of lanes of 8 groups (tests/bench/cloud_examples.py).
 """
 
 import contextlib
