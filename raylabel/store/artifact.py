@@ -12,7 +12,8 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -125,16 +126,22 @@ class Artifact:
         with reading(f"{self.uri}/{name}"):
             return read_file(f"{self.uri}/{name}")
 
+    @contextmanager
+    def opened(self, file: File) -> Iterator[pq.ParquetFile]:
+        """A listed parquet file. A small one is read in one request, of whatever columns."""
+        fs, path = filesystem(self.uri)
+        with reading(f"{self.uri}/{file.name}"):
+            whole = file.bytes <= WHOLE
+            source = pa.BufferReader(self.read(file.name)) if whole else fs.open_input_file(f"{path}/{file.name}")
+            with source, pq.ParquetFile(source, pre_buffer=True) as opened:
+                yield opened
+
     def table(self, prefix: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         """All listed parquet files that start with `prefix`, as one table in memory. For small tables."""
-        fs, path = filesystem(self.uri)
         tables = []
         for file in self.files(prefix):
-            with reading(f"{self.uri}/{file.name}"):
-                whole = file.bytes <= WHOLE
-                source = pa.BufferReader(self.read(file.name)) if whole else fs.open_input_file(f"{path}/{file.name}")
-                with source, pq.ParquetFile(source, pre_buffer=True) as opened:
-                    tables.append(opened.read(columns))
+            with self.opened(file) as opened:
+                tables.append(opened.read(columns))
         if columns is not None:
             schema = pa.schema([schema.field(c) for c in columns])
         return pa.concat_tables(tables) if tables else schema.empty_table()

@@ -88,7 +88,8 @@ def _write_block(
 ) -> tuple[File, int] | None:
     """Writes the labels of a block of parts, a row group for each; also their number. None if no sample is left."""
     parts = range(block * BLOCK, min((block + 1) * BLOCK, layout.parts))
-    bands = [(b, read_samples(samples, b, e, SAMPLES.names)) for b, e in layout.stretches(parts.start, parts.stop)]
+    bands = layout.stretches(parts.start, parts.stop)
+    tables = read_samples(samples, bands, SAMPLES.names)
     with_rejects = {file.name for file in media.files("rejects-")}
     files = {file.name: number for number, file in enumerate(media.files("media-"))}
     table = media.table("row_groups", ROW_GROUPS)
@@ -96,8 +97,8 @@ def _write_block(
     groups = []
     for part in parts:
         heartbeat()
-        places = zip(bands, layout.stretches(part, part + 1), strict=True)
-        own = pa.concat_tables([band.slice(b - first, e - b) for (first, band), (b, e) in places])
+        places = zip(tables, bands, layout.stretches(part, part + 1), strict=True)
+        own = pa.concat_tables([table.slice(b - first, e - b) for table, (first, _), (b, e) in places])
         rejected = rejected_of(media, part) if f"rejects-{part:06d}.parquet" in with_rejects else np.empty(0, np.int64)
         labels = labels_of_part(own, rejected, len(layout.lanes_of(part)))
         of_part = np.flatnonzero(stored == files.get(f"media-{part:06d}.arrows", -1))

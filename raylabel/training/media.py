@@ -184,12 +184,13 @@ def finish_media(draft: Draft, records: dict[int, dict[str, Any]], tally: Reject
 def _write_plan(folder: str, samples: Artifact, layout: Layout, block: int) -> str:
     """Writes the keys of the parts of a block; returns the URI of the file."""
     parts = range(block * BLOCK, min((block + 1) * BLOCK, layout.parts))
-    bands = [(b, read_samples(samples, b, e, ["key"])) for b, e in layout.stretches(parts.start, parts.stop)]
+    bands = layout.stretches(parts.start, parts.stop)
+    tables = read_samples(samples, bands, ["key"])
     groups = []
     for part in parts:
         heartbeat()
-        places = zip(bands, layout.stretches(part, part + 1), strict=True)
-        groups.append(pa.concat_tables([keys.slice(b - first, e - b) for (first, keys), (b, e) in places]))
+        places = zip(tables, bands, layout.stretches(part, part + 1), strict=True)
+        groups.append(pa.concat_tables([table.slice(b - first, e - b) for table, (first, _), (b, e) in places]))
     name = f"{block:06d}.parquet"
     write_table(folder, name, *groups)
     return f"{folder}/{name}"

@@ -6,7 +6,7 @@ of the cells, does not depend on their labels, nor on how the work was divided.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -61,21 +61,23 @@ def make_samples(root: Root, name: str, picks: Artifact, shards: Shards) -> Arti
     return root.make(f"samples-{name}", identity, build)
 
 
-def read_samples(samples: Artifact, begin: int, end: int, columns: list[str]) -> pa.Table:
-    """Columns of SAMPLES, of the samples begin..end-1 in key order."""
-    schema, first, tables = pa.schema([SAMPLES.field(name) for name in columns]), 0, []
-    fs, folder = filesystem(samples.uri)
+def read_samples(samples: Artifact, stretches: Sequence[tuple[int, int]], columns: list[str]) -> list[pa.Table]:
+    """Columns of SAMPLES: a table for each stretch (begin, end), of the samples begin..end-1 in key order. Each file is
+    opened once."""
+    schema, first = pa.schema([SAMPLES.field(name) for name in columns]), 0
+    found = [[schema.empty_table()] for _ in stretches]
     for file in samples.files("samples-"):
-        low, high = max(begin - first, 0), min(end - first, file.rows)
+        ends = [(max(begin - first, 0), min(end - first, file.rows)) for begin, end in stretches]
         first += file.rows
-        if low >= high:
+        inside = [(tables, low, high) for tables, (low, high) in zip(found, ends, strict=True) if low < high]
+        if not inside:
             continue
-        groups = range(low // ROWS, -(-high // ROWS))
-        where = f"{samples.uri}/{file.name}"
-        with reading(where), pq.ParquetFile(f"{folder}/{file.name}", filesystem=fs, pre_buffer=True) as opened:
-            table = opened.read_row_groups(list(groups), columns=columns, use_threads=False)
-        tables.append(table.slice(low - groups.start * ROWS, high - low))
-    return pa.concat_tables([schema.empty_table(), *tables])
+        with samples.opened(file) as opened:
+            for tables, low, high in inside:
+                groups = range(low // ROWS, -(-high // ROWS))
+                table = opened.read_row_groups(list(groups), columns=columns, use_threads=False)
+                tables.append(table.slice(low - groups.start * ROWS, high - low))
+    return [pa.concat_tables(tables) for tables in found]
 
 
 def _runs(files: list[File], most: int) -> Iterator[list[str]]:

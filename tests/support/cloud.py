@@ -37,7 +37,7 @@ class Request(NamedTuple):
     kind: str
     """GET, HEAD, LIST, PUT, POST or DELETE."""
     key: str
-    """bucket/path"""
+    """bucket/path; of a LIST, the prefix that it lists"""
     bytes: int
     """Bytes of the body: received with a PUT, sent otherwise."""
 
@@ -105,6 +105,8 @@ class Cloud(FaultyStore):
         time.sleep(self.limits.latency)
         query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
         kind = "LIST" if method == "GET" and ("list-type" in query or "/" not in key) else method
+        if kind == "LIST":
+            key = "/".join([key, *query.get("prefix", [])])
         if kind in ("GET", "HEAD") and self._too_many(key.rpartition("/")[0]):
             return refuse(environ, start_response, "503 Slow Down")
         sent = int(environ.get("HTTP_X_AMZ_DECODED_CONTENT_LENGTH") or environ.get("CONTENT_LENGTH") or 0)
