@@ -98,7 +98,7 @@ def _write_block(
     for part in parts:
         heartbeat()
         places = zip(tables, bands, layout.stretches(part, part + 1), strict=True)
-        own = pa.concat_tables([table.slice(b - first, e - b) for table, (first, _), (b, e) in places])
+        own = pa.concat_tables([band.slice(b - first, e - b) for band, (first, _), (b, e) in places])
         rejected = rejected_of(media, part) if f"rejects-{part:06d}.parquet" in with_rejects else np.empty(0, np.int64)
         labels = labels_of_part(own, rejected, len(layout.lanes_of(part)))
         of_part = np.flatnonzero(stored == files.get(f"media-{part:06d}.arrows", -1))

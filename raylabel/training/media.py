@@ -190,7 +190,7 @@ def _write_plan(folder: str, samples: Artifact, layout: Layout, block: int) -> s
     for part in parts:
         heartbeat()
         places = zip(tables, bands, layout.stretches(part, part + 1), strict=True)
-        groups.append(pa.concat_tables([table.slice(b - first, e - b) for table, (first, _), (b, e) in places]))
+        groups.append(pa.concat_tables([band.slice(b - first, e - b) for band, (first, _), (b, e) in places]))
     name = f"{block:06d}.parquet"
     write_table(folder, name, *groups)
     return f"{folder}/{name}"
