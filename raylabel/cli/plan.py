@@ -24,6 +24,9 @@ class PlanOptions(Options[R]):
 
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print one JSON object instead of the table."""
+    device_hour_price: float | None = None
+    """Dollars for an hour of one GPU (without GPUs: of one CPU) with its share of the machine. Then the plan says what
+    the run will cost, with the requests to S3 at its list price."""
 
 
 def main() -> None:
@@ -32,7 +35,7 @@ def main() -> None:
         from raylabel.plan.report import print_plan
 
         with redirect_stdout(sys.stderr):  # the progress of the stages that the plan runs
-            found = plan(root, options.recipe)
+            found = plan(root, options.recipe, options.device_hour_price)
         if options.json:
             print(json.dumps(found.to_dict(), indent=2))  # ASCII only: a name may contain control characters
         else:

@@ -45,16 +45,19 @@ def materializing_seconds(samples: int, read: float, file_samples: int, cpus: in
     return found.start + work / files * -(-files // cpus)
 
 
-def rows_read(rows: int, density: float, group_rows: int) -> float:
+def rows_read(rows: int, density: float, group_rows: int, stretches: int = 1) -> float:
     """Rows that are read of a corpus of `rows` rows in which samples are picked at random with this density, 0 to 1.
 
     Each group is read from its start to its last picked row. So row i of m is read with the probability that at least
-    one of the m - i rows from i on is picked.
+    one of the m - i rows from i on is picked. If the picks are read in so many stretches, a group in which one of them
+    ends and the next one begins is also read up to this end.
     """
     group, miss = min(group_rows, rows), 1 - density
     if not density:
         return 0.0
-    return rows * (1 - miss * (1 - miss**group) / (density * group))
+    end = np.arange(1, group + 1)  # rows up to the last pick of a stretch; another pick may follow in the group
+    again = float((end * (1 - miss ** (group - end))).mean())
+    return rows * (1 - miss * (1 - miss**group) / (density * group)) + (stretches - 1) * again
 
 
 @dataclass(frozen=True)

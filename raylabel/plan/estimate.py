@@ -8,15 +8,20 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raylabel.compute.resources import Cluster
 from raylabel.corpus import Shards, unit_rows
+from raylabel.inference.pool import units_of_item
+from raylabel.inference.scores import PART
 from raylabel.models import Model
 from raylabel.models.build import build
 from raylabel.pipelines.inputs import Prepared, prepare
+from raylabel.plan import traffic
 from raylabel.plan.cost import (
     Expected,
     expected_picks,
@@ -29,25 +34,26 @@ from raylabel.plan.done import Done
 from raylabel.plan.measure import EXAMPLES, Measured, Pilot
 from raylabel.plan.pilot import Labeled
 from raylabel.plan.report import Plan, Reach, Work
+from raylabel.plan.traffic import Traffic
 from raylabel.recipes.recipe import Recipe
 from raylabel.schema import SCORES
 from raylabel.selection.duplicates import BUCKET_ROWS
 from raylabel.selection.select import GROUP_CANDIDATES
 from raylabel.store.artifact import Root
-from raylabel.store.files import delete_folder, filesystem, reading
+from raylabel.store.files import delete_folder, filesystem, is_local, reading
 from raylabel.training.config import Train
 from raylabel.training.examples import media_of
-from raylabel.training.layout import Layout
+from raylabel.training.layout import BANDS, Layout
 from raylabel.training.media import WritingTask
-from raylabel.training.shares import lanes_read
 
 FILES = 16  # of existing SCORES that are read to estimate the picks
 
 
-def plan(root: Root, recipe: Recipe) -> Plan:
+def plan(root: Root, recipe: Recipe, device_hour_price: float | None = None) -> Plan:
     """Predicts the cost of the recipe on this cluster. Indexes its corpora and reads their labels, as the run would.
 
-    InputError: input that the user can fix. The pilot's progress goes to stderr.
+    `device_hour_price`: dollars for an hour of a device. InputError: input that the user can fix. The pilot's progress
+    goes to stderr.
     """
     cluster, start = Cluster.now(), prepare(root, recipe)
     done = Done(root, recipe, start)
@@ -73,6 +79,8 @@ def plan(root: Root, recipe: Recipe) -> Plan:
         picks=expected.picks,
         sampled=labeled.seen if labeled else 0,
         pilot_seconds=took,
+        device_hour_price=device_hour_price,
+        remote=not all(map(is_local, (root.uri, *(uri for one in start.corpora.values() for uri in one.uri)))),
         stages=_Costs(recipe, start, done, measured, cluster, expected).works(),
     )
 
@@ -123,12 +131,12 @@ class _Costs:
         self.recipe, self.start, self.done, self.measured = recipe, start, done, measured
         self.cluster, self.expected = cluster, expected
         self.classes = len(start.classes)
-        self.corpus = Shards(start.shards["unlabeled"])
-        self.unit = unit_rows(start.corpora["unlabeled"])
+        self.shards = {name: Shards(one) for name, one in start.shards.items()}
+        self.corpora = {name: _sizes(shards) for name, shards in self.shards.items()}
 
     def works(self) -> tuple[Work, ...]:
         recipe = self.recipe
-        return (
+        stages = (
             self._train("teacher", recipe.teacher.model, recipe.teacher.train, "labeled_examples"),
             self._label(),
             self._select(),
@@ -138,117 +146,122 @@ class _Costs:
             self._train("control", recipe.student, recipe.control, "labeled_examples"),
             self._evaluate(),
         )
+        seconds = sum(work.seconds for work in stages)
+        driver = traffic.start(list(self.corpora.values())) + traffic.lock(seconds) + traffic.report()
+        return (*stages, replace(_nothing("driver"), traffic=driver.rounded()))
 
     def _label(self) -> Work:
-        found, samples = self.measured.teacher, self.corpus.samples
+        found, corpus = self.measured.teacher, self.corpora["unlabeled"]
         if self.done["labels"] or found is None:
             return _nothing("label")
-        left = samples - self.done.labeled
+        left = corpus.samples - self.done.labeled
+        share = left / corpus.samples
         return Work(
             stage="label",
             images=left,
-            seconds=found.start + self._labeling(self.corpus, found) * left / samples,
-            bytes_read=_bytes(self.corpus) * left // samples,
-            bytes_written=round(left * found.bytes_per_row),
+            seconds=found.start + self._labeling("unlabeled", found) * share,
+            traffic=self._scoring("unlabeled", self.recipe.teacher.model, found.bytes_per_row, share),
             memory=found.memory,
             device_memory=found.device_memory,
         )
 
-    def _labeling(self, shards: Shards, found: Labeled) -> float:
+    def _labeling(self, name: str, found: Labeled) -> float:
+        actors, unit = self.cluster.teachers(self.recipe.resources).actors, unit_rows(self.start.corpora[name])
+        batch = self.recipe.label.batch
+        return labeling_seconds(self.shards[name].rows, unit, batch, actors, found.slots_per_second)
+
+    def _scoring(self, name: str, model: Model, bytes_per_row: float, share: float = 1.0) -> Traffic:
         actors = self.cluster.teachers(self.recipe.resources).actors
-        return labeling_seconds(shards.rows, self.unit, self.recipe.label.batch, actors, found.slots_per_second)
+        units = int(np.ceil(self.shards[name].rows / unit_rows(self.start.corpora[name])).sum())
+        items, parts = -(-units // units_of_item(units, actors)), -(-units // PART)
+        weights = _weight_bytes(model, self.classes)
+        return traffic.label(self.corpora[name], items, parts, actors, weights, bytes_per_row, share).rounded()
 
     def _select(self) -> Work:
         found, labeled, scores = self.measured.selected, self.measured.teacher, self.done["labels"]
         if found is None:
             return _nothing("select")
-        rows, cpus = self.corpus.samples, self.cluster.cpus
+        rows, cpus, select = self.corpora["unlabeled"].samples, self.cluster.cpus, self.recipe.select
         per_row = labeled.bytes_per_row if labeled else 0.0
+        stored = [f.bytes for f in scores.files("scores-")] if scores else []
+        files = len(stored) or -(-rows // (PART * unit_rows(self.start.corpora["unlabeled"])))
+        picked = self.expected.picks * found.bytes_per_pick
+        asked = traffic.select(
+            rows, files, sum(stored) or rows * per_row, select.p, select.k, self.classes, cpus, picked
+        )
         return Work(
             stage="select",
             images=rows,
             seconds=sorting_seconds(rows, min(cpus, -(-rows // BUCKET_ROWS)), found.duplicates)
-            + sorting_seconds(rows, min(cpus, -(-rows * self.recipe.select.p // GROUP_CANDIDATES)), found.select),
-            bytes_read=sum(f.bytes for f in scores.files("scores-")) if scores else round(rows * per_row),
-            bytes_written=round(self.expected.picks * found.bytes_per_pick),
+            + sorting_seconds(rows, min(cpus, -(-rows * select.p // GROUP_CANDIDATES)), found.select),
+            traffic=asked.rounded(),
         )
 
     def _materialize(self) -> Work:
         """The work for the labeled set, which is materialized in full, and for the picks."""
-        total, picked = _nothing("materialize"), {"pseudo_examples": self.expected.samples}
-        for stage, corpus in EXAMPLES.items():
-            found, shards = self.measured.materialized.get(stage), Shards(self.start.shards[corpus])
+        images, seconds, asked = 0, 0.0, Traffic()
+        for stage, name in EXAMPLES.items():
+            found, corpus = self.measured.materialized.get(stage), self.corpora[name]
             if found is None:
                 continue
-            samples, written = picked.get(stage, shards.samples), self.done.written(stage)
-            left, cpus = max(0, samples - written), self.cluster.cpus
-            rows = rows_read(shards.samples, samples / shards.samples, found.group_rows) * left / samples
-            per_file = -(-samples // self._layout(stage, samples).parts)
-            seconds = materializing_seconds(left, rows, per_file, cpus, found)
-            total = Work(
-                stage=total.stage,
-                images=total.images + left,
-                seconds=total.seconds + seconds,
-                bytes_read=total.bytes_read + round(_bytes(shards) * rows / shards.samples),
-                bytes_written=total.bytes_written + round(left * found.bytes_per_pick),
-            )
-        return total
+            picked = stage == "pseudo_examples"
+            samples, picks = (self.expected.samples, self.expected.picks) if picked else (corpus.samples,) * 2
+            left, cpus = max(0, samples - self.done.written(stage)), self.cluster.cpus
+            layout, share = self._layout(stage, samples), left / samples
+            stretches = BANDS * (layout.parts - 1) + 1
+            rows = rows_read(corpus.samples, samples / corpus.samples, found.group_rows, stretches)
+            per_file = -(-samples // layout.parts)
+            images, seconds = images + left, seconds + materializing_seconds(left, rows * share, per_file, cpus, found)
+            asked += traffic.materialize(corpus, layout, rows, picks, samples * found.bytes_per_pick, share)
+        return Work(stage="materialize", images=images, seconds=seconds, traffic=asked.rounded())
 
     def _train(self, stage: str, model: Model, config: Train | None, examples: str) -> Work:
         found = self.measured.trained.get(stage)
         if found is None or config is None:
             return _nothing(stage)
-        weights = _weight_bytes(model, self.classes)
         seconds = config.processed / found.images_per_second
-        # A checkpoint holds the weights and their momentum; there is one at the end.
-        checkpoints = 2 * (1 + int(seconds / 60 / config.checkpoint_minutes))
+        layout, items, size = self._examples(examples)
+        workers, weights = self.cluster.workers(self.recipe.resources, config.batch), _weight_bytes(model, self.classes)
+        checkpoints = int(seconds / 60 / config.checkpoint_minutes)
         return Work(
             stage=stage,
             images=config.processed,
             seconds=found.start + seconds,
-            bytes_read=round(self._bytes_streamed(config, examples)),
-            bytes_written=weights * (checkpoints + 1),
+            traffic=traffic.train(layout, workers, size, items, config.processed, weights, checkpoints).rounded(),
             memory=found.memory,
             device_memory=found.device_memory,
         )
 
     def _layout(self, examples: str, samples: int) -> Layout:
-        corpus, config = EXAMPLES[examples], self.recipe.materialize
-        shards = Shards(self.start.shards[corpus])
-        return WritingTask(shards=shards, corpus=self.start.corpora[corpus], config=config).layout(samples)
+        name, config = EXAMPLES[examples], self.recipe.materialize
+        return WritingTask(shards=self.shards[name], corpus=self.start.corpora[name], config=config).layout(samples)
 
-    def _bytes_streamed(self, config: Train, examples: str) -> float:
-        """Bytes of media that all workers of a training read."""
-        done, samples, layout = self.done[examples], self.expected.samples, None
-        if done:
+    def _examples(self, examples: str) -> tuple[Layout, int, float]:
+        """(where their samples are stored, pairs of a sample and a label, bytes of media)."""
+        if done := self.done[examples]:
             media = media_of(done)
             size = sum(f.bytes for prefix in ("media-", "examples-") for f in media.files(prefix))
-            samples, items = done.info["samples"], done.info["items"]
-            layout = Layout(**known) if (known := media.info.get("layout")) else None  # None: of an earlier version
-        else:
-            if examples == "labeled_examples":
-                samples = Shards(self.start.shards["labeled"]).samples
-            items = samples if examples == "labeled_examples" else self.expected.picks
-            size = samples * self.measured.materialized[examples].bytes_per_pick
-        layout = layout or self._layout(examples, samples)
-        workers = self.cluster.workers(self.recipe.resources, config.batch)
-        once = layout.read_once(layout.lanes % workers != 0)
-        return size * lanes_read(layout.lanes, workers) * (1 if once else config.processed / items)
+            known = media.info.get("layout")  # None: of an earlier version
+            return Layout(**known) if known else self._layout(examples, done.info["samples"]), done.info["items"], size
+        samples, items = self.expected.samples, self.expected.picks
+        if examples == "labeled_examples":
+            samples = items = self.corpora["labeled"].samples
+        size = samples * self.measured.materialized[examples].bytes_per_pick
+        return self._layout(examples, samples), items, size
 
     def _evaluate(self) -> Work:
         """Each of the four networks scores the test set."""
-        total, shards = _nothing("evaluate"), Shards(self.start.shards["test"])
-        student = self.measured.student
+        total, student = _nothing("evaluate"), self.measured.student
         for name, test in self.done.tests.items():
             found = self.measured.teacher if name == "teacher" else student
             if test or found is None:
                 continue
+            model = self.recipe.teacher.model if name == "teacher" else self.recipe.student
             total = Work(
                 stage=total.stage,
-                images=total.images + shards.samples,
-                seconds=total.seconds + found.start + self._labeling(shards, found),
-                bytes_read=total.bytes_read + _bytes(shards),
-                bytes_written=total.bytes_written + round(shards.samples * (student or found).bytes_per_row),
+                images=total.images + self.corpora["test"].samples,
+                seconds=total.seconds + found.start + self._labeling("test", found),
+                traffic=total.traffic + self._scoring("test", model, (student or found).bytes_per_row),
                 memory=max(total.memory or 0, found.memory),
                 device_memory=max(total.device_memory or 0, found.device_memory or 0) or None,
             )
@@ -256,11 +269,12 @@ class _Costs:
 
 
 def _nothing(stage: str) -> Work:
-    return Work(stage=stage, images=0, seconds=0.0, bytes_read=0, bytes_written=0)
+    return Work(stage=stage, images=0, seconds=0.0, traffic=Traffic())
 
 
-def _bytes(shards: Shards) -> int:
-    return sum(shards.columns("bytes").column("bytes").to_pylist())
+def _sizes(shards: Shards) -> traffic.Corpus:
+    size = sum(shards.columns("bytes").column("bytes").to_pylist())
+    return traffic.Corpus(format=shards.format, samples=shards.samples, shards=len(shards), bytes=size)
 
 
 def _weight_bytes(model: Model, classes: int) -> int:

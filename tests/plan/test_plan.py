@@ -32,6 +32,7 @@ from raylabel.plan.done import Done
 from raylabel.plan.estimate import plan
 from raylabel.plan.pilot import Materialized, Sorted, labeling, measure_labeling, storage, training
 from raylabel.plan.report import Plan, Reach, Work, print_plan
+from raylabel.plan.traffic import Traffic
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.report.run import write_report
@@ -74,6 +75,14 @@ def test_rows_are_read_up_to_the_last_pick_of_each_group(group, density):
     read = (np.arange(1, group + 1) * picked).max(axis=1).sum()
     assert rows_read(groups * group, density, group) == pytest.approx(read, rel=0.03)
     assert rows_read(1000, 0.0, group) == 0
+    # In stretches: each has as many picks as the others, and reads a group from its start again.
+    stretches = 300
+    group_of, row = np.nonzero(picked)
+    ends = np.array_split(np.arange(len(row)), stretches)
+    read = sum(
+        int(row[one[np.append(np.diff(group_of[one]) > 0, True)]].sum()) + len(set(group_of[one])) for one in ends
+    )
+    assert rows_read(groups * group, density, group, stretches) == pytest.approx(read, rel=0.03)
 
 
 def scores_of(
@@ -191,7 +200,7 @@ def short_digits() -> Recipe:
     )
 
 
-STAGES = ["teacher", "label", "select", "materialize", "pretrain", "finetune", "control", "evaluate"]
+STAGES = ["teacher", "label", "select", "materialize", "pretrain", "finetune", "control", "evaluate", "driver"]
 
 
 @pytest.fixture(scope="module")
@@ -214,13 +223,15 @@ def test_plan_has_every_stage_with_its_sizes(planned):
         "finetune": 320,
         "control": recipe.control.processed,
         "evaluate": 4 * 500,
+        "driver": 0,
     }
     (shards,) = (Shards(a) for a in root.named("shards-unlabeled"))
-    assert works["label"].bytes_read == shards.row(0)["bytes"]
+    assert works["label"].traffic.bytes_read > shards.row(0)["bytes"]
     for stage in STAGES:
         work = works[stage]
-        assert work.seconds > 0 and work.bytes_read > 0 and work.bytes_written > 0
-        assert (work.memory or 0) > 0 or stage in ("select", "materialize")
+        assert min(dataclasses.astuple(work.traffic)) > 0
+        assert work.seconds > 0 or stage == "driver"
+        assert (work.memory or 0) > 0 or stage in ("select", "materialize", "driver")
     assert found.reach is None and found.picks == 1000  # no teacher: the maximum
     assert found.sampled == 1247
 
@@ -246,18 +257,18 @@ def test_existing_artifacts_cost_nothing_and_the_reach_is_exact(planned, finishe
     assert found.reach == Reach(value=reach, low=reach, high=reach) and found.picks == summary.picks.total
     works = {work.stage: work for work in planned[1].stages}
     stored = sum(f.bytes for scores in root.named("scores") for f in scores.files("scores-"))
-    scored = works["label"].bytes_written + works["evaluate"].bytes_written
+    scored = works["label"].traffic.bytes_written + works["evaluate"].traffic.bytes_written
     assert scored == pytest.approx(stored, rel=0.3)
     (weights,) = (a.files("model")[0].bytes for a in root.named("teacher"))
     # A checkpoint at the end, with weights and momentum, and the artifact.
-    assert works["teacher"].bytes_written == pytest.approx(3 * weights, rel=0.05)
+    assert works["teacher"].traffic.bytes_written == pytest.approx(3 * weights, rel=0.05)
 
 
 @pytest.mark.slow
 def test_another_k_is_counted_in_existing_scores(quick, finished):
     root, recipe = finished[0], dataclasses.replace(short_digits(), select=Select(k=200, p=2))
     found = plan(root, recipe)
-    assert {work.stage for work in found.stages if not work.seconds} == {"teacher", "label", "control"}
+    assert {work.stage for work in found.stages if not work.seconds} == {"teacher", "label", "control", "driver"}
     scores = max(root.named("scores"), key=lambda scores: scores.info["samples"])
     picks = select(root, scores, find_duplicates(root, scores), recipe.select, tuple("0123456789")).info
     reach = sum(count >= 200 for count in picks["per_class"])
@@ -331,17 +342,18 @@ def test_only_new_samples_of_a_grown_corpus_are_to_be_labeled(ray_local, tmp_pat
 
 def example() -> Plan:
     stages = (
-        Work(stage="teacher", images=0, seconds=0.0, bytes_read=0, bytes_written=0),
+        Work(stage="teacher", images=0, seconds=0.0, traffic=Traffic()),
         Work(
             stage="label",
             images=10**9,
             seconds=36_000.0,
-            bytes_read=70 * 10**12,
-            bytes_written=148 * 10**9,
+            traffic=Traffic(18_000_000, 31_250, 70 * 10**12, 148 * 10**9),
             memory=3 * 10**9,
             device_memory=12 * 10**9,
         ),
-        Work(stage="select", images=10**9, seconds=200.0, bytes_read=148 * 10**9, bytes_written=10**8),
+        Work(stage="materialize", images=0, seconds=0.0, traffic=Traffic()),
+        Work(stage="select", images=10**9, seconds=200.0, traffic=Traffic(97_000, 600, 148 * 10**9, 10**8)),
+        Work(stage="driver", images=0, seconds=0.0, traffic=Traffic(20_000, 15_000, 10**6, 10**6)),
     )
     return Plan(
         recipe="big",
@@ -357,6 +369,8 @@ def example() -> Plan:
         picks=15_900_000,
         sampled=10**6,
         pilot_seconds=61.0,
+        remote=False,
+        device_hour_price=None,
         stages=stages,
     )
 
@@ -373,8 +387,11 @@ def test_table_has_the_numbers_of_the_json(width):
         "seconds": 36_200.0,
         "hours": pytest.approx(10.0556, rel=1e-4),
         "device_hours": pytest.approx(643.556, rel=1e-4),
-        "bytes_read": 70_148 * 10**9,
-        "bytes_written": 148_100 * 10**6,
+        "reads": 18_117_000,
+        "writes": 46_850,
+        "bytes_read": 70_148 * 10**9 + 10**6,
+        "bytes_written": 148_100 * 10**6 + 10**6,
+        "dollars": None,
     }
     assert numbers["stages"][1]["images_per_second"] == pytest.approx(10**9 / 36_000)
     assert numbers["stages"][1]["device_hours"] == 640.0
@@ -382,11 +399,33 @@ def test_table_has_the_numbers_of_the_json(width):
     for expected in (
         "plan of big: 10 h 03 min, 644 GPU-hours",
         "teacher done",
-        "label 1B 27,778 10 h 00 min 640 70 TB 148 GB 3 GB",
-        "select 1B 5,000,000 3 min 20 s 3.56 148 GB 100 MB -",
+        "label 1B 27,778 10 h 00 min 640 70 TB 148 GB",
+        "select 1B 5,000,000 3 min 20 s 3.56 148 GB 100 MB",
+        "driver - - - - 1 MB 1 MB",
         "total 10 h 03 min 644 70.1 TB 148 GB",
-        "GPU memory per actor: label 12 GB",
+        "memory per process: label 3 GB",
+        "GPU memory per process: label 12 GB",
         "classes that reach K 16,000 with P 10: 991 of 1,000 (95% interval 985 to 996)",
+    ):
+        assert expected in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_requests_to_an_object_store_and_devices_have_a_price(width):
+    found = dataclasses.replace(example(), remote=True, device_hour_price=3.0)
+    stream = io.StringIO()
+    print_plan(found, Console(file=stream, width=width))
+    assert max(map(len, stream.getvalue().splitlines())) <= width
+    text = re.sub(" +", " ", stream.getvalue())
+    # By hand: 18,117,000 reads at 0.4 and 46,850 writes at 5 millionths of a dollar; 643.556 hours at 3 dollars.
+    requests = 18.117 * 0.4 + 0.04685 * 5
+    assert found.to_dict()["total"]["dollars"] == pytest.approx(643.5556 * 3 + requests)
+    assert sum(stage["dollars"] for stage in found.to_dict()["stages"]) == pytest.approx(643.5556 * 3 + requests)
+    for expected in (
+        "label 1B 27,778 10 h 00 min 640 18M 70 TB 148 GB",
+        "driver - - - - 35,000 1 MB 1 MB",
+        "requests to the object store: 18.1M reads, 46,850 writes: $7.48",
+        "price: $1,938.15 at $3.00 per GPU-hour",
     ):
         assert expected in text
 

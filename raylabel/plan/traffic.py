@@ -1,0 +1,193 @@
+"""Requests and bytes of each stage, as an object store counts them: a pure function of sizes.
+
+What grows with the corpus, the cluster or the length of a training follows from the sizes that the stages themselves
+use. What a stage requests whatever its size was counted (STAGES, ARTIFACT); `tests/plan/test_traffic.py` counts it
+again. Files of a local root are the same reads and writes without requests.
+
+Letters: N samples, S shards, L lanes, W training workers.
+"""
+
+import math
+from dataclasses import astuple, dataclass
+from typing import Self
+
+from raylabel.corpus.fingerprint import EDGE
+from raylabel.corpus.ranges import BLOCK
+from raylabel.selection.duplicates import BUCKET_ROWS
+from raylabel.selection.select import GROUP_CANDIDATES, GROUP_ROWS, KEPT, KEYS, SLICE
+from raylabel.store.artifact import WHOLE
+from raylabel.store.root_lock import HEARTBEAT_EVERY
+from raylabel.training import media, samples
+from raylabel.training.layout import BANDS, UNIT, Layout
+from raylabel.training.row_groups import OPEN
+from raylabel.training.shares import lanes_read
+
+FOOTER = 1 << 16  # bytes that pyarrow reads from the end of a parquet file
+DIGEST_ROW = 24  # bytes of a digest and a key
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What is asked of the storage."""
+
+    reads: float = 0
+    """GET and HEAD requests."""
+    writes: float = 0
+    """PUT, POST and LIST requests. DELETE costs nothing."""
+    bytes_read: float = 0
+    bytes_written: float = 0
+
+    def __add__(self, other: "Traffic") -> "Traffic":
+        return Traffic(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __mul__(self, times: float) -> "Traffic":
+        return Traffic(*(value * times for value in astuple(self)))
+
+    def rounded(self) -> Self:
+        return type(self)(*map(round, astuple(self)))
+
+
+def file(size: float) -> Traffic:
+    """A file that is read: a request for its size, one for a small file, else one for the footer and one for data."""
+    return Traffic(2 if size <= WHOLE else 3, 0, size)
+
+
+def put(size: float) -> Traffic:
+    """A file that is written."""
+    return Traffic(0, 1, 0, size)
+
+
+# Found missing, recipe, scratch found missing, manifest, which is read again.
+ARTIFACT = Traffic(4, 3, 1_000, 1_500)
+SCRATCH = Traffic(1, 3)  # a folder of temporary files: its marker, and to delete it
+CHECKPOINT = Traffic(1, 9)  # five files and the deletion of an older one, without their bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Sizes of a corpus."""
+
+    format: str
+    """parquet, webdataset or files."""
+    samples: int
+    shards: int
+    bytes: int
+
+    def read(self, runs: float, samples: float, size: float) -> Traffic:
+        """Reads `samples` samples, `size` bytes, in so many runs, each of neighbours in one shard.
+
+        A file is opened and its two edges are compared with its fingerprint; parquet has a footer.
+        """
+        if self.format == "files":
+            return Traffic(2 * samples, 0, size)
+        edge = min(EDGE, self.bytes / max(1, self.shards))
+        footer = self.format == "parquet"
+        data = max(runs, size / BLOCK + runs / 2)  # the last block of a run is half as large on average
+        return Traffic(runs * (3 + footer) + data, 0, size + runs * edge * (2 + footer))
+
+    @property
+    def check(self) -> Traffic:
+        """Compares every shard with its fingerprint."""
+        if self.format == "files":
+            return Traffic(0, self.samples / 1000)  # folders are listed
+        edge = min(EDGE, self.bytes / max(1, self.shards))
+        footer = self.format == "parquet"
+        return Traffic(3 + 2 * footer, 0, edge * (2 + footer)) * self.shards
+
+    @property
+    def verify(self) -> Traffic:
+        """Compares every shard with its fingerprint after it was scored."""
+        return (
+            Traffic()
+            if self.format == "files"
+            else Traffic(3, 0, 2 * min(EDGE, self.bytes / self.shards)) * self.shards
+        )
+
+
+def start(corpora: list[Corpus]) -> Traffic:
+    """The inputs are checked, and the artifacts that exist are found."""
+    return sum((corpus.check for corpus in corpora), Traffic(60, 30, 20_000, 2_000))
+
+
+def lock(seconds: float) -> Traffic:
+    """The heartbeats of the root lock."""
+    return Traffic(2, 2, 300, 300) * (seconds / HEARTBEAT_EVERY)
+
+
+def label(
+    corpus: Corpus, items: int, parts: int, actors: int, weights: int, bytes_per_row: float, share: float = 1
+) -> Traffic:
+    """Scores a share of the corpus, by actors that take work items and commit parts."""
+    loaded = (file(weights) + Traffic(3, 0, 50_000)) * min(actors, items)  # the network and SHARDS
+    written = (put(corpus.samples * bytes_per_row / max(1, parts)) + put(500)) * parts
+    runs = corpus.shards + items - 1
+    scored = (corpus.read(runs, corpus.samples, corpus.bytes) + written) * share
+    return ARTIFACT + Traffic(12, 5, 5_000) + loaded + scored + corpus.verify
+
+
+def select(rows: int, files: int, size: float, p: int, k: int, classes: int, cpus: int, picked: float) -> Traffic:
+    """Compares SCORES with those of the test set, finds duplicates and selects. `files`, `size`: of SCORES; `picked`:
+    bytes of PICKS."""
+    footer = min(FOOTER, size / max(1, files))
+    leaks = (Traffic(3, 0, footer) * files) + Traffic(0, 0, rows * DIGEST_ROW)
+    tasks = -(-rows // BUCKET_ROWS)
+    buckets = 1 << max(0, (rows - 1) // BUCKET_ROWS).bit_length()
+    hashes = Traffic(0, 0, rows * DIGEST_ROW, rows * DIGEST_ROW)
+    duplicates = Traffic(3, 0, footer) * files + hashes + Traffic(0, 1) * (tasks + buckets)
+    duplicates += Traffic(4, 0) * (tasks * buckets) + hashes * 0.5
+    maps = max(min(cpus, -(-rows * p // GROUP_CANDIDATES)), -(-rows // GROUP_ROWS), 1)
+    held = min(classes * k, rows * p / maps)  # candidates of a map task
+    written = maps * max(1, math.ceil(held / KEPT))
+    slices = -(-classes // SLICE)
+    counted = 1 << max(0, (min(classes * k, rows * p) - 1) // KEYS).bit_length()
+    chosen = Traffic(4, 0, footer) * files + Traffic(0, 0, size) + Traffic(0, 1, 13 * held, 13 * held) * written
+    chosen += Traffic(4, 0) * (slices * (written + counted)) + Traffic(0, 2, 0, picked / slices) * slices
+    return (ARTIFACT + SCRATCH) * 2 + ARTIFACT + Traffic(15, 1, 10_000, 1_000) + leaks + duplicates + chosen
+
+
+def materialize(corpus: Corpus, layout: Layout, rows: float, picks: int, size: float, left: float = 1) -> Traffic:
+    """Writes SAMPLES, MEDIA of `size` bytes and their labels. `rows`: rows of the corpus that are read; `left`: the
+    share of the parts that is not committed."""
+    parts, blocks = layout.parts, -(-layout.parts // media.BLOCK)
+    runs, table = max(1, -(-picks // samples.PICKED)), 12 * picks
+    sort = Traffic(5, 0, table) * runs + Traffic(2, 0) * (runs * runs) + Traffic(0, 2, 16 * picks, 28 * picks)
+    each = min(corpus.shards, BANDS + corpus.shards / parts, layout.samples / parts)  # shards that a part reads
+    planned = (file(table / blocks) * 2 + put(table / blocks) * 2 + Traffic(4)) * blocks
+    share = rows / max(1, corpus.samples)
+    read = corpus.read(parts * each, layout.samples, corpus.bytes * share)
+    written = (Traffic(3, 0, 1_000) + Traffic(6, 0, 50_000) + put(size / parts) + put(1_000)) * parts
+    return ARTIFACT * 3 + SCRATCH * 2 + Traffic(15, 3, 5_000) + sort + planned + (read + written) * left
+
+
+def train(
+    layout: Layout, workers: int, size: float, items: int, images: int, weights: int, checkpoints: int
+) -> Traffic:
+    """Trains on `images` images, of EXAMPLES with `items` items and `size` bytes. `checkpoints`: without the last."""
+    shared, times = layout.lanes % workers != 0, lanes_read(layout.lanes, workers)
+    once, epochs = layout.read_once(shared), images / items
+    opened = max(workers, times * layout.parts)
+    if layout.parts * times / workers > OPEN:
+        opened *= max(1, epochs)
+    if once:
+        streamed = Traffic(opened + times * layout.lanes, 0, times * size)
+    else:
+        requests = epochs * times * layout.groups / (UNIT if shared else 1)
+        streamed = Traffic(opened + requests, 0, epochs * times * size)
+    tables = file(40 * layout.groups) + Traffic(3, 0, 8 * items)  # ROW_GROUPS and labels
+    state = Traffic(0, 0, 0, 2 * weights) + CHECKPOINT
+    last = Traffic(10, 0, 2 * weights)  # the last checkpoint, read to become the result
+    return (
+        ARTIFACT
+        + SCRATCH
+        + Traffic(14, 10, 3_000)
+        + streamed
+        + tables * workers
+        + state * (checkpoints + 1)
+        + last
+        + put(weights)
+    )
+
+
+def report() -> Traffic:
+    """The metrics, and the page with its pictures."""
+    return ARTIFACT * 2 + Traffic(36, 3, 500_000, 350_000)
