@@ -160,7 +160,8 @@ class _Costs:
             stage="label",
             images=left,
             seconds=found.start + self._labeling("unlabeled", found) * share,
-            traffic=self._scoring("unlabeled", self.recipe.teacher.model, found.bytes_per_row, share),
+            traffic=self._scoring("unlabeled", self.recipe.teacher.model, found.bytes_per_row, share)
+            + traffic.LABELED_LEAKS,
             memory=found.memory,
             device_memory=found.device_memory,
         )
@@ -223,11 +224,14 @@ class _Costs:
         layout, items, size = self._examples(examples)
         workers, weights = self.cluster.workers(self.recipe.resources, config.batch), _weight_bytes(model, self.classes)
         checkpoints = int(seconds / 60 / config.checkpoint_minutes)
+        asked = traffic.train(layout, workers, size, items, config.processed, weights, checkpoints)
+        if stage == "finetune":
+            asked += traffic.file(weights)  # of the pre-trained student
         return Work(
             stage=stage,
             images=config.processed,
             seconds=found.start + seconds,
-            traffic=traffic.train(layout, workers, size, items, config.processed, weights, checkpoints).rounded(),
+            traffic=asked.rounded(),
             memory=found.memory,
             device_memory=found.device_memory,
         )

@@ -20,7 +20,6 @@ from raylabel.store.root_lock import HEARTBEAT_EVERY
 from raylabel.training import media, samples
 from raylabel.training.layout import BANDS, UNIT, Layout
 from raylabel.training.row_groups import OPEN
-from raylabel.training.shares import lanes_read
 
 FOOTER = 1 << 16  # bytes that pyarrow reads from the end of a parquet file
 DIGEST_ROW = 24  # bytes of a digest and a key
@@ -60,6 +59,7 @@ def put(size: float) -> Traffic:
 # Found missing, recipe, scratch found missing, manifest, which is read again.
 ARTIFACT = Traffic(4, 3, 1_000, 1_500)
 SCRATCH = Traffic(1, 3)  # a folder of temporary files: its marker, and to delete it
+LABELED_LEAKS = Traffic(11, 0, 30_000)  # the labeled set is compared with the test set before the corpus is labeled
 CHECKPOINT = Traffic(1, 9)  # five files and the deletion of an older one, without their bytes
 
 
@@ -106,7 +106,7 @@ class Corpus:
 
 def start(corpora: list[Corpus]) -> Traffic:
     """The inputs are checked, and the artifacts that exist are found."""
-    return sum((corpus.check for corpus in corpora), Traffic(60, 30, 20_000, 2_000))
+    return sum((corpus.check for corpus in corpora), Traffic(44, 6, 100_000, 2_000))
 
 
 def lock(seconds: float) -> Traffic:
@@ -122,7 +122,7 @@ def label(
     written = (put(corpus.samples * bytes_per_row / max(1, parts)) + put(500)) * parts
     runs = corpus.shards + items - 1
     scored = (corpus.read(runs, corpus.samples, corpus.bytes) + written) * share
-    return ARTIFACT + Traffic(12, 5, 5_000) + loaded + scored + corpus.verify
+    return ARTIFACT + Traffic(15, 2, 5_000) + loaded + scored + corpus.verify
 
 
 def select(rows: int, files: int, size: float, p: int, k: int, classes: int, cpus: int, picked: float) -> Traffic:
@@ -156,36 +156,35 @@ def materialize(corpus: Corpus, layout: Layout, rows: float, picks: int, size: f
     share = rows / max(1, corpus.samples)
     read = corpus.read(parts * each, layout.samples, corpus.bytes * share)
     written = (Traffic(3, 0, 1_000) + Traffic(6, 0, 50_000) + put(size / parts) + put(1_000)) * parts
-    return ARTIFACT * 3 + SCRATCH * 2 + Traffic(15, 3, 5_000) + sort + planned + (read + written) * left
+    return ARTIFACT * 3 + SCRATCH * 2 + Traffic(5, 3, 5_000) + sort + planned + (read + written) * left
+
+
+def stream(layout: Layout, workers: int, size: float, epochs: float) -> Traffic:
+    """All workers read the media of their lanes, `size` bytes in all, in each epoch; a lane that one read covers only
+    once."""
+    lanes, groups = layout.lanes, layout.lane_groups
+    classes = math.gcd(lanes, workers)
+    shared = min(workers - classes, lanes) if lanes % workers else 0  # lanes that several workers read
+    alone, several = lanes - shared, workers + lanes - classes - (lanes - shared) if shared else 0  # lanes read
+    files = max(1, layout.parts // lanes)  # of a lane
+    units = files * max(1, groups // files // UNIT)
+    opened = min((alone + several) * max(1, layout.parts / lanes), workers * layout.parts)
+    if opened / workers > OPEN:
+        opened *= max(1.0, epochs)
+    passes, of_several = (1.0 if layout.read_once(one) else epochs for one in (False, True))
+    requests = alone * groups * passes + several * units * of_several
+    return Traffic(opened + requests, 0, size * (alone * passes + several * of_several) / lanes)
 
 
 def train(
     layout: Layout, workers: int, size: float, items: int, images: int, weights: int, checkpoints: int
 ) -> Traffic:
     """Trains on `images` images, of EXAMPLES with `items` items and `size` bytes. `checkpoints`: without the last."""
-    shared, times = layout.lanes % workers != 0, lanes_read(layout.lanes, workers)
-    once, epochs = layout.read_once(shared), images / items
-    opened = max(workers, times * layout.parts)
-    if layout.parts * times / workers > OPEN:
-        opened *= max(1, epochs)
-    if once:
-        streamed = Traffic(opened + times * layout.lanes, 0, times * size)
-    else:
-        requests = epochs * times * layout.groups / (UNIT if shared else 1)
-        streamed = Traffic(opened + requests, 0, epochs * times * size)
     tables = file(40 * layout.groups) + Traffic(3, 0, 8 * items)  # ROW_GROUPS and labels
     state = Traffic(0, 0, 0, 2 * weights) + CHECKPOINT
     last = Traffic(10, 0, 2 * weights)  # the last checkpoint, read to become the result
-    return (
-        ARTIFACT
-        + SCRATCH
-        + Traffic(14, 10, 3_000)
-        + streamed
-        + tables * workers
-        + state * (checkpoints + 1)
-        + last
-        + put(weights)
-    )
+    read = stream(layout, workers, size, images / items) + tables * workers
+    return ARTIFACT + SCRATCH + Traffic(9, 12, 3_000) + read + state * (checkpoints + 1) + last + put(weights)
 
 
 def report() -> Traffic:

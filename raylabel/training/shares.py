@@ -20,11 +20,6 @@ CHUNK = 1 << 20  # positions that are looked at together
 GOLDEN = 0.618033988749895  # multiples of it modulo 1 are spread evenly
 
 
-def lanes_read(lanes: int, world: int) -> float:
-    """The lanes of a worker, summed over the workers, over the lanes: how many times each byte is read in an epoch."""
-    return (world + lanes - gcd(lanes, world)) / lanes if lanes % world else 1.0
-
-
 @dataclass(frozen=True, kw_only=True)
 class Share:
     """The part of a stream that one worker handles: its part of each batch."""
