@@ -17,7 +17,6 @@ import pytest
 from cloud import Cloud, Limits, Requests, SlowFiles
 from corpora import Indexed, write_files, write_parquet, write_tar
 from examples import stored_examples
-
 from paths import JOBS
 
 from raylabel.corpus import Corpus, Shards, Units
