@@ -155,7 +155,7 @@ def materialize(corpus: Corpus, layout: Layout, rows: float, picks: int, size: f
     planned = (file(table / blocks) * 2 + put(table / blocks) * 2 + Traffic(4)) * blocks
     share = rows / max(1, corpus.samples)
     read = corpus.read(parts * each, layout.samples, corpus.bytes * share)
-    written = (Traffic(3, 0, 1_000) + Traffic(6, 0, 50_000) + put(size / parts) + put(1_000)) * parts
+    written = (Traffic(3, 0, 1_000) + Traffic(6, 0, 10_000) + put(size / parts) + put(1_000)) * parts
     return ARTIFACT * 3 + SCRATCH * 2 + Traffic(5, 3, 5_000) + sort + planned + (read + written) * left
 
 
