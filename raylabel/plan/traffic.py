@@ -97,11 +97,9 @@ class Corpus:
     @property
     def verify(self) -> Traffic:
         """Compares every shard with its fingerprint after it was scored."""
-        return (
-            Traffic()
-            if self.format == "files"
-            else Traffic(3, 0, 2 * min(EDGE, self.bytes / self.shards)) * self.shards
-        )
+        if self.format == "files":
+            return Traffic()  # one that vanished is a reject
+        return Traffic(3, 0, 2 * min(EDGE, self.bytes / max(1, self.shards))) * self.shards
 
 
 def start(corpora: list[Corpus]) -> Traffic:
@@ -140,7 +138,9 @@ def select(rows: int, files: int, size: float, p: int, k: int, classes: int, cpu
     written = maps * max(1, math.ceil(held / KEPT))
     slices = -(-classes // SLICE)
     counted = 1 << max(0, (min(classes * k, rows * p) - 1) // KEYS).bit_length()
-    chosen = Traffic(4, 0, footer) * files + Traffic(0, 0, size) + Traffic(0, 1, 13 * held, 13 * held) * written
+    chosen = (
+        Traffic(4, 0, footer) * files + Traffic(0, 0, size) + Traffic(0, 1, 13 * held, 13 * held) * written
+    )  # read again by the slices
     chosen += Traffic(4, 0) * (slices * (written + counted)) + Traffic(0, 2, 0, picked / slices) * slices
     return (ARTIFACT + SCRATCH) * 2 + ARTIFACT + Traffic(15, 1, 10_000, 1_000) + leaks + duplicates + chosen
 
@@ -150,7 +150,7 @@ def materialize(corpus: Corpus, layout: Layout, rows: float, picks: int, size: f
     share of the parts that is not committed."""
     parts, blocks = layout.parts, -(-layout.parts // media.BLOCK)
     runs, table = max(1, -(-picks // samples.PICKED)), 12 * picks
-    sort = Traffic(5, 0, table) * runs + Traffic(2, 0) * (runs * runs) + Traffic(0, 2, 16 * picks, 28 * picks)
+    sort = Traffic(5, 2) * runs + Traffic(2) * runs**2 + Traffic(0, 0, table + 16 * picks, 28 * picks)
     each = min(corpus.shards, BANDS + corpus.shards / parts, layout.samples / parts)  # shards that a part reads
     planned = (file(table / blocks) * 2 + put(table / blocks) * 2 + Traffic(4)) * blocks
     share = rows / max(1, corpus.samples)
