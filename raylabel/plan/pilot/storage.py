@@ -67,7 +67,7 @@ class Materialized:
     """Additional seconds to decode and write a picked row."""
     bytes_per_pick: float
     group_rows: int
-    """Rows of which the first ones are read too: those of a parquet row group, of a unit of a tar; 1 for loose files."""
+    """Rows of which the first ones are read too: of a parquet row group, of a unit of a tar; 1 for loose files."""
 
 
 def measure_selection(root: Root, config: Select, classes: int, p: int, rows: int) -> Selected:
