@@ -31,13 +31,14 @@ from pytest import MonkeyPatch
 from raylabel.compute.resources import Pool
 from raylabel.corpus import UNIT, Corpus, Shards, Units, index_corpus
 from raylabel.corpus.ahead import UnitReader
-from raylabel.inference import pool
-from raylabel.inference.batches import Facts, ScoringTask, _pack, batches, unpack_batches
+from raylabel.inference import actor, pool
+from raylabel.inference.batches import Facts, ScoringTask, _pack, batches, item, unpack_batches
 from raylabel.inference.scores import PART, _part
 from raylabel.media.sandbox.sandbox import Sandbox
 from raylabel.schema import SHARDS
 from raylabel.store.artifact import Built, Root, write_table
-from raylabel.store.fetch import Fetcher
+from raylabel.store.fetch import REQUESTS, Fetcher
+from raylabel.store.files import CONNECTIONS
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))  # where a bench does not look by itself
 from cloud import SlowFiles, install, uninstall  # noqa: E402
@@ -106,7 +107,7 @@ def measure_reading(work: str, tasks: dict[str, ScoringTask], repeats: int) -> d
     install(store)
     found: dict[str, Any] = {"local": [], "store": []}
     with Sandbox(CheapScorer(3).parser, 2) as sandbox, ThreadPoolExecutor(2) as threads:
-        fetchers = {name: Fetcher(128) for name in tasks}
+        fetchers = {name: Fetcher(min(CONNECTIONS, 2 * REQUESTS)) for name in tasks}
         for number in range(repeats + 1):
             for name, task in tasks.items():
                 Path(store.log).write_bytes(b"")
@@ -120,8 +121,40 @@ def measure_reading(work: str, tasks: dict[str, ScoringTask], repeats: int) -> d
     return found
 
 
+def measure_actor(work: str, tasks: dict[str, ScoringTask], repeats: int) -> dict[str, Any]:
+    """Rates of an actor that is called with one unit after the other, as by Ray in CALLS threads, interleaved; and the
+    requests for the next item that were answered before the last rows of one, for each item but the last."""
+    store = SlowFiles(f"{work}/store", f"{work}/requests")
+    install(store)
+    found: dict[str, Any] = {"local": [], "store": [], "next": []}
+    actor._journal_path = lambda: f"{work}/journal"
+    for number in range(repeats + 1):
+        for name, task in tasks.items():
+            scoring = actor.ScoringActor(task)
+            items, ends = [item([unit]) for unit in Units(task.shards.rows, UNIT)], {}
+
+            def call(index: int) -> int:
+                rows = sum(len(table) for table in scoring(items[index]))
+                ends[index] = time.monotonic()
+                return rows
+
+            Path(store.log).write_bytes(b"")
+            begin = time.perf_counter()
+            with ThreadPoolExecutor(actor.CALLS) as threads:
+                rate = sum(threads.map(call, range(len(items)))) / (time.perf_counter() - begin)
+            print("actor,", name, f"{rate:,.0f}/s", file=sys.stderr)
+            if number:
+                found[name].append(rate)
+            if number and name == "store":
+                keys = [task.shards.row(unit.shard)["uri"].rpartition("/")[2] for unit in Units(task.shards.rows, UNIT)]
+                for index, key in enumerate(keys[1:]):
+                    found["next"].append(sum(one.time < ends[index] for one in store.requests().of(f"/{key}", "GET")))
+    uninstall()
+    return found
+
+
 def row_3(images: int = IMAGES, size: int = BYTES, repeats: int = 3) -> None:
-    """Reading from the store over reading from the local disk."""
+    """Reading from the store over reading from the local disk, without and with an actor."""
     with tempfile.TemporaryDirectory() as work:
         for form, tasks in in_fresh_process(index, work, images, size).items():
             found = in_fresh_process(measure_reading, work, tasks, repeats)
@@ -131,6 +164,12 @@ def row_3(images: int = IMAGES, size: int = BYTES, repeats: int = 3) -> None:
             print_value("cloud_scoring", f"3, {form}: requests per image", [found["requests"] / images], "requests")
             share = found["bytes"] / (images * size)
             print_value("cloud_scoring", f"3, {form}: bytes read over bytes of media", [share], "x")
+            found = in_fresh_process(measure_actor, work, tasks, repeats)
+            print_value("cloud_scoring", f"3, {form}: an actor, from the store", found["store"], "images/s")
+            print_ratio("cloud_scoring", f"3, {form}: an actor, store", "local disk", found["store"], found["local"])
+            if form != "files":
+                what = f"3, {form}: answered requests for the next item at the end of one"
+                print_value("cloud_scoring", what, found["next"], "requests")
 
 
 # ---- row 14 ----
@@ -225,7 +264,7 @@ def first_result(work: str, actors: int, shards: int = 100_000, rows: int = 10_0
     with MonkeyPatch.context() as patch:
         patch.setattr(pool, "units_of_item", lambda count, _: plain(count, actors))
         patch.setattr(pool, "_blocks", counted)
-        stream = pool._spans(task, parts)
+        stream: Any = pool._spans(task, parts)
         part, spans = next(stream)
         found |= {"wall": time.perf_counter() - begin, "cpu": time.process_time() - cpu}
         assert sum(rows for _, _, rows in spans) == part.rows

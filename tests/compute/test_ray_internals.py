@@ -5,6 +5,7 @@ import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import pyarrow as pa
@@ -133,7 +134,8 @@ def test_blocks_of_references_are_given_in_order(ray_local: None, tmp_path: Path
             time.sleep(0.05)
         return [pa.table([[[number, number]]], schema=schema) for number in range(first, first + 3)]
 
-    refs = [ref for first in (0, 3, 6) for ref in make.remote(first)]
+    made: list[Any] = [make.remote(first) for first in (0, 3, 6)]
+    refs = [ref for some in made for ref in some]
     blocks = internals.blocks_of(refs, 1, 40, schema)
     known = blocks.count(), blocks.size_bytes(), blocks.num_blocks(), blocks.schema().base_schema
     assert known == (9, 360, 9, schema)
