@@ -130,31 +130,35 @@ def measure_actor(work: str, tasks: dict[str, ScoringTask], repeats: int) -> dic
     actor._journal_path = lambda: f"{work}/journal"
     for number in range(repeats + 1):
         for name, task in tasks.items():
-            scoring = actor.ScoringActor(task)
-            items, ends = [item([unit]) for unit in Units(task.shards.rows, UNIT)], {}
-
-            def call(index: int) -> int:
-                rows = sum(len(table) for table in scoring(items[index]))
-                ends[index] = time.monotonic()
-                return rows
-
             Path(store.log).write_bytes(b"")
-            begin = time.perf_counter()
-            with ThreadPoolExecutor(actor.CALLS) as threads:
-                rate = sum(threads.map(call, range(len(items)))) / (time.perf_counter() - begin)
+            units = Units(task.shards.rows, UNIT)
+            rate, ends = _call(actor.ScoringActor(task), [item([unit]) for unit in units])
             print("actor,", name, f"{rate:,.0f}/s", file=sys.stderr)
             if number:
                 found[name].append(rate)
             if number and name == "store":
-                keys = [task.shards.row(unit.shard)["uri"].rpartition("/")[2] for unit in Units(task.shards.rows, UNIT)]
-                for index, key in enumerate(keys[1:]):
-                    found["next"].append(sum(one.time < ends[index] for one in store.requests().of(f"/{key}", "GET")))
+                keys = [task.shards.row(unit.shard)["uri"].rpartition("/")[2] for unit in units]
+                for end, key in zip(ends, keys[1:], strict=False):
+                    found["next"].append(sum(one.time < end for one in store.requests().of(f"/{key}", "GET")))
     uninstall()
     return found
 
 
+def _call(scoring: actor.ScoringActor, items: list[pa.Table]) -> tuple[float, list[float]]:
+    """(rows per second, the time at which each item ended)."""
+
+    def call(one: pa.Table) -> tuple[int, float]:
+        return sum(len(table) for table in scoring(one)), time.monotonic()
+
+    begin = time.monotonic()
+    with ThreadPoolExecutor(actor.CALLS) as threads:
+        rows, ends = zip(*threads.map(call, items), strict=True)
+    return sum(rows) / (max(ends) - begin), list(ends)
+
+
 def row_3(images: int = IMAGES, size: int = BYTES, repeats: int = 3) -> None:
-    """Reading from the store over reading from the local disk, without and with an actor."""
+    """Reading from the store over reading from the local disk, without and with an actor. On an idle machine: many
+    threads that take turns are slower than one where other programs run."""
     with tempfile.TemporaryDirectory() as work:
         for form, tasks in in_fresh_process(index, work, images, size).items():
             found = in_fresh_process(measure_reading, work, tasks, repeats)
