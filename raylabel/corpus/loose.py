@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import groupby, islice
 from typing import Any
@@ -16,7 +17,7 @@ from raylabel.corpus.sample import Metadata, Sample, Unread, make_sample
 from raylabel.corpus.segments import named_group, parse_segment
 from raylabel.schema import MAX_BYTES, make_key
 from raylabel.store.fetch import HELD, Block, Fetcher, Plan, Queue
-from raylabel.store.files import filesystem, unreadable
+from raylabel.store.files import filesystem, open_ranges, unreadable
 
 
 def file_label(corpus: Corpus, uri: str, entry: Entry) -> str | None:
@@ -77,10 +78,11 @@ def _read_file(uri: str) -> tuple[bytes | None, Unread]:
     if local and os.path.exists(path) and not os.path.isfile(path):
         return None, "unreadable"  # opening a pipe would block
     try:
-        with fs.open_input_file(path) as file:
-            if file.size() > MAX_BYTES:
+        # A pa.PythonFile would take the interpreter's lock some ten times per file, and many threads wait for it.
+        with closing(open_ranges(uri)) as file:
+            if (size := file.size()) > MAX_BYTES:
                 return None, "too_many_bytes"
-            return file.read(), "empty"  # the reason if there are no bytes
+            return file.read_at(size, 0), "empty"  # the reason if there are no bytes
     except FileNotFoundError:
         return None, "missing"
     except OSError as error:

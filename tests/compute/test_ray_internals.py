@@ -5,10 +5,13 @@ import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import grpc
+import pyarrow as pa
 import pytest
 import ray
+import ray.data
 from ray._private.utils import _get_docker_cpus
 from ray.util.placement_group import placement_group
 
@@ -117,3 +120,40 @@ def test_the_head_answers_a_request_for_its_cluster_id(ray_local: None) -> None:
     head = ray.get_runtime_context().gcs_address
     assert internals.ask_cluster_id(head, internals.token_header()) == grpc.StatusCode.OK
     assert internals.ask_cluster_id("127.0.0.1:9", {}) == grpc.StatusCode.UNAVAILABLE
+
+
+def test_blocks_of_references_are_given_in_order(ray_local: None, tmp_path: Path) -> None:
+    """FromBlocks, BlockMetadata and what a MaterializedDataset is made of: the blocks are those of the references, in
+    their order, also if they are made in another one. What is said of them is believed, and starts no task."""
+    schema = pa.schema([pa.field("number", pa.list_(pa.int64()))])
+
+    @ray.remote(num_cpus=0.01, num_returns=3)
+    def make(first: int) -> list[pa.Table]:
+        deadline = time.monotonic() + 60
+        while first == 0 and not (tmp_path / "go").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return [pa.table([[[number, number]]], schema=schema) for number in range(first, first + 3)]
+
+    made: list[Any] = [make.remote(first) for first in (0, 3, 6)]
+    refs = [ref for some in made for ref in some]
+    blocks = internals.blocks_of(refs, 1, 40, schema)
+    known = blocks.count(), blocks.size_bytes(), blocks.num_blocks(), blocks.schema().base_schema
+    assert known == (9, 360, 9, schema)
+    assert not ray.wait(refs[:1], timeout=0)[0], "the first block was waited for"
+    (tmp_path / "go").touch()
+    assert [entry.ref for bundle in blocks.iter_internal_ref_bundles() for entry in bundle.blocks] == refs
+
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    with ray.data.DataContext.current(context):
+        again = internals.blocks_of(refs, 1, 40, schema).map_batches(
+            _batch_rows, batch_size=None, batch_format="pyarrow"
+        )
+        rows = [row["number"] for row in again.iter_rows()]
+    assert rows == [[number, number, 1] for number in range(9)]
+
+
+def _batch_rows(table: pa.Table) -> pa.Table:
+    """Each row with the number of rows of its block."""
+    return pa.table({"number": [[*row, table.num_rows] for row in table.column("number").to_pylist()]})

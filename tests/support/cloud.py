@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote
 
@@ -156,12 +157,13 @@ class SlowFiles:
     def answer(self, kind: str, key: str, count: int = 0) -> None:
         """Waits as long as the store needs to answer, and notes the request."""
         time.sleep((self.latency + count / self.rate) / self.speed)
-        line = f"{time.monotonic()} {kind} {count} {key}\n".encode()
-        log = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        try:
-            os.write(log, line)
-        finally:
-            os.close(log)
+        os.write(_log(self.log), f"{time.monotonic()} {kind} {count} {key}\n".encode())
+
+
+@cache
+def _log(path: str) -> int:
+    """The open file. Opening it for each request would cost more than the request: many threads take turns."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
 class _Store(pafs.PyFileSystem):
