@@ -120,7 +120,7 @@ def label(
     written = (put(corpus.samples * bytes_per_row / max(1, parts)) + put(500)) * parts
     runs = corpus.shards + items - 1
     scored = (corpus.read(runs, corpus.samples, corpus.bytes) + written) * share
-    return ARTIFACT + Traffic(15, 2, 5_000) + loaded + scored + corpus.verify
+    return ARTIFACT + Traffic(15, 3, 5_000) + loaded + scored + corpus.verify
 
 
 def select(rows: int, files: int, size: float, p: int, k: int, classes: int, cpus: int, picked: float) -> Traffic:
@@ -142,7 +142,7 @@ def select(rows: int, files: int, size: float, p: int, k: int, classes: int, cpu
         Traffic(4, 0, footer) * files + Traffic(0, 0, size) + Traffic(0, 1, 13 * held, 13 * held) * written
     )  # read again by the slices
     chosen += Traffic(4, 0) * (slices * (written + counted)) + Traffic(0, 2, 0, picked / slices) * slices
-    return (ARTIFACT + SCRATCH) * 2 + ARTIFACT + Traffic(15, 1, 10_000, 1_000) + leaks + duplicates + chosen
+    return (ARTIFACT + SCRATCH) * 2 + ARTIFACT + Traffic(15, 1, 60_000, 1_000) + leaks + duplicates + chosen
 
 
 def materialize(corpus: Corpus, layout: Layout, rows: float, picks: int, size: float, left: float = 1) -> Traffic:
