@@ -187,9 +187,9 @@ class _Costs:
         stored = [f.bytes for f in scores.files("scores-")] if scores else []
         files = len(stored) or -(-rows // (PART * unit_rows(self.start.corpora["unlabeled"])))
         picked = self.expected.picks * found.bytes_per_pick
-        asked = traffic.select(
-            rows, files, sum(stored) or rows * per_row, select.p, select.k, self.classes, cpus, picked
-        )
+        size = sum(stored) or rows * per_row
+        asked = traffic.leaks(rows, files, size)
+        asked += traffic.select(rows, files, size, select.p, select.k, self.classes, cpus, picked)
         return Work(
             stage="select",
             images=rows,

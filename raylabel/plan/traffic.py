@@ -23,6 +23,7 @@ from raylabel.training.row_groups import OPEN
 
 FOOTER = 1 << 16  # bytes that pyarrow reads from the end of a parquet file
 DIGEST_ROW = 24  # bytes of a digest and a key
+TABLE_ROW = 2  # bytes of a pick in compressed tables of keys and labels
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,15 @@ def label(
     return ARTIFACT + Traffic(15, 3, 5_000) + loaded + scored + corpus.verify
 
 
-def select(rows: int, files: int, size: float, p: int, k: int, classes: int, cpus: int, picked: float) -> Traffic:
-    """Compares SCORES with those of the test set, finds duplicates and selects. `files`, `size`: of SCORES; `picked`:
-    bytes of PICKS."""
+def leaks(rows: int, files: int, size: float) -> Traffic:
+    """Compares SCORES of the corpus, in files of `size` bytes in all, with those of the test set."""
     footer = min(FOOTER, size / max(1, files))
-    leaks = (Traffic(3, 0, footer) * files) + Traffic(0, 0, rows * DIGEST_ROW)
+    return ARTIFACT + Traffic(11, 1, 50_000 + rows * DIGEST_ROW) + Traffic(3, 0, footer) * files
+
+
+def select(rows: int, files: int, size: float, p: int, k: int, classes: int, cpus: int, picked: float) -> Traffic:
+    """Finds duplicates in SCORES, in files of `size` bytes in all, and selects. `picked`: bytes of PICKS."""
+    footer = min(FOOTER, size / max(1, files))
     tasks = -(-rows // BUCKET_ROWS)
     buckets = 1 << max(0, (rows - 1) // BUCKET_ROWS).bit_length()
     hashes = Traffic(0, 0, rows * DIGEST_ROW, rows * DIGEST_ROW)
@@ -142,19 +147,20 @@ def select(rows: int, files: int, size: float, p: int, k: int, classes: int, cpu
         Traffic(4, 0, footer) * files + Traffic(0, 0, size) + Traffic(0, 1, 13 * held, 13 * held) * written
     )  # read again by the slices
     chosen += Traffic(4, 0) * (slices * (written + counted)) + Traffic(0, 2, 0, picked / slices) * slices
-    return (ARTIFACT + SCRATCH) * 2 + ARTIFACT + Traffic(15, 1, 60_000, 1_000) + leaks + duplicates + chosen
+    return (ARTIFACT + SCRATCH) * 2 + Traffic(4, 0, 10_000, 1_000) + duplicates + chosen
 
 
 def materialize(corpus: Corpus, layout: Layout, rows: float, picks: int, size: float, left: float = 1) -> Traffic:
     """Writes SAMPLES, MEDIA of `size` bytes and their labels. `rows`: rows of the corpus that are read; `left`: the
     share of the parts that is not committed."""
     parts, blocks = layout.parts, -(-layout.parts // media.BLOCK)
-    runs, table = max(1, -(-picks // samples.PICKED)), 12 * picks
-    sort = Traffic(5, 2) * runs + Traffic(2) * runs**2 + Traffic(0, 0, table + 16 * picks, 28 * picks)
+    runs, table = max(1, -(-picks // samples.PICKED)), TABLE_ROW * picks
+    pairs = (TABLE_ROW + samples.PAIR.itemsize) * picks
+    sort = Traffic(5, 2) * runs + Traffic(2) * runs**2 + Traffic(0, 0, pairs, pairs)
     each = min(corpus.shards, BANDS + corpus.shards / parts, layout.samples / parts)  # shards that a part reads
     planned = (file(table / blocks) * 2 + put(table / blocks) * 2 + Traffic(4)) * blocks
     share = rows / max(1, corpus.samples)
-    read = corpus.read(parts * each, layout.samples, corpus.bytes * share)
+    read = corpus.read(parts * each, layout.samples, corpus.bytes * share) + Traffic(BANDS * (parts - 1))
     written = (Traffic(3, 0, 1_000) + Traffic(6, 0, 10_000) + put(size / parts) + put(1_000)) * parts
     return ARTIFACT * 3 + SCRATCH * 2 + Traffic(5, 3, 5_000) + sort + planned + (read + written) * left
 

@@ -1,6 +1,7 @@
 """The predicted requests and bytes against those that are counted: of readers and streams, and of a whole run."""
 
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -13,24 +14,32 @@ from typing import Any
 
 import cloud
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cloud import Cloud, Limits, Requests, SlowFiles
 from corpora import Indexed, write_files, write_parquet, write_tar
 from examples import stored_examples
+from helpers import digit_images
 from paths import JOBS
 
-from raylabel.corpus import Corpus, Shards, Units
+from raylabel.corpus import Corpus, Shards, Units, index_corpus
 from raylabel.corpus.ahead import UnitReader
 from raylabel.corpus.fingerprint import verify_shard
 from raylabel.corpus.units import UNIT
 from raylabel.datasets import digits
 from raylabel.plan import traffic
+from raylabel.plan.cost import rows_read
 from raylabel.plan.traffic import Traffic
-from raylabel.store.artifact import Root
+from raylabel.schema import PICKS, SCORES, make_key
+from raylabel.selection.duplicates import find_duplicates
+from raylabel.selection.select import Select, select
+from raylabel.store.artifact import Built, Draft, Root, write_table
 from raylabel.store.fetch import Fetcher
 from raylabel.store.files import write_file
-from raylabel.training.examples import media_of
-from raylabel.training.layout import Layout
+from raylabel.training.examples import materialize, media_of
+from raylabel.training.layout import BANDS, Layout
+from raylabel.training.media import Materialize, WritingTask
 from raylabel.training.stream import Stream
 
 
@@ -106,6 +115,72 @@ def test_requests_of_a_training_stream_are_counted(slow: SlowFiles, world: int, 
     assert expected.bytes_read == pytest.approx(media.bytes, rel=0.1)
 
 
+def asked(requests: Requests) -> Traffic:
+    reads, writes = requests.of("", "GET", "HEAD"), requests.of("", "PUT", "POST", "LIST")
+    return Traffic(len(reads), len(writes), reads.of("", "GET").bytes, writes.of("", "PUT").bytes)
+
+
+@pytest.mark.slow
+def test_requests_of_selection_are_counted(ray_local: None, server: Cloud, bucket: str):
+    rng, root, files, rows, classes, p = np.random.default_rng(0), Root.open(f"{bucket}/root"), 30, 400, 150, 3
+
+    def build(draft: Draft) -> Built:
+        made = []
+        for number in range(files):
+            order = rng.random((rows, classes)).argsort(axis=1)[:, :p].tolist()
+            scores = np.sort(rng.normal(size=(rows, p)), axis=1)[:, ::-1].tolist()
+            digests = [rng.bytes(16) for _ in range(rows)]
+            keys = [make_key(0, number * rows + row) for row in range(rows)]
+            columns = [keys, digests, [0] * rows, order, scores, scores, [[]] * rows]
+            table = pa.Table.from_arrays(
+                [pa.array(column, field.type) for column, field in zip(columns, SCORES, strict=True)], schema=SCORES
+            )
+            made.append(write_table(draft.uri, f"scores-{number:06d}.parquet", table))
+        return Built(made, {"p": p})
+
+    scores = root.make("scores", {}, build)
+    config = Select(k=40, p=p)
+    with server.counting() as found:
+        duplicates = find_duplicates(root, scores)
+        picks = select(root, scores, duplicates, config, tuple(map(str, range(classes))))
+    size, picked = sum(file.bytes for file in scores.files("scores-")), sum(f.bytes for f in picks.files("picks-"))
+    expected = traffic.select(files * rows, files, size, p, config.k, classes, 4, picked)
+    compare(expected, asked(found))
+
+
+@pytest.mark.slow
+def test_requests_of_materializing_are_counted(ray_local: None, server: Cloud, bucket: str):
+    """Every second sample of 12 shards, with one or two labels: some parts, each of which reads several shards."""
+    media, _ = digit_images()
+    for number in range(12):
+        table, out = pa.table({"image": (media * 2)[:3000]}), io.BytesIO()
+        pq.write_table(table, out, row_group_size=1000)
+        write_file(f"{bucket}/data/{number:02d}.parquet", out.getvalue())
+    root, corpus = Root.open(f"{bucket}/root"), Corpus(uri=(f"{bucket}/data",))
+    shards = Shards(index_corpus(root, "unlabeled", corpus))
+    pairs = [(label, make_key(n, row)) for n in range(12) for row in range(0, 3000, 2) for label in range(1 + row % 4)]
+    columns = [[label for label, _ in pairs], [1] * len(pairs), [0.0] * len(pairs), [key for _, key in pairs]]
+    table = pa.Table.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(columns, PICKS, strict=True)], schema=PICKS
+    )
+    picks = root.make("picks", {}, lambda draft: Built([write_table(draft.uri, "picks-00000.parquet", table)], {}))
+    task = WritingTask(shards=shards, corpus=corpus, config=Materialize(lanes=4))
+    with server.counting() as found:
+        made = media_of(materialize(root, "picked", picks, task, 0.05))
+    layout = task.layout(18_000)
+    assert layout.parts >= 3
+    rows = rows_read(shards.samples, 0.5, 1000, BANDS * (layout.parts - 1) + 1)
+    size = sum(file.bytes for file in made.files("media-"))
+    compare(traffic.materialize(sizes(shards), layout, rows, len(pairs), size), asked(found))
+
+
+def compare(expected: Traffic, found: Traffic) -> None:
+    for name, value in dataclasses.asdict(found).items():
+        print(f"{name}: predicted {getattr(expected, name):,.0f}, counted {value:,}")
+    for name, value in dataclasses.asdict(found).items():
+        assert getattr(expected, name) == pytest.approx(value, rel=0.2), name
+
+
 def run(job: str, bucket: str, root: str, *options: str) -> subprocess.Popen[str]:
     """A job of the recipe `digits` with its corpora and its root in the bucket."""
     command = [sys.executable, str(JOBS / job), "digits", "--root", f"{bucket}/{root}", *options]
@@ -160,10 +235,7 @@ def by_stage(found: Requests) -> tuple[dict[str, Traffic], int]:
         parts.setdefault(scored if name == "scores" else STAGES.get(name, ""), []).append(some)
     counted: dict[str, Traffic] = {}
     for stage, several in parts.items():
-        all_of = Requests(request for some in several for request in some)
-        reads, writes = all_of.of("", "GET", "HEAD"), all_of.of("", "PUT", "POST", "LIST")
-        read, written = reads.of("", "GET").bytes, writes.of("", "PUT").bytes
-        counted[stage or "driver"] = Traffic(len(reads), len(writes), read, written)
+        counted[stage or "driver"] = asked(Requests(request for some in several for request in some))
     return counted, len(lock.of("", "LIST"))
 
 
