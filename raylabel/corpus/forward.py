@@ -88,6 +88,7 @@ class ForwardReader:
     def release(self, before: int, after: int = 0) -> None:
         """Says that no byte before this one, and from byte `after` on, will be read again."""
         if any(start >= after and start + len(data) <= before for start, data in self._held):
+            self._pass_held()  # so that what is released is not requested again as a gap between two reads
             self._held = [b for b in self._held if b[0] < after or b[0] + len(b[1]) > before]
 
     def _block(self, at: int, end: int) -> tuple[int, bytes]:
@@ -130,15 +131,19 @@ class ForwardReader:
         if at < self._at:  # between blocks that were read
             return at, min(end - at, self._most)
         self._drop_ahead()
-        for start, data in self._held:
-            if start <= self._at < start + len(data):
-                self._at = start + len(data)
+        self._pass_held()
         if at < self._whole and at - self._at <= LARGE * self._most:
             return self._at, min(self._whole - self._at, self._most)
         near = not self.local and at - self._at < JUMP
         self._length = min(2 * self._length, self._most) if near and self._at else self._least
         start = self._at if near else at
         return start, max(self._length, min(end - start, self._most))
+
+    def _pass_held(self) -> None:
+        """The next request begins after the blocks that are held."""
+        for start, data in self._held:
+            if start <= self._at < start + len(data):
+                self._at = start + len(data)
 
     def _read_ahead(self) -> None:
         self._threads = self._threads or ThreadPoolExecutor(self._streams, "forward")

@@ -6,11 +6,12 @@ which say how members are divided into samples. Hidden members, folders and link
 counted.
 
 Such a file may be of an earlier tar of this name, and wds2idx writes wrong offsets beside names of more than 100
-characters. So it only gives the number of samples and where units begin, and only if the headers there, the first one
-and what follows the last one, are those in the tar. Members are read by their own headers.
+characters. So it only gives the number of samples and where units begin, and only if the headers there, the first one,
+those after a gap in the list and what follows the last one are those in the tar. Members are read by their own headers.
 """
 
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -21,6 +22,7 @@ from raylabel.corpus.passed_over import PassedOver
 from raylabel.corpus.tar import BLOCK, TarReader, is_member_path, pass_over, whole_blocks
 
 VERSION = "v1.2"
+GAPS = 100  # between members that are checked: each takes a request
 
 
 class UnusableError(Exception):
@@ -61,10 +63,15 @@ class TarIndex:
                 at = member.offset + whole_blocks(member.size)
 
     def check(self, tar: TarReader, starts: list[tuple[int, int]]) -> None:
-        """UnusableError if the tar has other headers at the starts of the units."""
+        """UnusableError if the tar has other headers at the starts of the units, or other members where the list leaves
+        more room between two members than is usual in it."""
         wanted = {0, *(byte for _, byte in starts[:-1])}
+        gaps = Counter(member.offset - at for at, member in self.members())
+        usual = max(gaps, key=lambda gap: gaps[gap], default=0)
+        if (wide := sum(count for gap, count in gaps.items() if gap > usual)) > GAPS:
+            raise UnusableError(f"before {wide:,} of its members there is room for others")
         for at, member in self.members():
-            if at in wanted:
+            if at in wanted or member.offset - at > usual:
                 self._check_header(tar, at, member)
         if (more := _next_member(tar, self.end)) is not None:
             raise UnusableError(f"'{more.name}' follows its last member")

@@ -5,6 +5,7 @@ import json
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_the_bench_of_the_gpu_prints_its_figures(ray_local, capsys, monkeypatch, tmp_path):
     import bench_gpu

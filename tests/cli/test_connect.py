@@ -75,6 +75,7 @@ def test_a_reachable_head_without_a_token_is_refused(outside: str) -> None:
         assert with_token.returncode == 2 and "requires no token" in with_token.stderr
 
 
+@pytest.mark.slow
 def test_a_head_with_a_token_accepts_only_that_token(outside: str) -> None:
     with started_head(host=outside) as head:
         assert attach(**head.environment).stdout == "attached\n"

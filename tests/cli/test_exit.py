@@ -259,6 +259,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_spill_folder_ends_in_an_error_that_names_it(tmp_path: Path) -> None:
     with small_disk(tmp_path / "spill", 50) as folder:
         (folder / "other").write_bytes(bytes(45_000_000))

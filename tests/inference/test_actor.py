@@ -26,6 +26,7 @@ class NeedsCompiler(Projection):
         return super().start(gpu)
 
 
+@pytest.mark.slow
 def test_an_actor_that_cannot_start_says_why_in_one_sentence(ray_local, tmp_path):
     media, _ = digit_images()
     root = Root.open(str(tmp_path / "root"))

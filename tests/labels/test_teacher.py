@@ -125,6 +125,7 @@ def test_bytes_do_not_depend_on_where_decoding_runs(ray_local, tmp_path):
     assert made[0][2] == {"unrecognized": 4}
 
 
+@pytest.mark.slow
 def test_only_the_new_shards_of_a_corpus_are_scored(ray_local, tmp_path, monkeypatch):
     """New shards before, between and after the old ones: all shard numbers change, and parts have old and new units."""
     monkeypatch.setattr(units, "UNIT", 64)
@@ -236,6 +237,7 @@ def kill_each_once(killed: list[str], over: threading.Event) -> None:
                 break
 
 
+@pytest.mark.slow
 def test_only_the_samples_that_crash_the_teacher_or_the_parser_are_rejected(ray_local, tmp_path, monkeypatch):
     """A sample crashes its process, and another one the GPU, whenever it is tried; processes that are killed from
     outside reject nothing."""
@@ -316,6 +318,7 @@ score(root, corpus, index_corpus(root, "unlabeled", corpus), Label(batch=64), Re
 """
 
 
+@pytest.mark.slow
 def test_a_killed_driver_loses_no_committed_part(ray_local, tmp_path, monkeypatch):
     monkeypatch.setattr(units, "UNIT", 256)
     monkeypatch.setattr(stage, "PART", 2)
@@ -389,6 +392,7 @@ def test_a_network_is_scored_with_its_settings(ray_local, tmp_path, monkeypatch)
         assert scoring.resources is resources and scoring.source == source.identity and scoring.retry_rejects is retry
 
 
+@pytest.mark.slow
 def test_scores_in_bf16_of_an_earlier_version_are_used_and_never_mixed_with_those_of_this_one(ray_local, tmp_path):
     """Until the last layer computed in float32, identities had no `head`, and logits took few values.
 

@@ -111,6 +111,7 @@ def test_the_report_plays_the_picked_clips(run, tmp_path):
     assert not console
 
 
+@pytest.mark.slow
 def test_segments_of_a_video_are_samples_of_one_source(ray_local, tmp_path):
     """Videos of two seconds, each in two segments: a class lists only the better one, except with `repeat_videos`."""
     root, view = Root.open(str(tmp_path / "root")), short().view

@@ -297,6 +297,7 @@ def test_an_existing_teacher_predicts_the_picks_before_labeling(quick, finished)
     assert found.picks == picks["picks"] and works["materialize"].images == picks["samples"]
 
 
+@pytest.mark.slow
 def test_pilot_scores_equal_those_of_the_run(ray_local, quick, tmp_path):
     root, media = Root.open(str(tmp_path / "root")), [*digit_images()[0][:1400], b"no picture"]
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", media)),))

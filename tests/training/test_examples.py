@@ -331,6 +331,7 @@ def materialize_many(data: str, root: str) -> Artifact:
     return materialize(opened, "picked", picks, WritingTask(shards=Shards(shards), corpus=corpus, config=LANES), 0.05)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bytes_and_repeats_no_part(ray_local, tmp_path, media):
     data = str(write_parquet(tmp_path / "0.parquet", [media[0][key % 150] for key in range(MANY)]))
     clean, killed = tmp_path / "clean", tmp_path / "killed"

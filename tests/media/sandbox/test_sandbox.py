@@ -148,8 +148,9 @@ def test_a_sample_is_not_rejected_if_another_program_kills_the_child(words: Sand
     def kill() -> None:
         while not stop.wait(0.02):
             for pid in children_of(words._zygote._process.pid):
-                killed.append(pid)
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
 
     killer = threading.Thread(target=kill)
     killer.start()
