@@ -34,7 +34,7 @@ from raylabel.plan.done import Done
 from raylabel.plan.measure import EXAMPLES, Measured, Pilot
 from raylabel.plan.pilot import Labeled
 from raylabel.plan.report import Plan, Reach, Work
-from raylabel.plan.traffic import Traffic
+from raylabel.plan.traffic import CorpusSize, Traffic
 from raylabel.recipes.recipe import Recipe
 from raylabel.schema import SCORES
 from raylabel.selection.duplicates import BUCKET_ROWS
@@ -132,7 +132,7 @@ class _Costs:
         self.cluster, self.expected = cluster, expected
         self.classes = len(start.classes)
         self.shards = {name: Shards(one) for name, one in start.shards.items()}
-        self.corpora = {name: _sizes(shards) for name, shards in self.shards.items()}
+        self.corpora = {name: CorpusSize.of(shards) for name, shards in self.shards.items()}
 
     def works(self) -> tuple[Work, ...]:
         recipe = self.recipe
@@ -274,11 +274,6 @@ class _Costs:
 
 def _nothing(stage: str) -> Work:
     return Work(stage=stage, images=0, seconds=0.0, traffic=Traffic())
-
-
-def _sizes(shards: Shards) -> traffic.Corpus:
-    size = sum(shards.columns("bytes").column("bytes").to_pylist())
-    return traffic.Corpus(format=shards.format, samples=shards.samples, shards=len(shards), bytes=size)
 
 
 def _weight_bytes(model: Model, classes: int) -> int:

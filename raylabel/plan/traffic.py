@@ -1,16 +1,15 @@
 """Requests and bytes of each stage, as an object store counts them: a pure function of sizes.
 
 What grows with the corpus, the cluster or the length of a training follows from the sizes that the stages themselves
-use. What a stage requests whatever its size was counted (STAGES, ARTIFACT); `tests/plan/test_traffic.py` counts it
-again. Files of a local root are the same reads and writes without requests.
-
-Letters: N samples, S shards, L lanes, W training workers.
+use. The numbers in the formulas, what a stage requests whatever its size, were counted in runs of `digits`;
+`tests/plan/test_traffic.py` counts them again. Files of a local root are read and written in the same way.
 """
 
 import math
 from dataclasses import astuple, dataclass
 from typing import Self
 
+from raylabel.corpus import Shards
 from raylabel.corpus.fingerprint import EDGE
 from raylabel.corpus.ranges import BLOCK
 from raylabel.selection.duplicates import BUCKET_ROWS
@@ -23,6 +22,7 @@ from raylabel.training.row_groups import OPEN
 
 FOOTER = 1 << 16  # bytes that pyarrow reads from the end of a parquet file
 DIGEST_ROW = 24  # bytes of a digest and a key
+CANDIDATE = 13  # bytes of a candidate: its class, score and key
 TABLE_ROW = 2  # bytes of a pick in compressed tables of keys and labels
 
 
@@ -65,14 +65,24 @@ CHECKPOINT = Traffic(1, 9)  # five files and the deletion of an older one, witho
 
 
 @dataclass(frozen=True, kw_only=True)
-class Corpus:
-    """Sizes of a corpus."""
+class CorpusSize:
+    """The form and the sizes of a corpus."""
 
     format: str
     """parquet, webdataset or files."""
     samples: int
     shards: int
     bytes: int
+
+    @classmethod
+    def of(cls, shards: Shards) -> Self:
+        size = sum(shards.columns("bytes").column("bytes").to_pylist())
+        return cls(format=shards.format, samples=shards.samples, shards=len(shards), bytes=size)
+
+    @property
+    def edge(self) -> float:
+        """Bytes at each end of a shard that its fingerprint covers."""
+        return min(EDGE, self.bytes / max(1, self.shards))
 
     def read(self, runs: float, samples: float, size: float) -> Traffic:
         """Reads `samples` samples, `size` bytes, in so many runs, each of neighbours in one shard.
@@ -81,29 +91,27 @@ class Corpus:
         """
         if self.format == "files":
             return Traffic(2 * samples, 0, size)
-        edge = min(EDGE, self.bytes / max(1, self.shards))
         footer = self.format == "parquet"
         data = max(runs, size / BLOCK + runs / 2)  # the last block of a run is half as large on average
-        return Traffic(runs * (3 + footer) + data, 0, size + runs * edge * (2 + footer))
+        return Traffic(runs * (3 + footer) + data, 0, size + runs * self.edge * (2 + footer))
 
     @property
     def check(self) -> Traffic:
         """Compares every shard with its fingerprint."""
         if self.format == "files":
             return Traffic(0, self.samples / 1000)  # folders are listed
-        edge = min(EDGE, self.bytes / max(1, self.shards))
         footer = self.format == "parquet"
-        return Traffic(3 + 2 * footer, 0, edge * (2 + footer)) * self.shards
+        return Traffic(3 + 2 * footer, 0, self.edge * (2 + footer)) * self.shards
 
     @property
     def verify(self) -> Traffic:
         """Compares every shard with its fingerprint after it was scored."""
         if self.format == "files":
             return Traffic()  # one that vanished is a reject
-        return Traffic(3, 0, 2 * min(EDGE, self.bytes / max(1, self.shards))) * self.shards
+        return Traffic(3, 0, 2 * self.edge) * self.shards
 
 
-def start(corpora: list[Corpus]) -> Traffic:
+def start(corpora: list[CorpusSize]) -> Traffic:
     """The inputs are checked, and the artifacts that exist are found."""
     return sum((corpus.check for corpus in corpora), Traffic(44, 6, 100_000, 2_000))
 
@@ -114,7 +122,7 @@ def lock(seconds: float) -> Traffic:
 
 
 def label(
-    corpus: Corpus, items: int, parts: int, actors: int, weights: int, bytes_per_row: float, share: float = 1
+    corpus: CorpusSize, items: int, parts: int, actors: int, weights: int, bytes_per_row: float, share: float = 1
 ) -> Traffic:
     """Scores a share of the corpus, by actors that take work items and commit parts."""
     loaded = (file(weights) + Traffic(3, 0, 50_000)) * min(actors, items)  # the network and SHARDS
@@ -143,14 +151,13 @@ def select(rows: int, files: int, size: float, p: int, k: int, classes: int, cpu
     written = maps * max(1, math.ceil(held / KEPT))
     slices = -(-classes // SLICE)
     counted = 1 << max(0, (min(classes * k, rows * p) - 1) // KEYS).bit_length()
-    chosen = (
-        Traffic(4, 0, footer) * files + Traffic(0, 0, size) + Traffic(0, 1, 13 * held, 13 * held) * written
-    )  # read again by the slices
+    candidates = Traffic(0, 1, CANDIDATE * held, CANDIDATE * held)  # written by a map task, read by the reduce tasks
+    chosen = Traffic(4, 0, footer) * files + Traffic(0, 0, size) + candidates * written
     chosen += Traffic(4, 0) * (slices * (written + counted)) + Traffic(0, 2, 0, picked / slices) * slices
     return (ARTIFACT + SCRATCH) * 2 + Traffic(4, 0, 10_000, 1_000) + duplicates + chosen
 
 
-def materialize(corpus: Corpus, layout: Layout, rows: float, picks: int, size: float, left: float = 1) -> Traffic:
+def materialize(corpus: CorpusSize, layout: Layout, rows: float, picks: int, size: float, left: float = 1) -> Traffic:
     """Writes SAMPLES, MEDIA of `size` bytes and their labels. `rows`: rows of the corpus that are read; `left`: the
     share of the parts that is not committed."""
     parts, blocks = layout.parts, -(-layout.parts // media.BLOCK)
@@ -170,8 +177,9 @@ def stream(layout: Layout, workers: int, size: float, epochs: float) -> Traffic:
     once."""
     lanes, groups = layout.lanes, layout.lane_groups
     classes = math.gcd(lanes, workers)
-    shared = min(workers - classes, lanes) if lanes % workers else 0  # lanes that several workers read
-    alone, several = lanes - shared, workers + lanes - classes - (lanes - shared) if shared else 0  # lanes read
+    shared = min(workers - classes, lanes) if lanes % workers else 0  # lanes that several workers read (shares.py)
+    alone = lanes - shared
+    several = workers - classes + lanes - alone if shared else 0  # the workers of each shared lane, summed
     files = max(1, layout.parts // lanes)  # of a lane
     units = files * max(1, groups // files // UNIT)
     opened = min((alone + several) * max(1, layout.parts / lanes), workers * layout.parts)

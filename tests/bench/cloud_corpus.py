@@ -24,7 +24,7 @@ from raylabel.corpus.fingerprint import Known, file_sizes, measure_files, measur
 from raylabel.corpus.runs import cut
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))  # where a bench does not look by itself
-from cloud import LATENCY, STREAM, SlowFiles, install, uninstall  # noqa: E402
+from cloud import LATENCY, STREAM, SlowFiles, install, uninstall  # noqa: E402  (its folder is added above)
 
 SAMPLES, MEAN = 5000, 20_000  # of the tar: 100 MB, 5 units
 SHARED = 1.5e9  # bytes per second that all streams share

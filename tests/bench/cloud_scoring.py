@@ -41,7 +41,7 @@ from raylabel.store.fetch import REQUESTS, Fetcher
 from raylabel.store.files import CONNECTIONS
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))  # where a bench does not look by itself
-from cloud import SlowFiles, install, uninstall  # noqa: E402
+from cloud import SlowFiles, install, uninstall  # noqa: E402  (its folder is added above)
 
 IMAGES, BYTES = 8192, 60_000
 FILES = 8

@@ -30,7 +30,7 @@ from raylabel.corpus.units import UNIT
 from raylabel.datasets import digits
 from raylabel.plan import traffic
 from raylabel.plan.cost import rows_read
-from raylabel.plan.traffic import Traffic
+from raylabel.plan.traffic import CorpusSize, Traffic
 from raylabel.schema import PICKS, SCORES, make_key
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import Select, select
@@ -49,11 +49,6 @@ class Moved(Shards):
     def row(self, number: int) -> dict[str, Any]:
         shard = super().row(number)
         return shard | {"uri": "s3://b/" + shard["uri"].rpartition("/store/b/")[2]}
-
-
-def sizes(shards: Shards) -> traffic.Corpus:
-    size = sum(shards.columns("bytes").column("bytes").to_pylist())
-    return traffic.Corpus(format=shards.format, samples=shards.samples, shards=len(shards), bytes=size)
 
 
 @pytest.fixture
@@ -88,7 +83,7 @@ def test_requests_of_a_scoring_pass_are_counted(form: str, slow: SlowFiles, inde
         for number in range(len(shards)):
             verify_shard(moved.row(number))
     found = Requests(slow.requests()[before:])
-    corpus = sizes(shards)
+    corpus = CorpusSize.of(shards)
     runs = sum(len(units) for units in items)  # no two of them are neighbours
     expected = corpus.read(runs, corpus.samples, corpus.bytes) + corpus.verify
     assert expected.reads == pytest.approx(len(found), rel=0.1)
@@ -171,7 +166,7 @@ def test_requests_of_materializing_are_counted(ray_local: None, server: Cloud, b
     assert layout.parts >= 3
     rows = rows_read(shards.samples, 0.5, 1000, BANDS * (layout.parts - 1) + 1)
     size = sum(file.bytes for file in made.files("media-"))
-    compare(traffic.materialize(sizes(shards), layout, rows, len(pairs), size), asked(found))
+    compare(traffic.materialize(CorpusSize.of(shards), layout, rows, len(pairs), size), asked(found))
 
 
 def compare(expected: Traffic, found: Traffic) -> None:
