@@ -31,6 +31,7 @@ FOLDER = "drivers"
 HEARTBEAT_EVERY = 5.0  # seconds between two heartbeats
 # Seconds without a heartbeat after which a driver on another machine is dead; a retry of a request waits 20 at most.
 STALE = 30.0
+BYTES = 1024  # of the file of a driver
 LOOK = 1.0  # seconds between two checks of a driver that may be dead; GCS allows one write of a file per second
 
 
@@ -186,7 +187,9 @@ class _RootLock:
         return found
 
     def _write(self) -> None:
-        write_file(self._uri, json.dumps(asdict(self._me)).encode())
+        # Always as long: pyarrow asks a store for the size first, and reads garbage after the end of a file that has
+        # become shorter by the time it reads.
+        write_file(self._uri, json.dumps(asdict(self._me)).encode().ljust(BYTES))
 
     def _delete(self, name: str) -> None:
         fs, path = filesystem(f"{self._folder}/{name}.json")

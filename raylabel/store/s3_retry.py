@@ -76,7 +76,7 @@ class RetryingFileSystem(pafs.FileSystemHandler):
 
     def open_ranges(self, path: str) -> "RetryingFile":
         """The file, for several threads at a time: the reads of a pa.PythonFile wait for each other."""
-        return RetryingFile(self._inner.open_input_file(path), self._attempts)
+        return RetryingFile(self._inner, path, self._attempts)
 
     def open_output_stream(self, path: str, metadata: Any) -> pa.NativeFile:
         return self._inner.open_output_stream(path, metadata=metadata)
@@ -88,8 +88,10 @@ class RetryingFileSystem(pafs.FileSystemHandler):
 class RetryingFile:
     """A file with small reads that are retried: the methods that pa.PythonFile calls, `size` and `read_at`."""
 
-    def __init__(self, inner: pa.NativeFile, attempts: int) -> None:
-        self._inner, self._attempts, self._size, self._at = inner, attempts, inner.size(), 0
+    def __init__(self, fs: pafs.FileSystem, path: str, attempts: int) -> None:
+        self._fs, self._path, self._attempts = fs, path, attempts
+        self._inner = fs.open_input_file(path)
+        self._size, self._at = self._inner.size(), 0
 
     @property
     def closed(self) -> bool:
@@ -115,7 +117,7 @@ class RetryingFile:
         return data
 
     def read_at(self, count: int, offset: int) -> bytes:
-        """For any number of threads at a time."""
+        """For any number of threads at a time. FileNotFoundError if the file was deleted after it was opened."""
         return self._retry(lambda: self._inner.read_at(count, offset)) if count else b""
 
     def _retry(self, read: Callable[[], T]) -> T:
@@ -124,6 +126,9 @@ class RetryingFile:
             try:
                 return read()
             except OSError as error:
+                # That the file is gone is an error response too, and does not fit into a small buffer either.
+                if self._fs.get_file_info(self._path).type == pafs.FileType.NotFound:
+                    raise FileNotFoundError(f"'{self._path}' was deleted while it was read") from error
                 if OVERFLOWN not in str(error):
                     raise
                 failure = error

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import time
 
 import pytest
 from faulty_store import Plan
@@ -53,6 +54,18 @@ def test_a_store_that_refuses_every_small_read_is_an_error(
         InputError, match=f"cannot read '{bucket}/file': the store refused a read of a few bytes 10 times"
     ):
         read_file(f"{bucket}/file")
+
+
+@pytest.mark.parametrize("size", [1, 100, 5_000])
+def test_a_file_that_is_deleted_after_it_was_opened_is_missing(size: int, bucket: str) -> None:
+    write_file(f"{bucket}/file", bytes(size))
+    fs, path = filesystem(f"{bucket}/file")
+    with fs.open_input_file(path) as file:
+        fs.delete_file(path)
+        begin = time.monotonic()
+        with pytest.raises(FileNotFoundError, match="'pictures/file' was deleted while it was read"):
+            file.read()
+    assert time.monotonic() - begin < 5  # it is not retried for a minute
 
 
 def test_missing_and_listed_files(bucket: str) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from raylabel.store import root_lock
 from raylabel.store.artifact import Root
 from raylabel.store.files import filesystem, list_files, read_file, write_file
 from raylabel.store.root_lock import held
+from raylabel.store.s3_retry import RetryingFile
 
 HOLD = """
 import sys, time
@@ -163,6 +165,29 @@ def test_of_many_that_start_together_exactly_one_continues(root: Root, start: St
     codes = [release(process) for process in processes]
     assert [code == 0 for code in codes] == [line == "held" for line in lines]
     assert drivers(root) == []
+
+
+def test_a_driver_that_ends_or_continues_while_another_reads_its_file_is_no_error(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a store a read is two requests, one for the size; another driver may write or delete its file in between."""
+    other = root_lock._RootLock(f"{bucket}/runs")
+    opened = RetryingFile.__init__
+    then: list[Callable[[], None]] = []
+
+    def open_then(*arguments: Any) -> None:
+        opened(*arguments)
+        if then:
+            then.pop()()
+
+    monkeypatch.setattr(RetryingFile, "__init__", open_then)
+    mine = root_lock._RootLock(f"{bucket}/runs")
+    other._write()
+    other._me = replace(other._me, holds=True)
+    then.append(other._write)
+    assert [driver for driver, _ in mine._others()] == [other._me] and not then
+    then.append(other.release)
+    assert mine._others() == [] and not then
 
 
 def test_a_stall_of_the_storage_does_not_take_the_root_from_its_driver(
