@@ -39,9 +39,11 @@ from figures import interleave, print_ratio, print_value
 from photographs import ROWS, Photographs, build
 from processes import CORES, connect, in_fresh_process, in_other_environment
 
+from raylabel.compute.resources import Cluster, Node
+
 PEERS = {
-    "dataloader": "DataLoader loop, bf16, channels_last, best settings",
-    "daft": "Daft, bf16, channels_last, uint8 transforms, best settings",
+    "dataloader": "DataLoader loop, channels_last, best settings",
+    "daft": "Daft, channels_last, uint8 transforms, best settings",
     "daft_documented": "Daft, as its documentation shows it, fp32",
     "ray_docs": "Ray Data, as its documentation shows it, fp32",
 }
@@ -113,7 +115,9 @@ def _cpu_seconds() -> float:
     return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
-def _in_process(arm: str, network: str, count: int, photographs: Photographs, peers: str, settings: dict) -> tuple:
+def _in_process(
+    arm: str, network: str, count: int, photographs: Photographs, peers: str, settings: dict[str, Any]
+) -> tuple:
     """`_timed` in a new process; that of Daft is of the interpreter `peers`."""
     if arm.startswith("daft"):
         seconds, found = in_other_environment(
@@ -134,28 +138,30 @@ def _timed(arm: str, network: str, count: int, photographs: Photographs, setting
     if arm != "raylabel":
         return *label_peers.timed(arm, network, paths, settings), ""
     start = time.perf_counter()
-    found, content = label_raylabel.raylabel(network, paths, photographs)
+    found, content = label_raylabel.raylabel(network, paths, photographs, **settings)
     return time.perf_counter() - start, found, content
 
 
-def _settings(arm: str, network: str, photographs: Photographs, small: int, quick: bool, peers: str) -> dict[str, Any]:
-    """The fastest settings of a peer, searched once and stored beside the corpus."""
-    kind = Path(network).stem
+def _settings(
+    arm: str, network: str, photographs: Photographs, small: int, quick: bool, peers: str, precision: str
+) -> dict[str, Any]:
+    """The settings of raylabel, or the fastest of a peer, which are searched once and stored beside the corpus."""
+    kind, bf16 = Path(network).stem, precision == "bf16"
     if arm not in ("dataloader", "daft"):
-        return label_peers.DAFT_DOCUMENTED if arm == "daft_documented" else {}
+        return {"raylabel": {"precision": precision}, "daft_documented": label_peers.DAFT_DOCUMENTED}.get(arm, {})
     if quick:
-        return (label_peers.dataloader_settings if arm == "dataloader" else label_peers.daft_settings)(kind)[-1]
-    kept = Path(f"{photographs.folder}/{kind}-{arm}.json")
+        return (label_peers.dataloader_settings if arm == "dataloader" else label_peers.daft_settings)(kind, bf16)[-1]
+    kept = Path(f"{photographs.folder}/{kind}-{precision}-{arm}.json")
     if kept.exists():
         return json.loads(kept.read_text())
     if arm == "dataloader":
-        best = in_fresh_process(label_peers.sweep_dataloader, network, photographs.shards(small * 64), 8.0)
+        best = in_fresh_process(label_peers.sweep_dataloader, network, photographs.shards(small * 64), 8.0, bf16)
     else:
 
         def rate(choice: dict[str, Any]) -> float:
             return _daft_rate(network, photographs, small, peers, choice)
 
-        best = max(label_peers.daft_settings(kind), key=rate)
+        best = max(label_peers.daft_settings(kind, bf16), key=rate)
         best = max(best, best | {"batch": label_peers.SMALL_BATCH}, key=rate)
     print(f"{arm}: best are {best}", file=sys.stderr, flush=True)
     kept.write_text(json.dumps(best))
@@ -170,14 +176,21 @@ def _daft_rate(network: str, photographs: Photographs, small: int, peers: str, c
 
 
 def bench(
-    kind: str, arms: Sequence[str], photographs: Photographs, repeats: int, seconds: float, quick: bool, peers: str
+    kind: str,
+    arms: Sequence[str],
+    photographs: Photographs,
+    repeats: int,
+    seconds: float,
+    quick: bool,
+    peers: str,
+    precision: str,
 ) -> None:
     network = f"{photographs.folder}/{kind}.safetensors"
     in_fresh_process(label_networks.make, kind, network, photographs)
     small = SMALL[kind] * CORES // (2 if quick else 1)
     steady: dict[str, Steady] = {}
     for arm in (a for a in arms if a != "limit"):
-        settings = _settings(arm, network, photographs, small, quick, peers)
+        settings = _settings(arm, network, photographs, small, quick, peers, precision)
 
         def run(count: int, arm: str = arm, settings: dict[str, Any] = settings) -> Any:
             return _in_process(arm, network, count, photographs, peers, settings)
@@ -186,7 +199,7 @@ def bench(
     limits: dict[str, list[float]] = {}
 
     def limit() -> float:
-        rates = label_raylabel.limit(network, photographs, seconds / 2)
+        rates = label_raylabel.limit(network, photographs, seconds / 2, precision)
         for name, rate in rates.items():
             limits.setdefault(name, []).append(rate)
         return rates["limit"]
@@ -194,7 +207,7 @@ def bench(
     calls: dict[str, Callable[[], float]] = {arm: limit if arm == "limit" else steady[arm] for arm in arms}
     rates = interleave(calls, repeats)
     _check_agreement(steady)
-    _print(kind, rates, steady, limits)
+    _print(kind, precision, rates, steady, limits)
 
 
 def _check_agreement(steady: dict[str, Steady]) -> None:
@@ -210,8 +223,15 @@ def _check_agreement(steady: dict[str, Steady]) -> None:
             )
 
 
-def _print(kind: str, rates: dict[str, list[float]], steady: dict[str, Steady], limits: dict[str, list[float]]) -> None:
-    figure = {"resnet18": "ResNet-18 at 224, shards to SCORES", "null": "null teacher, shards to SCORES"}[kind]
+def _print(
+    kind: str,
+    precision: str,
+    rates: dict[str, list[float]],
+    steady: dict[str, Steady],
+    limits: dict[str, list[float]],
+) -> None:
+    teacher = {"resnet18": f"ResNet-18 at 224 in {precision}", "null": "null teacher"}[kind]
+    figure = f"{teacher}, shards to SCORES"
     mine = rates.get("raylabel")
     if mine and limits:
         print_ratio("label", figure, "1/(1/decode-only + 1/model-only)", mine, rates["limit"])
@@ -246,6 +266,12 @@ def main() -> None:
     parser.add_argument(
         "--peers", default=sys.executable, help="the interpreter of the environment of Daft; default: this one"
     )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "bf16", "fp32"),
+        default="auto",
+        help="of all arms that are not as in documentation; default: what raylabel chooses for this CPU",
+    )
     parser.add_argument("--images", type=int, default=4096, help="distinct images in the corpus")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=30, help="duration of the steady state, per arm and repeat")
@@ -264,11 +290,12 @@ def main() -> None:
         _check_peers(parser, options.peers)
     if options.quick:
         options.repeats, options.seconds = 1, 3.0
+    precision = Cluster((Node(CORES, 0),)).precision(options.precision)
     with tempfile.TemporaryDirectory() as temporary:
         photographs = build(options.work or temporary, options.images)
         for kind in networks:
             chosen = [arm for arm in ARMS[kind] if arm in arms]
-            bench(kind, chosen, photographs, options.repeats, options.seconds, options.quick, options.peers)
+            bench(kind, chosen, photographs, options.repeats, options.seconds, options.quick, options.peers, precision)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def _transform() -> Callable[[Image.Image], torch.Tensor]:
     return transforms.Compose(steps)
 
 
-def _best(module: torch.nn.Module, images: torch.Tensor, bf16: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def _best(module: torch.nn.Module, images: torch.Tensor, bf16: bool) -> tuple[np.ndarray, np.ndarray]:
     """Ten best classes and their probabilities, [B, P], of normalised images [B, 3, H, W]."""
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         top = module(images).float().softmax(1).topk(P)
@@ -76,26 +76,28 @@ class _Rows(IterableDataset):
                     yield number, transform(Image.open(io.BytesIO(media)).convert("RGB"))
 
 
-def _loop(network: str, shards: list[str], workers: int, threads: int, batch: int) -> Iterator[tuple[np.ndarray, ...]]:
+def _loop(
+    network: str, shards: list[str], workers: int, threads: int, batch: int, bf16: bool
+) -> Iterator[tuple[np.ndarray, ...]]:
     torch.set_num_threads(threads)
     module = load(network).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     for ids, images in DataLoader(_Rows(shards), batch_size=batch, num_workers=workers):
-        yield ids.numpy(), *_best(module, images.to(memory_format=torch.channels_last))
+        yield ids.numpy(), *_best(module, images.to(memory_format=torch.channels_last), bf16)
 
 
-def dataloader(network: str, shards: list[str], workers: int, threads: int, batch: int) -> Found:
-    """A DataLoader with `workers` processes. The model runs in this process, with `threads`, bf16 and channels_last."""
-    found = [(ids, classes[:, 0]) for ids, classes, _ in _loop(network, shards, workers, threads, batch)]
+def dataloader(network: str, shards: list[str], workers: int, threads: int, batch: int, bf16: bool) -> Found:
+    """A DataLoader with `workers` processes. The model runs in this process, with `threads` and channels_last."""
+    found = [(ids, classes[:, 0]) for ids, classes, _ in _loop(network, shards, workers, threads, batch, bf16)]
     return np.concatenate([ids for ids, _ in found]), np.concatenate([best for _, best in found])
 
 
-def dataloader_settings(kind: str) -> list[dict[str, Any]]:
+def dataloader_settings(kind: str, bf16: bool) -> list[dict[str, Any]]:
     """Numbers of workers and threads that use every core at least once (a null network needs only one thread)."""
     pairs = itertools.product(range(CORES + 1), range(1, CORES + 1) if kind != "null" else [1])
-    return [{"workers": w, "threads": t, "batch": 64} for w, t in pairs if w + t >= CORES]
+    return [{"workers": w, "threads": t, "batch": 64, "bf16": bf16} for w, t in pairs if w + t >= CORES]
 
 
-def sweep_dataloader(network: str, shards: list[str], seconds: float) -> dict[str, Any]:
+def sweep_dataloader(network: str, shards: list[str], seconds: float, bf16: bool) -> dict[str, Any]:
     """The settings with the most images per second. Each runs for `seconds` after its pipeline is full."""
 
     def rate(settings: dict[str, Any]) -> float:
@@ -109,7 +111,7 @@ def sweep_dataloader(network: str, shards: list[str], seconds: float) -> dict[st
                 break
         return images / (time.perf_counter() - start)
 
-    best = max(dataloader_settings(Path(network).stem), key=rate)
+    best = max(dataloader_settings(Path(network).stem, bf16), key=rate)
     return max(best, best | {"batch": SMALL_BATCH}, key=rate)
 
 
@@ -125,10 +127,11 @@ def daft(
     processes: bool | None,
     rows: int | None,
     documented: bool,
+    bf16: bool,
 ) -> Found:
     """read_parquet, decode_image, then `concurrency` instances of a class that scores batches of images with `threads`.
 
-    `documented`: torchvision's float transforms and an fp32 network. Otherwise its transforms on uint8, bf16 and
+    `documented`: torchvision's float transforms and an fp32 network. Otherwise its transforms on uint8 and
     channels_last. `rows`: rows per task of Daft's engine.
     """
     import daft  # pyright: ignore[reportMissingImports]
@@ -151,7 +154,7 @@ def daft(
                 views = [self.transform(torch.from_numpy(image).permute(2, 0, 1)) for image in images.to_pylist()]
                 pixels = torch.stack(views).to(memory_format=torch.channels_last)
                 views = (pixels - self.mean) / self.std
-            classes, odds = _best(self.module, views, bf16=not documented)
+            classes, odds = _best(self.module, views, bf16)
             return [{"classes": c, "odds": o} for c, o in zip(classes.tolist(), odds.tolist(), strict=True)]
 
     kind = DataType.struct({"classes": DataType.list(DataType.int64()), "odds": DataType.list(DataType.float32())})
@@ -175,16 +178,17 @@ DAFT_DOCUMENTED: dict[str, Any] = {
     "processes": None,
     "rows": None,
     "documented": True,
+    "bf16": False,
 }
 
 
-def daft_settings(kind: str) -> list[dict[str, Any]]:
+def daft_settings(kind: str, bf16: bool) -> list[dict[str, Any]]:
     """Few instances with many threads (not for a null network) and many with one; in this process and in others."""
-    shapes = [(1, CORES), (max(1, CORES // 2), 2)] if kind != "null" else []
-    shapes += [(max(1, CORES - 1), 1), (CORES, 1)]
+    many = [(1, CORES), (max(1, CORES // 2), 2)] if kind != "null" else []
+    shapes = dict.fromkeys([*many, (max(1, CORES - 1), 1), (CORES, 1)])
     return [
-        {"concurrency": c, "threads": t, "batch": 64, "processes": processes, "rows": 256, "documented": False}
-        for (c, t), processes in itertools.product(shapes, (True, False))
+        {"concurrency": c, "threads": t, "batch": 64, "processes": p, "rows": 256, "documented": False, "bf16": bf16}
+        for (c, t), p in itertools.product(shapes, (True, False))
     ]
 
 

@@ -51,7 +51,7 @@ class FileNetwork(Network):
         return run
 
 
-def raylabel(network: str, shards: list[str], photographs: Photographs) -> tuple[Found, str]:
+def raylabel(network: str, shards: list[str], photographs: Photographs, precision: str) -> tuple[Found, str]:
     """Shards on disk → committed SCORES: indexes, reads, decodes, scores, writes and syncs, in a new root.
 
     Returns the best classes, and a hash of all rows of SCORES. The caller has connected to Ray.
@@ -60,7 +60,7 @@ def raylabel(network: str, shards: list[str], photographs: Photographs) -> tuple
     try:
         root, corpus = Root.open(folder), Corpus(uri=tuple(shards))
         source = {"network": hashlib.sha256(Path(network).read_bytes()).hexdigest()}
-        scorer = FileNetwork(None, View(), "bf16", P, path=network)  # pyright: ignore[reportArgumentType]
+        scorer = FileNetwork(None, View(), precision, P, path=network)  # pyright: ignore[reportArgumentType]
         scoring = Scoring(
             scorer=scorer,
             source=source,
@@ -80,17 +80,17 @@ def raylabel(network: str, shards: list[str], photographs: Photographs) -> tuple
     return (photographs.image_id(np.asarray(shard), np.asarray(row)), best), content
 
 
-def limit(network: str, photographs: Photographs, seconds: float) -> dict[str, float]:
+def limit(network: str, photographs: Photographs, seconds: float, precision: str) -> dict[str, float]:
     """Images per second of only decoding, of only the model, and 1 / (1/decode + 1/model); one process per core."""
-    rates = {stage: _on_all_cores(stage, network, photographs, seconds) for stage in ("decode", "model")}
+    rates = {stage: _on_all_cores(stage, network, photographs, seconds, precision) for stage in ("decode", "model")}
     return {**rates, "limit": 1 / sum(1 / rate for rate in rates.values())}
 
 
-def _on_all_cores(stage: str, network: str, photographs: Photographs, seconds: float) -> float:
+def _on_all_cores(stage: str, network: str, photographs: Photographs, seconds: float, precision: str) -> float:
     context = get_context("spawn")
     with context.Manager() as manager, ThreadPoolExecutor(CORES) as threads:
         barrier: Any = manager.Barrier(CORES)
-        tasks = [(stage, network, photographs.read(256), seconds, barrier)] * CORES
+        tasks = [(stage, network, photographs.read(256), seconds, precision, barrier)] * CORES
         return sum(threads.map(lambda task: _in_process(context, task), tasks))
 
 
@@ -99,7 +99,7 @@ def _in_process(context: Any, task: tuple[Any, ...]) -> float:
         return pool.apply(_rate, task)
 
 
-def _rate(stage: str, network: str, media: list[bytes], seconds: float, barrier: Barrier) -> float:
+def _rate(stage: str, network: str, media: list[bytes], seconds: float, precision: str, barrier: Barrier) -> float:
     """Images per second of one single-threaded process, while one on each other core does the same."""
     torch.set_num_threads(1)
     view = View()
@@ -110,7 +110,7 @@ def _rate(stage: str, network: str, media: list[bytes], seconds: float, barrier:
         for slot, data in enumerate(media):
             pixels[slot] = eval_pixels(data, view)
 
-    scorer = FileNetwork(None, view, "bf16", P, path=network)  # pyright: ignore[reportArgumentType]
+    scorer = FileNetwork(None, view, precision, P, path=network)  # pyright: ignore[reportArgumentType]
     step_images = max(1, CACHED // view.size**2)
 
     def model() -> None:
