@@ -128,10 +128,8 @@ def run(folder: Path, corpus: Corpus) -> Artifact:
     )
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize("form", ["parquet", *(pytest.param(form, marks=SLOW) for form in FORMS if form != "parquet")])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
 def test_each_file_is_scored_or_is_in_rejects_with_its_name(
     form: str, media: Media, reasons: dict[str, str], ray_local: None, tmp_path: Path
 ):
@@ -199,6 +197,7 @@ def same(found: np.ndarray, expected: np.ndarray) -> bool:
     return found.shape == expected.shape and bool(abs(found.astype(float) - expected).max() <= 2)
 
 
+@pytest.mark.slow
 def test_pixels_are_those_of_other_decoders(media: Media, reasons: dict[str, str], tmp_path: Path):
     """The pixels are those of torchvision or of a browser. torchvision ignores colours that mean transparency. The
     browser does not rotate WebPs, applies colour profiles, and draws a later frame of an animation."""
@@ -297,6 +296,7 @@ def test_clips_are_not_parsed_as_images(media: Media, reasons: dict[str, str], u
             assert refusal(data) == "format_not_allowed", name
 
 
+@pytest.mark.slow
 def test_addresses_in_files_are_not_opened():
     view = View(size=8, resize=8)
     with canary() as port:

@@ -80,6 +80,7 @@ def left_of(root: Path, stage: str) -> tuple[list[Path], list[Path]]:
     return list(root.glob(f"{stage}-*/manifest.json")), list(root.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_full_disk_ends_a_stage_with_an_error_and_more_space_fixes_it(
     stage: str, data: Path, clean: tuple[Path, tuple[str, str]], small_disk: Path
@@ -143,6 +144,7 @@ def upload(data: Path, bucket: str) -> str:
     return f"{bucket}/data"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["parquet", "webdataset", "files"])
 def test_reads_and_writes_are_correct_while_some_requests_fail(
     form: str, tmp_path: Path, bucket: str, faults: Plan, indexed: Indexed

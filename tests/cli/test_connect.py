@@ -60,6 +60,7 @@ def test_a_temporary_folder_too_long_for_sockets_is_an_error(tmp_path: Path) -> 
         assert f": {long}; give Ray a shorter one" in done.stderr and done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_reachable_head_without_a_token_is_refused(outside: str) -> None:
     with started_head(token="") as head:
         assert post_job(head) == 200  # anyone who reaches it can run code

@@ -57,6 +57,7 @@ def picks(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in one.glob("*.parquet")}
 
 
+@pytest.mark.slow
 def test_sigterm_during_labeling_ends_the_job_in_seconds_with_status_143(
     cluster: dict[str, str], tmp_path: Path
 ) -> None:
@@ -142,6 +143,7 @@ with readable():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how, status, expected",
     [

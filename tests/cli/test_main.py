@@ -67,6 +67,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_command_of_the_wheel_works_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     def call(*command: str) -> str:

@@ -146,6 +146,7 @@ def _work(seconds: float, steps: int, heartbeats: bool) -> int:
     return os.getpid()
 
 
+@pytest.mark.slow
 def test_a_long_task_with_heartbeats_does_not_stall(ray_local: None) -> None:
     run_tasks(_work, [(0.1, 1, False)])  # starts a worker process
     with watched(5):
@@ -182,6 +183,7 @@ def test_progress_counts_only_if_more_is_done(ray_local: None) -> None:
     assert watch._watchdog is None
 
 
+@pytest.mark.slow
 def test_a_process_whose_main_thread_blocks_signals_is_ended() -> None:
     script = (
         "import signal, time, ray\n"

@@ -81,6 +81,7 @@ def test_all_segments_of_a_listed_file_belong_together(tmp_path):
     assert set(counts) == {5} and 10 < len(counts) < 50
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
 @pytest.mark.parametrize("form", ["parquet", "files"])
 def test_scores_of_the_whole_serve_the_share_and_equal_its_own(tmp_path, monkeypatch, form):

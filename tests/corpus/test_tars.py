@@ -219,6 +219,7 @@ def mixed_tar(path: Path) -> None:
         add(tar, ".hidden", b"x" * 700)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
 def test_known_tars_are_not_read_again(tmp_path: Path) -> None:
     folder, root = tmp_path / "d", Root.open(str(tmp_path / "root"))
@@ -417,6 +418,7 @@ def test_an_index_file_that_does_not_fit_is_not_used(
     assert shard == measure(str(path))[1]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_a_damaged_index_file_gives_no_other_rows(data: st.DataObject) -> None:

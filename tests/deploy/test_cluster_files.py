@@ -287,6 +287,7 @@ def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_aws_starts_the_described_machines(aws: None) -> None:
     import boto3
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider

@@ -93,6 +93,7 @@ def test_scores_equal_direct_model_calls_and_every_sample_is_counted(ray_local, 
     assert (scores.info["samples"], scores.info["scored"], scores.info["rejected"]) == (300, 297, 3)
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_the_number_of_actors_or_the_size_of_items(ray_local, tmp_path, monkeypatch):
     monkeypatch.setattr(units, "UNIT", 100)
     media, _ = digit_images()
@@ -111,6 +112,7 @@ def test_bytes_do_not_depend_on_the_number_of_actors_or_the_size_of_items(ray_lo
     assert made[0] == made[1]
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_where_decoding_runs(ray_local, tmp_path):
     media, _ = digit_images()
     some = [b"no picture" if row % 500 == 7 else one for row, one in enumerate(media)]
@@ -171,6 +173,7 @@ def test_only_the_new_shards_of_a_corpus_are_scored(ray_local, tmp_path, monkeyp
     assert (fourth.info["images"], fourth.info["earlier"]) == (1250, 0)
 
 
+@pytest.mark.slow
 def test_rejects_are_retried_on_request(ray_local, tmp_path, monkeypatch):
     monkeypatch.setattr(units, "UNIT", 32)
     monkeypatch.setattr(stage, "PART", 2)

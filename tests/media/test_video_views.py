@@ -126,6 +126,7 @@ def test_the_sandbox_equals_parsing_in_process(kind: str, kinds: dict[str, bytes
     check_sandbox(kind, media)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["evaluation", "training"])
 def test_the_sandbox_reads_every_real_file(kind: str, shared: Path):
     """A child cannot open files, so it must have loaded all that codecs and containers need."""
@@ -150,6 +151,7 @@ def check_sandbox(kind: str, media: list[bytes]) -> None:
     assert sum(reject is None for reject in rejects) > 20
 
 
+@pytest.mark.slow
 def test_a_training_file_has_the_frames_of_its_video(kinds: dict[str, bytes]):
     # The headers of these two give 1 ms per frame.
     names = [name for name in kinds if name not in ("mp4, one frame", "mp4, no timestamps")]

@@ -1,5 +1,6 @@
 import random
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,16 @@ TORCHVISION = torchvision.models.list_models(module=torchvision.models)
 RESNETS = {n for n in TORCHVISION if torchvision.models.get_model_builder(n).__module__ == "torchvision.models.resnet"}
 
 
-@pytest.mark.parametrize("arch", [n for n in TORCHVISION if not n.startswith("regnet")] + ["regnet_y_400mf"])
+def one_of_each_family(names: list[str]) -> list[Any]:
+    """The others are slow."""
+    families = [torchvision.models.get_model_builder(name).__module__ for name in names]
+    firsts = {names[families.index(family)] for family in families}
+    return [name if name in firsts else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize(
+    "arch", one_of_each_family([n for n in TORCHVISION if not n.startswith("regnet")] + ["regnet_y_400mf"])
+)
 def test_every_torchvision_classifier_gives_logits(arch: str):
     network = on_meta(Model(arch=arch), 7)
     images = torch.empty(2, 3, 224, 224, device="meta")

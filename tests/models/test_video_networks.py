@@ -158,6 +158,7 @@ def test_small_networks_equal_a_reference_implementation(n: int, w: int, shape: 
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-2, atol=1e-2 * float(b.grad.abs().max()))  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 200), st.integers(1, 40), st.integers(1, 40))
 @settings(max_examples=15, deadline=None)
 def test_small_networks_take_clips_of_any_size(n: int, w: int, classes: int, frames: int, size: int):

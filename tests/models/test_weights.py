@@ -70,6 +70,7 @@ def test_equal_weights_give_equal_bytes():
     assert save_weights(a) == save_weights(b)
 
 
+@pytest.mark.slow
 def test_another_process_writes_the_same_bytes():
     code = (
         "import hashlib, torch; from raylabel.models import Model; from raylabel.models.build import build;"
@@ -352,6 +353,7 @@ def test_error_for_an_unknown_weight_names_the_closest(name: str, close: str):
         torchvision_weights(name)
 
 
+@pytest.mark.slow
 def test_every_torchvision_weight_fits_its_network():
     """Checks the number of parameters, which the enum states. For inception_v3 it includes the auxiliary classifier."""
     table = _torchvision_table()

@@ -102,6 +102,7 @@ def lists(request, ray_local, shared, tmp_path_factory) -> dict[str, list[tuple[
     return found
 
 
+@pytest.mark.slow
 def test_the_three_forms_give_the_same_picks(lists):
     assert lists["as_files"] == lists["as_tars"] == lists["as_parquet"]
 

@@ -40,6 +40,7 @@ def recipe_in(folder: Path) -> Recipe:
     return replace(recipes.digits(), teacher=teacher, **corpora)
 
 
+@pytest.mark.slow
 def test_a_run_ends_before_its_corpus_is_labeled(ray_local, tmp_path, capsys):
     root, recipe = Root.open(str(tmp_path / "root")), recipe_in(tmp_path)
     start = prepare(root, recipe)

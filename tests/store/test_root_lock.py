@@ -210,6 +210,7 @@ def test_a_stall_of_the_storage_does_not_take_the_root_from_its_driver(
     assert release(first) == 0
 
 
+@pytest.mark.slow
 def test_a_waiting_driver_that_dies_is_not_waited_for(root: Root, quick: None) -> None:
     """It has a heartbeat after this driver has first seen it, and none after that."""
     other = root_lock.Driver("host", 1, "then", "another", "1", False, "~")  # its id is the larger one
@@ -245,6 +246,7 @@ def test_an_error_of_the_block_is_raised_and_the_root_is_free(root: Root, start:
         pass
 
 
+@pytest.mark.slow
 def test_a_root_that_is_deleted_or_taken_over_stops_its_driver(root: Root, start: Start) -> None:
     fs, path = filesystem(root.uri)
     for _ in range(2):
@@ -264,6 +266,7 @@ def test_a_root_that_is_deleted_or_taken_over_stops_its_driver(root: Root, start
     assert "another run uses" in (line := read_line(first)) and "process 12345" in line and first.wait(30) == 2
 
 
+@pytest.mark.slow
 def test_a_driver_that_was_suspended_during_a_takeover_stops(root: Root, start: Start, quick: None) -> None:
     first = start(root, "another")
     assert read_line(first) == "held"

@@ -107,6 +107,7 @@ def test_another_trial_builds_if_the_builder_raises_another_error(ray_local, tmp
         ray.get(building)
 
 
+@pytest.mark.slow
 def test_no_more_workers_enter_than_the_limit(ray_local, tmp_path):
     (claims, first, *_), _ = builders(tmp_path, 4)
     entering = [claims.enter.remote(f"worker{i}") for i in range(4)]

@@ -362,6 +362,7 @@ def test_page_of_a_thousand_trials_is_small_and_folds_most_rows() -> None:
     assert page[:folded].count('<tr id="t') == ROWS and page[folded:].count('<tr id="t') == 1000 - ROWS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_page_opens_in_a_browser_with_its_plots(tmp_path: Path, dark: bool) -> None:
     page = tmp_path / "sweep.html"

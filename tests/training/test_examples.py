@@ -101,6 +101,7 @@ def test_equal_picks_give_equal_bytes(ray_local, tmp_path, media, pairs):
     assert contents(media_of(made[0])) == contents(media_of(made[1]))
 
 
+@pytest.mark.slow
 def test_reencoding_shrinks_the_short_side_only_of_larger_images(ray_local, tmp_path):
     rng = np.random.default_rng(0)
 

@@ -100,6 +100,7 @@ def _trained(folder: Path, stops: list[tuple[int, ...]], saves: tuple[int, ...])
     return {name: found.files[name] for name in (WEIGHTS, CURVE)}
 
 
+@pytest.mark.slow
 def test_interruptions_change_neither_weights_nor_curve(tmp_path):
     clean = _trained(tmp_path / "clean", [], ())
     assert _trained(tmp_path / "stopped", [(3,), (6,)], (2, 5, 9)) == clean

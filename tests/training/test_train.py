@@ -92,6 +92,7 @@ def alone(ray_local, tmp_path_factory) -> Iterator[tuple[Artifact, Artifact]]:
 SHORT = Train(images=30 * 64, batch=64, schedule=Schedule(lr=0.05), precision="fp32", checkpoint_minutes=1e-6)
 
 
+@pytest.mark.slow
 def test_curve_and_weights_do_not_depend_on_when_checkpoints_are_written(alone, tmp_path, monkeypatch):
     examples, clean = alone
     after = Agreement.after
@@ -169,6 +170,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_training(alone, tmp_path, 
     assert len(steps) < 10
 
 
+@pytest.mark.slow
 def test_an_unfinished_training_of_version_0_1_is_continued(alone, tmp_path, monkeypatch):
     examples, clean = alone
     after = Agreement.after

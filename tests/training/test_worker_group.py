@@ -30,6 +30,7 @@ def _wait(rank: int, folder: str, end: str) -> None:
         Path(folder, "error").write_bytes(pickle.dumps(error))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["killed", "stopped"])
 def test_a_worker_that_waited_for_a_lost_worker_counts_as_lost(end, tmp_path):
     context = multiprocessing.get_context("spawn")

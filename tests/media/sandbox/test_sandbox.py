@@ -105,6 +105,7 @@ def test_an_endless_loop_ends_at_the_limit_of_cpu_time(words: Sandbox):
     assert texts(words.convert([b"a", b"!spin", b"b"])) == ["A", "timeout: over 10 s of CPU time", "B"]
 
 
+@pytest.mark.slow
 def test_a_parser_may_have_its_own_limit_of_cpu_time():
     with Sandbox(Parser.of(poison.words, cpu_seconds=1)) as sandbox:
         assert texts(sandbox.convert([b"a", b"!spin", b"b"])) == ["A", "timeout: over 1 s of CPU time", "B"]
