@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from raylabel.media import augment
 from raylabel.media.image_views import eval_pixels, resize, train_pixels
 from raylabel.media.video_views import eval_clips, segment_of, train_clip
 from raylabel.media.view import Clip, View
@@ -35,6 +36,7 @@ def train_parser(view: dict) -> Callable[[bytes, Sequence[int]], np.ndarray]:
     """`train_pixels` for the view with these fields, or `train_clip` if the view has a clip. A sample's numbers are the
     arguments of `rng`."""
     config = _view_of(view)
+    augment.warm_up(config)
     if config.clip:
         from raylabel.media.video import warm_up
 

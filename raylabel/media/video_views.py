@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raylabel.errors import InputError
+from raylabel.media.augment import make_augment
 from raylabel.media.view import Clip
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def _room(frames: int, clip: Clip) -> int:
 
 
 def eval_clips(data: bytes, view: "View", segment: tuple[float, float] | None = None) -> np.ndarray:
-    """The centres of M clips, uint8 [M, T, S, S, 3]: short side resized to `view.resize`, then the `view.size` square.
+    """The centres of M clips, uint8 [M, T, S, S, 3]: short side resized to `view.resize`, then a square of
+    `view.tested_size`.
 
     `data` is the encoded video, `segment` the start and end in seconds of the sample, None for all of the video. Raises
     Reject as `Video` does. The clips are those of `eval_indices`. Every frame is decoded once, and the reader
@@ -53,8 +55,9 @@ def eval_clips(data: bytes, view: "View", segment: tuple[float, float] | None = 
     video = Video(data, segment)
     wanted, positions = np.unique(eval_indices(video.frames, clip), return_inverse=True)
     to = with_short_side((video.width, video.height), view.resize)
-    left, top = (round((n - view.size) / 2) for n in to)
-    frames = video.read(wanted, to, (left, top, left + view.size, top + view.size))
+    side = view.tested_size
+    left, top = (round((n - side) / 2) for n in to)
+    frames = video.read(wanted, to, (left, top, left + side, top + side))
     return frames[positions.reshape(clip.count, clip.frames)]
 
 
@@ -63,8 +66,8 @@ def train_clip(data: bytes, view: "View", random: np.random.Generator) -> np.nda
 
     The first frame is uniform among those for which the clip ends within the video. The short side is uniform from
     `view.resize` to `clip.max_resize`, the position of the crop is uniform, and with `view.flip` half of the clips are
-    mirrored. Size, crop and mirroring are the same for all frames of a clip. Takes five values from `random`, for
-    every video.
+    mirrored. Size, crop, mirroring and augmentation are the same for all frames of a clip. Takes five values from
+    `random`, and one with an augmentation, for every video.
     """
     from raylabel.media.video import Video
 
@@ -77,7 +80,9 @@ def train_clip(data: bytes, view: "View", random: np.random.Generator) -> np.nda
     to = with_short_side((video.width, video.height), view.resize + int(side * (largest - view.resize + 1)))
     left, top = (int(draw * (n - view.size + 1)) for draw, n in zip((x, y), to, strict=True))
     frames = video.read(indices, to, (left, top, left + view.size, top + view.size))
-    return frames[:, :, ::-1] if view.flip and flip < 0.5 else frames
+    frames = frames[:, :, ::-1] if view.flip and flip < 0.5 else frames
+    augment = make_augment(view)
+    return augment(frames, int(random.integers(1 << 63))) if augment else frames
 
 
 def cut_parser(short_side: int, quality: int) -> Callable[[bytes, Sequence[float]], bytes]:

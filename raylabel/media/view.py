@@ -54,9 +54,17 @@ class View:
     size: int = 224
     """Side of the square input, pixels."""
 
+    eval_size: int = dataclasses.field(default=0, metadata=_ADDED_LATER)
+    """Side of the square at evaluation, pixels, if it is another one: a network is more accurate on somewhat larger
+    pictures than it was trained on (Touvron et al. 2019, arXiv 1906.06423). 0: `size`."""
+
     resize: int = 256
     """Short side before the centre crop at evaluation, pixels. Set it to `size` for small pictures that should not be
     cropped."""
+
+    interpolation: Literal["bilinear", "bicubic"] = dataclasses.field(default="bilinear", metadata=_ADDED_LATER)
+    """Filter with which pictures are resized, in training and at evaluation. Frames of videos are always resized
+    bilinearly."""
 
     dct_scale: bool = False
     """Evaluation decodes an upright JPEG at 1/2, 1/4 or 1/8 of its size, in the DCT domain: the smallest of these with
@@ -86,6 +94,13 @@ class View:
     flip: bool = True
     """Mirror half of the training views left to right. Turn it off if mirroring changes the class (digits, text)."""
 
+    augment: Literal["none", "trivial"] = dataclasses.field(default="none", metadata=_ADDED_LATER)
+    """trivial: TrivialAugment after crop and mirroring, see media/augment.py. Some of its operations rotate and shift,
+    others change colours."""
+
+    erase: float = dataclasses.field(default=0.0, metadata=_ADDED_LATER)
+    """Probability that a random rectangle of a training view is erased, see media/augment.py."""
+
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean of red, green and blue over the training set, on a scale of 0 to 1. The default is ImageNet's."""
 
@@ -97,10 +112,11 @@ class View:
 
     def check(self, name: str) -> None:
         """InputError if a field is invalid. `name` is that of this config in the recipe, for example 'view'."""
-        for field, least in (("size", 1), ("resize", self.size), ("padding", 0)):
+        for field, least in (("size", 1), ("eval_size", 0), ("resize", self.tested_size), ("padding", 0)):
             value = getattr(self, field)
             if type(value) is not int or value < least:
-                limit = f"{name}.size, {least}" if field == "resize" else least
+                of_test = f"{name}.eval_size" if self.eval_size else f"{name}.size"
+                limit = f"{of_test}, {least}" if field == "resize" else least
                 raise InputError(f"{name}.{field} is {value!r}: give a whole number of pixels, at least {limit}")
         limit = self.max_jpeg_pixels
         if type(limit) is not int or not MAX_PIXELS <= limit <= 1_000_000_000:
@@ -109,12 +125,18 @@ class View:
             )
         if self.crop == "padded" and self.padding >= self.size:
             raise InputError(f"{name}.padding is {self.padding}: give less than {name}.size, {self.size}")
-        if self.crop not in ("random_resized", "padded"):
-            raise InputError(f"{name}.crop is {self.crop!r}: give 'random_resized' or 'padded'")
+        choices = {"crop": ("random_resized", "padded"), "interpolation": ("bilinear", "bicubic")}
+        for field, known in (choices | {"augment": ("none", "trivial")}).items():
+            if getattr(self, field) not in known:
+                raise InputError(f"{name}.{field} is {getattr(self, field)!r}: give {' or '.join(map(repr, known))}")
         if not 0 < self.min_scale <= 1:
             raise InputError(
                 f"{name}.min_scale is {self.min_scale!r}: give a fraction of the area, over 0 and at most 1"
             )
+        if not 0 <= self.erase <= 1:
+            raise InputError(f"{name}.erase is {self.erase!r}: give a probability from 0 to 1")
+        if self.clip and self.interpolation != "bilinear":
+            raise InputError(f"{name}.interpolation is {self.interpolation!r}, but {name}.clip is set: leave it out")
         for field in ("dct_scale", "flip"):
             if type(getattr(self, field)) is not bool:
                 raise InputError(f"{name}.{field} is {getattr(self, field)!r}: give True or False")
@@ -135,6 +157,11 @@ class View:
             )
 
     @property
+    def tested_size(self) -> int:
+        """Side of the square at evaluation, pixels."""
+        return self.eval_size or self.size
+
+    @property
     def inputs(self) -> str:
         """What a model is trained on: 'images', or 'clips' of videos."""
         return "clips" if self.clip else "images"
@@ -142,7 +169,7 @@ class View:
     @property
     def eval_shape(self) -> tuple[int, ...]:
         """Shape of one sample's pixels at evaluation: [S, S, 3], or [M, T, S, S, 3] of a video."""
-        square = (self.size, self.size, 3)
+        square = (self.tested_size, self.tested_size, 3)
         return (self.clip.count, self.clip.frames, *square) if self.clip else square
 
     @property
@@ -154,22 +181,28 @@ class View:
     @property
     def evaluation_identity(self) -> dict[str, Any]:
         """What evaluation pixels depend on, as plain JSON. The crop of training is left out."""
-        shown: dict[str, Any] = {"size": self.size, "resize": self.resize, "dct_scale": self.dct_scale}
+        shown: dict[str, Any] = {"size": self.tested_size, "resize": self.resize, "dct_scale": self.dct_scale}
         shown |= {"mean": list(self.mean), "std": list(self.std), "clip": None}
         if clip := self.clip:
             shown["clip"] = {"frames": clip.frames, "stride": clip.stride, "count": clip.count, "max_resize": 0}
-        return shown
+        return shown | self._given("interpolation")
 
     @property
     def training_identity(self) -> dict[str, Any]:
         """What training pixels depend on, as plain JSON. `max_jpeg_pixels` is left out: a larger JPEG is an error."""
         shown = {"size": self.size, "flip": self.flip, "mean": list(self.mean), "std": list(self.std)}
+        shown |= self._given("interpolation", "augment", "erase")
         if self.clip:
             largest = max(self.resize, self.clip.max_resize)
             clip = {"frames": self.clip.frames, "stride": self.clip.stride, "max_resize": largest}
             return shown | {"resize": self.resize, "clip": clip}
         only = "min_scale" if self.crop == "random_resized" else "padding"
         return shown | {"crop": self.crop, only: getattr(self, only)}
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        """Those of the fields, added later, that do not have their defaults."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name in names}
+        return {name: value for name, value in given.items() if value != getattr(View, name)}
 
     @property
     def cpu_seconds(self) -> int:

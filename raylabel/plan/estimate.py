@@ -44,6 +44,7 @@ from raylabel.store.files import delete_folder, filesystem, is_local, reading
 from raylabel.training.config import Train
 from raylabel.training.examples import media_of
 from raylabel.training.layout import BANDS, Layout
+from raylabel.training.learner import tensor_files
 from raylabel.training.media import WritingTask
 
 FILES = 16  # of existing SCORES that are read to estimate the picks
@@ -224,7 +225,8 @@ class _Costs:
         layout, items, size = self._examples(examples)
         workers, weights = self.cluster.workers(self.recipe.resources, config.batch), _weight_bytes(model, self.classes)
         checkpoints = int(seconds / 60 / config.checkpoint_minutes)
-        asked = traffic.train(layout, workers, size, items, config.processed, weights, checkpoints)
+        tensors = tensor_files(config)
+        asked = traffic.train(layout, workers, size, items, config.processed, weights, checkpoints, tensors)
         if stage == "finetune":
             asked += traffic.file(weights)  # of the pre-trained student
         return Work(

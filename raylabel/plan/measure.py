@@ -28,7 +28,7 @@ from raylabel.plan.pilot import (
     random_network,
 )
 from raylabel.recipes.recipe import Recipe
-from raylabel.store.artifact import Artifact, Draft, Root
+from raylabel.store.artifact import Artifact, Draft, Root, identity_of
 from raylabel.training.config import Train
 from raylabel.training.loop import TrainingTask
 from raylabel.training.media import WritingTask
@@ -80,10 +80,19 @@ def remaining(recipe: Recipe, done: Done) -> list[Remaining]:
     return found
 
 
+# Fields of trainings and views that are only in the identity if they are set, and that take time.
+_SLOWER = ("optimizer", "mixup", "cutmix", "ema", "accumulate", "sync_batchnorm", "augment", "erase", "interpolation")
+
+
 def _kind(training: Remaining) -> str:
     """Trainings of the same kind are equally fast, so only one of them is measured."""
-    frames = f" of {training.view.clip.frames} frames" if training.view.clip else ""
-    return f"training {training.model.arch}{frames} in batches of {training.config.batch}"
+    view, config = training.view, training.config
+    frames = f" of {view.clip.frames} frames" if view.clip else ""
+    given = identity_of(config) | view.training_identity
+    shown = {key: "" if isinstance(given[key], (float, bool)) else f" {given[key]}" for key in _SLOWER if key in given}
+    options = ", ".join(f"{key}{value}" for key, value in shown.items())
+    name = f"training {training.model.arch}{frames} at {view.size} pixels in batches of {config.batch}"
+    return f"{name} with {options}" if options else name
 
 
 class Pilot:

@@ -61,7 +61,8 @@ def put(size: float) -> Traffic:
 ARTIFACT = Traffic(4, 3, 1_000, 1_500)
 SCRATCH = Traffic(1, 3)  # a folder of temporary files: its marker, and to delete it
 LABELED_LEAKS = Traffic(11, 0, 30_000)  # the labeled set is compared with the test set before the corpus is labeled
-CHECKPOINT = Traffic(1, 9)  # five files and the deletion of an older one, without their bytes
+# State, curve, checksums and the deletion of an older one; without its files of tensors.
+CHECKPOINT = Traffic(1, 7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,12 +192,20 @@ def stream(layout: Layout, workers: int, size: float, epochs: float) -> Traffic:
 
 
 def train(
-    layout: Layout, workers: int, size: float, items: int, images: int, weights: int, checkpoints: int
+    layout: Layout,
+    workers: int,
+    size: float,
+    items: int,
+    images: int,
+    weights: int,
+    checkpoints: int,
+    tensors: int = 2,
 ) -> Traffic:
-    """Trains on `images` images, of EXAMPLES with `items` items and `size` bytes. `checkpoints`: without the last."""
+    """Trains on `images` images, of EXAMPLES with `items` items and `size` bytes. `checkpoints`: without the last.
+    `tensors`: files of a checkpoint that are as large as the weights, these among them."""
     tables = file(40 * layout.groups) + Traffic(3, 0, 8 * items)  # ROW_GROUPS and labels
-    state = Traffic(0, 0, 0, 2 * weights) + CHECKPOINT
-    last = Traffic(10, 0, 2 * weights)  # the last checkpoint, read to become the result
+    state = put(weights) * tensors + CHECKPOINT
+    last = Traffic(2 * (tensors + 3), 0, tensors * weights)  # the last checkpoint, read to become the result
     read = stream(layout, workers, size, images / items) + tables * workers
     return ARTIFACT + SCRATCH + Traffic(9, 12, 3_000) + read + state * (checkpoints + 1) + last + put(weights)
 

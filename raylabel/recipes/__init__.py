@@ -7,6 +7,7 @@ from raylabel.labels.teacher import Label
 from raylabel.media.view import Clip, View
 from raylabel.models import Model
 from raylabel.recipes.images import cifar10, digits, imagenet_yfcc_resnet50
+from raylabel.recipes.modern import modern
 from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.recipes.videos import actions, kinetics_r2plus1d18, kinetics_r2plus1d34, moving_digits
 from raylabel.selection.select import Select
@@ -34,6 +35,7 @@ __all__ = [
     "imagenet_yfcc_resnet50",
     "kinetics_r2plus1d18",
     "kinetics_r2plus1d34",
+    "modern",
     "moving_digits",
     "scaled_lr",
 ]

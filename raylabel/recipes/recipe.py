@@ -120,9 +120,12 @@ def check_recipe(recipe: Recipe) -> None:
     _check_media(recipe)
     cluster = Cluster.now()
     cluster.teachers(recipe.resources)
-    for config in (recipe.teacher.train, recipe.pretrain, recipe.finetune):
+    trainings = {"teacher.train": recipe.teacher.train, "pretrain": recipe.pretrain, "finetune": recipe.finetune}
+    for name, config in trainings.items():
         if config:
             cluster.workers(recipe.resources, config.batch)
+            if config.sync_batchnorm and not cluster.gpus:
+                raise InputError(f"{name}.sync_batchnorm is set, but PyTorch has it for GPUs only: unset it")
 
 
 def check_classes(recipe: Recipe, classes: int) -> None:
@@ -144,4 +147,5 @@ def _check_media(recipe: Recipe) -> None:
         raise InputError(f"teacher.view and view differ in whether they have a clip: both have to be for {kind}s")
     networks = ("teacher.model", recipe.teacher.model, recipe.teacher_view), ("student", recipe.student, recipe.view)
     for name, model, view in networks:
-        check_input(model, view.clip.frames if view.clip else None, view.size, name)
+        for size in {view.size, view.tested_size}:
+            check_input(model, view.clip.frames if view.clip else None, size, name)

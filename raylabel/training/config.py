@@ -1,10 +1,11 @@
 """How a network is trained."""
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
 from raylabel.errors import InputError
-from raylabel.store.artifact import NOT_IDENTITY
+from raylabel.store.artifact import ADDED_LATER, NOT_IDENTITY
 from raylabel.training.schedule import Schedule
 
 
@@ -20,10 +21,30 @@ class Train:
     """Learning rate over the run."""
     batch: int = 256
     """Images in a global batch, summed over all workers."""
+    optimizer: Literal["sgd", "adam", "adamw"] = field(default="sgd", metadata=ADDED_LATER)
+    """torch.optim's SGD with momentum, as in the paper, Adam or AdamW."""
     momentum: float = 0.9
-    """Momentum of SGD."""
+    """Momentum of SGD; the decay of the first moment (beta 1) of Adam and AdamW."""
+    beta2: float = field(default=0.999, metadata=ADDED_LATER)
+    """Decay of the second moment (beta 2) of Adam and AdamW; SGD has none."""
     weight_decay: float = 1e-4
-    """Weight decay, on every parameter (1e-4 in the paper)."""
+    """Weight decay (1e-4 in the paper). With SGD and Adam a part of the gradient, with AdamW apart from it."""
+    decay_norms: bool = field(default=True, metadata=ADDED_LATER)
+    """Decay the parameters with one dimension too, which are those of normalisation layers and the biases."""
+    label_smoothing: float = field(default=0.0, metadata=ADDED_LATER)
+    """Share of each target that is spread equally over all classes (Szegedy et al. 2015, arXiv 1512.00567 §7)."""
+    mixup: float = field(default=0.0, metadata=ADDED_LATER)
+    """Alpha of mixup, the convex combination of two images and of their labels; 0: none. See training/mixing.py."""
+    cutmix: float = field(default=0.0, metadata=ADDED_LATER)
+    """Alpha of CutMix, in which a rectangle is of another image; 0: none."""
+    ema: float = field(default=0.0, metadata=ADDED_LATER)
+    """Decay per step of an exponential moving average of the weights and of BatchNorm's statistics, which is then the
+    trained network; 0: the network is that of the last step. It covers about 1 / (1 - ema) steps."""
+    accumulate: int = field(default=1, metadata=ADDED_LATER)
+    """Parts in which a worker's share of a batch passes the network, one after another. The gradients are those of the
+    whole share, except that BatchNorm sees one part at a time; the memory is that of a part."""
+    sync_batchnorm: bool = field(default=False, metadata=ADDED_LATER)
+    """BatchNorm over the whole batch, not over the share of each worker as in the paper. Needs GPUs."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the forward pass (autocast). auto: bf16 if the hardware supports it; fp32 for clips on a CPU."""
     checkpoint_minutes: float = field(default=5.0, metadata=NOT_IDENTITY)
@@ -41,8 +62,14 @@ class Train:
             raise InputError(f"{name}.batch is {self.batch}: give at least 2, because BatchNorm needs 2 images")
         if not 0 <= self.momentum < 1:
             raise InputError(f"{name}.momentum is {self.momentum}: give a number from 0 to 1, 1 excluded")
-        if self.weight_decay < 0:
-            raise InputError(f"{name}.weight_decay is {self.weight_decay}: give 0 or a positive number")
+        for key in ("beta2", "label_smoothing", "ema"):
+            if not 0 <= (value := getattr(self, key)) < 1:
+                raise InputError(f"{name}.{key} is {value}: give a number from 0 to 1, 1 excluded")
+        for key in ("weight_decay", "mixup", "cutmix"):
+            if not 0 <= (value := getattr(self, key)) < inf:
+                raise InputError(f"{name}.{key} is {value}: give 0 or a positive number")
+        if self.accumulate < 1:
+            raise InputError(f"{name}.accumulate is {self.accumulate}: give at least 1")
         self.schedule.check(f"{name}.schedule")
 
     @property

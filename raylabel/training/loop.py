@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,18 +20,19 @@ from raylabel.media.image_views import normalise
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.build import build, input_dtype, memory_format
-from raylabel.models.trained import CURVE, WEIGHTS, load_model
-from raylabel.models.weights import load_weights, save_tensors
+from raylabel.models.trained import CURVE, load_model
+from raylabel.models.weights import save_tensors
 from raylabel.store.artifact import Artifact
 from raylabel.text import one_line
 from raylabel.training.checkpoint import STATE, Checkpoints, Files, Writer
 from raylabel.training.config import Train
+from raylabel.training.learner import Learner
+from raylabel.training.mixing import make_mix
 from raylabel.training.preemption import Agreement, handle_sigterm
 from raylabel.training.schedule import lr_at
 from raylabel.training.stream import Stream
 
 POINTS = 200  # points of a training curve
-MOMENTUM = "momentum.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,16 +94,16 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
     torch.manual_seed(task.seed)
     module = load_model(task.init) if task.init else build(task.model, task.classes)
     module = module.to(device, memory_format=memory_format(module)).train()  # pyright: ignore[reportCallIssue]
-    optimizer = torch.optim.SGD(
-        module.parameters(), config.schedule.lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+    if config.sync_batchnorm:
+        module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    learner = Learner(module, config, rank)
     # Loss and correct images since the last point of the curve. Each rank sums its own until then, also over a restart,
     # so that the curve does not depend on when checkpoints are written.
     sums = torch.zeros(2, dtype=torch.float64, device=device)
-    step, curve, passed_over = _restore(checkpoints, module, optimizer, sums, rank, world)
+    step, curve, passed_over = _restore(checkpoints, learner, sums, rank, world)
     parallel = DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
     last, total, dtype = config.steps, config.processed, input_dtype(module, task.precision == "bf16")
-    every = max(1, last // POINTS)
+    every, mix = max(1, last // POINTS), make_mix(config, task.classes)
     batches = Stream(task.examples, task.seed).batches(
         task.view, config.batch, step * config.batch, total, rank, world, _loaders(), _memory(device)
     )
@@ -110,21 +112,25 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
     note, reported, agreement = "", 0.0, Agreement(task.board, rank, step, device, writer.due)
     for pixels, labels in batches:
         lr = lr_at(config.schedule, step * config.batch, total)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        torch.manual_seed(hash((task.seed, step, rank)))  # so that dropout after a restart is the same
+        torch.manual_seed(hash((task.seed, step, rank)))  # so that mixing and dropout after a restart are the same
         # No copy waits for the device. PyTorch does not reuse pinned memory, also of an array, before it is copied.
         images = normalise(torch.from_numpy(pixels).to(device, non_blocking=True), task.view, dtype)
-        target = torch.from_numpy(labels).to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=task.precision == "bf16"):
-            logits = parallel(images)
-            losses = functional.cross_entropy(logits, target, reduction="sum")
-        # DDP averages over workers, but their shares of the batch may differ by an image: weight by images instead.
-        (losses * (world / config.batch)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        with torch.no_grad():
-            sums += torch.stack([losses.detach(), (logits.argmax(1) == target).sum()])
+        label = torch.from_numpy(labels).to(device, non_blocking=True)
+        images, target = mix(images, label) if mix else (images, label)
+        parts = list(zip(*(x.chunk(config.accumulate) for x in (images, target, label)), strict=True))
+        for number, (part, wanted, true) in enumerate(parts, 1):
+            # The workers sum their gradients once, after the last part.
+            with nullcontext() if number == len(parts) else parallel.no_sync():
+                with torch.autocast(device.type, torch.bfloat16, enabled=task.precision == "bf16"):
+                    logits = parallel(part)
+                    losses = functional.cross_entropy(
+                        logits, wanted, reduction="sum", label_smoothing=config.label_smoothing
+                    )
+                # DDP averages over workers, whose shares of the batch may differ by an image: weight by images instead.
+                (losses * (world / config.batch)).backward()
+            with torch.no_grad():
+                sums += torch.stack([losses.detach(), (logits.argmax(1) == true).sum()])
+        learner.step(lr)
         step += 1
         if step % every == 0 or step == last:
             torch.distributed.all_reduce(sums)
@@ -149,7 +155,7 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
             torch.distributed.all_gather(of_ranks, sums)
             if rank == 0:
                 state = {"step": step, "sums": torch.stack(of_ranks).tolist(), "passed_over": passed_over}
-                writer.write(step, _snapshot(module, optimizer, curve, state))
+                writer.write(step, _snapshot(learner, curve, state))
         if stop or step == last:
             writer.wait()
         writer.check()
@@ -185,25 +191,23 @@ def _memory(device) -> Callable[[tuple[int, ...]], np.ndarray]:
 
 
 def _restore(
-    checkpoints: Checkpoints, module, optimizer, sums, rank: int, world: int
+    checkpoints: Checkpoints, learner: Learner, sums, rank: int, world: int
 ) -> tuple[int, list[dict[str, float]], list[str]]:
     """Loads the newest checkpoint; returns its step, its curve and the damaged checkpoints that were skipped.
 
     Only rank 0 reads it, so that all ranks resume from the same one. The other ranks get the step, the sums and the
-    momentum by broadcast here, and the weights from DDP; only rank 0 needs the rest.
+    state of the optimizer by broadcast here, and the weights from DDP; only rank 0 needs the rest.
     """
-    import safetensors.torch
     import torch
     import torch.distributed
 
-    found, curve, passed_over, momentum, saved = None, [], [], {}, sums[None]
+    found, curve, passed_over, moments, saved = None, [], [], {}, sums[None]
     if rank == 0:
         found = checkpoints.newest()
         passed_over = list(found.passed_over)
         if found.step:
             state, curve = json.loads(found.files[STATE]), json.loads(found.files[CURVE])
-            load_weights(module, found.files[WEIGHTS], checkpoints.folder)
-            momentum = safetensors.torch.load(found.files[MOMENTUM])
+            moments = learner.load(found.files, checkpoints.folder, found.step)
             # Version 0.1 saved only those of all ranks together, and the number of images.
             of_ranks = state["sums"] if isinstance(state["sums"][0], list) else [state["sums"][:2]]
             saved = torch.tensor(of_ranks, dtype=sums.dtype, device=sums.device)
@@ -218,29 +222,17 @@ def _restore(
             sums.copy_(saved[rank])
         elif rank == 0:
             sums.copy_(saved.sum(0))
-        for name, parameter in module.named_parameters():
-            loaded = torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
-            if name in momentum:
-                loaded.copy_(momentum[name])
-            torch.distributed.broadcast(loaded, 0)
-            # In the memory format that the optimizer uses. A buffer of zeros has the same effect as no buffer.
-            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(loaded)
+        learner.restore(moments, step)
     return step, curve, passed_over
 
 
-def _snapshot(module, optimizer, curve: list[dict[str, float]], state: dict[str, Any]) -> Callable[[], Files]:
+def _snapshot(learner: Learner, curve: list[dict[str, float]], state: dict[str, Any]) -> Callable[[], Files]:
     """Copies all state to the host's memory now; the function makes the files of the checkpoint from the copies, among
     them those of the artifact."""
     state, curve = state | {"saved": time.time()}, list(curve)
-    momentum = {
-        name: optimizer.state[parameter]["momentum_buffer"]
-        for name, parameter in module.named_parameters()
-        if optimizer.state[parameter].get("momentum_buffer") is not None
-    }
-    tensors = {WEIGHTS: module.state_dict(), MOMENTUM: momentum}
     copied = {
         file: {name: tensor.detach().to("cpu", copy=True) for name, tensor in some.items()}
-        for file, some in tensors.items()
+        for file, some in learner.tensors().items()
     }
 
     def make() -> Files:

@@ -1,19 +1,23 @@
-"""The learning rate as a function of the images processed: linear warm-up, then equal spans with a drop between them.
+"""The learning rate as a function of the images processed: linear warm-up, then equal spans with a drop between them,
+or half a cosine.
 
 Yalniz et al. 2019 (arXiv 1905.00546) measure a run in images, not steps, and divide every run into the same number of
 spans, so a run of any length ends at the same learning rate: 13 halvings in pre-training, three divisions by ten in
 fine-tuning.
 """
 
-from dataclasses import dataclass
-from math import inf
+from dataclasses import dataclass, field
+from math import cos, inf, pi
+from typing import Literal
 
 from raylabel.errors import InputError
+from raylabel.store.artifact import ADDED_LATER
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A step schedule. The defaults are those of the paper's pre-training, except for the length of the warm-up.
+    """How the learning rate changes over a run. The defaults are those of the paper's pre-training, except for the
+    length of the warm-up.
 
     The paper pre-trains with `Schedule(lr=0.6, warmup_lr=0.1)` at a batch of 1,536, and fine-tunes for 30 epochs with
     `Schedule(lr=0.0015, warmup=0, drops=3, factor=0.1)`.
@@ -24,17 +28,25 @@ class Schedule:
 
     warmup: float = 0.05
     """Fraction of the run's images over which the rate rises linearly from `warmup_lr` to `lr`: 0 for no warm-up, at
-    most 1 / (drops + 1), the first span. The paper does not give its length; the default is our choice.
+    most 1 / (drops + 1), the first span, or below 1 with a cosine. The paper does not give its length; the default is
+    our choice.
     """
 
     warmup_lr: float | None = None
     """Learning rate of the first step of the warm-up; a tenth of `lr` if not given."""
 
+    decay: Literal["steps", "cosine"] = field(default="steps", metadata=ADDED_LATER)
+    """steps: `drops` of the rate, as in the paper. cosine: half a cosine from `lr` after the warm-up to `final_lr` at
+    the end of the run (Loshchilov & Hutter 2016, arXiv 1608.03983, equation 5, without restarts)."""
+
+    final_lr: float = field(default=0.0, metadata=ADDED_LATER)
+    """Learning rate at which a cosine ends."""
+
     drops: int = 13
-    """Number of drops of the rate: the run is divided into drops + 1 equal spans. 0 for a constant rate."""
+    """Of steps: number of drops of the rate: the run is divided into drops + 1 equal spans. 0 for a constant rate."""
 
     factor: float = 0.5
-    """Factor by which the rate is multiplied at each drop, between 0 and 1."""
+    """Of steps: factor by which the rate is multiplied at each drop, between 0 and 1."""
 
     def check(self, name: str) -> None:
         """InputError if a field is invalid. `name` is its name in the recipe, such as 'pretrain.schedule'."""
@@ -46,7 +58,12 @@ class Schedule:
             raise InputError(
                 f"{name}.factor is {self.factor}: give a number between 0 and 1; for a constant rate, drops=0"
             )
-        if not 0 <= self.warmup <= 1 / (self.drops + 1):
+        if self.decay == "cosine":
+            if not 0 <= self.warmup < 1:
+                raise InputError(f"{name}.warmup is {self.warmup}: give a number from 0 to 1, 1 excluded")
+            if not 0 <= self.final_lr <= self.lr:
+                raise InputError(f"{name}.final_lr is {self.final_lr}: give 0 to lr, which is {self.lr}")
+        elif not 0 <= self.warmup <= 1 / (self.drops + 1):
             raise InputError(
                 f"{name}.warmup is {self.warmup}: give 0 to {1 / (self.drops + 1):.4g}, so that it ends before the "
                 f"first of the {self.drops} drops"
@@ -63,6 +80,9 @@ def lr_at(schedule: Schedule, image: int, images: int) -> float:
     if image < warmup:
         start = schedule.lr / 10 if schedule.warmup_lr is None else schedule.warmup_lr
         return start + (schedule.lr - start) * (image / warmup)
+    if schedule.decay == "cosine":
+        done = (image - warmup) / (images - warmup)
+        return schedule.final_lr + (schedule.lr - schedule.final_lr) * (1 + cos(pi * done)) / 2
     span = image * (schedule.drops + 1) // images  # integers, so that rounding moves no drop by a step
     return schedule.lr * schedule.factor**span
 

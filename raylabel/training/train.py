@@ -1,6 +1,6 @@
 """EXAMPLES → a trained network, for teacher, control, pre-training and fine-tuning.
 
-Synchronous SGD with momentum on Ray Train (DDP). Each worker has its own BatchNorm statistics (Yalniz et al. 2019 §3).
+Synchronous training on Ray Train (DDP). Each worker has its own BatchNorm statistics (Yalniz et al. 2019 §3).
 The sum of a batch's gradients does not depend on how its images are distributed over the workers.
 """
 
@@ -18,6 +18,7 @@ from raylabel.compute.resources import Resources
 from raylabel.models.trained import CURVE, WEIGHTS, describe
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
 from raylabel.training.checkpoint import STATE, Checkpoints
+from raylabel.training.learner import AVERAGE
 from raylabel.training.loop import TrainingTask, describe_step, run_worker
 from raylabel.training.stream import Stream
 from raylabel.training.worker_group import Workers
@@ -60,7 +61,8 @@ def train(root: Root, name: str, task: TrainingTask, resources: Resources) -> Ar
             # After a restart with no step left to do, the board has not received this yet.
             board.set.remote(config.processed, describe_step(last["loss"], last["accuracy"]))
         ray.kill(board)
-        files = [write_bytes(draft.uri, name, final.files[name]) for name in (WEIGHTS, CURVE)]
+        network = final.files[AVERAGE if config.ema else WEIGHTS]
+        files = [write_bytes(draft.uri, name, data) for name, data in ((WEIGHTS, network), (CURVE, final.files[CURVE]))]
         info = {**describe(task.model, task.classes), "workers": workers.count, "hardware": cluster.name}
         info["images"] = config.processed - before  # processed in this build, which took `seconds`
         if passed_over := json.loads(final.files[STATE])["passed_over"]:

@@ -13,7 +13,9 @@ from raylabel.models.build import build
 from raylabel.training import checkpoint
 from raylabel.training.checkpoint import Checkpoints, Files, Writer
 from raylabel.training.config import Train
+from raylabel.training.learner import Learner
 from raylabel.training.loop import _snapshot
+from raylabel.training.schedule import Schedule
 
 UPLOAD = 2.0  # seconds that the store takes for a checkpoint
 MINUTES = Train.checkpoint_minutes
@@ -39,16 +41,16 @@ def row_7() -> None:
     for the copy that a thread then writes. In CPU seconds and seconds of the store, so that other processes do not
     matter; the copy is one from memory to memory, as on a machine without a GPU."""
     module = build(Model(arch="resnet50"), 1000)
-    optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
+    learner = Learner(module, Train(images=1, schedule=Schedule(lr=0.1)), rank=0)
     module(torch.zeros(2, 3, 32, 32)).sum().backward()
-    optimizer.step()
+    learner.step(0.1)
 
     def stands_still(waits: bool) -> float:
         with tempfile.TemporaryDirectory() as folder:
             checkpoints = _Counted(folder)
             writer = Writer(checkpoints, MINUTES, lambda: None)
             begin = time.thread_time()
-            writer.write(1, _snapshot(module, optimizer, [], {"step": 1}))
+            writer.write(1, _snapshot(learner, [], {"step": 1}))
             assert not checkpoints.seconds, "training waited for the store"
             copying = time.thread_time() - begin
             writer.wait()

@@ -69,7 +69,8 @@ class Draws(np.random.Generator):
 
 def torchvision_eval(image: Image.Image, view: View) -> tuple[np.ndarray, np.ndarray]:
     """(result for a tensor, result for a PIL image)."""
-    transform = v2.Compose([v2.Resize(view.resize, InterpolationMode.BILINEAR), v2.CenterCrop(view.size)])
+    mode = InterpolationMode(view.interpolation)
+    transform = v2.Compose([v2.Resize(view.resize, mode), v2.CenterCrop(view.tested_size)])
     # channels_last, as v2's own decoders return: for separate planes its resize has another precision (up to 1 off).
     tensor = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)
     return transform(tensor)[0].permute(1, 2, 0).numpy(), np.asarray(transform(image))
@@ -89,15 +90,24 @@ def test_eval_pixels_equal_torchvision(width, height):
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.integers(1, 150), st.integers(1, 150), st.integers(1, 48), st.integers(0, 9))
-def test_eval_pixels_equal_torchvision_for_any_size(width, height, size, margin):
-    view = View(size=size, resize=size + margin)
+@given(
+    st.integers(1, 150),
+    st.integers(1, 150),
+    st.integers(1, 48),
+    st.integers(0, 9),
+    st.sampled_from(["bilinear", "bicubic"]),
+    st.sampled_from([0, 5]),
+)
+def test_eval_pixels_equal_torchvision_for_any_size(width, height, size, margin, interpolation, other):
+    view = View(size=other or size, eval_size=other and size, resize=size + margin, interpolation=interpolation)
     if max(width, height) <= 15 * min(width, height):
         image = noise(width, height)
         found = eval_pixels(lossless(image), view)
         of_tensor, of_image = torchvision_eval(image, view)
         assert (found == of_tensor).all()
-        assert abs(found.astype(int) - of_image).max() <= 2  # noise is the worst case
+        assert found.shape == (size, size, 3)
+        # Noise is the worst case. Pillow rounds to uint8 between two passes, where a bicubic filter overshoots.
+        assert abs(found.astype(int) - of_image).max() <= 2 or interpolation == "bicubic"
 
 
 def test_a_picture_of_the_right_size_is_not_changed():
@@ -109,12 +119,13 @@ def test_a_picture_of_the_right_size_is_not_changed():
 
 
 @pytest.mark.parametrize("width, height", [(900, 50), (50, 900), (400, 3), (3, 400), (1, 300), (300, 1), (3000, 150)])
-def test_pixels_of_very_long_pictures_are_at_most_1_off(width, height):
+@pytest.mark.parametrize("interpolation, off", [("bilinear", 1), ("bicubic", 6)])
+def test_pixels_of_very_long_pictures_are_little_off(width, height, interpolation, off):
     # Only the crop is computed: Pillow rounds in another order than for the whole picture.
     image = noise(width, height)
-    view = View(size=28, resize=32)
+    view = View(size=28, resize=32, interpolation=interpolation)
     difference = eval_pixels(lossless(image), view).astype(int) - torchvision_eval(image, view)[1]
-    assert abs(difference).max() <= 1
+    assert abs(difference).max() <= off and abs(difference).mean() < 0.5
 
 
 @pytest.mark.parametrize("width, height", [(1, 2_000_000), (2_000_000, 1), (65535, 2)])
@@ -219,17 +230,18 @@ def test_train_pixels_are_a_pure_function_with_a_fixed_number_of_draws(width, he
     assert first.random() == second.random()
 
 
-def test_random_resized_crop_equals_torchvision_for_the_same_box(monkeypatch):
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_random_resized_crop_equals_torchvision_for_the_same_box(monkeypatch, interpolation):
     boxes = []
     random_box = views._random_box
     monkeypatch.setattr(views, "_random_box", lambda *a: boxes.append(random_box(*a)) or boxes[-1])
     image = noise(90, 70)
     rng = np.random.default_rng(1)
     for _ in range(20):
-        found = train_pixels(lossless(image), View(size=48, resize=48, flip=False), rng)
+        found = train_pixels(lossless(image), View(size=48, resize=48, flip=False, interpolation=interpolation), rng)
         left, top, right, bottom = boxes[-1]
         box = (top, left, bottom - top, right - left)
-        expected = v2.functional.resized_crop(image, *box, [48, 48], InterpolationMode.BILINEAR)  # type: ignore[arg-type]
+        expected = v2.functional.resized_crop(image, *box, [48, 48], InterpolationMode(interpolation))  # type: ignore[arg-type]
         assert (found == np.asarray(expected)).all()
 
 
@@ -411,6 +423,11 @@ def test_decode_workers_start_without_torch():
         ("size", 0),
         ("size", 224.0),
         ("resize", 223),
+        ("eval_size", -1),
+        ("interpolation", "nearest"),
+        ("augment", "rand"),
+        ("erase", 1.1),
+        ("erase", math.nan),
         ("crop", "centre"),
         ("min_scale", 0.0),
         ("min_scale", 1.1),

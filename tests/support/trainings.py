@@ -67,3 +67,5 @@ def in_this_process(folder: Path) -> Iterator[None]:
         patch.setattr(worker_group, "fit", fit_here)
         patch.setattr(loop, "handle_sigterm", lambda: None)  # of a worker's process
         yield
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

@@ -1,4 +1,5 @@
-"""Two ranks of the training loop, in two processes without Ray: interruptions change neither weights nor curve."""
+"""Two ranks of the training loop, in two processes without Ray: interruptions change neither weights nor curve, and the
+weights are those of a plain loop in one process."""
 
 import multiprocessing
 from datetime import timedelta
@@ -9,7 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-STEPS, BATCH = 12, 16
+from raylabel.training.schedule import Schedule, lr_at
+
+STEPS, BATCH, SEED = 12, 16, 1
+PLAIN: dict[str, Any] = {"schedule": Schedule(lr=0.05)}
+EVERYTHING: dict[str, Any] = {
+    "schedule": Schedule(lr=0.01, warmup=0.1, decay="cosine", final_lr=0.001),
+    "optimizer": "adamw",
+    "beta2": 0.99,
+    "decay_norms": False,
+    "label_smoothing": 0.1,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "ema": 0.7,
+    "accumulate": 2,
+}
 
 
 class _Board:
@@ -32,7 +47,7 @@ class _Stream:
             yield rng.integers(0, 256, (share, 8, 8, 3), np.uint8), rng.integers(0, 10, share)
 
 
-def _run(rank: int, folder: str, stops: list[tuple[int, ...]], saves: tuple[int, ...]) -> None:
+def _run(rank: int, folder: str, fields: dict[str, Any], stops: list[tuple[int, ...]], saves: tuple[int, ...]) -> None:
     """Rank `rank` of a training that starts again after it stopped at each of the steps."""
     import ray
     import ray.train
@@ -46,7 +61,6 @@ def _run(rank: int, folder: str, stops: list[tuple[int, ...]], saves: tuple[int,
     from raylabel.training.checkpoint import Checkpoints
     from raylabel.training.config import Train
     from raylabel.training.preemption import Agreement
-    from raylabel.training.schedule import Schedule
 
     wait = timedelta(seconds=60)
     torch.distributed.init_process_group("gloo", f"file://{folder}/group", wait, 2, rank)
@@ -58,9 +72,9 @@ def _run(rank: int, folder: str, stops: list[tuple[int, ...]], saves: tuple[int,
         model=Model(arch="resnet8x1"),
         classes=10,
         examples=SimpleNamespace(),  # pyright: ignore[reportArgumentType]
-        config=Train(images=STEPS * BATCH, batch=BATCH, schedule=Schedule(lr=0.05)),
+        config=Train(images=STEPS * BATCH, batch=BATCH, **fields),
         view=DIGITS_VIEW,
-        seed=1,
+        seed=SEED,
         precision="fp32",
         board=_Board(),
     )
@@ -81,14 +95,17 @@ def _run(rank: int, folder: str, stops: list[tuple[int, ...]], saves: tuple[int,
                 pass
 
 
-def _trained(folder: Path, stops: list[tuple[int, ...]], saves: tuple[int, ...]) -> dict[str, bytes]:
-    """The files of the artifact."""
+def _trained(
+    folder: Path, fields: dict[str, Any], stops: list[tuple[int, ...]], saves: tuple[int, ...]
+) -> dict[str, bytes]:
+    """The files of the last checkpoint that the artifact is made of."""
     from raylabel.models.trained import CURVE, WEIGHTS
     from raylabel.training.checkpoint import Checkpoints
+    from raylabel.training.learner import AVERAGE
 
     folder.mkdir()
     context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=_run, args=(rank, str(folder), stops, saves)) for rank in (0, 1)]
+    ranks = [context.Process(target=_run, args=(rank, str(folder), fields, stops, saves)) for rank in (0, 1)]
     for one in ranks:
         one.start()
     for one in ranks:
@@ -97,10 +114,63 @@ def _trained(folder: Path, stops: list[tuple[int, ...]], saves: tuple[int, ...])
     assert [one.exitcode for one in ranks] == [0, 0]
     found = Checkpoints(f"{folder}/artifact/scratch/checkpoints").newest()
     assert found.step == STEPS and not found.passed_over
-    return {name: found.files[name] for name in (WEIGHTS, CURVE)}
+    return {name: found.files[name] for name in (WEIGHTS, CURVE, AVERAGE) if name in found.files}
 
 
-@pytest.mark.slow
-def test_interruptions_change_neither_weights_nor_curve(tmp_path):
-    clean = _trained(tmp_path / "clean", [], ())
-    assert _trained(tmp_path / "stopped", [(3,), (6,)], (2, 5, 9)) == clean
+@pytest.mark.parametrize("fields", [pytest.param(PLAIN, marks=pytest.mark.slow), EVERYTHING])
+def test_interruptions_change_neither_weights_nor_curve(fields: dict[str, Any], tmp_path: Path):
+    clean = _trained(tmp_path / "clean", fields, [], ())
+    assert _trained(tmp_path / "stopped", fields, [(3,), (6,)], (2, 5, 9)) == clean
+    _check_against_a_plain_loop(fields, clean)
+
+
+def _check_against_a_plain_loop(fields: dict[str, Any], found: dict[str, bytes]) -> None:
+    """The loop as a user of torch and torchvision would write it. BatchNorm sees a part of a rank's share at a time."""
+    import safetensors.torch
+    import torch
+    from helpers import DIGITS_VIEW
+    from torch.nn.functional import cross_entropy
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+    from torchvision.transforms import v2
+
+    from raylabel.media.image_views import normalise
+    from raylabel.models import Model
+    from raylabel.models.build import build
+    from raylabel.models.trained import WEIGHTS
+    from raylabel.training.learner import AVERAGE
+
+    torch.manual_seed(SEED)
+    module = build(Model(arch="resnet8x1"), 10).train()
+    several, single = ([p for p in module.parameters() if (p.ndim > 1) == many] for many in (True, False))
+    if fields.get("optimizer") == "adamw":
+        groups = [{"params": several}, {"params": single, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, fields["beta2"]), weight_decay=1e-4)
+    else:
+        optimizer = torch.optim.SGD(module.parameters(), momentum=0.9, weight_decay=1e-4)
+    average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(fields.get("ema", 0)), use_buffers=True)
+    mix = None
+    if fields.get("mixup"):
+        kinds = v2.MixUp(alpha=fields["mixup"], num_classes=10), v2.CutMix(alpha=fields["cutmix"], num_classes=10)
+        mix = v2.RandomChoice(kinds)
+    shares = zip(*(_Stream(None, SEED).batches(None, BATCH, 0, STEPS * BATCH, r, 2) for r in (0, 1)), strict=True)
+    for step, both in enumerate(shares):
+        for group in optimizer.param_groups:
+            group["lr"] = lr_at(fields["schedule"], step * BATCH, STEPS * BATCH)
+        optimizer.zero_grad()
+        for rank, (pixels, labels) in enumerate(both):
+            images, targets = normalise(torch.from_numpy(pixels), DIGITS_VIEW), torch.from_numpy(labels)
+            torch.manual_seed(hash((SEED, step, rank)))
+            if mix:
+                images, targets = mix(images, targets)
+            parts = fields.get("accumulate", 1)
+            for part, target in zip(images.chunk(parts), targets.chunk(parts), strict=True):
+                smoothing = fields.get("label_smoothing", 0.0)
+                (cross_entropy(module(part), target, reduction="sum", label_smoothing=smoothing) / BATCH).backward()
+        optimizer.step()
+        average.update_parameters(module)
+    pairs = [(WEIGHTS, module), (AVERAGE, average.module)]
+    assert (AVERAGE in found) == bool(fields.get("ema"))
+    for file, expected in [pair for pair in pairs if pair[0] in found]:
+        tensors = safetensors.torch.load(found[file])
+        for name, parameter in expected.named_parameters():
+            assert (tensors[name] - parameter).abs().max() < 1e-4, (file, name)

@@ -2,6 +2,7 @@ import math
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -58,6 +59,38 @@ def test_warm_up_is_linear_and_reaches_the_peak():
     assert [lr_at(schedule, i, 16) for i in range(5)] == pytest.approx([0.1, 0.325, 0.55, 0.775, 0.5])
     schedule = Schedule(lr=1.0, warmup=0.25, warmup_lr=0.0, drops=2)
     assert [lr_at(schedule, i, 16) for i in range(6)] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("final", [0.0, 0.01])
+def test_a_cosine_is_that_of_torch(final: float):
+    """A warm-up of 20 steps and a cosine over 80, as torchvision's references chain them."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    warm = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=20)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=80, eta_min=final)
+    both = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm, cosine], milestones=[20])
+    schedule = Schedule(lr=0.5, warmup=0.2, warmup_lr=0.005, decay="cosine", final_lr=final)
+    for step in range(100):
+        assert lr_at(schedule, step * 64, 6400) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+        optimizer.step()
+        both.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(final, abs=1e-9)
+
+
+def test_a_cosine_has_no_drops_and_a_warm_up_of_any_length():
+    schedule = Schedule(lr=1.0, warmup=0.5, warmup_lr=0.0, decay="cosine", drops=3)
+    schedule.check("pretrain.schedule")
+    assert [lr_at(schedule, i, 8) for i in range(8)] == pytest.approx(
+        [0, 0.25, 0.5, 0.75, 1, 0.8536, 0.5, 0.1464], abs=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("warmup", 1.0), ("warmup", math.nan), ("final_lr", -0.1), ("final_lr", 2)]
+)
+def test_the_error_names_the_bad_field_of_a_cosine(field: str, value: float):
+    fields: dict[str, Any] = {"lr": 0.6, "decay": "cosine", field: value}
+    with pytest.raises(InputError, match=f"^pretrain.schedule.{field} is .*: give "):
+        Schedule(**fields).check("pretrain.schedule")
 
 
 @given(schedules(), st.integers(1, 3000))

@@ -27,6 +27,7 @@ from raylabel.store.artifact import RECIPE, Artifact, Root, digest, identity_of
 from raylabel.training import checkpoint, loop, preemption
 from raylabel.training.checkpoint import STATE, Checkpoints, Writer
 from raylabel.training.config import Train
+from raylabel.training.learner import MOMENTUM, Learner
 from raylabel.training.preemption import Agreement, Decision
 from raylabel.training.schedule import Schedule, lr_at
 from raylabel.training.stream import Stream
@@ -130,15 +131,15 @@ def test_training_goes_on_while_a_checkpoint_is_written(alone, tmp_path, monkeyp
 
 def test_a_checkpoint_does_not_depend_on_later_steps():
     module = build(MODEL, 10)
-    optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
+    learner = Learner(module, SHORT, rank=0)
 
     def step() -> None:
         module(torch.randn(4, 3, 8, 8)).sum().backward()
-        optimizer.step()
+        learner.step(0.1)
 
     step()
     curve, state = [{"loss": 1.0}], {"step": 1}
-    make = loop._snapshot(module, optimizer, curve, state)
+    make = loop._snapshot(learner, curve, state)
     weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     step()
     curve.append({"loss": 2.0})
@@ -146,8 +147,8 @@ def test_a_checkpoint_does_not_depend_on_later_steps():
     assert files == make() and json.loads(files[CURVE]) == [{"loss": 1.0}] and json.loads(files[STATE])["step"] == 1
     for name, tensor in safetensors.torch.load(files[WEIGHTS]).items():
         assert torch.equal(tensor, weights[name]), name
-    kept = safetensors.torch.load(files[loop.MOMENTUM])
-    now = {name: optimizer.state[parameter]["momentum_buffer"] for name, parameter in module.named_parameters()}
+    kept = safetensors.torch.load(files[MOMENTUM])
+    now = learner.tensors()[MOMENTUM]
     assert kept.keys() == now.keys() and not torch.equal(kept["fc.weight"], now["fc.weight"])
 
 

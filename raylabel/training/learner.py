@@ -1,0 +1,103 @@
+"""What a training changes: the network, the state of its optimizer, and the average of its weights.
+
+The three are restored from the files of a checkpoint to the same bits.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from raylabel.models.trained import WEIGHTS
+from raylabel.models.weights import load_weights
+from raylabel.training.config import Train
+
+MOMENTUM, VARIANCE = "momentum.safetensors", "variance.safetensors"  # first and second moments of the gradient
+AVERAGE = "average.safetensors"
+_ADAM = {"exp_avg": MOMENTUM, "exp_avg_sq": VARIANCE}
+MOMENTS = {"sgd": {"momentum_buffer": MOMENTUM}, "adam": _ADAM, "adamw": _ADAM}
+"""Optimizer → the tensors that it keeps for each parameter → their file in a checkpoint."""
+
+
+def tensor_files(config: Train) -> int:
+    """Files of a checkpoint that are about as large as the weights, these among them."""
+    return 1 + len(MOMENTS[config.optimizer]) + bool(config.ema)
+
+
+class Learner:
+    """A network that is trained, on one worker. `module` is on the worker's device."""
+
+    def __init__(self, module: Any, config: Train, rank: int):
+        from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+        self.module, self._rank = module, rank
+        self._moments = MOMENTS[config.optimizer]
+        self._optimizer = make_optimizer(module, config)
+        # The first rank alone needs it: the weights of all are the same.
+        self._average = None
+        if config.ema and rank == 0:
+            self._average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+
+    def step(self, lr: float) -> None:
+        """Changes the weights by their gradients, and clears these."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        if self._average:
+            self._average.update_parameters(self.module)
+
+    def tensors(self) -> dict[str, dict[str, Any]]:
+        """The tensors of each file of a checkpoint, on the first rank. They change with the next step."""
+        found: dict[str, dict[str, Any]] = {WEIGHTS: self.module.state_dict()}
+        for key, file in self._moments.items():
+            found[file] = {}
+            for name, parameter in self.module.named_parameters():
+                if (tensor := self._optimizer.state[parameter].get(key)) is not None:
+                    found[file][name] = tensor
+        if self._average:
+            found[AVERAGE] = self._average.module.state_dict()
+        return found
+
+    def load(self, files: Mapping[str, bytes], where: str, step: int) -> dict[str, dict[str, Any]]:
+        """Loads the network and the average after `step` steps, on the first rank. Returns the moments, for `restore`.
+        InputError naming `where` if the files are of another network."""
+        import safetensors.torch
+
+        load_weights(self.module, files[WEIGHTS], where)
+        if self._average:
+            load_weights(self._average.module, files[AVERAGE], where)
+            self._average.n_averaged.fill_(step)
+        return {file: safetensors.torch.load(files[file]) for file in self._moments.values()}
+
+    def restore(self, moments: Mapping[str, Mapping[str, Any]], step: int) -> None:
+        """Sets the state of the optimizer after `step` steps, on all ranks: that of the first rank's `moments`. The
+        other ranks have the weights from DDP."""
+        import torch
+        import torch.distributed
+
+        for name, parameter in self.module.named_parameters():
+            state = self._optimizer.state[parameter]
+            for key, file in self._moments.items():
+                loaded = torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+                if self._rank == 0 and name in moments[file]:
+                    loaded.copy_(moments[file][name])
+                torch.distributed.broadcast(loaded, 0)
+                # In the memory format that the optimizer uses. A buffer of zeros has the same effect as no buffer.
+                state[key] = torch.empty_like(parameter).copy_(loaded)
+            if self._moments is _ADAM:
+                state["step"] = torch.tensor(float(step))
+
+
+def make_optimizer(module: Any, config: Train) -> Any:
+    """The optimizer of a network's parameters."""
+    import torch
+
+    groups: list[dict[str, Any]] = [{"params": list(module.parameters())}]
+    if not config.decay_norms:
+        several = [p for p in module.parameters() if p.ndim > 1]
+        single = [p for p in module.parameters() if p.ndim <= 1]
+        groups = [{"params": several}, {"params": single, "weight_decay": 0.0}]
+    common: dict[str, Any] = {"lr": config.schedule.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=config.momentum, **common)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    return kind(groups, betas=(config.momentum, config.beta2), **common)

@@ -1,0 +1,132 @@
+"""The optimizer, the average of the weights, and their files in a checkpoint, against those of torch."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision.ops._utils import split_normalization_params
+
+from raylabel.models import Model
+from raylabel.models.build import build
+from raylabel.models.weights import save_tensors
+from raylabel.training.config import Train
+from raylabel.training.learner import AVERAGE, MOMENTUM, VARIANCE, Learner, make_optimizer, tensor_files
+from raylabel.training.schedule import Schedule
+
+CONFIG = Train(images=1, schedule=Schedule(lr=0.1), weight_decay=0.05)
+MODEL = Model(arch="resnet8x1")
+TORCH = {
+    "sgd": lambda groups: torch.optim.SGD(groups, 0.1, momentum=0.9, weight_decay=0.05),
+    "adam": lambda groups: torch.optim.Adam(groups, 0.1, betas=(0.9, 0.99), weight_decay=0.05),
+    "adamw": lambda groups: torch.optim.AdamW(groups, 0.1, betas=(0.9, 0.99), weight_decay=0.05),
+}
+
+
+@pytest.fixture(autouse=True)
+def group(tmp_path: Path) -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/group", world_size=1, rank=0)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def network() -> nn.Module:
+    torch.manual_seed(5)
+    return build(MODEL, 10).train()
+
+
+def compute_gradients(module: nn.Module, step: int) -> None:
+    pixels = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(step))
+    nn.functional.cross_entropy(module(pixels), torch.arange(8)).backward()
+
+
+def taught(module: nn.Module, config: Train, first: int, last: int, learner: Learner | None = None) -> Learner:
+    learner = learner or Learner(module, config, rank=0)
+    for step in range(first, last):
+        compute_gradients(module, step)
+        learner.step(0.1 / (1 + step))
+    return learner
+
+
+def equal(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, b.state_dict()[name]) for name, x in a.state_dict().items())
+
+
+@pytest.mark.parametrize("optimizer", TORCH)
+def test_steps_are_those_of_torch(optimizer: str):
+    config = replace(CONFIG, optimizer=optimizer, beta2=0.99, ema=0.8)
+    learner = taught(network(), config, 0, 5)
+    expected = network()
+    torchs = TORCH[optimizer](expected.parameters())
+    average = AveragedModel(expected, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=True)
+    for step in range(5):
+        torchs.zero_grad()
+        compute_gradients(expected, step)
+        torchs.param_groups[0]["lr"] = 0.1 / (1 + step)
+        torchs.step()
+        average.update_parameters(expected)
+    assert equal(learner.module, expected)
+    kept = learner.tensors()[AVERAGE]
+    assert all(torch.equal(kept[name], x) for name, x in average.module.state_dict().items())
+
+
+def test_the_average_is_that_of_its_formula():
+    module = network()
+    learner = Learner(module, replace(CONFIG, ema=0.9), rank=0)
+    expected: dict[str, torch.Tensor] = {}
+    for step in range(6):
+        compute_gradients(module, step)
+        learner.step(0.1)
+        for name, x in module.state_dict().items():
+            now = x.double().clone()
+            expected[name] = 0.9 * expected[name] + 0.1 * now if name in expected else now
+    for name, x in learner.tensors()[AVERAGE].items():
+        if x.is_floating_point():
+            assert torch.allclose(x.double(), expected[name], rtol=1e-5, atol=1e-7), name
+
+
+@pytest.mark.parametrize("optimizer", TORCH)
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_learner_from_a_checkpoint_goes_on_to_the_same_bits(optimizer: str, ema: float):
+    config = replace(CONFIG, optimizer=optimizer, ema=ema, decay_norms=False)
+    whole = taught(network(), config, 0, 6)
+    half = taught(network(), config, 0, 3)
+    files = {file: save_tensors(tensors) for file, tensors in half.tensors().items()}
+    moments = {MOMENTUM} if optimizer == "sgd" else {MOMENTUM, VARIANCE}
+    assert files.keys() - {"model.safetensors"} == moments | ({AVERAGE} if ema else set())
+    assert len(files) == tensor_files(config)
+    module = build(MODEL, 10).train()  # other weights
+    learner = Learner(module, config, rank=0)
+    learner.restore(learner.load(files, "here", 3), 3)
+    resumed = taught(module, config, 3, 6, learner)
+    for file, tensors in whole.tensors().items():
+        found = resumed.tensors()[file]
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(found[name], x) for name, x in tensors.items()), file
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v3_small", "convnext_tiny", "vit_b_16", "r2plus1d_18"])
+def test_norms_and_biases_are_not_decayed(arch: str):
+    with torch.device("meta"):
+        module = build(Model(arch=arch), 10)
+    decayed, others = make_optimizer(module, replace(CONFIG, decay_norms=False)).param_groups
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.05, 0)
+    # The oracle is torchvision's list of normalisation layers, to which its references add the biases.
+    norms = {id(p) for p in split_normalization_params(module)[0]}
+    biases = {id(p) for name, p in module.named_parameters() if name.rpartition(".")[2] in ("bias", "in_proj_bias")}
+    assert {id(p) for p in others["params"]} == norms | biases
+    assert {id(p) for p in decayed["params"]} == {id(p) for p in module.parameters()} - norms - biases
+    (all_of_them,) = make_optimizer(module, CONFIG).param_groups
+    assert len(all_of_them["params"]) == len(list(module.parameters())) and all_of_them["weight_decay"] == 0.05
+
+
+def test_only_the_first_rank_keeps_an_average():
+    learner = Learner(copy.deepcopy(network()), replace(CONFIG, ema=0.9), rank=1)
+    compute_gradients(learner.module, 0)
+    learner.step(0.1)
+    assert AVERAGE not in learner.tensors()
