@@ -25,6 +25,7 @@ THIRD = (0.5, 0.25, 0.125)
 # Valid values of each field.
 VALUES: dict[str, list[Any]] = {
     "size": [16, 24],
+    "eval_size": [0, 16, 20],
     "resize": [24, 32],
     "dct_scale": [False, True],
     "max_jpeg_pixels": [4_000, 200_000_000],
@@ -32,6 +33,9 @@ VALUES: dict[str, list[Any]] = {
     "min_scale": [0.08, 0.5],
     "padding": [0, 4],
     "flip": [True, False],
+    "interpolation": ["bilinear", "bicubic"],
+    "augment": ["none", "trivial"],
+    "erase": [0.0, 1.0],
     "mean": [(0.485, 0.456, 0.406), THIRD],
     "std": [(0.229, 0.224, 0.225), THIRD],
 }
@@ -53,7 +57,8 @@ def draw_clips(data: st.DataObject, base: View | None = None) -> View:
     """A view of videos; of `base` most fields are kept."""
     view, changed = draw_view(data, base), data.draw(st.sets(st.sampled_from(list(OF_CLIP)), max_size=3))
     fields = {name: data.draw(st.sampled_from(OF_CLIP[name])) for name in sorted(changed)}
-    return replace(view, crop="random_resized", dct_scale=False, clip=replace((base and base.clip) or Clip(), **fields))
+    clip = replace((base and base.clip) or Clip(), **fields)
+    return replace(view, crop="random_resized", dct_scale=False, interpolation="bilinear", clip=clip)
 
 
 def picture() -> bytes:
@@ -72,8 +77,9 @@ def shown(pixels: np.ndarray, view: View) -> bytes:
 
 
 def of_training(view: View) -> bytes:
-    rng = np.random.default_rng(1)
-    return shown(train_clip(VIDEO, view, rng) if view.clip else train_pixels(PICTURE, view, rng), view)
+    make, media = (train_clip, VIDEO) if view.clip else (train_pixels, PICTURE)
+    # Some operations of an augmentation change nothing.
+    return b"".join(shown(make(media, view, np.random.default_rng(seed)), view) for seed in (1, 2, 3))
 
 
 def of_evaluation(view: View) -> bytes:
@@ -101,7 +107,7 @@ def test_every_field_of_an_identity_changes_pixels(draw: Callable[..., View]):
     base = View(size=16, resize=24, clip=Clip(frames=2, count=1) if draw is draw_clips else None)
     changes = [{name: value} for name, values in VALUES.items() for value in values]
     if base.clip:
-        changes = [c for c in changes if "crop" not in c and c != {"dct_scale": True}]
+        changes = [c for c in changes if not c.keys() & {"crop", "interpolation"} and c != {"dct_scale": True}]
         changes += [{"clip": replace(base.clip, **{n: v})} for n, values in OF_CLIP.items() for v in values]
     for view in [base] if base.clip else [base, replace(base, crop="padded")]:
         for change in changes:
