@@ -40,8 +40,8 @@ def make_augment(view: View) -> Augment | None:
         return transform(kind(frames)).movedim(-3, -1).numpy()
 
     def augment(pixels: np.ndarray, seed: int) -> np.ndarray:
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds other devices too, for a millisecond
-        if view.augment == "trivial" and pixels.ndim == 3:  # Pillow is faster than torch on one small picture
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed all devices
+        if view.augment == "trivial" and pixels.ndim == 3:  # by Pillow, as in torchvision's references
             pixels = np.asarray(trivial(Image.fromarray(np.ascontiguousarray(pixels))))
         elif view.augment == "trivial":
             pixels = on_tensor(trivial, pixels)

@@ -45,7 +45,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     found: list[tuple[str, float]] = []
     apply = v2.TrivialAugmentWide._apply_image_or_video_transform
 
-    def noted(self, image, transform_id, magnitude, **options):  # noqa: ANN001
+    def noted(self, image, transform_id, magnitude, **options):
         found.append((transform_id, magnitude))
         return apply(self, image, transform_id, magnitude, **options)
 

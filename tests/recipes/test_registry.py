@@ -13,7 +13,7 @@ from raylabel.compute.resources import Cluster, Node, Pool, Resources
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.recipes import registry as recipes
-from raylabel.recipes.recipe import Recipe, Teacher
+from raylabel.recipes.recipe import Recipe, Teacher, check_recipe
 from raylabel.training.config import Train
 from raylabel.training.schedule import Schedule, lr_at
 
@@ -192,6 +192,19 @@ def test_clips_are_trained_on_in_bf16_only_with_a_gpu():
     assert cpus.precision("bf16") == "bf16"
     with pytest.raises(InputError, match="gradients of clips are wrong on a CPU"):
         cpus.precision("bf16", trains_clips=True)
+
+
+@pytest.mark.parametrize("name", ["teacher.train", "pretrain", "finetune"])
+def test_batchnorm_over_all_workers_needs_gpus(name: str, monkeypatch: pytest.MonkeyPatch):
+    recipe = recipes.digits()
+    assert recipe.teacher.train
+    teacher = replace(recipe.teacher, train=replace(recipe.teacher.train, sync_batchnorm=True))
+    synced = {"teacher": teacher} if name == "teacher.train" else {name: bad(sync_batchnorm=True)}
+    monkeypatch.setattr(Cluster, "now", lambda: Cluster((Node(4, 1),)))
+    check_recipe(replace(recipe, **synced))
+    monkeypatch.setattr(Cluster, "now", lambda: Cluster((Node(4),)))
+    with pytest.raises(InputError, match=f"^{name}.sync_batchnorm is set, but PyTorch has it for GPUs only"):
+        check_recipe(replace(recipe, **synced))
 
 
 def test_a_small_batch_has_few_workers():
