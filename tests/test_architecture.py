@@ -25,6 +25,7 @@ LAYERS = (
     ("recipes",),
     ("pipelines",),
     ("report",),
+    ("ship",),
     ("plan",),
     ("sweep",),
     ("cli",),

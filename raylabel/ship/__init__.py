@@ -1,0 +1,1 @@
+"""What leaves a root: networks for other programs, and predictions."""

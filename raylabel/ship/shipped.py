@@ -1,0 +1,122 @@
+"""A trained network in a root, and what its use needs: its view, the names of its classes, and the runs that it is of.
+
+A network's folder has its weights and its architecture. Its view at evaluation and the names of its classes are those
+of the finished runs that list it.
+"""
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from raylabel.errors import InputError
+from raylabel.evaluate.results import TEACHER
+from raylabel.labels.teacher import Label
+from raylabel.media.view import Clip, View
+from raylabel.models.trained import WEIGHTS
+from raylabel.report.run import SUMMARY
+from raylabel.store.artifact import MANIFEST, Artifact, Root
+from raylabel.store.files import filesystem, reading
+from raylabel.text import listed
+
+THREADS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shipped:
+    """A trained network with all that its use needs."""
+
+    root: Root
+    network: Artifact
+    view: View
+    """How a sample becomes its input, as in its evaluation."""
+    label: Label
+    """How it scored the test set: batch and precision."""
+    classes: tuple[str, ...]
+    """The names of its classes, in the order of its logits."""
+    run: Mapping[str, Any]
+    """summary.json of the run that these are from."""
+
+
+def find_network(uri: str, run: str = "") -> Shipped:
+    """The network in the folder `uri`, for example 'runs/student-0a1b2c3d4e5f', as the finished run in the folder
+    `run` uses it. `run` may be left out if all runs of that root which use the network agree on its view and classes.
+
+    InputError if the folder is no trained network, or if no finished run uses it.
+    """
+    network = _open(uri)
+    root = Root(network.uri.rpartition("/")[0])
+    found = {name: one for name, one in _summaries(root).items() if _uses(one, network)}
+    if run:
+        name = run.rstrip("/").rpartition("/")[2]
+        if name not in found:
+            raise InputError(f"run '{run}' does not use {network.uri}: give one of {listed(sorted(found))}")
+        found = {name: found[name]}
+    if not found:
+        raise InputError(
+            f"no finished run in '{root.uri}' uses {network.uri}, so its view and its classes are not known: complete "
+            "its run first, by the same command"
+        )
+    shipped = {name: _shipped(root, network, one) for name, one in found.items()}
+    first, *others = shipped.values()
+    if any((other.view, other.label, other.classes) != (first.view, first.label, first.classes) for other in others):
+        raise InputError(
+            f"the runs {listed(sorted(shipped))} use {network.uri} with different views, batches, precisions or "
+            "classes: give one of them as --run"
+        )
+    return first
+
+
+def view_of(settings: Mapping[str, Any]) -> View:
+    """The view whose `identity_of` is `settings`."""
+    clip = settings.get("clip")
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    return View(**plain | {"clip": Clip(**clip) if clip else None})
+
+
+def _open(uri: str) -> Artifact:
+    folder = uri.rstrip("/")
+    fs, path = filesystem(folder)
+    name, _, digest = path.rpartition("/")[2].rpartition("-")
+    with reading(folder):
+        known = fs.get_file_info([f"{path}/{MANIFEST}", f"{path}/{WEIGHTS}"])
+    if not (name and all(info.is_file for info in known)):
+        raise InputError(
+            f"'{uri}' is not a complete trained network: give a folder such as 'runs/student-0a1b2c3d4e5f', which has "
+            f"{MANIFEST} and {WEIGHTS}"
+        )
+    return Artifact(path if "://" not in folder else folder, name, digest)
+
+
+def _summaries(root: Root) -> dict[str, dict[str, Any]]:
+    """Folder → summary.json of each finished run in the root."""
+    fs, path = filesystem(root.uri)
+    with reading(root.uri):
+        names = [info.base_name for info in fs.get_file_info(pafs.FileSelector(path))]
+    runs = sorted(name for name in names if name.startswith("run-"))
+
+    def read(name: str) -> dict[str, Any] | None:
+        run = Artifact(f"{root.uri}/{name}", *name.rsplit("-", 1))
+        try:
+            return json.loads(run.read(SUMMARY)) if run.manifest else None
+        except FileNotFoundError:  # not finished
+            return None
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = dict(zip(runs, pool.map(read, runs), strict=True))
+    return {name: summary for name, summary in found.items() if summary}
+
+
+def _uses(summary: Mapping[str, Any], network: Artifact) -> bool:
+    return network.uri.rpartition("/")[2] in summary["artifacts"].values()
+
+
+def _shipped(root: Root, network: Artifact, run: Mapping[str, Any]) -> Shipped:
+    settings = run["settings"]
+    own = settings["teacher"]["view"] if network.name == TEACHER else None
+    label = Label(**{name: settings["label"][name] for name in ("batch", "p", "precision")})
+    view, classes = view_of(own or settings["view"]), tuple(run["classes"])
+    return Shipped(root=root, network=network, view=view, label=label, classes=classes, run=run)
