@@ -72,9 +72,10 @@ def find_network(uri: str, run: str = "") -> Shipped:
 
 def view_of(settings: Mapping[str, Any]) -> View:
     """The view whose `identity_of` is `settings`."""
-    clip = settings.get("clip")
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-    return View(**plain | {"clip": Clip(**clip) if clip else None})
+    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()}
+    if clip := settings.get("clip"):
+        values["clip"] = Clip(**clip)
+    return View(**values)
 
 
 def _open(uri: str) -> Artifact:
