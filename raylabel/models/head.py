@@ -1,4 +1,4 @@
-"""The last layer of a network in float32, while the layers before it compute in bfloat16.
+"""The last layer of a network: its name; and how to compute it in float32, while the others compute in bfloat16.
 
 A bfloat16 has 8 significant bits, so logits computed in it take few values, many samples of a class tie, and the order
 of ties says nothing about the samples. The last layer is where most of this is lost, and it is cheap.
@@ -8,14 +8,20 @@ import torch
 from torch import Tensor, nn
 
 
+def head_of(network: nn.Module) -> str:
+    """The name of the last layer, whose outputs are the logits.
+
+    It is linear in all networks that `build` makes, except in SqueezeNet, where it is a convolution. It is the last
+    layer that each of them registers.
+    """
+    return [name for name, layer in network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))][-1]
+
+
 def float32_head(network: nn.Module) -> nn.Module:
     """The network itself, with its last layer computed in float32 also under autocast. For inference: it changes the
     names of that layer's weights.
-
-    The last layer is linear in all networks that `build` makes, except in SqueezeNet, where it is a convolution. It is
-    the last one that each of them registers.
     """
-    name = [name for name, layer in network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))][-1]
+    name = head_of(network)
     network.set_submodule(name, Float32(network.get_submodule(name)))
     return network
 

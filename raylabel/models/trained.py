@@ -6,7 +6,8 @@ from raylabel.errors import InputError
 from raylabel.models.build import build
 from raylabel.models.config import Model
 from raylabel.models.weights import checkpoint_digest, load_checkpoint, load_weights, save_weights, torchvision_weights
-from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
+from raylabel.store.artifact import MANIFEST, Artifact, Built, Draft, Root, identity_of, write_bytes
+from raylabel.store.files import filesystem, is_local, reading
 
 WEIGHTS = "model.safetensors"
 CURVE = "curve.json"  # only if the network was trained here: [{images, loss, accuracy, lr}]
@@ -24,6 +25,16 @@ def load_model(artifact: Artifact) -> nn.Module:
     module = build(Model(**artifact.info["model"]), artifact.info["classes"])
     load_weights(module, artifact.read(WEIGHTS), artifact.uri)
     return module
+
+
+def open_network(uri: str) -> Artifact | None:
+    """The trained network in a folder such as 'runs/student-0a1b2c3d4e5f'; None if it is not one, or not complete."""
+    fs, path = filesystem(uri)
+    name, _, digest = path.rpartition("/")[2].rpartition("-")
+    with reading(uri):
+        if not all(info.is_file for info in fs.get_file_info([f"{path}/{MANIFEST}", f"{path}/{WEIGHTS}"])):
+            return None
+    return Artifact(path if is_local(uri) else uri.rstrip("/"), name, digest) if name else None
 
 
 def import_model(root: Root, name: str, model: Model, classes: int, *, checkpoint: str, weights: str) -> Artifact:

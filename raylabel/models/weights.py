@@ -49,8 +49,10 @@ def load_weights(module: nn.Module, data: bytes, where: str) -> None:
         raise InputError(
             f"weights '{where}' are not a complete safetensors file: {one_line(error)}; create them again"
         ) from error
-    if misfits := _misfits(module, state):
-        raise InputError(f"weights '{where}' do not fit the network: {_first(misfits)}; give the network they are for")
+    if misfits := misfits_of(module.state_dict(), state):
+        raise InputError(
+            f"weights '{where}' do not fit the network: {describe_misfits(misfits)}; give the network they are for"
+        )
     module.load_state_dict(state)
 
 
@@ -96,11 +98,11 @@ def load_checkpoint(module: nn.Module, uri: str, model: Model, classes: int) -> 
 
     InputError, with `module` unchanged, if a tensor is missing, is not in the network, or has another shape.
     """
-    state = _current_names(read_checkpoint(uri), model.arch)
-    if misfits := _misfits(module, state):
+    state = current_names(read_checkpoint(uri), model.arch)
+    if misfits := misfits_of(module.state_dict(), state):
         stem = "" if model.stem == "imagenet" else f" (stem '{model.stem}')"
         raise InputError(
-            f"checkpoint '{uri}' does not fit {model.arch}{stem} with {classes} classes: {_first(misfits)}; "
+            f"checkpoint '{uri}' does not fit {model.arch}{stem} with {classes} classes: {describe_misfits(misfits)}; "
             "give the arch, stem and classes it was trained with, or another checkpoint"
         )
     # A plain dict has no version, so batch norms saved before torch 0.4.1 may lack num_batches_tracked.
@@ -124,7 +126,7 @@ def torchvision_weights(name: str) -> tuple[Model, int, dict[str, Tensor]]:
             f"cannot get torchvision weights '{name}' from {weight.url}: {one_line(error)}; "
             "give a checkpoint file instead"
         ) from error
-    return Model(arch=arch), len(weight.meta["categories"]), _current_names(state, arch)
+    return Model(arch=arch), len(weight.meta["categories"]), current_names(state, arch)
 
 
 def checkpoint_digest(uri: str) -> str:
@@ -155,10 +157,9 @@ def _unpickle(uri: str, data: bytes) -> Any:
         ) from error
 
 
-def _misfits(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """One phrase for each difference between `state` and the tensors of `module`, in the module's order."""
+def misfits_of(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """One phrase for each difference between `state` and the tensors of a network, in the order of the network."""
     misfits = []
-    wanted = module.state_dict()
     for name, tensor in wanted.items():
         if name not in state:
             if not name.endswith("num_batches_tracked"):
@@ -168,12 +169,13 @@ def _misfits(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     return misfits + [f"{name!r} is not in the network" for name in state if name not in wanted]
 
 
-def _first(misfits: list[str]) -> str:
+def describe_misfits(misfits: list[str]) -> str:
+    """The first three, and how many more there are."""
     more = f"; and {len(misfits) - 3} more" if len(misfits) > 3 else ""
     return "; ".join(misfits[:3]) + more
 
 
-def _current_names(state: Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
+def current_names(state: Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
     """The tensors under the names that `build` uses, without the parts that it does not create."""
     if arch.startswith("densenet"):
         return {_DENSENET.sub(r"\1\2", name): tensor for name, tensor in state.items()}

@@ -1,6 +1,7 @@
 """The inputs of a run, checked before anything is trained: the recipe, its corpora, their labels, a given teacher."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ from raylabel.compute.progress import say
 from raylabel.corpus import Corpus, Shards, index_corpus, read_groups
 from raylabel.corpus.label_rule import name_warnings
 from raylabel.labels.truth import GivenLabels
+from raylabel.models.start import check_start, import_weights
 from raylabel.models.trained import import_model
 from raylabel.pipelines.edited import check_edited
 from raylabel.recipes.recipe import Recipe, Teacher, check_classes, check_recipe
@@ -39,6 +41,8 @@ class Prepared:
     """Source videos of the labeled and the test set, as `read_groups` returns them."""
     teacher: Artifact | None
     """The teacher if it is given; None if it is trained by the run."""
+    weights: Mapping[str, Artifact]
+    """`Init.weights` of each training that starts from some → these weights."""
 
 
 def prepare(root: Root, recipe: Recipe) -> Prepared:
@@ -54,6 +58,10 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
     if lacking := [name for name, count in zip(classes, test_labels.info["per_class"], strict=True) if not count]:
         none = f"no sample of {len(lacking):,} of {len(classes):,} classes ({listed(lacking)})"
         warnings.append(f"the test set has {none}: the accuracies do not cover them")
+    if recipe.teacher.given and recipe.teacher.train:
+        warnings.append(
+            "teacher.train is not used: the teacher is given; to fine-tune it, see teacher.train.init.weights"
+        )
     for text in warnings:  # now, not after days of scoring
         say(f"warning: {text}")
     groups = {n: read_groups(corpora[n], Shards(shards[n])) for n in ("labeled", "test")}
@@ -68,7 +76,21 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
         warnings=tuple(warnings),
         groups=groups,
         teacher=given_teacher(root, recipe.teacher, len(classes)),
+        weights=given_weights(root, recipe, len(classes)),
     )
+
+
+def given_weights(root: Root, recipe: Recipe, classes: int) -> dict[str, Artifact]:
+    """The weights that trainings start from, by `Init.weights`. InputError if they or the layers that an `Init` names
+    do not fit the network."""
+    found: dict[str, Artifact] = {}
+    for name, (model, config) in recipe.trainings.items():
+        source = config.init.weights
+        if source and source not in found:
+            found[source] = import_weights(root, source, model)
+        if check_start(name, model, classes, config.init, found.get(source)):
+            say(f"{name} starts from {source} without its head: the new one has random weights, for {classes} classes")
+    return found
 
 
 def given_teacher(root: Root, teacher: Teacher, classes: int) -> Artifact | None:

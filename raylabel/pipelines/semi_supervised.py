@@ -21,6 +21,7 @@ from raylabel.labels.source import LabelSource, gives_scores
 from raylabel.labels.teacher import TrainedNetwork
 from raylabel.media.view import View
 from raylabel.models import Model
+from raylabel.models.start import import_weights
 from raylabel.pipelines.inputs import Prepared, prepare
 from raylabel.recipes.recipe import Recipe
 from raylabel.selection.duplicates import find_duplicates
@@ -232,6 +233,8 @@ class Run:
         init: Artifact | None = None,
     ) -> Artifact:
         assert config is not None
+        if source := config.init.weights:
+            init = self.start.weights.get(source) or import_weights(self.root, source, model)
         task = TrainingTask(
             model=model,
             classes=len(self.start.classes),

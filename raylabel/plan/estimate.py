@@ -227,8 +227,8 @@ class _Costs:
         checkpoints = int(seconds / 60 / config.checkpoint_minutes)
         tensors = tensor_files(config)
         asked = traffic.train(layout, workers, size, items, config.processed, weights, checkpoints, tensors)
-        if stage == "finetune":
-            asked += traffic.file(weights)  # of the pre-trained student
+        if stage == "finetune" or config.init.weights:
+            asked += traffic.file(weights)  # of the pre-trained student, or those that are given
         return Work(
             stage=stage,
             images=config.processed,

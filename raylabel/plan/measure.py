@@ -90,6 +90,8 @@ def _kind(training: Remaining) -> str:
     frames = f" of {view.clip.frames} frames" if view.clip else ""
     given = identity_of(config) | view.training_identity
     shown = {key: "" if isinstance(given[key], (float, bool)) else f" {given[key]}" for key in _SLOWER if key in given}
+    if config.init.frozen:
+        shown["frozen"] = f" {' '.join(config.init.frozen)}"
     options = ", ".join(f"{key}{value}" for key, value in shown.items())
     name = f"training {training.model.arch}{frames} at {view.size} pixels in batches of {config.batch}"
     return f"{name} with {options}" if options else name

@@ -1,5 +1,6 @@
 """A recipe: the corpora, teacher, selection, student and training of a run; and the checks of these."""
 
+import importlib.util
 from dataclasses import dataclass, field, replace
 
 from raylabel.compute.resources import Cluster, Resources
@@ -24,11 +25,12 @@ class Teacher:
     model: Model
     """Architecture of the teacher."""
     train: Train | None = None
-    """How to train it on the labeled set, if neither checkpoint nor weights are given."""
+    """How to train it on the labeled set, if neither checkpoint nor weights are given. To fine-tune a given network,
+    name it in `train.init.weights`."""
     checkpoint: str = ""
-    """A trained model: a .safetensors file or a PyTorch state dict."""
+    """A trained model, used as it is: a .safetensors file or a PyTorch state dict."""
     weights: str = ""
-    """A trained model by torchvision's name, for example ResNet50_Weights.IMAGENET1K_V2."""
+    """A trained model, used as it is, by torchvision's name, for example ResNet50_Weights.IMAGENET1K_V2."""
     view: View | None = None
     """View of the teacher if it is not the student's, for example with more frames (Yalniz et al. 2019 §5.1)."""
     unchecked: bool = field(default=False, metadata=NOT_IDENTITY)
@@ -75,7 +77,7 @@ class Recipe:
     student: Model
     """Architecture of the student, and of its control."""
     pretrain: Train
-    """How to train the student on the picks, from random weights."""
+    """How to train the student on the picks, from random weights or from those of `pretrain.init`."""
     finetune: Train
     """How to fine-tune the student on the labeled set, all layers."""
     leaks: Policy = field(default="report", metadata=NOT_IDENTITY)
@@ -96,6 +98,11 @@ class Recipe:
             self.teacher.view.check("teacher.view")
         if self.teacher.train:
             self.teacher.train.check("teacher.train")
+        if self.finetune.init.weights:
+            raise InputError(
+                f"finetune.init.weights is '{self.finetune.init.weights}', but fine-tuning starts from the pre-trained "
+                "student: give it as pretrain.init.weights"
+            )
 
     @property
     def teacher_view(self) -> View:
@@ -105,6 +112,14 @@ class Recipe:
     def max_jpeg_pixels(self) -> int:
         """The largest JPEG among the training examples, which both views must accept."""
         return min(self.view.max_jpeg_pixels, self.teacher_view.max_jpeg_pixels)
+
+    @property
+    def trainings(self) -> dict[str, tuple[Model, Train]]:
+        """Name of each training's config in the recipe → network and config, without that of a given teacher."""
+        teacher, found = self.teacher, dict[str, tuple[Model, Train]]()
+        if teacher.train and not (teacher.given or self.source):
+            found["teacher.train"] = teacher.model, teacher.train
+        return found | {"pretrain": (self.student, self.pretrain), "finetune": (self.student, self.finetune)}
 
     @property
     def control(self) -> Train:
@@ -120,12 +135,12 @@ def check_recipe(recipe: Recipe) -> None:
     _check_media(recipe)
     cluster = Cluster.now()
     cluster.teachers(recipe.resources)
-    trainings = {"teacher.train": recipe.teacher.train, "pretrain": recipe.pretrain, "finetune": recipe.finetune}
-    for name, config in trainings.items():
-        if config:
-            cluster.workers(recipe.resources, config.batch)
-            if config.sync_batchnorm and not cluster.gpus:
-                raise InputError(f"{name}.sync_batchnorm is set, but PyTorch has it for GPUs only: unset it")
+    for name, (_, config) in recipe.trainings.items():
+        cluster.workers(recipe.resources, config.batch)
+        if config.sync_batchnorm and not cluster.gpus:
+            raise InputError(f"{name}.sync_batchnorm is set, but PyTorch has it for GPUs only: unset it")
+        if config.optimizer == "lamb" and importlib.util.find_spec("timm") is None:
+            raise InputError(f"{name}.optimizer is 'lamb', which needs timm: pip install 'raylabel[timm]'")
 
 
 def check_classes(recipe: Recipe, classes: int) -> None:

@@ -16,7 +16,7 @@ from raylabel.errors import InputError
 from raylabel.evaluate.results import TEACHER
 from raylabel.labels.teacher import Label
 from raylabel.media.view import Clip, View
-from raylabel.models.trained import WEIGHTS
+from raylabel.models.trained import WEIGHTS, open_network
 from raylabel.report.run import SUMMARY
 from raylabel.store.artifact import MANIFEST, Artifact, Root
 from raylabel.store.files import filesystem, reading
@@ -79,17 +79,12 @@ def view_of(settings: Mapping[str, Any]) -> View:
 
 
 def _open(uri: str) -> Artifact:
-    folder = uri.rstrip("/")
-    fs, path = filesystem(folder)
-    name, _, digest = path.rpartition("/")[2].rpartition("-")
-    with reading(folder):
-        known = fs.get_file_info([f"{path}/{MANIFEST}", f"{path}/{WEIGHTS}"])
-    if not (name and all(info.is_file for info in known)):
-        raise InputError(
-            f"'{uri}' is not a complete trained network: give a folder such as 'runs/student-0a1b2c3d4e5f', which has "
-            f"{MANIFEST} and {WEIGHTS}"
-        )
-    return Artifact(path if "://" not in folder else folder, name, digest)
+    if found := open_network(uri):
+        return found
+    raise InputError(
+        f"'{uri}' is not a complete trained network: give a folder such as 'runs/student-0a1b2c3d4e5f', which has "
+        f"{MANIFEST} and {WEIGHTS}"
+    )
 
 
 def _summaries(root: Root) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ from math import inf
 from typing import Literal
 
 from raylabel.errors import InputError
+from raylabel.models.init import Init
 from raylabel.store.artifact import ADDED_LATER, NOT_IDENTITY
 from raylabel.training.schedule import Schedule
 
@@ -21,14 +22,16 @@ class Train:
     """Learning rate over the run."""
     batch: int = 256
     """Images in a global batch, summed over all workers."""
-    optimizer: Literal["sgd", "adam", "adamw"] = field(default="sgd", metadata=ADDED_LATER)
-    """torch.optim's SGD with momentum, as in the paper, Adam or AdamW."""
+    optimizer: Literal["sgd", "adam", "adamw", "lamb"] = field(default="sgd", metadata=ADDED_LATER)
+    """torch.optim's SGD with momentum, as in the paper, Adam or AdamW; or timm's LAMB (You et al. 2019, arXiv
+    1904.00962) with its clipping of the gradient, which needs the extra raylabel[timm]."""
     momentum: float = 0.9
-    """Momentum of SGD; the decay of the first moment (beta 1) of Adam and AdamW."""
+    """Momentum of SGD; the decay of the first moment (beta 1) of the others."""
     beta2: float = field(default=0.999, metadata=ADDED_LATER)
-    """Decay of the second moment (beta 2) of Adam and AdamW; SGD has none."""
+    """Decay of the second moment (beta 2) of the others; SGD has none."""
     weight_decay: float = 1e-4
-    """Weight decay (1e-4 in the paper). With SGD and Adam a part of the gradient, with AdamW apart from it."""
+    """Weight decay (1e-4 in the paper). A part of the gradient with SGD and Adam, apart from it with AdamW, a part of
+    the step with LAMB."""
     decay_norms: bool = field(default=True, metadata=ADDED_LATER)
     """Decay the parameters with one dimension too, which are those of normalisation layers and the biases."""
     label_smoothing: float = field(default=0.0, metadata=ADDED_LATER)
@@ -47,6 +50,8 @@ class Train:
     """BatchNorm over the whole batch, not over the share of each worker as in the paper. Needs GPUs."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the forward pass (autocast). auto: bf16 if the hardware supports it; fp32 for clips on a CPU."""
+    init: Init = field(default=Init(), metadata=ADDED_LATER)
+    """What it starts from, and which layers it changes."""
     checkpoint_minutes: float = field(default=5.0, metadata=NOT_IDENTITY)
     """Minutes between checkpoints, which are written while training goes on. A crash costs at most so many minutes of
     training, and the time that it takes to write a checkpoint."""
@@ -71,6 +76,7 @@ class Train:
         if self.accumulate < 1:
             raise InputError(f"{name}.accumulate is {self.accumulate}: give at least 1")
         self.schedule.check(f"{name}.schedule")
+        self.init.check(f"{name}.init")
 
     @property
     def steps(self) -> int:

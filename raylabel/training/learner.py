@@ -6,6 +6,8 @@ The three are restored from the files of a checkpoint to the same bits.
 from collections.abc import Mapping
 from typing import Any
 
+from raylabel.errors import InputError
+from raylabel.models.start import covered, lr_scales
 from raylabel.models.trained import WEIGHTS
 from raylabel.models.weights import load_weights
 from raylabel.training.config import Train
@@ -13,8 +15,9 @@ from raylabel.training.config import Train
 MOMENTUM, VARIANCE = "momentum.safetensors", "variance.safetensors"  # first and second moments of the gradient
 AVERAGE = "average.safetensors"
 _ADAM = {"exp_avg": MOMENTUM, "exp_avg_sq": VARIANCE}
-MOMENTS = {"sgd": {"momentum_buffer": MOMENTUM}, "adam": _ADAM, "adamw": _ADAM}
+MOMENTS = {"sgd": {"momentum_buffer": MOMENTUM}, "adam": _ADAM, "adamw": _ADAM, "lamb": _ADAM}
 """Optimizer → the tensors that it keeps for each parameter → their file in a checkpoint."""
+_NAMES = {"adam": "Adam", "adamw": "AdamW"}
 
 
 def tensor_files(config: Train) -> int:
@@ -29,7 +32,7 @@ class Learner:
         from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
         self.module, self._rank = module, rank
-        self._moments = MOMENTS[config.optimizer]
+        self._config, self._moments = config, MOMENTS[config.optimizer]
         self._optimizer = make_optimizer(module, config)
         # The first rank alone needs it: the weights of all are the same.
         self._average = None
@@ -39,7 +42,7 @@ class Learner:
     def step(self, lr: float) -> None:
         """Changes the weights by their gradients, and clears these."""
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["scale"]
         self._optimizer.step()
         self._optimizer.zero_grad()
         if self._average:
@@ -74,6 +77,12 @@ class Learner:
         import torch
         import torch.distributed
 
+        init = self._config.init
+        thaw = init.thaws_at(self._config.steps)
+        late = set(covered(self.module, init.frozen, dict(self.module.named_parameters())))
+        for group in self._optimizer.param_groups:
+            if self._config.optimizer == "lamb":
+                group["step"] = torch.tensor(float(step))  # for all parameters of the group
         for name, parameter in self.module.named_parameters():
             state = self._optimizer.state[parameter]
             for key, file in self._moments.items():
@@ -83,21 +92,28 @@ class Learner:
                 torch.distributed.broadcast(loaded, 0)
                 # In the memory format that the optimizer uses. A buffer of zeros has the same effect as no buffer.
                 state[key] = torch.empty_like(parameter).copy_(loaded)
-            if self._moments is _ADAM:
-                state["step"] = torch.tensor(float(step))
+            if self._config.optimizer in ("adam", "adamw"):
+                state["step"] = torch.tensor(float(max(0, step - thaw) if name in late else step))
 
 
 def make_optimizer(module: Any, config: Train) -> Any:
     """The optimizer of a network's parameters."""
     import torch
 
-    groups: list[dict[str, Any]] = [{"params": list(module.parameters())}]
-    if not config.decay_norms:
-        several = [p for p in module.parameters() if p.ndim > 1]
-        single = [p for p in module.parameters() if p.ndim <= 1]
-        groups = [{"params": several}, {"params": single, "weight_decay": 0.0}]
-    common: dict[str, Any] = {"lr": config.schedule.lr, "weight_decay": config.weight_decay}
+    scales, found = lr_scales(module, config.init.first_lr), dict[tuple[float, float], list[Any]]()
+    for name, parameter in module.named_parameters():
+        decay = config.weight_decay if config.decay_norms or parameter.ndim > 1 else 0.0
+        found.setdefault((scales[name], decay), []).append(parameter)
+    groups = [{"params": some, "scale": scale, "weight_decay": decay} for (scale, decay), some in found.items()]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=config.momentum, **common)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-    return kind(groups, betas=(config.momentum, config.beta2), **common)
+        return torch.optim.SGD(groups, lr=config.schedule.lr, momentum=config.momentum)
+    kind = _lamb() if config.optimizer == "lamb" else getattr(torch.optim, _NAMES[config.optimizer])
+    return kind(groups, lr=config.schedule.lr, betas=(config.momentum, config.beta2))
+
+
+def _lamb() -> Any:
+    try:
+        from timm.optim.lamb import Lamb
+    except ImportError as error:
+        raise InputError("optimizer 'lamb' needs timm: pip install 'raylabel[timm]' on all machines") from error
+    return Lamb

@@ -1,5 +1,6 @@
 """The training loop, which each training worker runs: for teacher, control, pre-training and fine-tuning."""
 
+import functools
 import json
 import time
 from collections.abc import Callable, Generator
@@ -19,8 +20,9 @@ from raylabel.errors import InputError
 from raylabel.media.image_views import normalise
 from raylabel.media.view import View
 from raylabel.models import Model
-from raylabel.models.build import build, input_dtype, memory_format
-from raylabel.models.trained import CURVE, load_model
+from raylabel.models.build import input_dtype, memory_format
+from raylabel.models.start import freeze, start_network
+from raylabel.models.trained import CURVE
 from raylabel.models.weights import save_tensors
 from raylabel.store.artifact import Artifact
 from raylabel.text import one_line
@@ -46,7 +48,7 @@ class TrainingTask:
     view: View
     seed: int
     init: Artifact | None = None
-    """A trained network to start from; None: random weights."""
+    """Weights to start from: a trained network, or others that the user gives; None: random weights."""
     precision: str = ""
     """'bf16' or 'fp32'; empty until it is chosen for the hardware."""
     board: Any = None
@@ -92,7 +94,7 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
     if task.precision == "fp32":
         use_full_float32()
     torch.manual_seed(task.seed)
-    module = load_model(task.init) if task.init else build(task.model, task.classes)
+    module = start_network(task.model, task.classes, config.init, task.init)
     module = module.to(device, memory_format=memory_format(module)).train()  # pyright: ignore[reportCallIssue]
     if config.sync_batchnorm:
         module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
@@ -101,8 +103,11 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
     # so that the curve does not depend on when checkpoints are written.
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     step, curve, passed_over = _restore(checkpoints, learner, sums, rank, world)
-    parallel = DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
     last, total, dtype = config.steps, config.processed, input_dtype(module, task.precision == "bf16")
+    thaw = config.init.thaws_at(last)
+    freeze(module, config.init.frozen, frozen=step < thaw)
+    wrap = functools.partial(DistributedDataParallel, device_ids=[device] if device.type == "cuda" else None)
+    parallel = wrap(module)
     every, mix = max(1, last // POINTS), make_mix(config, task.classes)
     batches = Stream(task.examples, task.seed).batches(
         task.view, config.batch, step * config.batch, total, rank, world, _loaders(), _memory(device)
@@ -111,6 +116,9 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
     writer = Writer(checkpoints, config.checkpoint_minutes, lambda: ray.get(task.board.get.remote()))
     note, reported, agreement = "", 0.0, Agreement(task.board, rank, step, device, writer.due)
     for pixels, labels in batches:
+        if step == thaw and config.init.frozen:
+            freeze(module, config.init.frozen, frozen=False)
+            parallel = wrap(module)  # knows the parameters with gradients from when it is made
         lr = lr_at(config.schedule, step * config.batch, total)
         torch.manual_seed(hash((task.seed, step, rank)))  # so that mixing and dropout after a restart are the same
         # No copy waits for the device. PyTorch does not reuse pinned memory, also of an array, before it is copied.

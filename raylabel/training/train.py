@@ -38,7 +38,8 @@ def train(root: Root, name: str, task: TrainingTask, resources: Resources) -> Ar
         "model": identity_of(task.model),
         "classes": task.classes,
         "examples": task.examples.digest,
-        "train": identity_of(config) | {"precision": precision},
+        # The weights that `init` names are in `init` below, by their content.
+        "train": identity_of(replace(config, init=replace(config.init, weights=""))) | {"precision": precision},
         "view": view.training_identity,
         "init": task.init.digest if task.init else None,
         "seed": task.seed,

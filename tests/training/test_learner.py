@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed
+from timm.optim.lamb import Lamb
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.ops._utils import split_normalization_params
@@ -25,6 +26,7 @@ TORCH = {
     "sgd": lambda groups: torch.optim.SGD(groups, 0.1, momentum=0.9, weight_decay=0.05),
     "adam": lambda groups: torch.optim.Adam(groups, 0.1, betas=(0.9, 0.99), weight_decay=0.05),
     "adamw": lambda groups: torch.optim.AdamW(groups, 0.1, betas=(0.9, 0.99), weight_decay=0.05),
+    "lamb": lambda groups: Lamb(groups, 0.1, betas=(0.9, 0.99), weight_decay=0.05),
 }
 
 

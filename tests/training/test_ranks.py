@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raylabel.models.init import Init
 from raylabel.training.schedule import Schedule, lr_at
 
 STEPS, BATCH, SEED = 12, 16, 1
@@ -24,6 +25,7 @@ EVERYTHING: dict[str, Any] = {
     "cutmix": 1.0,
     "ema": 0.7,
     "accumulate": 2,
+    "init": Init(frozen=("conv1", "bn1", "layer1"), frozen_until=0.4, first_lr=0.3),
 }
 
 
@@ -141,10 +143,10 @@ def _check_against_a_plain_loop(fields: dict[str, Any], found: dict[str, bytes])
 
     torch.manual_seed(SEED)
     module = build(Model(arch="resnet8x1"), 10).train()
-    several, single = ([p for p in module.parameters() if (p.ndim > 1) == many] for many in (True, False))
+    parameters = list(module.parameters())
     if fields.get("optimizer") == "adamw":
-        groups = [{"params": several}, {"params": single, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, fields["beta2"]), weight_decay=1e-4)
+        groups = [{"params": [p], "weight_decay": 1e-4 if p.ndim > 1 else 0.0} for p in parameters]
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, fields["beta2"]))
     else:
         optimizer = torch.optim.SGD(module.parameters(), momentum=0.9, weight_decay=1e-4)
     average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(fields.get("ema", 0)), use_buffers=True)
@@ -154,8 +156,15 @@ def _check_against_a_plain_loop(fields: dict[str, Any], found: dict[str, bytes])
         mix = v2.RandomChoice(kinds)
     shares = zip(*(_Stream(None, SEED).batches(None, BATCH, 0, STEPS * BATCH, r, 2) for r in (0, 1)), strict=True)
     for step, both in enumerate(shares):
-        for group in optimizer.param_groups:
+        frozen = ("conv1", "bn1", "layer1") if "init" in fields and step < 5 else ()
+        for name, layer in module.named_children():
+            layer.train(name not in frozen).requires_grad_(name not in frozen)
+        kernels = sum(p.ndim > 1 for p in parameters)
+        for number, group in enumerate(optimizer.param_groups):
             group["lr"] = lr_at(fields["schedule"], step * BATCH, STEPS * BATCH)
+            if "init" in fields:  # of each parameter; those of a layer follow its kernel
+                after = sum(p.ndim > 1 for p in parameters[number + 1 :])
+                group["lr"] *= 0.3 ** (after / (kernels - 1))
         optimizer.zero_grad()
         for rank, (pixels, labels) in enumerate(both):
             images, targets = normalise(torch.from_numpy(pixels), DIGITS_VIEW), torch.from_numpy(labels)

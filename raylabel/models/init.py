@@ -1,0 +1,60 @@
+"""What a training starts from, and which layers it changes, as a config.
+
+PyTorch is not imported here, so that a command line can be parsed without it.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+from raylabel.errors import InputError
+
+TRUNK = "trunk"
+"""In a list of layers: all but the head."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init:
+    """What a training starts from, and which layers it changes. The defaults are random weights, and all layers."""
+
+    weights: str = ""
+    """Weights to start from: the folder of a trained network ('runs/teacher-0a1b2c3d4e5f'), a .safetensors file or
+    PyTorch state dict, or torchvision's name ('ResNet50_Weights.IMAGENET1K_V2'). Empty: random weights, and in
+    fine-tuning those of the pre-trained student, which is all that it can start from."""
+
+    take: tuple[str, ...] = ()
+    """Layers whose weights are taken, by the beginnings of their names ('conv1', 'layer1.0'), or 'trunk': all but the
+    head, which is the last layer. The others start with random weights. Empty: all layers, and the head too if it has
+    as many classes."""
+
+    head: Literal["same", "new"] = "same"
+    """new: the head starts with random weights, also if those that are taken have as many classes."""
+
+    frozen: tuple[str, ...] = ()
+    """Layers that do not change, by the beginnings of their names, or 'trunk'. Their normalisation layers use stored
+    statistics, and their dropout is off."""
+
+    frozen_until: float = 1.0
+    """Fraction of the training for which they are frozen, over 0 and at most 1, in whole steps, rounded up."""
+
+    first_lr: float = 1.0
+    """Learning rate of the first layer, relative to that of the last one; between them it rises by the same factor from
+    layer to layer (Howard & Ruder 2018, arXiv 1801.06146, §3.2: a factor of 2.6)."""
+
+    def check(self, name: str) -> None:
+        """InputError if a field is invalid. `name` is its name in the recipe, such as 'pretrain.init'. Names of layers
+        are checked where the network is known."""
+        if self.head not in ("same", "new"):
+            raise InputError(f"{name}.head is {self.head!r}: give 'same' or 'new'")
+        if not 0 < self.frozen_until <= 1:
+            raise InputError(f"{name}.frozen_until is {self.frozen_until}: give a fraction over 0 and at most 1")
+        if not 0 < self.first_lr <= 1:
+            raise InputError(f"{name}.first_lr is {self.first_lr}: give a number over 0 and at most 1")
+        for field in ("take", "frozen"):
+            if bad := [layer for layer in getattr(self, field) if not layer]:
+                raise InputError(f"{name}.{field} has {bad[0]!r}: give names of layers, or '{TRUNK}'")
+
+    def thaws_at(self, steps: int) -> int:
+        """The step of a training of `steps` steps before which the frozen layers begin to be trained; 0: none is
+        frozen."""
+        return ceil(self.frozen_until * steps) if self.frozen else 0

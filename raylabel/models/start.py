@@ -1,0 +1,148 @@
+"""The network that a training starts from: random weights, or those that the user gives; and its frozen layers."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from raylabel.errors import InputError
+from raylabel.models.build import build
+from raylabel.models.config import Model
+from raylabel.models.head import head_of
+from raylabel.models.init import TRUNK, Init
+from raylabel.models.trained import WEIGHTS, open_network
+from raylabel.models.weights import (
+    checkpoint_digest,
+    current_names,
+    describe_misfits,
+    misfits_of,
+    read_checkpoint,
+    save_tensors,
+    torchvision_weights,
+)
+from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
+
+_TORCHVISION = re.compile(r"\w+_Weights\.\w+")
+
+
+def import_weights(root: Root, weights: str, model: Model) -> Artifact:
+    """The artifact with the weights that `Init.weights` names: a trained network as it is, or else `weights`, a copy of
+    the file. InputError if they cannot be read."""
+    if not _TORCHVISION.fullmatch(weights) and (network := open_network(weights)):
+        return network
+
+    def build_copy(draft: Draft) -> Built:
+        if _TORCHVISION.fullmatch(weights):
+            known, _, state = torchvision_weights(weights)
+            if known != model:
+                raise InputError(f"weights {weights} are for {known.arch}, not for {model.arch}: give others")
+        else:
+            state = current_names(read_checkpoint(weights), model.arch)
+        return Built([write_bytes(draft.uri, WEIGHTS, save_tensors(state))], {"source": weights})
+
+    source = weights if _TORCHVISION.fullmatch(weights) else checkpoint_digest(weights)
+    return root.make("weights", {"source": source, "arch": model.arch}, build_copy)
+
+
+def start_network(model: Model, classes: int, init: Init, weights: Artifact | None) -> nn.Module:
+    """The network that a training starts from, on the CPU. What is not taken from the weights is random, by torch's
+    generator. InputError if the weights do not fit."""
+    network = build(model, classes)
+    if weights:
+        network.load_state_dict(taken(network, read_weights(weights), init, weights.uri), strict=False)
+    return network
+
+
+def read_weights(weights: Artifact) -> dict[str, Tensor]:
+    """The tensors of an artifact with weights, by name."""
+    return safetensors.torch.load(weights.read(WEIGHTS))
+
+
+def taken(network: nn.Module, state: Mapping[str, Tensor], init: Init, where: str) -> dict[str, Tensor]:
+    """The tensors of `state` that the network takes. Without the head if it is to be new, or if `init` does not name
+    its layers and the head has another number of classes. InputError, which names `where`, if a layer does not fit."""
+    wanted, head = network.state_dict(), head_of(network)
+    if init.take:
+        names = set(covered(network, init.take, wanted))
+        state = {name: tensor for name, tensor in state.items() if name in names}
+    else:
+        names = set(wanted)
+        of_head = [name for name in wanted if _is_in(name, head)]
+        if any(name not in state or state[name].shape != wanted[name].shape for name in of_head):
+            names -= set(of_head)
+    if init.head == "new":
+        names = {name for name in names if not _is_in(name, head)}
+    state = {name: tensor for name, tensor in state.items() if name in names or not _is_in(name, head)}
+    if misfits := misfits_of({name: tensor for name, tensor in wanted.items() if name in names}, state):
+        raise InputError(
+            f"weights '{where}' do not fit the network: {describe_misfits(misfits)}; give the network that they are "
+            "for, or the layers to take (init.take)"
+        )
+    return dict(state)
+
+
+def freeze(network: nn.Module, layers: Iterable[str], frozen: bool) -> None:
+    """Freezes or thaws layers: their parameters, and the training mode of their modules."""
+    for name in covered(network, layers, dict(network.named_parameters())):
+        network.get_parameter(name).requires_grad_(not frozen)
+    # Not of a module with a layer that is not covered, such as the one that contains the head.
+    modules = dict(network.named_modules())
+    for name in covered(network, layers, [name for name in modules if name]):
+        if not _is_in(head_of(network), name):
+            modules[name].training = not frozen
+
+
+def covered(network: nn.Module, layers: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Those of the names, of parameters or modules, that are in the layers. InputError if the network has no such
+    layer."""
+    names, head, found = list(names), head_of(network), set()
+    for layer in layers:
+        known = [name for name, _ in network.named_modules()]
+        if layer == TRUNK:
+            found.update(name for name in names if not _is_in(name, head))
+        elif layer not in known:
+            close = difflib.get_close_matches(layer, known, n=3, cutoff=0.5) or [n for n, _ in network.named_children()]
+            raise InputError(f"the network has no layer '{layer}': give '{TRUNK}' or, for example, {', '.join(close)}")
+        else:
+            found.update(name for name in names if _is_in(name, layer))
+    return [name for name in names if name in found]
+
+
+def lr_scales(network: nn.Module, first: float) -> dict[str, float]:
+    """Parameter → its learning rate relative to that of the last layer; that of the first layer is `first`.
+
+    Layers are in the order in which the network registers their parameters. A parameter with more than one dimension
+    begins a layer; the others, of normalisation and the biases, belong to the layer before them.
+    """
+    depth, at = {}, -1
+    for name, parameter in network.named_parameters():
+        at += parameter.ndim > 1
+        depth[name] = max(at, 0)
+    last = max(at, 1)
+    return {name: first ** ((last - number) / last) for name, number in depth.items()}
+
+
+def check_start(name: str, model: Model, classes: int, init: Init, weights: Artifact | None) -> bool:
+    """Whether the weights are taken without their head. InputError if they or the names of layers do not fit; `name` is
+    that of the training in the recipe."""
+    import torch
+
+    with torch.device("meta"):  # shapes only, no memory
+        network = build(model, classes)
+    try:
+        head = [name for name in network.state_dict() if _is_in(name, head_of(network))]
+        found = taken(network, read_weights(weights), init, weights.uri) if weights else {}
+        parameters = [name for name, _ in network.named_parameters()]
+        frozen = covered(network, init.frozen, parameters)
+    except InputError as error:
+        raise InputError(f"{name}.init: {error}") from error
+    if len(frozen) == len(parameters) and init.thaws_at(100) == 100:
+        raise InputError(f"{name}.init.frozen covers all layers for the whole training: leave one out")
+    return bool(weights) and not set(head) & found.keys()
+
+
+def _is_in(name: str, layer: str) -> bool:
+    """Whether a parameter or a module is in a layer, or is that layer."""
+    return name == layer or name.startswith(f"{layer}.")
