@@ -28,7 +28,8 @@ CACHED_CLIPS = CACHED // 4
 class Network:
     """A trained network that ranks its classes for an image, or for a video by the mean of its clips' softmax."""
 
-    model: Artifact
+    model: Artifact | None
+    """None: only `forward` is used."""
     view: View
     precision: str
     p: int
@@ -51,6 +52,7 @@ class Network:
         from raylabel.models.head import float32_head
         from raylabel.models.trained import load_model
 
+        assert self.model is not None
         torch.set_num_threads(1)  # one single-threaded actor per core is faster than threads, and sums in one order
         device = torch.device("cuda" if gpu else "cpu")
         module = load_model(self.model).eval().to(device)
@@ -58,7 +60,7 @@ class Network:
             module = float32_head(module)
         module = module.to(memory_format=memory_format(module))  # pyright: ignore[reportCallIssue]
         if not gpu:
-            return lambda batches: (_to_numpy(self._forward(module, torch.from_numpy(b))) for b in batches)
+            return lambda batches: (_to_numpy(self.forward(module, torch.from_numpy(b))) for b in batches)
         check_compiler()
         use_full_float32()
         torch.backends.cudnn.deterministic = True
@@ -69,7 +71,7 @@ class Network:
         module = torch.compile(module, options={"deterministic": True})
         return lambda batches: self._run_on_gpu(module, batches)
 
-    def _forward(self, module: Any, pixels: Any) -> tuple[Any, ...]:
+    def forward(self, module: Any, pixels: Any) -> tuple[Any, ...]:
         """`Ranked` of pixels uint8 [B, H, W, 3] or [B, M, T, H, W, 3], on their device."""
         import torch
 
@@ -107,7 +109,7 @@ class Network:
                 pixels = staged.to("cuda", non_blocking=True)
             torch.cuda.current_stream().wait_stream(copying)
             pixels.record_stream(torch.cuda.current_stream())  # otherwise its memory could be reused while it is read
-            found = self._forward(module, pixels)
+            found = self.forward(module, pixels)
             back = tuple(
                 torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True) for x in found
             )

@@ -2,12 +2,49 @@
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import Literal
+from typing import Literal, get_args
 
 from raylabel.errors import InputError
 from raylabel.models.init import Init
 from raylabel.store.artifact import ADDED_LATER, NOT_IDENTITY
 from raylabel.training.schedule import Schedule
+
+Set = Literal["none", "validation", "labeled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validate:
+    """How the accuracy of a network on a labeled set is measured while it is trained: in evaluation mode, as in a test,
+    and of the average of the weights if there is one."""
+
+    on: Set = "none"
+    """The set: none; the validation set of the recipe; or its labeled set, for the accuracy on what was learned. Never
+    the test set."""
+    points: int = 20
+    """Measurements, evenly spaced over the training; the last one is at its end."""
+    keep_best: bool = False
+    """The trained network is that of the most accurate point, the earliest one if several are, and not the last."""
+    targets: tuple[float, ...] = field(default=(), metadata=NOT_IDENTITY)
+    """Accuracies, fractions. The report says after how many images each was reached."""
+
+    def check(self, name: str) -> None:
+        """InputError if a field is invalid. `name` is its name in the recipe, such as 'pretrain.validate'."""
+        if self.on not in get_args(Set):
+            raise InputError(f"{name}.on is {self.on!r}: give {' or '.join(map(repr, get_args(Set)))}")
+        if self.points < 1:
+            raise InputError(f"{name}.points is {self.points}: give at least 1")
+        if bad := [target for target in self.targets if not 0 < target <= 1]:
+            raise InputError(f"{name}.targets has {bad[0]}: give fractions over 0 and at most 1")
+        if self.on == "none" and (self.keep_best or self.targets):
+            raise InputError(
+                f"{name}.keep_best or targets is set, but {name}.on is 'none': give the set to validate on"
+            )
+        if self.on == "labeled" and self.keep_best:
+            raise InputError(f"{name}.keep_best is set, but {name}.on is 'labeled', which is trained on: unset it")
+
+    @property
+    def given(self) -> bool:
+        return self.on != "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +89,8 @@ class Train:
     """Arithmetic of the forward pass (autocast). auto: bf16 if the hardware supports it; fp32 for clips on a CPU."""
     init: Init = field(default=Init(), metadata=ADDED_LATER)
     """What it starts from, and which layers it changes."""
+    validate: Validate = field(default=Validate(), metadata=ADDED_LATER)
+    """On which set its accuracy is measured meanwhile, and whether the best network is kept."""
     checkpoint_minutes: float = field(default=5.0, metadata=NOT_IDENTITY)
     """Minutes between checkpoints, which are written while training goes on. A crash costs at most so many minutes of
     training, and the time that it takes to write a checkpoint."""
@@ -77,6 +116,12 @@ class Train:
             raise InputError(f"{name}.accumulate is {self.accumulate}: give at least 1")
         self.schedule.check(f"{name}.schedule")
         self.init.check(f"{name}.init")
+        self.validate.check(f"{name}.validate")
+        if self.schedule.decay == "plateau" and not self.validate.given:
+            raise InputError(
+                f"{name}.schedule.decay is 'plateau', which follows the accuracy of {name}.validate: give "
+                f"{name}.validate.on"
+            )
 
     @property
     def steps(self) -> int:

@@ -12,6 +12,8 @@ import ray
 
 from raylabel.compute.progress import PatientProgress
 from raylabel.compute.watchdog import heartbeat
+from raylabel.errors import InputError
+from raylabel.media.rejects import Reject
 from raylabel.schema import REJECTS, ROW_GROUPS, SAMPLES
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
 from raylabel.store.reject_retry import NothingGainedError, newest
@@ -49,6 +51,14 @@ def media_of(examples: Artifact) -> Artifact:
         return examples
     name, _, digest = folder.rpartition("-")
     return Artifact(f"{examples.uri.rpartition('/')[0]}/{folder}", name, digest)
+
+
+def undecodable(examples: Artifact, key: int, reject: Reject) -> InputError:
+    """The error of a stored sample that cannot be decoded."""
+    return InputError(
+        f"{media_of(examples).uri}: sample {key} cannot be decoded ({reject}), but could be when it was written: "
+        "delete that folder and run again"
+    )
 
 
 def write_labels(draft: Draft, media: Artifact, labels: list[File], items: int) -> Built:

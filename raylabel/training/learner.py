@@ -1,8 +1,9 @@
-"""What a training changes: the network, the state of its optimizer, and the average of its weights.
+"""What a training changes: the network, the state of its optimizer, the average of its weights, and the best network.
 
-The three are restored from the files of a checkpoint to the same bits.
+All are restored from the files of a checkpoint to the same bits.
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from raylabel.models.weights import load_weights
 from raylabel.training.config import Train
 
 MOMENTUM, VARIANCE = "momentum.safetensors", "variance.safetensors"  # first and second moments of the gradient
-AVERAGE = "average.safetensors"
+AVERAGE, BEST = "average.safetensors", "best.safetensors"
 _ADAM = {"exp_avg": MOMENTUM, "exp_avg_sq": VARIANCE}
 MOMENTS = {"sgd": {"momentum_buffer": MOMENTUM}, "adam": _ADAM, "adamw": _ADAM, "lamb": _ADAM}
 """Optimizer → the tensors that it keeps for each parameter → their file in a checkpoint."""
@@ -22,11 +23,16 @@ _NAMES = {"adam": "Adam", "adamw": "AdamW"}
 
 def tensor_files(config: Train) -> int:
     """Files of a checkpoint that are about as large as the weights, these among them."""
-    return 1 + len(MOMENTS[config.optimizer]) + bool(config.ema)
+    return 1 + len(MOMENTS[config.optimizer]) + bool(config.ema) + config.validate.keep_best
+
+
+def result_file(config: Train) -> str:
+    """The file of the last checkpoint with the trained network."""
+    return BEST if config.validate.keep_best else AVERAGE if config.ema else WEIGHTS
 
 
 class Learner:
-    """A network that is trained, on one worker. `module` is on the worker's device."""
+    """A network that is trained, on one worker. `module` is on the worker's device, and has the same weights on all."""
 
     def __init__(self, module: Any, config: Train, rank: int):
         from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -38,6 +44,8 @@ class Learner:
         self._average = None
         if config.ema and rank == 0:
             self._average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+        self._evaluated: Any = self._average.module if self._average else None
+        self._best: dict[str, Any] = {}
 
     def step(self, lr: float) -> None:
         """Changes the weights by their gradients, and clears these."""
@@ -47,6 +55,26 @@ class Learner:
         self._optimizer.zero_grad()
         if self._average:
             self._average.update_parameters(self.module)
+
+    def evaluated(self) -> Any:
+        """The network that would be the result now, the same on all ranks, which must call this together."""
+        import torch.distributed
+
+        if not self._config.ema:
+            # As at the beginning of DDP's next step: each rank has had its own statistics of BatchNorm since the last.
+            for buffer in self.module.buffers():
+                torch.distributed.broadcast(buffer, 0)
+            return self.module
+        self._evaluated = self._evaluated or copy.deepcopy(self.module)
+        for tensor in self._evaluated.state_dict().values():
+            torch.distributed.broadcast(tensor, 0)
+        return self._evaluated
+
+    def keep_best(self) -> None:
+        """Keeps a copy of `evaluated` as the most accurate network so far, on the first rank."""
+        if self._rank == 0:
+            state = self._evaluated.state_dict() if self._config.ema else self.module.state_dict()
+            self._best = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
 
     def tensors(self) -> dict[str, dict[str, Any]]:
         """The tensors of each file of a checkpoint, on the first rank. They change with the next step."""
@@ -58,6 +86,8 @@ class Learner:
                     found[file][name] = tensor
         if self._average:
             found[AVERAGE] = self._average.module.state_dict()
+        if self._best:
+            found[BEST] = self._best
         return found
 
     def load(self, files: Mapping[str, bytes], where: str, step: int) -> dict[str, dict[str, Any]]:
@@ -69,6 +99,8 @@ class Learner:
         if self._average:
             load_weights(self._average.module, files[AVERAGE], where)
             self._average.n_averaged.fill_(step)
+        if BEST in files:
+            self._best = safetensors.torch.load(files[BEST])
         return {file: safetensors.torch.load(files[file]) for file in self._moments.values()}
 
     def restore(self, moments: Mapping[str, Mapping[str, Any]], step: int) -> None:

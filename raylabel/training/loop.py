@@ -4,7 +4,7 @@ import functools
 import json
 import time
 from collections.abc import Callable, Generator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from raylabel.training.mixing import make_mix
 from raylabel.training.preemption import Agreement, handle_sigterm
 from raylabel.training.schedule import lr_at
 from raylabel.training.stream import Stream
+from raylabel.training.validation import VALIDATION, Validation, points_of
 
 POINTS = 200  # points of a training curve
 
@@ -49,6 +50,8 @@ class TrainingTask:
     seed: int
     init: Artifact | None = None
     """Weights to start from: a trained network, or others that the user gives; None: random weights."""
+    validation: Artifact | None = None
+    """EXAMPLES to validate on, if `config.validate` is given."""
     precision: str = ""
     """'bf16' or 'fp32'; empty until it is chosen for the hardware."""
     board: Any = None
@@ -83,7 +86,6 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
     """
     import torch
     import torch.distributed
-    from torch.nn import functional
     from torch.nn.parallel import DistributedDataParallel
 
     config, context = task.config, ray.train.get_context()
@@ -102,7 +104,7 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
     # Loss and correct images since the last point of the curve. Each rank sums its own until then, also over a restart,
     # so that the curve does not depend on when checkpoints are written.
     sums = torch.zeros(2, dtype=torch.float64, device=device)
-    step, curve, passed_over = _restore(checkpoints, learner, sums, rank, world)
+    step, curve, validated, passed_over = _restore(checkpoints, learner, sums, rank, world)
     last, total, dtype = config.steps, config.processed, input_dtype(module, task.precision == "bf16")
     thaw = config.init.thaws_at(last)
     freeze(module, config.init.frozen, frozen=step < thaw)
@@ -115,62 +117,88 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
     # Raises if the driver has ended: another driver may be writing checkpoints now.
     writer = Writer(checkpoints, config.checkpoint_minutes, lambda: ray.get(task.board.get.remote()))
     note, reported, agreement = "", 0.0, Agreement(task.board, rank, step, device, writer.due)
-    for pixels, labels in batches:
-        if step == thaw and config.init.frozen:
-            freeze(module, config.init.frozen, frozen=False)
-            parallel = wrap(module)  # knows the parameters with gradients from when it is made
-        lr = lr_at(config.schedule, step * config.batch, total)
-        torch.manual_seed(hash((task.seed, step, rank)))  # so that mixing and dropout after a restart are the same
-        # No copy waits for the device. PyTorch does not reuse pinned memory, also of an array, before it is copied.
-        images = normalise(torch.from_numpy(pixels).to(device, non_blocking=True), task.view, dtype)
-        label = torch.from_numpy(labels).to(device, non_blocking=True)
-        images, target = mix(images, label) if mix else (images, label)
-        parts = list(zip(*(x.chunk(config.accumulate) for x in (images, target, label)), strict=True))
-        for number, (part, wanted, true) in enumerate(parts, 1):
-            # The workers sum their gradients once, after the last part.
-            with nullcontext() if number == len(parts) else parallel.no_sync():
-                with torch.autocast(device.type, torch.bfloat16, enabled=task.precision == "bf16"):
-                    logits = parallel(part)
-                    losses = functional.cross_entropy(
-                        logits, wanted, reduction="sum", label_smoothing=config.label_smoothing
+    with ExitStack() as opened:
+        validation, points = None, points_of(config)
+        if points:
+            assert task.validation is not None
+            validation = Validation(task.validation, task.view, task.precision, rank, world, _loaders())
+            opened.callback(validation.close)
+        opened.callback(batches.close)
+        for pixels, labels in batches:
+            if step == thaw and config.init.frozen:
+                freeze(module, config.init.frozen, frozen=False)
+                parallel = wrap(module)  # knows the parameters with gradients from when it is made
+            lr = lr_at(config.schedule, step * config.batch, total, [point["accuracy"] for point in validated])
+            torch.manual_seed(hash((task.seed, step, rank)))  # so that mixing and dropout after a restart are the same
+            # No copy waits for the device. PyTorch does not reuse pinned memory, also of an array, before it is copied.
+            images = normalise(torch.from_numpy(pixels).to(device, non_blocking=True), task.view, dtype)
+            label = torch.from_numpy(labels).to(device, non_blocking=True)
+            images, target = mix(images, label) if mix else (images, label)
+            sums += _add_gradients(parallel, (images, target, label), task, world)
+            learner.step(lr)
+            step += 1
+            if step % every == 0 or step == last:
+                torch.distributed.all_reduce(sums)
+                loss, correct = sums.tolist()
+                sums.zero_()
+                done, seen = step * config.batch, (1 + (step - 1) % every) * config.batch
+                if loss != loss:  # the sum is the same on every rank, so all ranks raise
+                    raise InputError(
+                        f"the loss is not a number after {done:,} {task.view.inputs}, at a learning rate of {lr:g}: "
+                        "lower the learning rate"
                     )
-                # DDP averages over workers, whose shares of the batch may differ by an image: weight by images instead.
-                (losses * (world / config.batch)).backward()
-            with torch.no_grad():
-                sums += torch.stack([losses.detach(), (logits.argmax(1) == true).sum()])
-        learner.step(lr)
-        step += 1
-        if step % every == 0 or step == last:
-            torch.distributed.all_reduce(sums)
-            loss, correct = sums.tolist()
-            sums.zero_()
-            done, seen = step * config.batch, (1 + (step - 1) % every) * config.batch
-            if loss != loss:  # the sum is the same on every rank, so all ranks raise
-                raise InputError(
-                    f"the loss is not a number after {done:,} {task.view.inputs}, at a learning rate of {lr:g}: lower "
-                    "the learning rate"
+                curve.append({"images": done, "loss": loss / seen, "accuracy": correct / seen, "lr": lr})
+                note = describe_step(loss / seen, correct / seen)
+                if rank == 0:
+                    show_training(_artifact(checkpoints), step, loss / seen)
+            if validation and step in points:
+                best = max((point["accuracy"] for point in validated), default=-1.0)
+                accuracy = validation.accuracy(learner.evaluated(), device)
+                validated.append({"images": step * config.batch, "accuracy": accuracy})
+                if config.validate.keep_best and accuracy > best:
+                    learner.keep_best()
+            if rank == 0 and (step == last or time.monotonic() > reported + 1):
+                measured = f"validation {validated[-1]['accuracy']:.1%}" if validated else ""
+                agreement.report(step * config.batch, ", ".join(filter(None, (note, measured, writer.note))))
+                reported = time.monotonic()
+            stop, save = agreement.after(step)
+            if save or stop or step == last:
+                of_ranks = [torch.empty_like(sums) for _ in range(world)]
+                torch.distributed.all_gather(of_ranks, sums)
+                if rank == 0:
+                    state = {"step": step, "sums": torch.stack(of_ranks).tolist(), "passed_over": passed_over}
+                    state["saved"] = time.time()
+                    plain = {CURVE: curve, STATE: state} | ({VALIDATION: validated} if points else {})
+                    writer.write(step, _snapshot(learner, plain))
+            if stop or step == last:
+                writer.wait()
+            writer.check()
+            yield step
+            if stop:
+                return
+
+
+def _add_gradients(parallel: Any, batch: tuple[Any, Any, Any], task: TrainingTask, world: int) -> Any:
+    """Adds the gradients of this worker's share of a batch: (images, targets, labels). Returns its summed loss and its
+    number of correct images, [2]."""
+    import torch
+    from torch.nn import functional
+
+    config, sums = task.config, torch.zeros(2, dtype=torch.float64, device=batch[0].device)
+    parts = list(zip(*(x.chunk(config.accumulate) for x in batch), strict=True))
+    for number, (images, target, label) in enumerate(parts, 1):
+        # The workers sum their gradients once, after the last part.
+        with nullcontext() if number == len(parts) else parallel.no_sync():
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=task.precision == "bf16"):
+                logits = parallel(images)
+                losses = functional.cross_entropy(
+                    logits, target, reduction="sum", label_smoothing=config.label_smoothing
                 )
-            curve.append({"images": done, "loss": loss / seen, "accuracy": correct / seen, "lr": lr})
-            note = describe_step(loss / seen, correct / seen)
-            if rank == 0:
-                show_training(_artifact(checkpoints), step, loss / seen)
-        if rank == 0 and (step == last or time.monotonic() > reported + 1):
-            agreement.report(step * config.batch, ", ".join(filter(None, (note, writer.note))))
-            reported = time.monotonic()
-        stop, save = agreement.after(step)
-        if save or stop or step == last:
-            of_ranks = [torch.empty_like(sums) for _ in range(world)]
-            torch.distributed.all_gather(of_ranks, sums)
-            if rank == 0:
-                state = {"step": step, "sums": torch.stack(of_ranks).tolist(), "passed_over": passed_over}
-                writer.write(step, _snapshot(learner, curve, state))
-        if stop or step == last:
-            writer.wait()
-        writer.check()
-        yield step
-        if stop:
-            batches.close()
-            return
+            # DDP averages over workers, whose shares of the batch may differ by an image: weight by images instead.
+            (losses * (world / config.batch)).backward()
+        with torch.no_grad():
+            sums += torch.stack([losses.detach(), (logits.argmax(1) == label).sum()])
+    return sums
 
 
 def _artifact(checkpoints: Checkpoints) -> str:
@@ -200,29 +228,32 @@ def _memory(device) -> Callable[[tuple[int, ...]], np.ndarray]:
 
 def _restore(
     checkpoints: Checkpoints, learner: Learner, sums, rank: int, world: int
-) -> tuple[int, list[dict[str, float]], list[str]]:
-    """Loads the newest checkpoint; returns its step, its curve and the damaged checkpoints that were skipped.
+) -> tuple[int, list[dict[str, float]], list[dict[str, float]], list[str]]:
+    """Loads the newest checkpoint; returns its step, its curve, its points of validation and the damaged checkpoints
+    that were skipped.
 
-    Only rank 0 reads it, so that all ranks resume from the same one. The other ranks get the step, the sums and the
-    state of the optimizer by broadcast here, and the weights from DDP; only rank 0 needs the rest.
+    Only rank 0 reads it, so that all ranks resume from the same one. The other ranks get the step, the sums, the
+    points of validation and the state of the optimizer by broadcast here, and the weights from DDP; only rank 0 needs
+    the rest.
     """
     import torch
     import torch.distributed
 
-    found, curve, passed_over, moments, saved = None, [], [], {}, sums[None]
+    found, curve, validated, passed_over, moments, saved = None, [], [], [], {}, sums[None]
     if rank == 0:
         found = checkpoints.newest()
         passed_over = list(found.passed_over)
         if found.step:
             state, curve = json.loads(found.files[STATE]), json.loads(found.files[CURVE])
+            validated = json.loads(found.files.get(VALIDATION, b"[]"))
             moments = learner.load(found.files, checkpoints.folder, found.step)
             # Version 0.1 saved only those of all ranks together, and the number of images.
             of_ranks = state["sums"] if isinstance(state["sums"][0], list) else [state["sums"][:2]]
             saved = torch.tensor(of_ranks, dtype=sums.dtype, device=sums.device)
             passed_over += state["passed_over"]
-    sizes = torch.tensor([found.step if found else 0, len(saved)], device=sums.device)
+    sizes = torch.tensor([found.step if found else 0, len(saved), len(validated)], device=sums.device)
     torch.distributed.broadcast(sizes, 0)
-    step, ranks = sizes.tolist()
+    step, ranks, points = sizes.tolist()
     if step:
         saved = saved if rank == 0 else sums.new_empty(ranks, len(sums))
         torch.distributed.broadcast(saved, 0)
@@ -231,22 +262,20 @@ def _restore(
         elif rank == 0:
             sums.copy_(saved.sum(0))
         learner.restore(moments, step)
-    return step, curve, passed_over
+    if points:  # the learning rate may depend on them
+        rows = [list(point.values()) for point in validated] or [[0.0, 0.0]] * points
+        table = torch.tensor(rows, dtype=torch.float64, device=sums.device)
+        torch.distributed.broadcast(table, 0)
+        validated = [{"images": int(images), "accuracy": accuracy} for images, accuracy in table.tolist()]
+    return step, curve, validated, passed_over
 
 
-def _snapshot(learner: Learner, curve: list[dict[str, float]], state: dict[str, Any]) -> Callable[[], Files]:
+def _snapshot(learner: Learner, plain: dict[str, Any]) -> Callable[[], Files]:
     """Copies all state to the host's memory now; the function makes the files of the checkpoint from the copies, among
-    them those of the artifact."""
-    state, curve = state | {"saved": time.time()}, list(curve)
+    them those of the artifact. `plain`: those that have no tensors."""
+    encoded = {file: json.dumps(value).encode() for file, value in plain.items()}
     copied = {
         file: {name: tensor.detach().to("cpu", copy=True) for name, tensor in some.items()}
         for file, some in learner.tensors().items()
     }
-
-    def make() -> Files:
-        plain = {CURVE: curve, STATE: state}
-        return {file: save_tensors(some) for file, some in copied.items()} | {
-            file: json.dumps(value).encode() for file, value in plain.items()
-        }
-
-    return make
+    return lambda: {file: save_tensors(some) for file, some in copied.items()} | encoded

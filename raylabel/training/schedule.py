@@ -1,11 +1,12 @@
 """The learning rate as a function of the images processed: linear warm-up, then equal spans with a drop between them,
-or half a cosine.
+half a cosine, or a drop whenever the accuracy stops rising.
 
 Yalniz et al. 2019 (arXiv 1905.00546) measure a run in images, not steps, and divide every run into the same number of
 spans, so a run of any length ends at the same learning rate: 13 halvings in pre-training, three divisions by ten in
 fine-tuning.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import cos, inf, pi
 from typing import Literal
@@ -35,18 +36,23 @@ class Schedule:
     warmup_lr: float | None = None
     """Learning rate of the first step of the warm-up; a tenth of `lr` if not given."""
 
-    decay: Literal["steps", "cosine"] = field(default="steps", metadata=ADDED_LATER)
+    decay: Literal["steps", "cosine", "plateau"] = field(default="steps", metadata=ADDED_LATER)
     """steps: `drops` of the rate, as in the paper. cosine: half a cosine from `lr` after the warm-up to `final_lr` at
-    the end of the run (Loshchilov & Hutter 2016, arXiv 1608.03983, equation 5, without restarts)."""
+    the end of the run (Loshchilov & Hutter 2016, arXiv 1608.03983, equation 5, without restarts). plateau: a drop when
+    the accuracy of `Train.validate` has not risen for more than `patience` points."""
 
     final_lr: float = field(default=0.0, metadata=ADDED_LATER)
-    """Learning rate at which a cosine ends."""
+    """Learning rate at which a cosine ends, and below which no plateau takes it."""
+
+    patience: int = field(default=10, metadata=ADDED_LATER)
+    """Of a plateau: points of `Train.validate` without a higher accuracy before the one that drops the rate, as in
+    torch's ReduceLROnPlateau."""
 
     drops: int = 13
     """Of steps: number of drops of the rate: the run is divided into drops + 1 equal spans. 0 for a constant rate."""
 
     factor: float = 0.5
-    """Of steps: factor by which the rate is multiplied at each drop, between 0 and 1."""
+    """Of steps and a plateau: factor by which the rate is multiplied at each drop, between 0 and 1."""
 
     def check(self, name: str) -> None:
         """InputError if a field is invalid. `name` is its name in the recipe, such as 'pretrain.schedule'."""
@@ -58,7 +64,9 @@ class Schedule:
             raise InputError(
                 f"{name}.factor is {self.factor}: give a number between 0 and 1; for a constant rate, drops=0"
             )
-        if self.decay == "cosine":
+        if self.patience < 0:
+            raise InputError(f"{name}.patience is {self.patience}: give 0 or a positive number of points")
+        if self.decay in ("cosine", "plateau"):
             if not 0 <= self.warmup < 1:
                 raise InputError(f"{name}.warmup is {self.warmup}: give a number from 0 to 1, 1 excluded")
             if not 0 <= self.final_lr <= self.lr:
@@ -72,8 +80,9 @@ class Schedule:
             raise InputError(f"{name}.warmup_lr is {self.warmup_lr}: give 0 to lr, which is {self.lr}")
 
 
-def lr_at(schedule: Schedule, image: int, images: int) -> float:
-    """The learning rate of the step that begins after `image` of the run's `images` images; 0 <= image < images."""
+def lr_at(schedule: Schedule, image: int, images: int, accuracies: Sequence[float] = ()) -> float:
+    """The learning rate of the step that begins after `image` of the run's `images` images; 0 <= image < images.
+    `accuracies`: those of all points before it, on which only a plateau depends."""
     if not 0 <= image < images:
         raise ValueError(f"image is {image}, expected 0 to {images - 1}")
     warmup = schedule.warmup * images
@@ -83,8 +92,22 @@ def lr_at(schedule: Schedule, image: int, images: int) -> float:
     if schedule.decay == "cosine":
         done = (image - warmup) / (images - warmup)
         return schedule.final_lr + (schedule.lr - schedule.final_lr) * (1 + cos(pi * done)) / 2
+    if schedule.decay == "plateau":
+        return max(schedule.final_lr, schedule.lr * schedule.factor ** _drops(accuracies, schedule.patience))
     span = image * (schedule.drops + 1) // images  # integers, so that rounding moves no drop by a step
     return schedule.lr * schedule.factor**span
+
+
+def _drops(accuracies: Sequence[float], patience: int) -> int:
+    """How often more than `patience` points in a row were no higher than the best one before; each drop begins to count
+    anew."""
+    best, waited, drops = -inf, 0, 0
+    for accuracy in accuracies:
+        waited = 0 if accuracy > best else waited + 1
+        best = max(best, accuracy)
+        if waited > patience:
+            waited, drops = 0, drops + 1
+    return drops
 
 
 def scaled_lr(batch: int, base: float = 0.1, per: int = 256) -> float:

@@ -38,7 +38,7 @@ from raylabel.media.view import View
 from raylabel.prefetch import ahead
 from raylabel.rng import AUGMENT, WINDOW_ORDER, rng
 from raylabel.store.artifact import Artifact
-from raylabel.training.examples import media_of
+from raylabel.training.examples import undecodable
 from raylabel.training.lanes import Lane, Read
 from raylabel.training.row_groups import RowGroup, row_groups_of
 from raylabel.training.shares import Share
@@ -180,10 +180,7 @@ class Stream:
             rejects = sandbox.fill(pixels, [item[2] for item in items], numbers)
             for (_, key, _, _), reject in zip(items, rejects, strict=True):
                 if reject:
-                    raise InputError(
-                        f"{media_of(self.examples).uri}: sample {key} cannot be decoded ({reject}), but could be when "
-                        "it was written: delete that folder and run again"
-                    )
+                    raise undecodable(self.examples, key, reject)
 
         def prepare() -> Generator[tuple[list[Future], np.ndarray, np.ndarray], None, None]:
             """Each batch as soon as its decoding is submitted: (calls that fill the pixels, pixels, labels)."""

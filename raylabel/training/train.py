@@ -18,9 +18,10 @@ from raylabel.compute.resources import Resources
 from raylabel.models.trained import CURVE, WEIGHTS, describe
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
 from raylabel.training.checkpoint import STATE, Checkpoints
-from raylabel.training.learner import AVERAGE
+from raylabel.training.learner import result_file
 from raylabel.training.loop import TrainingTask, describe_step, run_worker
 from raylabel.training.stream import Stream
+from raylabel.training.validation import VALIDATION
 from raylabel.training.worker_group import Workers
 
 
@@ -44,6 +45,8 @@ def train(root: Root, name: str, task: TrainingTask, resources: Resources) -> Ar
         "init": task.init.digest if task.init else None,
         "seed": task.seed,
     }
+    if task.validation:
+        identity["validation"] = {"examples": task.validation.digest, "view": view.evaluation_identity}
 
     def build_model(draft: Draft) -> Built:
         board, checkpoints = make_board(), Checkpoints(draft.scratch("checkpoints"))
@@ -62,8 +65,10 @@ def train(root: Root, name: str, task: TrainingTask, resources: Resources) -> Ar
             # After a restart with no step left to do, the board has not received this yet.
             board.set.remote(config.processed, describe_step(last["loss"], last["accuracy"]))
         ray.kill(board)
-        network = final.files[AVERAGE if config.ema else WEIGHTS]
-        files = [write_bytes(draft.uri, name, data) for name, data in ((WEIGHTS, network), (CURVE, final.files[CURVE]))]
+        made = {WEIGHTS: final.files[result_file(config)], CURVE: final.files[CURVE]}
+        if task.validation:
+            made[VALIDATION] = final.files[VALIDATION]
+        files = [write_bytes(draft.uri, name, data) for name, data in made.items()]
         info = {**describe(task.model, task.classes), "workers": workers.count, "hardware": cluster.name}
         info["images"] = config.processed - before  # processed in this build, which took `seconds`
         if passed_over := json.loads(final.files[STATE])["passed_over"]:

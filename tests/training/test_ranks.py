@@ -1,6 +1,7 @@
 """Two ranks of the training loop, in two processes without Ray: interruptions change neither weights nor curve, and the
 weights are those of a plain loop in one process."""
 
+import json
 import multiprocessing
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from raylabel.models.init import Init
+from raylabel.training.config import Validate
 from raylabel.training.schedule import Schedule, lr_at
 
 STEPS, BATCH, SEED = 12, 16, 1
@@ -25,7 +27,15 @@ EVERYTHING: dict[str, Any] = {
     "cutmix": 1.0,
     "ema": 0.7,
     "accumulate": 2,
+    "validate": Validate(on="validation", points=5, keep_best=True),
     "init": Init(frozen=("conv1", "bn1", "layer1"), frozen_until=0.4, first_lr=0.3),
+}
+
+
+PLATEAU: dict[str, Any] = {
+    "schedule": Schedule(lr=0.05, warmup=0.1, decay="plateau", factor=0.5, patience=0, final_lr=0.01),
+    "validate": Validate(on="labeled", points=STEPS),
+    "ema": 0.5,
 }
 
 
@@ -47,6 +57,30 @@ class _Stream:
             rng = np.random.default_rng((step, rank))
             share = batch // world
             yield rng.integers(0, 256, (share, 8, 8, 3), np.uint8), rng.integers(0, 10, share)
+
+
+class _Validation:
+    """Fixed random pictures, of which each rank has its own."""
+
+    def __init__(self, examples: Any, view: Any, precision: str, rank: int, world: int, threads: int):
+        rng = np.random.default_rng(100 + rank)
+        self.pixels = rng.standard_normal((64, 3, 8, 8), np.float32)
+        self.labels = rng.integers(0, 2, 64)  # so that a network often gets more of them right by its bias
+
+    def accuracy(self, module: Any, device: Any) -> float:
+        import torch
+        import torch.distributed
+
+        modes = [each.training for each in module.modules()]
+        with torch.no_grad():
+            right = (module.eval()(torch.from_numpy(self.pixels)).argmax(1) == torch.from_numpy(self.labels)).sum()
+        for each, mode in zip(module.modules(), modes, strict=True):
+            each.training = mode
+        torch.distributed.all_reduce(right)
+        return right.item() / 128
+
+    def close(self) -> None:
+        pass
 
 
 def _run(rank: int, folder: str, fields: dict[str, Any], stops: list[tuple[int, ...]], saves: tuple[int, ...]) -> None:
@@ -74,6 +108,7 @@ def _run(rank: int, folder: str, fields: dict[str, Any], stops: list[tuple[int, 
         model=Model(arch="resnet8x1"),
         classes=10,
         examples=SimpleNamespace(),  # pyright: ignore[reportArgumentType]
+        validation=SimpleNamespace(),  # pyright: ignore[reportArgumentType]
         config=Train(images=STEPS * BATCH, batch=BATCH, **fields),
         view=DIGITS_VIEW,
         seed=SEED,
@@ -89,6 +124,7 @@ def _run(rank: int, folder: str, fields: dict[str, Any], stops: list[tuple[int, 
         patch.setattr(loop, "handle_sigterm", lambda: None)
         patch.setattr(loop, "show_training", lambda *_: None)
         patch.setattr(loop, "Stream", _Stream)
+        patch.setattr(loop, "Validation", _Validation)
         patch.setattr(loop, "POINTS", 3)  # four steps between two points of the curve
         for stop in [*stops, ()]:
             decide = lambda self, step, stop=stop: after(self, step)._replace(stop=step in stop, save=step in saves)  # noqa: E731
@@ -103,7 +139,8 @@ def _trained(
     """The files of the last checkpoint that the artifact is made of."""
     from raylabel.models.trained import CURVE, WEIGHTS
     from raylabel.training.checkpoint import Checkpoints
-    from raylabel.training.learner import AVERAGE
+    from raylabel.training.learner import AVERAGE, BEST
+    from raylabel.training.validation import VALIDATION
 
     folder.mkdir()
     context = multiprocessing.get_context("spawn")
@@ -116,7 +153,7 @@ def _trained(
     assert [one.exitcode for one in ranks] == [0, 0]
     found = Checkpoints(f"{folder}/artifact/scratch/checkpoints").newest()
     assert found.step == STEPS and not found.passed_over
-    return {name: found.files[name] for name in (WEIGHTS, CURVE, AVERAGE) if name in found.files}
+    return {name: found.files[name] for name in (WEIGHTS, CURVE, AVERAGE, BEST, VALIDATION) if name in found.files}
 
 
 @pytest.mark.parametrize("fields", [pytest.param(PLAIN, marks=pytest.mark.slow), EVERYTHING])
@@ -124,6 +161,29 @@ def test_interruptions_change_neither_weights_nor_curve(fields: dict[str, Any], 
     clean = _trained(tmp_path / "clean", fields, [], ())
     assert _trained(tmp_path / "stopped", fields, [(3,), (6,)], (2, 5, 9)) == clean
     _check_against_a_plain_loop(fields, clean)
+
+
+def test_a_plateau_goes_on_after_interruptions(tmp_path: Path):
+    import torch
+
+    from raylabel.models.trained import CURVE
+    from raylabel.training.validation import VALIDATION
+
+    clean = _trained(tmp_path / "clean", PLATEAU, [], ())
+    assert _trained(tmp_path / "stopped", PLATEAU, [(3,), (6,)], (2, 5, 9)) == clean
+    points = json.loads(clean[VALIDATION])
+    assert [point["images"] for point in points] == [BATCH * (step + 1) for step in range(STEPS)]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.05)
+    torchs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, "max", factor=0.5, patience=0, threshold=0, threshold_mode="abs", min_lr=0.01
+    )
+    rates = []
+    for point in points:
+        rates.append(optimizer.param_groups[0]["lr"])
+        torchs.step(point["accuracy"])
+    curve = json.loads(clean[CURVE])
+    assert [each["lr"] for each in curve] == [rates[each["images"] // BATCH - 1] for each in curve]
+    assert len(set(rates)) >= 3
 
 
 def _check_against_a_plain_loop(fields: dict[str, Any], found: dict[str, bytes]) -> None:
