@@ -6,6 +6,7 @@ from raylabel.evaluate.precision import Truth
 from raylabel.labels.teacher import Label
 from raylabel.media.view import Clip, View
 from raylabel.models import Model
+from raylabel.recipes.control import Control
 from raylabel.recipes.images import cifar10, digits, imagenet_yfcc_resnet50
 from raylabel.recipes.modern import modern
 from raylabel.recipes.recipe import Recipe, Teacher
@@ -17,6 +18,7 @@ from raylabel.training.schedule import Schedule, scaled_lr
 
 __all__ = [
     "Clip",
+    "Control",
     "Corpus",
     "Label",
     "Materialize",
