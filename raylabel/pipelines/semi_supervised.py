@@ -74,7 +74,7 @@ class Run:
     def labeled_examples(self) -> Artifact:
         """EXAMPLES of the labeled set."""
         examples = self._materialize("labeled", "labeled", self.start.labels, digests=True)
-        for config in (self.recipe.teacher.train, self.recipe.finetune, self.recipe.control):
+        for config in (self.recipe.teacher.train, self.recipe.finetune, self.recipe.control_train):
             if config:  # an error is found now, not after days of pre-training
                 workers = Cluster.now().workers(self.recipe.resources, config.batch)
                 Stream(examples, self.recipe.seed).check_workers(workers, config.batch)
@@ -153,8 +153,10 @@ class Run:
 
     @cached_property
     def control(self) -> Artifact:
-        """The student's architecture, trained on the labeled set alone with the same settings and as many images."""
-        return self._train("control", self.recipe.student, self.labeled_examples, self.recipe.control)
+        """The student's architecture, trained on the labeled set alone: by default with the same settings and as many
+        images."""
+        recipe = self.recipe
+        return self._train("control", recipe.student, self.labeled_examples, recipe.control_train, recipe.control_view)
 
     @cached_property
     def tests(self) -> dict[str, Artifact]:

@@ -144,7 +144,7 @@ class _Costs:
             self._materialize(),
             self._train("pretrain", recipe.student, recipe.pretrain, "pseudo_examples"),
             self._train("finetune", recipe.student, recipe.finetune, "labeled_examples"),
-            self._train("control", recipe.student, recipe.control, "labeled_examples"),
+            self._train("control", recipe.student, recipe.control_train, "labeled_examples"),
             self._evaluate(),
         )
         seconds = sum(work.seconds for work in stages)

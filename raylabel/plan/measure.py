@@ -76,7 +76,9 @@ def remaining(recipe: Recipe, done: Done) -> list[Remaining]:
     if not done["student"]:
         found.append(Remaining("finetune", recipe.student, recipe.view, recipe.finetune, "labeled_examples"))
     if not done["control"]:
-        found.append(Remaining("control", recipe.student, recipe.view, recipe.control, "labeled_examples"))
+        found.append(
+            Remaining("control", recipe.student, recipe.control_view, recipe.control_train, "labeled_examples")
+        )
     return found
 
 

@@ -7,6 +7,7 @@ from raylabel.labels.teacher import Label
 from raylabel.media.view import Clip, View
 from raylabel.models import Model
 from raylabel.models.init import Init
+from raylabel.recipes.control import Control
 from raylabel.recipes.images import cifar10, digits, imagenet_yfcc_resnet50
 from raylabel.recipes.modern import modern
 from raylabel.recipes.recipe import Recipe, Teacher
@@ -18,6 +19,7 @@ from raylabel.training.schedule import Schedule, scaled_lr
 
 __all__ = [
     "Clip",
+    "Control",
     "Corpus",
     "Init",
     "Label",

@@ -29,7 +29,7 @@ def modern(recipe: Recipe) -> Recipe:
     elif teacher.train:
         view = teacher.view and _view(teacher.view)
         teacher = replace(teacher, train=_train(teacher.train), view=view)
-    rate = recipe.finetune.schedule.lr
+    rate, control = recipe.finetune.schedule.lr, recipe.control
     return replace(
         recipe,
         name=f"{recipe.name}-modern",
@@ -37,6 +37,9 @@ def modern(recipe: Recipe) -> Recipe:
         teacher=teacher,
         pretrain=_train(recipe.pretrain),
         finetune=_train(recipe.finetune, Schedule(lr=rate, warmup=0.0, decay="cosine")),
+        control=replace(
+            control, train=control.train and _train(control.train), view=control.view and _view(control.view)
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from raylabel.labels.source import LabelSource
 from raylabel.labels.teacher import Label
 from raylabel.media.view import View
 from raylabel.models import Model, check, check_input
+from raylabel.recipes.control import Control
 from raylabel.selection.leaks import Policy
 from raylabel.selection.select import Select
 from raylabel.store.artifact import ADDED_LATER, NOT_IDENTITY
@@ -80,6 +81,8 @@ class Recipe:
     """How to train the student on the picks, from random weights or from those of `pretrain.init`."""
     finetune: Train
     """How to fine-tune the student on the labeled set, all layers."""
+    control: Control = field(default=Control(), metadata=ADDED_LATER)
+    """How to train the control, if not as the student."""
     leaks: Policy = field(default="report", metadata=NOT_IDENTITY)
     """What to do if source videos or files of the test set are also in the training data: 'report' it, or end with an
     'error'."""
@@ -103,6 +106,7 @@ class Recipe:
                 f"finetune.init.weights is '{self.finetune.init.weights}', but fine-tuning starts from the pre-trained "
                 "student: give it as pretrain.init.weights"
             )
+        self.control.check("control", self.view)
 
     @property
     def teacher_view(self) -> View:
@@ -110,8 +114,8 @@ class Recipe:
 
     @property
     def max_jpeg_pixels(self) -> int:
-        """The largest JPEG among the training examples, which both views must accept."""
-        return min(self.view.max_jpeg_pixels, self.teacher_view.max_jpeg_pixels)
+        """The largest JPEG among the training examples, which all views must accept."""
+        return min(view.max_jpeg_pixels for view in (self.view, self.teacher_view, self.control_view))
 
     @property
     def trainings(self) -> dict[str, tuple[Model, Train]]:
@@ -119,13 +123,21 @@ class Recipe:
         teacher, found = self.teacher, dict[str, tuple[Model, Train]]()
         if teacher.train and not (teacher.given or self.source):
             found["teacher.train"] = teacher.model, teacher.train
+        if self.control.train:
+            found["control.train"] = self.student, self.control.train
         return found | {"pretrain": (self.student, self.pretrain), "finetune": (self.student, self.finetune)}
 
     @property
-    def control(self) -> Train:
-        """How to train the control on the labeled set alone: as in pre-training, for as many images as pre-training and
-        fine-tuning together."""
-        return replace(self.pretrain, images=self.pretrain.processed + self.finetune.processed)
+    def control_train(self) -> Train:
+        """How to train the control on the labeled set alone: if it is not given, as in pre-training, for as many images
+        as pre-training and fine-tuning together."""
+        images = self.pretrain.processed + self.finetune.processed
+        return self.control.train or replace(self.pretrain, images=images)
+
+    @property
+    def control_view(self) -> View:
+        """View of the control in training."""
+        return self.control.view or self.view
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -161,6 +173,7 @@ def _check_media(recipe: Recipe) -> None:
     if bool(recipe.teacher_view.clip) != bool(recipe.view.clip):
         raise InputError(f"teacher.view and view differ in whether they have a clip: both have to be for {kind}s")
     networks = ("teacher.model", recipe.teacher.model, recipe.teacher_view), ("student", recipe.student, recipe.view)
+    networks += (("student", recipe.student, recipe.control_view),)
     for name, model, view in networks:
         for size in {view.size, view.tested_size}:
             check_input(model, view.clip.frames if view.clip else None, size, name)

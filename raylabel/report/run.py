@@ -17,6 +17,7 @@ from raylabel.media.sandbox.sandbox import Parser, Sandbox
 from raylabel.media.view import CLIP_CPU_SECONDS
 from raylabel.models.trained import CURVE
 from raylabel.pipelines.semi_supervised import Run
+from raylabel.report.control import control_used
 from raylabel.report.page import Film, Picture, Point, Strip, write_page
 from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary
 from raylabel.report.thumbnails import film_parser, thumbnail_parser, unpack
@@ -73,6 +74,7 @@ def summarise(run: Run) -> Summary:
         passed_over=_passed_over(run),
         metrics=run.metrics,
         test_per_class=run.start.test_labels.info["per_class"],
+        control=control_used(recipe),
         picks=Picks(
             total=picks["picks"],
             samples=picks["samples"],

@@ -22,6 +22,7 @@ from raylabel.evaluate.results import (
     find,
     require,
 )
+from raylabel.report.control import ControlUsed
 from raylabel.selection.leaks import Leaks
 from raylabel.text import points
 
@@ -141,6 +142,8 @@ class Summary:
     """All metrics, in the order in which they are shown; one of them is gain_top1 of the fine-tuned student."""
     test_per_class: list[int]
     """Test samples of each class, in the order of `classes`; the accuracies do not cover a class that has none."""
+    control: ControlUsed
+    """The control that the gain is over."""
     picks: Picks
     """The result of the selection."""
     leaks: Leaks | None = None

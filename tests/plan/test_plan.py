@@ -221,7 +221,7 @@ def test_plan_has_every_stage_with_its_sizes(planned):
         "materialize": 50 + 1000,
         "pretrain": 640,
         "finetune": 320,
-        "control": recipe.control.processed,
+        "control": recipe.control_train.processed,
         "evaluate": 4 * 500,
         "driver": 0,
     }

@@ -21,7 +21,7 @@ def test_every_recipe_has_a_modern_variant_that_keeps_the_rest(name: str):
     for before, after in ((recipe.pretrain, found.pretrain), (recipe.finetune, found.finetune)):
         assert (after.images, after.batch, after.precision) == (before.images, before.batch, before.precision)
         assert (after.mixup, after.cutmix, after.label_smoothing, after.decay_norms) == (0.2, 1.0, 0.1, False)
-    assert found.control == replace(found.pretrain, images=recipe.control.images)
+    assert found.control_train == replace(found.pretrain, images=recipe.control_train.images)
     assert (found.view.augment, found.view.erase) == ("trivial", 0.1)
     assert found.view.tested_size == recipe.view.size
     if recipe.teacher.given:

@@ -55,7 +55,7 @@ def test_the_control_has_the_images_and_settings_of_the_student(name, tmp_path):
     function = recipes.find(name)
     recipe = recipes.make(function, str(tmp_path) if recipes.takes_data(function) else "")
     assert recipe.name == name and name in (function.__doc__ or "")
-    control = recipe.control
+    control = recipe.control_train
     assert control.processed == recipe.pretrain.processed + recipe.finetune.processed
     assert (control.schedule, control.batch) == (recipe.pretrain.schedule, recipe.pretrain.batch)
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from raylabel.compute.progress import PATIENCE, PatientProgress, Progress
 from raylabel.evaluate.results import Metric
+from raylabel.report.control import ControlUsed
 from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary, verdict
 from raylabel.report.terminal import print_summary
 from raylabel.selection.leaks import Leaks
@@ -33,6 +34,7 @@ def small(name: str = "cat") -> Summary:
         rejects=[Reject(reason="truncated", count=28), Reject(reason=name, count=2)],
         metrics=[TOP1, GAIN, PRECISION],
         test_per_class=[50, 46],
+        control=ControlUsed(description=f"trained as {name}", images=4000),
         picks=Picks(total=30, samples=29, k=20, p=2, rank="log_odds", per_class=[10, 20], min=10, median=15.0, max=20),
         stages=[Stage(name="label", seconds=2.0, images=1200, images_per_second=600.0), Stage(name=name, seconds=1.0)],
         hardware=name,
