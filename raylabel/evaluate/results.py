@@ -16,7 +16,7 @@ PRETRAINED = "pretrained"
 """The student before it is fine-tuned."""
 STUDENT = "student"
 
-# Ids of metrics, all of them fractions. An evaluator may give others, of any unit.
+# Ids of metrics: fractions, except images_to. An evaluator may give others, of any unit.
 TOP1 = "top1"
 """Share of samples whose best class is the true one; for a video, by the mean over its clips. Wilson interval."""
 TOP5 = "top5"
@@ -31,6 +31,13 @@ PRECISION = "pick_precision"
 """Share of picks whose label is the true one, n the picks whose true label is known; no row without a truth table. It
 has no interval."""
 
+CURVE_AREA = "curve_area"
+"""Mean top-1 over a training that is validated: the area under the curve of accuracy against images, divided by the
+images between its first point and its last. It has no interval."""
+IMAGES_TO = "images_to_"
+"""With a percentage behind it, images_to_95: images after which the accuracy of a training was first so high, at a
+point of `Train.validate`; no row if it never was. It has no interval."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
@@ -43,7 +50,7 @@ class Subject:
     dataset: str
     """URIs of the corpus, joined by ", "."""
     split: str
-    """test | validation | unlabeled."""
+    """test | validation | labeled | unlabeled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +58,8 @@ class Metric(Subject):
     """A row of METRICS, without its run. ValueError if the value is not within its interval."""
 
     metric: str
-    """Id of the metric: top1, top5, clip_top1, gain_top1, pick_precision, or another that an evaluator uses."""
+    """Id of the metric: top1, top5, clip_top1, gain_top1, pick_precision, curve_area, images_to_95, or another that an
+    evaluator uses."""
     value: float
     low: float | None = None
     """Lower end of the 95% interval; None where there is no interval."""

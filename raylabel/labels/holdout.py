@@ -16,7 +16,7 @@ from raylabel.store.artifact import Artifact, Built, Draft, Root
 
 
 def hold_out(
-    root: Root, labels: Artifact, groups: pa.Table, digests: pa.Table, share: float, seed: int
+    root: Root, labels: Artifact, groups: pa.Table, digests: pa.Table, share: float, seed: int, name: str = "validation"
 ) -> tuple[Artifact, Artifact]:
     """(training split, validation split) of a labeled set's PICKS, as two artifacts `truth`.
 
@@ -24,21 +24,22 @@ def hold_out(
     first in the order of a hash of (seed, source). The source of a sample is its video, by the video's name in `groups`
     ((key, group), as `read_groups` returns them), or else the sample itself, by its key. Samples with equal digests
     have one source, that of the first. All samples of a source are held out together, because the segments of a video
-    are nearly the same images. InputError if no sample can be held out, or if a class has no training sample left.
+    are nearly the same images. InputError if no sample can be held out, or if a class has no training sample left;
+    `name` is that of the share on the command line.
     """
     if not 0 < share < 1:
-        raise InputError(f"validation is {share}: give a share of the labeled set between 0 and 1")
+        raise InputError(f"{name} is {share}: give a share of the labeled set between 0 and 1")
     table = labels.table("picks", PICKS)
     label, key = table.column("label").to_numpy(), table.column("key").to_numpy()
     held, classes = _held_out(label, _source_hashes(key, groups, digests, seed), key, share), labels.info["classes"]
-    where = f"validation is {share:g} of the {len(key):,} labeled samples"
+    where = f"{name} is {share:g} of the {len(key):,} labeled samples"
     if not held.any():
         raise InputError(f"{where}, but no class has two samples: label more")
     left = np.bincount(label[~held], minlength=len(classes))
     if empty := [name for name, count in zip(classes, left, strict=True) if not count]:
         raise InputError(
             f"{where}, but class '{empty[0]}' has no training sample left, since all segments of a video and all "
-            "copies of a file are held out together: lower --validation, or label other samples of this class"
+            "copies of a file are held out together: lower --{name}, or label other samples of this class"
         )
     return _split(root, labels, table, ~held), _split(root, labels, table, held)
 

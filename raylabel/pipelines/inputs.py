@@ -10,6 +10,7 @@ from raylabel import datasets
 from raylabel.compute.progress import say
 from raylabel.corpus import Corpus, Shards, index_corpus, read_groups
 from raylabel.corpus.label_rule import name_warnings
+from raylabel.labels.holdout import hold_out
 from raylabel.labels.truth import GivenLabels
 from raylabel.models.start import check_start, import_weights
 from raylabel.models.trained import import_model
@@ -18,13 +19,14 @@ from raylabel.recipes.recipe import Recipe, Teacher, check_classes, check_recipe
 from raylabel.selection.leaks import find_leaks
 from raylabel.store.artifact import Artifact, Root
 from raylabel.text import listed
+from raylabel.training.digests import read_digests
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """What is known about the inputs of a run before anything is trained. Plain data, so that Ray can send it.
 
-    Keys of `corpora` and `shards`: labeled, unlabeled, test.
+    Keys of `corpora` and `shards`: labeled, unlabeled, test, and validation if that is a corpus of its own.
     """
 
     corpora: dict[str, Corpus]
@@ -33,6 +35,8 @@ class Prepared:
     """PICKS of the labeled set."""
     test_labels: Artifact
     """PICKS of the test set."""
+    validation: tuple[str, Artifact] | None
+    """The corpus with the validation set, and its PICKS; None if no training is validated on one."""
     classes: tuple[str, ...]
     """Class names, in the order of class indices."""
     warnings: tuple[str, ...]
@@ -48,7 +52,7 @@ class Prepared:
 def prepare(root: Root, recipe: Recipe) -> Prepared:
     """Checks the recipe, indexes its corpora, and reads their labels. InputError if the user has to fix one of them."""
     check_recipe(recipe)
-    corpora = {n: datasets.resolve(root, getattr(recipe, n)) for n in ("labeled", "unlabeled", "test")}
+    corpora = {n: datasets.resolve(root, getattr(recipe, n)) for n in recipe.corpora}
     edited = functools.partial(check_edited, root)
     shards = {n: index_corpus(root, n, c, functools.partial(edited, c)) for n, c in corpora.items()}
     labels = GivenLabels().label(root, corpora["labeled"], shards["labeled"])
@@ -65,6 +69,14 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
     for text in warnings:  # now, not after days of scoring
         say(f"warning: {text}")
     groups = {n: read_groups(corpora[n], Shards(shards[n])) for n in ("labeled", "test")}
+    validation = None
+    if recipe.holdout:
+        digests = read_digests(root, labels, shards["labeled"], corpora["labeled"])
+        labels, held = hold_out(root, labels, groups["labeled"], digests, recipe.holdout, recipe.seed, "holdout")
+        validation = "labeled", held
+    elif recipe.validation:
+        of_validation = GivenLabels(classes=classes).label(root, corpora["validation"], shards["validation"])
+        validation = "validation", of_validation
     find_leaks(root, recipe.leaks, groups["labeled"], groups["test"])  # those that are found without scores
     check_classes(recipe, len(classes))
     return Prepared(
@@ -72,6 +84,7 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
         shards=shards,
         labels=labels,
         test_labels=test_labels,
+        validation=validation,
         classes=classes,
         warnings=tuple(warnings),
         groups=groups,

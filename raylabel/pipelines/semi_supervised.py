@@ -22,6 +22,7 @@ from raylabel.labels.teacher import TrainedNetwork
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.start import import_weights
+from raylabel.pipelines.curves import curve_metrics
 from raylabel.pipelines.inputs import Prepared, prepare
 from raylabel.recipes.recipe import Recipe
 from raylabel.selection.duplicates import find_duplicates
@@ -79,6 +80,14 @@ class Run:
                 workers = Cluster.now().workers(self.recipe.resources, config.batch)
                 Stream(examples, self.recipe.seed).check_workers(workers, config.batch)
         return examples
+
+    @cached_property
+    def validation_examples(self) -> Artifact | None:
+        """EXAMPLES of the validation set; None if no training is validated on it."""
+        if not (self.recipe.validated and self.start.validation):
+            return None
+        corpus, labels = self.start.validation
+        return self._materialize("validation", corpus, labels)
 
     @cached_property
     def teacher(self) -> Artifact:
@@ -176,6 +185,7 @@ class Run:
         return [
             *(row for name, hit in right.items() for row in accuracy(of(model=name), hit, len(start.classes))),
             paired_gain(of(model=STUDENT), right[STUDENT].top1, right[CONTROL].top1),
+            *curve_metrics(self),
             *pick_precision(picked, self.picks, start.shards["unlabeled"], recipe.unlabeled.share, recipe.truth),
         ]
 
@@ -190,6 +200,11 @@ class Run:
             resources=recipe.resources,
             retry_rejects=recipe.retry_rejects,
         )
+
+    def validation_set(self, config: Train) -> Artifact | None:
+        """EXAMPLES that a training is validated on."""
+        sets = {"validation": lambda: self.validation_examples, "labeled": lambda: self.labeled_examples}
+        return sets[config.validate.on]() if config.validate.given else None
 
     def test(self, model: Artifact, view: View) -> Artifact:
         """SCORES of the test set by a network."""
@@ -245,6 +260,7 @@ class Run:
             view=view or self.recipe.view,
             seed=self.recipe.seed,
             init=init,
+            validation=self.validation_set(config),
         )
         return train(self.root, name, task, self.recipe.resources)
 

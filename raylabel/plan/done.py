@@ -16,6 +16,7 @@ from raylabel.store.parts import committed_parts
 # artifacts of others.
 ARTIFACTS = {
     "labeled_examples": "examples-labeled",
+    "validation_examples": "examples-validation",
     "teacher": "teacher",
     "teacher_check": "teacher-check",
     "labels": "scores",
@@ -27,7 +28,11 @@ ARTIFACTS = {
     "control": "control",
 }
 
-MEDIA = {"labeled_examples": "media-labeled", "pseudo_examples": "media-picked"}
+MEDIA = {
+    "labeled_examples": "media-labeled",
+    "validation_examples": "media-validation",
+    "pseudo_examples": "media-picked",
+}
 """Stage that makes EXAMPLES → the name of their MEDIA."""
 
 

@@ -31,7 +31,7 @@ from raylabel.plan.cost import (
     sorting_seconds,
 )
 from raylabel.plan.done import Done
-from raylabel.plan.measure import EXAMPLES, Measured, Pilot
+from raylabel.plan.measure import Measured, Pilot, examples_of
 from raylabel.plan.pilot import Labeled
 from raylabel.plan.report import Plan, Reach, Work
 from raylabel.plan.traffic import CorpusSize, Traffic
@@ -133,6 +133,7 @@ class _Costs:
         self.cluster, self.expected = cluster, expected
         self.classes = len(start.classes)
         self.shards = {name: Shards(one) for name, one in start.shards.items()}
+        self.stages = examples_of(recipe, start)
         self.corpora = {name: CorpusSize.of(shards) for name, shards in self.shards.items()}
 
     def works(self) -> tuple[Work, ...]:
@@ -200,14 +201,13 @@ class _Costs:
         )
 
     def _materialize(self) -> Work:
-        """The work for the labeled set, which is materialized in full, and for the picks."""
+        """The work for the labeled and the validation set, which are materialized in full, and for the picks."""
         images, seconds, asked = 0, 0.0, Traffic()
-        for stage, name in EXAMPLES.items():
+        for stage, name in self.stages.items():
             found, corpus = self.measured.materialized.get(stage), self.corpora[name]
             if found is None:
                 continue
-            picked = stage == "pseudo_examples"
-            samples, picks = (self.expected.samples, self.expected.picks) if picked else (corpus.samples,) * 2
+            samples, picks = self._written(stage)
             left, cpus = max(0, samples - self.done.written(stage)), self.cluster.cpus
             layout, share = self._layout(stage, samples), left / samples
             stretches = BANDS * (layout.parts - 1) + 1
@@ -227,19 +227,40 @@ class _Costs:
         checkpoints = int(seconds / 60 / config.checkpoint_minutes)
         tensors = tensor_files(config)
         asked = traffic.train(layout, workers, size, items, config.processed, weights, checkpoints, tensors)
+        validating, more = self._validate(stage, config, workers)
+        asked += more
         if stage == "finetune" or config.init.weights:
             asked += traffic.file(weights)  # of the pre-trained student, or those that are given
         return Work(
             stage=stage,
             images=config.processed,
-            seconds=found.start + seconds,
+            seconds=found.start + seconds + validating,
             traffic=asked.rounded(),
             memory=found.memory,
             device_memory=found.device_memory,
         )
 
+    def _validate(self, stage: str, config: Train, workers: int) -> tuple[float, Traffic]:
+        """(seconds, traffic) of validating a network while it is trained, as fast as its labeling on the workers."""
+        found = (stage == "teacher" and self.measured.teacher) or self.measured.student or self.measured.teacher
+        if not config.validate.given:
+            return 0.0, Traffic()
+        layout, items, size = self._examples(f"{config.validate.on}_examples")
+        points = min(config.validate.points, config.steps)
+        seconds = points * items / (workers * found.slots_per_second) if found else 0.0
+        return seconds, traffic.validate(layout, workers, size, items, points)
+
+    def _written(self, examples: str) -> tuple[int, int]:
+        """The samples, and the pairs of a sample and a label, of EXAMPLES that are not written yet."""
+        start = self.start
+        if examples == "pseudo_examples":
+            return self.expected.samples, self.expected.picks
+        held = start.validation if examples == "validation_examples" else None
+        samples = (held[1] if held else start.labels).info["samples"]
+        return samples, samples
+
     def _layout(self, examples: str, samples: int) -> Layout:
-        name, config = EXAMPLES[examples], self.recipe.materialize
+        name, config = self.stages[examples], self.recipe.materialize
         return WritingTask(shards=self.shards[name], corpus=self.start.corpora[name], config=config).layout(samples)
 
     def _examples(self, examples: str) -> tuple[Layout, int, float]:
@@ -249,9 +270,7 @@ class _Costs:
             size = sum(f.bytes for prefix in ("media-", "examples-") for f in media.files(prefix))
             known = media.info.get("layout")  # None: of an earlier version
             return Layout(**known) if known else self._layout(examples, done.info["samples"]), done.info["items"], size
-        samples, items = self.expected.samples, self.expected.picks
-        if examples == "labeled_examples":
-            samples = items = self.corpora["labeled"].samples
+        samples, items = self._written(examples)
         size = samples * self.measured.materialized[examples].bytes_per_pick
         return self._layout(examples, samples), items, size
 

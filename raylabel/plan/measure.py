@@ -34,8 +34,13 @@ from raylabel.training.loop import TrainingTask
 from raylabel.training.media import WritingTask
 from raylabel.training.stream import Stream
 
-EXAMPLES = {"labeled_examples": "labeled", "pseudo_examples": "unlabeled"}
-"""Stage that writes EXAMPLES → the corpus that it reads."""
+
+def examples_of(recipe: Recipe, start: Prepared) -> dict[str, str]:
+    """Stage that writes EXAMPLES → the corpus that it reads."""
+    found = {"labeled_examples": "labeled", "pseudo_examples": "unlabeled"}
+    if recipe.validated and start.validation:
+        found["validation_examples"] = start.validation[0]
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +124,8 @@ class Pilot:
             todo["student"] = lambda: self._label(None, recipe.student, recipe.view, "test", TOP)
         if not done["picks"]:
             todo["selected"] = self._select
-        for stage, corpus in EXAMPLES.items():
+        stages = examples_of(recipe, self.start)
+        for stage, corpus in stages.items():
             if not done[stage]:
                 todo[stage] = lambda corpus=corpus: self._write(corpus)
         for kind, training in {_kind(training): training for training in reversed(trainings)}.items():
@@ -134,7 +140,7 @@ class Pilot:
             teacher=found.get("teacher"),
             student=found.get("student"),
             selected=found.get("selected"),
-            materialized={stage: found[stage] for stage in EXAMPLES if stage in found},
+            materialized={stage: found[stage] for stage in stages if stage in found},
             trained={training.name: found[_kind(training)] for training in trainings},
         )
 

@@ -210,6 +210,13 @@ def train(
     return ARTIFACT + SCRATCH + Traffic(9, 12, 3_000) + read + state * (checkpoints + 1) + last + put(weights)
 
 
+def validate(layout: Layout, workers: int, size: float, items: int, points: int) -> Traffic:
+    """Reads EXAMPLES of `items` items and `size` bytes at each of the points, shared by the workers."""
+    tables = file(40 * layout.groups) + Traffic(3, 0, 8 * items)
+    opened = Traffic(min(layout.groups, workers * layout.parts))
+    return tables * workers + opened + Traffic(layout.groups, 0, size) * points
+
+
 def report() -> Traffic:
     """The metrics, and the page with its pictures."""
     return ARTIFACT * 2 + Traffic(36, 3, 500_000, 350_000)

@@ -61,6 +61,10 @@ class Recipe:
     """The corpus that the teacher labels."""
     test: Corpus
     """The labeled test set; nothing is tuned on it."""
+    validation: Corpus | None = field(default=None, metadata=ADDED_LATER)
+    """A labeled set on which trainings are validated (`Train.validate`); nothing is trained on it."""
+    holdout: float = field(default=0.0, metadata=ADDED_LATER)
+    """Share of the labeled set that is held out as the validation set instead, 0 to 1; nothing is trained on it."""
     truth: Truth | None = None
     """True labels of the corpus, if they are known. Used only to measure the precision of the picks."""
     view: View
@@ -101,6 +105,12 @@ class Recipe:
             self.teacher.view.check("teacher.view")
         if self.teacher.train:
             self.teacher.train.check("teacher.train")
+        if self.validation:
+            self.validation.check("validation")
+        if not 0 <= self.holdout < 1:
+            raise InputError(f"holdout is {self.holdout}: give a share of the labeled set from 0 to 1, 1 excluded")
+        if self.validation and self.holdout:
+            raise InputError(f"validation is given and holdout is {self.holdout}: keep one")
         if self.finetune.init.weights:
             raise InputError(
                 f"finetune.init.weights is '{self.finetune.init.weights}', but fine-tuning starts from the pre-trained "
@@ -116,6 +126,16 @@ class Recipe:
     def max_jpeg_pixels(self) -> int:
         """The largest JPEG among the training examples, which all views must accept."""
         return min(view.max_jpeg_pixels for view in (self.view, self.teacher_view, self.control_view))
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """The names of its corpora."""
+        return ("labeled", "unlabeled", "test", *(("validation",) if self.validation else ()))
+
+    @property
+    def validated(self) -> bool:
+        """Whether any training is validated on the validation set."""
+        return any(config.validate.on == "validation" for _, config in self.trainings.values())
 
     @property
     def trainings(self) -> dict[str, tuple[Model, Train]]:
@@ -148,6 +168,11 @@ def check_recipe(recipe: Recipe) -> None:
     cluster = Cluster.now()
     cluster.teachers(recipe.resources)
     for name, (_, config) in recipe.trainings.items():
+        if config.validate.on == "validation" and not (recipe.validation or recipe.holdout):
+            raise InputError(
+                f"{name}.validate.on is 'validation', but there is no validation set: give validation.uri, or holdout, "
+                "a share of the labeled set"
+            )
         cluster.workers(recipe.resources, config.batch)
         if config.sync_batchnorm and not cluster.gpus:
             raise InputError(f"{name}.sync_batchnorm is set, but PyTorch has it for GPUs only: unset it")
@@ -163,7 +188,7 @@ def check_classes(recipe: Recipe, classes: int) -> None:
 def _check_media(recipe: Recipe) -> None:
     """InputError if networks, views and corpora are not all of images, or all of videos."""
     kind = "video" if recipe.view.clip else "image"
-    for name in ("labeled", "unlabeled", "test"):
+    for name in recipe.corpora:
         corpus = getattr(recipe, name)
         if corpus.kind != kind:
             given = "given" if recipe.view.clip else "not given"

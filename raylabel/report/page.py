@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raylabel.evaluate.learning_curve import Measured
 from raylabel.evaluate.results import CLIP_TOP1, STUDENT, TOP1, TOP5
 from raylabel.report.axes import Axis, linear, log
 from raylabel.report.html import render
 from raylabel.report.summary import MODELS, Summary, detail, headline
-from raylabel.text import compact
+from raylabel.text import compact, percent
 
 CURVES = ("teacher", "control", "pretrain", "finetune")
 """The curves of a run, in the order of its stages; each has the same colour on all pages."""
@@ -123,7 +124,8 @@ def write_page(summary: Summary, curves: Mapping[str, Sequence[Point]], strips: 
         fewest=by_picks[:10],
         sorted_picks=_sorted_line([picks[i] for i in reversed(by_picks)]),
         series=[(name, _style(name, i)) for i, name in enumerate(_in_stage_order(curves))],
-        charts=_charts(curves, summary.inputs),
+        charts=_charts(curves, {each.training: each.points for each in summary.validated}, summary.inputs),
+        reached=_reached(summary),
         inputs=summary.inputs,
         counted=summary.counted,
         strips=strips,
@@ -164,7 +166,7 @@ def _probability(p: float) -> str:
     return "> 0.9999" if p > 0.99995 else "< 0.0001" if p < 0.00005 else f"{p:.4f}"
 
 
-def _in_stage_order(curves: Mapping[str, Sequence[Point]]) -> list[str]:
+def _in_stage_order(curves: Mapping[str, Sequence[Any]]) -> list[str]:
     return sorted(curves, key=lambda name: (CURVES.index(name) if name in CURVES else len(CURVES), name))
 
 
@@ -187,7 +189,24 @@ class _Chart:
     notes: list[str]
 
 
-def _charts(curves: Mapping[str, Sequence[Point]], inputs: str) -> list[_Chart]:
+def _reached(summary: Summary) -> list[str]:
+    """A sentence for each training that was validated."""
+    found = []
+    for each in summary.validated:
+        last = each.points[-1].images
+        text = f"{each.training}: {each.n:,} samples of the {each.split} set"
+        if each.kept != last:
+            text += f"; the network is that after {each.kept:,} {summary.inputs}"
+        for target, images in each.reached.items():
+            when = f"after {images:,} {summary.inputs}" if images is not None else "not reached"
+            text += f"; {percent(float(target))} {when}"
+        found.append(text)
+    return found
+
+
+def _charts(
+    curves: Mapping[str, Sequence[Point]], validated: Mapping[str, Sequence[Measured]], inputs: str
+) -> list[_Chart]:
     """`inputs`: what `images` of the points counts, 'images' or 'clips'."""
     if not any(curves.values()):
         return []
@@ -197,10 +216,17 @@ def _charts(curves: Mapping[str, Sequence[Point]], inputs: str) -> list[_Chart]:
     starts = [p.images for points in curves.values() for p in points if p.images > 0]
     x_axis = log(min(starts), max(ends)) if log_x else linear(0, max(ends), compact)
     panels = [("training loss", "loss"), ("training accuracy", "accuracy"), ("learning rate", "lr")]
-    return [_chart(title, field, curves, x_axis, inputs) for title, field in panels]
+    charts = [_chart(title, field, curves, x_axis, inputs) for title, field in panels]
+    if validated:
+        # With the names of all curves, so that a training has the same colour in all charts.
+        of_all = {name: validated.get(name, ()) for name in curves}
+        charts.insert(2, _chart("accuracy in validation", "accuracy", of_all, x_axis, inputs))
+    return charts
 
 
-def _chart(title: str, field: str, curves: Mapping[str, Sequence[Point]], x_axis: Axis, inputs: str) -> _Chart:
+def _chart(
+    title: str, field: str, curves: Mapping[str, Sequence[Point | Measured]], x_axis: Axis, inputs: str
+) -> _Chart:
     values = [v for points in curves.values() for p in points if math.isfinite(v := getattr(p, field))]
     if field == "lr" and (above_zero := [v for v in values if v > 0]):
         y_axis = log(min(above_zero), max(above_zero))

@@ -16,10 +16,11 @@ from raylabel.media.rejects import Reject as Unread
 from raylabel.media.sandbox.sandbox import Parser, Sandbox
 from raylabel.media.view import CLIP_CPU_SECONDS
 from raylabel.models.trained import CURVE
+from raylabel.pipelines.curves import curves_of, trainings_of
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.report.control import control_used
 from raylabel.report.page import Film, Picture, Point, Strip, write_page
-from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary
+from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary, Validated
 from raylabel.report.thumbnails import film_parser, thumbnail_parser, unpack
 from raylabel.schema import PICKS
 from raylabel.selection.shuffle import BATCH_ROWS
@@ -34,7 +35,7 @@ ROWS = {
     "teacher": ("teacher",),
     "label": ("labels",),
     "select": ("duplicates", "picks"),
-    "materialize": ("labeled_examples", "pseudo_examples"),
+    "materialize": ("labeled_examples", "validation_examples", "pseudo_examples"),
     "pretrain": ("pretrained",),
     "finetune": ("student",),
     "control": ("control",),
@@ -50,7 +51,8 @@ def write_report(run: Run) -> tuple[Artifact, Summary]:
     identity = {"settings": summary.settings, "artifacts": summary.artifacts}
 
     def build(draft: Draft) -> Built:
-        curves = {name: [Point(**p) for p in json.loads(a.read(CURVE))] for name, a in _trained(run).items()}
+        networks = {name: training.network for name, training in trainings_of(run).items()}
+        curves = {name: [Point(**p) for p in json.loads(a.read(CURVE))] for name, a in networks.items()}
         page = write_page(summary, curves, _strips(run))
         text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False)
         files = [write_bytes(draft.uri, SUMMARY, text.encode()), write_bytes(draft.uri, PAGE, page.encode())]
@@ -87,6 +89,7 @@ def summarise(run: Run) -> Summary:
             median=float(np.median(per_class)),
             max=max(per_class),
         ),
+        validated=_validated(run),
         leaks=run.leaks,
         warnings=run.start.warnings,
         stages=[_stage(name, some) for name, some in stages.items()],
@@ -111,11 +114,18 @@ def _stages(artifacts: Mapping[str, tuple[Artifact, ...]]) -> dict[str, tuple[Ar
     return {name: some for name, some in (rows | others).items() if some}
 
 
-def _trained(run: Run) -> dict[str, Artifact]:
-    """The networks that were trained in the run, by the name of their curve."""
-    given = run.start.teacher or run.recipe.source
-    students = {"control": run.control, "pretrain": run.pretrained, "finetune": run.student}
-    return ({} if given else {"teacher": run.teacher}) | students
+def _validated(run: Run) -> list[Validated]:
+    return [
+        Validated(
+            training=name,
+            split=curve.config.on,
+            n=curve.samples,
+            points=list(curve.points),
+            kept=curve.kept.images,
+            reached={f"{target:g}": images for target, images in curve.reached.items()},
+        )
+        for name, curve in curves_of(run).items()
+    ]
 
 
 def _labeled_info(run: Run) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from raylabel.evaluate.learning_curve import Measured
 from raylabel.evaluate.results import (
     CLIP_TOP1,
     CONTROL,
@@ -109,6 +110,24 @@ class Picks:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Validated:
+    """How the accuracy of a network on a labeled set rose while it was trained."""
+
+    training: str
+    """teacher, pretrain, finetune or control."""
+    split: str
+    """validation, or labeled: what was trained on."""
+    n: int
+    """Samples of the set."""
+    points: list[Measured]
+    """In the order of the training."""
+    kept: int
+    """Images of the training after which the network was as it is kept."""
+    reached: dict[str, int | None]
+    """Accuracy that the recipe asks for, a fraction → images after which it was first measured; None if never."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """The cost of a stage when it was built. A reused stage keeps its numbers."""
 
@@ -146,6 +165,8 @@ class Summary:
     """The control that the gain is over."""
     picks: Picks
     """The result of the selection."""
+    validated: list[Validated] = field(default_factory=list)
+    """Trainings that were validated meanwhile."""
     leaks: Leaks | None = None
     """Test samples that are also in the training data; None if this was not checked."""
     warnings: tuple[str, ...] = ()

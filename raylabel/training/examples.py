@@ -53,6 +53,12 @@ def media_of(examples: Artifact) -> Artifact:
     return Artifact(f"{examples.uri.rpartition('/')[0]}/{folder}", name, digest)
 
 
+def items_of(examples: Artifact) -> int:
+    """Pairs of a sample and a label."""
+    info = examples.info
+    return info["items"] if "items" in info else sum(map(sum, info["lane_items"]))
+
+
 def undecodable(examples: Artifact, key: int, reject: Reject) -> InputError:
     """The error of a stored sample that cannot be decoded."""
     return InputError(

@@ -11,6 +11,7 @@ from raylabel.plan.pilot.process import peak_device_memory, peak_memory
 from raylabel.store.artifact import Draft
 from raylabel.store.files import read_file, write_file
 from raylabel.training.checkpoint import Checkpoints
+from raylabel.training.config import Validate
 from raylabel.training.loop import TrainingTask, steps
 from raylabel.training.worker_group import fit
 
@@ -37,8 +38,8 @@ def measure_training(draft: Draft, task: TrainingTask, workers: int, gpu: bool) 
     """Trains for some seconds, as the run will. Ray Train stores its state in `draft`."""
     import ray
 
-    # As many steps as in the run. No checkpoint is due, and no point of the curve except the last.
-    config = replace(task.config, checkpoint_minutes=math.inf)
+    # As many steps as in the run. No checkpoint is due, no point of the curve except the last, and no validation.
+    config = replace(task.config, checkpoint_minutes=math.inf, validate=Validate())
     begin, board = time.monotonic(), make_board()
     settings = {"task": replace(task, config=config, board=board), "folder": draft.uri, "seconds": SECONDS}
     settings["checkpoints"] = Checkpoints(draft.scratch("checkpoints"))  # none is due
