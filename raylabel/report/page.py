@@ -16,7 +16,7 @@ from raylabel.evaluate.results import CLIP_TOP1, STUDENT, TOP1, TOP5
 from raylabel.report.axes import Axis, linear, log
 from raylabel.report.html import render
 from raylabel.report.summary import MODELS, Summary, detail, headline
-from raylabel.text import compact, percent
+from raylabel.text import compact
 
 CURVES = ("teacher", "control", "pretrain", "finetune")
 """The curves of a run, in the order of its stages; each has the same colour on all pages."""
@@ -125,7 +125,7 @@ def write_page(summary: Summary, curves: Mapping[str, Sequence[Point]], strips: 
         sorted_picks=_sorted_line([picks[i] for i in reversed(by_picks)]),
         series=[(name, _style(name, i)) for i, name in enumerate(_in_stage_order(curves))],
         charts=_charts(curves, {each.training: each.points for each in summary.validated}, summary.inputs),
-        reached=_reached(summary),
+        validated=[each.sentence(summary.inputs) for each in summary.validated],
         inputs=summary.inputs,
         counted=summary.counted,
         strips=strips,
@@ -187,21 +187,6 @@ class _Chart:
     lines: list[tuple[str, str, str]]  # name, style, SVG path
     dots: list[tuple[str, str, float, float]]  # name, style, x, y
     notes: list[str]
-
-
-def _reached(summary: Summary) -> list[str]:
-    """A sentence for each training that was validated."""
-    found = []
-    for each in summary.validated:
-        last = each.points[-1].images
-        text = f"{each.training}: {each.n:,} samples of the {each.split} set"
-        if each.kept != last:
-            text += f"; the network is that after {each.kept:,} {summary.inputs}"
-        for target, images in each.reached.items():
-            when = f"after {images:,} {summary.inputs}" if images is not None else "not reached"
-            text += f"; {percent(float(target))} {when}"
-        found.append(text)
-    return found
 
 
 def _charts(

@@ -122,6 +122,7 @@ def _validated(run: Run) -> list[Validated]:
             n=curve.samples,
             points=list(curve.points),
             kept=curve.kept.images,
+            area=curve.area,
             reached={f"{target:g}": images for target, images in curve.reached.items()},
         )
         for name, curve in curves_of(run).items()

@@ -8,6 +8,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from raylabel.evaluate.classify import wilson
 from raylabel.evaluate.learning_curve import Measured
 from raylabel.evaluate.results import (
     CLIP_TOP1,
@@ -25,7 +26,7 @@ from raylabel.evaluate.results import (
 )
 from raylabel.report.control import ControlUsed
 from raylabel.selection.leaks import Leaks
-from raylabel.text import points
+from raylabel.text import percent, percent_range, points
 
 MODELS = {
     TEACHER: "teacher",
@@ -125,6 +126,18 @@ class Validated:
     """Images of the training after which the network was as it is kept."""
     reached: dict[str, int | None]
     """Accuracy that the recipe asks for, a fraction → images after which it was first measured; None if never."""
+    area: float
+    """Mean accuracy over the training, a fraction."""
+
+    def sentence(self, inputs: str) -> str:
+        """One line. `inputs`: what the images are, 'images' or 'clips'."""
+        kept = next(point for point in self.points if point.images == self.kept)
+        ends = percent_range(*wilson(round(kept.accuracy * self.n), self.n))
+        text = f"{self.training} on {self.split} (n = {self.n:,}): {percent(kept.accuracy)} ({ends})"
+        text += f" after {kept.images:,} {inputs}, {percent(self.area)} on average over the training"
+        for target, images in self.reached.items():
+            text += f", {percent(float(target))} " + (f"after {images:,}" if images is not None else "not reached")
+        return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +233,9 @@ class Summary:
         """Indices in `metrics` of the metrics that are not in the table of accuracies and have no line of their own."""
         shown = {index for indices in self.accuracies.values() for index in indices.values()}
         own = (self.gain, self.precision)
-        return [index for index, row in enumerate(self.metrics) if index not in shown and row not in own]
+        curves = {each.split for each in self.validated}
+        others = [i for i, row in enumerate(self.metrics) if i not in shown and row not in own]
+        return [i for i in others if self.metrics[i].split not in curves]
 
     @property
     def inputs(self) -> str:

@@ -29,6 +29,8 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
     style = "bold green" if low > 0 else "bold red" if high < 0 else "bold"
     say(f"gain over control: {verdict(summary.gain)}", style)
     say(f"control: {summary.control.description}")
+    for each in summary.validated:
+        say(f"validated: {each.sentence(summary.inputs)}")
     counts = summary.counts
     say(
         f"samples: {counts.samples:,} in = {counts.scored:,} scored + {counts.rejected:,} rejected + "
