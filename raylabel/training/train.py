@@ -45,7 +45,7 @@ def train(root: Root, name: str, task: TrainingTask, resources: Resources) -> Ar
         "init": task.init.digest if task.init else None,
         "seed": task.seed,
     }
-    if task.validation:
+    if task.validation and config.validate.given:
         identity["validation"] = {"examples": task.validation.digest, "view": view.evaluation_identity}
 
     def build_model(draft: Draft) -> Built:
@@ -66,7 +66,7 @@ def train(root: Root, name: str, task: TrainingTask, resources: Resources) -> Ar
             board.set.remote(config.processed, describe_step(last["loss"], last["accuracy"]))
         ray.kill(board)
         made = {WEIGHTS: final.files[result_file(config)], CURVE: final.files[CURVE]}
-        if task.validation:
+        if config.validate.given:
             made[VALIDATION] = final.files[VALIDATION]
         files = [write_bytes(draft.uri, name, data) for name, data in made.items()]
         info = {**describe(task.model, task.classes), "workers": workers.count, "hardware": cluster.name}

@@ -159,3 +159,23 @@ def test_a_warm_up_of_the_whole_first_span_is_allowed():
 def test_an_image_outside_the_run_is_an_error(image: int):
     with pytest.raises(ValueError, match="image is"):
         lr_at(PRETRAIN, image, 10)
+
+
+@given(
+    st.lists(st.integers(0, 5), max_size=40),
+    st.integers(0, 4),
+    st.floats(0.05, 0.9),
+    st.sampled_from([0.0, 0.02, 0.1]),
+)
+def test_a_plateau_is_that_of_torch(levels: list[int], patience: int, factor: float, least: float):
+    schedule = Schedule(lr=0.1, warmup=0.1, decay="plateau", patience=patience, factor=factor, final_lr=least)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1)
+    torchs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, "max", factor=factor, patience=patience, threshold=0, threshold_mode="abs", min_lr=least, eps=0
+    )
+    accuracies: list[float] = []
+    assert lr_at(schedule, 0, 1000) == pytest.approx(0.01)  # the warm-up does not depend on the accuracies
+    for level in levels:
+        accuracies.append(level / 5)
+        torchs.step(level / 5)
+        assert lr_at(schedule, 500, 1000, accuracies) == pytest.approx(optimizer.param_groups[0]["lr"])

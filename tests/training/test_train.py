@@ -139,7 +139,7 @@ def test_a_checkpoint_does_not_depend_on_later_steps():
 
     step()
     curve, state = [{"loss": 1.0}], {"step": 1}
-    make = loop._snapshot(learner, curve, state)
+    make = loop._snapshot(learner, {CURVE: curve, STATE: state})
     weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     step()
     curve.append({"loss": 2.0})
