@@ -17,7 +17,8 @@ from raylabel.models.small import SmallResNet
 # Both have auxiliary classifiers for training, which are not built here. torchvision's weights of both were trained
 # on images scaled to [-1, 1]; with transform_input they take images normalised as for every other network.
 _INCEPTION = {"aux_logits": False, "transform_input": True, "init_weights": True}
-_EXTRA: dict[str, dict[str, Any]] = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
+EXTRA: dict[str, dict[str, Any]] = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
+"""Arguments of torchvision's networks besides the number of classes."""
 
 
 def memory_format(module: nn.Module) -> torch.memory_format:
@@ -70,7 +71,7 @@ def build(model: Model, classes: int) -> nn.Module:
         width = RESNEXT101[model.arch]
         network = ResNet(Bottleneck, [3, 4, 23, 3], num_classes=classes, groups=32, width_per_group=width)
     else:
-        extra = _EXTRA.get(model.arch, {})
+        extra = EXTRA.get(model.arch, {})
         network = torchvision.models.get_model(model.arch, weights=None, num_classes=classes, **extra)
     if model.stem == "small":
         assert isinstance(network, ResNet)

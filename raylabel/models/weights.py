@@ -129,6 +129,13 @@ def torchvision_weights(name: str) -> tuple[Model, int, dict[str, Tensor]]:
     return Model(arch=arch), len(weight.meta["categories"]), current_names(state, arch)
 
 
+def torchvision_meta(name: str) -> Mapping[str, Any]:
+    """What torchvision states about a weight (its `meta`, with recipe and perhaps license); empty if there is none of
+    that name."""
+    found = _torchvision_table().get(name)
+    return found[1].meta if found else {}
+
+
 def checkpoint_digest(uri: str) -> str:
     """sha256 of the file in hex: the identity of weights that the user gives. InputError if it cannot be read."""
     return hashlib.sha256(_read(uri)).hexdigest()

@@ -5,7 +5,7 @@ of the finished runs that list it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +19,11 @@ from raylabel.media.view import Clip, View
 from raylabel.models.trained import WEIGHTS, open_network
 from raylabel.report.run import SUMMARY
 from raylabel.store.artifact import MANIFEST, Artifact, Root
-from raylabel.store.files import filesystem, reading
+from raylabel.store.files import filesystem, read_file, reading
 from raylabel.text import listed
 
 THREADS = 32
+SOUP, SWEEP = "soup", "sweep.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class Shipped:
     """The names of its classes, in the order of its logits."""
     run: Mapping[str, Any]
     """summary.json of the run that these are from."""
+    sweep: Mapping[str, Any] | None = None
+    """sweep.json of the sweep whose soup it is. `run` is then that of the sweep's best trial."""
 
 
 def find_network(uri: str, run: str = "") -> Shipped:
@@ -49,7 +52,8 @@ def find_network(uri: str, run: str = "") -> Shipped:
     """
     network = _open(uri)
     root = Root(network.uri.rpartition("/")[0])
-    found = {name: one for name, one in _summaries(root).items() if _uses(one, network)}
+    sweeps = _sweeps(root, network)
+    found = {name: one for name, one in _summaries(root).items() if name in sweeps or _uses(one, network)}
     if run:
         name = run.rstrip("/").rpartition("/")[2]
         if name not in found:
@@ -60,7 +64,7 @@ def find_network(uri: str, run: str = "") -> Shipped:
             f"no finished run in '{root.uri}' uses {network.uri}, so its view and its classes are not known: complete "
             "its run first, by the same command"
         )
-    shipped = {name: _shipped(root, network, one) for name, one in found.items()}
+    shipped = {name: _shipped(root, network, one, sweeps.get(name)) for name, one in found.items()}
     first, *others = shipped.values()
     if any((other.view, other.label, other.classes) != (first.view, first.label, first.classes) for other in others):
         raise InputError(
@@ -89,30 +93,49 @@ def _open(uri: str) -> Artifact:
 
 def _summaries(root: Root) -> dict[str, dict[str, Any]]:
     """Folder → summary.json of each finished run in the root."""
-    fs, path = filesystem(root.uri)
-    with reading(root.uri):
-        names = [info.base_name for info in fs.get_file_info(pafs.FileSelector(path))]
-    runs = sorted(name for name in names if name.startswith("run-"))
 
     def read(name: str) -> dict[str, Any] | None:
         run = Artifact(f"{root.uri}/{name}", *name.rsplit("-", 1))
+        return json.loads(run.read(SUMMARY)) if run.manifest else None
+
+    return _read_all(root, "run-", read)
+
+
+def _sweeps(root: Root, network: Artifact) -> dict[str, dict[str, Any]]:
+    """Folder of the run of the best trial → sweep.json, of each sweep whose soup is the network."""
+    if network.name != SOUP:
+        return {}
+    folder = network.uri.rpartition("/")[2]
+    found = _read_all(root, "sweep-", lambda name: json.loads(read_file(f"{root.uri}/{name}/{SWEEP}"))).values()
+    mine = [one for one in found if (one.get("soup") or {}).get("artifact") == folder]
+    return {one["run"].rpartition("/")[2]: one for one in mine}
+
+
+def _read_all(root: Root, prefix: str, read: Callable[[str], dict[str, Any] | None]) -> dict[str, dict[str, Any]]:
+    """Folder → what `read` returns, of the folders in the root that begin with `prefix` and are complete."""
+    fs, path = filesystem(root.uri)
+    with reading(root.uri):
+        names = [info.base_name for info in fs.get_file_info(pafs.FileSelector(path))]
+    wanted = sorted(name for name in names if name.startswith(prefix))
+
+    def read_complete(name: str) -> dict[str, Any] | None:
         try:
-            return json.loads(run.read(SUMMARY)) if run.manifest else None
+            return read(name)
         except FileNotFoundError:  # not finished
             return None
 
     with ThreadPoolExecutor(THREADS) as pool:
-        found = dict(zip(runs, pool.map(read, runs), strict=True))
-    return {name: summary for name, summary in found.items() if summary}
+        found = dict(zip(wanted, pool.map(read_complete, wanted), strict=True))
+    return {name: one for name, one in found.items() if one}
 
 
 def _uses(summary: Mapping[str, Any], network: Artifact) -> bool:
     return network.uri.rpartition("/")[2] in summary["artifacts"].values()
 
 
-def _shipped(root: Root, network: Artifact, run: Mapping[str, Any]) -> Shipped:
+def _shipped(root: Root, network: Artifact, run: Mapping[str, Any], sweep: Mapping[str, Any] | None = None) -> Shipped:
     settings = run["settings"]
     own = settings["teacher"]["view"] if network.name == TEACHER else None
     label = Label(**{name: settings["label"][name] for name in ("batch", "p", "precision")})
     view, classes = view_of(own or settings["view"]), tuple(run["classes"])
-    return Shipped(root=root, network=network, view=view, label=label, classes=classes, run=run)
+    return Shipped(root=root, network=network, view=view, label=label, classes=classes, run=run, sweep=sweep)

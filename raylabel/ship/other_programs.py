@@ -1,0 +1,121 @@
+"""How programs without raylabel build a network: Python code for torchvision or a copied file, and timm's config.
+
+`tests/ship/test_other_programs.py` builds the networks in both ways and compares their logits.
+"""
+
+import importlib
+import inspect
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from raylabel.media.view import View
+from raylabel.models import Model
+from raylabel.models.build import EXTRA
+from raylabel.models.config import RESNEXT101, SMALL
+from raylabel.models.trained import WEIGHTS
+
+SOURCE = "model.py"
+TIMM_CONFIG = "config.json"
+
+# Networks whose weights have the same names in timm, and which give the same logits there, bit for bit.
+_IN_TIMM = {
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
+    *(f"resnext101_32x{d}d" for d in (4, 8, 16, 32, 48)),
+    *("densenet121", "densenet161", "densenet169", "densenet201"),
+}
+
+
+def timm_network(model: Model) -> tuple[str, dict[str, Any]] | None:
+    """The architecture and the arguments with which timm builds the network; None if it has no such network.
+
+    Other architectures of torchvision do not exist in timm, have other names of weights there, or other arithmetic
+    (VGG).
+    """
+    if model.arch not in _IN_TIMM or model.stem != "imagenet":
+        return None
+    if model.arch == "resnext101_32x48d":  # has no name of its own in timm 1
+        return "resnext101_32x32d", {"base_width": 48}
+    return model.arch, {}
+
+
+def timm_config(model: Model, view: View, classes: Sequence[str]) -> dict[str, Any] | None:
+    """The content of config.json for `timm.create_model("local-dir:FOLDER", pretrained=True)`; None if timm has no such
+    network."""
+    import timm
+
+    if (found := timm_network(model)) is None:
+        return None
+    arch, arguments = found
+    known, side = timm.get_pretrained_cfg(arch), view.tested_size
+    assert known is not None
+    return {
+        "architecture": arch,
+        "num_classes": len(classes),
+        "global_pool": "avg",
+        "model_args": arguments,
+        "label_names": list(classes),
+        "pretrained_cfg": {
+            "input_size": [3, side, side],
+            "fixed_input_size": False,
+            "interpolation": view.interpolation,
+            "crop_pct": crop_fraction(side, view.resize),
+            "crop_mode": "center",
+            "mean": list(view.mean),
+            "std": list(view.std),
+            "num_classes": len(classes),
+            "first_conv": known.first_conv,  # with these two, timm loads it for other channels or other classes
+            "classifier": known.classifier,
+        },
+    }
+
+
+def crop_fraction(size: int, resize: int) -> float:
+    """The fraction from which timm computes `resize`, the short side before the crop, as floor(size / fraction)."""
+    fraction = size / resize
+    while math.floor(size / fraction) < resize:
+        fraction = math.nextafter(fraction, 0)
+    return fraction
+
+
+def source_text(model: Model) -> str | None:
+    """The content of model.py, a module of raylabel that imports only PyTorch and torchvision; None if torchvision has
+    the network."""
+    name = _own(model)[0]
+    return inspect.getsource(importlib.import_module(f"raylabel.models.{name}")) if name else None
+
+
+def torch_code(model: Model, classes: int) -> str:
+    """Python code that loads the weights in the current folder into `network`, without raylabel."""
+    own, call = _own(model)
+    imports, lines = ["import safetensors.torch"], [f"network = {call}"]
+    if own:
+        imports.append(f"from model import {call.partition('(')[0]}")
+        lines = [f"network = {call}{classes})"]
+    elif width := RESNEXT101.get(model.arch):
+        imports.append("from torchvision.models.resnet import Bottleneck, ResNet")
+        groups = f"groups=32, width_per_group={width}"
+        lines = [f"network = ResNet(Bottleneck, [3, 4, 23, 3], num_classes={classes}, {groups})"]
+    else:
+        imports.append("import torchvision")
+        extra = "".join(f", {name}={value}" for name, value in EXTRA.get(model.arch, {}).items())
+        lines = [f'network = torchvision.models.get_model("{model.arch}", num_classes={classes}{extra})']
+    if model.stem == "small":
+        imports.append("import torch")
+        lines += [
+            "channels = network.conv1.out_channels",
+            "network.conv1 = torch.nn.Conv2d(3, channels, kernel_size=3, stride=1, padding=1, bias=False)",
+            "network.maxpool = torch.nn.Identity()",
+        ]
+    lines += [f'network.load_state_dict(safetensors.torch.load_file("{WEIGHTS}"))', "network.eval()"]
+    return "\n".join([*imports, "", *lines])
+
+
+def _own(model: Model) -> tuple[str, str]:
+    """(the module of raylabel.models that has the network, the call that builds it up to the number of classes); empty
+    if torchvision has it."""
+    if small := SMALL.fullmatch(model.arch):
+        module, name = ("small", "SmallResNet") if small[1] == "resnet" else ("video", "SmallR2Plus1D")
+        return module, f"{name}({small[2]}, {small[3]}, "
+    return {"r2plus1d_34": ("video", "r2plus1d_34("), "c3d": ("c3d", "C3D(")}.get(model.arch, ("", ""))

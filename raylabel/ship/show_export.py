@@ -1,0 +1,28 @@
+"""Prints what was exported: the files, and how each format differs from the network."""
+
+from rich.console import Console
+from rich.text import Text
+
+from raylabel.ship.export import Exported
+from raylabel.ship.shipped import Shipped
+from raylabel.text import encodable, size
+
+
+def print_export(shipped: Shipped, exported: Exported, console: Console | None = None) -> None:
+    """One line per file and per format."""
+    console = console or Console()
+
+    def say(text: str) -> None:  # one line each, however long, so that a path can be copied
+        console.print(Text(encodable(text, console)), soft_wrap=True)
+
+    parity = exported.parity
+    width = max(len(file.name) for file in exported.files)
+    for file in exported.files:
+        say(f"{file.name:{width}}  {size(file.bytes):>8}")
+    say(
+        f"largest difference of a logit from {shipped.network.uri}, in fp32 on {parity.samples} samples of the test "
+        f"set (largest logit {parity.largest:.3g}):"
+    )
+    for name, value in parity.differences.items():
+        say(f"{name:{width}}  {value:8.2g}")
+    say(f"exported to {exported.folder}")
