@@ -61,8 +61,8 @@ SCORES = pa.schema(
     ]
 )
 
-# The names of the samples of tars, also of rejects, beside SCORES that are made for a prediction: that of the member with
-# the media, or what the members of a sample without media have in common. SHARDS do not contain them.
+# The names of the samples of tars, also of rejects, beside SCORES that are made for a prediction: that of the member
+# with the media, or what the members of a sample without media have in common. SHARDS do not contain them.
 NAMES = pa.schema([SCORES.field("key"), pa.field("name", pa.string(), nullable=False)])
 
 Reason = Literal[
@@ -162,8 +162,8 @@ METRICS = pa.schema(
     ]
 )
 
-# What a network predicts for the samples of a corpus, in key order, for readers that do not know keys. The lists have the
-# P best classes, best first.
+# What a network predicts for the samples of a corpus, in key order, for readers that do not know keys. The lists have
+# the P best classes, best first.
 PREDICTIONS = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),  # of the sample: see corpus/addresses.py

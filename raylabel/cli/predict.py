@@ -7,7 +7,7 @@
 The network is a folder of a root, of a run that is finished. The same command resumes what was stopped.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Literal
 
 import tyro
@@ -41,12 +41,19 @@ class PredictOptions:
     """Folder of a trained network, local or s3://, gs://."""
     corpus: Predicted
     to: str
-    """One file, if it ends in .parquet or .csv: for up to a million samples. Otherwise a folder with many files. Rejects
-    and a summary are written beside it, or in the folder."""
+    """One file, if it ends in .parquet or .csv: for up to a million samples. Otherwise a folder with many files.
+    Rejects and a summary are written beside it, or in the folder."""
     form: Annotated[Literal["parquet", "csv"] | None, tyro.conf.arg(metavar="{parquet,csv}")] = None
     """Form of the files in a folder: parquet, or csv."""
-    p: int = 5
+    p: Annotated[int, tyro.conf.arg(aliases=("--label.p",))] = 5
     """Classes per sample, best first, at most all."""
+    batch: Annotated[int | None, tyro.conf.arg(metavar="INT", aliases=("--label.batch",))] = None
+    """Samples per forward pass, if not as in the network's evaluation. Another number may change the last digits."""
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"] | None,
+        tyro.conf.arg(metavar="{auto,bf16,fp32}", aliases=("--label.precision",)),
+    ] = None
+    """Arithmetic of the forward pass, if not as in the network's evaluation."""
     run: str = ""
     """The run whose view and class names are used, if several runs use the network in different ways."""
     root: str = ""
@@ -72,16 +79,14 @@ def main() -> None:
 
         output = Output.of(options.to, options.form)
         shipped = find_network(options.network, options.run)
+        label = replace(
+            shipped.label,
+            p=options.p,
+            batch=options.batch or shipped.label.batch,
+            precision=options.precision or shipped.label.precision,
+            reject_limit=options.reject_limit,
+        )
         corpus = Corpus(**{one.name: getattr(options.corpus, one.name) for one in fields(Corpus)})
         with connected(options.root or shipped.root.uri, options.resources) as root:
-            found = predict(
-                root,
-                shipped,
-                corpus,
-                output,
-                p=options.p,
-                reject_limit=options.reject_limit,
-                resources=options.resources,
-                retry_rejects=options.retry_rejects,
-            )
+            found = predict(root, shipped, corpus, label, output, options.resources, options.retry_rejects)
         print_prediction(found, output)

@@ -21,8 +21,8 @@ from raylabel.prefetch import ahead
 from raylabel.schema import DIGEST_BYTES, NAMES, REJECTS, SCORES, split_key
 from raylabel.store.fetch import Fetcher
 
-# What an actor returns: one row per sample, either scored (reason is empty) or rejected (no classes). Names are empty if
-# the task does not ask for them.
+# What an actor returns: one row per sample, either scored (reason is empty) or rejected (no classes). Names are empty
+# if the task does not ask for them.
 ROWS = pa.schema(
     [*SCORES, *(REJECTS.field(name) for name in ("uri", "stage", "reason", "detail")), NAMES.field("name")]
 )

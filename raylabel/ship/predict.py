@@ -23,7 +23,7 @@ from raylabel.corpus.addresses import addresses
 from raylabel.corpus.config import absolute
 from raylabel.errors import InputError
 from raylabel.inference.reuse import read_part
-from raylabel.labels.teacher import TrainedNetwork
+from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.pipelines.edited import check_edited
 from raylabel.schema import PREDICTIONS, UNPREDICTED, make_key
 from raylabel.ship.prediction_output import ONE_FILE, PREDICTED, REJECTED, Output, Prediction
@@ -63,16 +63,15 @@ def predict(
     root: Root,
     shipped: Shipped,
     corpus: Corpus,
+    label: Label,
     output: Output,
-    *,
-    p: int,
-    reject_limit: float,
     resources: Resources,
     retry_rejects: bool = False,
 ) -> Prediction:
-    """Writes the `p` best classes of every sample of the corpus to the output. Without work if that was done.
+    """Writes the `label.p` best classes of every sample of the corpus to the output. Without work if that was done.
+    `shipped.label` is how the network was evaluated.
 
-    InputError if the output has something else, the corpus or the network cannot be read, or too many samples cannot.
+    InputError if the output has something else, the network or the corpus cannot be read, or too many samples cannot.
     """
     corpus = replace(corpus, kind="video" if shipped.view.clip else "image")
     corpus.check(CORPUS)
@@ -80,29 +79,16 @@ def predict(
     source = TrainedNetwork(
         network=shipped.network,
         view=shipped.view,
-        config=replace(shipped.label, p=p, reject_limit=reject_limit),
+        config=label,
         resources=resources,
         retry_rejects=retry_rejects,
     )
-    source.config.check_against(corpus, source.view)
+    label.check_against(corpus, shipped.view)
     made = index_corpus(root, CORPUS, corpus, partial(check_edited, root, corpus))
     shards = Shards(made)
-    if output.whole and shards.samples > ONE_FILE:
-        raise InputError(
-            f"to is the file '{output.uri}', and the corpus has {shards.samples:,} samples: a file gets at most "
-            f"{ONE_FILE:,}, so give a folder, for example --to {output.uri.rpartition('.')[0]} --form {output.form}"
-        )
+    _check_size(output, shards.samples)
     source = replace(source, names=shards.format == "webdataset")
-    columns = [output.form, output.whole, *PREDICTIONS.names]
-    identity = {"source": dict(source.identity), "shards": made.digest, "classes": shipped.classes, "columns": columns}
-    wanted = Prediction(
-        prediction=digest(identity),
-        network=shipped.network.uri,
-        corpus=list(corpus.uri),
-        classes=list(shipped.classes),
-        p=min(p, len(shipped.classes)),
-        passed_over=made.info["passed_over"],
-    )
+    wanted = _wanted(shipped, corpus, made, source, output)
     done = output.claim(wanted)  # an output with something else is found before the work
     if done and not retry_rejects:
         return done
@@ -135,6 +121,33 @@ def predict(
     )
     output.write_summary(found)
     return found
+
+
+def _wanted(shipped: Shipped, corpus: Corpus, shards: Artifact, source: TrainedNetwork, output: Output) -> Prediction:
+    """What is known before the work. The addresses depend on where the corpus is, and so does the digest of SHARDS."""
+    identity = {
+        "source": dict(source.identity),
+        "shards": shards.digest,
+        "classes": shipped.classes,
+        "form": [output.form, output.whole, *PREDICTIONS.names],
+    }
+    return Prediction(
+        prediction=digest(identity),
+        network=shipped.network.uri,
+        corpus=list(corpus.uri),
+        classes=list(shipped.classes),
+        p=min(source.config.p, len(shipped.classes)),
+        passed_over=shards.info["passed_over"],
+    )
+
+
+def _check_size(output: Output, samples: int) -> None:
+    if output.whole and samples > ONE_FILE:
+        folder = output.uri.rpartition(".")[0]
+        raise InputError(
+            f"to is the file '{output.uri}', and the corpus has {samples:,} samples: a file gets at most "
+            f"{ONE_FILE:,}, so give a folder, for example --to {folder} --form {output.form}"
+        )
 
 
 def _check_outside(output: Output, corpus: Corpus) -> None:
@@ -212,11 +225,11 @@ def _rejects(writing: Writing, parts: list[Part]) -> Iterator[pa.Table]:
 def _addresses(writing: Writing, part: Part, table: pa.Table) -> list[str]:
     """The address of each row of a table of a part, which is in key order."""
     key = table.column("key").to_numpy()
-    names = np.empty(len(key), object)
+    names = [""] * len(key)
     if writing.named:
         known = read_part(writing.scores, "names", part.number)
         at = np.searchsorted(known.column("key").to_numpy(), key)
-        names = known.column("name").take(pa.array(at)).to_numpy()
+        names = known.column("name").take(pa.array(at)).to_pylist()
     found = list[str]()
     numbers, first = np.unique(key >> 32, return_index=True)
     for number, start, end in zip(numbers.tolist(), first, [*first[1:], len(key)], strict=True):

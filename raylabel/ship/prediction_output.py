@@ -6,7 +6,6 @@ prediction, and last with them. Each file is written in one atomic step.
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self, get_args
 
@@ -16,7 +15,7 @@ from raylabel.corpus.config import absolute
 from raylabel.errors import InputError
 from raylabel.ship.prediction_tables import Form
 from raylabel.store.artifact import File, write_bytes
-from raylabel.store.files import filesystem, read_file, reading, write_file
+from raylabel.store.files import filesystem, read_file, reading
 
 ONE_FILE = 1_000_000  # samples, at most: a spreadsheet opens 1,048,576 rows, and one task writes the file in memory
 PREDICTED, REJECTED = "predictions", "rejects"
@@ -64,11 +63,10 @@ class Output:
     def of(cls, to: str, form: Form | None) -> Self:
         """`to` is one file if it ends in .parquet or .csv, otherwise a folder of parquet, or of the form that is given.
         InputError if the form is another one than that of the file."""
-        uri, ending = absolute(to.rstrip("/")), to.lower().rpartition(".")[2]
-        named = next((one for one in get_args(Form) if one == ending and not to.endswith("/")), None)
+        named = next((one for one in get_args(Form) if to.lower().endswith(f".{one}")), None)
         if named and form not in (None, named):
-            raise InputError(f"form is {form}, but to is '{to}': leave one of them out")
-        return cls(uri, named or form or "parquet", bool(named))
+            raise InputError(f"form is {form}, but to is '{to}': leave form out, or change the ending")
+        return cls(absolute(to.rstrip("/")), named or form or "parquet", bool(named))
 
     @property
     def folder(self) -> str:
@@ -79,20 +77,19 @@ class Output:
         if not self.whole:
             return f"{table}/{part:06d}.{self.form}"
         base = self.uri.rpartition("/")[2]
-        return base if table == PREDICTED else self._beside(f"{table}.{self.form}")
+        return base if table == PREDICTED else f"{base.rpartition('.')[0]}.{table}.{self.form}"
 
     @property
     def summary(self) -> str:
-        return f"{self.folder}/{self._beside('summary.json') if self.whole else 'summary.json'}"
-
-    def _beside(self, ending: str) -> str:
-        return f"{self.uri.rpartition('/')[2].rpartition('.')[0]}.{ending}"
+        """The name in `folder` of the summary."""
+        base = self.uri.rpartition("/")[2].rpartition(".")[0]
+        return f"{base}.summary.json" if self.whole else "summary.json"
 
     def claim(self, wanted: Prediction) -> Prediction | None:
         """What is written here of this prediction, if the call that wrote it was complete. InputError if something else
         is written here."""
-        found = self._read()
         sizes = self._sizes()
+        found = self._read() if self.summary in sizes else None
         if found is None:
             if sizes:
                 raise InputError(f"'{self.uri}' exists ({min(sizes)}): delete it, or give another --to")
@@ -113,30 +110,30 @@ class Output:
 
     def write_summary(self, prediction: Prediction) -> None:
         text = json.dumps(dataclasses.asdict(prediction), indent=2, ensure_ascii=False)
-        write_file(self.summary, text.encode())
+        write_bytes(self.folder, self.summary, text.encode())
 
     def write(self, name: str, data: memoryview, rows: int) -> File:
         return dataclasses.replace(write_bytes(self.folder, name, data), rows=rows)
 
-    def _read(self) -> Prediction | None:
-        """The summary; None if there is none. InputError if a file of its name is none."""
+    def _read(self) -> Prediction:
+        """The summary. InputError if a file of its name is none."""
+        uri = f"{self.folder}/{self.summary}"
         try:
-            found: Mapping[str, Any] = json.loads(read_file(self.summary))
-            return Prediction(**found)
-        except FileNotFoundError:
-            return None
+            return Prediction(**json.loads(read_file(uri)))
         except (ValueError, TypeError) as error:
             raise InputError(
-                f"'{self.summary}' exists and is no summary of a prediction: move it away, or give another --to"
+                f"'{uri}' exists and is no summary of a prediction: move it away, or give another --to"
             ) from error
 
     def _sizes(self) -> dict[str, int]:
-        """The name in `folder` and the bytes of each file of a prediction that exists; of a folder, of each file."""
+        """The name in `folder` and the bytes of each file that exists: in a folder of all, otherwise of the three of a
+        prediction."""
         fs, path = filesystem(self.folder)
         with reading(self.uri):
             if self.whole:
-                names = [f"{path}/{self.name(table)}" for table in (PREDICTED, REJECTED)]
-                found = [info for info in fs.get_file_info(names) if info.type != pafs.FileType.NotFound]
+                names = self.name(PREDICTED), self.name(REJECTED), self.summary
+                infos = fs.get_file_info([f"{path}/{name}" for name in names])
+                found = [info for info in infos if info.type != pafs.FileType.NotFound]
             else:
                 info = fs.get_file_info(path)
                 if info.is_file:

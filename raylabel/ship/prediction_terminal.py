@@ -25,18 +25,19 @@ def print_prediction(found: Prediction, output: Output, console: Console | None 
     for name in ("samples", "share"):
         table.add_column(name, justify="right", no_wrap=True)
     counts = np.array(found.per_class)
-    for index in np.argsort(-counts, kind="stable")[:SHOWN].tolist():
+    order = [index for index in np.argsort(-counts, kind="stable").tolist() if counts[index]]
+    for index in order[:SHOWN]:
         label = Text(encodable(found.classes[index], console))
-        table.add_row(label, f"{counts[index]:,}", percent(counts[index] / found.predicted))
+        table.add_row(label, f"{counts[index]:,}", percent(found.per_class[index] / found.predicted))
     console.print(table)
-    if (rest := len(counts) - SHOWN) > 0:
-        say(f"{rest:,} more classes: {int(np.sort(counts)[:-SHOWN].sum()):,} samples")
+    if rest := order[SHOWN:]:
+        say(f"{len(rest):,} more classes: {int(counts[rest].sum()):,} samples")
     say(f"samples: {found.samples:,} in = {found.predicted:,} predicted + {found.rejected:,} rejected")
     if found.reasons:
         say("rejected: " + ", ".join(f"{reason} {count:,}" for reason, count in found.reasons.items()))
     if found.passed_over:
-        say(f"passed over: {sentence(found.passed_over)}")
+        say(sentence(found.passed_over))
     say(output.uri)
     if found.rejected:
         say(f"{output.folder}/{output.name(REJECTED) if output.whole else REJECTED}")
-    say(output.summary)
+    say(f"{output.folder}/{output.summary}")
