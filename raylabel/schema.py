@@ -61,6 +61,10 @@ SCORES = pa.schema(
     ]
 )
 
+# The names of the samples of tars, also of rejects, beside SCORES that are made for a prediction: that of the member
+# with the media, or what the members of a sample without media have in common. SHARDS do not contain them.
+NAMES = pa.schema([SCORES.field("key"), pa.field("name", pa.string(), nullable=False)])
+
 Reason = Literal[
     # read
     "missing",  # a null, no such file, no media member
@@ -157,6 +161,23 @@ METRICS = pa.schema(
         pa.field("n", pa.int64(), nullable=False),
     ]
 )
+
+# What a network predicts for the samples of a corpus, in key order, for readers that do not know keys. The lists have
+# the P best classes, best first.
+PREDICTIONS = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),  # of the sample: see corpus/addresses.py
+        pa.field("label", pa.string(), nullable=False),  # the best class
+        pa.field("class_index", pa.int32(), nullable=False),
+        pa.field("probability", pa.float64(), nullable=False),  # float32 is 1.0 from log-odds of 17 on
+        pa.field("labels", pa.list_(pa.string()), nullable=False),
+        pa.field("class_indices", pa.list_(pa.int32()), nullable=False),
+        pa.field("probabilities", pa.list_(pa.float64()), nullable=False),
+    ]
+)
+
+# The samples without a prediction, and why: REJECTS without the key.
+UNPREDICTED = pa.schema([PREDICTIONS.field("uri"), *(REJECTS.field(name) for name in ("stage", "reason", "detail"))])
 
 
 def make_key(shard: int, row: int) -> int:

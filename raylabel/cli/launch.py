@@ -64,34 +64,46 @@ def launched(description: str, kind: type[Kind]) -> Iterator[tuple[Root, Kind]]:
     guard_output()
     with readable():
         options = _options(description, kind)
-        work_begins()
-        check_kept(options.root)
-        root = Root.open(options.root)
-        patience = options.recipe.resources.patience
-        with held(root):
-            connect()
-            stop_on_sigterm()  # again: ray.init has set its own handler
-            with watched(patience):
-                ready(options.recipe.resources)  # the cluster may have scaled down to its head
-                yield root, options
+        with connected(options.root, options.recipe.resources) as root:
+            yield root, options
 
 
-def check_kept(root: str) -> None:
-    """InputError if the root is in the copy of --working-dir that Ray unpacks on one machine, and deletes later."""
+@contextmanager
+def connected(uri: str, resources: Resources) -> Iterator[Root]:
+    """The root at `uri`, which no other driver uses while the block runs, and Ray connected. For use in `readable`."""
+    work_begins()
+    check_kept(uri)
+    root = Root.open(uri)
+    with held(root):
+        connect()
+        stop_on_sigterm()  # again: ray.init has set its own handler
+        with watched(resources.patience):
+            ready(resources)  # the cluster may have scaled down to its head
+            yield root
+
+
+def check_kept(uri: str, option: str = "root") -> None:
+    """InputError if the folder or file is in the copy of --working-dir that Ray unpacks on one machine, and deletes
+    later. `option`: that with which it was given."""
     if (
         submitted_job_has_working_dir()
-        and "://" not in root
-        and Path(filesystem(root)[1]).resolve().is_relative_to(Path.cwd())
+        and "://" not in uri
+        and Path(filesystem(uri)[1]).resolve().is_relative_to(Path.cwd())
     ):
         raise InputError(
-            f"root '{root}' is in the job's copy of --working-dir, which Ray deletes after the job: give --root a "
-            "folder that all machines can read, s3://, gs:// or /..."
+            f"{option} '{uri}' is in the job's copy of --working-dir, which Ray deletes after the job: give --{option} "
+            "a place that all machines can read, s3://, gs:// or /..."
         )
 
 
-def _options(description: str, kind: type[Kind]) -> Kind:
+def check_arguments() -> None:
+    """InputError if an argument is not UTF-8."""
     if bad := [argument for argument in sys.argv[1:] if not is_text(argument)]:
         raise InputError(f"argument {bad[0]!r} is not UTF-8: rename the file or folder that it names")
+
+
+def _options(description: str, kind: type[Kind]) -> Kind:
+    check_arguments()
     (expected,) = get_args(kind)
     options: Any = get_origin(kind)
     named = recipes.returning(expected)
@@ -107,7 +119,7 @@ def _options(description: str, kind: type[Kind]) -> Kind:
     if not isinstance(recipe, expected):
         raise InputError(_of_another_type(name, type(recipe), expected))
     names = "\n".join(f"  {known:24} {_first_line(made)}" for known, made in named.items())
-    text = f"{_with_commands(description)}\nRecipes:\n{names}\n\nFields of '{name}':"
+    text = f"{with_commands(description)}\nRecipes:\n{names}\n\nFields of '{name}':"
     whole = options[type(recipe)]  # the recipe may be of a subtype with more fields
     config = (tyro.conf.AvoidSubcommands,)
     return tyro.cli(whole, args=rest, default=options(recipe=recipe), description=text, config=config)
@@ -119,7 +131,7 @@ def _of_another_type(name: str, found: type, expected: type) -> str:
     return f"recipe '{name}' is a {found.__name__}, and this command runs a {expected.__name__}: {fix}"
 
 
-def _with_commands(description: str) -> str:
+def with_commands(description: str) -> str:
     """The description, with its commands written as the user would type them; see `command`."""
     return re.sub(rf"raylabel ({'|'.join(COMMANDS)})\b", lambda found: command(found[1]), description)
 

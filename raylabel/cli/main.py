@@ -8,7 +8,7 @@ from pathlib import Path
 
 from raylabel.cli.output import guard_output
 
-COMMANDS = ("semi-supervised", "sweep", "plan", "export")
+COMMANDS = ("semi-supervised", "sweep", "plan", "predict", "export")
 """Each is a module of this package with a `main()`; its docstring is the help text."""
 
 

@@ -242,6 +242,6 @@ def _rows(facts: Facts, ranked: Ranked) -> pa.Table:
     }
     uri = [uri if reason else "" for uri, reason in zip(facts.uri, facts.reason, strict=True)]  # only rejects need it
     plain = {"key": facts.key, "digest": facts.digest, "group": facts.group, "uri": uri}
-    plain |= {name: getattr(facts, name) for name in ("stage", "reason", "detail")}
+    plain |= {name: getattr(facts, name) for name in ("stage", "reason", "detail", "name")}
     columns = [lists[f.name].cast(f.type) if f.name in lists else pa.array(plain[f.name], f.type) for f in ROWS]
     return pa.Table.from_arrays(columns, schema=ROWS)

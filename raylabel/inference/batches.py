@@ -18,11 +18,14 @@ from raylabel.corpus.sample import media_digest, sample_digest
 from raylabel.inference.scorer import Scorer
 from raylabel.media.sandbox.sandbox import Sandbox, shared_sandbox
 from raylabel.prefetch import ahead
-from raylabel.schema import DIGEST_BYTES, REJECTS, SCORES
+from raylabel.schema import DIGEST_BYTES, NAMES, REJECTS, SCORES, split_key
 from raylabel.store.fetch import Fetcher
 
-# What an actor returns: one row per sample, either scored (reason is empty) or rejected (no classes).
-ROWS = pa.schema([*SCORES, *(REJECTS.field(name) for name in ("uri", "stage", "reason", "detail"))])
+# What an actor returns: one row per sample, either scored (reason is empty) or rejected (no classes). Names are empty
+# if the task does not ask for them.
+ROWS = pa.schema(
+    [*SCORES, *(REJECTS.field(name) for name in ("uri", "stage", "reason", "detail")), NAMES.field("name")]
+)
 
 
 # A work item: the units of one Ray task or one call of an actor, in order, as lists in a single row.
@@ -46,6 +49,8 @@ class ScoringTask:
     shards: Shards
     batch: int
     pool: Pool
+    names: bool = False
+    """Whether NAMES are asked for; then the shards are tars."""
 
 
 def item(units: Sequence[Unit]) -> pa.Table:
@@ -82,6 +87,8 @@ class Facts:
     """Empty if the sample is not a reject, like `reason` and `detail`."""
     reason: list[str]
     detail: list[str]
+    name: list[str]
+    """Empty if the task does not ask for names."""
 
     def reject(self, slot: int, stage: str, reason: str, detail: str = "") -> None:
         self.stage[slot], self.reason[slot], self.detail[slot] = stage, reason, detail
@@ -110,7 +117,7 @@ def batches(
     pixels = np.empty(shape, np.uint8)
     for samples in ahead(_chunks(task, reader), depth=2):
         pixels = pixels if reuse else np.empty(shape, np.uint8)
-        facts = _facts(samples)
+        facts = _facts(task, samples)
         span = -(-len(samples) // (SPANS * task.pool.threads)) if threads else len(samples)
         spans = [range(i, min(i + span, len(samples))) for i in range(0, len(samples), span)]
         fill = functools.partial(_fill, sandbox, task.corpus.kind, samples, facts, pixels)
@@ -130,11 +137,14 @@ def _chunks(task: ScoringTask, reader: UnitReader) -> Iterator[list[Sample]]:
         next(samples, None)  # raises an error if the shard has fewer rows than it should
 
 
-def _facts(samples: list[Sample]) -> Facts:
+def _facts(task: ScoringTask, samples: list[Sample]) -> Facts:
     n = len(samples)
     key = np.fromiter((sample.key for sample in samples), np.int64, n)
-    uri = [sample.uri for sample in samples]
-    return Facts(key, [b"\0" * DIGEST_BYTES] * n, [0] * n, uri, [""] * n, [""] * n, [""] * n)
+    uri, name = [sample.uri for sample in samples], [""] * n
+    if task.names:
+        tar = task.shards.row(split_key(samples[0].key)[0])["uri"]  # a batch is of one unit, so of one shard
+        name = [one.removeprefix(f"{tar}#") for one in uri]
+    return Facts(key, [b"\0" * DIGEST_BYTES] * n, [0] * n, uri, [""] * n, [""] * n, [""] * n, name)
 
 
 def _identify(sample: Sample, media: bytes, kind: str) -> tuple[bytes, int]:

@@ -25,7 +25,7 @@ from raylabel.corpus import Unit, UnitRange
 from raylabel.inference.actor import CALLS, ScoringActor
 from raylabel.inference.batches import ITEM, ScoringTask, decode, item
 from raylabel.inference.reuse import Piece, Reader, read_part
-from raylabel.schema import REJECTS, SCORES, check
+from raylabel.schema import NAMES, REJECTS, SCORES, check
 from raylabel.store.artifact import write_table
 from raylabel.store.parts import commit_part
 
@@ -65,7 +65,7 @@ def score(task: ScoringTask, parts: Callable[[], Iterator[Part]], folder: str) -
     for run in _together(_spans(task, parts)):
         blocks = [ref for _, spans in run for ref, _, _ in spans]
         cuts = [[cut for _, *cut in spans] for _, spans in run]
-        writing.append(_commit.remote(folder, [part for part, _ in run], cuts, *blocks))
+        writing.append(_commit.remote(folder, task.names, [part for part, _ in run], cuts, *blocks))
         while writing and (len(writing) > IN_FLIGHT or ray.wait(writing, timeout=0)[0]):
             done, writing = ray.wait(writing)
             yield from ray.get(done[0])
@@ -201,36 +201,39 @@ def _grouped(dataset: ray.data.Dataset, parts: Iterator[Part]) -> Iterator[tuple
 
 @ray.remote(num_cpus=WRITERS / 4, max_retries=3)
 def _commit(
-    folder: str, parts: Sequence[Part], cuts: Sequence[Sequence[Sequence[int]]], *blocks: pa.Table
+    folder: str, names: bool, parts: Sequence[Part], cuts: Sequence[Sequence[Sequence[int]]], *blocks: pa.Table
 ) -> list[dict[str, Any]]:
     """Commits the parts and returns their records. `cuts`: of each part, the (first row, rows) of its blocks."""
-    reader, rest = Reader(), iter(blocks)
+    reader, rest = Reader(names), iter(blocks)
     return [
-        _commit_part(folder, part, reader, [(next(rest), cut) for cut in mine])
+        _commit_part(folder, names, part, reader, [(next(rest), cut) for cut in mine])
         for part, mine in zip(parts, cuts, strict=True)
     ]
 
 
 def _commit_part(
-    folder: str, part: Part, reader: Reader, blocks: Sequence[tuple[pa.Table, Sequence[int]]]
+    folder: str, with_names: bool, part: Part, reader: Reader, blocks: Sequence[tuple[pa.Table, Sequence[int]]]
 ) -> dict[str, Any]:
-    """Writes SCORES and REJECTS of a part, then its record, which is the commit. Writing them twice is harmless."""
+    """Writes SCORES, REJECTS and NAMES of a part, then its record, which is the commit. Writing them twice is
+    harmless."""
     heartbeat()
-    scores, rejects = [], []
+    scores, rejects, names = [], [], []
     for whole, (first, taken) in blocks:
         block = whole.slice(first, taken)
         rejected = pc.not_equal(block.column("reason"), "")  # pyright: ignore[reportAttributeAccessIssue]
         rejects.append(block.filter(rejected).select(REJECTS.names))
         scores.append(block.filter(pc.invert(rejected)).select(SCORES.names))  # pyright: ignore[reportAttributeAccessIssue]
+        names.append(block.select(NAMES.names))
     if (found := sum(table.num_rows for table in [*scores, *rejects])) != part.rows:
         raise AssertionError(f"part {part.number} has {found} rows, expected {part.rows}")
     for piece, taken in reader.read(part.pieces):
-        if (found := sum(table.num_rows for table in taken)) != piece.rows:
+        if (found := sum(table.num_rows for table in taken[:2])) != piece.rows:
             raise AssertionError(f"{piece} has {found} rows: delete {piece.folder} and run again")
-        scores.append(taken[0])
-        rejects.append(taken[1])
+        for tables, table in zip((scores, rejects, names), taken, strict=False):
+            tables.append(table)
     if part.retried:
         scores.append(read_part(part.retried, "scores", part.number))
+        names = [read_part(part.retried, "names", part.number)] if with_names else []  # the rejects are among them
     files, reasons, rows, grouped = [], collections.Counter(), 0, 0
     for name, tables, schema in (("scores", scores, SCORES), ("rejects", rejects, REJECTS)):
         table = _in_key_order(check(pa.concat_tables([schema.empty_table(), *tables]), schema, name))
@@ -241,6 +244,9 @@ def _commit_part(
         else:
             grouped = int(np.count_nonzero(table.column("group").to_numpy()))
         rows += table.num_rows
+    if with_names:
+        table = _in_key_order(check(pa.concat_tables(names), NAMES, "names"))
+        files.append(write_table(folder, f"names-{part.number:06d}.parquet", table))
     found = {"rows": rows, "earlier": rows - part.rows, "groups": grouped, "reasons": reasons}
     return commit_part(folder, part.number, files, found)
 

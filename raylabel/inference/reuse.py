@@ -10,7 +10,7 @@ request and once per task, and a task commits several parts that are reused as a
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from raylabel.corpus import Shards, Unit, Units
 from raylabel.corpus.share import rows_of, used
-from raylabel.schema import REJECTS, SCORES, make_key
+from raylabel.schema import NAMES, REJECTS, SCORES, make_key
 from raylabel.store.artifact import Artifact, Root
 from raylabel.store.files import read_file, reading
 from raylabel.store.reject_retry import TRY
@@ -162,7 +162,7 @@ def _names(shards: Shards, names: list[str]) -> pa.Array:
 
 
 def read_part(folder: str, name: str, number: int) -> pa.Table:
-    """A part's `scores` or `rejects`."""
+    """A part's `scores`, `rejects` or `names`."""
     uri = _uri(folder, name, number)
     with reading(uri):
         return _read(uri, name)
@@ -174,7 +174,8 @@ def _uri(folder: str, name: str, number: int) -> str:
 
 def _read(uri: str, name: str) -> pa.Table:
     # Whole, in one request: it is one row group of a few megabytes.
-    return pq.read_table(pa.BufferReader(read_file(uri)), schema={"scores": SCORES, "rejects": REJECTS}[name])
+    schema = {"scores": SCORES, "rejects": REJECTS, "names": NAMES}[name]
+    return pq.read_table(pa.BufferReader(read_file(uri)), schema=schema)
 
 
 def rejected_units(folder: str, number: int) -> tuple[Unit, ...]:
@@ -188,16 +189,17 @@ def rejected_units(folder: str, number: int) -> tuple[Unit, ...]:
     )
 
 
-Rows = tuple[pa.Table, pa.Table]
-"""SCORES and REJECTS."""
+Rows = tuple[pa.Table, ...]
+"""SCORES, REJECTS and, if they are asked for, NAMES."""
 
 
 class Reader:
     """Reads pieces. Those of one part, and of the parts after it, are mostly in the same part of the earlier SCORES, so
     it keeps the last two of these."""
 
-    def __init__(self) -> None:
-        self._part = lru_cache(maxsize=2)(_read_part)
+    def __init__(self, names: bool = False) -> None:
+        """`names`: also read NAMES."""
+        self._part = lru_cache(maxsize=2)(partial(_read_part, names))
 
     def read(self, pieces: Iterable[Piece]) -> Iterator[tuple[Piece, Rows]]:
         """The rows of each piece with the current keys of its samples, in the order of the earlier SCORES."""
@@ -206,19 +208,22 @@ class Reader:
             keys = make_key(piece.layout.shard, 0) + rows
             found = [self._part(piece.folder, part) for part in parts]
             first = make_key(piece.unit.shard, piece.unit.first)
-            scores, rejects = (
-                pa.concat_tables(_with_keys(table, keys, first) for table in tables)
-                for tables in zip(*found, strict=True)
+            yield (
+                piece,
+                tuple(
+                    pa.concat_tables(_with_keys(table, keys, first) for table in tables)
+                    for tables in zip(*found, strict=True)
+                ),
             )
-            yield piece, (scores, rejects)
 
 
-def _read_part(folder: str, number: int) -> Rows:
+def _read_part(names: bool, folder: str, number: int) -> Rows:
     try:
         rejects = _read(_uri(folder, "rejects", number), "rejects")
     except FileNotFoundError:  # a part without rejects; a lost file is found by the count of rows
         rejects = REJECTS.empty_table()
-    return read_part(folder, "scores", number), rejects
+    named = [read_part(folder, "names", number)] if names else []
+    return read_part(folder, "scores", number), rejects, *named
 
 
 def _with_keys(table: pa.Table, keys: np.ndarray, first: int) -> pa.Table:

@@ -45,13 +45,16 @@ class Scoring:
     """Only score the rejects of earlier SCORES again."""
     by: str = ""
     """Name of the scorer in the progress line."""
+    names: bool = False
+    """Also write the NAMES of the samples, for a corpus of tars."""
 
 
 def make_scores(root: Root, scoring: Scoring, former: Sequence[Scoring] = ()) -> Artifact:
     """SCORES, the artifact `scores`: every sample of the corpus as the scorer ranks it.
 
     Shards that the same source scored as part of an earlier state of the corpus are reused; with `retry_rejects`
-    everything except the rejects is (reject_retry.py). Files `scores-*` and `rejects-*`, one per part. Info: samples,
+    everything except the rejects is (reject_retry.py). Files `scores-*` and `rejects-*`, one per part, and `names-*` if
+    they are asked for. Info: samples,
     scored, rejected, reasons, groups (rows that have one), images (scored in the build that took `seconds`), earlier
     (reused in it), p. InputError if too many samples could not be read, or if a shard changed while it was scored.
 
@@ -64,7 +67,7 @@ def make_scores(root: Root, scoring: Scoring, former: Sequence[Scoring] = ()) ->
     scoring = choices[identities.index(identity)]
     cluster, shards, unit = ready(scoring.resources), scoring.shards, unit_rows(scoring.corpus)
     pool = cluster.teachers(scoring.resources)
-    task = ScoringTask(scoring.scorer, scoring.corpus, Shards(shards), scoring.batch, pool)
+    task = ScoringTask(scoring.scorer, scoring.corpus, Shards(shards), scoring.batch, pool, scoring.names)
     stage = shards.name.replace("shards-", "label ") + (scoring.by and f" by {scoring.by}")
 
     def build(draft: Draft, before: Artifact | None) -> Built:
@@ -86,7 +89,8 @@ def make_scores(root: Root, scoring: Scoring, former: Sequence[Scoring] = ()) ->
 
 def _identity(scoring: Scoring) -> dict[str, Any]:
     unit = [unit_rows(scoring.corpus), PART]
-    return {"source": dict(scoring.source), "shards": scoring.shards.info["content"], "unit": unit}
+    found = {"source": dict(scoring.source), "shards": scoring.shards.info["content"], "unit": unit}
+    return found | ({"names": True} if scoring.names else {})
 
 
 def _build(

@@ -65,6 +65,8 @@ class TrainedNetwork:
     resources: Resources
     retry_rejects: bool = False
     """Score the samples again that an earlier run rejected."""
+    names: bool = False
+    """Also keep the names of the samples of tars, which SHARDS do not contain."""
 
     @property
     def name(self) -> str:
@@ -112,4 +114,5 @@ class TrainedNetwork:
             resources=self.resources,
             retry_rejects=self.retry_rejects,
             by=model.name,
+            names=self.names,
         )

@@ -220,7 +220,7 @@ def row_14(images: int = 256, repeats: int = 30) -> None:
 def _batch(images: int, shape: tuple[int, ...]) -> tuple[Facts, np.ndarray]:
     rng = np.random.default_rng(0)
     uri = [f"s3://bucket/pictures/{number:05}.parquet#{number}" for number in range(images)]
-    facts = Facts(np.arange(images), [rng.bytes(16) for _ in uri], [0] * images, uri, *([""] * images for _ in "123"))
+    facts = Facts(np.arange(images), [rng.bytes(16) for _ in uri], [0] * images, uri, *([""] * images for _ in "1234"))
     return facts, rng.integers(0, 256, (images, *shape), np.uint8)
 
 

@@ -19,9 +19,8 @@ def batch(number: int) -> tuple[Facts, np.ndarray]:
     pixels = np.random.default_rng(number).integers(0, 256, (4, *SHAPE), dtype=np.uint8)
     names = [f"{number}/{i}" for i in range(3)]
     key = np.arange(3) + (number << 32)
-    return Facts(
-        key, [b"%16d" % i for i in range(3)], [1, 0, -2], names, ["", "read", ""], ["", "empty", ""], [""] * 3
-    ), pixels
+    digests, stages, reasons = [b"%16d" % i for i in range(3)], ["", "read", ""], ["", "empty", ""]
+    return Facts(key, digests, [1, 0, -2], names, stages, reasons, [""] * 3, ["a", "b", "c"]), pixels
 
 
 def test_pixels_are_unpacked_in_the_memory_in_which_they_arrived():

@@ -384,6 +384,7 @@ def test_a_network_is_scored_with_its_settings(ray_local, tmp_path, monkeypatch)
     monkeypatch.setattr(teacher, "make_scores", lambda root, scoring, former: asked.append(scoring))
     network, resources, corpus = random_model(root), Resources(teachers=3), Corpus(uri=("x",))
     config = Label(batch=64, p=20, precision="bf16", reject_limit=0.1)
+    network.info["content"] = "of the shards"
     for retry in (False, True):
         source = TrainedNetwork(
             network=network, view=DIGITS_VIEW, config=config, resources=resources, retry_rejects=retry
@@ -393,6 +394,11 @@ def test_a_network_is_scored_with_its_settings(ray_local, tmp_path, monkeypatch)
         assert scoring.scorer == Network(network, DIGITS_VIEW, "bf16", 10)  # no more than there are classes
         assert (scoring.batch, scoring.reject_limit, scoring.by) == (64, 0.1, "teacher")
         assert scoring.resources is resources and scoring.source == source.identity and scoring.retry_rejects is retry
+        assert not scoring.names
+    before = stage._identity(scoring)
+    replace(source, names=True).label(root, corpus, network)
+    named = asked.pop()
+    assert named.names and stage._identity(named) == before | {"names": True}
 
 
 @pytest.mark.slow

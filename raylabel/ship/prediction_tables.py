@@ -1,0 +1,69 @@
+"""SCORES → PREDICTIONS, and the bytes of a table as parquet or CSV.
+
+Letters: N samples, C classes, P classes per sample.
+"""
+
+import io
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from raylabel.schema import PREDICTIONS
+
+Form = Literal["parquet", "csv"]
+
+# A list of P values is P columns in CSV: the first is the column of the best class.
+COLUMNS = {"labels": "label", "class_indices": "class_index", "probabilities": "probability"}
+# Spreadsheets take text that begins with one of these for a formula (OWASP, "CSV Injection"), the last four as their
+# wide forms. A quote in front prevents that, and is put before a quote too, so that it can be removed again.
+FORMULA = "^['=+\\-@\t\r\n＝＋－＠]"
+
+
+def predictions(scores: pa.Table, uris: list[str], classes: pa.Array) -> pa.Table:
+    """PREDICTIONS of SCORES; `uris`: the addresses of the N samples, `classes`: the C names."""
+    index, odds = (scores.column(name).combine_chunks() for name in ("classes", "log_odds"))
+    ends = index.offsets
+    index, odds = index.flatten(), odds.flatten().to_numpy().astype(np.float64)
+    # Each class against all others: exactly softmax for images, and its mean over the clips of a video.
+    probability = pa.array(np.exp(-np.logaddexp(0.0, -odds)))
+    lists = [pa.ListArray.from_arrays(ends, values) for values in (classes.take(index), index, probability)]
+    best = [values.flatten().take(ends[:-1]) for values in lists]
+    return pa.Table.from_arrays([pa.array(uris, pa.string()), *best, *lists], schema=PREDICTIONS)
+
+
+def encode(form: Form, schema: pa.Schema, p: int, tables: Iterable[pa.Table]) -> memoryview:
+    """The bytes of one file with these tables, which have the schema; equal tables give equal bytes."""
+    sink = io.BytesIO()
+    if form == "parquet":
+        with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+            for table in tables:
+                writer.write_table(table.combine_chunks(), row_group_size=max(1, table.num_rows))
+    else:
+        with pacsv.CSVWriter(sink, _flat(schema.empty_table(), p).schema) as writer:
+            for table in tables:
+                writer.write_table(_flat(table, p).combine_chunks())
+    return sink.getbuffer()
+
+
+def _flat(table: pa.Table, p: int) -> pa.Table:
+    """The table as CSV has it: a column for each rank of a list, and text that is no formula."""
+    found = {name: table.column(name) for name in table.schema.names if name not in COLUMNS}
+    found |= dict(_ranks(table, p)) if set(COLUMNS) <= set(table.schema.names) else {}
+    return pa.table({name: _no_formula(c) if pa.types.is_string(c.type) else c for name, c in found.items()})
+
+
+def _ranks(table: pa.Table, p: int) -> Iterator[tuple[str, pa.Array]]:
+    values = {name: table.column(name).combine_chunks().flatten() for name in COLUMNS}
+    for rank in range(1, p):
+        for name, column in COLUMNS.items():
+            yield f"{column}_{rank + 1}", values[name].take(pa.array(range(rank, p * len(table), p), pa.int64()))
+
+
+def _no_formula(column: Any) -> Any:
+    quoted = pc.binary_join_element_wise("'", column, "")  # pyright: ignore[reportAttributeAccessIssue]
+    return pc.if_else(pc.match_substring_regex(column, FORMULA), quoted, column)  # pyright: ignore[reportAttributeAccessIssue]
