@@ -67,7 +67,11 @@ def plan_cleaning(contents: Contents, drop: Sequence[str] = (), unrecorded: bool
     for run in drops:
         for name in {*run.records, run.name}:
             own = records.get(name) or Record(run=run.name, command="", time="", uses=())
-            records[name] = replace(own, dropped=True, uses=tuple(sorted(run.lists.union(own.uses))))
+            made = contents.folders[run.name].built if run.name in contents.folders else frozenset[str]()
+            if not run.records:  # of an earlier version, and it is dropped by its name
+                made = run.lists
+            uses, made = run.lists.union(own.uses), made.union(own.made)
+            records[name] = replace(own, dropped=True, uses=tuple(sorted(uses)), made=tuple(sorted(made)))
     after = Needs(replace(contents, records=records))
     loose = after.unrecorded
     kept = after.needed if unrecorded else after.needed | after.closure(loose)
@@ -75,7 +79,8 @@ def plan_cleaning(contents: Contents, drop: Sequence[str] = (), unrecorded: bool
     # What has an owned folder among those to which it refers, and is not of raylabel, keeps that.
     doomed -= after.closure(name for name in contents.folders if name not in doomed)
     if unrecorded and (some := doomed & loose):
-        records[UNRECORDED] = Record(run="", command="", time="", uses=tuple(sorted(some)), dropped=True)
+        names = tuple(sorted(some))
+        records[UNRECORDED] = Record(run="", command="", time="", uses=names, made=names, dropped=True)
     groups = after.order(doomed)
     deletions = {name: _reason(name, drops, contents, loose) for name in doomed}
     return Cleaning(
@@ -110,8 +115,9 @@ def clean(root: str, cleaning: Cleaning) -> None:
     for name, record in cleaning.after.records.items():
         if not record.dropped:
             continue
-        if some := record.mentioned & exist:
-            write_record(root, name, replace(record, uses=tuple(sorted(some)), superseded=()))
+        if some := exist.intersection(record.made):  # others need them
+            left = tuple(sorted(some))
+            write_record(root, name, replace(record, uses=left, made=left, superseded=()))
         else:
             delete_record(root, name)
 

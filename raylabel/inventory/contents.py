@@ -54,6 +54,8 @@ class Folder:
     """Its digest, and that of its content if it is SHARDS."""
     digests: frozenset[str] = frozenset()
     """What may be digests of others: in its identity and info, or in the files of a sweep."""
+    built: frozenset[str] = frozenset()
+    """Of a sweep: the folders that its trials began."""
     source: frozenset[str] | None = None
     """The digests in the identity of what scored, if it is complete SCORES."""
 
@@ -128,7 +130,10 @@ def _read(root: str, name: str, mentioned: set[str]) -> Folder | None:
         digests = _digests(*(text for text in (recipe, ledger, results) if text))
         when = _time(f"{uri}/{SWEEP}") if results else ""
         done = results is not None
-        return replace(folder, sweep=True, complete=done, bytes=_size(uri), digests=digests, time=when)
+        builds = _json(f"{uri}/{LEDGER}", ledger).get("builds", []) if ledger else []
+        built = frozenset(build["artifact"] for build in builds)
+        folder = replace(folder, sweep=True, complete=done, bytes=_size(uri), time=when)
+        return replace(folder, digests=digests, built=built)
     if recipe is None:
         # Deleting it was interrupted if a record names it. Otherwise the user made it.
         return replace(folder, bytes=_size(uri)) if name in mentioned and manifest is None else None

@@ -70,10 +70,11 @@ class Needs:
 
     @cached_property
     def unrecorded(self) -> frozenset[str]:
-        """Folders that no run is known to need, and that are in no record: an earlier version of raylabel made them,
-        maybe for a run that was stopped, or a program without a driver."""
-        recorded = set[str]().union(*(record.mentioned for record in self.contents.records.values()))
-        return frozenset(self._folders.keys() - self.needed - recorded)
+        """Folders that no run is known to need, and that no run is recorded to have made: an earlier version of
+        raylabel made them, maybe for a run that was stopped, or a program without a driver."""
+        made = set[str]().union(*(record.made for record in self.contents.records.values()))
+        made = made.union(*(folder.built for folder in self._folders.values()))
+        return frozenset(self._folders.keys() - self.needed - made)
 
     def closure(self, folders: Iterable[str]) -> set[str]:
         """These folders, if they exist, and all to which they refer, directly or by others."""
@@ -95,10 +96,16 @@ class Needs:
         left, groups = set(some), list[list[str]]()
         while left:
             referred = {other for name in left for other in self._refers[name]}
-            first = sorted(left - referred) or sorted(left)  # folders that refer to each other
+            first = sorted(left - referred) or self._first_of_cycles(left)
             groups.append(first)
             left -= set(first)
         return groups
+
+    def _first_of_cycles(self, left: set[str]) -> list[str]:
+        """Folders that refer to each other, and to which no others refer: never of raylabel, as digests are hashes, but
+        all that looks like a digest counts."""
+        to = {name: self.closure([name]) for name in left}
+        return sorted(name for name in left if all(other in to[name] for other in left if name in to[other]))
 
     def _results(self) -> set[str]:
         """The artifacts of finished runs, without those of sweeps, which belong to their sweep."""

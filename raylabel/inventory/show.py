@@ -80,7 +80,7 @@ def _run_table(needs: Needs, console: Console) -> Table:
         others = loose.union(*(other.needs for other in needs.runs if other is not run))
         alone = size(total(folders, run.needs - others))
         sizes = size(total(folders, run.needs)), alone
-        table.add_row(Text(encodable(run.name, console)), run.state, run.time[:16] or "-", run.gain or "-", *sizes)
+        table.add_row(Text(encodable(run.name, console)), run.state, run.time[:10] or "-", run.gain or "-", *sizes)
     return table
 
 

@@ -7,8 +7,8 @@ nothing.
 The record of an unfinished run only grows. It is named after the recipe, and the same command continues it. Once the
 run is finished it is named after the folder of the results, and it has what this command used. What only earlier
 commands used, for example before the corpus grew, is superseded. A run that a user drops keeps its record until all
-that only it needed is deleted. So a folder that is in no record at all is known to be of another origin: an earlier
-version of raylabel, or a program without a driver.
+that only it needed is deleted. So a folder that no record has among those that its run made is known to be of another
+origin: an earlier version of raylabel, or a program without a driver.
 """
 
 import json
@@ -39,6 +39,8 @@ class Record:
     """When the record was written, by the clock of the driver's machine."""
     uses: tuple[str, ...]
     """Folders that it found, made or began; sorted."""
+    made: tuple[str, ...] = ()
+    """Those among these and `superseded` that it began itself; sorted."""
     superseded: tuple[str, ...] = ()
     """Folders that an earlier command of the run used, and the one that finished it did not; sorted."""
     finished: bool = False
@@ -48,7 +50,7 @@ class Record:
     @property
     def mentioned(self) -> set[str]:
         """All folders that the record names."""
-        return {*self.uses, *self.superseded}
+        return {*self.uses, *self.superseded, *self.made}
 
 
 def read_records(root: str) -> dict[str, Record]:
@@ -64,7 +66,7 @@ def read_record(root: str, name: str) -> Record | None:
     uri = _uri(root, name)
     try:
         found: Any = json.loads(read_file(uri))
-        return Record(**{**found, **{name: tuple(found[name]) for name in ("uses", "superseded")}})
+        return Record(**{**found, **{name: tuple(found[name]) for name in ("uses", "made", "superseded")}})
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, AttributeError, KeyError) as error:
@@ -93,12 +95,13 @@ class Uses:
     def __init__(self, root: str, name: str, run: str, command: str):
         """`name`: of the record while the run is unfinished."""
         self._root, self._name, self._run, self._command = root, name, run, command
-        self._used = set[str]()
+        self._used, self._made = set[str](), set[str]()
         self._record = read_record(root, name)
         before = self._record or self._new(())
         if before.dropped:  # the user runs it again
             before = self._new((), superseded=before.mentioned)
         self._before = before
+        self._made.update(self._record.made if self._record else ())
 
     def add(self, folder: str) -> None:
         """Notes that the run uses a folder. It is written before the next artifact is begun."""
@@ -107,8 +110,9 @@ class Uses:
     def begin(self, folder: str) -> None:
         """Writes the record with a folder that is about to be begun."""
         self._used.add(folder)
-        uses = self._used.union(self._before.uses)
-        if self._record is None or self._record.dropped or not uses.issubset(self._record.uses):
+        self._made.add(folder)
+        uses, old = self._used.union(self._before.uses), self._record
+        if not old or old.dropped or not (uses.issubset(old.uses) and self._made.issubset(old.made)):
             self._record = self._new(uses, superseded=self._before.mentioned - uses)
             write_record(self._root, self._name, self._record)
 
@@ -117,9 +121,10 @@ class Uses:
         self._used.add(folder)
         known = read_record(self._root, folder)
         uses = self._used.union(known.uses if known and not known.dropped else ())
+        self._made.update(known.made if known else ())
         others = self._before.mentioned.union(known.mentioned if known else ()) - uses
         record = self._new(uses, superseded=others, finished=True)
-        if known is None or known.dropped or (known.uses, known.superseded) != (record.uses, record.superseded):
+        if known is None or replace(record, command=known.command, time=known.time) != known:
             write_record(self._root, folder, record)
         if self._record is not None:
             delete_record(self._root, self._name)
@@ -130,6 +135,7 @@ class Uses:
             command=self._command,
             time="",
             uses=tuple(sorted(uses)),
+            made=tuple(sorted(self._made)),
             superseded=tuple(sorted(superseded)),
             finished=finished,
         )
