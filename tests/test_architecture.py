@@ -28,6 +28,7 @@ LAYERS = (
     ("ship",),
     ("plan",),
     ("sweep",),
+    ("inventory",),
     ("cli",),
 )
 LINES = 300

@@ -1,7 +1,6 @@
 """What every command does: parse the command line, connect to Ray, run, and end with a readable message."""
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import tyro
 
 from raylabel.cli.connect import connect
 from raylabel.cli.exit import readable, stop_on_sigterm
-from raylabel.cli.main import COMMANDS, command
+from raylabel.cli.main import command, command_line, with_commands
 from raylabel.cli.output import guard_output, work_begins
 from raylabel.compute.autoscaler import ready
 from raylabel.compute.ray_internals import submitted_job_has_working_dir
@@ -23,9 +22,10 @@ from raylabel.corpus.config import is_text
 from raylabel.errors import InputError
 from raylabel.recipes import Recipe
 from raylabel.recipes import registry as recipes
-from raylabel.store.artifact import Root
+from raylabel.store.artifact import Root, identity_of
 from raylabel.store.files import filesystem
 from raylabel.store.root_lock import held
+from raylabel.store.uses import RecordedRoot
 
 RUN_BY: dict[type, str] = {Recipe: "semi-supervised"}
 """The command that runs the recipes of a type."""
@@ -34,6 +34,8 @@ RUN_BY: dict[type, str] = {Recipe: "semi-supervised"}
 class AnyRecipe(Protocol):
     """What the launcher needs of a recipe: a frozen dataclass, whose fields tyro turns into options."""
 
+    @property
+    def name(self) -> str: ...
     @property
     def resources(self) -> Resources: ...
 
@@ -49,13 +51,19 @@ class Options(Generic[R]):
     root: str = "runs"
     """Folder of all results, local or s3://, gs://. What exists there is not done again."""
 
+    @property
+    def identity(self) -> tuple[str, dict[str, Any]]:
+        """The kind of run that the command continues, and what identifies it: these name its record in the root."""
+        return "run", {"recipe": identity_of(self.recipe)}
+
 
 Kind = TypeVar("Kind", bound=Options[Any])
 
 
 @contextmanager
-def launched(description: str, kind: type[Kind]) -> Iterator[tuple[Root, Kind]]:
-    """The root and the options of `[RECIPE] [--data DIR] [--root DIR] [--field value ...]`, and Ray connected.
+def launched(description: str, kind: type[Kind]) -> Iterator[tuple[RecordedRoot, Kind]]:
+    """The root and the options of `[RECIPE] [--data DIR] [--root DIR] [--field value ...]`, and Ray connected. What the
+    block finds or makes in the root is recorded there as needed by the run: see store/uses.py.
 
     `kind` names the type of recipe that the command runs: `Options[Recipe]`. If the block fails, is stopped, or makes
     no progress for `resources.patience` seconds, the process ends: see `exit`. If its output is closed, the block
@@ -65,7 +73,8 @@ def launched(description: str, kind: type[Kind]) -> Iterator[tuple[Root, Kind]]:
     with readable():
         options = _options(description, kind)
         with connected(options.root, options.recipe.resources) as root:
-            yield root, options
+            (kind_of_run, identity), name = options.identity, options.recipe.name
+            yield RecordedRoot.of(root, kind_of_run, name, identity, command_line()), options
 
 
 @contextmanager
@@ -129,11 +138,6 @@ def _of_another_type(name: str, found: type, expected: type) -> str:
     runs = [made for kind, made in RUN_BY.items() if issubclass(found, kind)]
     fix = f"run it by `{command(runs[0])} {name}`" if runs else f"return a {expected.__name__} from it"
     return f"recipe '{name}' is a {found.__name__}, and this command runs a {expected.__name__}: {fix}"
-
-
-def with_commands(description: str) -> str:
-    """The description, with its commands written as the user would type them; see `command`."""
-    return re.sub(rf"raylabel ({'|'.join(COMMANDS)})\b", lambda found: command(found[1]), description)
 
 
 def _first_line(function: Callable[..., Any]) -> str:

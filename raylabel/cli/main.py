@@ -2,13 +2,15 @@
 
 import ast
 import importlib
+import re
+import shlex
 import sys
 from importlib import resources
 from pathlib import Path
 
 from raylabel.cli.output import guard_output
 
-COMMANDS = ("semi-supervised", "sweep", "plan", "predict", "export")
+COMMANDS = ("semi-supervised", "sweep", "plan", "predict", "export", "list", "clean")
 """Each is a module of this package with a `main()`; its docstring is the help text."""
 
 
@@ -29,6 +31,17 @@ def command(name: str) -> str:
     """How the user would type a command, by how this process was started: `raylabel sweep`, `python jobs/sweep.py`."""
     script = Path(sys.argv[0])
     return f"python {script.with_name(_module(name) + '.py')}" if script.suffix == ".py" else f"raylabel {name}"
+
+
+def with_commands(description: str) -> str:
+    """The description, with its commands written as the user would type them; see `command`."""
+    return re.sub(rf"raylabel ({'|'.join(COMMANDS)})\b", lambda found: command(found[1]), description)
+
+
+def command_line() -> str:
+    """The command line of this process, as the user would type it again."""
+    program = sys.argv[0]
+    return f"{f'python {program}' if program.endswith('.py') else program} {shlex.join(sys.argv[1:])}".rstrip()
 
 
 def _module(name: str) -> str:

@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 import tyro
 
 from raylabel.cli.exit import readable
-from raylabel.cli.launch import check_arguments, check_kept, connected, with_commands
+from raylabel.cli.launch import check_arguments, check_kept, connected
+from raylabel.cli.main import with_commands
 from raylabel.cli.output import guard_output
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus

@@ -14,9 +14,13 @@ from raylabel.recipes import Recipe
 def main() -> None:
     with launched(__doc__ or "", Options[Recipe]) as (root, options):
         # Imported now, because PyTorch takes seconds: --help and a wrong field need not wait for it.
+        from raylabel.pipelines.existing import ReadOnlyRoot, find_existing
         from raylabel.pipelines.semi_supervised import Run
         from raylabel.report.run import write_report
         from raylabel.report.terminal import print_summary
 
-        page, summary = write_report(Run(root, options.recipe))
+        run = Run(root, options.recipe)
+        find_existing(Run(ReadOnlyRoot(root.uri, root), run.recipe, run.start))
+        page, summary = write_report(run)
+        root.uses.finish(f"{page.name}-{page.digest}")
         print_summary(summary, page.uri)

@@ -11,13 +11,14 @@ The best trial is chosen on a part of the labeled set that no trial is trained o
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from raylabel.cli.launch import RUN_BY, Options, R, launched
 from raylabel.cli.main import command
 from raylabel.recipes import Recipe
+from raylabel.store.artifact import identity_of
 from raylabel.sweep.config import SweepConfig
 
 
@@ -26,6 +27,10 @@ class SweepOptions(Options[R]):
     """A recipe, the space of its trials, and where results go."""
 
     sweep: Annotated[SweepConfig, tyro.conf.arg(name="")] = field(default_factory=SweepConfig)
+
+    @property
+    def identity(self) -> tuple[str, dict[str, Any]]:
+        return "sweep", {"recipe": identity_of(self.recipe), "sweep": identity_of(self.sweep)}
 
 
 def recipe_arguments(arguments: Sequence[str]) -> list[str]:
@@ -46,4 +51,5 @@ def main() -> None:
 
         programs = command("sweep"), command(RUN_BY[Recipe])
         found, folder = sweep(root, options.recipe, options.sweep, recipe_arguments(sys.argv[1:]), programs)
+        root.uses.finish(folder.rpartition("/")[2])
         print_sweep(found, folder)

@@ -1,15 +1,15 @@
 """Finds the work of a run that exists already in the root, by running its stages with a root that builds nothing."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raylabel.corpus import Shards, unit_rows
 from raylabel.inference.reuse import find_earlier
 from raylabel.inference.scores import PART
+from raylabel.pipelines.existing import MissingError, ReadOnlyRoot
 from raylabel.pipelines.inputs import Prepared
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes.recipe import Recipe
-from raylabel.store.artifact import Artifact, Root, digest
+from raylabel.store.artifact import Artifact, Root
 from raylabel.store.parts import committed_parts
 
 # Stage → the name of its artifact, the last one if it makes several. A stage that is not listed is computed from the
@@ -36,30 +36,12 @@ MEDIA = {
 """Stage that makes EXAMPLES → the name of their MEDIA."""
 
 
-class _MissingError(Exception):
-    def __init__(self, uri: str, name: str, identity: Mapping[str, Any]):
-        super().__init__(uri)
-        self.uri, self.name, self.identity = uri, name, identity
-
-
-class _ReadOnlyRoot(Root):
-    """A root in which nothing is built."""
-
-    def make(
-        self, name: str, identity: Mapping[str, Any], build: Any, former: Sequence[Mapping[str, Any]] = ()
-    ) -> Artifact:
-        identity = self.settle(name, identity, former)
-        if done := self.find(name, identity):
-            return done
-        raise _MissingError(f"{self.uri}/{name}-{digest(identity)}", name, identity)
-
-
 class Done:
     """The artifacts of a recipe's run that exist, whichever run built them, and the committed work of the others."""
 
     def __init__(self, root: Root, recipe: Recipe, start: Prepared):
-        self._root = _ReadOnlyRoot(root.uri)
-        self._run, self._missing = Run(self._root, recipe, start), dict[str, _MissingError]()
+        self._root = ReadOnlyRoot(root.uri, root)
+        self._run, self._missing = Run(self._root, recipe, start), dict[str, MissingError]()
         self._found = {stage: self._find(stage) for stage in ARTIFACTS}
         self.labeled = self._labeled(root, start)
         """Samples of the corpus that need no scoring: their parts are committed, or an earlier run scored them."""
@@ -87,7 +69,7 @@ class Done:
     def _find(self, stage: str) -> Artifact | None:
         try:
             return getattr(self._run, stage)
-        except _MissingError as error:
+        except MissingError as error:
             if error.name in (ARTIFACTS[stage], MEDIA.get(stage)):  # otherwise one of its inputs is missing
                 self._missing[stage] = error
             return None
@@ -95,7 +77,7 @@ class Done:
     def _tested(self, model: Artifact | None, view: Any) -> Artifact | None:
         try:
             return self._run.test(model, view) if model else None
-        except _MissingError:
+        except MissingError:
             return None
 
     def _labeled(self, root: Root, start: Prepared) -> int:

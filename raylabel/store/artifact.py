@@ -176,6 +176,12 @@ def digest(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def write_recipe(folder: str, name: str, identity: Mapping[str, Any]) -> None:
+    """Writes what the digest in the name of a folder hashes."""
+    recipe = {"name": name, "identity": dict(identity)}
+    write_file(f"{folder}/{RECIPE}", json.dumps(recipe, indent=2, ensure_ascii=False).encode())
+
+
 def identity_of(config: Any) -> Any:
     """A config dataclass as plain JSON, without the fields marked `metadata=NOT_IDENTITY`, which change no byte, and
     those marked `metadata=ADDED_LATER` that hold their default."""
@@ -236,6 +242,10 @@ class Root:
                     found.append(Artifact(f"{self.uri}/{stem}-{tail}", name, tail))
         return sorted(found, key=lambda a: a.digest)
 
+    def begins(self, folder: str) -> None:
+        """Called before the first file of a folder of the root is written, or the first of a run that resumes it. Does
+        nothing here; see store/uses.py."""
+
     def settle(
         self, name: str, identity: Mapping[str, Any], former: Sequence[Mapping[str, Any]] = ()
     ) -> Mapping[str, Any]:
@@ -265,8 +275,8 @@ class Root:
         if done := self.find(name, identity):
             return done
         draft = Draft(f"{self.uri}/{name}-{digest(identity)}")
-        recipe = {"name": name, "identity": dict(identity)}
-        write_file(f"{draft.uri}/{RECIPE}", json.dumps(recipe, indent=2, ensure_ascii=False).encode())
+        self.begins(f"{name}-{digest(identity)}")
+        write_recipe(draft.uri, name, identity)
         progressed(name)
         start = time.monotonic()
         try:

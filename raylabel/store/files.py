@@ -4,6 +4,7 @@ Requests to an object store that fail or get no answer are retried for a minute 
 """
 
 import errno
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -145,6 +146,13 @@ def delete_folder(uri: str) -> None:
             fs.delete_dir(path)
 
 
+def delete_file(uri: str) -> None:
+    """Deletes a file, if it exists."""
+    fs, path = filesystem(uri)
+    with writing(uri), suppress(FileNotFoundError):
+        fs.delete_file(path)
+
+
 def sweep(uri: str) -> None:
     """Deletes the temporary files of killed writes below a local folder; in an object store there are none."""
     if not is_local(uri):
@@ -183,6 +191,6 @@ def writing(uri: str) -> Iterator[None]:
 
 def unreadable(uri: str, error: BaseException) -> InputError:
     """The error to raise where a file that should exist cannot be read."""
-    lost = isinstance(error, (FileNotFoundError, pa.ArrowInvalid))
+    lost = isinstance(error, (FileNotFoundError, pa.ArrowInvalid, json.JSONDecodeError))
     fix = "restore the file, or delete the folder that it is in" if lost else "repair that storage"
     return InputError(f"cannot read '{uri}': {one_line(error)}; {fix}, then {RESUME}")

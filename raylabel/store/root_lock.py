@@ -25,7 +25,7 @@ import pyarrow.fs as pafs
 from raylabel.compute.watchdog import end_main_thread
 from raylabel.errors import RESUME, InputError
 from raylabel.store.artifact import Root
-from raylabel.store.files import filesystem, is_local, read_file, reading, write_file, writing
+from raylabel.store.files import delete_file, filesystem, is_local, read_file, reading, write_file, writing
 
 FOLDER = "drivers"
 HEARTBEAT_EVERY = 5.0  # seconds between two heartbeats
@@ -192,9 +192,7 @@ class _RootLock:
         write_file(self._uri, json.dumps(asdict(self._me)).encode().ljust(BYTES))
 
     def _delete(self, name: str) -> None:
-        fs, path = filesystem(f"{self._folder}/{name}.json")
-        with writing(f"{self._folder}/{name}.json"), suppress(FileNotFoundError):
-            fs.delete_file(path)
+        delete_file(f"{self._folder}/{name}.json")
 
 
 def _parse(uri: str) -> Driver:

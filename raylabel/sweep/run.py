@@ -6,6 +6,7 @@ The best trial is chosen on the validation split. The test set is used once, for
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +16,11 @@ import ray.tune
 from raylabel.errors import InputError, find_input_error
 from raylabel.evaluate.results import STUDENT, TOP1, require
 from raylabel.labels.holdout import hold_out
+from raylabel.pipelines.existing import MissingError, ReadOnlyRoot, find_existing
 from raylabel.pipelines.inputs import prepare
 from raylabel.recipes.recipe import Recipe, check_classes, check_recipe
 from raylabel.report.run import write_report
-from raylabel.store.artifact import Artifact, Root, digest, identity_of
+from raylabel.store.artifact import Artifact, Root, digest, identity_of, write_recipe
 from raylabel.store.files import write_file
 from raylabel.sweep.claims import Ledger, make_claims
 from raylabel.sweep.config import STAGES, SweepConfig
@@ -72,9 +74,12 @@ def sweep(
     }
     name = f"sweep-{slug(recipe.name)}-{digest(identity)}"
     folder = f"{root.uri}/{name}"
+    root.begins(name)
+    write_recipe(folder, name.rpartition("-")[0], identity)
     limit = ConcurrencyLimit(recipe, trials)
     claims = make_claims(folder, limit())
     task = TrialTask(root=root.uri, recipe=recipe, start=start, held=held, claims=claims)
+    _find_existing(root, task, trials)
     results = run_trials(root, name, trials, ray.put(task), claims, config, limit)
     ledger: Ledger = ray.get(claims.get.remote())
     ray.kill(claims)
@@ -102,6 +107,18 @@ def sweep(
     write_file(f"{folder}/{SUMMARY}", json.dumps(found_all.to_dict(), indent=2, ensure_ascii=False).encode())
     write_file(f"{folder}/{PAGE}", write_sweep_page(found_all, folder).encode())
     return found_all, folder
+
+
+def _find_existing(root: Root, task: TrialTask, trials: Sequence[Settings]) -> None:
+    """Finds the artifacts of all trials that exist, so that the record of the root has them from the start; what a
+    trial builds is in the ledger."""
+    existing = ReadOnlyRoot(root.uri, root)
+    for settings in trials:
+        with suppress(MissingError, InputError):  # the trial itself raises it
+            of_trial = task.run_of(existing, task.recipe_of(settings))
+            find_existing(of_trial)
+            for network in (of_trial.pretrained, of_trial.student):
+                of_trial.score(network, of_trial.recipe.view, "labeled")
 
 
 def _none_finished(trials: Sequence[Trial]) -> str:

@@ -1,0 +1,56 @@
+"""What of a run exists in its root, by running its stages with a root that builds nothing."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from raylabel.errors import InputError
+from raylabel.evaluate.results import CONTROL, PRETRAINED, STUDENT
+from raylabel.pipelines.semi_supervised import STAGES, Run
+from raylabel.store.artifact import Artifact, Root, digest
+
+NETWORKS = {CONTROL: "control", PRETRAINED: "pretrained", STUDENT: "student"}
+"""Network that is tested → the stage that makes it."""
+
+
+class MissingError(Exception):
+    """Raised where an artifact would be built."""
+
+    def __init__(self, uri: str, name: str, identity: Mapping[str, Any]):
+        super().__init__(uri)
+        self.uri, self.name, self.identity = uri, name, identity
+
+
+@dataclass(frozen=True)
+class ReadOnlyRoot(Root):
+    """A root in which nothing is built. It looks for each complete artifact once, in `within`."""
+
+    within: Root
+    _found: dict[str, Artifact] = field(default_factory=dict, compare=False)
+
+    def find(self, name: str, identity: Mapping[str, Any]) -> Artifact | None:
+        folder = f"{name}-{digest(identity)}"
+        if folder not in self._found and (found := self.within.find(name, identity)):
+            self._found[folder] = found
+        return self._found.get(folder)
+
+    def make(
+        self, name: str, identity: Mapping[str, Any], build: Any, former: Sequence[Mapping[str, Any]] = ()
+    ) -> Artifact:
+        identity = self.settle(name, identity, former)
+        if done := self.find(name, identity):
+            return done
+        raise MissingError(f"{self.uri}/{name}-{digest(identity)}", name, identity)
+
+
+def find_existing(run: Run) -> None:
+    """Finds all artifacts of the run that exist, so that the record of its root (store/uses.py) has them from the
+    start. The run, which has a `ReadOnlyRoot`, may stop before it comes to them: the control is made last, and may
+    exist since another run made it."""
+    for stage in STAGES:
+        with suppress(MissingError, InputError):  # the stage itself raises it
+            getattr(run, stage)
+    for stage in NETWORKS.values():
+        with suppress(MissingError, InputError):
+            run.test(getattr(run, stage), run.recipe.view)
