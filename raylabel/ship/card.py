@@ -74,9 +74,9 @@ def _summary(shipped: Shipped, model: Model) -> str:
     kind = "the soup of a sweep (a mean of weights)" if shipped.sweep else MODELS.get(shipped.network.name, "network")
     return (
         f"A classifier of {what}: {code(model.arch)}{stem}, {len(classes):,} classes ({codes(classes)}). It is the "
-        f"{kind} of the run {code(shipped.run['run'])} of raylabel, which trains students on the best-ranked picks of an "
-        "unlabeled corpus (Yalniz et al. 2019, arXiv 1905.00546). Its licence is not known: state it before you pass "
-        "it on."
+        f"{kind} of the run {code(shipped.run['run'])} of raylabel, which trains students on the best-ranked picks of "
+        "an unlabeled corpus (Yalniz et al. 2019, arXiv 1905.00546). Its licence is not known: state it before you "
+        "pass it on."
     )
 
 
@@ -102,10 +102,10 @@ def _accuracy(shipped: Shipped) -> str:
         parts.append("This network is the control that the student is compared with.")
     elif name != STUDENT:
         parts.append("The gain of this network over the control was not measured.")
-    control = _of_run(shipped, f"{CONTROL}-")[0]
+    control = _of_run(shipped, CONTROL)[0]
     parts.append(
-        f"The control, {code(f'{control.name}-{control.digest}')}, is the student's architecture trained on the labeled "
-        f"set alone: {training(control)}"
+        f"The control, {code(f'{control.name}-{control.digest}')}, is the student's architecture trained on the "
+        f"labeled set alone: {training(control)}"
     )
     precision = "".join(f" The accuracies of this network were measured in {one}." for one in _precisions(shipped))
     parts.append(f"A test sample that could not be read counts as wrong.{precision}")
@@ -118,15 +118,16 @@ _COVERS = (
 )
 
 
-def _of_run(shipped: Shipped, prefix: str) -> list[Artifact]:
-    """The artifacts of the run whose folder begins with `prefix`."""
-    folders = [folder for folder in shipped.run["artifacts"].values() if folder.startswith(prefix)]
-    return [Artifact(f"{shipped.root.uri}/{folder}", *folder.rsplit("-", 1)) for folder in folders]
+def _of_run(shipped: Shipped, name: str) -> list[Artifact]:
+    """The artifacts of the run that have this name."""
+    folders = shipped.run["artifacts"].values()
+    found = [Artifact(f"{shipped.root.uri}/{folder}", *folder.rsplit("-", 1)) for folder in folders]
+    return [artifact for artifact in found if artifact.name == name]
 
 
 def _precisions(shipped: Shipped) -> set[str]:
     """The arithmetic in which the network scored in the run: bf16 or fp32."""
-    sources = (scores.identity["source"] for scores in _of_run(shipped, "scores-"))
+    sources = (scores.identity["source"] for scores in _of_run(shipped, "scores"))
     return {one["label"]["precision"] for one in sources if one.get("model") == shipped.network.digest}
 
 

@@ -34,7 +34,8 @@ class Parity:
 
 def input_section(shipped: Shipped) -> str:
     view = shipped.view
-    side, filtered = view.tested_size, f"{view.interpolation}, with antialiasing"
+    side = view.tested_size
+    filtered = "bilinear, FFmpeg's swscale" if view.clip else f"{view.interpolation}, with antialiasing"
     mean, std = (", ".join(f"{x:g}" for x in values) for values in (view.mean, view.std))
     frame = "Each frame" if view.clip else "The picture, turned upright and in RGB,"
     lines = [

@@ -61,7 +61,8 @@ def shards_of_test(shipped: Shipped) -> Artifact:
 
 def corpus_of(settings: Mapping[str, Any]) -> Corpus:
     """The corpus whose `identity_of` is `settings`."""
-    return Corpus(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
+    return Corpus(**values)
 
 
 def evenly_spaced(shards: Shards, count: int) -> list[int]:
