@@ -14,9 +14,15 @@ from raylabel.recipes import Recipe
 def main() -> None:
     with launched(__doc__ or "", Options[Recipe]) as (root, options):
         # Imported now, because PyTorch takes seconds: --help and a wrong field need not wait for it.
+        from raylabel.pipelines.inputs import prepare
         from raylabel.pipelines.semi_supervised import Run
         from raylabel.report.run import write_report
         from raylabel.report.terminal import print_summary
+        from raylabel.tracking.tracker import say_where, tracked
 
-        page, summary = write_report(Run(root, options.recipe))
+        recipe, start = options.recipe, prepare(root, options.recipe)
+        with tracked(root, recipe, start) as tracker:
+            page, summary = write_report(Run(root, recipe, start, tracker.watch))
+            tracker.finish(summary.metrics, page)
         print_summary(summary, page.uri)
+        say_where(root)
