@@ -44,6 +44,16 @@ class Snapshot:
         return {name: list(_rows(points)) for name, points in self.points.items()}
 
     @property
+    def values(self) -> dict[str, dict[int, float]]:
+        """Values by name and images, for backends that have no folders: student/loss; METRICS after 0 images."""
+        found: dict[str, dict[int, float]] = {name: {0: value} for name, value in self.scalars.items()}
+        for training, rows in self.rows.items():
+            for row in rows:
+                for name, value in row.values.items():
+                    found.setdefault(f"{training}/{name}", {})[row.images] = value
+        return found
+
+    @property
     def scalars(self) -> dict[str, float]:
         """METRICS by name, for example test_top1/student, with the ends of the interval where there is one."""
         found: dict[str, float] = {}

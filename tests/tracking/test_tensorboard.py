@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tracked import points, snapshot
 
 from raylabel.evaluate.results import Metric
 from raylabel.store.files import list_files, read_file
@@ -16,18 +17,6 @@ from raylabel.tracking.tensorboard import FILE, TensorBoard
 from raylabel.training.watch import Points
 
 ROW = {"model": "student", "seed": 0, "dataset": "d", "split": "test", "n": 9}
-
-
-def points(count: int, every: int = 0, seed: int = 0) -> Points:
-    """The first points of a training; `every` so many of the curve one of validation, if that is not 0."""
-    steps = range(1, count + 1)
-    curve = [{"images": 64 * i, "loss": 1 / (i + seed), "accuracy": i / 500, "lr": 0.1 / i} for i in steps]
-    validated = [{"images": 64 * i, "accuracy": i / 400} for i in steps if every and i % every == 0]
-    return Points(curve, validated)
-
-
-def snapshot(**of: Points) -> Snapshot:
-    return Snapshot(recipe="digits", run="digits-0", settings={"select": {"k": 50}, "name": "ünï"}, points=of)
 
 
 def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
