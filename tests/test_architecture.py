@@ -25,6 +25,7 @@ LAYERS = (
     ("recipes",),
     ("pipelines",),
     ("report",),
+    ("tracking",),
     ("ship",),
     ("plan",),
     ("sweep",),

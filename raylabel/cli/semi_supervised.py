@@ -15,12 +15,17 @@ def main() -> None:
     with launched(__doc__ or "", Options[Recipe]) as (root, options):
         # Imported now, because PyTorch takes seconds: --help and a wrong field need not wait for it.
         from raylabel.pipelines.existing import ReadOnlyRoot, find_existing
+        from raylabel.pipelines.inputs import prepare
         from raylabel.pipelines.semi_supervised import Run
         from raylabel.report.run import write_report
         from raylabel.report.terminal import print_summary
+        from raylabel.tracking.tracker import say_where, tracked
 
-        run = Run(root, options.recipe)
-        find_existing(Run(ReadOnlyRoot(root.uri, root), run.recipe, run.start))
-        page, summary = write_report(run)
+        recipe, start = options.recipe, prepare(root, options.recipe)
+        find_existing(Run(ReadOnlyRoot(root.uri, root), recipe, start))
+        with tracked(root, recipe, start) as tracker:
+            page, summary = write_report(Run(root, recipe, start, tracker.watch))
+            tracker.finish(summary.metrics, page)
         root.uses.finish(f"{page.name}-{page.digest}")
         print_summary(summary, page.uri)
+        say_where(root)

@@ -191,11 +191,11 @@ def say(text: str) -> None:
 
 class _Board:
     def __init__(self):
-        self.at = (0, "")
+        self.at: tuple[int, str, Any] = (0, "", None)
         self.preempted, self.told = False, False
 
-    def set(self, done: int, note: str) -> bool:
-        self.at, self.told = (done, note), True
+    def set(self, done: int, note: str, points: Any = None) -> bool:
+        self.at, self.told = (done, note, points), True
         return self.preempted
 
     def preempt(self, preempted: bool) -> bool:
@@ -203,15 +203,16 @@ class _Board:
         self.told = told and preempted
         return told
 
-    def get(self) -> tuple[int, str]:
+    def get(self) -> tuple[int, str, Any]:
         return self.at
 
 
 def make_board() -> Any:
     """The handle of an actor through which a driver and its training workers talk, and that can be sent to both.
 
-    `.set.remote(done, note)`, called by rank 0, returns whether training is preempted. `.preempt.remote(whether)` sets
-    that; it returns whether `set` was called since `.preempt.remote(False)`, that is, whether workers are training.
+    `.set.remote(done, note, points)`, called by rank 0, returns whether training is preempted; `points` are those of
+    its curves. `.preempt.remote(whether)` sets that; it returns whether `set` was called since
+    `.preempt.remote(False)`, that is, whether workers are training.
     The actor runs on the driver's node, so that it ends with the driver and with no other node.
     """
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
@@ -219,13 +220,15 @@ def make_board() -> Any:
 
 
 @contextmanager
-def shown(board: Any, progress: Progress) -> Iterator[None]:
-    """Copies the board to the progress line while the block runs."""
+def shown(board: Any, progress: Progress, watch: Callable[[Any], None]) -> Iterator[None]:
+    """Copies the board to the progress line while the block runs, and calls `watch` with the points on it."""
     stop = threading.Event()
 
     def show() -> None:
-        done, note = ray.get(board.get.remote())
+        done, note, points = ray.get(board.get.remote())
         progress.update(done, note=note)
+        if points:
+            watch(points)
 
     def poll() -> None:
         while not stop.wait(0.5):

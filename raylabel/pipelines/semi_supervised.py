@@ -36,15 +36,17 @@ from raylabel.training.loop import TrainingTask
 from raylabel.training.media import WritingTask
 from raylabel.training.stream import Stream
 from raylabel.training.train import train
+from raylabel.training.watch import Watch, unwatched
 
 
 class Run:
     """The artifacts of a recipe's run. Reading a property returns the artifact if the root has it, or else builds it.
     InputError if the user has to fix an input."""
 
-    def __init__(self, root: Root, recipe: Recipe, start: Prepared | None = None):
-        """`start`: the inputs, if they are prepared already; otherwise they are prepared here."""
-        self.root, self.recipe = root, recipe
+    def __init__(self, root: Root, recipe: Recipe, start: Prepared | None = None, watch: Watch = unwatched):
+        """`start`: the inputs, if they are prepared already; otherwise they are prepared here. `watch` gets the curves
+        of the trainings."""
+        self.root, self.recipe, self.watch = root, recipe, watch
         self.start = start or prepare(root, recipe)
 
     def build(self, last: str = "tests") -> Self:
@@ -262,7 +264,7 @@ class Run:
             init=init,
             validation=self.validation_set(config),
         )
-        return train(self.root, name, task, self.recipe.resources)
+        return train(self.root, name, task, self.recipe.resources, self.watch)
 
 
 STAGES = tuple(name for name, value in vars(Run).items() if isinstance(value, cached_property))

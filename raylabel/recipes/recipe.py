@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from raylabel.compute.resources import Cluster, Resources
 from raylabel.corpus import Corpus
@@ -17,6 +18,8 @@ from raylabel.selection.select import Select
 from raylabel.store.artifact import ADDED_LATER, NOT_IDENTITY
 from raylabel.training.config import Train
 from raylabel.training.media import Materialize
+
+Tracking = Literal["mlflow", "wandb"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +100,9 @@ class Recipe:
     now are added, and everything that depends on them is built again. If there are none, nothing changes."""
     resources: Resources = field(default=Resources(), metadata=NOT_IDENTITY)
     """Resources that the run may use; they do not change the identity of a result."""
+    track: tuple[Tracking, ...] = field(default=(), metadata=NOT_IDENTITY)
+    """Where the run is tracked besides TensorBoard's files: 'mlflow', 'wandb' or both. Their own environment variables,
+    such as MLFLOW_TRACKING_URI and WANDB_MODE, say how."""
 
     def __post_init__(self) -> None:
         for name in ("labeled", "unlabeled", "test", "view", "pretrain", "finetune"):
@@ -165,6 +171,9 @@ def check_recipe(recipe: Recipe) -> None:
     check(recipe.teacher.model, "teacher.model")
     check(recipe.student, "student")
     _check_media(recipe)
+    for name in recipe.track:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"track names {name}, which is not installed: pip install 'raylabel[{name}]'")
     cluster = Cluster.now()
     cluster.teachers(recipe.resources)
     for name, (_, config) in recipe.trainings.items():

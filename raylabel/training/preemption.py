@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import ray
 import ray.train
 
+from raylabel.training.watch import Points
+
 AGREE = 2.0  # seconds between two agreements of all ranks; each is one small broadcast
 
 _TERMINATED = threading.Event()  # this worker was sent SIGTERM
@@ -33,9 +35,9 @@ class Agreement:
         self._answer: Any = None
         self._reported = False
 
-    def report(self, done: int, note: str) -> None:
+    def report(self, done: int, note: str, points: Points) -> None:
         """Rank 0 reports progress to the board. The answer is read later, so that no step waits for it."""
-        self._answer = self._board.set.remote(done, note)
+        self._answer = self._board.set.remote(done, note, points)
 
     def after(self, step: int) -> Decision:
         """The decision after this step. Every rank must ask after every step: the answer is a broadcast."""

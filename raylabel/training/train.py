@@ -4,6 +4,7 @@ Synchronous training on Ray Train (DDP). Each worker has its own BatchNorm stati
 The sum of a batch's gradients does not depend on how its images are distributed over the workers.
 """
 
+import functools
 import json
 from dataclasses import replace
 from typing import Any
@@ -22,12 +23,13 @@ from raylabel.training.learner import result_file
 from raylabel.training.loop import TrainingTask, describe_step, run_worker
 from raylabel.training.stream import Stream
 from raylabel.training.validation import VALIDATION
+from raylabel.training.watch import Points, Watch, unwatched
 from raylabel.training.worker_group import Workers
 
 
-def train(root: Root, name: str, task: TrainingTask, resources: Resources) -> Artifact:
+def train(root: Root, name: str, task: TrainingTask, resources: Resources, watch: Watch = unwatched) -> Artifact:
     """The network trained on the task's examples, from random weights or from those of `init`. This function chooses
-    the task's precision.
+    the task's precision. `watch` gets the points of its curves while it runs.
 
     A run that was killed resumes from its last checkpoint with the same sequence of samples, whatever the number of
     workers. info: seconds, images, workers (of its last start), passed_over (damaged checkpoints that were skipped, if
@@ -57,7 +59,7 @@ def train(root: Root, name: str, task: TrainingTask, resources: Resources) -> Ar
         ray.get(board.set.remote(before, ""))
         with (
             Progress(f"train {name}", config.processed, view.inputs, done=before) as progress,
-            shown(board, progress),
+            shown(board, progress, functools.partial(watch, name)),
         ):
             settings, storage = {"task": worker_task, "checkpoints": checkpoints}, draft.scratch("ray_train")
             final = workers.run(run_worker, settings, storage, checkpoints, start, config.steps, progress.say)
@@ -76,4 +78,6 @@ def train(root: Root, name: str, task: TrainingTask, resources: Resources) -> Ar
         return Built(files, info)
 
     # Of version 0.1, which put the whole view there.
-    return root.make(name, identity, build_model, former=[identity | {"view": identity_of(view)}])
+    network = root.make(name, identity, build_model, former=[identity | {"view": identity_of(view)}])
+    watch(name, Points.of(network))
+    return network
