@@ -42,6 +42,12 @@ def input_dtype(module: nn.Module, bf16: bool) -> torch.dtype:
     return torch.bfloat16 if bf16 and convolves else torch.float32
 
 
+def state_bytes(model: Model, classes: int) -> int:
+    """Bytes of the weights and the statistics of a network."""
+    with torch.device("meta"):  # shapes only, no memory
+        return sum(tensor.nbytes for tensor in build(model, classes).state_dict().values())
+
+
 def build(model: Model, classes: int) -> nn.Module:
     """A new network that maps float images [B, 3, H, W], or clips [B, 3, T, H, W], to logits [B, C], with C =
     `classes`.

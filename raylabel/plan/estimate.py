@@ -19,7 +19,7 @@ from raylabel.corpus import Shards, unit_rows
 from raylabel.inference.pool import units_of_item
 from raylabel.inference.scores import PART
 from raylabel.models import Model
-from raylabel.models.build import build
+from raylabel.models.build import state_bytes
 from raylabel.pipelines.inputs import Prepared, prepare
 from raylabel.plan import traffic
 from raylabel.plan.cost import (
@@ -177,7 +177,7 @@ class _Costs:
         actors = self.cluster.teachers(self.recipe.resources).actors
         units = int(np.ceil(self.shards[name].rows / unit_rows(self.start.corpora[name])).sum())
         items, parts = -(-units // units_of_item(units, actors)), -(-units // PART)
-        weights = _weight_bytes(model, self.classes)
+        weights = state_bytes(model, self.classes)
         return traffic.label(self.corpora[name], items, parts, actors, weights, bytes_per_row, share).rounded()
 
     def _select(self) -> Work:
@@ -223,7 +223,7 @@ class _Costs:
             return _nothing(stage)
         seconds = config.processed / found.images_per_second
         layout, items, size = self._examples(examples)
-        workers, weights = self.cluster.workers(self.recipe.resources, config.batch), _weight_bytes(model, self.classes)
+        workers, weights = self.cluster.workers(self.recipe.resources, config.batch), state_bytes(model, self.classes)
         checkpoints = int(seconds / 60 / config.checkpoint_minutes)
         tensors = tensor_files(config)
         asked = traffic.train(layout, workers, size, items, config.processed, weights, checkpoints, tensors)
@@ -295,10 +295,3 @@ class _Costs:
 
 def _nothing(stage: str) -> Work:
     return Work(stage=stage, images=0, seconds=0.0, traffic=Traffic())
-
-
-def _weight_bytes(model: Model, classes: int) -> int:
-    import torch
-
-    with torch.device("meta"):  # shapes only, no memory
-        return sum(tensor.nbytes for tensor in build(model, classes).state_dict().values())
