@@ -41,7 +41,7 @@ def write_card(shipped: Shipped, files: list[Written], parity: Parity, steps: li
     return f"{_front_matter(shipped, model)}\n{title}\n\n{_summary(shipped, model)}\n\n{body}\n"
 
 
-def tested(shipped: Shipped) -> list[Metric]:
+def measured(shipped: Shipped) -> list[Metric]:
     """METRICS rows of the network on the test set, those with an interval."""
     if shipped.sweep:
         return [Metric(**shipped.sweep["soup"]["test"])]
@@ -53,7 +53,7 @@ def _front_matter(shipped: Shipped, model: Model) -> str:
     task = "video-classification" if shipped.view.clip else "image-classification"
     results = [
         {"type": "accuracy", "name": _WHAT[row.metric], "value": row.value, "args": {"n": row.n}}
-        for row in tested(shipped)
+        for row in measured(shipped)
     ]
     dataset = {"name": ", ".join(shipped.run["settings"]["test"]["uri"]), "type": "custom", "split": "test"}
     result = {"task": {"type": task}, "dataset": dataset, "metrics": results}
@@ -82,7 +82,7 @@ def _summary(shipped: Shipped, model: Model) -> str:
 
 def _accuracy(shipped: Shipped) -> str:
     run, name = shipped.run, shipped.network.name
-    mine = [("soup" if shipped.sweep else MODELS.get(name, name), row) for row in tested(shipped)]
+    mine = [("soup" if shipped.sweep else MODELS.get(name, name), row) for row in measured(shipped)]
     rows = [Metric(**row) for row in run["metrics"] if row["metric"] == TOP1 and row["split"] == "test"]
     mine += [(MODELS.get(row.model, row.model), row) for row in rows if shipped.sweep or row.model != name]
     cells = [
