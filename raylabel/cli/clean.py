@@ -58,4 +58,5 @@ def main() -> None:
 def _confirmed() -> bool:
     if not sys.stdin.isatty():
         raise InputError("nothing was deleted: give --yes to delete without a question")
-    return input("delete? [y/N] ").strip().lower() in ("y", "yes")
+    print("delete? [y/N] ", end="", flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

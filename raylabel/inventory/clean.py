@@ -126,7 +126,7 @@ def delete_artifact(uri: str) -> None:
     """Deletes a folder of the root. If it is interrupted, the folder is begun work, from which a run that makes the
     same artifact resumes: the files that say which others are complete are deleted first."""
     delete_file(f"{uri}/{MANIFEST}")
-    delete_folder(f"{uri}/parts")
+    delete_folder(f"{uri}/parts")  # thousands of files, in few requests
     # Of checkpoints, and of the state of Ray Tune.
     first = [name for name in list_files(uri) if name.endswith((".json", ".pkl")) and name != RECIPE]
     with ThreadPoolExecutor(THREADS) as pool:

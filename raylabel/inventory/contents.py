@@ -55,7 +55,7 @@ class Folder:
     digests: frozenset[str] = frozenset()
     """What may be digests of others: in its identity and info, or in the files of a sweep."""
     built: frozenset[str] = frozenset()
-    """Of a sweep: the folders that its trials began."""
+    """Of a sweep: the folders that its trials began, without those that another run had begun."""
     source: frozenset[str] | None = None
     """The digests in the identity of what scored, if it is complete SCORES."""
 
@@ -126,16 +126,15 @@ def _read(root: str, name: str, mentioned: set[str]) -> Folder | None:
     if of.startswith("sweep-"):
         ledger, results = _text(f"{uri}/{LEDGER}"), _text(f"{uri}/{SWEEP}")
         if ledger is None and not _is_recipe(recipe, of, own):
-            return None
+            return replace(folder, sweep=True, bytes=_size(uri)) if recipe is None and name in mentioned else None
         digests = _digests(*(text for text in (recipe, ledger, results) if text))
         when = _time(f"{uri}/{SWEEP}") if results else ""
         done = results is not None
         builds = _json(f"{uri}/{LEDGER}", ledger).get("builds", []) if ledger else []
-        built = frozenset(build["artifact"] for build in builds)
+        built = frozenset(build["artifact"] for build in builds if not build.get("continued"))
         folder = replace(folder, sweep=True, complete=done, bytes=_size(uri), time=when)
         return replace(folder, digests=digests, built=built)
-    if recipe is None:
-        # Deleting it was interrupted if a record names it. Otherwise the user made it.
+    if recipe is None:  # deleting it was interrupted if a record names it; otherwise the user made it
         return replace(folder, bytes=_size(uri)) if name in mentioned and manifest is None else None
     folder = replace(folder, digests=_digests(recipe))
     if not _is_recipe(recipe, of, own):

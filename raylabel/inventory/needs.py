@@ -73,7 +73,6 @@ class Needs:
         """Folders that no run is known to need, and that no run is recorded to have made: an earlier version of
         raylabel made them, maybe for a run that was stopped, or a program without a driver."""
         made = set[str]().union(*(record.made for record in self.contents.records.values()))
-        made = made.union(*(folder.built for folder in self._folders.values()))
         return frozenset(self._folders.keys() - self.needed - made)
 
     def closure(self, folders: Iterable[str]) -> set[str]:

@@ -242,9 +242,13 @@ class Root:
                     found.append(Artifact(f"{self.uri}/{stem}-{tail}", name, tail))
         return sorted(found, key=lambda a: a.digest)
 
+    def has(self, file: str) -> bool:
+        """Whether the root has a file of that name, relative to it."""
+        fs, path = filesystem(f"{self.uri}/{file}")
+        return fs.get_file_info(path).is_file
+
     def begins(self, folder: str) -> None:
-        """Called before the first file of a folder of the root is written, or the first of a run that resumes it. Does
-        nothing here; see store/uses.py."""
+        """Called before a folder of the root is begun or continued. Does nothing here; see store/uses.py."""
 
     def settle(
         self, name: str, identity: Mapping[str, Any], former: Sequence[Mapping[str, Any]] = ()
@@ -252,8 +256,7 @@ class Root:
         """The first of the identity and the former ones whose artifact is complete, or else was begun; else itself."""
         for file in (MANIFEST, RECIPE) if former else ():
             for one in (identity, *former):
-                fs, path = filesystem(f"{self.uri}/{name}-{digest(one)}/{file}")
-                if fs.get_file_info(path).is_file:
+                if self.has(f"{name}-{digest(one)}/{file}"):
                     return one
         return identity
 

@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import Any, Self
 
 from raylabel.errors import InputError
-from raylabel.store.artifact import Artifact, Root, digest
+from raylabel.store.artifact import RECIPE, Artifact, Root, digest
 from raylabel.store.files import delete_file, list_files, read_file, write_file
 from raylabel.text import slug
 
@@ -107,10 +107,12 @@ class Uses:
         """Notes that the run uses a folder. It is written before the next artifact is begun."""
         self._used.add(folder)
 
-    def begin(self, folder: str) -> None:
-        """Writes the record with a folder that is about to be begun."""
+    def begin(self, folder: str, continued: bool) -> None:
+        """Writes the record with a folder that is about to be begun, or continued if a run, maybe another, has begun
+        it."""
         self._used.add(folder)
-        self._made.add(folder)
+        if not continued:
+            self._made.add(folder)
         uses, old = self._used.union(self._before.uses), self._record
         if not old or old.dropped or not (uses.issubset(old.uses) and self._made.issubset(old.made)):
             self._record = self._new(uses, superseded=self._before.mentioned - uses)
@@ -160,4 +162,4 @@ class RecordedRoot(Root):
         return artifact
 
     def begins(self, folder: str) -> None:
-        self.uses.begin(folder)
+        self.uses.begin(folder, self.has(f"{folder}/{RECIPE}"))

@@ -14,7 +14,7 @@ import ray
 import ray.exceptions
 
 from raylabel.errors import InputError, find_input_error
-from raylabel.store.artifact import Artifact, Built, Draft, Root, digest
+from raylabel.store.artifact import RECIPE, Artifact, Built, Draft, Root, digest
 from raylabel.store.files import read_file, write_file
 
 LEDGER = "ledger.json"
@@ -27,6 +27,8 @@ class Build:
     artifact: str
     """<name>-<digest>."""
     trial: int
+    continued: bool = False
+    """An earlier command had begun it."""
     done: bool = False
     """False while the build runs. It stays False if the build was stopped: a later line then names the trial that built
     the artifact."""
@@ -79,7 +81,7 @@ class _Claims:
             if worker not in self._ended:
                 self._active.add(worker)
 
-    async def claim(self, artifact: str, worker: str, trial: int) -> bool:
+    async def claim(self, artifact: str, worker: str, trial: int, continued: bool) -> bool:
         async with self._change:
             await self._change.wait_for(lambda: artifact not in self._held or worker in self._ended)
             if artifact in self._failed:
@@ -88,7 +90,7 @@ class _Claims:
                 return False
             builds = self._ledger.builds
             self._held[artifact] = worker, len(builds)
-            self._write(builds=(*builds, Build(artifact=artifact, trial=trial)))
+            self._write(builds=(*builds, Build(artifact=artifact, trial=trial, continued=continued)))
             return True
 
     async def release(self, artifact: str, done: bool, error: str) -> None:
@@ -136,8 +138,8 @@ def make_claims(folder: str, limit: int) -> Any:
     - `join(worker, [reference])`: registers the id of a worker process. When the reference is ready or fails, the
       worker has ended, and its claims are released.
     - `enter(worker)`: waits until fewer than `limit` workers are active. `allow(limit)`: changes the limit.
-    - `claim(artifact, worker, trial)`: waits while another worker builds the artifact. True if the caller has to build
-      it, False if it exists, InputError if its build failed in this run.
+    - `claim(artifact, worker, trial, continued)`: waits while another worker builds the artifact. True if the caller
+      has to build it, False if it exists, InputError if its build failed in this run. `continued`: it was begun before.
     - `release(artifact, done, error)`: ends the claim. `error`: the text of its InputError, if it raised one.
     - `use(trial, {artifact: images})`: records what a trial used. `get()`: the Ledger. `builds(first)`: its lines from
       index `first` on.
@@ -180,7 +182,8 @@ class SharedRoot(Root):
         if found := self.find(name, identity):
             return found
         try:
-            mine = ray.get(self.claims.claim.remote(artifact, self.worker, self.trial))
+            begun = self.has(f"{artifact}/{RECIPE}")
+            mine = ray.get(self.claims.claim.remote(artifact, self.worker, self.trial, begun))
         except ray.exceptions.RayTaskError as error:
             raise find_input_error(error) or error from error
         if not mine:

@@ -132,16 +132,17 @@ def test_a_root_of_an_earlier_version_is_listed_and_only_deleted_if_that_is_aske
 
 def test_scores_that_an_unfinished_run_could_reuse_are_kept(tmp_path: Path) -> None:
     """The corpus has grown: the run has other SHARDS, and the same network."""
-    root = MadeUp(str(tmp_path), [*NODES[:3], Node("shards-x", ()), Node("net", (0,)), Node("scores", (4, 0))])
+    others = Node("shards-x", ()), Node("net", (0,)), Node("scores", (4, 0)), Node("scores", (1, 3))
+    root = MadeUp(str(tmp_path), [*NODES[:3], *others])
     root.execute(Doing("before", root.steps([2, 5])))
     (name,) = [run.name for run in Needs(read_contents(root.uri)).runs]
-    root.execute(grown := Doing("grown", (0, 1, 3, 2)), stop=3)
+    root.execute(grown := Doing("grown", (0, 1, 3, 6)), stop=3)
     found = plan_cleaning(read_contents(root.uri), [name])
     assert {one.name for one in found.folders} == {name, root.folders[4], root.folders[5]}
     clean(root.uri, found)
     root.execute(grown)
-    (name,) = [run.name for run in Needs(read_contents(root.uri)).runs]
-    assert {one.name for one in plan_cleaning(read_contents(root.uri), [name]).folders} == {name, *root.folders[:4]}
+    (rest,) = plan_cleaning(read_contents(root.uri)).folders
+    assert (rest.name, rest.why) == (root.folders[2], f"only needed by {name}, which was dropped")
 
 
 def test_what_a_run_replaced_is_deleted_without_a_question_of_which_run(tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ class Doing:
     """Whether it has a driver that records it; earlier versions had none."""
     sweep: bool = False
     touched: set[str] = field(default_factory=set)
-    """Folders that it needs: those that it began, and those that existed when it last began one; without a record, what
-    those that it began are made from."""
+    """Folders that it needs: those that it began, and those that existed when it last began one; without a record,
+    those that it began first, and what they are made from."""
     result: str = ""
     """The folder of its results, once it is finished."""
     dropped: bool = False
@@ -102,10 +102,15 @@ class MadeUp:
                     raise KilledError
                 folder = self.folders[step]
                 if folder not in made:
-                    doing.touched |= {folder, *exist} if doing.recorded else self.inputs_of(folder)
+                    has_begun = self.root.has(f"{folder}/recipe.json")
+                    if doing.recorded:
+                        doing.touched |= {folder, *exist}
+                    elif not has_begun:
+                        doing.touched |= self.inputs_of(folder)
                     built.append(folder)
                     if sweep:
-                        ledger = Ledger(builds=(*ledger.builds, Build(artifact=folder, trial=0)))
+                        build = Build(artifact=folder, trial=0, continued=has_begun)
+                        ledger = Ledger(builds=(*ledger.builds, build))
                         write_file(f"{self.uri}/{sweep}/ledger.json", json.dumps(asdict(ledger)).encode())
                 # The artifacts of trials are made by other processes, which have the plain root.
                 (self.root if sweep else root).make(
@@ -125,7 +130,7 @@ class MadeUp:
         def build(draft: Draft) -> Built:
             return Built([write_bytes(draft.uri, "summary.json", json.dumps(summary).encode())], {})
 
-        run = root.make(f"run-{doing.name}", {"artifacts": artifacts, "sweep": bool(sweep)}, build)
+        run = root.make(f"run-{doing.name}", {"settings": {"name": doing.name}, "artifacts": artifacts}, build)
         result = f"{run.name}-{run.digest}"
         if sweep:
             doing.touched.add(result)
