@@ -39,7 +39,7 @@ def hold_out(
     if empty := [name for name, count in zip(classes, left, strict=True) if not count]:
         raise InputError(
             f"{where}, but class '{empty[0]}' has no training sample left, since all segments of a video and all "
-            "copies of a file are held out together: lower --{name}, or label other samples of this class"
+            f"copies of a file are held out together: lower --{name}, or label other samples of this class"
         )
     return _split(root, labels, table, ~held), _split(root, labels, table, held)
 

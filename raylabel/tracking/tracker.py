@@ -100,7 +100,7 @@ def tracked(root: Root, recipe: Recipe, start: Prepared) -> Iterator[Tracker]:
     folder = f"{root.uri}/{FOLDER}/{run}"
     backends: dict[str, Callable[[], Backend]] = {"TensorBoard": lambda: TensorBoard(folder)}
     for name in recipe.track:  # imported in its thread: that takes seconds
-        backends[name] = lambda name=name: import_module(f"raylabel.tracking.{name}").open_backend(folder)
+        backends[name] = lambda name=name: import_module(f"raylabel.tracking.to_{name}").open_backend(folder)
     say_where(root)
     tracker = Tracker(Snapshot(recipe=recipe.name, run=run, settings=settings), backends)
     try:

@@ -92,8 +92,9 @@ def test_differences_are_measured(
 
 
 def test_timm_prepares_pictures_as_raylabel(resnet18: tuple[Shipped, Exported]) -> None:
-    network = timm.create_model(f"local-dir:{resnet18[1].folder}", pretrained=True)
-    transform: Any = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
+    data: Any = timm.data
+    network: Any = timm.create_model(f"local-dir:{resnet18[1].folder}", pretrained=True)
+    transform = data.create_transform(**data.resolve_model_data_config(network))
     pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
     picture = Image.fromarray(pixels).resize((250, 150), Image.Resampling.BICUBIC)
     folder = Path(resnet18[1].folder).parent
@@ -117,7 +118,8 @@ def test_the_batch_of_onnx_is_named_and_of_any_size(small: tuple[Shipped, Export
     assert [(one.name, one.shape) for one in session.get_inputs()] == [("images", ["batch", 3, 8, 8])]
     assert [(one.name, one.shape) for one in session.get_outputs()] == [("logits", ["batch", 10])]
     for batch in (1, 5):
-        assert session.run(None, {"images": np.zeros((batch, 3, 8, 8), np.float32)})[0].shape == (batch, 10)
+        (logits,) = session.run(None, {"images": np.zeros((batch, 3, 8, 8), np.float32)})
+        assert np.asarray(logits).shape == (batch, 10)
 
 
 def test_weights_are_those_of_the_root_and_no_path_of_the_machine_is_in_a_file(small: tuple[Shipped, Exported]) -> None:
@@ -132,7 +134,7 @@ def test_weights_are_those_of_the_root_and_no_path_of_the_machine_is_in_a_file(s
 
 def test_the_card_shows_names_and_does_not_interpret_them(small: tuple[Shipped, Exported]) -> None:
     text = (Path(small[1].folder) / "README.md").read_text()
-    card = huggingface_hub.ModelCard(text)
+    card: Any = huggingface_hub.ModelCard(text)
     assert card.data.to_dict()["pipeline_tag"] == "image-classification"
     assert [result.metric_value for result in card.data.eval_results or []] == [0.5]
     tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(card.text)

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import math
 import tarfile
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -279,7 +279,7 @@ def test_videos_and_their_segments(ray_local: None, tmp_path: Path) -> None:
         name, _, segment = uri.partition("#t=")
         span = tuple(float(end) if end else math.inf for end in segment.split(",")) if segment else ()
         span = (*span, math.inf)[:2] if span else ()
-        some = torch.from_numpy(eval_parser(view=view)(Path(name).read_bytes(), span))
+        some = torch.from_numpy(eval_parser(view=asdict(view))(Path(name).read_bytes(), span))
         with torch.inference_mode():
             expected = module(normalise(some, view)).double().softmax(1).mean(0)
         np.testing.assert_allclose(row["probabilities"], expected.sort(descending=True).values, rtol=1e-4, atol=1e-7)

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tracked import points, snapshot
@@ -17,7 +18,7 @@ from raylabel.evaluate.results import Metric
 from raylabel.store.artifact import Built, Draft, Root, write_bytes
 from raylabel.tracking.snapshot import Snapshot
 
-mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
+mlflow: Any = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
 
 # The server is in the package mlflow, which needs an older pyarrow than raylabel: it is in another environment.
 SERVER = os.environ.get("MLFLOW_SERVER", "")
@@ -53,12 +54,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def client(server: str, monkeypatch: pytest.MonkeyPatch) -> "mlflow.MlflowClient":
+def client(server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     return mlflow.MlflowClient()
 
 
-def history(client: "mlflow.MlflowClient", run: str, name: str) -> list[tuple[int, float]]:
+def history(client: Any, run: str, name: str) -> list[tuple[int, float]]:
     return [(metric.step, metric.value) for metric in client.get_metric_history(run, name)]
 
 
@@ -73,8 +74,8 @@ def finished(root: Root, one: Snapshot) -> Snapshot:
 
 
 @pytest.mark.slow
-def test_a_run_continues_with_each_point_once(client: "mlflow.MlflowClient", tmp_path: Path) -> None:
-    from raylabel.tracking.mlflow import RUN_ID, Mlflow
+def test_a_run_continues_with_each_point_once(client: Any, tmp_path: Path) -> None:
+    from raylabel.tracking.to_mlflow import RUN_ID, Mlflow
 
     root = Root.open(str(tmp_path / "root"))
     many = {f"field{number}": "x" * 7000 for number in range(250)}
@@ -108,8 +109,8 @@ def test_a_run_continues_with_each_point_once(client: "mlflow.MlflowClient", tmp
 
 
 @pytest.mark.slow
-def test_other_values_are_another_run(client: "mlflow.MlflowClient", tmp_path: Path) -> None:
-    from raylabel.tracking.mlflow import RUN_ID, Mlflow
+def test_other_values_are_another_run(client: Any, tmp_path: Path) -> None:
+    from raylabel.tracking.to_mlflow import RUN_ID, Mlflow
 
     one = replace(snapshot(teacher=points(4)), recipe="changed")
     Mlflow(str(tmp_path)).send(one)

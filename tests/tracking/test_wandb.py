@@ -15,7 +15,7 @@ pytest.importorskip("wandb", reason="the extra wandb is not installed")
 
 SEND = """
 import os, signal, sys
-from raylabel.tracking.wandb import Wandb
+from raylabel.tracking.to_wandb import Wandb
 from tracked import points, snapshot
 folder, *counts, seed, end = sys.argv[1:]
 backend = Wandb(folder)
@@ -46,7 +46,7 @@ def records(file: Path) -> Iterator[bytes]:
 
 def rows(folder: Path) -> tuple[list[dict], list[str]]:
     """All rows of all offline folders, in order, and the id of the run in each folder."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportMissingImports]
 
     found, ids = [], []
     for one in sorted(folder.glob("wandb/offline-run-*/*.wandb")):

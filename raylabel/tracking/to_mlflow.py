@@ -6,10 +6,10 @@ resumed with another number of workers gave other values than before, a new run 
 
 import time
 
-import mlflow
-import mlflow.exceptions
-from mlflow.entities import Metric, Param
-from mlflow.utils.validation import MAX_METRICS_PER_BATCH, MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
+import mlflow  # pyright: ignore[reportMissingImports]
+import mlflow.exceptions  # pyright: ignore[reportMissingImports]
+from mlflow.entities import Metric, Param  # pyright: ignore[reportMissingImports]
+from mlflow.utils.validation import MAX_METRICS_PER_BATCH, MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH  # pyright: ignore[reportMissingImports]
 
 from raylabel.store.files import read_file, write_file
 from raylabel.tracking.snapshot import Snapshot, flat

@@ -10,7 +10,7 @@ import json
 import uuid
 from typing import Any
 
-import wandb
+import wandb  # pyright: ignore[reportMissingImports]
 
 from raylabel.store.files import read_file, write_file
 from raylabel.text import slug
