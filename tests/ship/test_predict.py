@@ -15,14 +15,17 @@ import pytest
 import torch
 from corpora import add
 from finished_runs import finished_run, various_network
-from helpers import DIGITS_VIEW, digit_images, write_parquet
+from helpers import DIGITS_VIEW, digit_images, png, write_parquet
+from sklearn.datasets import load_digits
 from videos import scene, video
 
 from raylabel.compute.resources import Resources
-from raylabel.corpus import Corpus, units
+from raylabel.corpus import Corpus, index_corpus, units
 from raylabel.errors import InputError
+from raylabel.evaluate.classify import best_classes
 from raylabel.inference import scores as stage
-from raylabel.labels.teacher import Label
+from raylabel.labels.teacher import Label, TrainedNetwork
+from raylabel.labels.truth import GivenLabels
 from raylabel.media.image_views import eval_pixels, normalise
 from raylabel.media.parsers import eval_parser
 from raylabel.media.view import Clip, View
@@ -213,8 +216,7 @@ def test_members_of_tars_are_named_without_reading_them_again(case: Case, monkey
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["parquet", "csv"])
-def test_the_bytes_do_not_depend_on_the_actors_or_where_decoding_runs(case: Case, form: Any) -> None:
+def test_the_bytes_do_not_depend_on_the_actors_or_where_decoding_runs(case: Case) -> None:
     media, _ = digit_images()
     some = [b"no picture" if row % 100 == 7 else one for row, one in enumerate(media[:500])]
     write_parquet(case.folder / "a.parquet", some[:300])
@@ -222,18 +224,49 @@ def test_the_bytes_do_not_depend_on_the_actors_or_where_decoding_runs(case: Case
     made: list[dict[str, bytes]] = []
     for resources in Resources(teachers=1), Resources(teachers=3), Resources(teachers=1, decode="cluster"):
         case = make_case(case.folder, f"runs-{len(made)}")
-        corpus, to = Corpus(uri=(str(case.folder / "*.parquet"),)), case.folder / f"out-{len(made)}"
-        label = replace(LABEL, p=10, reject_limit=0.5)
-        predict(case.root, case.shipped, corpus, label, Output.of(str(to), form), resources)
-        made.append({str(path.relative_to(to)): path.read_bytes() for path in to.rglob(f"*.{form}")})
+        corpus, label = Corpus(uri=(str(case.folder / "*.parquet"),)), replace(LABEL, p=10, reject_limit=0.5)
+        made.append({})
+        for form in "parquet", "csv":
+            to = case.folder / f"{form}-{len(made)}"
+            predict(case.root, case.shipped, corpus, label, Output.of(str(to), form), resources)
+            made[-1] |= {str(path.relative_to(to)): path.read_bytes() for path in to.rglob(f"*.{form}")}
     assert made[0] == made[1] == made[2]
-    assert sorted(made[0]) == [f"{kind}/{n:06d}.{form}" for kind in ("predictions", "rejects") for n in range(5)]
-    if form == "parquet":
-        table = pq.read_table(case.folder / "out-0" / "predictions")
-        good = [row for row in range(500) if row % 100 != 7]
-        names = [f"a.parquet#{row}" if row < 300 else f"b.parquet#{row - 300}" for row in good]
-        assert table.column("uri").to_pylist() == [f"{case.folder}/{name}" for name in names]
-        np.testing.assert_allclose(np.array(table.column("probabilities").to_pylist()).sum(axis=1), 1, rtol=1e-5)
+    parts = [f"predictions/{part:06d}" for part in range(5)] + [f"rejects/{part:06d}" for part in range(4)]
+    assert sorted(made[0]) == sorted(f"{part}.{form}" for part in parts for form in ("parquet", "csv"))
+    table = pq.read_table(case.folder / "parquet-1" / "predictions")
+    good = [row for row in range(500) if row % 100 != 7]
+    names = [f"a.parquet#{row}" if row < 300 else f"b.parquet#{row - 300}" for row in good]
+    assert table.column("uri").to_pylist() == [f"{case.folder}/{name}" for name in names]
+    np.testing.assert_allclose(np.array(table.column("probabilities").to_pylist()).sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ten_thousand_files_get_the_classes_of_evaluation(ray_local: None, tmp_path: Path) -> None:
+    """The evaluation reads a table, and the prediction files in another root: their units and batches differ."""
+    case, rng = make_case(tmp_path), np.random.default_rng(0)
+    digits, labels = load_digits(return_X_y=True)
+    rows = np.arange(10_000) % len(labels)
+    noisy = np.clip(np.asarray(digits)[rows] * 15.9375 + rng.normal(0, 12, (10_000, 64)), 0, 255).astype(np.uint8)
+    media = [png(pixels.reshape(8, 8)) for pixels in noisy]
+    (tmp_path / "files").mkdir()
+    for row, one in enumerate(media):
+        (tmp_path / "files" / f"{row:05d}.png").write_bytes(one)
+    corpus = Corpus(uri=(str(write_parquet(tmp_path / "test.parquet", media, np.asarray(labels)[rows])),))
+    shards, resources = index_corpus(case.root, "test", corpus), Resources(teachers=2)
+    truth = GivenLabels(classes=tuple("0123456789")).label(case.root, corpus, shards)
+    config = replace(LABEL, p=5)
+    evaluated = TrainedNetwork(network=case.shipped.network, view=DIGITS_VIEW, config=config, resources=resources)
+    _, best = best_classes(evaluated.label(case.root, corpus, shards), truth)
+
+    other, output = Root.open(str(tmp_path / "other")), Output.of(str(tmp_path / "out.csv"), None)
+    files = Corpus(uri=(str(tmp_path / "files"),))
+    found = predict(other, case.shipped, files, config, output, resources)
+    table = read_csv(tmp_path / "out.csv")
+    assert [Path(row["uri"]).name for row in table] == [f"{row:05d}.png" for row in range(10_000)]
+    assert [int(row["class_index"]) for row in table] == best.tolist()
+    assert found.predicted == 10_000 and found.per_class == np.bincount(best, minlength=10).tolist()
+    assert len(np.unique(best)) > 5  # not all of one class
 
 
 @pytest.mark.slow
