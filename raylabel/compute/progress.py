@@ -210,8 +210,9 @@ class _Board:
 def make_board() -> Any:
     """The handle of an actor through which a driver and its training workers talk, and that can be sent to both.
 
-    `.set.remote(done, note, points)`, called by rank 0, returns whether training is preempted; `points` are those of
-    its curves. `.preempt.remote(whether)` sets that; it returns whether `set` was called since
+    `.set.remote(done, note, points)`, called by rank 0, returns whether training is preempted. `points` are those of
+    its curves, as lists and dicts: for any other type the actor would import its module, and PyTorch with it.
+    `.preempt.remote(whether)` sets whether training is preempted; it returns whether `set` was called since
     `.preempt.remote(False)`, that is, whether workers are training.
     The actor runs on the driver's node, so that it ends with the driver and with no other node.
     """

@@ -34,7 +34,6 @@ from raylabel.training.preemption import Agreement, handle_sigterm
 from raylabel.training.schedule import lr_at
 from raylabel.training.stream import Stream
 from raylabel.training.validation import VALIDATION, Validation, points_of
-from raylabel.training.watch import Points
 
 POINTS = 200  # points of a training curve
 
@@ -161,7 +160,7 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
             if rank == 0 and (step == last or time.monotonic() > reported + 1):
                 measured = f"validation {validated[-1]['accuracy']:.1%}" if validated else ""
                 notes = ", ".join(filter(None, (note, measured, writer.note)))
-                agreement.report(step * config.batch, notes, Points(curve, validated))
+                agreement.report(step * config.batch, notes, (curve, validated))
                 reported = time.monotonic()
             stop, save = agreement.after(step)
             if save or stop or step == last:

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 import ray
 import ray.train
 
-from raylabel.training.watch import Points
-
 AGREE = 2.0  # seconds between two agreements of all ranks; each is one small broadcast
 
 _TERMINATED = threading.Event()  # this worker was sent SIGTERM
@@ -35,7 +33,7 @@ class Agreement:
         self._answer: Any = None
         self._reported = False
 
-    def report(self, done: int, note: str, points: Points) -> None:
+    def report(self, done: int, note: str, points: tuple[list[Any], ...]) -> None:
         """Rank 0 reports progress to the board. The answer is read later, so that no step waits for it."""
         self._answer = self._board.set.remote(done, note, points)
 

@@ -4,7 +4,6 @@ Synchronous training on Ray Train (DDP). Each worker has its own BatchNorm stati
 The sum of a batch's gradients does not depend on how its images are distributed over the workers.
 """
 
-import functools
 import json
 from dataclasses import replace
 from typing import Any
@@ -59,7 +58,7 @@ def train(root: Root, name: str, task: TrainingTask, resources: Resources, watch
         ray.get(board.set.remote(before, ""))
         with (
             Progress(f"train {name}", config.processed, view.inputs, done=before) as progress,
-            shown(board, progress, functools.partial(watch, name)),
+            shown(board, progress, lambda points: watch(name, Points(*points))),
         ):
             settings, storage = {"task": worker_task, "checkpoints": checkpoints}, draft.scratch("ray_train")
             final = workers.run(run_worker, settings, storage, checkpoints, start, config.steps, progress.say)
