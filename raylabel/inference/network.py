@@ -28,8 +28,7 @@ CACHED_CLIPS = CACHED // 4
 class Network:
     """A trained network that ranks its classes for an image, or for a video by the mean of its clips' softmax."""
 
-    model: Artifact | None
-    """None: only `forward` is used."""
+    model: Artifact
     view: View
     precision: str
     p: int
@@ -52,7 +51,6 @@ class Network:
         from raylabel.models.head import float32_head
         from raylabel.models.trained import load_model
 
-        assert self.model is not None
         torch.set_num_threads(1)  # one single-threaded actor per core is faster than threads, and sums in one order
         device = torch.device("cuda" if gpu else "cpu")
         module = load_model(self.model).eval().to(device)
@@ -60,7 +58,7 @@ class Network:
             module = float32_head(module)
         module = module.to(memory_format=memory_format(module))  # pyright: ignore[reportCallIssue]
         if not gpu:
-            return lambda batches: (_to_numpy(self.forward(module, torch.from_numpy(b))) for b in batches)
+            return lambda batches: (_to_numpy(self._forward(module, torch.from_numpy(b))) for b in batches)
         check_compiler()
         use_full_float32()
         torch.backends.cudnn.deterministic = True
@@ -71,32 +69,12 @@ class Network:
         module = torch.compile(module, options={"deterministic": True})
         return lambda batches: self._run_on_gpu(module, batches)
 
-    def forward(self, module: Any, pixels: Any) -> tuple[Any, ...]:
-        """`Ranked` of pixels uint8 [B, H, W, 3] or [B, M, T, H, W, 3], on their device."""
-        import torch
-
-        from raylabel.inference.log_odds import top_classes, top_classes_of_clips
-
-        inputs = pixels.flatten(0, 1) if self.view.clip else pixels
-        cached = CACHED_CLIPS if self.view.clip else CACHED
-        step = len(inputs) if pixels.is_cuda else max(1, cached // (inputs[0].numel() // 3))
-        with torch.inference_mode():
-            logits = torch.cat([self.logits(module, some) for some in inputs.split(step)])
-            if self.view.clip:
-                return top_classes_of_clips(logits.unflatten(0, pixels.shape[:2]), self.p)
-            return top_classes(logits, self.p)
+    def _forward(self, module: Any, pixels: Any) -> tuple[Any, ...]:
+        return rank_classes(module, pixels, self.view, self.precision, self.p)
 
     def logits(self, module: Any, pixels: Any) -> Any:
-        """float32 [B, C] of pixels uint8 [B, H, W, 3], or [B, T, H, W, 3] of clips, in one pass. In bf16, `module` is
-        one of `float32_head`."""
-        import torch
-
-        from raylabel.media.image_views import normalise
-        from raylabel.models.build import input_dtype
-
-        bf16 = self.precision == "bf16"
-        with torch.inference_mode(), torch.autocast(pixels.device.type, torch.bfloat16, enabled=bf16):
-            return module(normalise(pixels, self.view, input_dtype(module, bf16))).float()
+        """`logits_of` in the view and the precision of the network."""
+        return logits_of(module, pixels, self.view, self.precision)
 
     def _run_on_gpu(self, module: Any, batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
         """Yields each result one batch late: while the GPU works on a batch, the next is decoded and copied to it."""
@@ -109,7 +87,7 @@ class Network:
                 pixels = staged.to("cuda", non_blocking=True)
             torch.cuda.current_stream().wait_stream(copying)
             pixels.record_stream(torch.cuda.current_stream())  # otherwise its memory could be reused while it is read
-            found = self.forward(module, pixels)
+            found = self._forward(module, pixels)
             back = tuple(
                 torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True) for x in found
             )
@@ -120,6 +98,35 @@ class Network:
                 yield _when_done(*waiting.popleft())
         while waiting:
             yield _when_done(*waiting.popleft())
+
+
+def rank_classes(module: Any, pixels: Any, view: View, precision: str, p: int) -> tuple[Any, ...]:
+    """`Ranked` of pixels uint8 [B, H, W, 3] or [B, M, T, H, W, 3], on their device, by a module in evaluation mode."""
+    import torch
+
+    from raylabel.inference.log_odds import top_classes, top_classes_of_clips
+
+    inputs = pixels.flatten(0, 1) if view.clip else pixels
+    cached = CACHED_CLIPS if view.clip else CACHED
+    step = len(inputs) if pixels.is_cuda else max(1, cached // (inputs[0].numel() // 3))
+    with torch.inference_mode():
+        logits = torch.cat([logits_of(module, some, view, precision) for some in inputs.split(step)])
+        if view.clip:
+            return top_classes_of_clips(logits.unflatten(0, pixels.shape[:2]), p)
+        return top_classes(logits, p)
+
+
+def logits_of(module: Any, pixels: Any, view: View, precision: str) -> Any:
+    """float32 [B, C] of pixels uint8 [B, H, W, 3], or [B, T, H, W, 3] of clips, in one pass. In bf16, the last layer is
+    computed in float32 if `module` is one of `float32_head`."""
+    import torch
+
+    from raylabel.media.image_views import normalise
+    from raylabel.models.build import input_dtype
+
+    bf16 = precision == "bf16"
+    with torch.inference_mode(), torch.autocast(pixels.device.type, torch.bfloat16, enabled=bf16):
+        return module(normalise(pixels, view, input_dtype(module, bf16))).float()
 
 
 def _when_done(done: Any, staged: Any, back: tuple[Any, ...]) -> Ranked:

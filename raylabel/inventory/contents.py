@@ -17,12 +17,11 @@ import pyarrow.fs as pafs
 
 from raylabel.store.artifact import MANIFEST, RECIPE, digest
 from raylabel.store.files import filesystem, is_local, read_file, reading, unreadable
+from raylabel.store.names import LEDGER, SUMMARY, SWEEP_SUMMARY
 from raylabel.store.uses import FOLDER, Record, read_records
 from raylabel.text import points
 
 THREADS = 32  # that read small files, which is mostly waiting
-SWEEP, LEDGER = "sweep.json", "ledger.json"  # of the folder of a sweep; the former once it is finished
-SUMMARY = "summary.json"  # of the artifact of a run
 
 NAME = re.compile(r"(?P<name>[^/]+)-(?P<digest>[0-9a-f]{12})")
 DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{12}(?![0-9a-f])")
@@ -124,11 +123,11 @@ def _read(root: str, name: str, mentioned: set[str]) -> Folder | None:
     recipe, manifest = _text(f"{uri}/{RECIPE}"), _text(f"{uri}/{MANIFEST}")
     folder = Folder(name=name, complete=False, bytes=0, known_as=frozenset({own}))
     if of.startswith("sweep-"):
-        ledger, results = _text(f"{uri}/{LEDGER}"), _text(f"{uri}/{SWEEP}")
+        ledger, results = _text(f"{uri}/{LEDGER}"), _text(f"{uri}/{SWEEP_SUMMARY}")
         if ledger is None and not _is_recipe(recipe, of, own):
             return replace(folder, sweep=True, bytes=_size(uri)) if recipe is None and name in mentioned else None
         digests = _digests(*(text for text in (recipe, ledger, results) if text))
-        when = _time(f"{uri}/{SWEEP}") if results else ""
+        when = _time(f"{uri}/{SWEEP_SUMMARY}") if results else ""
         done = results is not None
         builds = _json(f"{uri}/{LEDGER}", ledger).get("builds", []) if ledger else []
         built = frozenset(build["artifact"] for build in builds if not build.get("continued"))

@@ -12,7 +12,8 @@ from raylabel.models.build import build
 from raylabel.models.config import Model
 from raylabel.models.head import head_of
 from raylabel.models.init import TRUNK, Init
-from raylabel.models.trained import WEIGHTS, open_network
+from raylabel.models.trained import WEIGHTS as FILE
+from raylabel.models.trained import open_network
 from raylabel.models.weights import (
     checkpoint_digest,
     current_names,
@@ -24,6 +25,8 @@ from raylabel.models.weights import (
 )
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
 
+WEIGHTS = "weights"
+"""The name of artifacts with weights that the user gives to start from."""
 _TORCHVISION = re.compile(r"\w+_Weights\.\w+")
 
 
@@ -40,10 +43,10 @@ def import_weights(root: Root, weights: str, model: Model) -> Artifact:
                 raise InputError(f"weights {weights} are for {known.arch}, not for {model.arch}: give others")
         else:
             state = current_names(read_checkpoint(weights), model.arch)
-        return Built([write_bytes(draft.uri, WEIGHTS, save_tensors(state))], {"source": weights})
+        return Built([write_bytes(draft.uri, FILE, save_tensors(state))], {"source": weights})
 
     source = weights if _TORCHVISION.fullmatch(weights) else checkpoint_digest(weights)
-    return root.make("weights", {"source": source, "arch": model.arch}, build_copy)
+    return root.make(WEIGHTS, {"source": source, "arch": model.arch}, build_copy)
 
 
 def start_network(model: Model, classes: int, init: Init, weights: Artifact | None) -> nn.Module:
@@ -57,7 +60,7 @@ def start_network(model: Model, classes: int, init: Init, weights: Artifact | No
 
 def read_weights(weights: Artifact) -> dict[str, Tensor]:
     """The tensors of an artifact with weights, by name."""
-    return safetensors.torch.load(weights.read(WEIGHTS))
+    return safetensors.torch.load(weights.read(FILE))
 
 
 def taken(network: nn.Module, state: Mapping[str, Tensor], init: Init, where: str) -> dict[str, Tensor]:

@@ -26,9 +26,9 @@ from raylabel.schema import PICKS
 from raylabel.selection.shuffle import BATCH_ROWS
 from raylabel.store.artifact import Artifact, Built, Draft, identity_of, write_bytes
 from raylabel.store.files import filesystem, reading
+from raylabel.store.names import PAGE, SUMMARY
 from raylabel.text import slug
 
-SUMMARY, PAGE = "summary.json", "report.html"
 STRIPS = 10  # classes whose picks are shown
 # Rows of the table of stages → stages of the run.
 ROWS = {

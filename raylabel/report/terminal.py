@@ -7,6 +7,7 @@ from rich.text import Text
 
 from raylabel.evaluate.results import CLIP_TOP1, TOP1, TOP5, Metric
 from raylabel.report.summary import MODELS, Summary, interval, verdict
+from raylabel.store.names import PAGE, SUMMARY
 from raylabel.text import encodable, percent, percent_range, text_of
 
 WIDTH = 100
@@ -58,7 +59,7 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
         say(f"warning: {text}", "bold red")
     console.print(_stage_table(summary, console), width=min(console.width, WIDTH))
     say(f"hardware: {summary.hardware}")
-    for name in ("report.html", "summary.json"):  # one line each, however long, so that the path can be copied
+    for name in (PAGE, SUMMARY):  # one line each, however long, so that the path can be copied
         console.print(Text(encodable(f"{folder.rstrip('/')}/{name}", console)), soft_wrap=True)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from raylabel.models.start import WEIGHTS
 from raylabel.models.weights import torchvision_meta
 from raylabel.report.summary import MODELS
 from raylabel.ship.lineage import Step
@@ -42,11 +43,15 @@ def _words(settings: Mapping[str, Any]) -> str:
 
 
 _MADE = {
+    WEIGHTS: "weights that a training started from",
     "shards-labeled": "index of the labeled set",
+    "shards-validation": "index of the validation set",
     "shards-unlabeled": "index of the unlabeled corpus",
     "truth": "labels of the labeled set, by people",
     "media-labeled": "encoded bytes of the labeled set",
+    "media-validation": "encoded bytes of the validation set",
     "media-picked": "encoded bytes of the picks",
+    "examples-validation": "the validation set with its labels",
     "examples-labeled": "training examples: the labeled set with its labels",
     "examples-picked": "training examples: the picks with their pseudo-labels",
     "scores": "scores of the unlabeled corpus by a network",
@@ -72,17 +77,22 @@ def licence_section(settings: Mapping[str, Any], steps: list[Step]) -> str:
     for step in steps:
         if step.given:
             part = "these are its weights" if step is steps[-1] else "this network depends on it"
-            lines.append(f"- {code(step.folder)} ({part}): {_licence(step.given, settings)}.")
+            lines.append(f"- {code(step.folder)} ({part}): {_licence(step, settings)}.")
+        if step.foreign:
+            digest = code(step.foreign)
+            lines.append(f"- {code(step.folder)} started from weights of another root, {digest}: state their licence.")
     return "\n".join(lines) or "None: every network in the lineage was trained by raylabel from random weights."
 
 
-def _licence(given: str, settings: Mapping[str, Any]) -> str:
+def _licence(step: Step, settings: Mapping[str, Any]) -> str:
+    given = step.given
     if meta := torchvision_meta(given):
         if stated := meta.get("license"):
             return f"torchvision's {code(given)}, under {stated}"
         return (
             f"torchvision's {code(given)}; torchvision states no licence for it. How it was trained: {meta['recipe']}"
         )
-    checkpoint = settings["teacher"].get("checkpoint")
+    of_teacher = settings["teacher"].get("checkpoint")
+    checkpoint = step.artifact.info["source"] if step.artifact.name == WEIGHTS else of_teacher
     named = f"the checkpoint {code(checkpoint)}" if checkpoint else "a checkpoint"
     return f"{named} with sha256 {code(given)}; its licence is not known: state it here"

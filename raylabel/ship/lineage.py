@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
+from raylabel.models.start import WEIGHTS
 from raylabel.ship.shipped import Shipped
 from raylabel.store.artifact import Artifact
 from raylabel.store.files import filesystem, reading
@@ -28,10 +29,18 @@ class Step:
 
     @property
     def given(self) -> str:
-        """Of a network that raylabel did not train: the name of torchvision's weights, or the sha256 of the checkpoint.
-        Otherwise empty."""
-        source = self.artifact.identity.get("source")
-        return source if isinstance(source, str) and "model" in self.artifact.identity else ""
+        """Of weights that raylabel did not train: the name of torchvision's, or the sha256 of the checkpoint. Otherwise
+        empty."""
+        identity = self.artifact.identity
+        weights = "model" in identity or self.artifact.name == WEIGHTS
+        source = identity.get("source")
+        return source if isinstance(source, str) and weights else ""
+
+    @property
+    def foreign(self) -> str:
+        """The digest of the weights that its training started from, if they are of another root. Otherwise empty."""
+        init = self.artifact.identity.get("init")
+        return init if init and not any(folder.endswith(f"-{init}") for folder in self.inputs) else ""
 
 
 def lineage(shipped: Shipped) -> list[Step]:

@@ -3,22 +3,20 @@
 Letters: n samples, S side of the square at evaluation, T frames of a clip.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from raylabel import datasets
-from raylabel.corpus import Corpus, Shards, read_keys
+from raylabel.corpus import Shards, read_keys
 from raylabel.errors import InputError
 from raylabel.media.image_views import normalise
 from raylabel.media.parsers import eval_parser
 from raylabel.media.sandbox.sandbox import Parser, Sandbox
 from raylabel.schema import make_key
-from raylabel.ship.shipped import Shipped
+from raylabel.ship.shipped import Shipped, corpus_of
 from raylabel.store.artifact import Artifact
 
 SAMPLES = 32
@@ -57,12 +55,6 @@ def shards_of_test(shipped: Shipped) -> Artifact:
     """SHARDS of the run's test set."""
     folder = next(f for f in shipped.run["artifacts"].values() if f.startswith("shards-test-"))
     return Artifact(f"{shipped.root.uri}/{folder}", *folder.rsplit("-", 1))
-
-
-def corpus_of(settings: Mapping[str, Any]) -> Corpus:
-    """The corpus whose `identity_of` is `settings`."""
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
-    return Corpus(**values)
 
 
 def evenly_spaced(shards: Shards, count: int) -> list[int]:

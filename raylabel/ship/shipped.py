@@ -12,18 +12,19 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
+from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.evaluate.results import TEACHER
 from raylabel.labels.teacher import Label
 from raylabel.media.view import Clip, View
 from raylabel.models.trained import WEIGHTS, open_network
-from raylabel.report.run import SUMMARY
 from raylabel.store.artifact import MANIFEST, Artifact, Root
 from raylabel.store.files import filesystem, read_file, reading
+from raylabel.store.names import SUMMARY, SWEEP_SUMMARY
 from raylabel.text import listed
 
 THREADS = 32
-SOUP, SWEEP = "soup", "sweep.json"
+SOUP = "soup"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +75,22 @@ def find_network(uri: str, run: str = "") -> Shipped:
     return first
 
 
+def corpus_of(settings: Mapping[str, Any]) -> Corpus:
+    """The corpus whose `identity_of` is `settings`."""
+    return Corpus(**_fields(settings))
+
+
 def view_of(settings: Mapping[str, Any]) -> View:
     """The view whose `identity_of` is `settings`."""
-    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()}
+    values = _fields(settings)
     if clip := settings.get("clip"):
         values["clip"] = Clip(**clip)
     return View(**values)
+
+
+def _fields(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config. JSON has lists where they are tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
 def _open(uri: str) -> Artifact:
@@ -106,7 +117,7 @@ def _sweeps(root: Root, network: Artifact) -> dict[str, dict[str, Any]]:
     if network.name != SOUP:
         return {}
     folder = network.uri.rpartition("/")[2]
-    found = _read_all(root, "sweep-", lambda name: json.loads(read_file(f"{root.uri}/{name}/{SWEEP}"))).values()
+    found = _read_all(root, "sweep-", lambda name: json.loads(read_file(f"{root.uri}/{name}/{SWEEP_SUMMARY}"))).values()
     mine = [one for one in found if (one.get("soup") or {}).get("artifact") == folder]
     return {one["run"].rpartition("/")[2]: one for one in mine}
 

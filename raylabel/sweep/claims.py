@@ -16,8 +16,7 @@ import ray.exceptions
 from raylabel.errors import InputError, find_input_error
 from raylabel.store.artifact import RECIPE, Artifact, Built, Draft, Root, digest
 from raylabel.store.files import read_file, write_file
-
-LEDGER = "ledger.json"
+from raylabel.store.names import LEDGER
 
 
 @dataclass(frozen=True, kw_only=True)

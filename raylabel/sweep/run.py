@@ -22,6 +22,7 @@ from raylabel.recipes.recipe import Recipe, check_classes, check_recipe
 from raylabel.report.run import write_report
 from raylabel.store.artifact import Artifact, Root, digest, identity_of, write_recipe
 from raylabel.store.files import write_file
+from raylabel.store.names import SWEEP_PAGE, SWEEP_SUMMARY
 from raylabel.sweep.claims import Ledger, make_claims
 from raylabel.sweep.config import STAGES, SweepConfig
 from raylabel.sweep.page import write_sweep_page
@@ -32,8 +33,6 @@ from raylabel.sweep.trial import TrialTask
 from raylabel.sweep.tune import ConcurrencyLimit, run_trials
 from raylabel.text import slug
 from raylabel.training.digests import read_digests
-
-SUMMARY, PAGE = "sweep.json", "sweep.html"
 
 
 def sweep(
@@ -104,8 +103,8 @@ def sweep(
         arguments=tuple(arguments),
         programs=programs,
     )
-    write_file(f"{folder}/{SUMMARY}", json.dumps(found_all.to_dict(), indent=2, ensure_ascii=False).encode())
-    write_file(f"{folder}/{PAGE}", write_sweep_page(found_all, folder).encode())
+    write_file(f"{folder}/{SWEEP_SUMMARY}", json.dumps(found_all.to_dict(), indent=2, ensure_ascii=False).encode())
+    write_file(f"{folder}/{SWEEP_PAGE}", write_sweep_page(found_all, folder).encode())
     return found_all, folder
 
 

@@ -12,11 +12,11 @@ from mlflow.entities import Metric, Param  # pyright: ignore[reportMissingImport
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH, MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH  # pyright: ignore[reportMissingImports]
 
 from raylabel.store.files import read_file, write_file
+from raylabel.store.names import PAGE, SUMMARY
 from raylabel.tracking.snapshot import Snapshot, flat
 
 RUN_ID = "mlflow.txt"  # in the folder of the run, with the id of the run in MLflow
 STATUS = {"running": "RUNNING", "stopped": "KILLED", "finished": "FINISHED"}
-FILES = "report.html", "summary.json"
 
 
 class Mlflow:
@@ -49,7 +49,7 @@ class Mlflow:
             self._sent[metric.key][metric.step] = metric.value
         if snapshot.state != self._status:
             if snapshot.report:
-                for file in FILES:
+                for file in (PAGE, SUMMARY):
                     self._client.log_text(self._id, snapshot.report.read(file).decode(), file)
             self._client.update_run(self._id, STATUS[snapshot.state])
             self._status = snapshot.state

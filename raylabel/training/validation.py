@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from raylabel.compute.watchdog import heartbeat
-from raylabel.inference.network import Network
-from raylabel.media.sandbox.sandbox import Sandbox
+from raylabel.inference.network import rank_classes
+from raylabel.media.parsers import eval_parser
+from raylabel.media.sandbox.sandbox import Parser, Sandbox
 from raylabel.media.view import View
 from raylabel.prefetch import ahead
 from raylabel.store.artifact import Artifact
@@ -25,7 +26,7 @@ CHUNK = {"images": 64, "clips": 4}  # samples that pass the network together; a 
 AHEAD = 2  # chunks that are decoded ahead
 
 VALIDATION = "validation.json"
-"""File of a trained network with its points: [{images, accuracy, samples}]."""
+"""File of a trained network with its points: [{images, accuracy}]."""
 
 
 def points_of(config: Train) -> set[int]:
@@ -41,10 +42,9 @@ class Validation:
     """Measures networks on EXAMPLES. Each worker reads and decodes its share at each point. To be closed."""
 
     def __init__(self, examples: Artifact, view: View, precision: str, rank: int, world: int, threads: int):
-        self._examples, self._view, self._threads = examples, view, threads
+        self._examples, self._view, self._precision, self._threads = examples, view, precision, threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="validation-decode")
-        self._network = Network(None, view, precision, 1)
-        self._sandbox = Sandbox(self._network.parser, threads)
+        self._sandbox = Sandbox(Parser.of(eval_parser, view.cpu_seconds, view=view), threads)
         self._groups = row_groups_of(examples)
         lanes = self._groups.load(range(self._groups.lanes), 0)
         whole = [(number, group) for number, lane in sorted(lanes.items()) for group in range(len(lane.items))]
@@ -65,8 +65,8 @@ class Validation:
                 for filling, pixels, labels in chunks:
                     for each in filling:
                         each.result()
-                    classes = self._network.forward(module, torch.from_numpy(pixels).to(device))[0][:, 0]
-                    right += (classes == torch.from_numpy(labels).to(device)).sum()
+                    found = rank_classes(module, torch.from_numpy(pixels).to(device), self._view, self._precision, 1)
+                    right += (found[0][:, 0] == torch.from_numpy(labels).to(device)).sum()
                     heartbeat()
         finally:
             for each, training in modes.items():

@@ -10,8 +10,9 @@ from figures import interleave, print_value
 
 from raylabel.models import Model
 from raylabel.models.build import build
+from raylabel.models.trained import CURVE
 from raylabel.training import checkpoint
-from raylabel.training.checkpoint import Checkpoints, Files, Writer
+from raylabel.training.checkpoint import STATE, Checkpoints, Files, Writer
 from raylabel.training.config import Train
 from raylabel.training.learner import Learner
 from raylabel.training.loop import _snapshot
@@ -50,7 +51,7 @@ def row_7() -> None:
             checkpoints = _Counted(folder)
             writer = Writer(checkpoints, MINUTES, lambda: None)
             begin = time.thread_time()
-            writer.write(1, _snapshot(learner, [], {"step": 1}))
+            writer.write(1, _snapshot(learner, {CURVE: [], STATE: {"step": 1}}))
             assert not checkpoints.seconds, "training waited for the store"
             copying = time.thread_time() - begin
             writer.wait()

@@ -45,7 +45,7 @@ class FileNetwork(Network):
 
         def run(batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
             for batch in batches:
-                classes, log_odds, logits = (x.numpy() for x in self.forward(module, torch.from_numpy(batch)))
+                classes, log_odds, logits = (x.numpy() for x in self._forward(module, torch.from_numpy(batch)))
                 yield classes, log_odds, logits
 
         return run

@@ -181,11 +181,11 @@ def settings_of_torch(task: TrainingTask, folder: str) -> dict:
     from raylabel.training import loop
 
     def compiled(*arguments: Any) -> Any:
-        module = loop_build(*arguments)
+        module = start(*arguments)
         module.compile()  # in place, so that the names of the weights stay
         return module
 
-    loop_build = loop.build
+    start = loop.start_network
     found = {"as it is": train(task, f"{folder}/0")["curve"]}
     torch.backends.cudnn.benchmark = True
     try:
@@ -194,7 +194,7 @@ def settings_of_torch(task: TrainingTask, folder: str) -> dict:
         torch.backends.cudnn.benchmark = False
     found["contiguous"] = train(task, f"{folder}/2", memory_format=lambda _: torch.contiguous_format)["curve"]
     if GPU:
-        found["compiled"] = train(task, f"{folder}/3", build=compiled)["curve"]
+        found["compiled"] = train(task, f"{folder}/3", start_network=compiled)["curve"]
     bf16 = replace(task, precision="bf16")
     found["bf16"] = train(bf16, f"{folder}/4")["curve"]
     return found

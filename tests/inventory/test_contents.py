@@ -92,7 +92,8 @@ def test_what_killed_processes_left_is_deleted(root: MadeUp) -> None:
     old, new = f".probe-{ids[0]}", f".probe-{ids[1]}"
     for name in old, new, f"pilot-{ids[2]}/scores-0123456789ab/x", f"pilot-{ids[3]}/pretrain/scratch/x":
         write_file(f"{root.uri}/{name}", b"left")
-    os.utime(f"{root.uri}/{old}", (time.time() - 7200,) * 2)
+    long_ago = time.time() - 7200
+    os.utime(f"{root.uri}/{old}", (long_ago, long_ago))
     root.execute(Doing("three", root.steps([6])), stop=5, inside=True)  # finds all
     draft = Doing("four", (0,))
     temporary = f"uses/{draft.name}.json.{ids[4]}.tmp", f"drivers/x.json.{ids[5]}.tmp"

@@ -19,7 +19,6 @@ from raylabel.labels.teacher import Label
 from raylabel.media.image_views import normalise
 from raylabel.media.video_views import eval_clips
 from raylabel.media.view import Clip, View
-from raylabel.report.run import SUMMARY
 from raylabel.report.summary import MODELS
 from raylabel.ship.card import measured
 from raylabel.ship.card_history import licence_section, lineage_section, training
@@ -28,6 +27,7 @@ from raylabel.ship.samples import real_samples
 from raylabel.ship.shipped import Shipped, find_network
 from raylabel.store.artifact import Artifact, Built, Root, identity_of, write_bytes
 from raylabel.store.files import write_file
+from raylabel.store.names import SUMMARY
 from raylabel.sweep.result import Soup, Sweep
 from raylabel.sweep.soup import average
 
@@ -89,6 +89,20 @@ def test_licences_of_given_weights(tmp_path: Path, source: str, checkpoint: str,
     assert text.startswith(f"- `teacher-{teacher.digest}` (this network depends on it): ") and words in text
     assert "(these are its weights)" in licence_section(settings, lineage(shipped(root, teacher)))
     assert text.count("\n") == 0
+
+
+def test_licences_of_weights_that_a_training_started_from(tmp_path: Path) -> None:
+    root = Root.open(str(tmp_path))
+    file = root.make("weights", {"source": "f" * 64, "arch": "resnet50"}, lambda _: Built([], {"source": "a.pt"}))
+    pretrained = made(root, "pretrained", init=file.digest)
+    text = licence_section({"teacher": {}}, lineage(shipped(root, made(root, "student", init=pretrained.digest))))
+    assert text.startswith(f"- `weights-{file.digest}` (this network depends on it): the checkpoint `a.pt` with sha256")
+    assert text.count("\n") == 0
+    student = made(root, "student", init="0123456789ab")
+    text = licence_section({"teacher": {}}, lineage(shipped(root, student)))
+    assert text == (
+        f"- `student-{student.digest}` started from weights of another root, `0123456789ab`: state their licence."
+    )
 
 
 def test_a_training_in_words(tmp_path: Path) -> None:

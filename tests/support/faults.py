@@ -49,13 +49,13 @@ def arm() -> None:
 def _slow_network(seconds: float, end: str) -> None:
     from raylabel.inference.network import Network
 
-    forward = Network.forward
+    forward = Network._forward
 
     def slow(self: Network, module: Any, pixels: Any) -> Any:
         time.sleep(0 if os.path.exists(end) else seconds)
         return forward(self, module, pixels)
 
-    Network.forward = slow
+    Network._forward = slow
 
 
 def _slow_training(seconds: float, end: str) -> None:

@@ -11,8 +11,8 @@ from raylabel.media.image_views import normalise
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.build import build
-from raylabel.report.run import SUMMARY
 from raylabel.store.artifact import Artifact, Built, Root, identity_of, write_bytes
+from raylabel.store.names import SUMMARY
 
 
 def finished_run(root: Root, network: Artifact, view: View, label: Label, classes: Sequence[str]) -> Artifact:

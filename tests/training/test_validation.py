@@ -86,11 +86,11 @@ def test_workers_share_the_set(examples, monkeypatch):
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
     seen: list[tuple[int, bytes]] = []
 
-    def record(self: Any, module: Any, pixels: torch.Tensor) -> tuple[torch.Tensor]:
+    def record(module: Any, pixels: torch.Tensor, *_: Any) -> tuple[torch.Tensor]:
         seen.extend((len(pixels), each.numpy().tobytes()) for each in pixels)
         return (torch.full((len(pixels), 1), 3),)
 
-    monkeypatch.setattr("raylabel.inference.network.Network.forward", record)
+    monkeypatch.setattr(validation, "rank_classes", record)
     monkeypatch.setitem(validation.CHUNK, "images", 16)
     for world in 1, 3:
         shares = []
