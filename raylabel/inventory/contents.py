@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 
 from raylabel.store.artifact import MANIFEST, RECIPE, digest
 from raylabel.store.files import filesystem, is_local, read_file, reading, unreadable
-from raylabel.store.names import LEDGER, SUMMARY, SWEEP_SUMMARY
+from raylabel.store.names import LEDGER, SUMMARY, SWEEP_SUMMARY, TRACKING
 from raylabel.store.uses import FOLDER, Record, read_records
 from raylabel.text import points
 
@@ -28,7 +28,7 @@ DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{12}(?![0-9a-f])")
 UUID = r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}"  # as uuid.uuid4 makes them
 PILOT, PROBE = re.compile(rf"pilot-{UUID}"), re.compile(rf"\.probe-{UUID}")
 TEMPORARY = re.compile(rf".+\.{UUID}\.tmp")
-OWN = {"drivers", FOLDER}
+OWN = {"drivers", FOLDER, TRACKING}
 """Folders of raylabel that are no results."""
 OLD = 3600  # seconds after which a probe is one of a killed process: a run writes one before it has the root lock
 

@@ -1,4 +1,4 @@
-"""Names of files in a root that several rooms write or read. What they contain is described where they are written."""
+"""Names of files and folders in a root that several rooms use. What they contain is described where it is written."""
 
 SUMMARY, PAGE = "summary.json", "report.html"
 """Of a finished run."""
@@ -6,3 +6,5 @@ SWEEP_SUMMARY, SWEEP_PAGE = "sweep.json", "sweep.html"
 """Of a finished sweep."""
 LEDGER = "ledger.json"
 """Of a sweep: which trial built and used which artifact."""
+TRACKING = "tracking"
+"""The folder of the curves of all runs."""

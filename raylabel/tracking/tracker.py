@@ -18,12 +18,12 @@ from raylabel.evaluate.results import Metric
 from raylabel.pipelines.inputs import Prepared
 from raylabel.recipes.recipe import Recipe
 from raylabel.store.artifact import Artifact, Root, digest, identity_of
+from raylabel.store.names import TRACKING
 from raylabel.text import one_line, slug
 from raylabel.tracking.snapshot import Snapshot
 from raylabel.tracking.tensorboard import TensorBoard
 from raylabel.training.watch import Points
 
-FOLDER = "tracking"  # in the root; a folder for each run
 EVERY = 5.0  # seconds between two snapshots
 RETRY = 60.0  # seconds after a failure
 LAST = {"finished": 60.0, "stopped": 5.0}  # seconds that the last snapshot may take; a machine may be about to go
@@ -88,7 +88,7 @@ class Tracker:
 
 
 def say_where(root: Root) -> None:
-    say(f"curves: tensorboard --logdir {shlex.quote(f'{root.uri}/{FOLDER}')}")
+    say(f"curves: tensorboard --logdir {shlex.quote(f'{root.uri}/{TRACKING}')}")
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def tracked(root: Root, recipe: Recipe, start: Prepared) -> Iterator[Tracker]:
     settings = identity_of(recipe)
     inputs = {name: shards.digest for name, shards in start.shards.items()}
     run = f"{slug(recipe.name)}-{digest({'settings': settings, 'inputs': inputs})}"
-    folder = f"{root.uri}/{FOLDER}/{run}"
+    folder = f"{root.uri}/{TRACKING}/{run}"
     backends: dict[str, Callable[[], Backend]] = {"TensorBoard": lambda: TensorBoard(folder)}
     for name in recipe.track:  # imported in its thread: that takes seconds
         backends[name] = lambda name=name: import_module(f"raylabel.tracking.to_{name}").open_backend(folder)

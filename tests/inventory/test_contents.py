@@ -202,6 +202,7 @@ def test_a_root_in_an_object_store(bucket: str, server: Cloud) -> None:
     root.execute(Doing("one", root.steps([4])))
     root.execute(killed := Doing("two", root.steps([6])), stop=4, inside=True)
     write_file(f"{uri}/notes.txt", b"mine")
+    write_file(f"{uri}/tracking/run-0123456789ab/student/events", b"curves")
     with server.counting() as requests:
         contents = read_contents(uri)
     count = len(contents.folders)
