@@ -1,6 +1,7 @@
 """The layers of the package: imports point down, no two modules import each other, and files stay small."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def _layer(module: str) -> int:
     return found[0]
 
 
+@functools.cache
 def _imports(path: Path) -> set[str]:
     """The modules of the package that a file imports, or names in them, without imports for type checkers only."""
     found = set()
@@ -66,6 +68,7 @@ def _is_type_checking(node: ast.If) -> bool:
     return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
+@functools.cache
 def _modules() -> dict[str, Path]:
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):

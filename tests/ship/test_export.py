@@ -63,6 +63,7 @@ def files(exported: Exported) -> set[str]:
     return {path.name for path in Path(exported.folder).iterdir()}
 
 
+@pytest.mark.slow
 def test_formats_give_the_same_logits_in_a_process_without_raylabel(
     small: tuple[Shipped, Exported], resnet18: tuple[Shipped, Exported], tmp_path: Path
 ) -> None:
@@ -74,15 +75,19 @@ def test_formats_give_the_same_logits_in_a_process_without_raylabel(
     assert list(check_formats(exported, tmp_path).values()) == [3, 4]
 
 
-def test_differences_are_measured(
-    small: tuple[Shipped, Exported], resnet18: tuple[Shipped, Exported], inputs: torch.Tensor
-) -> None:
-    for exported, more in ((small[1], []), (resnet18[1], ["timm"])):
-        differences = exported.parity.differences
-        assert list(differences) == [WEIGHTS, *more, "model.pt2", "model.onnx"]
-        assert exported.parity.samples == 32
-        assert {value for name, value in differences.items() if name != "model.onnx"} == {0}
-        assert 0 < differences["model.onnx"] < 1e-4
+@pytest.mark.parametrize(
+    ("fixture", "more"), [("small", []), pytest.param("resnet18", ["timm"], marks=pytest.mark.slow)]
+)
+def test_all_formats_are_compared(fixture: str, more: list[str], request: pytest.FixtureRequest) -> None:
+    exported = request.getfixturevalue(fixture)[1]
+    differences = exported.parity.differences
+    assert list(differences) == [WEIGHTS, *more, "model.pt2", "model.onnx"]
+    assert exported.parity.samples == 32
+    assert {value for name, value in differences.items() if name != "model.onnx"} == {0}
+    assert 0 < differences["model.onnx"] < 1e-4
+
+
+def test_differences_are_measured(small: tuple[Shipped, Exported], inputs: torch.Tensor) -> None:
     session = onnxruntime.InferenceSession(f"{small[1].folder}/model.onnx")
     with torch.inference_mode():
         expected = load_model(small[0].network).eval()(inputs).numpy()
@@ -91,6 +96,7 @@ def test_differences_are_measured(
     assert small[1].parity.largest == pytest.approx(np.abs(expected).max(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_timm_prepares_pictures_as_raylabel(resnet18: tuple[Shipped, Exported]) -> None:
     data: Any = timm.data
     network: Any = timm.create_model(f"local-dir:{resnet18[1].folder}", pretrained=True)
@@ -105,6 +111,7 @@ def test_timm_prepares_pictures_as_raylabel(resnet18: tuple[Shipped, Exported]) 
     assert network.pretrained_cfg["label_names"] == list(NAMES)
 
 
+@pytest.mark.slow
 def test_timm_loads_it_for_other_classes(resnet18: tuple[Shipped, Exported]) -> None:
     network = timm.create_model(f"local-dir:{resnet18[1].folder}", pretrained=True, num_classes=3)
     own = load_model(resnet18[0].network).state_dict()

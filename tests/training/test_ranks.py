@@ -163,6 +163,7 @@ def test_interruptions_change_neither_weights_nor_curve(fields: dict[str, Any], 
     _check_against_a_plain_loop(fields, clean)
 
 
+@pytest.mark.slow
 def test_a_plateau_goes_on_after_interruptions(tmp_path: Path):
     import torch
 

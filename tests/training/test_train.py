@@ -56,6 +56,7 @@ def distance(a: torch.nn.Module, b: torch.nn.Module) -> float:
     return max((x - y).abs().max().item() for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_trainings_match_a_plain_loop_and_write_a_curve(ray_local, tmp_path):
     root = Root.open(str(tmp_path / "root"))
     examples = digits_examples(root, tmp_path)

@@ -140,7 +140,7 @@ def test_the_best_network_is_kept_through_interruptions(examples, pictures, tmp_
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("ema", [0.0, 0.8])
+@pytest.mark.parametrize("ema", [pytest.param(0.0, marks=pytest.mark.slow), 0.8])
 def test_validation_does_not_change_what_is_learned(examples, pictures, tmp_path, ema):
     config = replace(VALIDATED, ema=ema)
     with in_this_process(tmp_path):

@@ -147,7 +147,7 @@ def test_a_sample_is_not_rejected_if_another_program_kills_the_child(words: Sand
     killed = []
 
     def kill() -> None:
-        while not stop.wait(0.02):
+        while len(killed) < 15 and not stop.wait(0.02):  # 20 before any progress would be an error
             for pid in children_of(words._zygote._process.pid):
                 with contextlib.suppress(ProcessLookupError):  # it has ended by itself
                     os.kill(pid, signal.SIGKILL)
