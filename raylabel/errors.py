@@ -11,9 +11,15 @@ class InputError(Exception):
     """
 
 
+class DivergedError(InputError):
+    """The loss of a training is not a number. Of a trial this is a result, as an accuracy is."""
+
+
 def find_input_error(error: BaseException | None) -> InputError | None:
     """The InputError among the causes of an error: Ray wraps what a remote process raised. None if there is none."""
-    return next((one for one in causes(error) if type(one) is InputError), None)
+    # Ray gives its wrapper a subtype of the type of what it wraps.
+    found = (one for one in causes(error) if isinstance(one, InputError))
+    return next((one for one in found if type(one) in (InputError, DivergedError)), None)
 
 
 def causes(error: BaseException | None) -> list[BaseException]:

@@ -15,6 +15,7 @@ CONTROL = "control"
 PRETRAINED = "pretrained"
 """The student before it is fine-tuned."""
 STUDENT = "student"
+MIXED = "mixed"
 
 # Ids of metrics: fractions, except images_to. An evaluator may give others, of any unit.
 TOP1 = "top1"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from raylabel.evaluate.learning_curve import LearningCurve
-from raylabel.evaluate.results import CONTROL, PRETRAINED, STUDENT, TEACHER, Metric, Subject
+from raylabel.evaluate.results import CONTROL, MIXED, PRETRAINED, STUDENT, TEACHER, Metric, Subject
 from raylabel.store.artifact import Artifact
 from raylabel.training.config import Train
 
@@ -28,11 +28,14 @@ def trainings_of(run: Run) -> dict[str, Training]:
     recipe, found = run.recipe, dict[str, Training]()
     if recipe.teacher.train and not (run.start.teacher or recipe.source):
         found["teacher"] = Training(TEACHER, run.teacher, recipe.teacher.train)
-    return found | {
-        "control": Training(CONTROL, run.control, recipe.control_train),
+    found |= {
+        "control": Training(CONTROL, run.control, run.chosen.control_train),
         "pretrain": Training(PRETRAINED, run.pretrained, recipe.pretrain),
         "finetune": Training(STUDENT, run.student, recipe.finetune),
     }
+    if run.mixed:
+        found["mixed"] = Training(MIXED, run.mixed, recipe.mixed_train)
+    return found
 
 
 def curves_of(run: Run) -> dict[str, LearningCurve]:

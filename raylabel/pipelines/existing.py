@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raylabel.errors import InputError
-from raylabel.evaluate.results import CONTROL, PRETRAINED, STUDENT
+from raylabel.evaluate.results import CONTROL, MIXED, PRETRAINED, STUDENT
+from raylabel.pipelines.control import TRIED, trial_runs
 from raylabel.pipelines.semi_supervised import STAGES, Run
 from raylabel.store.artifact import Artifact, Root, digest
 
-NETWORKS = {CONTROL: "control", PRETRAINED: "pretrained", STUDENT: "student"}
+NETWORKS = {CONTROL: "control", PRETRAINED: "pretrained", STUDENT: "student", MIXED: "mixed"}
 """Network that is tested → the stage that makes it."""
 
 
@@ -51,6 +52,11 @@ def find_existing(run: Run) -> None:
     for stage in STAGES:
         with suppress(MissingError, InputError):  # the stage itself raises it
             getattr(run, stage)
+    with suppress(MissingError, InputError):
+        for _, trial in trial_runs(run):  # one that exists may come after one that does not
+            with suppress(MissingError):
+                trial.score(trial.train_control(TRIED, trial.recipe), trial.recipe.view, "labeled")
     for stage in NETWORKS.values():
         with suppress(MissingError, InputError):
-            run.test(getattr(run, stage), run.recipe.view)
+            if network := getattr(run, stage):
+                run.test(network, run.recipe.view)

@@ -5,25 +5,26 @@ what it needs. Job, plan, sweep and report all use this class, so a stage is wri
 section of the report.
 """
 
-import functools
 from dataclasses import replace
 from functools import cached_property
 from typing import Self
 
-from raylabel.compute.resources import Cluster
+import pyarrow as pa
+
 from raylabel.corpus import Shards
 from raylabel.errors import InputError
-from raylabel.evaluate.classify import TOP, accuracy, hits, paired_gain
+from raylabel.evaluate.classify import TOP
 from raylabel.evaluate.given_teacher import check_teacher, problem_of
-from raylabel.evaluate.precision import pick_precision
-from raylabel.evaluate.results import CONTROL, PRETRAINED, STUDENT, TEACHER, Metric, Subject
+from raylabel.evaluate.results import CONTROL, MIXED, PRETRAINED, STUDENT, TEACHER, Metric
 from raylabel.labels.source import LabelSource, gives_scores
 from raylabel.labels.teacher import TrainedNetwork
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.start import import_weights
-from raylabel.pipelines.curves import curve_metrics
+from raylabel.pipelines.control import ControlSweep, split_labels, trial_runs, try_controls
 from raylabel.pipelines.inputs import Prepared, prepare
+from raylabel.pipelines.metrics import metrics_of
+from raylabel.pipelines.workers import check_workers
 from raylabel.recipes.recipe import Recipe
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.leaks import Leaks, find_leaks
@@ -34,7 +35,7 @@ from raylabel.training.digests import find_digests
 from raylabel.training.examples import materialize, media_of
 from raylabel.training.loop import TrainingTask
 from raylabel.training.media import WritingTask
-from raylabel.training.stream import Stream
+from raylabel.training.mixed_stream import Mixture
 from raylabel.training.train import train
 from raylabel.training.watch import Watch, unwatched
 
@@ -64,7 +65,7 @@ class Run:
         known: set[str] = set()
         for stage in STAGES:
             result = self.__dict__.get(stage)
-            some = result.values() if isinstance(result, dict) else [result]
+            some = result.values() if isinstance(result, dict) else getattr(result, "artifacts", [result])
             made = [a for a in some if isinstance(a, Artifact)]
             media = [media_of(a) for a in made if a.name.startswith("examples-")]
             new = tuple(a for a in dict.fromkeys([*media, *made]) if a.uri not in known)
@@ -77,11 +78,13 @@ class Run:
     def labeled_examples(self) -> Artifact:
         """EXAMPLES of the labeled set."""
         examples = self._materialize("labeled", "labeled", self.start.labels, digests=True)
-        for config in (self.recipe.teacher.train, self.recipe.finetune, self.recipe.control_train):
-            if config:  # an error is found now, not after days of pre-training
-                workers = Cluster.now().workers(self.recipe.resources, config.batch)
-                Stream(examples, self.recipe.seed).check_workers(workers, config.batch)
+        check_workers(self.recipe, examples)
         return examples
+
+    @cached_property
+    def split(self) -> dict[str, Artifact]:
+        """PICKS of both parts of the labeled set for `control.sweep` (pipelines/control.py); empty if there is none."""
+        return split_labels(self) if self.recipe.control_trials else {}
 
     @cached_property
     def validation_examples(self) -> Artifact | None:
@@ -119,8 +122,7 @@ class Run:
 
     @cached_property
     def labeled_leaks(self) -> Leaks:
-        """How much of the test set is in the labeled set: those of `leaks` that are found before the corpus is
-        labeled."""
+        """How much of the test set is in the labeled set, which is known before the corpus is labeled."""
         return self._find_leaks(None)
 
     @cached_property
@@ -163,33 +165,48 @@ class Run:
         return self._train("student", recipe.student, self.labeled_examples, recipe.finetune, init=init)
 
     @cached_property
+    def control_sweep(self) -> ControlSweep | None:
+        """The controls that `control.sweep` tries; None if there is none."""
+        return try_controls(self) if self.recipe.control_trials else None
+
+    @cached_property
     def control(self) -> Artifact:
         """The student's architecture, trained on the labeled set alone: by default with the same settings and as many
-        images."""
+        images; of `control.sweep`, the best one."""
+        return self.train_control("control", self.chosen)
+
+    @cached_property
+    def mixed(self) -> Artifact | None:
+        """The student's architecture, trained on picks and labeled set together; None unless `recipe.mixed` is given.
+        Yalniz et al. 2019 §3 rejects this for its search for the share."""
         recipe = self.recipe
-        return self._train("control", recipe.student, self.labeled_examples, recipe.control_train, recipe.control_view)
+        if not recipe.mixed:
+            return None
+        mixture = Mixture(examples=self.labeled_examples, share=recipe.mixed)
+        return self._train("mixed", recipe.student, self.pseudo_examples, recipe.mixed_train, mixture=mixture)
 
     @cached_property
     def tests(self) -> dict[str, Artifact]:
         """SCORES of the test set by each network, by the network's name."""
         students = {CONTROL: self.control, PRETRAINED: self.pretrained, STUDENT: self.student}
+        students |= {MIXED: self.mixed} if self.mixed else {}
         tests = {TEACHER: self.teacher_test} if self.teacher_test else {}
         return tests | {name: self.test(model, self.recipe.view) for name, model in students.items()}
 
     @cached_property
     def metrics(self) -> list[Metric]:
-        """METRICS rows of all evaluators: accuracies on the test set, the gain, the precision of the picks."""
-        recipe, start = self.recipe, self.start
-        of = functools.partial(Subject, seed=recipe.seed, dataset=", ".join(recipe.test.uri), split="test")
-        labeler = recipe.source.name if recipe.source else TEACHER
-        picked = Subject(model=labeler, seed=recipe.seed, dataset=", ".join(recipe.unlabeled.uri), split="unlabeled")
-        right = {name: hits(scores, start.test_labels) for name, scores in self.tests.items()}
-        return [
-            *(row for name, hit in right.items() for row in accuracy(of(model=name), hit, len(start.classes))),
-            paired_gain(of(model=STUDENT), right[STUDENT].top1, right[CONTROL].top1),
-            *curve_metrics(self),
-            *pick_precision(picked, self.picks, start.shards["unlabeled"], recipe.unlabeled.share, recipe.truth),
-        ]
+        """METRICS rows of all evaluators."""
+        return metrics_of(self)
+
+    @property
+    def chosen(self) -> Recipe:
+        """The recipe with the control that is trained on the whole labeled set: of `control.sweep`, the best one."""
+        return self.control_sweep.best.recipe if self.control_sweep else self.recipe
+
+    @property
+    def split_examples(self) -> Artifact | None:
+        """EXAMPLES of the labeled set without the validation split; None without `control.sweep`."""
+        return next((run.labeled_examples for _, run in trial_runs(self)), None)
 
     @property
     def source(self) -> LabelSource:
@@ -208,6 +225,10 @@ class Run:
         sets = {"validation": lambda: self.validation_examples, "labeled": lambda: self.labeled_examples}
         return sets[config.validate.on]() if config.validate.given else None
 
+    def train_control(self, name: str, recipe: Recipe) -> Artifact:
+        """The network of this name that is trained as the control of a recipe, on the labeled set of this run."""
+        return self._train(name, recipe.student, self.labeled_examples, recipe.control_train, recipe.control_view)
+
     def test(self, model: Artifact, view: View) -> Artifact:
         """SCORES of the test set by a network."""
         return self.score(model, view, "test")
@@ -224,10 +245,15 @@ class Run:
         )
         return source.label(self.root, self.start.corpora[corpus], self.start.shards[corpus])
 
+    @property
+    def labeled_digests(self) -> pa.Table:
+        """DIGESTS of the labeled set."""
+        start, examples = self.start, self.labeled_examples
+        return find_digests(self.root, start.labels, start.shards["labeled"], start.corpora["labeled"], examples)
+
     def _find_leaks(self, scores: Artifact | None) -> Leaks:
         start, tested = self.start, self.teacher_test
-        shards, corpus = start.shards["labeled"], start.corpora["labeled"]
-        known = find_digests(self.root, start.labels, shards, corpus, self.labeled_examples) if tested else None
+        known = self.labeled_digests if tested else None
         groups = start.groups["labeled"], start.groups["test"]
         return find_leaks(self.root, self.recipe.leaks, *groups, tested, known, scores)
 
@@ -250,6 +276,7 @@ class Run:
         config: Train | None,
         view: View | None = None,
         init: Artifact | None = None,
+        mixture: Mixture | None = None,
     ) -> Artifact:
         assert config is not None
         if source := config.init.weights:
@@ -263,6 +290,7 @@ class Run:
             seed=self.recipe.seed,
             init=init,
             validation=self.validation_set(config),
+            mixture=mixture,
         )
         return train(self.root, name, task, self.recipe.resources, self.watch)
 

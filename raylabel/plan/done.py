@@ -1,10 +1,12 @@
 """Finds the work of a run that exists already in the root, by running its stages with a root that builds nothing."""
 
+import itertools
 from typing import Any
 
 from raylabel.corpus import Shards, unit_rows
 from raylabel.inference.reuse import find_earlier
 from raylabel.inference.scores import PART
+from raylabel.pipelines.control import TRIED, trial_runs
 from raylabel.pipelines.existing import MissingError, ReadOnlyRoot
 from raylabel.pipelines.inputs import Prepared
 from raylabel.pipelines.semi_supervised import Run
@@ -26,12 +28,15 @@ ARTIFACTS = {
     "pretrained": "pretrained",
     "student": "student",
     "control": "control",
+    "mixed": "mixed",
+    "split_examples": "examples-labeled",
 }
 
 MEDIA = {
     "labeled_examples": "media-labeled",
     "validation_examples": "media-validation",
     "pseudo_examples": "media-picked",
+    "split_examples": "media-labeled",
 }
 """Stage that makes EXAMPLES → the name of their MEDIA."""
 
@@ -45,6 +50,8 @@ class Done:
         self._found = {stage: self._find(stage) for stage in ARTIFACTS}
         self.labeled = self._labeled(root, start)
         """Samples of the corpus that need no scoring: their parts are committed, or an earlier run scored them."""
+        self.trials = [self._trial(number) for number in range(len(recipe.control_trials))]
+        """The network of each trial of `control.sweep`, and its SCORES of the labeled set."""
 
     def __getitem__(self, stage: str) -> Artifact | None:
         """The artifact of a stage of `Run`; None if it is not complete."""
@@ -52,10 +59,24 @@ class Done:
 
     @property
     def tests(self) -> dict[str, Artifact | None]:
-        """Network → its SCORES of the test set: teacher, control, pretrained and fine-tuned student."""
+        """Network → its SCORES of the test set: teacher, control, and the students."""
         recipe = self._run.recipe
-        views = {"teacher": recipe.teacher_view} | dict.fromkeys(("control", "pretrained", "student"), recipe.view)
+        views = {"teacher": recipe.teacher_view} | dict.fromkeys(self._students, recipe.view)
         return {name: self._tested(self[name], view) for name, view in views.items()}
+
+    @property
+    def _students(self) -> tuple[str, ...]:
+        return ("control", "pretrained", "student", *(("mixed",) if self._run.recipe.mixed else ()))
+
+    @property
+    def control(self) -> Recipe:
+        """The recipe with the control that is trained on the whole labeled set: of `control.sweep`, the chosen one, or
+        the longest one until it is chosen."""
+        trials = [recipe for _, recipe in self._run.recipe.control_trials]
+        try:
+            return self._run.chosen
+        except MissingError:
+            return max(trials, key=lambda recipe: recipe.control_train.processed)
 
     def written(self, stage: str) -> int:
         """Samples of the stage whose MEDIA exist, or are in committed parts of them; 0 if the stage is complete."""
@@ -70,9 +91,19 @@ class Done:
         try:
             return getattr(self._run, stage)
         except MissingError as error:
-            if error.name in (ARTIFACTS[stage], MEDIA.get(stage)):  # otherwise one of its inputs is missing
+            own = error.name in (ARTIFACTS[stage], MEDIA.get(stage))  # otherwise one of its inputs is missing
+            if own and error.uri not in {other.uri for other in self._missing.values()}:
                 self._missing[stage] = error
             return None
+
+    def _trial(self, number: int) -> tuple[Artifact | None, Artifact | None]:
+        network = None
+        try:
+            _, run = next(itertools.islice(trial_runs(self._run), number, None))
+            network = run.train_control(TRIED, run.recipe)
+            return network, run.score(network, run.recipe.view, "labeled")
+        except MissingError:
+            return network, None
 
     def _tested(self, model: Artifact | None, view: Any) -> Artifact | None:
         try:

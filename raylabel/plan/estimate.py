@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raylabel.compute.resources import Cluster
 from raylabel.corpus import Shards, unit_rows
@@ -24,30 +22,27 @@ from raylabel.pipelines.inputs import Prepared, prepare
 from raylabel.plan import traffic
 from raylabel.plan.cost import (
     Expected,
-    expected_picks,
     labeling_seconds,
     materializing_seconds,
     rows_read,
     sorting_seconds,
 )
 from raylabel.plan.done import Done
-from raylabel.plan.measure import Measured, Pilot, examples_of
+from raylabel.plan.expect import expect
+from raylabel.plan.measure import TRIAL, Measured, Pilot, examples_of
 from raylabel.plan.pilot import Labeled
 from raylabel.plan.report import Plan, Reach, Work
 from raylabel.plan.traffic import CorpusSize, Traffic
 from raylabel.recipes.recipe import Recipe
-from raylabel.schema import SCORES
 from raylabel.selection.duplicates import BUCKET_ROWS
 from raylabel.selection.select import GROUP_CANDIDATES
 from raylabel.store.artifact import Root
-from raylabel.store.files import delete_folder, filesystem, is_local, reading
+from raylabel.store.files import delete_folder, is_local
 from raylabel.training.config import Train
 from raylabel.training.examples import media_of
 from raylabel.training.layout import BANDS, Layout
 from raylabel.training.learner import tensor_files
 from raylabel.training.media import WritingTask
-
-FILES = 16  # of existing SCORES that are read to estimate the picks
 
 
 def plan(root: Root, recipe: Recipe, device_hour_price: float | None = None) -> Plan:
@@ -63,7 +58,7 @@ def plan(root: Root, recipe: Recipe, device_hour_price: float | None = None) -> 
         measured = Pilot(scratch, recipe, start, done, cluster).run()
     took = time.monotonic() - begin
     samples, labeled = Shards(start.shards["unlabeled"]).samples, measured.teacher
-    known = _expect(recipe, start, done, labeled)
+    known = expect(recipe, start, done, labeled)
     most = min(recipe.select.k * len(start.classes), samples * recipe.select.p)
     expected = known or Expected((0, 0, 0), most, min(most, samples))
     return Plan(
@@ -96,27 +91,6 @@ def _scratch(root: Root) -> Iterator[Root]:
         delete_folder(inner.uri)
 
 
-def _expect(recipe: Recipe, start: Prepared, done: Done, labeled: Labeled | None) -> Expected | None:
-    """The expected picks; None if there is no teacher yet to estimate them with."""
-    classes, unit = len(start.classes), unit_rows(start.corpora["unlabeled"])
-    if picks := done["picks"]:
-        info = picks.info
-        reach = sum(count >= recipe.select.k for count in info["per_class"])
-        return Expected((reach, reach, reach), info["picks"], info["samples"])
-    if scores := done["labels"]:
-        files = scores.files("scores-")
-        some = files[:: max(1, len(files) // FILES)]
-        fs, path = filesystem(scores.uri)
-        with reading(scores.uri):
-            tables = [pq.read_table(f"{path}/{file.name}", filesystem=fs) for file in some]
-        table = pa.concat_tables([SCORES.empty_table(), *tables])
-        return expected_picks(table, unit, table.num_rows, scores.info["scored"], recipe.select, classes)
-    if done["teacher"] and labeled:
-        samples = Shards(start.shards["unlabeled"]).samples
-        return expected_picks(labeled.rows, unit, labeled.seen, samples, recipe.select, classes)
-    return None
-
-
 class _Costs:
     """The remaining work of each stage, in the order of the run."""
 
@@ -145,7 +119,9 @@ class _Costs:
             self._materialize(),
             self._train("pretrain", recipe.student, recipe.pretrain, "pseudo_examples"),
             self._train("finetune", recipe.student, recipe.finetune, "labeled_examples"),
-            self._train("control", recipe.student, recipe.control_train, "labeled_examples"),
+            *(self._trial(number, trial) for number, (_, trial) in enumerate(recipe.control_trials)),
+            self._train("control", recipe.student, self.done.control.control_train, "labeled_examples"),
+            *((self._mixed(),) if recipe.mixed else ()),
             self._evaluate(),
         )
         seconds = sum(work.seconds for work in stages)
@@ -201,7 +177,7 @@ class _Costs:
         )
 
     def _materialize(self) -> Work:
-        """The work for the labeled and the validation set, which are materialized in full, and for the picks."""
+        """The work for the labeled, the validation and the split set, and for the picks."""
         images, seconds, asked = 0, 0.0, Traffic()
         for stage, name in self.stages.items():
             found, corpus = self.measured.materialized.get(stage), self.corpora[name]
@@ -217,7 +193,8 @@ class _Costs:
             asked += traffic.materialize(corpus, layout, rows, picks, samples * found.bytes_per_pick, share)
         return Work(stage="materialize", images=images, seconds=seconds, traffic=asked.rounded())
 
-    def _train(self, stage: str, model: Model, config: Train | None, examples: str) -> Work:
+    def _train(self, stage: str, model: Model, config: Train | None, examples: str, share: float = 1.0) -> Work:
+        """A training. `share`: the part of its images that are from these EXAMPLES."""
         found = self.measured.trained.get(stage)
         if found is None or config is None:
             return _nothing(stage)
@@ -226,7 +203,7 @@ class _Costs:
         workers, weights = self.cluster.workers(self.recipe.resources, config.batch), state_bytes(model, self.classes)
         checkpoints = int(seconds / 60 / config.checkpoint_minutes)
         tensors = tensor_files(config)
-        asked = traffic.train(layout, workers, size, items, config.processed, weights, checkpoints, tensors)
+        asked = traffic.train(layout, workers, size, items, share * config.processed, weights, checkpoints, tensors)
         validating, more = self._validate(stage, config, workers)
         asked += more
         if stage == "finetune" or config.init.weights:
@@ -239,6 +216,25 @@ class _Costs:
             memory=found.memory,
             device_memory=found.device_memory,
         )
+
+    def _mixed(self) -> Work:
+        """The training on labels and picks mixed."""
+        recipe, config = self.recipe, self.recipe.mixed_train
+        work = self._train("mixed", recipe.student, config, "pseudo_examples", 1 - recipe.mixed)
+        if not work.images:
+            return work
+        layout, items, size = self._examples("labeled_examples")
+        workers, images = self.cluster.workers(recipe.resources, config.batch), recipe.mixed * config.processed
+        asked = traffic.examples(layout, workers, size, items, images)
+        return replace(work, traffic=(work.traffic + asked).rounded())
+
+    def _trial(self, number: int, trial: Recipe) -> Work:
+        """A trial of `control.sweep`: its training, and the scoring of the labeled set."""
+        name, found = f"{TRIAL} {number}", self.measured.student
+        work = self._train(name, trial.student, trial.control_train, "split_examples")
+        if self.done.trials[number][1] or found is None:
+            return work
+        return self._and_scoring(work, "labeled", trial.student, found, found.bytes_per_row)
 
     def _validate(self, stage: str, config: Train, workers: int) -> tuple[float, Traffic]:
         """(seconds, traffic) of validating a network while it is trained, as fast as its labeling on the workers."""
@@ -256,7 +252,8 @@ class _Costs:
         if examples == "pseudo_examples":
             return self.expected.samples, self.expected.picks
         held = start.validation if examples == "validation_examples" else None
-        samples = (held[1] if held else start.labels).info["samples"]
+        share = 1 - self.recipe.control.sweep.validation if examples == "split_examples" else 1
+        samples = round(share * (held[1] if held else start.labels).info["samples"])
         return samples, samples
 
     def _layout(self, examples: str, samples: int) -> Layout:
@@ -275,22 +272,26 @@ class _Costs:
         return self._layout(examples, samples), items, size
 
     def _evaluate(self) -> Work:
-        """Each of the four networks scores the test set."""
+        """Each network scores the test set."""
         total, student = _nothing("evaluate"), self.measured.student
         for name, test in self.done.tests.items():
             found = self.measured.teacher if name == "teacher" else student
             if test or found is None:
                 continue
             model = self.recipe.teacher.model if name == "teacher" else self.recipe.student
-            total = Work(
-                stage=total.stage,
-                images=total.images + self.corpora["test"].samples,
-                seconds=total.seconds + found.start + self._labeling("test", found),
-                traffic=total.traffic + self._scoring("test", model, (student or found).bytes_per_row),
-                memory=max(total.memory or 0, found.memory),
-                device_memory=max(total.device_memory or 0, found.device_memory or 0) or None,
-            )
+            total = self._and_scoring(total, "test", model, found, (student or found).bytes_per_row)
         return total
+
+    def _and_scoring(self, work: Work, corpus: str, model: Model, found: Labeled, bytes_per_row: float) -> Work:
+        """The work and then that of scoring a labeled corpus."""
+        return Work(
+            stage=work.stage,
+            images=work.images + self.corpora[corpus].samples,
+            seconds=work.seconds + found.start + self._labeling(corpus, found),
+            traffic=work.traffic + self._scoring(corpus, model, bytes_per_row),
+            memory=max(work.memory or 0, found.memory),
+            device_memory=max(work.device_memory or 0, found.device_memory or 0) or None,
+        )
 
 
 def _nothing(stage: str) -> Work:

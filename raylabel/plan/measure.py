@@ -34,12 +34,17 @@ from raylabel.training.loop import TrainingTask
 from raylabel.training.media import WritingTask
 from raylabel.training.stream import Stream
 
+TRIAL = "control trial"
+"""Name of a trial of `control.sweep`, before its number."""
+
 
 def examples_of(recipe: Recipe, start: Prepared) -> dict[str, str]:
     """Stage that writes EXAMPLES → the corpus that it reads."""
     found = {"labeled_examples": "labeled", "pseudo_examples": "unlabeled"}
     if recipe.validated and start.validation:
         found["validation_examples"] = start.validation[0]
+    if recipe.control_trials:
+        found["split_examples"] = "labeled"
     return found
 
 
@@ -80,10 +85,15 @@ def remaining(recipe: Recipe, done: Done) -> list[Remaining]:
         found.append(Remaining("pretrain", recipe.student, recipe.view, recipe.pretrain, "pseudo_examples"))
     if not done["student"]:
         found.append(Remaining("finetune", recipe.student, recipe.view, recipe.finetune, "labeled_examples"))
+    for number, (_, trial) in enumerate(recipe.control_trials):
+        if not done.trials[number][0]:
+            name = f"{TRIAL} {number}"
+            found.append(Remaining(name, recipe.student, trial.control_view, trial.control_train, "split_examples"))
     if not done["control"]:
-        found.append(
-            Remaining("control", recipe.student, recipe.control_view, recipe.control_train, "labeled_examples")
-        )
+        last = done.control
+        found.append(Remaining("control", recipe.student, last.control_view, last.control_train, "labeled_examples"))
+    if recipe.mixed and not done["mixed"]:
+        found.append(Remaining("mixed", recipe.student, recipe.view, recipe.mixed_train, "pseudo_examples"))
     return found
 
 
@@ -109,7 +119,7 @@ class Pilot:
 
     def __init__(self, root: Root, recipe: Recipe, start: Prepared, done: Done, cluster: Cluster):
         self.root, self.recipe, self.start, self.done, self.cluster = root, recipe, start, done, cluster
-        self.classes = len(start.classes)
+        self.classes, self.stages = len(start.classes), examples_of(recipe, start)
 
     def run(self) -> Measured:
         recipe, done = self.recipe, self.done
@@ -120,14 +130,14 @@ class Pilot:
             todo["teacher"] = lambda: self._label(
                 done["teacher"], recipe.teacher.model, recipe.teacher_view, "unlabeled", recipe.label.p
             )
-        if not all(test for name, test in tests.items() if name != "teacher"):
+        scored = [*(test for name, test in tests.items() if name != "teacher"), *(scores for _, scores in done.trials)]
+        if not all(scored):
             todo["student"] = lambda: self._label(None, recipe.student, recipe.view, "test", TOP)
         if not done["picks"]:
             todo["selected"] = self._select
-        stages = examples_of(recipe, self.start)
-        for stage, corpus in stages.items():
-            if not done[stage]:
-                todo[stage] = lambda corpus=corpus: self._write(corpus)
+        written = {stage: corpus for stage, corpus in self.stages.items() if not done[stage]}
+        for corpus in dict.fromkeys(written.values()):
+            todo[f"examples of {corpus}"] = lambda corpus=corpus: self._write(corpus)
         for kind, training in {_kind(training): training for training in reversed(trainings)}.items():
             todo[kind] = lambda training=training: self._train(training, found)
         found: dict[str, Any] = {}
@@ -140,7 +150,7 @@ class Pilot:
             teacher=found.get("teacher"),
             student=found.get("student"),
             selected=found.get("selected"),
-            materialized={stage: found[stage] for stage in stages if stage in found},
+            materialized={stage: found[f"examples of {corpus}"] for stage, corpus in written.items()},
             trained={training.name: found[_kind(training)] for training in trainings},
         )
 
@@ -168,7 +178,7 @@ class Pilot:
 
     def _train(self, training: Remaining, found: Mapping[str, Any]) -> Trained:
         recipe, config = self.recipe, training.config
-        examples = self.done[training.examples] or found[training.examples].examples
+        examples = self.done[training.examples] or found[f"examples of {self.stages[training.examples]}"].examples
         workers = self.cluster.workers(recipe.resources, config.batch)
         Stream(examples, recipe.seed).check_workers(workers, config.batch)
         precision = self.cluster.precision(config.precision, training.view.clip is not None)

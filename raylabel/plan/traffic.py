@@ -196,18 +196,23 @@ def train(
     workers: int,
     size: float,
     items: int,
-    images: int,
+    images: float,
     weights: int,
     checkpoints: int,
     tensors: int = 2,
 ) -> Traffic:
     """Trains on `images` images, of EXAMPLES with `items` items and `size` bytes. `checkpoints`: without the last.
     `tensors`: files of a checkpoint that are as large as the weights, these among them."""
-    tables = file(40 * layout.groups) + Traffic(3, 0, 8 * items)  # ROW_GROUPS and labels
     state = put(weights) * tensors + CHECKPOINT
     last = Traffic(2 * (tensors + 3), 0, tensors * weights)  # the last checkpoint, read to become the result
-    read = stream(layout, workers, size, images / items) + tables * workers
+    read = examples(layout, workers, size, items, images)
     return ARTIFACT + SCRATCH + Traffic(9, 12, 3_000) + read + state * (checkpoints + 1) + last + put(weights)
+
+
+def examples(layout: Layout, workers: int, size: float, items: int, images: float) -> Traffic:
+    """Reads EXAMPLES with `items` items and `size` bytes to train on `images` images."""
+    tables = file(40 * layout.groups) + Traffic(3, 0, 8 * items)  # ROW_GROUPS and labels
+    return stream(layout, workers, size, images / items) + tables * workers
 
 
 def validate(layout: Layout, workers: int, size: float, items: int, points: int) -> Traffic:

@@ -11,6 +11,7 @@ from raylabel.recipes.control import Control
 from raylabel.recipes.images import cifar10, digits, imagenet_yfcc_resnet50
 from raylabel.recipes.modern import modern
 from raylabel.recipes.recipe import Recipe, Teacher
+from raylabel.recipes.space import Search
 from raylabel.recipes.videos import actions, kinetics_r2plus1d18, kinetics_r2plus1d34, moving_digits
 from raylabel.selection.select import Select
 from raylabel.training.config import Train
@@ -28,6 +29,7 @@ __all__ = [
     "Recipe",
     "Resources",
     "Schedule",
+    "Search",
     "Select",
     "Teacher",
     "Train",

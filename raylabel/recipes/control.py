@@ -1,9 +1,10 @@
-"""How the control of a run is trained, where that differs from the student."""
+"""How the control of a run is trained, where that differs from the student, and which controls are tried."""
 
 from dataclasses import dataclass
 
 from raylabel.errors import InputError
 from raylabel.media.view import View
+from raylabel.recipes.space import Search
 from raylabel.training.config import Train
 
 
@@ -17,11 +18,16 @@ class Control:
     fine-tuning together."""
     view: View | None = None
     """Its own training view, for example with another augmentation; evaluation must be that of `view`. None: `view`."""
+    sweep: Search = Search()
+    """Controls to try, by fields of this config: 'train.schedule.lr=[0.05,0.1]' 'view.augment=[none,trivial]'. Each is
+    trained on the labeled set without a validation split. The best one on the split is the control that is trained on
+    the whole labeled set. Empty: none are tried."""
 
     def check(self, name: str, view: View) -> None:
         """InputError if a field is invalid. `name` is that of this config in the recipe, `view` the student's."""
         if self.train:
             self.train.check(f"{name}.train")
+        self.sweep.check(f"{name}.sweep.")
         if not self.view:
             return
         self.view.check(f"{name}.view")

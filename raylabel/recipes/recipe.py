@@ -2,7 +2,7 @@
 
 import importlib.util
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Self
 
 from raylabel.compute.resources import Cluster, Resources
 from raylabel.corpus import Corpus
@@ -13,6 +13,7 @@ from raylabel.labels.teacher import Label
 from raylabel.media.view import View
 from raylabel.models import Model, check, check_input
 from raylabel.recipes.control import Control
+from raylabel.recipes.space import Settings, apply
 from raylabel.selection.leaks import Policy
 from raylabel.selection.select import Select
 from raylabel.store.artifact import ADDED_LATER, NOT_IDENTITY
@@ -90,6 +91,10 @@ class Recipe:
     """How to fine-tune the student on the labeled set, all layers."""
     control: Control = field(default=Control(), metadata=ADDED_LATER)
     """How to train the control, if not as the student."""
+    mixed: float = field(default=0.0, metadata=ADDED_LATER)
+    """Share of each batch that is of the labeled set, in the training of one more student on labels and picks mixed, 0
+    to 1: its accuracy is reported too. It is trained as in pre-training, for as many images as pre-training and
+    fine-tuning together. 0: there is none, since Yalniz et al. 2019 §3 avoids the search for this share."""
     leaks: Policy = field(default="report", metadata=NOT_IDENTITY)
     """What to do if source videos or files of the test set are also in the training data: 'report' it, or end with an
     'error'."""
@@ -123,6 +128,12 @@ class Recipe:
                 "student: give it as pretrain.init.weights"
             )
         self.control.check("control", self.view)
+        labeled, batch = round(self.mixed * self.pretrain.batch), self.pretrain.batch
+        if self.mixed and not 0 < labeled < batch:
+            raise InputError(
+                f"mixed is {self.mixed}, so {labeled} of the {batch} {self.view.inputs} of a batch would be labeled: "
+                "give a share with which a batch has some of both, or 0 for no such training"
+            )
 
     @property
     def teacher_view(self) -> View:
@@ -154,16 +165,34 @@ class Recipe:
         return found | {"pretrain": (self.student, self.pretrain), "finetune": (self.student, self.finetune)}
 
     @property
+    def mixed_train(self) -> Train:
+        """How to train the student on labels and picks mixed: as in pre-training, for as many images as pre-training
+        and fine-tuning together."""
+        return replace(self.pretrain, images=self.pretrain.processed + self.finetune.processed)
+
+    @property
     def control_train(self) -> Train:
         """How to train the control on the labeled set alone: if it is not given, as in pre-training, for as many images
         as pre-training and fine-tuning together."""
-        images = self.pretrain.processed + self.finetune.processed
-        return self.control.train or replace(self.pretrain, images=images)
+        return self.control.train or self.mixed_train
 
     @property
     def control_view(self) -> View:
         """View of the control in training."""
         return self.control.view or self.view
+
+    @property
+    def control_trials(self) -> list[tuple[Settings, Self]]:
+        """The controls that `control.sweep` tries: (settings, recipe with this control) of each trial. InputError if it
+        is invalid."""
+        sweep, base = self.control.sweep, Control(train=self.control_train, view=self.control_view)
+        if not sweep.space:
+            return []
+        try:
+            controls = [(one, apply(base, one)) for one in sweep.trials(base, self.seed, shared=("sweep",))]
+        except InputError as error:
+            raise InputError(f"control.sweep.{error}") from error
+        return [(settings, replace(self, control=control)) for settings, control in controls]
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -187,6 +216,8 @@ def check_recipe(recipe: Recipe) -> None:
             raise InputError(f"{name}.sync_batchnorm is set, but PyTorch has it for GPUs only: unset it")
         if config.optimizer == "lamb" and importlib.util.find_spec("timm") is None:
             raise InputError(f"{name}.optimizer is 'lamb', which needs timm: pip install 'raylabel[timm]'")
+    for _, trial in recipe.control_trials:
+        check_recipe(trial)
 
 
 def check_classes(recipe: Recipe, classes: int) -> None:

@@ -18,7 +18,7 @@ from raylabel.report.html import render
 from raylabel.report.summary import MODELS, Summary, detail, headline
 from raylabel.text import compact
 
-CURVES = ("teacher", "control", "pretrain", "finetune")
+CURVES = ("teacher", "control", "pretrain", "finetune", "mixed")
 """The curves of a run, in the order of its stages; each has the same colour on all pages."""
 SERIES = 6
 """Colours in the style of the page; further curves use the same colours, dashed."""

@@ -38,7 +38,9 @@ ROWS = {
     "materialize": ("labeled_examples", "validation_examples", "pseudo_examples"),
     "pretrain": ("pretrained",),
     "finetune": ("student",),
+    "control sweep": ("split", "control_sweep"),
     "control": ("control",),
+    "mixed": ("mixed",),
     "evaluate": ("teacher_test", "teacher_check", "tests"),
 }
 
@@ -76,7 +78,7 @@ def summarise(run: Run) -> Summary:
         passed_over=_passed_over(run),
         metrics=run.metrics,
         test_per_class=run.start.test_labels.info["per_class"],
-        control=control_used(recipe),
+        control=control_used(recipe, run.control_sweep),
         picks=Picks(
             total=picks["picks"],
             samples=picks["samples"],

@@ -14,6 +14,7 @@ from raylabel.evaluate.results import (
     CLIP_TOP1,
     CONTROL,
     GAIN,
+    MIXED,
     PRECISION,
     PRETRAINED,
     STUDENT,
@@ -33,6 +34,7 @@ MODELS = {
     CONTROL: "control",
     PRETRAINED: "student (pretrained)",
     STUDENT: "student (fine-tuned)",
+    MIXED: "student (labels and picks mixed)",
 }
 """The names of models for display; a model that is not listed is shown with its id."""
 

@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raylabel.evaluate.results import CLIP_TOP1, TOP1, TOP5, Metric
+from raylabel.report.control import ControlUsed
 from raylabel.report.summary import MODELS, Summary, interval, verdict
 from raylabel.store.names import PAGE, SUMMARY
 from raylabel.text import encodable, percent, percent_range, text_of
@@ -30,6 +31,8 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
     style = "bold green" if low > 0 else "bold red" if high < 0 else "bold"
     say(f"gain over control: {verdict(summary.gain)}", style)
     say(f"control: {summary.control.description}")
+    if summary.control.trials:
+        console.print(_controls_table(summary.control, console), width=min(console.width, WIDTH))
     for each in summary.validated:
         say(f"validated: {each.sentence(summary.inputs)}")
     counts = summary.counts
@@ -77,6 +80,19 @@ def _accuracy_table(summary: Summary, console: Console) -> Table:
         table.add_row(Text(encodable(MODELS.get(model, model), console)), *cells, f"{found[TOP1].n:,}")
         if clips := found.get(CLIP_TOP1):  # in its own row: 80 columns have no room for two more
             table.add_row("  per clip", *_percent(clips), *["", ""] * with_top5, f"{clips.n:,}")
+    return table
+
+
+def _controls_table(control: ControlUsed, console: Console) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("control", overflow="fold")
+    for name in ("validation", "95% interval", "images"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in control.trials:
+        cells = ["diverged", "-"]
+        if one.value is not None and one.low is not None and one.high is not None:
+            cells = [percent(one.value), percent_range(one.low, one.high)]
+        table.add_row(Text(encodable(one.named, console)), *cells, f"{one.images:,}")
     return table
 
 

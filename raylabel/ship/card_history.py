@@ -5,6 +5,7 @@ from typing import Any
 
 from raylabel.models.start import WEIGHTS
 from raylabel.models.weights import torchvision_meta
+from raylabel.pipelines.control import TRIED
 from raylabel.report.summary import MODELS
 from raylabel.ship.lineage import Step
 from raylabel.ship.markdown import code
@@ -54,6 +55,7 @@ _MADE = {
     "examples-validation": "the validation set with its labels",
     "examples-labeled": "training examples: the labeled set with its labels",
     "examples-picked": "training examples: the picks with their pseudo-labels",
+    TRIED: "network: a control that was tried on a part of the labeled set",
     "scores": "scores of the unlabeled corpus by a network",
     "duplicates": "exact duplicates in the corpus",
     "picks": "the best-ranked samples of each class",

@@ -19,16 +19,16 @@ from raylabel.labels.holdout import hold_out
 from raylabel.pipelines.existing import MissingError, ReadOnlyRoot, find_existing
 from raylabel.pipelines.inputs import prepare
 from raylabel.recipes.recipe import Recipe, check_classes, check_recipe
+from raylabel.recipes.space import Settings, apply
 from raylabel.report.run import write_report
 from raylabel.store.artifact import Artifact, Root, digest, identity_of, write_recipe
 from raylabel.store.files import write_file
 from raylabel.store.names import SWEEP_PAGE, SWEEP_SUMMARY
 from raylabel.sweep.claims import Ledger, make_claims
-from raylabel.sweep.config import STAGES, SweepConfig
+from raylabel.sweep.config import SHARED, STAGES, SweepConfig
 from raylabel.sweep.page import write_sweep_page
 from raylabel.sweep.result import Sweep, Trial, ranked
 from raylabel.sweep.soup import check_soup, make_soup
-from raylabel.sweep.space import Settings, apply, draw, grid, parse
 from raylabel.sweep.trial import TrialTask
 from raylabel.sweep.tune import ConcurrencyLimit, run_trials
 from raylabel.text import slug
@@ -51,8 +51,7 @@ def sweep(
     run in this root.
     InputError: input that the user can fix, or all trials failed.
     """
-    axes = parse(config.space, recipe)
-    trials = draw(axes, config.samples, recipe.seed) if config.samples else grid(axes)
+    trials = config.trials(recipe, recipe.seed, SHARED)
     recipe = replace(recipe, retry_rejects=False)
     if config.soup:
         check_soup(trials)

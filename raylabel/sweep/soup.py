@@ -13,10 +13,11 @@ from raylabel.errors import InputError
 from raylabel.evaluate.classify import accuracy, hits, paired_gain
 from raylabel.evaluate.results import TOP1, Metric, Subject, require
 from raylabel.models.trained import WEIGHTS
+from raylabel.pipelines.metrics import validate
+from raylabel.recipes.space import Settings
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.sweep.result import Soup, Trial
-from raylabel.sweep.space import Settings
-from raylabel.sweep.trial import TrialTask, validate
+from raylabel.sweep.trial import TrialTask
 
 RATE = "finetune.schedule.lr"
 MODEL = TypeVar("MODEL")
@@ -47,7 +48,7 @@ def make_soup(root: Root, task: TrialTask, trials: Sequence[Trial]) -> Soup:
 
     def validated(numbers: tuple[int, ...]) -> float:
         model = average(root, [students[number] for number in numbers])
-        found[numbers] = model, validate(task, chosen_run, model)
+        found[numbers] = model, validate(chosen_run, model, task.held)
         return found[numbers][1].value
 
     chosen = greedy(list(students), validated)

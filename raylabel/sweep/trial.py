@@ -5,15 +5,14 @@ from typing import Any
 
 import ray
 
-from raylabel.evaluate.classify import accuracy, hits
-from raylabel.evaluate.results import TOP1, Metric, Subject, require
 from raylabel.pipelines.inputs import Prepared, given_teacher
+from raylabel.pipelines.metrics import validate
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes.recipe import Recipe
+from raylabel.recipes.space import Settings, apply
 from raylabel.store.artifact import Artifact, Root
 from raylabel.sweep.claims import SharedRoot
 from raylabel.sweep.config import STAGES
-from raylabel.sweep.space import Settings, apply
 from raylabel.training.examples import media_of
 
 
@@ -54,7 +53,7 @@ def run(task: TrialTask, number: int, settings: Settings, worker: str, stage: st
 def _run(root: SharedRoot, task: TrialTask, recipe: Recipe, stage: str) -> dict[str, Any]:
     of_trial = task.run_of(root, recipe)
     of_trial.build("pretrained" if stage == "pretrain" else "student")
-    validation = validate(task, of_trial, of_trial.pretrained if stage == "pretrain" else of_trial.student)
+    validation = validate(of_trial, of_trial.pretrained if stage == "pretrain" else of_trial.student, task.held)
     return {
         "stage": STAGES.index(stage) + 1,
         "accuracy": validation.value,
@@ -62,14 +61,6 @@ def _run(root: SharedRoot, task: TrialTask, recipe: Recipe, stage: str) -> dict[
         "high": validation.high,
         "picks": of_trial.picks.info["picks"],
     }
-
-
-def validate(task: TrialTask, of_trial: Run, model: Artifact) -> Metric:
-    """Top-1 of the model on the validation split."""
-    recipe = of_trial.recipe
-    scores = of_trial.score(model, recipe.view, "labeled")
-    of = Subject(model=model.name, seed=recipe.seed, dataset=", ".join(recipe.labeled.uri), split="validation")
-    return require(accuracy(of, hits(scores, task.held, part=True), len(task.start.classes)), metric=TOP1)
 
 
 def work(artifact: Artifact) -> int:

@@ -25,10 +25,10 @@ from raylabel.compute.progress import Progress
 from raylabel.compute.resources import Cluster
 from raylabel.errors import causes
 from raylabel.recipes.recipe import Recipe
+from raylabel.recipes.space import Settings, apply
 from raylabel.store.artifact import Root
 from raylabel.store.files import delete_folder, filesystem, list_files, read_file
 from raylabel.sweep.config import STAGES, SweepConfig
-from raylabel.sweep.space import Settings, apply
 from raylabel.sweep.trainable import FAILED, LOSSES, trial
 from raylabel.text import one_line
 

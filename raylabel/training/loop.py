@@ -16,7 +16,7 @@ import ray.train.torch
 from raylabel.compute.gpu import is_out_of_memory, use_full_float32
 from raylabel.compute.metrics import show_training
 from raylabel.compute.resources import node_cpus
-from raylabel.errors import InputError
+from raylabel.errors import DivergedError, InputError
 from raylabel.media.image_views import normalise
 from raylabel.media.view import View
 from raylabel.models import Model
@@ -29,6 +29,7 @@ from raylabel.text import one_line
 from raylabel.training.checkpoint import STATE, Checkpoints, Files, Writer
 from raylabel.training.config import Train
 from raylabel.training.learner import Learner
+from raylabel.training.mixed_stream import MixedStream, Mixture
 from raylabel.training.mixing import make_mix
 from raylabel.training.preemption import Agreement, handle_sigterm
 from raylabel.training.schedule import lr_at
@@ -52,10 +53,19 @@ class TrainingTask:
     """Weights to start from: a trained network, or others that the user gives; None: random weights."""
     validation: Artifact | None = None
     """EXAMPLES to validate on, if `config.validate` is given."""
+    mixture: Mixture | None = None
+    """Other EXAMPLES that are mixed into `examples`."""
     precision: str = ""
     """'bf16' or 'fp32'; empty until it is chosen for the hardware."""
     board: Any = None
     """The actor to which rank 0 reports progress; None until it is started."""
+
+    @property
+    def stream(self) -> Stream:
+        """The items that it trains on."""
+        if self.mixture:
+            return MixedStream(self.examples, self.mixture, self.seed)
+        return Stream(self.examples, self.seed)
 
 
 def describe_step(loss: float, accuracy: float) -> str:
@@ -111,7 +121,7 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
     wrap = functools.partial(DistributedDataParallel, device_ids=[device] if device.type == "cuda" else None)
     parallel = wrap(module)
     every, mix = max(1, last // POINTS), make_mix(config, task.classes)
-    batches = Stream(task.examples, task.seed).batches(
+    batches = task.stream.batches(
         task.view, config.batch, step * config.batch, total, rank, world, _loaders(), _memory(device)
     )
     # Raises if the driver has ended: another driver may be writing checkpoints now.
@@ -143,7 +153,7 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
                 sums.zero_()
                 done, seen = step * config.batch, (1 + (step - 1) % every) * config.batch
                 if loss != loss:  # the sum is the same on every rank, so all ranks raise
-                    raise InputError(
+                    raise DivergedError(
                         f"the loss is not a number after {done:,} {task.view.inputs}, at a learning rate of {lr:g}: "
                         "lower the learning rate"
                     )

@@ -72,7 +72,7 @@ class Stream:
 
     def check_workers(self, world: int, batch: int) -> None:
         """InputError if a worker would get fewer than 2 images of some batch, which BatchNorm needs."""
-        if (least := batch // world) < 2:
+        if (least := self.least(world, batch)) < 2:
             raise InputError(
                 f"a batch of {batch} over {world} training workers gives one worker only {least} images, but BatchNorm "
                 "needs 2: lower --resources.workers, or raise the batch"
@@ -80,11 +80,24 @@ class Stream:
 
     def serves(self, world: int, batch: int) -> bool:
         """Whether that many workers can share a batch."""
-        return batch // world >= 2
+        return self.least(world, batch) >= 2
+
+    def least(self, world: int, batch: int) -> int:
+        """The fewest items of a whole batch that a worker gets."""
+        return batch // world
+
+    def examples_at(self, position: int, batch: int) -> Artifact:
+        """The EXAMPLES of the item at a position."""
+        return self.examples
 
     def share(self, batch: int, stop: int, rank: int = 0, world: int = 1) -> Share:
         """A worker's share of the stream's batches of that size, until item `stop`."""
         return Share(lanes=self._groups.lanes, batch=batch, stop=stop, rank=rank, world=world)
+
+    def positions(self, start: int, end: int, stop: int, rank: int, world: int, batch: int) -> np.ndarray:
+        """The positions in [start, end) of this worker's items, ascending, int64, if the stream is used in batches of
+        that size until `stop`."""
+        return self.share(batch, stop, rank, world).mine(start, end)
 
     def items(
         self, start: int, stop: int, rank: int = 0, world: int = 1, batch: int = 1
@@ -171,16 +184,14 @@ class Stream:
         allocates for a shape. An error in them is raised here at its batch, after the batches before it. All threads
         have ended when the iterator ends or is closed.
         """
-
-        share = self.share(batch, images, rank, world)
         sandbox = Sandbox(Parser.of(train_parser, view.cpu_seconds, view=view), threads)
 
         def fill(pixels: np.ndarray, items: list[Item]) -> None:
             numbers = [(self.seed, AUGMENT, item[0]) for item in items]
             rejects = sandbox.fill(pixels, [item[2] for item in items], numbers)
-            for (_, key, _, _), reject in zip(items, rejects, strict=True):
+            for (position, key, _, _), reject in zip(items, rejects, strict=True):
                 if reject:
-                    raise undecodable(self.examples, key, reject)
+                    raise undecodable(self.examples_at(position, batch), key, reject)
 
         def prepare() -> Generator[tuple[list[Future], np.ndarray, np.ndarray], None, None]:
             """Each batch as soon as its decoding is submitted: (calls that fill the pixels, pixels, labels)."""
@@ -189,7 +200,8 @@ class Stream:
             try:
                 for start in range(first, images, batch):
                     stop = min(start + batch, images)
-                    some = list(itertools.islice(source, len(share.mine(start, stop))))
+                    mine = self.positions(start, stop, images, rank, world, batch)
+                    some = list(itertools.islice(source, len(mine)))
                     pixels = empty((len(some), *view.train_shape))
                     run = max(RUN, -(-len(some) // (4 * threads)))  # work for all threads, but not too many calls
                     runs = range(0, len(some), run)

@@ -20,7 +20,6 @@ from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, w
 from raylabel.training.checkpoint import STATE, Checkpoints
 from raylabel.training.learner import result_file
 from raylabel.training.loop import TrainingTask, describe_step, run_worker
-from raylabel.training.stream import Stream
 from raylabel.training.validation import VALIDATION
 from raylabel.training.watch import Points, Watch, unwatched
 from raylabel.training.worker_group import Workers
@@ -46,12 +45,14 @@ def train(root: Root, name: str, task: TrainingTask, resources: Resources, watch
         "init": task.init.digest if task.init else None,
         "seed": task.seed,
     }
+    if task.mixture:
+        identity["mixture"] = {"examples": task.mixture.examples.digest, "share": task.mixture.share}
     if task.validation and config.validate.given:
         identity["validation"] = {"examples": task.validation.digest, "view": view.evaluation_identity}
 
     def build_model(draft: Draft) -> Built:
         board, checkpoints = make_board(), Checkpoints(draft.scratch("checkpoints"))
-        workers = Workers(resources, cluster, config.batch, Stream(task.examples, task.seed), board)
+        workers = Workers(resources, cluster, config.batch, task.stream, board)
         worker_task = replace(task, precision=precision, board=board)
         start = checkpoints.newest()
         before = start.step * config.batch

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -84,6 +85,10 @@ def summary_of(folder: Path, **settings: int) -> dict:
     raise AssertionError("no summary")
 
 
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
 def stamps(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.glob("runs/*/*") if not path.is_dir()}
 
@@ -150,6 +155,29 @@ def test_all_four_networks_of_digits_learn(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_student_on_labels_and_picks_mixed_is_a_row_more(first, tmp_path):
+    """Run after the same command without it, so that only this student is trained."""
+    folder, before = first
+    copy = tmp_path / "runs"
+    shutil.copytree(folder / "runs", copy)
+    done = job(*SHORT, *given_teacher(folder), "--mixed", "0.25", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.findall("train .* in ", done.stdout) == re.findall("train mixed: .* in ", done.stdout) != []
+    assert "student (labels and picks mixed)" in done.stdout and "(labels and picks mixed)" not in before
+    (summary,) = (one for one in map(read_json, copy.glob("run-*/summary.json")) if "mixed" in one["settings"])
+    old = summary_of(folder)
+    rows = {row["model"]: row for row in summary["metrics"] if row["metric"] == "top1"}
+    assert rows.keys() == {*TESTED, "mixed"} and rows["mixed"]["n"] == 500
+    assert [row for row in summary["metrics"] if row["model"] != "mixed"] == old["metrics"]
+    assert summary["gain"] == old["gain"]
+    mixed, control, pretrained = (
+        read_json(*copy.glob(f"{name}-*/recipe.json"))["identity"] for name in ("mixed", "control", "pretrained")
+    )
+    assert mixed["mixture"] == {"examples": control["examples"], "share": 0.25}
+    assert mixed["examples"] == pretrained["examples"] and mixed["train"] == control["train"]
+
+
 def test_the_same_command_does_nothing_and_another_k_does_not_score_again(first):
     folder, _ = first
     before = stamps(folder)

@@ -85,3 +85,18 @@ def test_batchnorm_over_all_workers_needs_gpus_in_the_control_too(monkeypatch: p
         check_recipe(recipe)
     monkeypatch.setattr(Cluster, "now", lambda: Cluster((Node(4, 1),)))
     check_recipe(recipe)
+
+
+def test_the_student_of_a_mixture_is_trained_as_in_pre_training_and_as_long_as_the_fine_tuned_one():
+    recipe = replace(digits(), mixed=0.25)
+    assert recipe.mixed_train == digits().control_train
+    assert identity_of(recipe) == identity_of(digits()) | {"mixed": 0.25}
+
+
+@pytest.mark.parametrize(("share", "labeled"), [(-0.1, -6), (0.001, 0), (0.995, 64), (1.0, 64), (2.0, 128)])
+def test_each_batch_of_a_mixture_has_some_of_both(share: float, labeled: int):
+    assert digits().pretrain.batch == 64
+    with pytest.raises(
+        InputError, match=f"^mixed is {share}, so {labeled} of the 64 images of a batch would be labeled"
+    ):
+        replace(digits(), mixed=share)

@@ -21,7 +21,7 @@ from rich.console import Console
 from raylabel.evaluate.results import Metric, Subject
 from raylabel.media.encode import encode_mp4
 from raylabel.report import page as module
-from raylabel.report.control import ControlUsed
+from raylabel.report.control import ControlUsed, TriedControl
 from raylabel.report.page import NAMED_CLASSES, Film, Picture, Point, Strip, write_page
 from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary
 from raylabel.report.terminal import print_summary
@@ -61,7 +61,17 @@ def make(names: list[str], text: str = "plain", video: bool = False) -> Summary:
         ] if video else [],
         metrics=metrics,
         test_per_class=[9] * (len(names) - 1) + [0],
-        control=ControlUsed(description=text, images=44_032),
+        control=ControlUsed(
+            description=text,
+            images=44_032,
+            trials=[
+                TriedControl(
+                    settings={"train.schedule.lr": lr, "view.augment": text}, images=640 * (i + 1),
+                    value=None if i else 0.61, low=None if i else 0.5, high=None if i else 0.7, n=81, error=text * i,
+                )
+                for i, lr in enumerate((0.1, 1e30))
+            ] if video else [],
+        ),
         picks=Picks(
             total=sum(per_class), samples=max(per_class), k=50, p=3, rank="log_odds", per_class=per_class,
             min=min(per_class), median=float(np.median(per_class)), max=max(per_class),

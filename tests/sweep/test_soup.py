@@ -19,12 +19,12 @@ from raylabel.errors import InputError
 from raylabel.models import Model
 from raylabel.models.build import build
 from raylabel.models.trained import WEIGHTS, load_model
+from raylabel.recipes.space import apply
 from raylabel.store.artifact import Artifact, Root
 from raylabel.sweep.config import SweepConfig
 from raylabel.sweep.result import flags, print_sweep
 from raylabel.sweep.run import sweep
 from raylabel.sweep.soup import average, check_soup, greedy
-from raylabel.sweep.space import apply
 
 
 def trained(root: Root, count: int) -> list[Artifact]:

@@ -7,7 +7,8 @@ import pytest
 
 from raylabel.errors import InputError
 from raylabel.recipes import registry as recipes
-from raylabel.sweep.space import apply, draw, grid, parse
+from raylabel.recipes.space import apply, draw, grid, parse
+from raylabel.sweep.config import SHARED
 
 
 def test_grid_has_every_combination_and_changes_only_its_fields():
@@ -41,7 +42,7 @@ def test_draws_depend_on_the_seed_and_cover_the_whole_range():
         ([], "space is empty"),
         (["select.q=[1]"], "space: select.q is not a field: 'select' has k, p"),
         (["finetune.lr=[0.1]"], "space: finetune.lr is not a field: 'finetune' has images, schedule"),
-        (["nothing=[1]"], "space: nothing is not a field: a recipe has name"),
+        (["nothing=[1]"], "space: nothing is not a field: there are name"),
         (["select.k.x=[1]"], "space: select.k.x: 'select.k' is 100 and has no fields"),
         (["teacher.view.size=[8]"], "'teacher.view' is None and has no fields"),
         (["select=[1]"], "space: select has fields of its own: give one of select.k"),
@@ -61,12 +62,13 @@ def test_draws_depend_on_the_seed_and_cover_the_whole_range():
         (["resources.workers=[1]"], "space: resources.workers does not change results"),
         (["pretrain.checkpoint_minutes=[1.0]"], "does not change results"),
         (["unlabeled.uri=[a]"], "'unlabeled' is the same for all trials"),
+        (["control.train.images=[8]"], "'control' is the same for all trials"),
         (["select.k=[1]", "select.k=[2]"], "space: select.k is given twice"),
     ],
 )
 def test_invalid_space_is_an_error_that_names_the_field(texts, message):
     with pytest.raises(InputError) as error:
-        parse(texts, recipes.digits())
+        parse(texts, recipes.digits(), SHARED)
     assert message in str(error.value)
 
 

@@ -1,4 +1,4 @@
-"""The space of a sweep: fields of a recipe and their values, as a user writes them → the settings of each trial.
+"""The space of a search: fields of a config and their values, as a user writes them → the settings of each trial.
 
 - select.k=[184, 368, 736]                          these values
 - finetune.schedule.lr=log_uniform(1e-4, 1e-2)      drawn at random, uniform in the logarithm
@@ -11,20 +11,45 @@ import itertools
 import math
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from raylabel.errors import InputError
-from raylabel.recipes.recipe import Recipe
 
 FORMS = "give [a, b, ...], choice(a, b, ...) or log_uniform(low, high)"
-SHARED = ("name", "labeled", "unlabeled", "test", "truth")  # fields of a recipe that are the same for all trials
 
 Settings = dict[str, Any]
 """Field → value of one trial."""
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Which trials there are, and on how many samples the best one is chosen."""
+
+    space: tuple[str, ...] = ()
+    """Fields and their values: 'select.k=[184,368]' 'finetune.schedule.lr=log_uniform(1e-4,1e-2)'
+    'student.arch=choice(resnet8x1,resnet8x2)'. If all are lists, every combination is a
+    trial."""
+    samples: int = 0
+    """Number of trials; each draws a value for every field at random. 0: every combination of the values."""
+    validation: float = 0.2
+    """Share of every class of the labeled set that is held out to choose the best trial; no trial is trained on it."""
+
+    def check(self, prefix: str = "") -> None:
+        """InputError if a field is invalid. `prefix`: that of the fields' names, for example 'control.sweep.'."""
+        if self.samples < 0:
+            raise InputError(f"{prefix}samples is {self.samples}: give a number of trials, or 0 for every combination")
+        if not 0 < self.validation < 1:
+            raise InputError(f"{prefix}validation is {self.validation}: give a share between 0 and 1")
+
+    def trials(self, config: Any, seed: int, shared: Collection[str]) -> list[Settings]:
+        """The settings of each trial. `shared`: fields of the config that are the same for all trials."""
+        axes = parse(self.space, config, shared)
+        return draw(axes, self.samples, seed) if self.samples else grid(axes)
 
 
 @dataclass(frozen=True)
@@ -39,12 +64,12 @@ class Axis:
     """Whether values are drawn at random; otherwise every value is used."""
 
 
-def parse(texts: Sequence[str], recipe: Recipe) -> tuple[Axis, ...]:
-    """The axes of `FIELD=VALUES` texts. InputError that names the field if the recipe does not have it or a value has
-    the wrong type."""
+def parse(texts: Sequence[str], config: Any, shared: Collection[str] = ()) -> tuple[Axis, ...]:
+    """The axes of `FIELD=VALUES` texts. InputError that names the field if the config does not have it, or it is one of
+    `shared`, or a value has the wrong type."""
     if not texts:
         raise InputError("space is empty: give fields and their values, for example 'select.k=[50,100]'")
-    axes = tuple(_axis(text, recipe) for text in texts)
+    axes = tuple(_axis(text, config, shared) for text in texts)
     for axis in axes:
         if [other.field for other in axes].count(axis.field) > 1:
             raise InputError(f"space: {axis.field} is given twice: keep one")
@@ -65,11 +90,11 @@ def draw(axes: Sequence[Axis], samples: int, seed: int) -> list[Settings]:
     return [{axis.field: _draw(axis, rng) for axis in axes} for _ in range(samples)]
 
 
-def apply(recipe: Recipe, settings: Settings) -> Recipe:
-    """The recipe with those fields changed. InputError that names the field whose value is invalid."""
+def apply(config: C, settings: Settings) -> C:
+    """The config with those fields changed. InputError that names the field whose value is invalid."""
     for name, value in settings.items():
-        recipe = _replaced(recipe, name, name.split("."), value)
-    return recipe
+        config = _replaced(config, name, name.split("."), value)
+    return config
 
 
 def _draw(axis: Axis, rng: np.random.Generator) -> Any:
@@ -79,12 +104,12 @@ def _draw(axis: Axis, rng: np.random.Generator) -> Any:
     return float(f"{math.exp(rng.uniform(math.log(axis.low), math.log(axis.high))):.6g}")
 
 
-def _axis(text: str, recipe: Recipe) -> Axis:
+def _axis(text: str, config: Any, shared: Collection[str]) -> Axis:
     name, equals, form = text.partition("=")
     name = name.strip().removeprefix("--").replace("-", "_")
     if not equals:
         raise InputError(f"space: '{text}' has no '=' and values after the field: {FORMS}")
-    hint = _hint(recipe, name)
+    hint = _hint(config, name, shared)
     try:
         node = ast.parse(form.strip(), mode="eval").body
     except (SyntaxError, ValueError) as error:
@@ -108,20 +133,20 @@ def _axis(text: str, recipe: Recipe) -> Axis:
     return Axis(name, values, drawn=call == "choice")
 
 
-def _hint(recipe: Recipe, name: str) -> tuple[Any, ...]:
+def _hint(config: Any, name: str, shared: Collection[str]) -> tuple[Any, ...]:
     """The types of the field, for example (int,) or (float, None). Of a Literal, its words."""
-    config, hint, path = recipe, None, name.split(".")
+    hint, path = None, name.split(".")
     for depth, part in enumerate(path):
         where = ".".join(path[:depth])
         if not dataclasses.is_dataclass(config):
             raise InputError(f"space: {name}: '{where}' is {config!r} and has no fields: sweep another field")
         known = {field.name: field for field in fields(config)}
         if part not in known:
-            having = f"'{where}' has" if where else "a recipe has"
+            having = f"'{where}' has" if where else "there are"
             raise InputError(f"space: {name} is not a field: {having} {', '.join(known)}")
         if not known[part].metadata.get("identity", True):
             raise InputError(f"space: {name} does not change results, only how the work is done: sweep another field")
-        if depth == 0 and part in SHARED:
+        if depth == 0 and part in shared:
             raise InputError(f"space: {name}: '{part}' is the same for all trials of a sweep: sweep another field")
         hint = typing.get_type_hints(type(config))[part]
         config = getattr(config, part)

@@ -1,0 +1,38 @@
+"""What is measured of a run: the METRICS rows of all evaluators."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from raylabel.evaluate.classify import accuracy, hits, paired_gain
+from raylabel.evaluate.precision import pick_precision
+from raylabel.evaluate.results import CONTROL, STUDENT, TEACHER, TOP1, Metric, Subject, require
+from raylabel.pipelines.curves import curve_metrics
+from raylabel.store.artifact import Artifact
+
+if TYPE_CHECKING:
+    from raylabel.pipelines.semi_supervised import Run
+
+
+def metrics_of(run: Run) -> list[Metric]:
+    """Accuracies on the test set, the gain, learning curves, the precision of the picks."""
+    recipe, start = run.recipe, run.start
+    of = functools.partial(Subject, seed=recipe.seed, dataset=", ".join(recipe.test.uri), split="test")
+    labeler = recipe.source.name if recipe.source else TEACHER
+    picked = Subject(model=labeler, seed=recipe.seed, dataset=", ".join(recipe.unlabeled.uri), split="unlabeled")
+    right = {name: hits(scores, start.test_labels) for name, scores in run.tests.items()}
+    return [
+        *(row for name, hit in right.items() for row in accuracy(of(model=name), hit, len(start.classes))),
+        paired_gain(of(model=STUDENT), right[STUDENT].top1, right[CONTROL].top1),
+        *curve_metrics(run),
+        *pick_precision(picked, run.picks, start.shards["unlabeled"], recipe.unlabeled.share, recipe.truth),
+    ]
+
+
+def validate(run: Run, network: Artifact, held: Artifact) -> Metric:
+    """Top-1 of a network on a validation split of the labeled set, given as PICKS."""
+    recipe = run.recipe
+    right = hits(run.score(network, recipe.view, "labeled"), held, part=True)
+    of = Subject(model=network.name, seed=recipe.seed, dataset=", ".join(recipe.labeled.uri), split="validation")
+    return require(accuracy(of, right, len(run.start.classes)), metric=TOP1)
