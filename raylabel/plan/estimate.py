@@ -34,6 +34,7 @@ from raylabel.plan.pilot import Labeled
 from raylabel.plan.report import Plan, Reach, Work
 from raylabel.plan.traffic import CorpusSize, Traffic
 from raylabel.recipes.recipe import Recipe
+from raylabel.report.page import CURVES
 from raylabel.selection.duplicates import BUCKET_ROWS
 from raylabel.selection.select import GROUP_CANDIDATES
 from raylabel.store.artifact import Root
@@ -126,6 +127,7 @@ class _Costs:
         )
         seconds = sum(work.seconds for work in stages)
         driver = traffic.start(list(self.corpora.values())) + traffic.lock(seconds) + traffic.report()
+        driver += traffic.tracking(work.seconds for work in stages if work.stage in CURVES)
         return (*stages, replace(_nothing("driver"), traffic=driver.rounded()))
 
     def _label(self) -> Work:

@@ -6,6 +6,7 @@ use. The numbers in the formulas, what a stage requests whatever its size, were 
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from typing import Self
 
@@ -16,13 +17,17 @@ from raylabel.selection.duplicates import BUCKET_ROWS
 from raylabel.selection.select import GROUP_CANDIDATES, GROUP_ROWS, KEPT, KEYS, SLICE
 from raylabel.store.artifact import WHOLE
 from raylabel.store.root_lock import HEARTBEAT_EVERY
+from raylabel.tracking.tracker import EVERY
 from raylabel.training import media, samples
 from raylabel.training.layout import BANDS, UNIT, Layout
+from raylabel.training.loop import POINTS
 from raylabel.training.row_groups import OPEN
 
 FOOTER = 1 << 16  # bytes that pyarrow reads from the end of a parquet file
 DIGEST_ROW = 24  # bytes of a digest and a key
 CANDIDATE = 13  # bytes of a candidate: its class, score and key
+EVENT = 70  # bytes of a point of a curve in TensorBoard's files
+SETTINGS = 3_500  # bytes of a recipe there
 TABLE_ROW = 2  # bytes of a pick in compressed tables of keys and labels
 
 
@@ -220,6 +225,16 @@ def validate(layout: Layout, workers: int, size: float, items: int, points: int)
     tables = file(40 * layout.groups) + Traffic(3, 0, 8 * items)
     opened = Traffic(min(layout.groups, workers * layout.parts))
     return tables * workers + opened + Traffic(layout.groups, 0, size) * points
+
+
+def tracking(seconds: Iterable[float]) -> Traffic:
+    """The event files of TensorBoard: of the run, and of trainings that take so many seconds. A file is written anew
+    when it has new points."""
+    total = Traffic(0, 3, 0, 2 * SETTINGS)
+    for one in seconds:
+        times = 1 + min(POINTS, one / EVERY)
+        total += Traffic(0, 1 + times, 0, times * POINTS * EVENT * (0.5 if times > 1 else 1))
+    return total
 
 
 def report() -> Traffic:

@@ -22,23 +22,31 @@ from corpora import Indexed, write_files, write_parquet, write_tar
 from examples import stored_examples
 from helpers import digit_images
 from paths import JOBS
+from tracked import points
 
 from raylabel.corpus import Corpus, Shards, Units, index_corpus
 from raylabel.corpus.ahead import UnitReader
 from raylabel.corpus.fingerprint import verify_shard
 from raylabel.corpus.units import UNIT
 from raylabel.datasets import digits
+from raylabel.evaluate.results import Metric
 from raylabel.plan import traffic
 from raylabel.plan.cost import rows_read
 from raylabel.plan.traffic import CorpusSize, Traffic
+from raylabel.recipes import cifar10
+from raylabel.report.page import CURVES
 from raylabel.schema import PICKS, SCORES, make_key
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import Select, select
-from raylabel.store.artifact import Built, Draft, Root, write_table
+from raylabel.store.artifact import Built, Draft, Root, identity_of, write_table
 from raylabel.store.fetch import Fetcher
 from raylabel.store.files import write_file
+from raylabel.tracking.snapshot import Snapshot
+from raylabel.tracking.tensorboard import TensorBoard
+from raylabel.tracking.tracker import EVERY
 from raylabel.training.examples import materialize, media_of
 from raylabel.training.layout import BANDS, Layout
+from raylabel.training.loop import POINTS
 from raylabel.training.media import Materialize, WritingTask
 from raylabel.training.stream import Stream
 
@@ -176,6 +184,20 @@ def compare(expected: Traffic, found: Traffic) -> None:
         assert getattr(expected, name) == pytest.approx(value, rel=0.2), name
 
 
+def test_requests_of_tracking_are_counted(server: Cloud, bucket: str):
+    """Of two trainings: one takes 50 s, the other was done before."""
+    made = json.loads(json.dumps(identity_of(cifar10("s3://bucket/data"))))
+    running = Snapshot(recipe="cifar10", run="cifar10-0", settings=made)
+    with server.counting() as found:
+        board = TensorBoard(f"{bucket}/tracking/cifar10-0")
+        for step in range(11):
+            curves = {"teacher": points(POINTS), "student": points(1 + step * POINTS // 10)}
+            board.send(dataclasses.replace(running, points=curves))
+        row = Metric(model="student", seed=0, dataset="d", split="test", metric="top1", value=0.5, n=9)
+        board.send(dataclasses.replace(running, points=curves, metrics=[row]))
+    compare(traffic.tracking([0.0, 10 * EVERY]), asked(found))
+
+
 def run(job: str, bucket: str, root: str, *options: str) -> subprocess.Popen[str]:
     """A job of the recipe `digits` with its corpora and its root in the bucket."""
     command = [sys.executable, str(JOBS / job), "digits", "--root", f"{bucket}/{root}", *options]
@@ -219,9 +241,10 @@ STAGES = {
 
 
 def by_stage(found: Requests) -> tuple[dict[str, Traffic], int]:
-    """(what was requested in each stage, heartbeats of the root lock)."""
+    """(what was requested in each stage, without the curves; heartbeats of the root lock)."""
     lock = found.of("/drivers")
-    rest = Requests(request for request in found if "/drivers" not in request.key)
+    apart = "/drivers", "/tracking"
+    rest = Requests(request for request in found if not any(one in request.key for one in apart))
     begun = next(i for i, request in enumerate(rest) if "/examples-labeled-" in request.key)
     parts = {"": [rest[:begun]]}
     for artifact, some in Requests(rest[begun:]).stages().items():
@@ -259,7 +282,9 @@ def test_a_run_in_an_object_store_is_as_planned_and_resumes_to_the_same_lists(
     seconds = sum(stage["seconds"] for stage in planned["stages"])
     driver = Traffic(*(stages["driver"][field.name] for field in dataclasses.fields(Traffic)))
     lock = traffic.lock(seconds)
-    stages["driver"] |= dataclasses.asdict(driver + lock * -1)  # its number of heartbeats is a prediction of the time
+    tracking = traffic.tracking(stages[name]["seconds"] for name in CURVES if name in stages)
+    # The numbers of heartbeats and of event files that are written are predictions of the time.
+    stages["driver"] |= dataclasses.asdict(driver + (lock + tracking) * -1)
     wrong = {}
     for stage, one in counted.items():
         for name, value in dataclasses.asdict(one).items():
