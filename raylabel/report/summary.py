@@ -34,7 +34,7 @@ MODELS = {
     CONTROL: "control",
     PRETRAINED: "student (pretrained)",
     STUDENT: "student (fine-tuned)",
-    MIXED: "student (labels and picks mixed)",
+    MIXED: "student (mixed)",
 }
 """The names of models for display; a model that is not listed is shown with its id."""
 

@@ -211,7 +211,7 @@ def test_a_root_in_an_object_store(bucket: str, server: Cloud) -> None:
     (one,) = [run.name for run in Needs(contents).runs if run.state == "finished"]
     clean(uri, plan_cleaning(contents, [one]))
     left = {name.partition("/")[0] for name in list_files(uri)}
-    assert left == {*root.folders, "uses", "notes.txt"} - {root.folders[3], root.folders[4]}
+    assert left == {*root.folders, "uses", "notes.txt", "tracking"} - {root.folders[3], root.folders[4]}
     assert root.execute(killed) == [root.folders[6]]
     assert not plan_cleaning(read_contents(uri)).folders
 

@@ -240,6 +240,7 @@ def test_a_run_that_is_killed_between_its_controls_goes_on_to_the_same_one(ray_f
     for network in whole.glob("control-*/model.safetensors"):
         assert network.read_bytes() == (killed / network.parent.name / network.name).read_bytes()
     assert len([*whole.glob("control-*")]) == 3  # two trials, and the one that is trained on the whole labeled set
-    assert summary["artifacts"].keys() == other["artifacts"].keys()
+    made = [{name for name in one["artifacts"] if not name.startswith("shards-")} for one in (summary, other)]
+    assert made[0] == made[1]  # the digest of SHARDS covers the path of the corpus, which is in the root
     images = {stage["name"]: stage["images"] for stage in summary["stages"]}
     assert images["control sweep"] >= 640 + 25600 and images["control"] in (640, 25600)

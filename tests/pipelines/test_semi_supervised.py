@@ -164,7 +164,7 @@ def test_a_student_on_labels_and_picks_mixed_is_a_row_more(first, tmp_path):
     done = job(*SHORT, *given_teacher(folder), "--mixed", "0.25", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.findall("train .* in ", done.stdout) == re.findall("train mixed: .* in ", done.stdout) != []
-    assert "student (labels and picks mixed)" in done.stdout and "(labels and picks mixed)" not in before
+    assert "student (mixed)" in done.stdout and "student (mixed)" not in before
     (summary,) = (one for one in map(read_json, copy.glob("run-*/summary.json")) if "mixed" in one["settings"])
     old = summary_of(folder)
     rows = {row["model"]: row for row in summary["metrics"] if row["metric"] == "top1"}

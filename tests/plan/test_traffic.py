@@ -190,6 +190,7 @@ def test_requests_of_tracking_are_counted(server: Cloud, bucket: str):
     running = Snapshot(recipe="cifar10", run="cifar10-0", settings=made)
     with server.counting() as found:
         board = TensorBoard(f"{bucket}/tracking/cifar10-0")
+        curves = {}
         for step in range(11):
             curves = {"teacher": points(POINTS), "student": points(1 + step * POINTS // 10)}
             board.send(dataclasses.replace(running, points=curves))
