@@ -13,11 +13,14 @@ from typing import Annotated, Literal
 import tyro
 
 from raylabel.cli.exit import readable
-from raylabel.cli.launch import check_arguments, check_kept, connected
+from raylabel.cli.launch import check_arguments, check_kept, command_line, connected
 from raylabel.cli.main import with_commands
 from raylabel.cli.output import guard_output
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
+from raylabel.store.artifact import identity_of
+from raylabel.store.names import PREDICTION
+from raylabel.store.uses import RecordedRoot
 
 Unused = tyro.conf.Suppress[str | None]
 
@@ -89,5 +92,9 @@ def main() -> None:
         )
         corpus = Corpus(**{one.name: getattr(options.corpus, one.name) for one in fields(Corpus)})
         with connected(options.root or shipped.root.uri, options.resources) as root:
-            found = predict(root, shipped, corpus, label, output, options.resources, options.retry_rejects)
+            asked = {"network": shipped.network.digest, "to": output.uri}
+            asked |= {"corpus": identity_of(corpus), "label": identity_of(label)}
+            recorded = RecordedRoot.of(root, PREDICTION, shipped.run["run"], asked, command_line())
+            found = predict(recorded, shipped, corpus, label, output, options.resources, options.retry_rejects)
+            recorded.uses.finish()
         print_prediction(found, output)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from raylabel.inventory.contents import Contents, Folder, refers_to
+from raylabel.store.names import PREDICTION
 
 # Artifacts to which nothing refers, and which a run finds again by those to which they refer. The record of a run lists
 # them; the results of a run of an earlier version do not.
@@ -18,10 +19,10 @@ ADDED = ("samples-", "digests-", "leaks-")
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run or a sweep of which a root holds something."""
+    """A run, a sweep or a prediction of which a root holds something."""
 
     name: str
-    """The folder of its results, or of the sweep; while there is none, the name of its record."""
+    """The folder of its results, or of the sweep; where there is none, the name of its record."""
     state: str
     """finished or unfinished: stopped, running, or only planned."""
     time: str
@@ -60,7 +61,9 @@ class Needs:
             linked.add(name)
             found.append(self._run(name, [name] if name in records else [], True))
         # Of a finished run of these the user has deleted the results, and may run it again.
-        found += [self._run(name, [name], False) for name in sorted(records.keys() - linked)]
+        for name in sorted(records.keys() - linked):
+            predicted = name.startswith(f"{PREDICTION}-") and records[name].finished
+            found.append(self._run(name, [name], predicted))
         return tuple(sorted(found, key=lambda run: (run.time, run.name)))
 
     @cached_property

@@ -5,10 +5,10 @@ its driver writes a record, `uses/<run>.json`, before it begins an artifact. A r
 nothing.
 
 The record of an unfinished run only grows. It is named after the recipe, and the same command continues it. Once the
-run is finished it is named after the folder of the results, and it has what this command used. What only earlier
-commands used, for example before the corpus grew, is superseded. A run that a user drops keeps its record until all
-that only it needed is deleted. So a folder that no record has among those that its run made is known to be of another
-origin: an earlier version of raylabel, or a program without a driver.
+run is finished it is named after the folder of the results, if they are in the root, and it has what this command used.
+What only earlier commands used, for example before the corpus grew, is superseded. A run that a user drops keeps its
+record until all that only it needed is deleted. So a folder that no record has among those that its run made is known
+to be of another origin: an earlier version of raylabel, or a program without a driver.
 """
 
 import json
@@ -118,17 +118,19 @@ class Uses:
             self._record = self._new(uses, superseded=self._before.mentioned - uses)
             write_record(self._root, self._name, self._record)
 
-    def finish(self, folder: str) -> None:
-        """Names the record after the folder of the results. Writes nothing if it has that name and lacks nothing."""
-        self._used.add(folder)
-        known = read_record(self._root, folder)
-        uses = self._used.union(known.uses if known and not known.dropped else ())
+    def finish(self, folder: str = "") -> None:
+        """Names the record after the folder of the results; empty: they are not in the root, and it keeps its name.
+        Writes nothing if it has that name and lacks nothing."""
+        name = folder or self._name
+        self._used.update({folder} - {""})
+        known = read_record(self._root, name)
+        uses = self._used.union(known.uses if folder and known and not known.dropped else ())
         self._made.update(known.made if known else ())
         others = self._before.mentioned.union(known.mentioned if known else ()) - uses
         record = self._new(uses, superseded=others, finished=True)
         if known is None or replace(record, command=known.command, time=known.time) != known:
-            write_record(self._root, folder, record)
-        if self._record is not None:
+            write_record(self._root, name, record)
+        if self._record is not None and name != self._name:
             delete_record(self._root, self._name)
 
     def _new(self, uses: Any, superseded: Any = (), finished: bool = False) -> Record:

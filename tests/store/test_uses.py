@@ -87,6 +87,25 @@ def test_a_finished_run_is_named_after_its_results_and_what_it_did_not_use_is_su
     assert set(uses(root, name)) == {*record.uses, folder("more", 4)}
 
 
+def test_a_run_without_results_in_the_root_keeps_its_name(root: Root) -> None:
+    first = driver(root)
+    first.make("old", {"x": 1}, build)
+    first.uses.finish()
+    assert uses(root) == (folder("old", 1),)
+    second = driver(root)  # after the corpus has grown
+    second.make("new", {"x": 2}, build)
+    assert uses(root) == tuple(sorted([folder("old", 1), folder("new", 2)]))
+    second.uses.finish()
+    record = read_record(root.uri, NAME)
+    assert record and record.finished and read_records(root.uri) == {NAME: record}
+    assert (record.uses, record.superseded) == ((folder("new", 2),), (folder("old", 1),))
+
+    third = driver(root)
+    third.make("new", {"x": 2}, build)
+    third.uses.finish()
+    assert read_records(root.uri) == {NAME: record}
+
+
 def test_a_run_of_an_earlier_version_is_recorded_by_its_command(root: Root) -> None:
     root.make("old", {"x": 1}, build)
     root.make("run-mine", {"x": 2}, build)
