@@ -8,14 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
+from finished_runs import digits_network
 from heads import environment
 from helpers import digit_images
 from paths import PYTHONPATH
-from test_predict import make_case
 
 from raylabel.inventory.contents import read_contents
 from raylabel.inventory.needs import Needs
-from raylabel.store.artifact import MANIFEST
+from raylabel.labels.teacher import Label
+from raylabel.store.artifact import MANIFEST, Root
 from raylabel.store.files import list_files, read_file, write_file
 
 SCRIPT = "from raylabel.cli.main import main; main()"
@@ -37,7 +38,8 @@ def test_a_prediction_that_is_killed_goes_on_to_the_same_files(
     media, _ = digit_images()
     for number, data in enumerate([*media[:600], b"no picture"]):
         write_file(f"{base}/photos/{number:03d}.png", data)
-    networks = {name: make_case(tmp_path, f"{base}/{name}").shipped.network for name in ("whole", "killed")}
+    label, classes = Label(batch=32, precision="fp32"), [f"digit {number}" for number in range(10)]
+    networks = {name: digits_network(Root.open(f"{base}/{name}"), label, classes) for name in ("whole", "killed")}
     assert networks["whole"].digest == networks["killed"].digest
 
     def start(name: str) -> subprocess.Popen[str]:

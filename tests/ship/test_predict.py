@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from corpora import add
-from finished_runs import finished_run, various_network
+from finished_runs import digits_network, finished_run, various_network
 from helpers import DIGITS_VIEW, digit_images, png, write_parquet
 from sklearn.datasets import load_digits
 from videos import scene, video
@@ -74,10 +74,7 @@ class Case:
 
 def make_case(folder: Path, root: str = "runs") -> Case:
     made = Root.open(root if "://" in root else str(folder / root))
-    media, _ = digit_images()
-    pixels = torch.from_numpy(np.stack([eval_pixels(one, DIGITS_VIEW) for one in media[::4]]))
-    network = various_network(made, DIGITS_VIEW, pixels)
-    finished_run(made, network, DIGITS_VIEW, LABEL, CLASSES)
+    network = digits_network(made, LABEL, CLASSES)
     return Case(folder, made, find_network(network.uri))
 
 

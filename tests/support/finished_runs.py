@@ -3,11 +3,12 @@
 import json
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from helpers import as_artifact
+from helpers import DIGITS_VIEW, as_artifact, digit_images
 
 from raylabel.labels.teacher import Label
-from raylabel.media.image_views import normalise
+from raylabel.media.image_views import eval_pixels, normalise
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.build import build
@@ -22,6 +23,15 @@ def finished_run(root: Root, network: Artifact, view: View, label: Label, classe
     summary = {"run": "made-up", "classes": list(classes), "settings": settings, "artifacts": {folder: folder}}
     text = json.dumps(summary).encode()
     return root.make("run-made-up", summary, lambda draft: Built([write_bytes(draft.uri, SUMMARY, text)], {}))
+
+
+def digits_network(root: Root, label: Label, classes: Sequence[str]) -> Artifact:
+    """An untrained network for digits, of which a run is finished."""
+    media, _ = digit_images()
+    pixels = torch.from_numpy(np.stack([eval_pixels(one, DIGITS_VIEW) for one in media[::4]]))
+    network = various_network(root, DIGITS_VIEW, pixels)
+    finished_run(root, network, DIGITS_VIEW, label, classes)
+    return network
 
 
 def various_network(
