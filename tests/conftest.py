@@ -3,6 +3,8 @@
 import gc
 import logging
 import os
+import shutil
+import tempfile
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
@@ -120,6 +122,18 @@ def indexed(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Callab
         return Shards(index_corpus(root, "corpus", corpus))
 
     return index
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[str]:
+    """The folder of the Ray clusters that processes start, which end with the test. Its path is short, because Ray's
+    sockets are there too."""
+    from heads import end_ray
+
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    yield folder
+    end_ray(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

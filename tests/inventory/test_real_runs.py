@@ -1,13 +1,10 @@
 """Real runs in one root: one is finished, one is dropped, one was killed. After `clean`, nothing is built twice."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,14 +16,6 @@ from raylabel.inventory.contents import read_contents
 from raylabel.inventory.needs import Needs
 
 TINY = (*SMALL, "--teacher.train.images", "640")
-
-
-@pytest.fixture
-def ray_folder() -> Iterator[str]:
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    yield folder
-    end_ray(folder)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def start(folder: str, job: str, root: Path, *arguments: str) -> subprocess.Popen:

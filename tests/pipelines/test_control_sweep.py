@@ -2,13 +2,10 @@
 
 import itertools
 import json
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -206,15 +203,6 @@ def finished(job: subprocess.Popen[str], root: Path) -> dict[str, Any]:
     assert "control: the best of 2 controls on 20% of the labels (train.images " in out
     (summary,) = root.glob("run-*/summary.json")
     return json.loads(summary.read_text())
-
-
-@pytest.fixture
-def ray_folder() -> Iterator[str]:
-    """The folder of the Ray clusters that jobs start."""
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    yield folder
-    end_ray(folder)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow
