@@ -14,7 +14,10 @@ from raylabel.ship.shipped import find_network
 
 SCRIPT = "from raylabel.cli.main import main; main()"
 LOOK = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))"
-SMALL = ("--teacher.train.images", "640", "--pretrain.images", "640", "--finetune.images", "128")
+SMALL = (
+    *("--teacher.train.images", "640", "--pretrain.images", "640", "--finetune.images", "128"),
+    *("--select.p", "8"),  # after so few images the teacher gives some classes to no sample
+)
 
 
 def call(*command: str, folder: Path) -> subprocess.CompletedProcess:
@@ -24,7 +27,7 @@ def call(*command: str, folder: Path) -> subprocess.CompletedProcess:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=560,
+        timeout=1700,
     )
 
 
