@@ -12,7 +12,7 @@ from raylabel.evaluate.results import Metric
 from raylabel.labels.holdout import hold_out
 from raylabel.pipelines.metrics import validate
 from raylabel.recipes.recipe import Recipe
-from raylabel.recipes.space import Settings
+from raylabel.recipes.space import Settings, describe_settings
 from raylabel.store.artifact import Artifact
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ def try_controls(run: Run) -> ControlSweep:
     the whole cluster, as any other training of a run."""
     trials, held, total = [], run.split[VALIDATION], len(run.recipe.control_trials)
     for settings, trial in trial_runs(run):
-        named = ", ".join(f"{field} {value}" for field, value in settings.items())
-        say(f"control {len(trials) + 1} of {total} that are tried: {named}")
+        say(f"control {len(trials) + 1} of {total} that are tried: {describe_settings(settings)}")
         examples, recipe = trial.labeled_examples, trial.recipe
         try:
             network = trial.train_control(TRIED, recipe)

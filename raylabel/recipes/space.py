@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from raylabel.errors import InputError
+from raylabel.text import text_of
 
 FORMS = "give [a, b, ...], choice(a, b, ...) or log_uniform(low, high)"
 
@@ -95,6 +96,11 @@ def apply(config: C, settings: Settings) -> C:
     for name, value in settings.items():
         config = _replaced(config, name, name.split("."), value)
     return config
+
+
+def describe_settings(settings: Settings) -> str:
+    """The settings in words: 'train.schedule.lr 0.1, view.augment trivial'."""
+    return ", ".join(f"{name} {text_of(value)}" for name, value in settings.items())
 
 
 def _draw(axis: Axis, rng: np.random.Generator) -> Any:

@@ -7,8 +7,8 @@ from raylabel.media.view import View
 from raylabel.pipelines.control import ControlSweep, ControlTrial
 from raylabel.recipes.control import Control
 from raylabel.recipes.recipe import Recipe
+from raylabel.recipes.space import describe_settings
 from raylabel.store.artifact import identity_of
-from raylabel.text import text_of
 from raylabel.training.config import Train
 from raylabel.training.schedule import Schedule
 
@@ -34,7 +34,7 @@ class TriedControl:
     @property
     def named(self) -> str:
         """Its settings: 'train.schedule.lr 0.1, view.augment trivial'."""
-        return ", ".join(f"{name} {text_of(value)}" for name, value in self.settings.items())
+        return describe_settings(self.settings)
 
 
 @dataclass(frozen=True, kw_only=True)
