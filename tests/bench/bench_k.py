@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from figures import print_value
+from figures import print_paired, print_value
 from processes import connect
 
 from raylabel.compute.resources import Resources
@@ -38,7 +38,6 @@ CLASSES = 5  # the first five of CIFAR-10; the others are distractors
 LABELS = 100  # labeled images of each class
 IMAGES = 1_000  # unlabeled images of each class, in the corpus
 KS = (50, 200, 1_000, 2_500, 5_600)  # 5 x 5,600 is the corpus
-STUDENT_T = 4.303  # 97.5% quantile of Student's t with 2 degrees of freedom, for means of three seeds
 
 
 def main() -> None:
@@ -77,18 +76,10 @@ def measure(work: Path, workers: int, quick: bool) -> None:
     if not quick:
         best = max(KS[1:-1], key=lambda k: statistics.mean(curve[k]))
         for end in (KS[0], KS[-1]):
-            print_paired(f"K = {best:,} over K = {end:,}", curve[best], curve[end])
+            print_paired("k", f"K = {best:,} over K = {end:,}", curve[best], curve[end])
 
 
 MODELS = (TEACHER, CONTROL, PRETRAINED, STUDENT)
-
-
-def print_paired(figure: str, mine: list[float], other: list[float]) -> None:
-    """Prints the mean of the differences per seed, with its 95% interval (Student's t)."""
-    differences = [m - o for m, o in zip(mine, other, strict=True)]
-    mean, half = statistics.mean(differences), STUDENT_T * statistics.stdev(differences) / len(differences) ** 0.5
-    figure = f"{figure}: mean of the differences, and as range its 95% interval"
-    print_value("k", figure, [mean - half, mean, mean + half], "points")
 
 
 def distracted(data: str, k: int, seed: int, workers: int, short: bool) -> Recipe:

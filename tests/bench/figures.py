@@ -11,6 +11,8 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+STUDENT_T = 4.303  # 97.5% quantile of Student's t with 2 degrees of freedom, for means of three seeds
+
 
 def interleave(arms: Mapping[str, Callable[[], float]], repeats: int = 5) -> dict[str, list[float]]:
     """Arm → its result in each round. Prints one line per round to stderr, to show the progress."""
@@ -34,6 +36,17 @@ def print_value(bench: str, figure: str, values: Sequence[float], unit: str, aga
     """Prints and returns the median of a figure that is not a ratio."""
     _print(bench, figure, against, "value", values, unit)
     return statistics.median(values)
+
+
+def print_paired(bench: str, figure: str, mine: Sequence[float], other: Sequence[float], unit: str = "points") -> float:
+    """Prints and returns the mean of the differences per seed; the range is its 95% interval (Student's t). It is for
+    three seeds."""
+    differences = [m - o for m, o in zip(mine, other, strict=True)]
+    assert len(differences) == 3, "STUDENT_T is the quantile for three seeds"
+    mean, half = statistics.mean(differences), STUDENT_T * statistics.stdev(differences) / len(differences) ** 0.5
+    figure = f"{figure}: mean of the differences, and as range its 95% interval"
+    _print(bench, figure, "", "value", [mean - half, mean, mean + half], unit)
+    return mean
 
 
 def _print(bench: str, figure: str, against: str, kind: str, values: Sequence[float], unit: str) -> None:
