@@ -1,5 +1,5 @@
-"""Two ranks of the training loop, in two processes without Ray: interruptions change neither weights nor curve, and the
-weights are those of a plain loop in one process."""
+"""Ranks of the training loop, in processes without Ray: interruptions change neither weights nor curve, and the weights
+are those of a plain loop in one process."""
 
 import json
 import multiprocessing
@@ -77,14 +77,16 @@ class _Validation:
         for each, mode in zip(module.modules(), modes, strict=True):
             each.training = mode
         torch.distributed.all_reduce(right)
-        return right.item() / 128
+        return right.item() / len(self.labels) / torch.distributed.get_world_size()
 
     def close(self) -> None:
         pass
 
 
-def _run(rank: int, folder: str, fields: dict[str, Any], stops: list[tuple[int, ...]], saves: tuple[int, ...]) -> None:
-    """Rank `rank` of a training that starts again after it stopped at each of the steps."""
+def _run(
+    rank: int, world: int, folder: str, fields: dict[str, Any], stops: list[tuple[int, ...]], saves: tuple[int, ...]
+) -> None:
+    """Rank `rank` of `world` in a training that starts again after it stopped at each of the steps."""
     import ray
     import ray.train
     import ray.train.torch
@@ -99,9 +101,12 @@ def _run(rank: int, folder: str, fields: dict[str, Any], stops: list[tuple[int, 
     from raylabel.training.preemption import Agreement
 
     wait = timedelta(seconds=60)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/group", wait, 2, rank)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/group", wait, world, rank)
     context = SimpleNamespace(
-        get_world_rank=lambda: rank, get_world_size=lambda: 2, get_local_world_size=lambda: 2, get_node_rank=lambda: 0
+        get_world_rank=lambda: rank,
+        get_world_size=lambda: world,
+        get_local_world_size=lambda: world,
+        get_node_rank=lambda: 0,
     )
     after = Agreement.after
     task = loop.TrainingTask(
@@ -134,7 +139,7 @@ def _run(rank: int, folder: str, fields: dict[str, Any], stops: list[tuple[int, 
 
 
 def _trained(
-    folder: Path, fields: dict[str, Any], stops: list[tuple[int, ...]], saves: tuple[int, ...]
+    folder: Path, fields: dict[str, Any], stops: list[tuple[int, ...]], saves: tuple[int, ...], world: int = 2
 ) -> dict[str, bytes]:
     """The files of the last checkpoint that the artifact is made of."""
     from raylabel.models.trained import CURVE, WEIGHTS
@@ -144,23 +149,32 @@ def _trained(
 
     folder.mkdir()
     context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=_run, args=(rank, str(folder), fields, stops, saves)) for rank in (0, 1)]
+    arguments = (world, str(folder), fields, stops, saves)
+    ranks = [context.Process(target=_run, args=(rank, *arguments)) for rank in range(world)]
     for one in ranks:
         one.start()
     for one in ranks:
         one.join(200)
         one.kill()
-    assert [one.exitcode for one in ranks] == [0, 0]
+    assert [one.exitcode for one in ranks] == [0] * world
     found = Checkpoints(f"{folder}/artifact/scratch/checkpoints").newest()
     assert found.step == STEPS and not found.passed_over
     return {name: found.files[name] for name in (WEIGHTS, CURVE, AVERAGE, BEST, VALIDATION) if name in found.files}
 
 
-@pytest.mark.parametrize("fields", [pytest.param(PLAIN, marks=pytest.mark.slow), EVERYTHING])
-def test_interruptions_change_neither_weights_nor_curve(fields: dict[str, Any], tmp_path: Path):
-    clean = _trained(tmp_path / "clean", fields, [], ())
-    assert _trained(tmp_path / "stopped", fields, [(3,), (6,)], (2, 5, 9)) == clean
-    _check_against_a_plain_loop(fields, clean)
+@pytest.mark.parametrize(
+    ("fields", "world"),
+    [
+        pytest.param(PLAIN, 2, marks=pytest.mark.slow),
+        pytest.param(EVERYTHING, 1, marks=pytest.mark.slow),
+        (EVERYTHING, 2),
+        pytest.param(EVERYTHING, 4, marks=pytest.mark.slow),
+    ],
+)
+def test_interruptions_change_neither_weights_nor_curve(fields: dict[str, Any], world: int, tmp_path: Path):
+    clean = _trained(tmp_path / "clean", fields, [], (), world)
+    assert _trained(tmp_path / "stopped", fields, [(3,), (6,)], (2, 5, 9), world) == clean
+    _check_against_a_plain_loop(fields, clean, world)
 
 
 @pytest.mark.slow
@@ -187,7 +201,7 @@ def test_a_plateau_goes_on_after_interruptions(tmp_path: Path):
     assert len(set(rates)) >= 3
 
 
-def _check_against_a_plain_loop(fields: dict[str, Any], found: dict[str, bytes]) -> None:
+def _check_against_a_plain_loop(fields: dict[str, Any], found: dict[str, bytes], world: int) -> None:
     """The loop as a user of torch and torchvision would write it. BatchNorm sees a part of a rank's share at a time."""
     import safetensors.torch
     import torch
@@ -215,8 +229,8 @@ def _check_against_a_plain_loop(fields: dict[str, Any], found: dict[str, bytes])
     if fields.get("mixup"):
         kinds = v2.MixUp(alpha=fields["mixup"], num_classes=10), v2.CutMix(alpha=fields["cutmix"], num_classes=10)
         mix = v2.RandomChoice(kinds)
-    shares = zip(*(_Stream(None, SEED).batches(None, BATCH, 0, STEPS * BATCH, r, 2) for r in (0, 1)), strict=True)
-    for step, both in enumerate(shares):
+    ranks = (_Stream(None, SEED).batches(None, BATCH, 0, STEPS * BATCH, rank, world) for rank in range(world))
+    for step, shares in enumerate(zip(*ranks, strict=True)):
         frozen = ("conv1", "bn1", "layer1") if "init" in fields and step < 5 else ()
         for name, layer in module.named_children():
             layer.train(name not in frozen).requires_grad_(name not in frozen)
@@ -227,7 +241,7 @@ def _check_against_a_plain_loop(fields: dict[str, Any], found: dict[str, bytes])
                 after = sum(p.ndim > 1 for p in parameters[number + 1 :])
                 group["lr"] *= 0.3 ** (after / (kernels - 1))
         optimizer.zero_grad()
-        for rank, (pixels, labels) in enumerate(both):
+        for rank, (pixels, labels) in enumerate(shares):
             images, targets = normalise(torch.from_numpy(pixels), DIGITS_VIEW), torch.from_numpy(labels)
             torch.manual_seed(hash((SEED, step, rank)))
             if mix:
