@@ -63,8 +63,8 @@ def _resize_crop(
 
 
 def eval_pixels(data: bytes, view: View) -> np.ndarray:
-    """The centre of the picture, uint8 [H, W, 3]: short side resized to `view.resize`, then a square of
-    `view.tested_size`.
+    """The centre of the picture, uint8 [H, W, 3]: short side (with `view.squash` both sides) resized to `view.resize`,
+    then a square of `view.tested_size`.
 
     `data` is the encoded picture. Raises Reject as `decode_image` does. The pixels equal those of torchvision's
     Resize and CenterCrop on a tensor. Compared with these on a PIL image, 0.1 to 0.3 % of the values are 1 off in
@@ -75,7 +75,7 @@ def eval_pixels(data: bytes, view: View) -> np.ndarray:
     else:
         pixels = decode_pixels(data, view.max_jpeg_pixels)
         size = pixels.shape[1], pixels.shape[0]
-    to = with_short_side(size, view.resize)
+    to = (view.resize, view.resize) if view.squash else with_short_side(size, view.resize)
     side = view.tested_size
     left, top = (round((n - side) / 2) for n in to)
     if max(to) > _MAX_ASPECT * min(to):

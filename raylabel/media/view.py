@@ -66,6 +66,10 @@ class View:
     """Filter with which pictures are resized, in training and at evaluation. Frames of videos are always resized
     bilinearly."""
 
+    squash: bool = dataclasses.field(default=False, metadata=_ADDED_LATER)
+    """At evaluation, resize a picture to a square of `resize` pixels before the centre crop, whatever its shape, as
+    some networks of timm expect; otherwise its short side is resized. Only for pictures."""
+
     dct_scale: bool = False
     """Evaluation decodes an upright JPEG at 1/2, 1/4 or 1/8 of its size, in the DCT domain: the smallest of these with
     a short side of at least `resize`. Pictures under twice `resize` and other formats are decoded in full. Measured for
@@ -137,7 +141,7 @@ class View:
             raise InputError(f"{name}.erase is {self.erase!r}: give a probability from 0 to 1")
         if self.clip and self.interpolation != "bilinear":
             raise InputError(f"{name}.interpolation is {self.interpolation!r}, but {name}.clip is set: leave it out")
-        for field in ("dct_scale", "flip"):
+        for field in ("dct_scale", "flip", "squash"):
             if type(getattr(self, field)) is not bool:
                 raise InputError(f"{name}.{field} is {getattr(self, field)!r}: give True or False")
         for field, least in (("mean", 0.0), ("std", 1e-6)):
@@ -146,10 +150,10 @@ class View:
                 raise InputError(f"{name}.{field} is {value!r}: give a tuple of 3 numbers from {least:g} to 1")
         if self.clip:
             self.clip.check(f"{name}.clip")
-        if self.clip and (self.crop == "padded" or self.dct_scale):
+        if self.clip and (self.crop == "padded" or self.dct_scale or self.squash):
             raise InputError(
-                f"{name}.crop 'padded' and {name}.dct_scale are only for pictures, but {name}.clip is set: leave them "
-                "out"
+                f"{name}.crop 'padded', {name}.dct_scale and {name}.squash are only for pictures, but {name}.clip is "
+                "set: leave them out"
             )
         if self.clip and 0 < self.clip.max_resize < self.resize:
             raise InputError(
@@ -185,7 +189,7 @@ class View:
         shown |= {"mean": list(self.mean), "std": list(self.std), "clip": None}
         if clip := self.clip:
             shown["clip"] = {"frames": clip.frames, "stride": clip.stride, "count": clip.count, "max_resize": 0}
-        return shown | self._given("interpolation")
+        return shown | self._given("interpolation", "squash")
 
     @property
     def training_identity(self) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Builds a network by name: torchvision's image classifiers, the rest of the ResNeXt-101 32xCd family, R(2+1)D and C3D
-for clips of video, and small residual networks for images and for clips.
+"""Builds a network by name: image classifiers of torchvision and timm, the rest of the ResNeXt-101 32xCd family,
+R(2+1)D and C3D for clips of video, and small residual networks for images and for clips.
 
 Letters: B batch, C classes, T frames, H W pixels.
 """
@@ -13,6 +13,7 @@ from raylabel.errors import InputError
 from raylabel.models.c3d import C3D
 from raylabel.models.config import RESNEXT101, SMALL, Model, check
 from raylabel.models.small import SmallResNet
+from raylabel.models.timm_networks import build_timm, is_timm
 
 # Both have auxiliary classifiers for training, which are not built here. torchvision's weights of both were trained
 # on images scaled to [-1, 1]; with transform_input they take images normalised as for every other network.
@@ -39,7 +40,8 @@ def input_dtype(module: nn.Module, bf16: bool) -> torch.dtype:
     """
     first = next(child for child in module.modules() if not any(child.children()))
     convolves = isinstance(first, nn.Conv2d | nn.Conv3d) and not getattr(module, "transform_input", False)
-    return torch.bfloat16 if bf16 and convolves else torch.float32
+    known = not hasattr(module, "pretrained_cfg")  # in a network of timm, another operation may come before it
+    return torch.bfloat16 if bf16 and convolves and known else torch.float32
 
 
 def state_bytes(model: Model, classes: int) -> int:
@@ -63,6 +65,8 @@ def build(model: Model, classes: int) -> nn.Module:
         return SmallResNet(int(small[2]), int(small[3]), classes)
     if model.arch == "c3d":
         return C3D(classes)
+    if is_timm(model.arch):
+        return build_timm(model.arch, model.size, classes)
     # Imported only for the networks that need it: in each actor that takes as long as importing PyTorch.
     import torchvision
     from torchvision.models.resnet import Bottleneck, ResNet

@@ -5,11 +5,13 @@ PyTorch is not imported here, since that takes three seconds: a command line tha
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal, get_args
 
 from raylabel.errors import InputError
+from raylabel.models.timm_networks import check_timm, fixed_size, is_timm
+from raylabel.store.artifact import ADDED_LATER
 
 Stem = Literal["imagenet", "small"]
 
@@ -36,6 +38,9 @@ class Model:
     _32x48d, or resnet{6n+2}x{w}, the network of He et al. 2016 §4.2 for small images at w times its width ('resnet8x1',
     'resnet20x4').
 
+    With the extra raylabel[timm] also 'timm/' and any name of timm, with the tag of its weights or without
+    ('timm/vit_small_patch14_dinov2.lvd142m'), except networks with several last layers.
+
     For clips: torchvision's r2plus1d_18, r3d_18 or mc3_18, r2plus1d_34 as in VMZ, c3d (only for 16 frames of 112 x 112
     pixels), or r2plus1d{6n+2}x{w}, which is resnet{6n+2}x{w} with (2+1)D convolutions ('r2plus1d8x1').
     """
@@ -43,6 +48,11 @@ class Model:
     stem: Stem = "imagenet"
     """'small': the first convolution of a ResNet or ResNeXt is 3x3 with stride 1 and no max-pool follows, for images of
     about 32 pixels. resnet{6n+2}x{w} always begins in this way.
+    """
+
+    size: int = field(default=0, metadata=ADDED_LATER)
+    """Side of the input in pixels, for networks of timm that are built for one size, such as vision transformers. 0:
+    the size that its weights were trained for. Weights are resampled to another size by timm.
     """
 
 
@@ -64,10 +74,14 @@ def check(model: Model, name: str = "model") -> None:
                 f"{name}.arch is '{arch}', but the depth of {kind}{{6n+2}}x{{w}} must be 8, 14, 20, ...: "
                 f"the closest are {kind}{lower}x{width} and {kind}{lower + 6}x{width}"
             )
+    elif is_timm(arch):
+        check_timm(arch, model.size, name)
     elif arch not in _names():
         close = difflib.get_close_matches(arch.lower(), [*_names(), *_EXAMPLES], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "see torchvision.models.list_models()"
         raise InputError(f"{name}.arch is {arch!r}, which is not a known network: {hint}")
+    if type(model.size) is not int or model.size < 0 or (model.size and not is_timm(arch)):
+        raise InputError(f"{name}.size is {model.size!r}, which only some networks of timm have: leave it out")
     if stem == "small" and (small or not re.match(r"(wide_)?resne(x)?t\d", arch)):
         raise InputError(
             f"{name}.stem is 'small', which only ResNet and ResNeXt can have, not '{arch}': give 'imagenet'"
@@ -88,6 +102,11 @@ def check_input(model: Model, frames: int | None, size: int, name: str = "model"
         raise InputError(
             f"{name}.arch is '{model.arch}', which takes {wanted}, but the view gives {given}: "
             f"give a network for {given}, for example {names}"
+        )
+    if is_timm(model.arch) and (side := fixed_size(model.arch, model.size)) not in (0, size):
+        raise InputError(
+            f"{name}.arch is '{model.arch}', which is built for {side} x {side} pixels, but the view gives {size} x "
+            f"{size}: set {name}.size to {size}, or the size of the view to {side}"
         )
     if model.arch == "c3d" and (frames, size) != (C3D_FRAMES, C3D_SIZE):
         raise InputError(

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 def head_of(network: nn.Module) -> str:
     """The name of the last layer, whose outputs are the logits.
 
-    It is linear in all networks that `build` makes, except in SqueezeNet, where it is a convolution. It is the last
-    layer that each of them registers.
+    It is linear in all networks that `build` makes, except in SqueezeNet and some of timm, where it is a convolution.
+    timm tells its name; in the others it is the last layer that is registered.
     """
+    if config := getattr(network, "pretrained_cfg", None):
+        return config["classifier"]
     return [name for name, layer in network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))][-1]
 
 

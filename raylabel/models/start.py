@@ -1,7 +1,6 @@
 """The network that a training starts from: random weights, or those that the user gives; and its frozen layers."""
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 
 import safetensors.torch
@@ -12,41 +11,29 @@ from raylabel.models.build import build
 from raylabel.models.config import Model
 from raylabel.models.head import head_of
 from raylabel.models.init import TRUNK, Init
+from raylabel.models.sources import find_source, is_name
 from raylabel.models.trained import WEIGHTS as FILE
 from raylabel.models.trained import open_network
-from raylabel.models.weights import (
-    checkpoint_digest,
-    current_names,
-    describe_misfits,
-    misfits_of,
-    read_checkpoint,
-    save_tensors,
-    torchvision_weights,
-)
+from raylabel.models.weights import describe_misfits, misfits_of, save_tensors
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
 
 WEIGHTS = "weights"
 """The name of artifacts with weights that the user gives to start from."""
-_TORCHVISION = re.compile(r"\w+_Weights\.\w+")
 
 
 def import_weights(root: Root, weights: str, model: Model) -> Artifact:
     """The artifact with the weights that `Init.weights` names: a trained network as it is, or else `weights`, a copy of
     the file. InputError if they cannot be read."""
-    if not _TORCHVISION.fullmatch(weights) and (network := open_network(weights)):
+    if not is_name(weights) and (network := open_network(weights)):
         return network
 
-    def build_copy(draft: Draft) -> Built:
-        if _TORCHVISION.fullmatch(weights):
-            known, _, state = torchvision_weights(weights)
-            if known != model:
-                raise InputError(f"weights {weights} are for {known.arch}, not for {model.arch}: give others")
-        else:
-            state = current_names(read_checkpoint(weights), model.arch)
-        return Built([write_bytes(draft.uri, FILE, save_tensors(state))], {"source": weights})
+    source = find_source(weights, model)
 
-    source = weights if _TORCHVISION.fullmatch(weights) else checkpoint_digest(weights)
-    return root.make(WEIGHTS, {"source": source, "arch": model.arch}, build_copy)
+    def build_copy(draft: Draft) -> Built:
+        return Built([write_bytes(draft.uri, FILE, save_tensors(source.read()))], source.info)
+
+    identity = {"source": source.identity, "arch": model.arch} | ({"size": model.size} if model.size else {})
+    return root.make(WEIGHTS, identity, build_copy)
 
 
 def start_network(model: Model, classes: int, init: Init, weights: Artifact | None) -> nn.Module:

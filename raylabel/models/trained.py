@@ -2,10 +2,10 @@
 
 from torch import nn
 
-from raylabel.errors import InputError
 from raylabel.models.build import build
 from raylabel.models.config import Model
-from raylabel.models.weights import checkpoint_digest, load_checkpoint, load_weights, save_weights, torchvision_weights
+from raylabel.models.sources import find_source, is_name, load_source
+from raylabel.models.weights import load_weights, save_weights, torchvision_weights
 from raylabel.store.artifact import MANIFEST, Artifact, Built, Draft, Root, identity_of, write_bytes
 from raylabel.store.files import filesystem, is_local, reading
 
@@ -15,7 +15,8 @@ CURVE = "curve.json"  # only if the network was trained here: [{images, loss, ac
 
 def describe(model: Model, classes: int) -> dict:
     """The description of a network in the info of its artifact."""
-    return {"model": {"arch": model.arch, "stem": model.stem}, "classes": classes}
+    size = {"size": model.size} if model.size else {}
+    return {"model": {"arch": model.arch, "stem": model.stem, **size}, "classes": classes}
 
 
 def load_model(artifact: Artifact) -> nn.Module:
@@ -38,25 +39,20 @@ def open_network(uri: str) -> Artifact | None:
 
 
 def import_model(root: Root, name: str, model: Model, classes: int, *, checkpoint: str, weights: str) -> Artifact:
-    """A network whose weights the user gives: a checkpoint file (safetensors or a state dict), or a torchvision weight.
+    """A network whose weights the user gives: `checkpoint`, a file (safetensors or a state dict) or a folder in the
+    hub's layout; or `weights`, a name of torchvision or of the hub.
 
     InputError if the weights do not fit the architecture and the number of classes.
     """
+    if weights and not is_name(weights):
+        torchvision_weights(weights)  # the error has the closest names
+    given = checkpoint or weights
+    source = find_source(given, model)
 
     def build_file(draft: Draft) -> Built:
-        if checkpoint:
-            module = build(model, classes)
-            load_checkpoint(module, checkpoint, model, classes)
-        else:
-            known, count, state = torchvision_weights(weights)
-            if known != model or classes != count:
-                raise InputError(
-                    f"weights {weights} are for {known.arch} with {count} classes, not for {model.arch} with "
-                    f"{classes}: give a checkpoint, or train the teacher"
-                )
-            module = build(model, classes)
-            module.load_state_dict(state)
-        return Built([write_bytes(draft.uri, WEIGHTS, save_weights(module))], describe(model, classes))
+        module = build(model, classes)
+        load_source(module, given, model, classes)
+        info = describe(model, classes) | source.info
+        return Built([write_bytes(draft.uri, WEIGHTS, save_weights(module))], info)
 
-    source = checkpoint_digest(checkpoint) if checkpoint else weights
-    return root.make(name, {"model": identity_of(model), "classes": classes, "source": source}, build_file)
+    return root.make(name, {"model": identity_of(model), "classes": classes, "source": source.identity}, build_file)

@@ -93,22 +93,6 @@ def read_checkpoint(uri: str) -> dict[str, Tensor]:
     return state
 
 
-def load_checkpoint(module: nn.Module, uri: str, model: Model, classes: int) -> None:
-    """Loads the checkpoint at `uri` into `module`, which is `build(model, classes)`.
-
-    InputError, with `module` unchanged, if a tensor is missing, is not in the network, or has another shape.
-    """
-    state = current_names(read_checkpoint(uri), model.arch)
-    if misfits := misfits_of(module.state_dict(), state):
-        stem = "" if model.stem == "imagenet" else f" (stem '{model.stem}')"
-        raise InputError(
-            f"checkpoint '{uri}' does not fit {model.arch}{stem} with {classes} classes: {describe_misfits(misfits)}; "
-            "give the arch, stem and classes it was trained with, or another checkpoint"
-        )
-    # A plain dict has no version, so batch norms saved before torch 0.4.1 may lack num_batches_tracked.
-    module.load_state_dict(state)
-
-
 def torchvision_weights(name: str) -> tuple[Model, int, dict[str, Tensor]]:
     """The network, its number of classes and its state, of a torchvision weight such as
     'ResNet50_Weights.IMAGENET1K_V2' (1,000 classes) or 'R2Plus1D_18_Weights.KINETICS400_V1' (400); downloaded into

@@ -47,8 +47,8 @@ class Run:
     def __init__(self, root: Root, recipe: Recipe, start: Prepared | None = None, watch: Watch = unwatched):
         """`start`: the inputs, if they are prepared already; otherwise they are prepared here. `watch` gets the curves
         of the trainings."""
-        self.root, self.recipe, self.watch = root, recipe, watch
         self.start = start or prepare(root, recipe)
+        self.root, self.recipe, self.watch = root, recipe.complete, watch
 
     def build(self, last: str = "tests") -> Self:
         """Builds the stages up to `last`, in order: an error that ends the run is found as early as possible."""

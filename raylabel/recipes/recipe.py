@@ -12,6 +12,7 @@ from raylabel.labels.source import LabelSource
 from raylabel.labels.teacher import Label
 from raylabel.media.view import View
 from raylabel.models import Model, check, check_input
+from raylabel.models.timm_networks import is_timm
 from raylabel.recipes.control import Control
 from raylabel.recipes.space import Settings, apply
 from raylabel.selection.leaks import Policy
@@ -33,11 +34,16 @@ class Teacher:
     """How to train it on the labeled set, if neither checkpoint nor weights are given. To fine-tune a given network,
     name it in `train.init.weights`."""
     checkpoint: str = ""
-    """A trained model, used as it is: a .safetensors file or a PyTorch state dict."""
+    """A trained model, used as it is: a .safetensors file, a PyTorch state dict, or a folder with timm's config.json
+    and model.safetensors."""
     weights: str = ""
-    """A trained model, used as it is, by torchvision's name, for example ResNet50_Weights.IMAGENET1K_V2."""
+    """A trained model, used as it is, by its name: torchvision's ('ResNet50_Weights.IMAGENET1K_V2'), timm's with the
+    tag of the weights ('timm/resnet50.a1_in1k'), or a repository of the Hugging Face hub in timm's layout
+    ('hf-hub:OWNER/NAME', perhaps with '@REVISION')."""
     view: View | None = None
-    """View of the teacher if it is not the student's, for example with more frames (Yalniz et al. 2019 §5.1)."""
+    """View of the teacher if it is not the student's, for example with more frames (Yalniz et al. 2019 §5.1). If it is
+    not given, and the teacher is a network of timm with weights of the hub or of a folder in its layout, it is the
+    student's with the size, resize, interpolation, mean and standard deviation that the weights were trained for."""
     unchecked: bool = field(default=False, metadata=NOT_IDENTITY)
     """Continue with a given teacher whose accuracy on the test set is near that of guessing, or would be three times as
     high if its classes were in another order. Otherwise the run ends before the corpus is labeled."""
@@ -137,7 +143,22 @@ class Recipe:
 
     @property
     def teacher_view(self) -> View:
-        return self.teacher.view or self.view
+        """View of the teacher. InputError if it is that of weights whose preprocessing raylabel does not have."""
+        teacher = self.teacher
+        if teacher.view or not is_timm(teacher.model.arch):
+            return teacher.view or self.view
+        from raylabel.models.sources import view_of  # imports PyTorch
+
+        trained = teacher.train.init.weights if teacher.train else ""
+        return view_of(teacher.model, teacher.weights or teacher.checkpoint or trained, self.view)
+
+    @property
+    def complete(self) -> Self:
+        """The recipe with the teacher's view in it, if that is the one of its weights."""
+        view = self.teacher_view
+        return (
+            self if view in (self.teacher.view, self.view) else replace(self, teacher=replace(self.teacher, view=view))
+        )
 
     @property
     def max_jpeg_pixels(self) -> int:

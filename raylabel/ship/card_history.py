@@ -94,7 +94,9 @@ def _licence(step: Step, settings: Mapping[str, Any]) -> str:
         return (
             f"torchvision's {code(given)}; torchvision states no licence for it. How it was trained: {meta['recipe']}"
         )
-    of_teacher = settings["teacher"].get("checkpoint")
-    checkpoint = step.artifact.info["source"] if step.artifact.name == WEIGHTS else of_teacher
+    info = step.artifact.info
+    if stated := info.get("licence"):
+        return f"{code(info['source'])}, under {stated}"
+    checkpoint = info.get("source") or settings["teacher"].get("checkpoint")  # earlier versions did not keep it
     named = f"the checkpoint {code(checkpoint)}" if checkpoint else "a checkpoint"
     return f"{named} with sha256 {code(given)}; its licence is not known: state it here"

@@ -38,8 +38,11 @@ def input_section(shipped: Shipped) -> str:
     filtered = "bilinear, FFmpeg's swscale" if view.clip else f"{view.interpolation}, with antialiasing"
     mean, std = (", ".join(f"{x:g}" for x in values) for values in (view.mean, view.std))
     frame = "Each frame" if view.clip else "The picture, turned upright and in RGB,"
+    to = f"so that its short side is {view.resize} pixels"
+    if view.squash:
+        to = f"to {view.resize} x {view.resize} pixels, whatever its shape"
     lines = [
-        f"1. {frame} is resized so that its short side is {view.resize} pixels ({filtered}).",
+        f"1. {frame} is resized {to} ({filtered}).",
         f"2. The square of {side} x {side} pixels in its centre is cut out.",
         f"3. Values from 0 to 255 are divided by 255; the mean ({mean}) of red, green and blue is subtracted, and the "
         f"result is divided by the standard deviation ({std}).",

@@ -70,7 +70,7 @@ def preprocessing(shipped: Shipped) -> dict[str, Any]:
     """The content of preprocess.json."""
     view = shipped.view
     found: dict[str, Any] = {"input": _input_name(shipped), "resize": view.resize, "crop": view.tested_size}
-    found |= {"interpolation": view.interpolation, "dct_scale": view.dct_scale}
+    found |= {"interpolation": view.interpolation, "squash": view.squash, "dct_scale": view.dct_scale}
     found |= {"mean": list(view.mean), "std": list(view.std)}
     if view.clip:
         found["clip"] = {name: identity_of(view.clip)[name] for name in ("frames", "stride", "count")}

@@ -1,4 +1,4 @@
-"""How programs without raylabel build a network: Python code for torchvision or a copied file, and timm's config.
+"""How programs without raylabel build a network: Python code for torchvision, timm or a copied file, and timm's config.
 
 `tests/ship/test_other_programs.py` builds the networks in both ways and compares their logits.
 """
@@ -13,6 +13,7 @@ from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.build import EXTRA
 from raylabel.models.config import RESNEXT101, SMALL
+from raylabel.models.timm_networks import TIMM, fixed_size, is_timm
 from raylabel.models.trained import WEIGHTS
 
 SOURCE = "model.py"
@@ -33,6 +34,9 @@ def timm_network(model: Model) -> tuple[str, dict[str, Any]] | None:
     Other architectures of torchvision do not exist in timm, have other names of weights there, or other arithmetic
     (VGG).
     """
+    if is_timm(model.arch):
+        side = fixed_size(model.arch, model.size)
+        return model.arch.removeprefix(TIMM).partition(".")[0], {"img_size": side} if side else {}
     if model.arch not in _IN_TIMM or model.stem != "imagenet":
         return None
     if model.arch == "resnext101_32x48d":  # has no name of its own in timm 1
@@ -58,10 +62,10 @@ def timm_config(model: Model, view: View, classes: Sequence[str]) -> dict[str, A
         "label_names": list(classes),
         "pretrained_cfg": {
             "input_size": [3, side, side],
-            "fixed_input_size": False,
+            "fixed_input_size": "img_size" in arguments,
             "interpolation": view.interpolation,
             "crop_pct": crop_fraction(side, view.resize),
-            "crop_mode": "center",
+            "crop_mode": "squash" if view.squash else "center",
             "mean": list(view.mean),
             "std": list(view.std),
             "num_classes": len(classes),
@@ -93,6 +97,11 @@ def torch_code(model: Model, classes: int) -> str:
     if own:
         imports.append(f"from model import {call.partition('(')[0]}")
         lines = [f"network = {call}{classes})"]
+    elif is_timm(model.arch):
+        imports.append("import timm")
+        name, arguments = timm_network(model) or ("", {})
+        extra = "".join(f", {key}={value}" for key, value in arguments.items())
+        lines = [f'network = timm.create_model("{name}", num_classes={classes}{extra})']
     elif width := RESNEXT101.get(model.arch):
         imports.append("from torchvision.models.resnet import Bottleneck, ResNet")
         groups = f"groups=32, width_per_group={width}"

@@ -28,6 +28,8 @@ SOME = {
     Model(arch="resnext101_32x4d"): (32, 32),
     Model(arch="mobilenet_v3_small"): (32, 32),
     Model(arch="googlenet"): (32, 32),
+    Model(arch="timm/test_vit.r160_in1k", size=96): (96, 96),
+    Model(arch="timm/test_efficientnet"): (64, 64),
     Model(arch="r2plus1d8x2"): (4, 8, 8),
     Model(arch="r3d_18"): (2, 16, 16),
 }
@@ -52,7 +54,7 @@ def random_network(model: Model, size: tuple[int, ...], classes: int = 7) -> nn.
 def check_code(some: dict[Model, tuple[int, ...]], tmp_path: Path) -> None:
     tasks, expected = {}, {}
     for model, size in some.items():
-        folder = tmp_path / f"{model.arch}-{model.stem}"
+        folder = tmp_path / f"{model.arch}-{model.stem}".replace("/", "-")
         folder.mkdir()
         module, inputs = random_network(model, size), torch.randn(2, 3, *size)
         safetensors.torch.save_file(module.state_dict(), folder / WEIGHTS)

@@ -1,0 +1,97 @@
+"""Weights that the user names: of torchvision or of the Hugging Face hub, in a folder or in a file."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from raylabel.errors import InputError
+from raylabel.media.view import View
+from raylabel.models.config import Model
+from raylabel.models.hub import hub_config, is_hub_folder, is_hub_name, published
+from raylabel.models.timm_networks import converted, is_timm, pretrained_config, pretrained_view
+from raylabel.models.weights import (
+    checkpoint_digest,
+    current_names,
+    describe_misfits,
+    misfits_of,
+    read_checkpoint,
+    torchvision_weights,
+)
+
+_TORCHVISION = re.compile(r"\w+_Weights\.\w+")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights that the user names."""
+
+    name: str
+    """As the user gives them."""
+    identity: str
+    """torchvision's name, or a sha256 in hex of the content."""
+    read: Callable[[], dict[str, Tensor]]
+    """The tensors as `build` names them. InputError if they are of another network."""
+    licence: str = ""
+    """What their publisher states; empty if that is not known."""
+
+    @property
+    def info(self) -> dict[str, str]:
+        """What is kept of it beside the weights."""
+        return {"source": self.name} | ({"licence": self.licence} if self.licence else {})
+
+
+def is_name(source: str) -> bool:
+    """Whether this is a name of torchvision or of the hub, and not of a file or a folder."""
+    return bool(_TORCHVISION.fullmatch(source)) or is_hub_name(source)
+
+
+def find_source(source: str, model: Model) -> Source:
+    """The weights for `model` that `source` names. InputError if there are none, or if they cannot be had."""
+    if _TORCHVISION.fullmatch(source):
+        return Source(source, source, lambda: _of_torchvision(source, model))
+    if is_hub_name(source) or is_hub_folder(source):
+        found = published(source)
+        licence = found.config.get("license") or ""
+        return Source(source, found.identity, lambda: found.state(model.arch, model.size), licence)
+    return Source(source, checkpoint_digest(source), lambda: _of_file(source, model))
+
+
+def view_of(model: Model, source: str, view: View) -> View:
+    """`view` for the weights that `source` names: for a network of timm, with the size, interpolation, mean and
+    standard deviation that their publisher states. InputError if a View cannot do the same."""
+    if not (source and is_timm(model.arch) and (is_hub_name(source) or is_hub_folder(source))):
+        return view
+    return pretrained_view(model.arch, model.size, hub_config(source), view)
+
+
+def load_source(module: nn.Module, source: str, model: Model, classes: int) -> None:
+    """Loads the weights that `source` names into `module`, which is `build(model, classes)`.
+
+    InputError, with `module` unchanged, if a tensor is missing, is not in the network, or has another shape.
+    """
+    state = find_source(source, model).read()
+    if misfits := misfits_of(module.state_dict(), state):
+        stem = "" if model.stem == "imagenet" else f" (stem '{model.stem}')"
+        given = f"weights '{source}' do" if is_name(source) else f"checkpoint '{source}' does"
+        raise InputError(
+            f"{given} not fit {model.arch}{stem} with {classes} classes: {describe_misfits(misfits)}; give the arch, "
+            "stem and classes of the training, or other weights"
+        )
+    # A plain dict has no version, so batch norms saved before torch 0.4.1 may lack num_batches_tracked.
+    module.load_state_dict(state)
+
+
+def _of_torchvision(name: str, model: Model) -> dict[str, Tensor]:
+    known, _, state = torchvision_weights(name)
+    if known != model:
+        raise InputError(f"weights {name} are for {known.arch}, not for {model.arch}: give others")
+    return state
+
+
+def _of_file(uri: str, model: Model) -> dict[str, Tensor]:
+    state = read_checkpoint(uri)
+    if is_timm(model.arch):
+        return converted(model.arch, model.size, state, pretrained_config(model.arch), uri)
+    return current_names(state, model.arch)
