@@ -118,7 +118,14 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
     last, total, dtype = config.steps, config.processed, input_dtype(module, task.precision == "bf16")
     thaw = config.init.thaws_at(last)
     freeze(module, config.init.frozen, frozen=step < thaw)
-    wrap = functools.partial(DistributedDataParallel, device_ids=[device] if device.type == "cuda" else None)
+    on_gpu = device.type == "cuda"
+    # After its first step DDP sorts the gradients into other buckets, unless it looks for unused parameters. The place
+    # of a gradient in its bucket decides in which order three or more workers are summed, so the bits would depend on
+    # when a training was interrupted.
+    fixed = world > 2 and not on_gpu
+    wrap = functools.partial(
+        DistributedDataParallel, device_ids=[device] if on_gpu else None, find_unused_parameters=fixed
+    )
     parallel = wrap(module)
     every, mix = max(1, last // POINTS), make_mix(config, task.classes)
     batches = task.stream.batches(

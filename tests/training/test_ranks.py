@@ -166,6 +166,7 @@ def _trained(
     ("fields", "world"),
     [
         pytest.param(PLAIN, 2, marks=pytest.mark.slow),
+        pytest.param(PLAIN, 4, marks=pytest.mark.slow),
         pytest.param(EVERYTHING, 1, marks=pytest.mark.slow),
         (EVERYTHING, 2),
         pytest.param(EVERYTHING, 4, marks=pytest.mark.slow),
