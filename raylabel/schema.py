@@ -61,6 +61,22 @@ SCORES = pa.schema(
     ]
 )
 
+
+def features_schema(width: int) -> pa.Schema:
+    """FEATURES of D = `width` numbers: one row per readable sample, in key order within a file.
+
+    `feature` has unit length, or is zero; times `norm` it is what the network computed. `digest` and `group` are those
+    of SCORES.
+    """
+    return pa.schema(
+        [
+            *(SCORES.field(name) for name in ("key", "digest", "group")),
+            pa.field("feature", pa.list_(pa.float16(), width), nullable=False),
+            pa.field("norm", pa.float32(), nullable=False),
+        ]
+    )
+
+
 # The names of the samples of tars, also of rejects, beside SCORES that are made for a prediction: that of the member
 # with the media, or what the members of a sample without media have in common. SHARDS do not contain them.
 NAMES = pa.schema([SCORES.field("key"), pa.field("name", pa.string(), nullable=False)])

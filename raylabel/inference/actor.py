@@ -1,4 +1,4 @@
-"""The actors that score a corpus: units of encoded media → rows of SCORES and REJECTS.
+"""The actors that score a corpus: units of encoded media → rows of SCORES or FEATURES, and of REJECTS.
 
 Either an actor reads and decodes the media itself and returns only small tables, or Ray tasks read and decode the media
 and send whole batches of pixels to the actor. In both cases a batch belongs to one unit, is padded to a fixed shape and
@@ -23,9 +23,9 @@ from raylabel.compute.ray_internals import session_folder
 from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus.ahead import UnitReader
 from raylabel.errors import InputError
-from raylabel.inference.batches import BATCH, ROWS, Facts, ScoringTask, batches, units_of, unpack_batches
+from raylabel.inference.batches import BATCH, Facts, ScoringTask, batches, units_of, unpack_batches
 from raylabel.inference.crash_journal import MAX_CRASHES, CrashJournal
-from raylabel.inference.scorer import Ranked
+from raylabel.inference.scorer import Found, Kept
 from raylabel.media.sandbox.sandbox import Sandbox, shared_sandbox
 from raylabel.store.fetch import REQUESTS, Fetcher
 from raylabel.store.files import CONNECTIONS
@@ -57,7 +57,7 @@ class ScoringActor:
             self._error = error
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        """Rows of ITEM, or of BATCH → tables of ROWS, in order."""
+        """Rows of ITEM, or of BATCH → tables of `Kept.rows`, in order."""
         if self._error:
             raise self._error
         if self._journal.exhausted:
@@ -131,7 +131,7 @@ class ScoringActor:
             self._journal.finish()
             heartbeat()
             call, facts = late.popleft()
-            call.give(_rows(facts, ranked))
+            call.give(self._rows(facts, ranked))
 
     def _score_in_spans(self, facts: Facts, pixels: np.ndarray) -> pa.Table:
         """The rows of a suspect batch. Each row is ranked alone, so the rows of samples that do not crash the teacher
@@ -152,7 +152,10 @@ class ScoringActor:
             found = found or [np.zeros_like(values) for values in ranked]
             for values, new in zip(found, ranked, strict=True):
                 values[first:last] = new[first:last]
-        return _rows(facts, tuple(found))
+        return self._rows(facts, tuple(found))
+
+    def _rows(self, facts: Facts, found: Found) -> pa.Table:
+        return _rows(self._task.scorer.kept, facts, found)
 
 
 class _Call:
@@ -222,12 +225,14 @@ def _journal_path() -> str:
     return os.path.join(session_folder(), f"raylabel-journal-{ray.get_runtime_context().get_actor_id()}")
 
 
-def _rows(facts: Facts, ranked: Ranked) -> pa.Table:
-    """ROWS of a batch. A sample with a score that is not finite is a reject."""
+def _rows(kept: Kept, facts: Facts, results: Found) -> pa.Table:
+    """Rows of a batch. A sample with a score that is not finite is a reject."""
     n = len(facts.key)
-    classes, log_odds, logits, *more = (values[:n] for values in ranked)
-    clips = more[0] if more else np.empty((n, 0), np.int32)
-    finite = np.isfinite(log_odds).all(axis=1) & np.isfinite(logits).all(axis=1)
+    found = {name: np.empty((n, 0)) for name in kept.schema.names[3:]}
+    found |= {name: values[:n] for name, values in zip(found, results, strict=False)}
+    finite = np.ones(n, bool)
+    for values in found.values():
+        finite &= np.isfinite(values).reshape(n, -1).all(axis=1)
     readable = np.fromiter((not reason for reason in facts.reason), bool, n)
     for slot in np.flatnonzero(readable & ~finite).tolist():
         facts.reject(slot, "score", "not_finite")
@@ -235,13 +240,14 @@ def _rows(facts: Facts, ranked: Ranked) -> pa.Table:
     count_samples(int(keep.sum()), filter(None, facts.reason))
     ends = np.zeros(n + 1, np.int32)
     np.cumsum(keep, out=ends[1:])
-    found = {"classes": classes, "log_odds": log_odds, "logits": logits, "clips": clips}
-    lists = {
+    columns = {
         name: pa.ListArray.from_arrays(ends * np.int32(values.shape[1]), values[keep].ravel())
         for name, values in found.items()
+        if values.ndim > 1
     }
+    plain = {name: np.where(keep, values, 0) for name, values in found.items() if values.ndim == 1}
     uri = [uri if reason else "" for uri, reason in zip(facts.uri, facts.reason, strict=True)]  # only rejects need it
-    plain = {"key": facts.key, "digest": facts.digest, "group": facts.group, "uri": uri}
+    plain |= {"key": facts.key, "digest": facts.digest, "group": facts.group, "uri": uri}
     plain |= {name: getattr(facts, name) for name in ("stage", "reason", "detail", "name")}
-    columns = [lists[f.name].cast(f.type) if f.name in lists else pa.array(plain[f.name], f.type) for f in ROWS]
-    return pa.Table.from_arrays(columns, schema=ROWS)
+    columns |= {name: pa.array(values, kept.rows.field(name).type) for name, values in plain.items()}
+    return pa.Table.from_arrays([columns[f.name].cast(f.type) for f in kept.rows], schema=kept.rows)

@@ -15,18 +15,11 @@ from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus import Corpus, Sample, Shards, Unit, UnitRange
 from raylabel.corpus.ahead import UnitReader
 from raylabel.corpus.sample import media_digest, sample_digest
-from raylabel.inference.scorer import Scorer
+from raylabel.inference.scorer import RANKED, Scorer
 from raylabel.media.sandbox.sandbox import Sandbox, shared_sandbox
 from raylabel.prefetch import ahead
-from raylabel.schema import DIGEST_BYTES, NAMES, REJECTS, SCORES, split_key
+from raylabel.schema import DIGEST_BYTES, split_key
 from raylabel.store.fetch import Fetcher
-
-# What an actor returns: one row per sample, either scored (reason is empty) or rejected (no classes). Names are empty
-# if the task does not ask for them.
-ROWS = pa.schema(
-    [*SCORES, *(REJECTS.field(name) for name in ("uri", "stage", "reason", "detail")), NAMES.field("name")]
-)
-
 
 # A work item: the units of one Ray task or one call of an actor, in order, as lists in a single row.
 ITEM = pa.schema(
@@ -77,7 +70,7 @@ def decode(task: ScoringTask, table: pa.Table) -> Iterator[pa.Table]:
 
 @dataclass
 class Facts:
-    """The columns of SCORES and REJECTS for a batch, except the scores: n values each, n <= B."""
+    """The columns of an actor's rows for a batch, except what the scorer computes: n values each, n <= B."""
 
     key: np.ndarray
     digest: list[bytes]
@@ -179,7 +172,7 @@ def _fill(sandbox: Sandbox, kind: str, samples: list[Sample], facts: Facts, pixe
 BATCH = pa.schema(
     [
         pa.field("pixels", pa.large_binary()),
-        *(pa.field(name, pa.list_(ROWS.field(name).type)) for name in Facts.__dataclass_fields__),
+        *(pa.field(name, pa.list_(RANKED.rows.field(name).type)) for name in Facts.__dataclass_fields__),
     ]
 )
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from raylabel.compute.gpu import check_compiler, use_full_float32
-from raylabel.inference.scorer import Ranked, Run
+from raylabel.inference.scorer import RANKED, Found, Kept, Run
 from raylabel.media.parsers import eval_parser
 from raylabel.media.sandbox.sandbox import Parser
 from raylabel.media.view import View
@@ -41,6 +41,10 @@ class Network:
         return self.view.eval_shape
 
     @property
+    def kept(self) -> Kept:
+        return RANKED
+
+    @property
     def parser(self) -> Parser:
         return Parser.of(eval_parser, self.view.cpu_seconds, view=self.view)
 
@@ -48,14 +52,10 @@ class Network:
         import torch
 
         from raylabel.models.build import memory_format
-        from raylabel.models.head import float32_head
-        from raylabel.models.trained import load_model
 
         torch.set_num_threads(1)  # one single-threaded actor per core is faster than threads, and sums in one order
         device = torch.device("cuda" if gpu else "cpu")
-        module = load_model(self.model).eval().to(device)
-        if self.precision == "bf16" and self.float32_head:
-            module = float32_head(module)
+        module = self._load().eval().to(device)
         module = module.to(memory_format=memory_format(module))  # pyright: ignore[reportCallIssue]
         if not gpu:
             return lambda batches: (_to_numpy(self._forward(module, torch.from_numpy(b))) for b in batches)
@@ -69,6 +69,13 @@ class Network:
         module = torch.compile(module, options={"deterministic": True})
         return lambda batches: self._run_on_gpu(module, batches)
 
+    def _load(self) -> Any:
+        from raylabel.models.head import float32_head
+        from raylabel.models.trained import load_model
+
+        module = load_model(self.model)
+        return float32_head(module) if self.precision == "bf16" and self.float32_head else module
+
     def _forward(self, module: Any, pixels: Any) -> tuple[Any, ...]:
         return rank_classes(module, pixels, self.view, self.precision, self.p)
 
@@ -76,7 +83,7 @@ class Network:
         """`logits_of` in the view and the precision of the network."""
         return logits_of(module, pixels, self.view, self.precision)
 
-    def _run_on_gpu(self, module: Any, batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
+    def _run_on_gpu(self, module: Any, batches: Iterable[np.ndarray]) -> Iterator[Found]:
         """Yields each result one batch late: while the GPU works on a batch, the next is decoded and copied to it."""
         import torch
 
@@ -101,19 +108,28 @@ class Network:
 
 
 def rank_classes(module: Any, pixels: Any, view: View, precision: str, p: int) -> tuple[Any, ...]:
-    """`Ranked` of pixels uint8 [B, H, W, 3] or [B, M, T, H, W, 3], on their device, by a module in evaluation mode."""
+    """What SCORES keep of pixels uint8 [B, H, W, 3] or [B, M, T, H, W, 3], on their device, by a module in evaluation
+    mode."""
     import torch
 
     from raylabel.inference.log_odds import top_classes, top_classes_of_clips
 
-    inputs = pixels.flatten(0, 1) if view.clip else pixels
-    cached = CACHED_CLIPS if view.clip else CACHED
-    step = len(inputs) if pixels.is_cuda else max(1, cached // (inputs[0].numel() // 3))
     with torch.inference_mode():
-        logits = torch.cat([logits_of(module, some, view, precision) for some in inputs.split(step)])
+        logits = outputs_of(module, pixels, view, precision)
         if view.clip:
             return top_classes_of_clips(logits.unflatten(0, pixels.shape[:2]), p)
         return top_classes(logits, p)
+
+
+def outputs_of(module: Any, pixels: Any, view: View, precision: str) -> Any:
+    """What a module in evaluation mode gives, float32, for pixels uint8 [B, H, W, 3], or for each clip of
+    [B, M, T, H, W, 3], on their device."""
+    import torch
+
+    inputs = pixels.flatten(0, 1) if view.clip else pixels
+    cached = CACHED_CLIPS if view.clip else CACHED
+    step = len(inputs) if pixels.is_cuda else max(1, cached // (inputs[0].numel() // 3))
+    return torch.cat([logits_of(module, some, view, precision) for some in inputs.split(step)])
 
 
 def logits_of(module: Any, pixels: Any, view: View, precision: str) -> Any:
@@ -129,11 +145,11 @@ def logits_of(module: Any, pixels: Any, view: View, precision: str) -> Any:
         return module(normalise(pixels, view, input_dtype(module, bf16))).float()
 
 
-def _when_done(done: Any, staged: Any, back: tuple[Any, ...]) -> Ranked:
+def _when_done(done: Any, staged: Any, back: tuple[Any, ...]) -> Found:
     """Waits for a result. `staged` is the memory that the GPU copies from, so it must be kept until then."""
     done.synchronize()
     return _to_numpy(back)
 
 
-def _to_numpy(found: tuple[Any, ...]) -> Ranked:
+def _to_numpy(found: tuple[Any, ...]) -> Found:
     return tuple(x.numpy() for x in found)

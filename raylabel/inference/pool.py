@@ -25,7 +25,8 @@ from raylabel.corpus import Unit, UnitRange
 from raylabel.inference.actor import CALLS, ScoringActor
 from raylabel.inference.batches import ITEM, ScoringTask, decode, item
 from raylabel.inference.reuse import Piece, Reader, read_part
-from raylabel.schema import NAMES, REJECTS, SCORES, check
+from raylabel.inference.scorer import Kept
+from raylabel.schema import NAMES, REJECTS, check
 from raylabel.store.artifact import write_table
 from raylabel.store.parts import commit_part
 
@@ -65,7 +66,8 @@ def score(task: ScoringTask, parts: Callable[[], Iterator[Part]], folder: str) -
     for run in _together(_spans(task, parts)):
         blocks = [ref for _, spans in run for ref, _, _ in spans]
         cuts = [[cut for _, *cut in spans] for _, spans in run]
-        writing.append(_commit.remote(folder, task.names, [part for part, _ in run], cuts, *blocks))
+        parts_of_run = [part for part, _ in run]
+        writing.append(_commit.remote(folder, task.scorer.kept, task.names, parts_of_run, cuts, *blocks))
         while writing and (len(writing) > IN_FLIGHT or ray.wait(writing, timeout=0)[0]):
             done, writing = ray.wait(writing)
             yield from ray.get(done[0])
@@ -201,28 +203,39 @@ def _grouped(dataset: ray.data.Dataset, parts: Iterator[Part]) -> Iterator[tuple
 
 @ray.remote(num_cpus=WRITERS / 4, max_retries=3)
 def _commit(
-    folder: str, names: bool, parts: Sequence[Part], cuts: Sequence[Sequence[Sequence[int]]], *blocks: pa.Table
+    folder: str,
+    kept: Kept,
+    names: bool,
+    parts: Sequence[Part],
+    cuts: Sequence[Sequence[Sequence[int]]],
+    *blocks: pa.Table,
 ) -> list[dict[str, Any]]:
     """Commits the parts and returns their records. `cuts`: of each part, the (first row, rows) of its blocks."""
-    reader, rest = Reader(names), iter(blocks)
+    reader, rest = Reader(kept.name, names), iter(blocks)
     return [
-        _commit_part(folder, names, part, reader, [(next(rest), cut) for cut in mine])
+        _commit_part(folder, kept, names, part, reader, [(next(rest), cut) for cut in mine])
         for part, mine in zip(parts, cuts, strict=True)
     ]
 
 
 def _commit_part(
-    folder: str, with_names: bool, part: Part, reader: Reader, blocks: Sequence[tuple[pa.Table, Sequence[int]]]
+    folder: str,
+    kept: Kept,
+    with_names: bool,
+    part: Part,
+    reader: Reader,
+    blocks: Sequence[tuple[pa.Table, Sequence[int]]],
 ) -> dict[str, Any]:
-    """Writes SCORES, REJECTS and NAMES of a part, then its record, which is the commit. Writing them twice is
-    harmless."""
+    """Writes SCORES or FEATURES, REJECTS and NAMES of a part, then its record, which is the commit. Writing them twice
+    is harmless."""
     heartbeat()
     scores, rejects, names = [], [], []
     for whole, (first, taken) in blocks:
         block = whole.slice(first, taken)
         rejected = pc.not_equal(block.column("reason"), "")  # pyright: ignore[reportAttributeAccessIssue]
         rejects.append(block.filter(rejected).select(REJECTS.names))
-        scores.append(block.filter(pc.invert(rejected)).select(SCORES.names))  # pyright: ignore[reportAttributeAccessIssue]
+        scored = block.filter(pc.invert(rejected))  # pyright: ignore[reportAttributeAccessIssue]
+        scores.append(scored.select(kept.schema.names).cast(kept.schema))
         names.append(block.select(NAMES.names))
     if (found := sum(table.num_rows for table in [*scores, *rejects])) != part.rows:
         raise AssertionError(f"part {part.number} has {found} rows, expected {part.rows}")
@@ -232,12 +245,12 @@ def _commit_part(
         for tables, table in zip((scores, rejects, names), taken, strict=False):
             tables.append(table)
     if part.retried:
-        scores.append(read_part(part.retried, "scores", part.number))
+        scores.append(read_part(part.retried, kept.name, part.number))
         names = [read_part(part.retried, "names", part.number)] if with_names else []  # the rejects are among them
     files, reasons, rows, grouped = [], collections.Counter(), 0, 0
-    for name, tables, schema in (("scores", scores, SCORES), ("rejects", rejects, REJECTS)):
+    for name, tables, schema in ((kept.name, scores, kept.schema), ("rejects", rejects, REJECTS)):
         table = _in_key_order(check(pa.concat_tables([schema.empty_table(), *tables]), schema, name))
-        if table.num_rows or name == "scores":
+        if table.num_rows or name == kept.name:
             files.append(write_table(folder, f"{name}-{part.number:06d}.parquet", table))
         if name == "rejects":
             reasons.update(table.column("reason").to_pylist())

@@ -1,4 +1,4 @@
-"""Reuse of SCORES: after shards are added to a corpus, only the new shards are scored.
+"""Reuse of SCORES, or of FEATURES: after shards are added to a corpus, only the new shards are scored.
 
 A unit does not depend on the position of its shard in the list, so the rows of an unchanged shard (same URI, same
 fingerprint) stay valid except for the number of the shard in their keys. SCORES of a corpus also serve a smaller share
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from raylabel.corpus import Shards, Unit, Units
 from raylabel.corpus.share import rows_of, used
-from raylabel.schema import NAMES, REJECTS, SCORES, make_key
+from raylabel.schema import REJECTS, make_key
 from raylabel.store.artifact import Artifact, Root
 from raylabel.store.files import read_file, reading
 from raylabel.store.reject_retry import TRY
@@ -119,11 +119,13 @@ def _share(shards: Shards) -> float:
     return shards.artifact.identity["corpus"].get("share", 1.0)
 
 
-def find_earlier(root: Root, identity: Mapping[str, Any], shards: Shards, unit: int, part: int) -> Earlier | None:
-    """Of all complete SCORES that differ from `identity` only in the corpus, those that share the most shards with it;
-    None if none shares any."""
+def find_earlier(
+    root: Root, name: str, identity: Mapping[str, Any], shards: Shards, unit: int, part: int
+) -> Earlier | None:
+    """Of all complete artifacts `name`, such as scores, that differ from `identity` only in the corpus, those that
+    share the most shards with it; None if none shares any."""
     found = []
-    for scores in root.named("scores"):
+    for scores in root.named(name):
         if _source(scores.identity) == _source(identity):
             if before := find_shards(root, scores):
                 found.append(Earlier(scores, before, shards, unit, part))
@@ -162,20 +164,19 @@ def _names(shards: Shards, names: list[str]) -> pa.Array:
 
 
 def read_part(folder: str, name: str, number: int) -> pa.Table:
-    """A part's `scores`, `rejects` or `names`."""
+    """A part's `scores`, `features`, `rejects` or `names`."""
     uri = _uri(folder, name, number)
     with reading(uri):
-        return _read(uri, name)
+        return _read(uri)
 
 
 def _uri(folder: str, name: str, number: int) -> str:
     return f"{folder}/{name}-{number:06d}.parquet"
 
 
-def _read(uri: str, name: str) -> pa.Table:
-    # Whole, in one request: it is one row group of a few megabytes.
-    schema = {"scores": SCORES, "rejects": REJECTS, "names": NAMES}[name]
-    return pq.read_table(pa.BufferReader(read_file(uri)), schema=schema)
+def _read(uri: str) -> pa.Table:
+    # Whole, in one request: it is one row group of a few megabytes, of FEATURES about a hundred.
+    return pq.read_table(pa.BufferReader(read_file(uri)))
 
 
 def rejected_units(folder: str, number: int) -> tuple[Unit, ...]:
@@ -190,16 +191,16 @@ def rejected_units(folder: str, number: int) -> tuple[Unit, ...]:
 
 
 Rows = tuple[pa.Table, ...]
-"""SCORES, REJECTS and, if they are asked for, NAMES."""
+"""SCORES or FEATURES, REJECTS and, if they are asked for, NAMES."""
 
 
 class Reader:
     """Reads pieces. Those of one part, and of the parts after it, are mostly in the same part of the earlier SCORES, so
     it keeps the last two of these."""
 
-    def __init__(self, names: bool = False) -> None:
-        """`names`: also read NAMES."""
-        self._part = lru_cache(maxsize=2)(partial(_read_part, names))
+    def __init__(self, name: str = "scores", names: bool = False) -> None:
+        """`name`: of the files; `names`: also read NAMES."""
+        self._part = lru_cache(maxsize=2)(partial(_read_part, name, names))
 
     def read(self, pieces: Iterable[Piece]) -> Iterator[tuple[Piece, Rows]]:
         """The rows of each piece with the current keys of its samples, in the order of the earlier SCORES."""
@@ -217,13 +218,13 @@ class Reader:
             )
 
 
-def _read_part(names: bool, folder: str, number: int) -> Rows:
+def _read_part(name: str, names: bool, folder: str, number: int) -> Rows:
     try:
-        rejects = _read(_uri(folder, "rejects", number), "rejects")
+        rejects = _read(_uri(folder, "rejects", number))
     except FileNotFoundError:  # a part without rejects; a lost file is found by the count of rows
         rejects = REJECTS.empty_table()
     named = [read_part(folder, "names", number)] if names else []
-    return read_part(folder, "scores", number), rejects, *named
+    return read_part(folder, name, number), rejects, *named
 
 
 def _with_keys(table: pa.Table, keys: np.ndarray, first: int) -> pa.Table:

@@ -1,22 +1,49 @@
-"""The interface of a scorer, which ranks the classes of a sample.
+"""The interface of a scorer, which ranks the classes of a sample or computes its feature, and what it is kept in.
 
-Letters: B batch, P classes kept per sample, M clips of a video.
+Letters: B batch, P classes kept per sample, D numbers of a feature, M clips of a video.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from raylabel.media.sandbox.sandbox import Parser
+from raylabel.schema import NAMES, REJECTS, SCORES
 
-Ranked = tuple[np.ndarray, ...]
-"""classes int32, log-odds float32, logits float32, each [B, P], best class first; for videos also clips int32 [B, M],
-the best class of each clip."""
+Found = tuple[np.ndarray, ...]
+"""Of SCORES: classes int32, log-odds float32, logits float32, each [B, P], best class first; for videos also clips
+int32 [B, M], the best class of each clip. Of FEATURES: features float16 [B, D], of unit length, and their norms before,
+float32 [B]."""
 
-Run = Callable[[Iterable[np.ndarray]], Iterator[Ranked]]
-"""Batches uint8 [B, *shape] → `Ranked` of each, in order. A batch may be overwritten when the next is requested,
+Run = Callable[[Iterable[np.ndarray]], Iterator[Found]]
+"""Batches uint8 [B, *shape] → `Found` of each, in order. A batch may be overwritten when the next is requested,
 and must not be written to: its memory may be read-only."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The table that the results of a scorer are kept in."""
+
+    name: str
+    """Of the artifact, and of its files before their numbers."""
+    schema: pa.Schema
+    """key, digest and group of a sample, and a column for each array of `Found`; the last ones may be missing."""
+
+    @cached_property
+    def rows(self) -> pa.Schema:
+        """What an actor returns: a row per sample, scored (`reason` is empty) or rejected (its lists are empty). The
+        name is empty if the task does not ask for names."""
+        return pa.schema([*map(_as_list, self.schema), *(f for f in REJECTS if f.name != "key"), NAMES.field("name")])
+
+
+def _as_list(field: pa.Field) -> pa.Field:
+    """Of any length: that of a reject is 0."""
+    fixed = pa.types.is_fixed_size_list(field.type)
+    return pa.field(field.name, pa.list_(field.type.value_type), nullable=False) if fixed else field
 
 
 class Scorer(Protocol):
@@ -29,7 +56,12 @@ class Scorer(Protocol):
 
     @property
     def p(self) -> int:
-        """Classes kept per sample."""
+        """Classes kept per sample, or numbers of a feature."""
+        ...
+
+    @property
+    def kept(self) -> Kept:
+        """The table of its results."""
         ...
 
     @property
@@ -40,3 +72,7 @@ class Scorer(Protocol):
     def start(self, gpu: bool) -> Run:
         """Loads the scorer onto the actor's device. Each row is ranked alone: no row affects another's result."""
         ...
+
+
+RANKED = Kept("scores", SCORES)
+"""The table of a scorer that ranks classes."""

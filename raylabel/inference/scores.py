@@ -1,4 +1,4 @@
-"""A scorer and a corpus → SCORES: every sample ranked once, in parts that are committed one by one.
+"""A scorer and a corpus → SCORES or FEATURES: every sample once, in parts that are committed one by one.
 
 What is computed depends on the corpus alone: a batch never crosses a unit, its shape never changes, and a part has the
 same units on any cluster. So the bytes do not depend on the number of actors, the order of the work or crashes.
@@ -17,7 +17,7 @@ from raylabel.errors import InputError
 from raylabel.inference.batches import ScoringTask
 from raylabel.inference.pool import Part, score
 from raylabel.inference.reuse import Earlier, find_earlier, rejected_units
-from raylabel.inference.scorer import Scorer
+from raylabel.inference.scorer import RANKED, Scorer
 from raylabel.store.artifact import Artifact, Built, Draft, Root
 from raylabel.store.parts import committed_parts, files_of
 from raylabel.store.reject_limit import RejectTally
@@ -50,7 +50,8 @@ class Scoring:
 
 
 def make_scores(root: Root, scoring: Scoring, former: Sequence[Scoring] = ()) -> Artifact:
-    """SCORES, the artifact `scores`: every sample of the corpus as the scorer ranks it.
+    """SCORES, the artifact `scores`: every sample of the corpus as the scorer ranks it; or FEATURES, the artifact
+    `features`, of a scorer that computes them.
 
     Shards that the same source scored as part of an earlier state of the corpus are reused; with `retry_rejects`
     everything except the rejects is (reject_retry.py). Files `scores-*` and `rejects-*`, one per part, and `names-*` if
@@ -61,21 +62,22 @@ def make_scores(root: Root, scoring: Scoring, former: Sequence[Scoring] = ()) ->
     `former`: the same scoring as earlier versions of raylabel did it. SCORES that they made are returned, and those
     that they began are completed in the same way, so that no artifact has scores of two arithmetics.
     """
-    choices = (scoring, *former)
+    choices, name = (scoring, *former), scoring.scorer.kept.name
     identities = [_identity(one) for one in choices]
-    identity = dict(root.settle("scores", identities[0], identities[1:]))
+    identity = dict(root.settle(name, identities[0], identities[1:]))
     scoring = choices[identities.index(identity)]
     cluster, shards, unit = ready(scoring.resources), scoring.shards, unit_rows(scoring.corpus)
     pool = cluster.teachers(scoring.resources)
     task = ScoringTask(scoring.scorer, scoring.corpus, Shards(shards), scoring.batch, pool, scoring.names)
-    stage = shards.name.replace("shards-", "label ") + (scoring.by and f" by {scoring.by}")
+    verb = "label" if name == RANKED.name else "compute features of"
+    stage = shards.name.replace("shards-", f"{verb} ") + (scoring.by and f" by {scoring.by}")
 
     def build(draft: Draft, before: Artifact | None) -> Built:
         units = Units(task.shards.rows, unit)
         if before:
             part = functools.partial(_retried_part, before, frozenset(file.name for file in before.files("rejects-")))
         else:
-            part = functools.partial(_part, units, find_earlier(root, identity, task.shards, unit, PART))
+            part = functools.partial(_part, units, find_earlier(root, name, identity, task.shards, unit, PART))
         tally = RejectTally(task.shards.samples, scoring.reject_limit, corpus=shards.name.removeprefix("shards-"))
         found = _build(draft, stage, task, -(-len(units) // PART), part, tally, scoring.retry_rejects)
         if before and found.info["rejected"] == before.info["rejected"]:
@@ -84,7 +86,7 @@ def make_scores(root: Root, scoring: Scoring, former: Sequence[Scoring] = ()) ->
         folder = shards.uri.rpartition("/")[2]
         return Built(found.files, {**found.info, "shards": folder, "p": task.scorer.p, "hardware": cluster.name})
 
-    return make(root, "scores", identity, build, scoring.retry_rejects)
+    return make(root, name, identity, build, scoring.retry_rejects)
 
 
 def _identity(scoring: Scoring) -> dict[str, Any]:

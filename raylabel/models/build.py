@@ -12,8 +12,10 @@ from torch import nn
 from raylabel.errors import InputError
 from raylabel.models.c3d import C3D
 from raylabel.models.config import RESNEXT101, SMALL, Model, check
+from raylabel.models.head import head_of
 from raylabel.models.small import SmallResNet
 from raylabel.models.timm_networks import build_timm, is_timm
+from raylabel.models.unit import UnitLinear
 
 # Both have auxiliary classifiers for training, which are not built here. torchvision's weights of both were trained
 # on images scaled to [-1, 1]; with transform_input they take images normalised as for every other network.
@@ -60,6 +62,17 @@ def build(model: Model, classes: int) -> nn.Module:
     check(model)
     if classes < 1:
         raise InputError(f"classes is {classes}; give at least 1")
+    network = _build(model, classes)
+    if model.features == "unit":
+        name = head_of(network)
+        head = network.get_submodule(name)
+        if not isinstance(head, nn.Linear):
+            raise InputError(f"{model.arch} has no linear last layer, so its features cannot be 'unit'")
+        network.set_submodule(name, UnitLinear(head.in_features, classes))
+    return network
+
+
+def _build(model: Model, classes: int) -> nn.Module:
     small = SMALL.fullmatch(model.arch)
     if small and small[1] == "resnet":
         return SmallResNet(int(small[2]), int(small[3]), classes)

@@ -29,6 +29,9 @@ C3D_SIZE = 112
 """Side in pixels. fc6 of C3D takes 512 channels of 1 x 4 x 4, the size that such a clip has there."""
 
 
+Features = Literal["raw", "unit"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """The architecture of a network, without weights. `check` tests whether the network exists."""
@@ -53,6 +56,11 @@ class Model:
     size: int = field(default=0, metadata=ADDED_LATER)
     """Side of the input in pixels, for networks of timm that are built for one size, such as vision transformers. 0:
     the size that its weights were trained for. Weights are resampled to another size by timm.
+    """
+
+    features: Features = field(default="raw", metadata=ADDED_LATER)
+    """What the last layer takes: 'unit': the features scaled to unit length, and rounded to float16 as FEATURES are. It
+    is then linear in them (models/unit.py).
     """
 
 
@@ -82,6 +90,8 @@ def check(model: Model, name: str = "model") -> None:
         raise InputError(f"{name}.arch is {arch!r}, which is not a known network: {hint}")
     if type(model.size) is not int or model.size < 0 or (model.size and not is_timm(arch)):
         raise InputError(f"{name}.size is {model.size!r}, which only some networks of timm have: leave it out")
+    if model.features not in get_args(Features):
+        raise InputError(f"{name}.features is {model.features!r}: give {' or '.join(map(repr, get_args(Features)))}")
     if stem == "small" and (small or not re.match(r"(wide_)?resne(x)?t\d", arch)):
         raise InputError(
             f"{name}.stem is 'small', which only ResNet and ResNeXt can have, not '{arch}': give 'imagenet'"

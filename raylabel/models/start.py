@@ -133,6 +133,22 @@ def check_start(name: str, model: Model, classes: int, init: Init, weights: Arti
     return bool(weights) and not set(head) & found.keys()
 
 
+def check_trunk(weights: Artifact, model: Model, given: str) -> None:
+    """InputError, which names the weights as they were `given`, if they do not fit the network without its head."""
+    import torch
+
+    with torch.device("meta"):  # shapes only, no memory
+        network = build(model, 2)
+    head = head_of(network)
+    both = network.state_dict(), read_weights(weights)
+    wanted, state = ({name: x for name, x in one.items() if not _is_in(name, head)} for one in both)
+    if misfits := misfits_of(wanted, state):
+        raise InputError(
+            f"weights '{given}' do not fit {model.arch}: {describe_misfits(misfits)}; give the arch, stem and size "
+            "that they are for"
+        )
+
+
 def _is_in(name: str, layer: str) -> bool:
     """Whether a parameter or a module is in a layer, or is that layer."""
     return name == layer or name.startswith(f"{layer}.")

@@ -15,8 +15,8 @@ CURVE = "curve.json"  # only if the network was trained here: [{images, loss, ac
 
 def describe(model: Model, classes: int) -> dict:
     """The description of a network in the info of its artifact."""
-    size = {"size": model.size} if model.size else {}
-    return {"model": {"arch": model.arch, "stem": model.stem, **size}, "classes": classes}
+    later = {name: value for name in ("size", "features") if (value := getattr(model, name)) != getattr(Model, name)}
+    return {"model": {"arch": model.arch, "stem": model.stem, **later}, "classes": classes}
 
 
 def load_model(artifact: Artifact) -> nn.Module:

@@ -10,6 +10,7 @@ from raylabel.compute.progress import say
 from raylabel.errors import DivergedError, InputError
 from raylabel.evaluate.results import Metric
 from raylabel.labels.holdout import hold_out
+from raylabel.pipelines.leaks import labeled_digests
 from raylabel.pipelines.metrics import validate
 from raylabel.recipes.recipe import Recipe
 from raylabel.recipes.space import Settings, describe_settings
@@ -66,7 +67,7 @@ def split_labels(run: Run) -> dict[str, Artifact]:
     """PICKS of the labeled set without a validation split, and of the split."""
     labels, groups, sweep = run.start.labels, run.start.groups["labeled"], run.recipe.control.sweep
     name = "control.sweep.validation"
-    found = hold_out(run.root, labels, groups, run.labeled_digests, sweep.validation, run.recipe.seed, name)
+    found = hold_out(run.root, labels, groups, labeled_digests(run), sweep.validation, run.recipe.seed, name)
     return dict(zip((TRAINING, VALIDATION), found, strict=True))
 
 

@@ -12,7 +12,7 @@ from raylabel.corpus import Corpus, Shards, index_corpus, read_groups
 from raylabel.corpus.label_rule import name_warnings
 from raylabel.labels.holdout import hold_out
 from raylabel.labels.truth import GivenLabels
-from raylabel.models.start import check_start, import_weights
+from raylabel.models.start import check_start, check_trunk, import_weights
 from raylabel.models.trained import import_model
 from raylabel.pipelines.edited import check_edited
 from raylabel.recipes.recipe import Recipe, Teacher, check_classes, check_recipe
@@ -46,7 +46,7 @@ class Prepared:
     teacher: Artifact | None
     """The teacher if it is given; None if it is trained by the run."""
     weights: Mapping[str, Artifact]
-    """`Init.weights` of each training that starts from some → these weights."""
+    """`Init.weights` of each training that starts from some, and those of a frozen network → these weights."""
 
 
 def prepare(root: Root, recipe: Recipe) -> Prepared:
@@ -62,7 +62,7 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
     if lacking := [name for name, count in zip(classes, test_labels.info["per_class"], strict=True) if not count]:
         none = f"no sample of {len(lacking):,} of {len(classes):,} classes ({listed(lacking)})"
         warnings.append(f"the test set has {none}: the accuracies do not cover them")
-    if recipe.teacher.given and recipe.teacher.train:
+    if recipe.teacher.given_weights and recipe.teacher.train:
         warnings.append(
             "teacher.train is not used: the teacher is given; to fine-tune it, see teacher.train.init.weights"
         )
@@ -97,12 +97,21 @@ def given_weights(root: Root, recipe: Recipe, classes: int) -> dict[str, Artifac
     """The weights that trainings start from, by `Init.weights`. InputError if they or the layers that an `Init` names
     do not fit the network."""
     found: dict[str, Artifact] = {}
+    if recipe.teacher.head.given and not recipe.source:
+        found[recipe.teacher.given_weights] = frozen_weights(root, recipe.teacher)
     for name, (model, config) in recipe.trainings.items():
         source = config.init.weights
         if source and source not in found:
             found[source] = import_weights(root, source, model)
         if check_start(name, model, classes, config.init, found.get(source)):
             say(f"{name} starts from {source} without its head: the new one has random weights, for {classes} classes")
+    return found
+
+
+def frozen_weights(root: Root, teacher: Teacher) -> Artifact:
+    """The weights of a frozen network on whose features a head is fitted. InputError if they do not fit its trunk."""
+    found = import_weights(root, teacher.given_weights, teacher.model)
+    check_trunk(found, teacher.model, teacher.given_weights)
     return found
 
 

@@ -9,29 +9,29 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Self
 
-import pyarrow as pa
-
 from raylabel.corpus import Shards
 from raylabel.errors import InputError
 from raylabel.evaluate.classify import TOP
 from raylabel.evaluate.given_teacher import check_teacher, problem_of
 from raylabel.evaluate.results import CONTROL, MIXED, PRETRAINED, STUDENT, TEACHER, Metric
+from raylabel.labels.features import make_head
 from raylabel.labels.source import LabelSource, gives_scores
 from raylabel.labels.teacher import TrainedNetwork
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.start import import_weights
 from raylabel.pipelines.control import ControlSweep, split_labels, trial_runs, try_controls
+from raylabel.pipelines.frozen import frozen_network
 from raylabel.pipelines.inputs import Prepared, prepare
+from raylabel.pipelines.leaks import leaks_of
 from raylabel.pipelines.metrics import metrics_of
 from raylabel.pipelines.workers import check_workers
 from raylabel.recipes.recipe import Recipe
 from raylabel.selection.duplicates import find_duplicates
-from raylabel.selection.leaks import Leaks, find_leaks
+from raylabel.selection.leaks import Leaks
 from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
-from raylabel.training.digests import find_digests
 from raylabel.training.examples import materialize, media_of
 from raylabel.training.loop import TrainingTask
 from raylabel.training.media import WritingTask
@@ -95,11 +95,20 @@ class Run:
         return self._materialize("validation", corpus, labels)
 
     @cached_property
+    def labeled_features(self) -> Artifact | None:
+        """FEATURES of the labeled set by the teacher's frozen network; None if it has no head to fit."""
+        if not self.recipe.teacher.head.given or self.recipe.source:
+            return None
+        return frozen_network(self).features(self.root, self.start.corpora["labeled"], self.start.shards["labeled"])
+
+    @cached_property
     def teacher(self) -> Artifact:
-        """The network that labels the corpus: given, or trained on the labeled set."""
-        recipe = self.recipe
-        if self.start.teacher:
-            return self.start.teacher
+        """The network that labels the corpus: given, a head on a frozen network, or trained on the labeled set."""
+        recipe, start = self.recipe, self.start
+        if start.teacher:
+            return start.teacher
+        if features := self.labeled_features:
+            return make_head(self.root, frozen_network(self), features, start.labels, recipe.teacher.head, recipe.seed)
         return self._train(
             "teacher", recipe.teacher.model, self.labeled_examples, recipe.teacher.train, recipe.teacher_view
         )
@@ -123,7 +132,7 @@ class Run:
     @cached_property
     def labeled_leaks(self) -> Leaks:
         """How much of the test set is in the labeled set, which is known before the corpus is labeled."""
-        return self._find_leaks(None)
+        return leaks_of(self, None)
 
     @cached_property
     def labels(self) -> Artifact:
@@ -134,7 +143,7 @@ class Run:
     def leaks(self) -> Leaks:
         """How much of the test set is in the labeled set or in the corpus. InputError if any is and `recipe.leaks` is
         'error'."""
-        return self._find_leaks(self.labels if gives_scores(self.labels) else None)
+        return leaks_of(self, self.labels if gives_scores(self.labels) else None)
 
     @cached_property
     def duplicates(self) -> Artifact | None:
@@ -244,18 +253,6 @@ class Run:
             retry_rejects=recipe.retry_rejects,
         )
         return source.label(self.root, self.start.corpora[corpus], self.start.shards[corpus])
-
-    @property
-    def labeled_digests(self) -> pa.Table:
-        """DIGESTS of the labeled set."""
-        start, examples = self.start, self.labeled_examples
-        return find_digests(self.root, start.labels, start.shards["labeled"], start.corpora["labeled"], examples)
-
-    def _find_leaks(self, scores: Artifact | None) -> Leaks:
-        start, tested = self.start, self.teacher_test
-        known = self.labeled_digests if tested else None
-        groups = start.groups["labeled"], start.groups["test"]
-        return find_leaks(self.root, self.recipe.leaks, *groups, tested, known, scores)
 
     def _materialize(self, name: str, corpus: str, picks: Artifact, digests: bool = False) -> Artifact:
         recipe = self.recipe

@@ -6,6 +6,7 @@ from typing import Any
 from raylabel.corpus import Shards, unit_rows
 from raylabel.inference.reuse import find_earlier
 from raylabel.inference.scores import PART
+from raylabel.labels.source import SCORES_NAME
 from raylabel.pipelines.control import TRIED, trial_runs
 from raylabel.pipelines.existing import MissingError, ReadOnlyRoot
 from raylabel.pipelines.inputs import Prepared
@@ -19,6 +20,7 @@ from raylabel.store.parts import committed_parts
 ARTIFACTS = {
     "labeled_examples": "examples-labeled",
     "validation_examples": "examples-validation",
+    "labeled_features": "features",
     "teacher": "teacher",
     "teacher_check": "teacher-check",
     "labels": "scores",
@@ -117,6 +119,7 @@ class Done:
             return shards.samples
         if not (missing := self._missing.get("labels")):
             return 0
-        earlier = find_earlier(root, missing.identity, shards, unit_rows(start.corpora["unlabeled"]), PART)
+        unit = unit_rows(start.corpora["unlabeled"])
+        earlier = find_earlier(root, SCORES_NAME, missing.identity, shards, unit, PART)
         records = committed_parts(missing.uri).values()
         return (earlier.samples if earlier else 0) + sum(record["rows"] - record["earlier"] for record in records)

@@ -5,9 +5,6 @@ count. Any other stage counts in full until it is done.
 """
 
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -29,7 +26,7 @@ from raylabel.plan.cost import (
 )
 from raylabel.plan.done import Done
 from raylabel.plan.expect import expect
-from raylabel.plan.measure import TRIAL, Measured, Pilot, examples_of
+from raylabel.plan.measure import TRIAL, Measured, Pilot, examples_of, scratch_root
 from raylabel.plan.pilot import Labeled
 from raylabel.plan.report import Plan, Reach, Work
 from raylabel.plan.traffic import CorpusSize, Traffic
@@ -38,7 +35,7 @@ from raylabel.report.page import CURVES
 from raylabel.selection.duplicates import BUCKET_ROWS
 from raylabel.selection.select import GROUP_CANDIDATES
 from raylabel.store.artifact import Root
-from raylabel.store.files import delete_folder, is_local
+from raylabel.store.files import is_local
 from raylabel.training.config import Train
 from raylabel.training.examples import media_of
 from raylabel.training.layout import BANDS, Layout
@@ -55,7 +52,7 @@ def plan(root: Root, recipe: Recipe, device_hour_price: float | None = None) -> 
     cluster, start = Cluster.now(), prepare(root, recipe)
     done = Done(root, recipe, start)
     begin = time.monotonic()
-    with _scratch(root) as scratch:
+    with scratch_root(root) as scratch:
         measured = Pilot(scratch, recipe, start, done, cluster).run()
     took = time.monotonic() - begin
     samples, labeled = Shards(start.shards["unlabeled"]).samples, measured.teacher
@@ -82,16 +79,6 @@ def plan(root: Root, recipe: Recipe, device_hour_price: float | None = None) -> 
     )
 
 
-@contextmanager
-def _scratch(root: Root) -> Iterator[Root]:
-    """A root for the artifacts of the pilot, inside the root so that all nodes can access it; deleted afterwards."""
-    inner = Root(f"{root.uri}/pilot-{uuid.uuid4().hex}")
-    try:
-        yield inner
-    finally:
-        delete_folder(inner.uri)
-
-
 class _Costs:
     """The remaining work of each stage, in the order of the run."""
 
@@ -114,7 +101,7 @@ class _Costs:
     def works(self) -> tuple[Work, ...]:
         recipe = self.recipe
         stages = (
-            self._train("teacher", recipe.teacher.model, recipe.teacher.train, "labeled_examples"),
+            self._teacher(),
             self._label(),
             self._select(),
             self._materialize(),
@@ -130,6 +117,15 @@ class _Costs:
         driver += traffic.tracking(work.seconds for work in stages if work.stage in CURVES)
         return (*stages, replace(_nothing("driver"), traffic=driver.rounded()))
 
+    def _teacher(self) -> Work:
+        """Its training; or the features of the labeled set, to which a head is fitted."""
+        teacher, found = self.recipe.teacher, self.measured.teacher
+        if not teacher.head.given:
+            return self._train("teacher", teacher.model, teacher.train, "labeled_examples")
+        if self.done["labeled_features"] or found is None:
+            return _nothing("teacher")
+        return self._and_scoring(_nothing("teacher"), "labeled", teacher.network, found, found.bytes_per_row)
+
     def _label(self) -> Work:
         found, corpus = self.measured.teacher, self.corpora["unlabeled"]
         if self.done["labels"] or found is None:
@@ -140,7 +136,7 @@ class _Costs:
             stage="label",
             images=left,
             seconds=found.start + self._labeling("unlabeled", found) * share,
-            traffic=self._scoring("unlabeled", self.recipe.teacher.model, found.bytes_per_row, share)
+            traffic=self._scoring("unlabeled", self.recipe.teacher.network, found.bytes_per_row, share)
             + traffic.LABELED_LEAKS,
             memory=found.memory,
             device_memory=found.device_memory,
@@ -280,7 +276,7 @@ class _Costs:
             found = self.measured.teacher if name == "teacher" else student
             if test or found is None:
                 continue
-            model = self.recipe.teacher.model if name == "teacher" else self.recipe.student
+            model = self.recipe.teacher.network if name == "teacher" else self.recipe.student
             total = self._and_scoring(total, "test", model, found, (student or found).bytes_per_row)
         return total
 

@@ -1,6 +1,8 @@
 """The pilot of a recipe: measures each kind of work that is left of its run, once."""
 
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +31,7 @@ from raylabel.plan.pilot import (
 )
 from raylabel.recipes.recipe import Recipe
 from raylabel.store.artifact import Artifact, Draft, Root, identity_of
+from raylabel.store.files import delete_folder
 from raylabel.training.config import Train
 from raylabel.training.loop import TrainingTask
 from raylabel.training.media import WritingTask
@@ -76,7 +79,7 @@ class Remaining:
 def remaining(recipe: Recipe, done: Done) -> list[Remaining]:
     """The trainings of the recipe that are not done yet."""
     found = []
-    if not done["teacher"]:
+    if not done["teacher"] and not recipe.teacher.head.given:
         assert recipe.teacher.train is not None
         found.append(
             Remaining("teacher", recipe.teacher.model, recipe.teacher_view, recipe.teacher.train, "labeled_examples")
@@ -114,6 +117,16 @@ def _kind(training: Remaining) -> str:
     return f"{name} with {options}" if options else name
 
 
+@contextmanager
+def scratch_root(root: Root) -> Iterator[Root]:
+    """A root for the artifacts of the pilot, inside the root so that all nodes can access it; deleted afterwards."""
+    inner = Root(f"{root.uri}/pilot-{uuid.uuid4().hex}")
+    try:
+        yield inner
+    finally:
+        delete_folder(inner.uri)
+
+
 class Pilot:
     """Measures the remaining work of the run, one kind after the other."""
 
@@ -128,7 +141,7 @@ class Pilot:
         tests = done.tests
         if not done["labels"] or not tests["teacher"]:
             todo["teacher"] = lambda: self._label(
-                done["teacher"], recipe.teacher.model, recipe.teacher_view, "unlabeled", recipe.label.p
+                done["teacher"], recipe.teacher.network, recipe.teacher_view, "unlabeled", recipe.label.p
             )
         scored = [*(test for name, test in tests.items() if name != "teacher"), *(scores for _, scores in done.trials)]
         if not all(scored):

@@ -24,7 +24,7 @@ def modern(recipe: Recipe) -> Recipe:
     Nothing was tuned on a test set of raylabel's recipes.
     """
     teacher = recipe.teacher
-    if teacher.given:
+    if teacher.given_weights:
         teacher = replace(teacher, view=recipe.teacher_view)  # the one that it was trained for
     elif teacher.train:
         view = teacher.view and _view(teacher.view)

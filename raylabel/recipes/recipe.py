@@ -19,6 +19,7 @@ from raylabel.selection.leaks import Policy
 from raylabel.selection.select import Select
 from raylabel.store.artifact import ADDED_LATER, NOT_IDENTITY
 from raylabel.training.config import Train
+from raylabel.training.logistic import Head
 from raylabel.training.media import Materialize
 
 Tracking = Literal["mlflow", "wandb"]
@@ -40,6 +41,9 @@ class Teacher:
     """A trained model, used as it is, by its name: torchvision's ('ResNet50_Weights.IMAGENET1K_V2'), timm's with the
     tag of the weights ('timm/resnet50.a1_in1k'), or a repository of the Hugging Face hub in timm's layout
     ('hf-hub:OWNER/NAME', perhaps with '@REVISION')."""
+    head: Head = field(default=Head(), metadata=ADDED_LATER)
+    """A head to fit to the features of the labeled set: the given weights are then those of a frozen network, whose own
+    last layer is not used."""
     view: View | None = None
     """View of the teacher if it is not the student's, for example with more frames (Yalniz et al. 2019 §5.1). If it is
     not given, and the teacher is a network of timm with weights of the hub or of a folder in its layout, it is the
@@ -53,10 +57,27 @@ class Teacher:
             raise InputError("teacher.checkpoint and teacher.weights are both given: keep one")
         if not (self.train or self.checkpoint or self.weights):
             raise InputError("teacher.train, teacher.checkpoint and teacher.weights are all missing: give one")
+        self.head.check("teacher.head")
+        if self.head.given and not self.given_weights:
+            raise InputError(
+                f"teacher.head.kind is '{self.head.kind}', but there are no weights of a network to freeze: give "
+                "teacher.weights or teacher.checkpoint"
+            )
+
+    @property
+    def given_weights(self) -> str:
+        """The weights that are given; empty if there are none."""
+        return self.checkpoint or self.weights
 
     @property
     def given(self) -> bool:
-        return bool(self.checkpoint or self.weights)
+        """Whether it is used as it is given."""
+        return bool(self.given_weights) and not self.head.given
+
+    @property
+    def network(self) -> Model:
+        """The architecture, with a head on features of unit length if one is fitted."""
+        return replace(self.model, features="unit") if self.head.given else self.model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +171,7 @@ class Recipe:
         from raylabel.models.sources import view_of  # imports PyTorch
 
         trained = teacher.train.init.weights if teacher.train else ""
-        return view_of(teacher.model, teacher.weights or teacher.checkpoint or trained, self.view)
+        return view_of(teacher.model, teacher.given_weights or trained, self.view)
 
     @property
     def complete(self) -> Self:
@@ -179,7 +200,7 @@ class Recipe:
     def trainings(self) -> dict[str, tuple[Model, Train]]:
         """Name of each training's config in the recipe → network and config, without that of a given teacher."""
         teacher, found = self.teacher, dict[str, tuple[Model, Train]]()
-        if teacher.train and not (teacher.given or self.source):
+        if teacher.train and not (teacher.given_weights or self.source):
             found["teacher.train"] = teacher.model, teacher.train
         if self.control.train:
             found["control.train"] = self.student, self.control.train
@@ -218,7 +239,7 @@ class Recipe:
 
 def check_recipe(recipe: Recipe) -> None:
     """InputError for what can be checked before any work."""
-    check(recipe.teacher.model, "teacher.model")
+    check(recipe.teacher.network, "teacher.model")
     check(recipe.student, "student")
     _check_media(recipe)
     for name in recipe.track:

@@ -32,7 +32,7 @@ from raylabel.text import slug
 STRIPS = 10  # classes whose picks are shown
 # Rows of the table of stages → stages of the run.
 ROWS = {
-    "teacher": ("teacher",),
+    "teacher": ("labeled_features", "teacher"),
     "label": ("labels",),
     "select": ("duplicates", "picks"),
     "materialize": ("labeled_examples", "validation_examples", "pseudo_examples"),

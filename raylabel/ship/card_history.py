@@ -14,7 +14,13 @@ from raylabel.store.artifact import Artifact
 
 def training_section(steps: list[Step]) -> str:
     """How each network of the lineage was trained."""
-    found = [f"- {code(one.folder)}: {training(one.artifact)}" for one in steps if "train" in one.artifact.identity]
+    told = {"train": training, "head": _fitting}
+    found = [
+        f"- {code(one.folder)}: {tell(one.artifact)}"
+        for one in steps
+        for name, tell in told.items()
+        if name in one.artifact.identity
+    ]
     return "\n".join(found) or "Not known: raylabel was given these weights. State it here."
 
 
@@ -29,6 +35,17 @@ def training(network: Artifact) -> str:
         f"{code(identity['model']['arch'])} from {start}; {images:,} samples, each pass counted, in batches of "
         f"{batch:,}; {_words(schedule)}; {_words(config)}; seed {identity['seed']}. Training views: {_words(view)}. "
         f"Trained on {info.get('hardware', 'hardware that is not recorded')}."
+    )
+
+
+def _fitting(network: Artifact) -> str:
+    """How the head of a frozen network was fitted."""
+    identity, info = network.identity, network.info
+    chosen = [one for one in info["validation"] if one["strength"] == info["strength"]]
+    how = "".join(f", chosen by cross-validation, with an accuracy of {one['accuracy']:.1%} there" for one in chosen)
+    return (
+        f"the last layer of {code(identity['model']['arch'])}, by logistic regression on the features of unit length "
+        f"of {info['samples']:,} labeled samples, with C = {info['strength']:g}{how}. The other layers are as given."
     )
 
 
@@ -56,6 +73,7 @@ _MADE = {
     "examples-labeled": "training examples: the labeled set with its labels",
     "examples-picked": "training examples: the picks with their pseudo-labels",
     TRIED: "network: a control that was tried on a part of the labeled set",
+    "features": "features of the labeled set by a frozen network",
     "scores": "scores of the unlabeled corpus by a network",
     "duplicates": "exact duplicates in the corpus",
     "picks": "the best-ranked samples of each class",

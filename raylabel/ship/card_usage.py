@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from raylabel.models import Model
 from raylabel.ship.markdown import code, table
-from raylabel.ship.other_programs import SOURCE, timm_network, torch_code
+from raylabel.ship.other_programs import SOURCE, UNIT_SOURCE, timm_network, torch_code
 from raylabel.ship.shipped import Shipped
 from raylabel.text import size
 
@@ -87,10 +87,11 @@ def _python(text: str) -> str:
 def files_section(files: list[Written], parity: Parity) -> str:
     rows = [[code(file.name), size(file.bytes), code(file.sha256)] for file in files]
     same = [[name, f"{value:.2g}"] for name, value in parity.differences.items()]
-    own = "\n\n`model.py` is a part of raylabel, under its licence (Apache-2.0)."
+    copied = [file.name for file in files if file.name in (SOURCE, UNIT_SOURCE)]
+    own = f"\n\n{' and '.join(map(code, copied))}: parts of raylabel, under its licence (Apache-2.0)."
     return (
         table(["file", "size", "sha256"], rows)
-        + (own if any(file.name == SOURCE for file in files) else "")
+        + (own if copied else "")
         + f"\n\nThe largest difference of a logit from the network in the root, in float32 on {parity.samples} real "
         f"samples of the test set (the largest logit is {parity.largest:.3g}):\n\n"
         + table(["format", "largest difference"], same)

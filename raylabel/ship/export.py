@@ -28,7 +28,7 @@ from raylabel.models.weights import load_weights
 from raylabel.ship.card import CARD, write_card
 from raylabel.ship.card_usage import ONNX, PREPROCESS, PROGRAM, Parity, Written
 from raylabel.ship.lineage import lineage
-from raylabel.ship.other_programs import SOURCE, TIMM_CONFIG, source_text, timm_config
+from raylabel.ship.other_programs import TIMM_CONFIG, source_texts, timm_config
 from raylabel.ship.samples import real_samples
 from raylabel.ship.shipped import Shipped
 from raylabel.store.artifact import identity_of
@@ -146,12 +146,12 @@ def _input_name(shipped: Shipped) -> str:
 
 
 def _write_weights(folder: Path, shipped: Shipped) -> Logits:
-    """The file of the root, byte for byte; and model.py, if programs need it."""
+    """The file of the root, byte for byte; and the Python files that programs need."""
     network = shipped.network
     model = Model(**network.info["model"])
     (folder / WEIGHTS).write_bytes(network.read(WEIGHTS))
-    if source := source_text(model):
-        (folder / SOURCE).write_text(source, "utf-8")
+    for name, text in source_texts(model).items():
+        (folder / name).write_text(text, "utf-8")
     module = build(model, network.info["classes"])
     load_weights(module, (folder / WEIGHTS).read_bytes(), str(folder / WEIGHTS))
     return module.eval()

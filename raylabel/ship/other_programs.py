@@ -9,14 +9,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from raylabel.media.view import View
 from raylabel.models import Model
-from raylabel.models.build import EXTRA
+from raylabel.models.build import EXTRA, build
 from raylabel.models.config import RESNEXT101, SMALL
+from raylabel.models.head import head_of
 from raylabel.models.timm_networks import TIMM, fixed_size, is_timm
 from raylabel.models.trained import WEIGHTS
 
-SOURCE = "model.py"
+SOURCE, UNIT_SOURCE = "model.py", "unit.py"
 TIMM_CONFIG = "config.json"
 
 # Networks whose weights have the same names in timm, and which give the same logits there, bit for bit.
@@ -34,14 +37,20 @@ def timm_network(model: Model) -> tuple[str, dict[str, Any]] | None:
     Other architectures of torchvision do not exist in timm, have other names of weights there, or other arithmetic
     (VGG).
     """
+    if model.features != "raw":
+        return None
     if is_timm(model.arch):
-        side = fixed_size(model.arch, model.size)
-        return model.arch.removeprefix(TIMM).partition(".")[0], {"img_size": side} if side else {}
+        return _of_timm(model)
     if model.arch not in _IN_TIMM or model.stem != "imagenet":
         return None
     if model.arch == "resnext101_32x48d":  # has no name of its own in timm 1
         return "resnext101_32x32d", {"base_width": 48}
     return model.arch, {}
+
+
+def _of_timm(model: Model) -> tuple[str, dict[str, Any]]:
+    side = fixed_size(model.arch, model.size)
+    return model.arch.removeprefix(TIMM).partition(".")[0], {"img_size": side} if side else {}
 
 
 def timm_config(model: Model, view: View, classes: Sequence[str]) -> dict[str, Any] | None:
@@ -83,11 +92,15 @@ def crop_fraction(size: int, resize: int) -> float:
     return fraction
 
 
-def source_text(model: Model) -> str | None:
-    """The content of model.py, a module of raylabel that imports only PyTorch and torchvision; None if torchvision has
-    the network."""
-    name = _own(model)[0]
-    return inspect.getsource(importlib.import_module(f"raylabel.models.{name}")) if name else None
+def source_texts(model: Model) -> dict[str, str]:
+    """Python files that the code needs → their content: modules of raylabel that import only PyTorch and
+    torchvision."""
+    modules = {SOURCE: _own(model)[0], UNIT_SOURCE: "unit" if model.features == "unit" else ""}
+    return {
+        file: inspect.getsource(importlib.import_module(f"raylabel.models.{name}"))
+        for file, name in modules.items()
+        if name
+    }
 
 
 def torch_code(model: Model, classes: int) -> str:
@@ -99,7 +112,7 @@ def torch_code(model: Model, classes: int) -> str:
         lines = [f"network = {call}{classes})"]
     elif is_timm(model.arch):
         imports.append("import timm")
-        name, arguments = timm_network(model) or ("", {})
+        name, arguments = _of_timm(model)
         extra = "".join(f", {key}={value}" for key, value in arguments.items())
         lines = [f'network = timm.create_model("{name}", num_classes={classes}{extra})']
     elif width := RESNEXT101.get(model.arch):
@@ -117,6 +130,13 @@ def torch_code(model: Model, classes: int) -> str:
             "network.conv1 = torch.nn.Conv2d(3, channels, kernel_size=3, stride=1, padding=1, bias=False)",
             "network.maxpool = torch.nn.Identity()",
         ]
+    if model.features == "unit":
+        imports.append("from unit import UnitLinear")
+        with torch.device("meta"):  # shapes only, no memory
+            network = build(model, classes)
+        name = head_of(network)
+        width = network.get_submodule(name).in_features
+        lines.append(f'network.set_submodule("{name}", UnitLinear({width}, {classes}))')
     lines += [f'network.load_state_dict(safetensors.torch.load_file("{WEIGHTS}"))', "network.eval()"]
     return "\n".join([*imports, "", *lines])
 

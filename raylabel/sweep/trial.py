@@ -68,7 +68,7 @@ def work(artifact: Artifact) -> int:
     info, identity = artifact.info, artifact.identity
     if config := identity.get("train"):
         return -(-config["images"] // config["batch"]) * config["batch"]
-    if artifact.name == "scores":
+    if artifact.name in ("scores", "features"):
         return info["samples"]
     if artifact.name.startswith(("media-", "examples-")) and media_of(artifact) == artifact:
         return info["samples"] + info["rejected"]

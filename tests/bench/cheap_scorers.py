@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scale_corpus import NullScorer, rank
 
-from raylabel.inference.scorer import Ranked, Run
+from raylabel.inference.scorer import Found, Run
 from raylabel.media.sandbox.sandbox import Parser
 
 
@@ -31,7 +31,7 @@ class SleepingScorer(CheapScorer):
     seconds: float = 0.1
 
     def start(self, gpu: bool) -> Run:
-        def run(batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
+        def run(batches: Iterable[np.ndarray]) -> Iterator[Found]:
             for batch in batches:
                 time.sleep(self.seconds)
                 yield rank(batch.view(np.uint64), self.p)

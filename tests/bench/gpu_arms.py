@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from raylabel.inference.network import Network
-from raylabel.inference.scorer import Ranked, Run
+from raylabel.inference.scorer import Found, Run
 from raylabel.training.checkpoint import Checkpoints
 
 WARM = 8  # batches or steps that are not timed, at least: pipelines fill, and networks are compiled
@@ -29,7 +29,7 @@ class Timed(Network):
     def start(self, gpu: bool) -> Run:
         run = super().start(self.gpu)
 
-        def timed(batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
+        def timed(batches: Iterable[np.ndarray]) -> Iterator[Found]:
             for ranked in run(batches):
                 with open(self.path, "a") as file:  # some 30 a second
                     file.write(f"{time.time()}\n")

@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 from label_networks import load
-from label_peers import Found, P
+from label_peers import Found as Answer
+from label_peers import P
 from photographs import Photographs
 from processes import CORES
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.inference.network import CACHED, Network
-from raylabel.inference.scorer import Ranked, Run
+from raylabel.inference.scorer import Found, Run
 from raylabel.inference.scores import Scoring, make_scores
 from raylabel.media.image_views import eval_pixels
 from raylabel.media.view import View
@@ -43,7 +44,7 @@ class FileNetwork(Network):
         torch.set_num_threads(1)
         module = float32_head(load(self.path).to(memory_format=torch.channels_last))  # pyright: ignore[reportCallIssue]
 
-        def run(batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
+        def run(batches: Iterable[np.ndarray]) -> Iterator[Found]:
             for batch in batches:
                 classes, log_odds, logits = (x.numpy() for x in self._forward(module, torch.from_numpy(batch)))
                 yield classes, log_odds, logits
@@ -51,7 +52,7 @@ class FileNetwork(Network):
         return run
 
 
-def raylabel(network: str, shards: list[str], photographs: Photographs, precision: str) -> tuple[Found, str]:
+def raylabel(network: str, shards: list[str], photographs: Photographs, precision: str) -> tuple[Answer, str]:
     """Shards on disk → committed SCORES: indexes, reads, decodes, scores, writes and syncs, in a new root.
 
     Returns the best classes, and a hash of all rows of SCORES. The caller has connected to Ray.

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from processes import CORES
 
-from raylabel.inference.scorer import Ranked, Run
+from raylabel.inference.scorer import RANKED, Found, Kept, Run
 from raylabel.media.sandbox.sandbox import Parser
 
 CLASSES = 1000
@@ -56,7 +56,7 @@ def copies(rows: int) -> int:
     return rows // TWIN
 
 
-def rank(words: np.ndarray, p: int) -> Ranked:
+def rank(words: np.ndarray, p: int) -> Found:
     """The p best classes of samples uint64 [B, 2]. Log-odds and logits are equal, and fall by 0.5 per class."""
     step = CLASSES // p
     first = (words[:, :1] % np.uint64(CLASSES)).astype(np.int64)
@@ -86,6 +86,10 @@ class NullScorer:
     p: int
 
     @property
+    def kept(self) -> Kept:
+        return RANKED
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return (16,)
 
@@ -94,7 +98,7 @@ class NullScorer:
         return Parser.of(identity)
 
     def start(self, gpu: bool) -> Run:
-        def run(batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
+        def run(batches: Iterable[np.ndarray]) -> Iterator[Found]:
             for batch in batches:
                 yield rank(batch.view(np.uint64), self.p)
 

@@ -18,7 +18,7 @@ from raylabel.compute.resources import Cluster, Pool, Resources
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.inference import scores as stage
 from raylabel.inference.network import Network
-from raylabel.inference.scorer import Ranked, Run
+from raylabel.inference.scorer import Found, Run
 from raylabel.inference.scores import Scoring, make_scores
 from raylabel.media.image_views import eval_pixels, normalise
 from raylabel.media.view import Clip, View
@@ -189,7 +189,7 @@ class DiesOnce(Network):
     def start(self, gpu: bool) -> Run:
         run, number = super().start(gpu), itertools.count()
 
-        def dying(batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
+        def dying(batches: Iterable[np.ndarray]) -> Iterator[Found]:
             for ranked in run(batches):
                 if next(number) == 3 and not os.path.exists(self.marker):
                     Path(self.marker).touch()

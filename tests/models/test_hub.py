@@ -186,3 +186,15 @@ def test_the_view_of_the_weights_is_the_teachers_in_the_results_too(root: Root, 
     assert recipe.complete == recipe
     own = replace(recipe, teacher=Teacher(model=MODEL, checkpoint=str(tmp_path), view=View(size=32)))
     assert own.teacher_view == View(size=32)
+
+
+def test_rows_of_a_background_class_are_left_out(root: Root, tmp_path: Path):
+    """Of weights with another class before the first one, as some published for TensorFlow have."""
+    theirs = network(8)
+    config = BIRDS["pretrained_cfg"] | {"label_offset": 1}
+    (tmp_path / "config.json").write_text(json.dumps(BIRDS | {"pretrained_cfg": config}))
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    hub_config.cache_clear()
+    found = load_model(import_model(root, "teacher", MODEL, 7, checkpoint=str(tmp_path), weights=""))
+    assert torch.equal(found.get_parameter("fc.weight"), theirs.get_parameter("fc.weight")[1:])
+    assert torch.equal(found.get_parameter("fc.bias"), theirs.get_parameter("fc.bias")[1:])

@@ -18,7 +18,7 @@ from raylabel.models import Model, takes_clips
 from raylabel.models.build import build
 from raylabel.models.config import RESNEXT101
 from raylabel.models.trained import WEIGHTS
-from raylabel.ship.other_programs import SOURCE, crop_fraction, source_text, timm_network, torch_code
+from raylabel.ship.other_programs import crop_fraction, source_texts, timm_network, torch_code
 
 # One of each kind of code, and the size of its input.
 SOME = {
@@ -30,6 +30,8 @@ SOME = {
     Model(arch="googlenet"): (32, 32),
     Model(arch="timm/test_vit.r160_in1k", size=96): (96, 96),
     Model(arch="timm/test_efficientnet"): (64, 64),
+    Model(arch="timm/test_efficientnet", features="unit"): (64, 64),
+    Model(arch="resnet8x1", features="unit"): (8, 8),
     Model(arch="r2plus1d8x2"): (4, 8, 8),
     Model(arch="r3d_18"): (2, 16, 16),
 }
@@ -54,12 +56,12 @@ def random_network(model: Model, size: tuple[int, ...], classes: int = 7) -> nn.
 def check_code(some: dict[Model, tuple[int, ...]], tmp_path: Path) -> None:
     tasks, expected = {}, {}
     for model, size in some.items():
-        folder = tmp_path / f"{model.arch}-{model.stem}".replace("/", "-")
+        folder = tmp_path / f"{model.arch}-{model.stem}-{model.features}".replace("/", "-")
         folder.mkdir()
         module, inputs = random_network(model, size), torch.randn(2, 3, *size)
         safetensors.torch.save_file(module.state_dict(), folder / WEIGHTS)
-        if source := source_text(model):
-            (folder / SOURCE).write_text(source)
+        for name, text in source_texts(model).items():
+            (folder / name).write_text(text)
         tasks[folder] = [torch_code(model, 7)], inputs
         with torch.inference_mode():
             expected[folder] = module(inputs).numpy()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from poison import misbehave
 
-from raylabel.inference.scorer import Ranked, Run
+from raylabel.inference.scorer import RANKED, Found, Kept, Run
 from raylabel.media.image_views import eval_pixels
 from raylabel.media.sandbox.sandbox import Parser
 from raylabel.media.view import View
@@ -25,7 +25,7 @@ CRASHING = np.arange(
 _WEIGHTS = np.random.default_rng(20).integers(0, 2**64, SIDE * SIDE * 3, np.uint64) | np.uint64(1)
 
 
-def rank(pixels: np.ndarray) -> Ranked:
+def rank(pixels: np.ndarray) -> Found:
     """The P best classes of pixels uint8 [B, SIDE, SIDE, 3]. The best score has only 256 values, so there are many
     ties."""
     # The overflow of uint64 is intended.
@@ -55,6 +55,10 @@ class GoldenTeacher:
         return P
 
     @property
+    def kept(self) -> Kept:
+        return RANKED
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return self.copies, SIDE, SIDE, 3
 
@@ -65,7 +69,7 @@ class GoldenTeacher:
     def start(self, gpu: bool) -> Run:
         return self._run
 
-    def _run(self, batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
+    def _run(self, batches: Iterable[np.ndarray]) -> Iterator[Found]:
         for batch in batches:
             time.sleep(self.seconds)
             starts = batch.reshape(len(batch), -1)[:, : len(CRASHING)]

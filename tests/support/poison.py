@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from raylabel.inference.scorer import Ranked, Run
+from raylabel.inference.scorer import RANKED, Found, Kept, Run
 from raylabel.media.image_views import eval_pixels
 from raylabel.media.rejects import Reject
 from raylabel.media.sandbox import child
@@ -178,6 +178,7 @@ class Fragile:
 
     shape: tuple[int, ...] = (3,)
     p: int = 2
+    kept: Kept = RANKED
 
     @property
     def parser(self) -> Parser:
@@ -186,7 +187,7 @@ class Fragile:
     def start(self, gpu: bool) -> Run:
         return self._run
 
-    def _run(self, batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
+    def _run(self, batches: Iterable[np.ndarray]) -> Iterator[Found]:
         for batch in batches:
             if (batch[:, 2] == ord("K")).any():
                 signal.raise_signal(signal.SIGSEGV)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from raylabel.inference.scorer import Ranked, Run
+from raylabel.inference.scorer import RANKED, Found, Kept, Run
 from raylabel.media.image import decode_image
 from raylabel.media.sandbox.sandbox import Parser
 
@@ -30,6 +30,10 @@ class Projection:
     p: int
 
     @property
+    def kept(self) -> Kept:
+        return RANKED
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return self.size, self.size, 3
 
@@ -41,7 +45,7 @@ class Projection:
         weights = np.random.default_rng(0).normal(size=(int(np.prod(self.shape)), CLASSES)) / 4
         others = ~np.eye(CLASSES, dtype=bool)
 
-        def run(batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
+        def run(batches: Iterable[np.ndarray]) -> Iterator[Found]:
             for batch in batches:
                 logits = (batch.reshape(len(batch), -1) / 255 - 0.3) @ weights
                 rest = np.broadcast_to(logits[:, None, :], (len(batch), CLASSES, CLASSES))[:, others]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raylabel.inference.scorer import Ranked, Run
+from raylabel.inference.scorer import RANKED, Found, Kept, Run
 from raylabel.media.parsers import eval_parser
 from raylabel.media.sandbox.sandbox import Parser
 from raylabel.media.view import View
@@ -16,6 +16,10 @@ VIEW = View(size=224, resize=224)
 @dataclass(frozen=True)
 class Wide:
     """Two classes: bright and dark images."""
+
+    @property
+    def kept(self) -> Kept:
+        return RANKED
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -30,7 +34,7 @@ class Wide:
         return Parser.of(eval_parser, view=VIEW)
 
     def start(self, gpu: bool) -> Run:
-        def run(batches: Iterable[np.ndarray]) -> Iterator[Ranked]:
+        def run(batches: Iterable[np.ndarray]) -> Iterator[Found]:
             for batch in batches:
                 bright = batch.reshape(len(batch), -1).sum(1, dtype=np.int64).astype(np.float32) - 2**24
                 order = np.where(bright[:, None] >= 0, [[0, 1]], [[1, 0]]).astype(np.int32)
