@@ -10,7 +10,7 @@ from raylabel.inference.network import Network, outputs_of
 from raylabel.inference.scorer import Kept
 from raylabel.media.view import View
 from raylabel.models import Model
-from raylabel.models.init import TRUNK, Init
+from raylabel.models.init import PENULTIMATE, TRUNK, Init
 from raylabel.schema import features_schema
 
 
@@ -21,7 +21,7 @@ class FeatureNetwork(Network):
 
     arch: Model = Model()
     """The architecture."""
-    layer: str = "penultimate"
+    layer: str = PENULTIMATE
     """See models/trunk.py."""
 
     @property

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from raylabel.corpus import Shards, Unit, Units
 from raylabel.corpus.share import rows_of, used
-from raylabel.schema import REJECTS, make_key
+from raylabel.schema import NAMES, REJECTS, SCORES, make_key
 from raylabel.store.artifact import Artifact, Root
 from raylabel.store.files import read_file, reading
 from raylabel.store.reject_retry import TRY
@@ -167,16 +167,17 @@ def read_part(folder: str, name: str, number: int) -> pa.Table:
     """A part's `scores`, `features`, `rejects` or `names`."""
     uri = _uri(folder, name, number)
     with reading(uri):
-        return _read(uri)
+        return _read(uri, name)
 
 
 def _uri(folder: str, name: str, number: int) -> str:
     return f"{folder}/{name}-{number:06d}.parquet"
 
 
-def _read(uri: str) -> pa.Table:
+def _read(uri: str, name: str) -> pa.Table:
     # Whole, in one request: it is one row group of a few megabytes, of FEATURES about a hundred.
-    return pq.read_table(pa.BufferReader(read_file(uri)))
+    schema = {"scores": SCORES, "rejects": REJECTS, "names": NAMES}.get(name)  # that of FEATURES has their width
+    return pq.read_table(pa.BufferReader(read_file(uri)), schema=schema)
 
 
 def rejected_units(folder: str, number: int) -> tuple[Unit, ...]:
@@ -220,7 +221,7 @@ class Reader:
 
 def _read_part(name: str, names: bool, folder: str, number: int) -> Rows:
     try:
-        rejects = _read(_uri(folder, "rejects", number))
+        rejects = _read(_uri(folder, "rejects", number), "rejects")
     except FileNotFoundError:  # a part without rejects; a lost file is found by the count of rows
         rejects = REJECTS.empty_table()
     named = [read_part(folder, "names", number)] if names else []

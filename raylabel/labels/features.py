@@ -20,13 +20,11 @@ from raylabel.inference.scores import Scoring, make_scores
 from raylabel.labels.teacher import Label
 from raylabel.media.view import View
 from raylabel.models import Model
-from raylabel.models.init import TRUNK, Init
+from raylabel.models.init import PENULTIMATE, TRUNK, Init
 from raylabel.models.trained import WEIGHTS, describe
 from raylabel.schema import PICKS, features_schema
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
 from raylabel.training.logistic import SMALL, Fitted, Head, fit_logistic
-
-PENULTIMATE = "penultimate"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,8 @@ from raylabel.errors import InputError
 
 TRUNK = "trunk"
 """In a list of layers: all but the head."""
+PENULTIMATE = "penultimate"
+"""As the layer of features: the one before the head. What the head takes is the feature."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,15 +66,15 @@ def view_of(model: Model, source: str, view: View) -> View:
     return pretrained_view(model.arch, model.size, hub_config(source), view)
 
 
-def load_source(module: nn.Module, source: str, model: Model, classes: int) -> None:
-    """Loads the weights that `source` names into `module`, which is `build(model, classes)`.
+def load_source(module: nn.Module, source: Source, model: Model, classes: int) -> None:
+    """Loads weights into `module`, which is `build(model, classes)`.
 
     InputError, with `module` unchanged, if a tensor is missing, is not in the network, or has another shape.
     """
-    state = find_source(source, model).read()
+    state = source.read()
     if misfits := misfits_of(module.state_dict(), state):
         stem = "" if model.stem == "imagenet" else f" (stem '{model.stem}')"
-        given = f"weights '{source}' do" if is_name(source) else f"checkpoint '{source}' does"
+        given = f"weights '{source.name}' do" if is_name(source.name) else f"checkpoint '{source.name}' does"
         raise InputError(
             f"{given} not fit {model.arch}{stem} with {classes} classes: {describe_misfits(misfits)}; give the arch, "
             "stem and classes of the training, or other weights"

@@ -46,12 +46,11 @@ def import_model(root: Root, name: str, model: Model, classes: int, *, checkpoin
     """
     if weights and not is_name(weights):
         torchvision_weights(weights)  # the error has the closest names
-    given = checkpoint or weights
-    source = find_source(given, model)
+    source = find_source(checkpoint or weights, model)
 
     def build_file(draft: Draft) -> Built:
         module = build(model, classes)
-        load_source(module, given, model, classes)
+        load_source(module, source, model, classes)
         info = describe(model, classes) | source.info
         return Built([write_bytes(draft.uri, WEIGHTS, save_weights(module))], info)
 

@@ -13,9 +13,7 @@ from raylabel.errors import InputError
 from raylabel.models.build import build
 from raylabel.models.config import Model
 from raylabel.models.head import head_of
-
-PENULTIMATE = "penultimate"
-"""The layer before the head: what the head takes is the feature."""
+from raylabel.models.init import PENULTIMATE
 
 
 def trunk(network: nn.Module, layer: str = PENULTIMATE) -> nn.Module:

@@ -8,7 +8,7 @@ from raylabel.media.view import Clip, View
 from raylabel.models import Model
 from raylabel.models.init import Init
 from raylabel.recipes.control import Control
-from raylabel.recipes.images import cifar10, digits, imagenet_yfcc_resnet50
+from raylabel.recipes.images import cifar10, digits, flowers, imagenet_yfcc_resnet50
 from raylabel.recipes.modern import modern
 from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.recipes.space import Search
@@ -40,6 +40,7 @@ __all__ = [
     "actions",
     "cifar10",
     "digits",
+    "flowers",
     "imagenet_yfcc_resnet50",
     "kinetics_r2plus1d18",
     "kinetics_r2plus1d34",

@@ -11,6 +11,7 @@ from raylabel.models import Model
 from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.selection.select import Select
 from raylabel.training.config import Train
+from raylabel.training.logistic import Head
 from raylabel.training.media import Materialize
 from raylabel.training.schedule import Schedule, scaled_lr
 
@@ -72,6 +73,37 @@ def cifar10(data: str) -> Recipe:
         student=Model(arch="resnet14x1"),
         pretrain=replace(train, images=1_500_000),
         finetune=replace(train, images=120_000, schedule=Schedule(lr=lr / 40, warmup=0, drops=3, factor=0.1)),
+    )
+
+
+def flowers(data: str) -> Recipe:
+    """Five kinds of flowers with 100 labels and 2,509 unlabeled photographs; the teacher is a head on a frozen network.
+
+    `raylabel semi-supervised flowers --data DIR`; `data` contains labeled-100.parquet, unlabeled.parquet,
+    unlabeled-truth.parquet, test.parquet and classes.txt. It needs raylabel[timm] and the Hugging Face hub, or a file
+    with the weights of timm's tf_efficientnet_lite0: `--teacher.weights '' --teacher.checkpoint FILE`. Not yet run.
+    """
+    arch, classes = "timm/tf_efficientnet_lite0.in1k", f"{data}/classes.txt"
+    lr = scaled_lr(64, base=0.2)
+    steps = Schedule(lr=lr, warmup=0.02, drops=2, factor=0.1)
+    train = Train(images=54_000, batch=64, schedule=steps, weight_decay=5e-4)
+    return Recipe(
+        name="flowers",
+        labeled=Corpus(uri=(f"{data}/labeled-100.parquet",), classes=classes),
+        unlabeled=Corpus(uri=(f"{data}/unlabeled.parquet",)),
+        test=Corpus(uri=(f"{data}/test.parquet",), classes=classes),
+        truth=Truth(uri=f"{data}/unlabeled-truth.parquet"),
+        view=View(size=48, resize=48, min_scale=0.3),
+        teacher=Teacher(
+            model=Model(arch=arch),
+            weights=arch,
+            head=Head(kind="logistic"),
+            view=View(size=224, resize=256, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        ),
+        select=Select(k=300, p=1),
+        student=Model(arch="resnet14x1"),
+        pretrain=train,
+        finetune=replace(train, images=6_000, schedule=Schedule(lr=lr / 40, warmup=0, drops=3, factor=0.1)),
     )
 
 

@@ -13,13 +13,14 @@ from typing import Any, get_type_hints
 from ray import cloudpickle
 
 from raylabel.errors import InputError
-from raylabel.recipes.images import cifar10, digits, imagenet_yfcc_resnet50
+from raylabel.recipes.images import cifar10, digits, flowers, imagenet_yfcc_resnet50
 from raylabel.recipes.videos import actions, kinetics_r2plus1d18, kinetics_r2plus1d34, moving_digits
 from raylabel.text import one_line
 
 NAMED: dict[str, Callable[..., Any]] = {
     "digits": digits,
     "cifar10": cifar10,
+    "flowers": flowers,
     "imagenet-yfcc-resnet50": imagenet_yfcc_resnet50,
     "moving-digits": moving_digits,
     "actions": actions,

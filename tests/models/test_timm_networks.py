@@ -22,10 +22,12 @@ from raylabel.media.view import View
 from raylabel.models import Model, check, check_input
 from raylabel.models.build import build, input_dtype, state_bytes
 from raylabel.models.head import float32_head, head_of
-from raylabel.models.init import Init
+from raylabel.models.init import PENULTIMATE, Init
 from raylabel.models.start import import_weights, start_network
 from raylabel.models.timm_networks import fixed_size, pretrained_config, pretrained_view
 from raylabel.models.trained import import_model, load_model
+from raylabel.models.trunk import trunk, width_of
+from raylabel.recipes import flowers
 from raylabel.store.artifact import Root
 
 SMALL = ["timm/test_resnet.r160_in1k", "timm/test_vit.r160_in1k", "timm/test_convnext", "timm/test_efficientnet"]
@@ -62,6 +64,20 @@ def test_a_network_is_timms(arch: str):
         rounded = logits(module, pixels(160))
         precise = logits(float32_head(module), pixels(160))
     assert rounded.dtype is torch.bfloat16 and precise.dtype is torch.float32
+
+
+@pytest.mark.parametrize("arch", SMALL)
+def test_features_are_those_before_timms_classifier(arch: str):
+    model = Model(arch=arch)
+    torch.manual_seed(3)
+    theirs: Any = build(model, 7).eval()
+    inputs = pixels(160)
+    with torch.inference_mode():
+        expected = theirs.forward_head(theirs.forward_features(inputs), pre_logits=True)
+    torch.manual_seed(3)
+    found = logits(trunk(build(model, 7)), inputs)
+    assert torch.equal(found, expected)
+    assert width_of(model, PENULTIMATE, (3, 160, 160)) == found.shape[1] == theirs.head_hidden_size
 
 
 @pytest.mark.parametrize(
@@ -205,3 +221,9 @@ def test_real_weights_of_imagenet_give_timms_logits(root: Root, tmp_path: Path):
     assert (mine - expected).abs().max() < 0.05 * expected.abs().max() and torch.equal(
         mine.argmax(1), expected.argmax(1)
     )
+
+
+def test_the_recipe_of_flowers_has_the_view_of_its_weights():
+    teacher = flowers("DIR").teacher
+    arch = teacher.model.arch
+    assert teacher.weights == arch and teacher.view == pretrained_view(arch, 0, pretrained_config(arch), View())

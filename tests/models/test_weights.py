@@ -18,7 +18,7 @@ from torchvision.models.inception import InceptionAux
 from raylabel.errors import InputError
 from raylabel.models import Model
 from raylabel.models.build import build
-from raylabel.models.sources import load_source
+from raylabel.models.sources import find_source, load_source
 from raylabel.models.weights import (
     _torchvision_table,
     checkpoint_digest,
@@ -98,7 +98,7 @@ def test_files_of_torch_and_safetensors_load(tmp_path: Path, name: str):
         safetensors.torch.save_model(ours, str(path))
     else:
         torch.save(ours.state_dict(), path)
-    load_source(theirs, str(path), SMALL, 10)
+    load_source(theirs, find_source(str(path), SMALL), SMALL, 10)
     assert same(ours, theirs)
 
 
@@ -124,7 +124,7 @@ def test_nested_state_dicts_and_prefixes_of_ddp_and_compile_load(tmp_path: Path,
         path = tmp_path / f"{i}.pt"
         torch.save(content, path, _use_new_zipfile_serialization=not legacy)
         theirs = network(2)
-        load_source(theirs, str(path), SMALL, 10)
+        load_source(theirs, find_source(str(path), SMALL), SMALL, 10)
         assert same(ours, theirs), i
         assert not any(tensor.requires_grad for tensor in read_checkpoint(str(path)).values())
 
@@ -138,7 +138,7 @@ def test_batch_norms_without_num_batches_tracked_load(tmp_path: Path):
     """torch before 0.4.1 had no num_batches_tracked; many published weights are that old."""
     ours, theirs = network(1), network(2)
     state = {k: v for k, v in ours.state_dict().items() if not k.endswith("num_batches_tracked")}
-    load_source(theirs, saved(tmp_path / "a.pt", state), SMALL, 10)
+    load_source(theirs, find_source(saved(tmp_path / "a.pt", state), SMALL), SMALL, 10)
     assert same(ours, theirs)
 
 
@@ -211,7 +211,7 @@ def test_the_error_says_which_tensors_do_not_fit(tmp_path: Path):
     path = saved(tmp_path / "imagenet.pt", network(1, classes=1000).state_dict())
     module, before = network(2), network(2)
     with pytest.raises(InputError) as caught:
-        load_source(module, path, SMALL, 10)
+        load_source(module, find_source(path, SMALL), SMALL, 10)
     assert str(caught.value) == (
         f"checkpoint '{path}' does not fit resnet8x1 with 10 classes: 'fc.weight' is [1000, 64], expected [10, 64]; "
         "'fc.bias' is [1000], expected [10]; give the arch, stem and classes of the training, or other weights"
@@ -224,7 +224,7 @@ def test_the_error_for_weights_of_another_network_is_one_line(tmp_path: Path):
     module, before = network(2), network(2)
     found = r"'layer1.1.conv1.weight' is not in the network; .*; and \d+ more; "
     with pytest.raises(InputError, match=found) as caught:
-        load_source(module, path, SMALL, 10)
+        load_source(module, find_source(path, SMALL), SMALL, 10)
     assert "\n" not in str(caught.value)
     assert str(caught.value).count("not in the network") == 3
     assert same(module, before)
@@ -233,18 +233,18 @@ def test_the_error_for_weights_of_another_network_is_one_line(tmp_path: Path):
     with pytest.raises(
         InputError, match=r"'fc.weight' is \[9, 64\].*'fc.bias' is \[9\].*'old' is not in the network; give"
     ):
-        load_source(module, saved(tmp_path / "both.pt", both), SMALL, 10)
+        load_source(module, find_source(saved(tmp_path / "both.pt", both), SMALL), SMALL, 10)
 
-    path = saved(tmp_path / "shallow.pt", network(1).state_dict())
+    path, deeper = saved(tmp_path / "shallow.pt", network(1).state_dict()), Model(arch="resnet14x1")
     with pytest.raises(InputError, match="'layer1.1.conv1.weight' is missing; "):
-        load_source(network(1, Model(arch="resnet14x1")), path, Model(arch="resnet14x1"), 10)
+        load_source(network(1, deeper), find_source(path, deeper), deeper, 10)
 
 
 def test_the_error_names_the_stem(tmp_path: Path):
     model = Model(arch="resnet18", stem="small")
     path = saved(tmp_path / "a.pt", network(1, Model(arch="resnet18")).state_dict())
     with pytest.raises(InputError, match=r"does not fit resnet18 \(stem 'small'\) with 10 classes: 'conv1.weight' is"):
-        load_source(network(1, model), path, model, 10)
+        load_source(network(1, model), find_source(path, model), model, 10)
 
 
 def test_the_error_names_a_missing_file(tmp_path: Path):
