@@ -115,6 +115,8 @@ def _licence(step: Step, settings: Mapping[str, Any]) -> str:
     info = step.artifact.info
     if stated := info.get("licence"):
         return f"{code(info['source'])}, under {stated}"
-    checkpoint = info.get("source") or settings["teacher"].get("checkpoint")  # earlier versions did not keep it
+    teacher = settings["teacher"]
+    of_teacher = teacher.get("checkpoint") or teacher.get("weights")
+    checkpoint = info["source"] if step.artifact.name == WEIGHTS else of_teacher
     named = f"the checkpoint {code(checkpoint)}" if checkpoint else "a checkpoint"
     return f"{named} with sha256 {code(given)}; its licence is not known: state it here"

@@ -28,6 +28,7 @@ from figures import print_value
 from raylabel.corpus import Shards, Units
 from raylabel.inference.pool import _commit, _together
 from raylabel.inference.reuse import Earlier
+from raylabel.inference.scorer import RANKED
 from raylabel.inference.scores import _part
 from raylabel.schema import PICKS, SCORES, SHARDS
 from raylabel.selection.select import (
@@ -86,7 +87,7 @@ def _grow(store: cloud.SlowFiles, what: str, scores: Artifact, bytes_: int, was:
     driver, before = time.process_time() - start, len(store.requests())
     for run in _together((part, []) for part in parts):
         pieces = [dataclasses.replace(part, units=()) for part, _ in run]  # new units are scored elsewhere
-        _commit._function(f"{scores.uri}-grown", False, pieces, [[]] * len(pieces))  # pyright: ignore
+        _commit._function(f"{scores.uri}-grown", RANKED, False, pieces, [[]] * len(pieces))  # pyright: ignore
     seconds = time.process_time() - start
     made = Requests(store.requests()[before:]).of("/scores-", "GET", "HEAD")
     read, files = made.of(scores.uri.removeprefix("s3://") + "/"), [file.name for file in scores.files("scores-")]

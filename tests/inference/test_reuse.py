@@ -18,9 +18,9 @@ from raylabel.corpus import Shards, Unit, Units
 from raylabel.errors import InputError
 from raylabel.inference import pool
 from raylabel.inference import scores as stage
-from raylabel.inference.batches import ROWS
 from raylabel.inference.pool import Part
 from raylabel.inference.reuse import Earlier, Reader, read_part, rejected_units
+from raylabel.inference.scorer import RANKED
 from raylabel.schema import REJECTS, SCORES, SHARDS, make_key, split_key
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 
@@ -42,7 +42,7 @@ def make_shards(root: Root, names: Sequence[str], rows: dict[str, int]) -> Shard
 
 
 def make_rows(shard: int, name: str, rows: Sequence[int]) -> pa.Table:
-    """ROWS of some rows of a shard. What they contain depends on the name of the shard and on the row alone."""
+    """What an actor returns of some rows of a shard, which depends on the name of the shard and on the rows alone."""
     rng = [np.random.default_rng([sum(name.encode()), row]) for row in rows]
     rejected = [one.random() < 0.2 for one in rng]
 
@@ -65,12 +65,12 @@ def make_rows(shard: int, name: str, rows: Sequence[int]) -> pa.Table:
         "detail": ["" for _ in rng],
         "name": [f"{name}-{row}.png" for row in rows],
     }
-    return pa.Table.from_pydict(columns, schema=ROWS)
+    return pa.Table.from_pydict(columns, schema=RANKED.rows)
 
 
 def rows_of(units: Sequence[Unit], names: Sequence[str]) -> pa.Table:
     tables = [make_rows(u.shard, names[u.shard], range(u.first, u.first + u.rows)) for u in units]
-    return pa.concat_tables([ROWS.empty_table(), *tables])
+    return pa.concat_tables([RANKED.rows.empty_table(), *tables])
 
 
 def commit(folder: str, parts: Sequence[Part], names: Sequence[str], named: bool = False) -> list[dict[str, Any]]:
@@ -80,7 +80,7 @@ def commit(folder: str, parts: Sequence[Part], names: Sequence[str], named: bool
         some = [part for part, _ in run]
         tables = [rows_of(part.units, names) for part in some]
         cuts = [[(0, len(table))] for table in tables]
-        records += pool._commit._function(folder, named, some, cuts, *tables)  # pyright: ignore
+        records += pool._commit._function(folder, RANKED, named, some, cuts, *tables)  # pyright: ignore
     return records
 
 
