@@ -10,7 +10,6 @@ with a small K there are too few images, with a large K more and more of them be
 the same number of images; the runs of one seed share teacher, scores and control.
 """
 
-import argparse
 import statistics
 import tempfile
 from dataclasses import replace
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from figures import print_paired, print_value
-from processes import connect
+from processes import cifar10_arguments, connect
 
 from raylabel.compute.resources import Resources
 from raylabel.evaluate.precision import Truth
@@ -41,14 +40,7 @@ KS = (50, 200, 1_000, 2_500, 5_600)  # 5 x 5,600 is the corpus
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=str(Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"))
-    parser.add_argument(
-        "--root", help="folder of the results, from which a later run resumes; default: a temporary folder"
-    )
-    parser.add_argument("--workers", type=int, default=2, help="training workers")
-    parser.add_argument("--quick", action="store_true", help="one seed and short trainings")
-    arguments = parser.parse_args()
+    arguments = cifar10_arguments(__doc__)
     with tempfile.TemporaryDirectory(prefix="bench-k-") as folder:
         work = Path(arguments.root or folder)
         build_data(Path(arguments.data), work / "data")

@@ -9,14 +9,12 @@ the one with the higher mean over the seeds. The lengths were fixed before any r
 fifteenth of those of the recipe.
 """
 
-import argparse
 import statistics
 import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 from figures import print_paired, print_value
-from processes import connect
+from processes import cifar10_arguments, connect
 
 from raylabel.compute.resources import Resources
 from raylabel.evaluate.results import CONTROL, PRECISION, PRETRAINED, STUDENT, TEACHER, TOP1, require
@@ -32,14 +30,7 @@ MODELS = (TEACHER, CONTROL, PRETRAINED, STUDENT)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=str(Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"))
-    parser.add_argument(
-        "--root", help="folder of the results, from which a later run resumes; default: a temporary folder"
-    )
-    parser.add_argument("--workers", type=int, default=2, help="training workers")
-    parser.add_argument("--quick", action="store_true", help="one seed and short trainings")
-    arguments = parser.parse_args()
+    arguments = cifar10_arguments(__doc__)
     with tempfile.TemporaryDirectory(prefix="bench-modern-") as folder:
         connect()
         measure(Root.open(arguments.root or folder), arguments.data, arguments.workers, arguments.quick)

@@ -1,5 +1,6 @@
 """Processes of a bench: each measurement runs in its own process, with its own Ray if it needs one."""
 
+import argparse
 import logging
 import os
 import pickle
@@ -74,6 +75,19 @@ def in_other_environment(python: str, module: str, function: str, *arguments: An
     if process.returncode:
         raise RuntimeError(f"{function} failed with status {process.returncode} in {python}")
     return pickle.loads(found)
+
+
+def cifar10_arguments(doc: str | None) -> argparse.Namespace:
+    """The command line of a bench of accuracies on CIFAR-10; `doc` is its docstring."""
+    data = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default=str(data))
+    parser.add_argument(
+        "--root", help="folder of the results, from which a later run resumes; default: a temporary folder"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="training workers")
+    parser.add_argument("--quick", action="store_true", help="one seed and short trainings")
+    return parser.parse_args()
 
 
 def connect() -> None:
