@@ -70,7 +70,7 @@ def loading_section(model: Model, shipped: Shipped) -> str:
         lines = ["import timm", "", 'network = timm.create_model("local-dir:.", pretrained=True).eval()']
         parts += ["timm, from the same file (its own transform gives the input above):", _python("\n".join(lines))]
     else:
-        parts.append("timm has no such network.")
+        parts.append("timm has no such network." if model.features == "raw" else "timm has no such last layer.")
     lines = ["import torch", "", f'network = torch.export.load("{PROGRAM}").module()']
     parts += ["The program of `torch.export`, for a PyTorch of the same version or newer:", _python("\n".join(lines))]
     lines = ["import onnxruntime", "", f'session = onnxruntime.InferenceSession("{ONNX}")']
