@@ -250,3 +250,26 @@ def test_an_interrupted_export_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         export_model(small[0], str(tmp_path / "new"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        (Model(arch="timm/test_vit.r160_in1k", size=48), {"config.json"}),
+        (Model(arch="timm/test_efficientnet"), {"config.json"}),
+        (Model(arch="timm/test_resnet", features="unit"), {"unit.py"}),
+        (Model(arch="resnet8x1", features="unit"), {"unit.py", "model.py"}),
+    ],
+)
+def test_networks_of_timm_and_heads_have_all_formats(
+    ray_local: None, tmp_path_factory: pytest.TempPathFactory, model: Model, more: set[str]
+) -> None:
+    one, exported = made(tmp_path_factory, model, View(size=48, resize=64, interpolation="bicubic", squash=True))
+    common = {WEIGHTS, "model.pt2", "model.onnx", "preprocess.json", "README.md"}
+    assert files(exported) == common | more
+    differences = exported.parity.differences
+    assert ("timm" in differences) == ("config.json" in more)
+    assert {value for name, value in differences.items() if name != "model.onnx"} == {0}
+    card = (Path(exported.folder) / "README.md").read_text()
+    assert "is resized to 64 x 64 pixels, whatever its shape (bicubic" in card
