@@ -42,8 +42,8 @@ def input_dtype(module: nn.Module, bf16: bool) -> torch.dtype:
     """
     first = next(child for child in module.modules() if not any(child.children()))
     convolves = isinstance(first, nn.Conv2d | nn.Conv3d) and not getattr(module, "transform_input", False)
-    known = not hasattr(module, "pretrained_cfg")  # in a network of timm, another operation may come before it
-    return torch.bfloat16 if bf16 and convolves and known else torch.float32
+    of_timm = hasattr(module, "pretrained_cfg")  # there another operation may come before it
+    return torch.bfloat16 if bf16 and convolves and not of_timm else torch.float32
 
 
 def state_bytes(model: Model, classes: int) -> int:

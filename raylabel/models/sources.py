@@ -58,7 +58,7 @@ def find_source(source: str, model: Model) -> Source:
     return Source(source, checkpoint_digest(source), lambda: _of_file(source, model))
 
 
-def view_of(model: Model, source: str, view: View) -> View:
+def view_for(model: Model, source: str, view: View) -> View:
     """`view` for the weights that `source` names: for a network of timm, with the size, interpolation, mean and
     standard deviation that their publisher states. InputError if a View cannot do the same."""
     if not (source and is_timm(model.arch) and (is_hub_name(source) or is_hub_folder(source))):

@@ -168,10 +168,10 @@ class Recipe:
         teacher = self.teacher
         if teacher.view or not is_timm(teacher.model.arch):
             return teacher.view or self.view
-        from raylabel.models.sources import view_of  # imports PyTorch
+        from raylabel.models.sources import view_for  # imports PyTorch
 
         trained = teacher.train.init.weights if teacher.train else ""
-        return view_of(teacher.model, teacher.given_weights or trained, self.view)
+        return view_for(teacher.model, teacher.given_weights or trained, self.view)
 
     @property
     def complete(self) -> Self:

@@ -16,7 +16,7 @@ from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.hub import hub_config
 from raylabel.models.init import Init
-from raylabel.models.sources import view_of
+from raylabel.models.sources import view_for
 from raylabel.models.start import check_start, import_weights, start_network
 from raylabel.models.trained import import_model, load_model
 from raylabel.recipes import Teacher, digits
@@ -89,10 +89,10 @@ def test_a_repository_and_a_folder_have_a_configuration(place: str, server: Hub,
     teacher = import_model(root, "teacher", MODEL, 7, **given)
     assert same(load_model(teacher), theirs) and teacher.info["licence"] == "cc-by-4.0"
     source = name or str(folder)
-    view = view_of(MODEL, source, View(flip=False))
+    view = view_for(MODEL, source, View(flip=False))
     assert view == View(size=96, resize=120, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), flip=False)
-    assert view_of(Model(arch="resnet18"), source, View()) == View()
-    assert view_of(MODEL, "", View()) == View()
+    assert view_for(Model(arch="resnet18"), source, View()) == View()
+    assert view_for(MODEL, "", View()) == View()
     with pytest.raises(InputError, match="are for timm/test_resnet, not for timm/test_vit: give others"):
         import_weights(root, source, Model(arch="timm/test_vit"))
 
@@ -168,7 +168,7 @@ def test_arguments_that_are_not_passed_are_an_error(root: Root, tmp_path: Path):
         import_weights(root, str(tmp_path), MODEL)
 
 
-def test_the_view_of_the_weights_is_the_teachers_in_the_results_too(root: Root, tmp_path: Path):
+def test_the_view_for_the_weights_is_the_teachers_in_the_results_too(root: Root, tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps(BIRDS))
     save_file(network(7).state_dict(), tmp_path / "model.safetensors")
     hub_config.cache_clear()
