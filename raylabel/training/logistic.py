@@ -120,10 +120,14 @@ def fit_by_sklearn(features: np.ndarray, labels: np.ndarray, strength: float) ->
         try:
             model = LogisticRegression(C=strength, tol=1e-6, max_iter=STEPS).fit(features.astype(np.float64), labels)
         except ConvergenceWarning as error:
-            raise InputError(
-                f"the head did not converge in {STEPS} steps with a strength of {strength:g}: give smaller strengths"
-            ) from error
+            raise _not_converged(strength) from error
     return model.coef_, model.intercept_
+
+
+def _not_converged(strength: float) -> InputError:
+    return InputError(
+        f"the head did not converge in {STEPS} steps with a strength of {strength:g}: give smaller strengths"
+    )
 
 
 def fit_by_torch(
@@ -138,8 +142,9 @@ def fit_by_torch(
     x, y = torch.from_numpy(features).to(device), torch.from_numpy(labels).to(device)
     weight = torch.zeros(logits, x.shape[1], device=device, requires_grad=True)
     bias = torch.zeros(logits, device=device, requires_grad=True)
+    limits = {"max_iter": STEPS, "max_eval": 2 * STEPS}
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=STEPS, tolerance_grad=1e-7, tolerance_change=1e-11, line_search_fn="strong_wolfe"
+        [weight, bias], **limits, tolerance_grad=1e-7, tolerance_change=1e-11, line_search_fn="strong_wolfe"
     )
     rows = max(1, (1 << 26) // (x.shape[1] + logits))  # that are in float32 at a time
 
@@ -159,4 +164,7 @@ def fit_by_torch(
         return total.detach()
 
     optimizer.step(closure)  # pyright: ignore[reportArgumentType]
+    done = optimizer.state[weight]
+    if done["n_iter"] >= limits["max_iter"] or done["func_evals"] >= limits["max_eval"]:
+        raise _not_converged(strength)
     return weight.detach().cpu().numpy(), bias.detach().cpu().numpy()

@@ -18,12 +18,17 @@ from torch import nn
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus, units
 from raylabel.inference import scores as stage
+from raylabel.inference.features import features_of
 from raylabel.labels.features import Frozen, make_head
 from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.labels.truth import GivenLabels
 from raylabel.media.image_views import eval_pixels, normalise
+from raylabel.media.view import Clip, View
 from raylabel.models import Model
+from raylabel.models.build import build
+from raylabel.models.init import PENULTIMATE
 from raylabel.models.trained import load_model
+from raylabel.models.trunk import trunk, width_of
 from raylabel.schema import SCORES, check, features_schema
 from raylabel.store.artifact import Artifact, Root
 from raylabel.store.reject_limit import RejectTally
@@ -110,6 +115,19 @@ def test_features_are_those_of_a_plain_pass_and_a_head_on_them_gives_the_same_sc
     assert (model.predict(x) == order[:, 0].numpy()).all()
     assert make_head(root, network, features, given, config, seed=1).uri == teacher.uri
     assert make_head(root, network, features, given, replace(config, folds=4), seed=1).uri != teacher.uri
+
+
+def test_the_feature_of_a_video_is_that_of_the_mean_of_its_clips():
+    view = View(size=8, resize=8, clip=Clip(frames=4, count=3))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *view.eval_shape), np.uint8)
+    torch.manual_seed(0)
+    module = trunk(build(Model(arch="r2plus1d8x1"), 5)).eval()
+    rows, norm = features_of(module, torch.from_numpy(pixels), view, "fp32")
+    with torch.inference_mode():
+        clips = [[module(normalise(torch.from_numpy(clip[None]), view))[0] for clip in video] for video in pixels]
+    mean = torch.stack([torch.stack(one).mean(0) for one in clips])
+    assert torch.allclose(rows.float() * norm[:, None], mean, atol=2e-3 * norm.max().item())
+    assert width_of(Model(arch="r2plus1d8x1"), PENULTIMATE, (3, 4, 8, 8)) == rows.shape[1]
 
 
 @pytest.mark.slow

@@ -82,3 +82,11 @@ def test_too_few_samples_of_a_class_are_an_error():
 def test_invalid_fields_are_errors(field: str, value: object):
     with pytest.raises(InputError, match=f"^teacher.head.{field} is "):
         replace(Head(), **{field: value}).check("teacher.head")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_head_that_does_not_converge_is_an_error(monkeypatch):
+    features, labels = data(3)
+    monkeypatch.setattr(logistic, "STEPS", 2)
+    for fit in (fit_by_sklearn, lambda x, y, strength: fit_by_torch(x, y, 3, strength, "cpu")):
+        with pytest.raises(InputError, match="^the head did not converge in 2 steps with a strength of 100: give"):
+            fit(features, labels, 100.0)
