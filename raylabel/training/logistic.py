@@ -142,9 +142,13 @@ def fit_by_torch(
     x, y = torch.from_numpy(features).to(device), torch.from_numpy(labels).to(device)
     weight = torch.zeros(logits, x.shape[1], device=device, requires_grad=True)
     bias = torch.zeros(logits, device=device, requires_grad=True)
-    limits = {"max_iter": STEPS, "max_eval": 2 * STEPS}
     optimizer = torch.optim.LBFGS(
-        [weight, bias], **limits, tolerance_grad=1e-7, tolerance_change=1e-11, line_search_fn="strong_wolfe"
+        [weight, bias],
+        max_iter=STEPS,
+        max_eval=2 * STEPS,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-11,
+        line_search_fn="strong_wolfe",
     )
     rows = max(1, (1 << 26) // (x.shape[1] + logits))  # that are in float32 at a time
 
@@ -165,6 +169,6 @@ def fit_by_torch(
 
     optimizer.step(closure)  # pyright: ignore[reportArgumentType]
     done = optimizer.state[weight]
-    if done["n_iter"] >= limits["max_iter"] or done["func_evals"] >= limits["max_eval"]:
+    if done["n_iter"] >= STEPS or done["func_evals"] >= 2 * STEPS:
         raise _not_converged(strength)
     return weight.detach().cpu().numpy(), bias.detach().cpu().numpy()
