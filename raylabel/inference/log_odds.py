@@ -43,26 +43,33 @@ def mean_log_odds(logits: torch.Tensor) -> torch.Tensor:
     return ((own - whole).logsumexp(1) - (others - whole).logsumexp(1)).float()
 
 
-def _log_sums(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _log_sums(
+    logits: torch.Tensor, best: torch.Tensor | None = None, classes: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The logarithms of exp x_c, of the sum of the other terms, and of the whole sum, relative to exp of the largest x.
 
-    logits: [..., C]. Returns float64 [..., C] twice, and [..., 1]. The sum of the other terms is never computed by
-    subtracting a term that dominates it: for the best class the others are summed directly, and for any other class the
-    sum contains exp(0) of the best class.
+    logits: [..., C]. `best`: int64 [..., 2 or more], the classes with the largest logits, descending; they are searched
+    if it is None. `classes`: int64 [..., P], those that are wanted; None for all. Returns float64 [..., P] twice, and
+    [..., 1]. The sum of the other terms is never computed by subtracting a term that dominates it: all terms are
+    relative to the second best class, and that of the best class is not among them. Classes that tie for the best have
+    the same bits.
     """
     if logits.shape[-1] < 2:
         raise ValueError(f"log-odds need at least 2 classes, got logits {list(logits.shape)}")
     x = logits.double()
-    top, best = x.max(dim=-1, keepdim=True)
-    x = x - top  # [..., C], 0 at the best class
-    others = x.scatter(-1, best, -torch.inf)
-    terms = others.exp()
-    total = terms.sum(-1, keepdim=True)  # without the term of the best class, which is 1
-    second = others.amax(-1, keepdim=True)
-    # For the best class: the sum relative to the second best class, whose own term is the 1 that is subtracted here and
-    # that log1p adds back. In this form, classes that tie for the best have the same bits.
-    tail = (others - second).exp().sum(-1, keepdim=True) - 1
-    return x, (total - terms).log1p().scatter(-1, best, second + tail.log1p()), total.log1p()
+    best = logits.topk(2).indices if best is None else best
+    first = best[..., :1]
+    top, second = x.gather(-1, first), x.gather(-1, best[..., 1:2])
+    terms = (x - second).scatter_(-1, first, -torch.inf).exp_()
+    total = terms.sum(-1, keepdim=True)  # at least 1, the term of the second best class
+    if classes is None:
+        own, of_first = x, torch.zeros_like(x, dtype=torch.bool).scatter_(-1, first, True)
+    else:
+        own, of_first, terms = x.gather(-1, classes), classes == first, terms.gather(-1, classes)
+    gap = second - top
+    # For any other class, the 1 in log1p is the term of the best class. For the best class it is that of the second.
+    others = torch.where(of_first, gap + (total - 1).log1p(), (gap.exp() * (total - terms)).log1p())
+    return own - top, others, (gap.exp() * total).log1p()
 
 
 def top_classes(logits: torch.Tensor, p: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -73,8 +80,10 @@ def top_classes(logits: torch.Tensor, p: int) -> tuple[torch.Tensor, torch.Tenso
     """
     _check(p, logits.shape[-1])
     logits = logits.float() + 0.0  # -0.0 becomes 0.0, so that equal values tie however the sort treats signed zeros
-    best = _descending(logits)[:, :p]
-    return best.int(), log_odds(logits).gather(1, best), logits.gather(1, best)
+    best = _best(logits, max(p, 2))
+    classes = best[:, :p]
+    own, others, _ = _log_sums(logits, best, classes)
+    return classes.int(), (own - others).float(), logits.gather(1, classes)
 
 
 def top_classes_of_clips(logits: torch.Tensor, p: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -98,6 +107,17 @@ def _check(p: int, classes: int) -> None:
         raise ValueError(f"cannot keep {p} of {classes} classes per sample")
 
 
+def _best(values: torch.Tensor, count: int) -> torch.Tensor:
+    """The indices of the `count` largest values of each row, descending, ties by index."""
+    if values.is_cuda or count >= values.shape[1]:  # to ask whether there are ties would wait for the GPU
+        return _descending(values)[:, :count]
+    found = values.topk(count + 1)
+    best, tied = found.indices[:, :count], (found.values.diff(dim=1) == 0).any(1)
+    if tied.any():  # topk does not specify which of equal values it returns
+        best[tied] = _descending(values[tied])[:, :count]
+    return best
+
+
 def _descending(values: torch.Tensor) -> torch.Tensor:
-    """The indices that sort each row, ties by index. torch.topk does not specify which of equal values it returns."""
+    """The indices that sort each row, ties by index."""
     return values.sort(dim=1, descending=True, stable=True).indices
