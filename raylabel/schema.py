@@ -71,7 +71,7 @@ def features_schema(width: int) -> pa.Schema:
     return pa.schema(
         [
             *(SCORES.field(name) for name in ("key", "digest", "group")),
-            pa.field("feature", pa.list_(pa.float16(), width), nullable=False),
+            pa.field("feature", pa.list_(pa.field("element", pa.float16(), nullable=False), width), nullable=False),
             pa.field("norm", pa.float32(), nullable=False),
         ]
     )

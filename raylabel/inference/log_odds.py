@@ -9,6 +9,8 @@ softmax over its clips (Yalniz et al. 2019, section 5.1).
 
 import torch
 
+CACHED = 1 << 18  # logits that are ranked together on a CPU: their float64 copy is 2 MB and stays in its caches
+
 
 def log_odds(logits: torch.Tensor) -> torch.Tensor:
     """log p / (1 - p) of every class, p = softmax(logits): x_c - logsumexp_{j != c} x_j.
@@ -56,16 +58,17 @@ def _log_sums(
     """
     if logits.shape[-1] < 2:
         raise ValueError(f"log-odds need at least 2 classes, got logits {list(logits.shape)}")
-    x = logits.double()
     best = logits.topk(2).indices if best is None else best
-    first = best[..., :1]
+    x, first = logits.to(torch.float64, copy=True), best[..., :1]
     top, second = x.gather(-1, first), x.gather(-1, best[..., 1:2])
-    terms = (x - second).scatter_(-1, first, -torch.inf).exp_()
+    own = x.clone() if classes is None else x.gather(-1, classes)
+    # In place: on a CPU, tensors of this size that are allocated for every step take longer than the arithmetic.
+    terms = x.sub_(second).scatter_(-1, first, -torch.inf).exp_()
     total = terms.sum(-1, keepdim=True)  # at least 1, the term of the second best class
     if classes is None:
-        own, of_first = x, torch.zeros_like(x, dtype=torch.bool).scatter_(-1, first, True)
+        of_first = torch.zeros_like(x, dtype=torch.bool).scatter_(-1, first, True)
     else:
-        own, of_first, terms = x.gather(-1, classes), classes == first, terms.gather(-1, classes)
+        of_first, terms = classes == first, terms.gather(-1, classes)
     gap = second - top
     # For any other class, the 1 in log1p is the term of the best class. For the best class it is that of the second.
     others = torch.where(of_first, gap + (total - 1).log1p(), (gap.exp() * (total - terms)).log1p())
@@ -79,6 +82,9 @@ def top_classes(logits: torch.Tensor, p: int) -> tuple[torch.Tensor, torch.Tenso
     ValueError if p is not in 1..C.
     """
     _check(p, logits.shape[-1])
+    if not logits.is_cuda and len(logits) > (rows := max(1, CACHED // logits.shape[1])):
+        some = [top_classes(part, p) for part in logits.split(rows)]
+        return tuple(torch.cat(found) for found in zip(*some, strict=True))  # pyright: ignore[reportReturnType]
     logits = logits.float() + 0.0  # -0.0 becomes 0.0, so that equal values tie however the sort treats signed zeros
     best = _best(logits, max(p, 2))
     classes = best[:, :p]

@@ -70,10 +70,14 @@ class Network:
         return lambda batches: self._run_on_gpu(module, batches)
 
     def _load(self) -> Any:
-        from raylabel.models.head import float32_head
+        from raylabel.models.head import float32_head, head_of
         from raylabel.models.trained import load_model
+        from raylabel.models.trunk import Headed
+        from raylabel.models.unit import UnitLinear
 
         module = load_model(self.model)
+        if isinstance(module.get_submodule(head_of(module)), UnitLinear):
+            return Headed(module)
         return float32_head(module) if self.precision == "bf16" and self.float32_head else module
 
     def _forward(self, module: Any, pixels: Any) -> tuple[Any, ...]:
@@ -123,9 +127,17 @@ def rank_classes(module: Any, pixels: Any, view: View, precision: str, p: int) -
 
 def outputs_of(module: Any, pixels: Any, view: View, precision: str) -> Any:
     """What a module in evaluation mode gives, float32, for pixels uint8 [B, H, W, 3], or for each clip of
-    [B, M, T, H, W, 3], on their device."""
+    [B, M, T, H, W, 3], on their device.
+
+    On a CPU a network computes a few images at a time. A head on features of unit length gets those of the whole batch,
+    as it does in stored.py: the bits of a matrix product may depend on its number of rows.
+    """
     import torch
 
+    from raylabel.models.trunk import Headed
+
+    if isinstance(module, Headed):
+        return module.head(outputs_of(module.trunk, pixels, view, precision))
     inputs = pixels.flatten(0, 1) if view.clip else pixels
     cached = CACHED_CLIPS if view.clip else CACHED
     step = len(inputs) if pixels.is_cuda else max(1, cached // (inputs[0].numel() // 3))

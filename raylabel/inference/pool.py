@@ -3,11 +3,9 @@
 The driver handles only references to the data.
 """
 
-import collections
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,15 +18,13 @@ from ray.util.annotations import RayDeprecationWarning
 from raylabel.compute.metrics import show_writing
 from raylabel.compute.ray_internals import blocks_of
 from raylabel.compute.resources import WRITERS
-from raylabel.compute.watchdog import heartbeat
-from raylabel.corpus import Unit, UnitRange
+from raylabel.corpus import Unit
 from raylabel.inference.actor import CALLS, ScoringActor
 from raylabel.inference.batches import ITEM, ScoringTask, decode, item
-from raylabel.inference.reuse import Piece, Reader, read_part
+from raylabel.inference.parts import Part, write_part
+from raylabel.inference.reuse import Reader, Rows
 from raylabel.inference.scorer import Kept
-from raylabel.schema import NAMES, REJECTS, check
-from raylabel.store.artifact import write_table
-from raylabel.store.parts import commit_part
+from raylabel.schema import NAMES, REJECTS
 
 ITEMS = 32  # per actor at least, if there are enough units, so that all actors end at about the same time
 PIXELS = 4  # batches in a block of pixels, if tasks decode: an actor copies one to the GPU while another is scored
@@ -38,23 +34,6 @@ IN_FLIGHT = 64  # tasks that write parts at the same time
 REUSED = 16  # parts that one task commits, if most of their units are reused: it reads 16 or 17 earlier ones, once each
 # Restarts of one actor or task in total: a lost node takes one, a sample that crashes the teacher about ten.
 MAX_RESTARTS = 1000
-
-
-@dataclass(frozen=True)
-class Part:
-    """Units that are committed together: some to be scored, the others reused from earlier SCORES."""
-
-    number: int
-    units: Sequence[Unit]
-    pieces: Sequence[Piece] = ()
-    retried: str = ""
-    """Folder of SCORES whose part of this number is reused, except for its rejects, which are `units`."""
-
-    @property
-    def rows(self) -> int:
-        """Rows to be scored."""
-        units = self.units
-        return int(units.rows.sum()) if isinstance(units, UnitRange) else sum(unit.rows for unit in units)
 
 
 def score(task: ScoringTask, parts: Callable[[], Iterator[Part]], folder: str) -> Iterator[dict[str, Any]]:
@@ -213,58 +192,15 @@ def _commit(
     """Commits the parts and returns their records. `cuts`: of each part, the (first row, rows) of its blocks."""
     reader, rest = Reader(kept.name, names), iter(blocks)
     return [
-        _commit_part(folder, kept, names, part, reader, [(next(rest), cut) for cut in mine])
+        write_part(folder, kept, part, reader, [_split(kept, next(rest).slice(*cut), names) for cut in mine], names)
         for part, mine in zip(parts, cuts, strict=True)
     ]
 
 
-def _commit_part(
-    folder: str,
-    kept: Kept,
-    with_names: bool,
-    part: Part,
-    reader: Reader,
-    blocks: Sequence[tuple[pa.Table, Sequence[int]]],
-) -> dict[str, Any]:
-    """Writes SCORES or FEATURES, REJECTS and NAMES of a part, then its record, which is the commit. Writing them twice
-    is harmless."""
-    heartbeat()
-    scores, rejects, names = [], [], []
-    for whole, (first, taken) in blocks:
-        block = whole.slice(first, taken)
-        rejected = pc.not_equal(block.column("reason"), "")  # pyright: ignore[reportAttributeAccessIssue]
-        rejects.append(block.filter(rejected).select(REJECTS.names))
-        scored = block.filter(pc.invert(rejected))  # pyright: ignore[reportAttributeAccessIssue]
-        scores.append(scored.select(kept.schema.names).cast(kept.schema))
-        names.append(block.select(NAMES.names))
-    if (found := sum(table.num_rows for table in [*scores, *rejects])) != part.rows:
-        raise AssertionError(f"part {part.number} has {found} rows, expected {part.rows}")
-    for piece, taken in reader.read(part.pieces):
-        if (found := sum(table.num_rows for table in taken[:2])) != piece.rows:
-            raise AssertionError(f"{piece} has {found} rows: delete {piece.folder} and run again")
-        for tables, table in zip((scores, rejects, names), taken, strict=False):
-            tables.append(table)
-    if part.retried:
-        scores.append(read_part(part.retried, kept.name, part.number))
-        names = [read_part(part.retried, "names", part.number)] if with_names else []  # the rejects are among them
-    files, reasons, rows, grouped = [], collections.Counter(), 0, 0
-    for name, tables, schema in ((kept.name, scores, kept.schema), ("rejects", rejects, REJECTS)):
-        table = _in_key_order(check(pa.concat_tables([schema.empty_table(), *tables]), schema, name))
-        if table.num_rows or name == kept.name:
-            files.append(write_table(folder, f"{name}-{part.number:06d}.parquet", table))
-        if name == "rejects":
-            reasons.update(table.column("reason").to_pylist())
-        else:
-            grouped = int(np.count_nonzero(table.column("group").to_numpy()))
-        rows += table.num_rows
-    if with_names:
-        table = _in_key_order(check(pa.concat_tables(names), NAMES, "names"))
-        files.append(write_table(folder, f"names-{part.number:06d}.parquet", table))
-    found = {"rows": rows, "earlier": rows - part.rows, "groups": grouped, "reasons": reasons}
-    return commit_part(folder, part.number, files, found)
-
-
-def _in_key_order(table: pa.Table) -> pa.Table:
-    """Sorts only what is not sorted, because sorting copies all lists."""
-    key = table.column("key").to_numpy()
-    return table if (key[1:] > key[:-1]).all() else table.sort_by("key")
+def _split(kept: Kept, block: pa.Table, names: bool) -> Rows:
+    """Rows of `kept.rows`."""
+    rejected = pc.not_equal(block.column("reason"), "")  # pyright: ignore[reportAttributeAccessIssue]
+    scored = block.filter(pc.invert(rejected))  # pyright: ignore[reportAttributeAccessIssue]
+    scored = scored.select(kept.schema.names).cast(kept.schema)
+    named = [block.select(NAMES.names)] if names else []
+    return scored, block.filter(rejected).select(REJECTS.names), *named

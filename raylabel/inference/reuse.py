@@ -201,7 +201,7 @@ class Reader:
 
     def __init__(self, name: str = "scores", names: bool = False) -> None:
         """`name`: of the files; `names`: also read NAMES."""
-        self._part = lru_cache(maxsize=2)(partial(_read_part, name, names))
+        self._part = lru_cache(maxsize=2)(partial(read_rows, name=name, names=names))
 
     def read(self, pieces: Iterable[Piece]) -> Iterator[tuple[Piece, Rows]]:
         """The rows of each piece with the current keys of its samples, in the order of the earlier SCORES."""
@@ -219,7 +219,8 @@ class Reader:
             )
 
 
-def _read_part(name: str, names: bool, folder: str, number: int) -> Rows:
+def read_rows(folder: str, number: int, *, name: str, names: bool = False) -> Rows:
+    """The rows of a part. `name`: of the files; `names`: also NAMES."""
     try:
         rejects = _read(_uri(folder, "rejects", number), "rejects")
     except FileNotFoundError:  # a part without rejects; a lost file is found by the count of rows

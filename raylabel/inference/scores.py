@@ -1,5 +1,7 @@
 """A scorer and a corpus → SCORES or FEATURES: every sample once, in parts that are committed one by one.
 
+SCORES of a head are computed from stored FEATURES, if there are any, with the same bytes (stored.py).
+
 What is computed depends on the corpus alone: a batch never crosses a unit, its shape never changes, and a part has the
 same units on any cluster. So the bytes do not depend on the number of actors, the order of the work or crashes.
 """
@@ -15,9 +17,11 @@ from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, Shards, Units, unit_rows, verify_packed
 from raylabel.errors import InputError
 from raylabel.inference.batches import ScoringTask
-from raylabel.inference.pool import Part, score
+from raylabel.inference.parts import Part
+from raylabel.inference.pool import score
 from raylabel.inference.reuse import Earlier, find_earlier, rejected_units
 from raylabel.inference.scorer import RANKED, Scorer
+from raylabel.inference.stored import score_stored
 from raylabel.store.artifact import Artifact, Built, Draft, Root
 from raylabel.store.parts import committed_parts, files_of
 from raylabel.store.reject_limit import RejectTally
@@ -47,6 +51,8 @@ class Scoring:
     """Name of the scorer in the progress line."""
     names: bool = False
     """Also write the NAMES of the samples, for a corpus of tars."""
+    features: Artifact | None = None
+    """FEATURES of the corpus by the trunk of the scorer's network: its head ranks them, and no sample is read."""
 
 
 def make_scores(root: Root, scoring: Scoring, former: Sequence[Scoring] = ()) -> Artifact:
@@ -79,7 +85,8 @@ def make_scores(root: Root, scoring: Scoring, former: Sequence[Scoring] = ()) ->
         else:
             part = functools.partial(_part, units, find_earlier(root, name, identity, task.shards, unit, PART))
         tally = RejectTally(task.shards.samples, scoring.reject_limit, corpus=shards.name.removeprefix("shards-"))
-        found = _build(draft, stage, task, -(-len(units) // PART), part, tally, scoring.retry_rejects)
+        count, features = -(-len(units) // PART), scoring.features
+        found = _build(draft, stage, task, count, part, tally, scoring.retry_rejects, features)
         if before and found.info["rejected"] == before.info["rejected"]:
             draft.discard()
             raise NothingGainedError
@@ -103,6 +110,7 @@ def _build(
     part: Callable[[int], Part],
     tally: RejectTally,
     retry_rejects: bool,
+    features: Artifact | None,
 ) -> Built:
     """SCORES of `count` parts; `part` returns a part by its number. With `retry_rejects`, parts with rejects that a
     stopped run committed are done again."""
@@ -114,7 +122,7 @@ def _build(
         tally.check()
     before, done = tally.seen, 0
     with Progress(stage, tally.total, f"{task.corpus.kind}s", done=before) as progress:
-        for record in score(task, parts, draft.uri):
+        for record in score_stored(features, task, parts, draft.uri) if features else score(task, parts, draft.uri):
             committed[record["part"]] = record
             done += record["rows"] - record["earlier"]
             tally.add_part(draft.uri, record, record["rows"])
@@ -122,7 +130,8 @@ def _build(
             progress.update(tally.seen, rejects=tally.rejected)
     tally.close()
     try:
-        verify_packed(task.shards)
+        if not features:
+            verify_packed(task.shards)
     except InputError:  # a shard changed while it was read: these must not count as its scores once it is restored
         draft.discard()
         raise

@@ -65,6 +65,9 @@ class TrainedNetwork:
     resources: Resources
     retry_rejects: bool = False
     """Score the samples again that an earlier run rejected."""
+    features: Artifact | None = None
+    """FEATURES of the corpus by the frozen part of the network, if it is a head on features: the labels are computed
+    from them and are the same."""
     names: bool = False
     """Also keep the names of the samples of tars, which SHARDS do not contain."""
 
@@ -115,4 +118,5 @@ class TrainedNetwork:
             retry_rejects=self.retry_rejects,
             by=model.name,
             names=self.names,
+            features=self.features,
         )

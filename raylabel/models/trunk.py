@@ -54,6 +54,19 @@ class Trunk(nn.Module):
         return _averaged(found)
 
 
+class Headed(nn.Module):
+    """A trunk and the head on its features, so that the head can be given more samples at a time than the trunk."""
+
+    def __init__(self, network: nn.Module):
+        """It changes `network`."""
+        super().__init__()
+        self.head = network.get_submodule(head_of(network))
+        self.trunk = trunk(network)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.trunk(x))
+
+
 def _averaged(x: Any) -> Tensor:
     """[B, D] of [B, D], of [B, D, ...] with positions in the last dimensions, or of tokens [B, N, D]."""
     if not isinstance(x, Tensor) or x.ndim < 2:

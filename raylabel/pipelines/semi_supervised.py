@@ -21,7 +21,7 @@ from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.start import import_weights
 from raylabel.pipelines.control import ControlSweep, split_labels, trial_runs, try_controls
-from raylabel.pipelines.frozen import frozen_network
+from raylabel.pipelines.frozen import features_of, frozen_network
 from raylabel.pipelines.inputs import Prepared, prepare
 from raylabel.pipelines.leaks import leaks_of
 from raylabel.pipelines.metrics import metrics_of
@@ -97,9 +97,7 @@ class Run:
     @cached_property
     def labeled_features(self) -> Artifact | None:
         """FEATURES of the labeled set by the teacher's frozen network; None if it has no head to fit."""
-        if not self.recipe.teacher.head.given or self.recipe.source:
-            return None
-        return frozen_network(self).features(self.root, self.start.corpora["labeled"], self.start.shards["labeled"])
+        return features_of(self, "labeled")
 
     @cached_property
     def teacher(self) -> Artifact:
@@ -133,6 +131,11 @@ class Run:
     def labeled_leaks(self) -> Leaks:
         """How much of the test set is in the labeled set, which is known before the corpus is labeled."""
         return leaks_of(self, None)
+
+    @cached_property
+    def features(self) -> Artifact | None:
+        """FEATURES of the corpus by the teacher's frozen network; None unless `teacher.features`."""
+        return features_of(self, "unlabeled") if self.recipe.teacher.features else None
 
     @cached_property
     def labels(self) -> Artifact:
@@ -227,6 +230,7 @@ class Run:
             config=recipe.label,
             resources=recipe.resources,
             retry_rejects=recipe.retry_rejects,
+            features=self.features,
         )
 
     def validation_set(self, config: Train) -> Artifact | None:

@@ -23,6 +23,7 @@ ARTIFACTS = {
     "labeled_features": "features",
     "teacher": "teacher",
     "teacher_check": "teacher-check",
+    "features": "features",
     "labels": "scores",
     "duplicates": "duplicates",
     "picks": "picks",

@@ -44,6 +44,10 @@ class Teacher:
     head: Head = field(default=Head(), metadata=ADDED_LATER)
     """A head to fit to the features of the labeled set: the given weights are then those of a frozen network, whose own
     last layer is not used."""
+    features: bool = field(default=False, metadata=NOT_IDENTITY)
+    """Store the features of the corpus too (FEATURES), if a head is fitted, and compute the scores from them: another
+    head, or one for other classes, then labels the corpus without reading it again. The scores are the same. A feature
+    of D numbers takes 2 D bytes: a billion features of 768 numbers are 1.5 TB. For images."""
     view: View | None = None
     """View of the teacher if it is not the student's, for example with more frames (Yalniz et al. 2019 §5.1). If it is
     not given, and the teacher is a network of timm with weights of the hub or of a folder in its layout, it is the
@@ -58,6 +62,8 @@ class Teacher:
         if not (self.train or self.checkpoint or self.weights):
             raise InputError("teacher.train, teacher.checkpoint and teacher.weights are all missing: give one")
         self.head.check("teacher.head")
+        if self.features and not self.head.given:
+            raise InputError("teacher.features is set, but there is no head to fit to features: give teacher.head.kind")
         if self.head.given and not self.given_weights:
             raise InputError(
                 f"teacher.head.kind is '{self.head.kind}', but there are no weights of a network to freeze: give "
@@ -153,6 +159,11 @@ class Recipe:
             raise InputError(
                 f"finetune.init.weights is '{self.finetune.init.weights}', but fine-tuning starts from the pre-trained "
                 "student: give it as pretrain.init.weights"
+            )
+        if self.teacher.features and self.unlabeled.kind == "video":
+            raise InputError(
+                "teacher.features is set, but the scores of a video are a mean over its clips, which are not those of "
+                "its feature: unset it"
             )
         self.control.check("control", self.view)
         labeled, batch = round(self.mixed * self.pretrain.batch), self.pretrain.batch

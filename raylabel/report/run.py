@@ -33,6 +33,7 @@ STRIPS = 10  # classes whose picks are shown
 # Rows of the table of stages → stages of the run.
 ROWS = {
     "teacher": ("labeled_features", "teacher"),
+    "features": ("features",),
     "label": ("labels",),
     "select": ("duplicates", "picks"),
     "materialize": ("labeled_examples", "validation_examples", "pseudo_examples"),

@@ -18,7 +18,7 @@ from raylabel.corpus import Shards, Unit, Units
 from raylabel.errors import InputError
 from raylabel.inference import pool
 from raylabel.inference import scores as stage
-from raylabel.inference.pool import Part
+from raylabel.inference.parts import Part
 from raylabel.inference.reuse import Earlier, Reader, read_part, rejected_units
 from raylabel.inference.scorer import RANKED
 from raylabel.schema import REJECTS, SCORES, SHARDS, make_key, split_key
