@@ -59,11 +59,8 @@ class Frozen:
     def features(self, root: Root, corpus: Corpus, shards: Artifact) -> Artifact:
         """FEATURES of every sample of the corpus, the artifact `features`, with REJECTS for those that could not be
         read. It is committed, resumed and grown as SCORES are."""
-        from raylabel.models.trunk import width_of
-
         self.config.check_against(corpus, self.view)
-        arch, shape = replace(self.model, features="raw"), self.view.eval_shape[-4 if self.view.clip else -3 :]
-        width = width_of(arch, self.layer, (shape[-1], *shape[:-1]))
+        arch, width = replace(self.model, features="raw"), feature_width(self.model, self.view, self.layer)
         scoring = Scoring(
             scorer=FeatureNetwork(self.weights, self.view, self._precision, width, arch=arch, layer=self.layer),
             source=self.identity,
@@ -76,6 +73,14 @@ class Frozen:
             by=self.weights.name,
         )
         return make_scores(root, scoring)
+
+
+def feature_width(model: Model, view: View, layer: str = PENULTIMATE) -> int:
+    """D of the features of a network, for its input in this view."""
+    from raylabel.models.trunk import width_of
+
+    shape = view.eval_shape[-4 if view.clip else -3 :]
+    return width_of(replace(model, features="raw"), layer, (shape[-1], *shape[:-1]))
 
 
 def make_head(root: Root, frozen: Frozen, features: Artifact, labels: Artifact, config: Head, seed: int) -> Artifact:

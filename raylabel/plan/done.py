@@ -6,7 +6,6 @@ from typing import Any
 from raylabel.corpus import Shards, unit_rows
 from raylabel.inference.reuse import find_earlier
 from raylabel.inference.scores import PART
-from raylabel.labels.source import SCORES_NAME
 from raylabel.pipelines.control import TRIED, trial_runs
 from raylabel.pipelines.existing import MissingError, ReadOnlyRoot
 from raylabel.pipelines.inputs import Prepared
@@ -51,8 +50,10 @@ class Done:
         self._root = ReadOnlyRoot(root.uri, root)
         self._run, self._missing = Run(self._root, recipe, start), dict[str, MissingError]()
         self._found = {stage: self._find(stage) for stage in ARTIFACTS}
-        self.labeled = self._labeled(root, start)
+        self.labeled = self._passed(root, start, "labels")
         """Samples of the corpus that need no scoring: their parts are committed, or an earlier run scored them."""
+        self.with_features = self._passed(root, start, "features")
+        """Likewise, samples that have features, if these are stored."""
         self.trials = [self._trial(number) for number in range(len(recipe.control_trials))]
         """The network of each trial of `control.sweep`, and its SCORES of the labeled set."""
 
@@ -114,13 +115,13 @@ class Done:
         except MissingError:
             return None
 
-    def _labeled(self, root: Root, start: Prepared) -> int:
+    def _passed(self, root: Root, start: Prepared, stage: str) -> int:
         shards = Shards(start.shards["unlabeled"])
-        if self["labels"]:
+        if self[stage]:
             return shards.samples
-        if not (missing := self._missing.get("labels")):
+        if not (missing := self._missing.get(stage)):
             return 0
         unit = unit_rows(start.corpora["unlabeled"])
-        earlier = find_earlier(root, SCORES_NAME, missing.identity, shards, unit, PART)
+        earlier = find_earlier(root, ARTIFACTS[stage], missing.identity, shards, unit, PART)
         records = committed_parts(missing.uri).values()
         return (earlier.samples if earlier else 0) + sum(record["rows"] - record["earlier"] for record in records)

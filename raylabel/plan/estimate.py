@@ -7,11 +7,8 @@ count. Any other stage counts in full until it is done.
 import time
 from dataclasses import replace
 
-import numpy as np
-
 from raylabel.compute.resources import Cluster
 from raylabel.corpus import Shards, unit_rows
-from raylabel.inference.pool import units_of_item
 from raylabel.inference.scores import PART
 from raylabel.models import Model
 from raylabel.models.build import state_bytes
@@ -19,7 +16,6 @@ from raylabel.pipelines.inputs import Prepared, prepare
 from raylabel.plan import traffic
 from raylabel.plan.cost import (
     Expected,
-    labeling_seconds,
     materializing_seconds,
     rows_read,
     sorting_seconds,
@@ -27,8 +23,8 @@ from raylabel.plan.cost import (
 from raylabel.plan.done import Done
 from raylabel.plan.expect import expect
 from raylabel.plan.measure import TRIAL, Measured, Pilot, examples_of, scratch_root
-from raylabel.plan.pilot import Labeled
-from raylabel.plan.report import Plan, Reach, Work
+from raylabel.plan.passes import Passes
+from raylabel.plan.report import Plan, Reach, Work, nothing
 from raylabel.plan.traffic import CorpusSize, Traffic
 from raylabel.recipes.recipe import Recipe
 from raylabel.report.page import CURVES
@@ -97,12 +93,14 @@ class _Costs:
         self.shards = {name: Shards(one) for name, one in start.shards.items()}
         self.stages = examples_of(recipe, start)
         self.corpora = {name: CorpusSize.of(shards) for name, shards in self.shards.items()}
+        self.passes = Passes(recipe, start, done, measured, cluster, self.shards, self.corpora)
 
     def works(self) -> tuple[Work, ...]:
         recipe = self.recipe
         stages = (
             self._teacher(),
-            self._label(),
+            *((self.passes.features(),) if recipe.teacher.features else ()),
+            self.passes.label(),
             self._select(),
             self._materialize(),
             self._train("pretrain", recipe.student, recipe.pretrain, "pseudo_examples"),
@@ -110,54 +108,24 @@ class _Costs:
             *(self._trial(number, trial) for number, (_, trial) in enumerate(recipe.control_trials)),
             self._train("control", recipe.student, self.done.control.control_train, "labeled_examples"),
             *((self._mixed(),) if recipe.mixed else ()),
-            self._evaluate(),
+            self.passes.evaluate(),
         )
         seconds = sum(work.seconds for work in stages)
         driver = traffic.start(list(self.corpora.values())) + traffic.lock(seconds) + traffic.report()
         driver += traffic.tracking(work.seconds for work in stages if work.stage in CURVES)
-        return (*stages, replace(_nothing("driver"), traffic=driver.rounded()))
+        return (*stages, replace(nothing("driver"), traffic=driver.rounded()))
 
     def _teacher(self) -> Work:
         """Its training; or the features of the labeled set, to which a head is fitted."""
-        teacher, found = self.recipe.teacher, self.measured.teacher
-        if not teacher.head.given:
-            return self._train("teacher", teacher.model, teacher.train, "labeled_examples")
-        if self.done["labeled_features"] or found is None:
-            return _nothing("teacher")
-        return self._and_scoring(_nothing("teacher"), "labeled", teacher.network, found, found.bytes_per_row)
-
-    def _label(self) -> Work:
-        found, corpus = self.measured.teacher, self.corpora["unlabeled"]
-        if self.done["labels"] or found is None:
-            return _nothing("label")
-        left = corpus.samples - self.done.labeled
-        share = left / corpus.samples
-        return Work(
-            stage="label",
-            images=left,
-            seconds=found.start + self._labeling("unlabeled", found) * share,
-            traffic=self._scoring("unlabeled", self.recipe.teacher.network, found.bytes_per_row, share)
-            + traffic.LABELED_LEAKS,
-            memory=found.memory,
-            device_memory=found.device_memory,
-        )
-
-    def _labeling(self, name: str, found: Labeled) -> float:
-        actors, unit = self.cluster.teachers(self.recipe.resources).actors, unit_rows(self.start.corpora[name])
-        batch = self.recipe.label.batch
-        return labeling_seconds(self.shards[name].rows, unit, batch, actors, found.slots_per_second)
-
-    def _scoring(self, name: str, model: Model, bytes_per_row: float, share: float = 1.0) -> Traffic:
-        actors = self.cluster.teachers(self.recipe.resources).actors
-        units = int(np.ceil(self.shards[name].rows / unit_rows(self.start.corpora[name])).sum())
-        items, parts = -(-units // units_of_item(units, actors)), -(-units // PART)
-        weights = state_bytes(model, self.classes)
-        return traffic.label(self.corpora[name], items, parts, actors, weights, bytes_per_row, share).rounded()
+        teacher = self.recipe.teacher
+        if teacher.head.given:
+            return self.passes.labeled_features()
+        return self._train("teacher", teacher.model, teacher.train, "labeled_examples")
 
     def _select(self) -> Work:
         found, labeled, scores = self.measured.selected, self.measured.teacher, self.done["labels"]
         if found is None:
-            return _nothing("select")
+            return nothing("select")
         rows, cpus, select = self.corpora["unlabeled"].samples, self.cluster.cpus, self.recipe.select
         per_row = labeled.bytes_per_row if labeled else 0.0
         stored = [f.bytes for f in scores.files("scores-")] if scores else []
@@ -195,7 +163,7 @@ class _Costs:
         """A training. `share`: the part of its images that are from these EXAMPLES."""
         found = self.measured.trained.get(stage)
         if found is None or config is None:
-            return _nothing(stage)
+            return nothing(stage)
         seconds = config.processed / found.images_per_second
         layout, items, size = self._examples(examples)
         workers, weights = self.cluster.workers(self.recipe.resources, config.batch), state_bytes(model, self.classes)
@@ -232,7 +200,7 @@ class _Costs:
         work = self._train(name, trial.student, trial.control_train, "split_examples")
         if self.done.trials[number][1] or found is None:
             return work
-        return self._and_scoring(work, "labeled", trial.student, found, found.bytes_per_row)
+        return self.passes.then_score(work, "labeled", trial.student, found, found.bytes_per_row)
 
     def _validate(self, stage: str, config: Train, workers: int) -> tuple[float, Traffic]:
         """(seconds, traffic) of validating a network while it is trained, as fast as its labeling on the workers."""
@@ -268,29 +236,3 @@ class _Costs:
         samples, items = self._written(examples)
         size = samples * self.measured.materialized[examples].bytes_per_pick
         return self._layout(examples, samples), items, size
-
-    def _evaluate(self) -> Work:
-        """Each network scores the test set."""
-        total, student = _nothing("evaluate"), self.measured.student
-        for name, test in self.done.tests.items():
-            found = self.measured.teacher if name == "teacher" else student
-            if test or found is None:
-                continue
-            model = self.recipe.teacher.network if name == "teacher" else self.recipe.student
-            total = self._and_scoring(total, "test", model, found, (student or found).bytes_per_row)
-        return total
-
-    def _and_scoring(self, work: Work, corpus: str, model: Model, found: Labeled, bytes_per_row: float) -> Work:
-        """The work and then that of scoring a labeled corpus."""
-        return Work(
-            stage=work.stage,
-            images=work.images + self.corpora[corpus].samples,
-            seconds=work.seconds + found.start + self._labeling(corpus, found),
-            traffic=work.traffic + self._scoring(corpus, model, bytes_per_row),
-            memory=max(work.memory or 0, found.memory),
-            device_memory=max(work.device_memory or 0, found.device_memory or 0) or None,
-        )
-
-
-def _nothing(stage: str) -> Work:
-    return Work(stage=stage, images=0, seconds=0.0, traffic=Traffic())

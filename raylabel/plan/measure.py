@@ -14,6 +14,7 @@ from raylabel.corpus import Shards
 from raylabel.evaluate.classify import TOP
 from raylabel.inference.batches import ScoringTask
 from raylabel.inference.network import Network
+from raylabel.labels.features import feature_width
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.pipelines.inputs import Prepared
@@ -21,8 +22,10 @@ from raylabel.plan.done import Done
 from raylabel.plan.pilot import (
     Labeled,
     Materialized,
+    MeasuredHead,
     Selected,
     Trained,
+    measure_head,
     measure_labeling,
     measure_materializing,
     measure_selection,
@@ -57,6 +60,8 @@ class Measured:
 
     teacher: Labeled | None
     student: Labeled | None
+    head: MeasuredHead | None
+    """None without a head to fit."""
     selected: Selected | None
     materialized: Mapping[str, Materialized]
     """By the stage that writes the EXAMPLES."""
@@ -146,6 +151,8 @@ class Pilot:
         scored = [*(test for name, test in tests.items() if name != "teacher"), *(scores for _, scores in done.trials)]
         if not all(scored):
             todo["student"] = lambda: self._label(None, recipe.student, recipe.view, "test", TOP)
+        if recipe.teacher.head.given and not (done["labeled_features"] and done["labels"]):
+            todo["head"] = self._head
         if not done["picks"]:
             todo["selected"] = self._select
         written = {stage: corpus for stage, corpus in self.stages.items() if not done[stage]}
@@ -162,6 +169,7 @@ class Pilot:
         return Measured(
             teacher=found.get("teacher"),
             student=found.get("student"),
+            head=found.get("head"),
             selected=found.get("selected"),
             materialized={stage: found[f"examples of {corpus}"] for stage, corpus in written.items()},
             trained={training.name: found[_kind(training)] for training in trainings},
@@ -174,6 +182,14 @@ class Pilot:
         scorer = Network(model, view, precision, min(p, self.classes))
         shards, pool = Shards(self.start.shards[corpus]), self.cluster.teachers(recipe.resources)
         return measure_labeling(ScoringTask(scorer, self.start.corpora[corpus], shards, recipe.label.batch, pool))
+
+    def _head(self) -> MeasuredHead:
+        teacher, label = self.recipe.teacher, self.recipe.label
+        width, pool = (
+            feature_width(teacher.model, self.recipe.teacher_view),
+            self.cluster.teachers(self.recipe.resources),
+        )
+        return measure_head(width, self.classes, label.batch, min(label.p, self.classes), pool.gpus)
 
     def _select(self) -> Selected:
         kept = min(self.recipe.label.p, self.classes)

@@ -43,6 +43,10 @@ class Work:
         return self.images / self.seconds if self.images and self.seconds else None
 
 
+def nothing(stage: str) -> Work:
+    return Work(stage=stage, images=0, seconds=0.0, traffic=Traffic())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reach:
     """How many classes will have K picks."""

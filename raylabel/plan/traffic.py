@@ -138,6 +138,13 @@ def label(
     return ARTIFACT + Traffic(15, 3, 5_000) + loaded + scored + corpus.verify
 
 
+def rank_stored(samples: int, parts: int, feature_row: float, score_row: float) -> Traffic:
+    """Reads FEATURES and writes SCORES, part by part; a part without REJECTS is asked for them too."""
+    part = samples / max(1, parts)
+    each = file(part * feature_row) + Traffic(1) + put(part * score_row) + put(500)
+    return ARTIFACT + Traffic(15, 3, 5_000) + each * parts
+
+
 def leaks(rows: int, files: int, size: float) -> Traffic:
     """Compares SCORES of the corpus, in files of `size` bytes in all, with those of the test set."""
     footer = min(FOOTER, size / max(1, files))

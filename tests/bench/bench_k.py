@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from figures import print_paired, print_value
-from processes import cifar10_arguments, connect
+from processes import accuracy_arguments, connect
 
 from raylabel.compute.resources import Resources
 from raylabel.evaluate.precision import Truth
@@ -40,7 +40,7 @@ KS = (50, 200, 1_000, 2_500, 5_600)  # 5 x 5,600 is the corpus
 
 
 def main() -> None:
-    arguments = cifar10_arguments(__doc__)
+    arguments = accuracy_arguments(__doc__, "cifar10")
     with tempfile.TemporaryDirectory(prefix="bench-k-") as folder:
         work = Path(arguments.root or folder)
         build_data(Path(arguments.data), work / "data")

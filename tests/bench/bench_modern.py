@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import replace
 
 from figures import print_paired, print_value
-from processes import cifar10_arguments, connect
+from processes import accuracy_arguments, connect
 
 from raylabel.compute.resources import Resources
 from raylabel.evaluate.results import CONTROL, PRECISION, PRETRAINED, STUDENT, TEACHER, TOP1, require
@@ -30,7 +30,7 @@ MODELS = (TEACHER, CONTROL, PRETRAINED, STUDENT)
 
 
 def main() -> None:
-    arguments = cifar10_arguments(__doc__)
+    arguments = accuracy_arguments(__doc__, "cifar10")
     with tempfile.TemporaryDirectory(prefix="bench-modern-") as folder:
         connect()
         measure(Root.open(arguments.root or folder), arguments.data, arguments.workers, arguments.quick)

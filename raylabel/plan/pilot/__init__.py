@@ -4,16 +4,18 @@ It times the code of the run, in as many processes as the run will have, since t
 depend on the weights, so a network that is not trained yet is replaced by one with random weights.
 """
 
-from raylabel.plan.pilot.labeling import Labeled, measure_labeling, random_network
+from raylabel.plan.pilot.labeling import Labeled, MeasuredHead, measure_head, measure_labeling, random_network
 from raylabel.plan.pilot.storage import Materialized, Selected, Sorted, measure_materializing, measure_selection
 from raylabel.plan.pilot.training import Trained, measure_training
 
 __all__ = [
     "Labeled",
     "Materialized",
+    "MeasuredHead",
     "Selected",
     "Sorted",
     "Trained",
+    "measure_head",
     "measure_labeling",
     "measure_materializing",
     "measure_selection",

@@ -29,6 +29,7 @@ MIN_SECONDS = 3.0  # of labeling that are timed, even if the share of the corpus
 SHARE = 0.001  # of the corpus; all actors stop once it is labeled, unless BATCHES or MIN_SECONDS require more
 BATCHES = 8  # per actor that are labeled at least: of a small corpus, more than the share, and units more than once
 STRETCHES = 8  # of the corpus that an actor visits, about, unless it is done before
+HEAD_SECONDS = 1.0  # in which a head ranks features
 PROBE = 16  # images of the first batch on a CPU, which shows how slow the network is
 
 
@@ -103,6 +104,48 @@ def measure_labeling(task: ScoringTask) -> Labeled:
         # Without what a file has of no row: the pilot may have few rows, a file of SCORES has 65,000.
         bytes_per_row=(encode_table(rows).nbytes - encode_table(rows[:0]).nbytes) / max(1, rows.num_rows),
     )
+
+
+@dataclass(frozen=True)
+class MeasuredHead:
+    """The measured speed at which a head ranks stored features."""
+
+    width: int
+    """D, the numbers of a feature."""
+    start: float
+    """Seconds until a task had ranked a first batch."""
+    samples_per_second: float
+    """Of one task, without reading and writing."""
+
+
+def measure_head(width: int, classes: int, batch: int, p: int, gpus: float) -> MeasuredHead:
+    """Ranks random features for a second."""
+    begin = time.monotonic()
+    reached, rate = ray.get(_rank_features.options(num_gpus=gpus).remote(width, classes, batch, p))
+    return MeasuredHead(width, max(0.0, reached - begin), rate)
+
+
+@ray.remote(num_cpus=1)
+def _rank_features(width: int, classes: int, batch: int, p: int) -> tuple[float, float]:
+    """(when it had ranked a batch, samples per second after that)."""
+    import torch
+
+    from raylabel.inference.log_odds import top_classes
+
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+    features, weight = torch.rand(batch, width).half(), torch.rand(classes, width).to(device)
+
+    def rank() -> None:
+        top_classes(torch.nn.functional.linear(features.to(device).float(), weight), p)[0].cpu()
+
+    rank()
+    first = last = time.monotonic()
+    done = 0
+    while last - first < HEAD_SECONDS:
+        rank()
+        done, last = done + batch, time.monotonic()
+    return first, done / (last - first)
 
 
 def random_network(root: Root, model: Model, classes: int) -> Artifact:
