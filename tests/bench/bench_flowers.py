@@ -91,7 +91,8 @@ def flowers(data: str, weights: str, seed: int, workers: int, quick: bool) -> Re
     scale = 10 if quick else 1
     return replace(
         recipe,
-        teacher=replace(recipe.teacher, weights="", checkpoint=weights),
+        # The head differs from seed to seed, the features do not.
+        teacher=replace(recipe.teacher, weights="", checkpoint=weights, features=True),
         pretrain=replace(recipe.pretrain, images=recipe.pretrain.images // scale),
         finetune=replace(recipe.finetune, images=recipe.finetune.images // scale),
         seed=seed,
