@@ -7,7 +7,6 @@ a step by the hash of its settings and inputs is an idea of marin's StepSpec and
 
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import time
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 
 from raylabel.compute.watchdog import progressed
 from raylabel.errors import InputError, find_input_error
+from raylabel.store.encoding import encode_table
 from raylabel.store.files import (
     delete_folder,
     filesystem,
@@ -59,36 +59,6 @@ class File:
 def write_table(folder: str, name: str, *groups: pa.Table) -> File:
     """Writes tables of one schema as one parquet file, a row group each, atomically; equal tables give equal bytes."""
     return _put(folder, name, encode_table(*groups), sum(g.num_rows for g in groups))
-
-
-def encode_table(*groups: pa.Table) -> memoryview:
-    """The bytes of the file that `write_table` writes."""
-    sink = io.BytesIO()
-    with pq.ParquetWriter(sink, groups[0].schema, **_encoding(groups[0].schema)) as writer:
-        for group in groups:
-            # One chunk per column, so that the bytes do not depend on how the table was assembled.
-            writer.write_table(group.combine_chunks(), row_group_size=max(1, group.num_rows))
-    return sink.getbuffer()
-
-
-def _encoding(schema: pa.Schema) -> dict[str, Any]:
-    """Lists of floats are written without a dictionary: their values rarely repeat.
-
-    With one, the SCORES of bench_select.py are 84 bytes a row instead of 58 and take 1.3 times as long to read.
-    Vectors, which are lists of a fixed size, are not compressed either: with zstd the features of bench_features.py
-    take 0.89 times the bytes, but 2.7 times as long to read.
-    """
-    lists = [f.name for f in schema if pa.types.is_list(f.type) and pa.types.is_floating(f.type.value_type)]
-    vectors = [f.name for f in schema if pa.types.is_fixed_size_list(f.type)]
-    if not (lists or vectors):
-        return {"compression": "zstd"}
-    nested = {f.name for f in schema if pa.types.is_list(f.type)}.union(vectors)
-    paths = {f.name: f"{f.name}.list.element" if f.name in nested else f.name for f in schema}
-    return {
-        "compression": {path: "none" if name in vectors else "zstd" for name, path in paths.items()},
-        "use_dictionary": [path for name, path in paths.items() if name not in (*lists, *vectors)],
-        "column_encoding": {paths[name]: "BYTE_STREAM_SPLIT" for name in lists},
-    }
 
 
 def write_bytes(folder: str, name: str, data: bytes | memoryview) -> File:

@@ -7,16 +7,19 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from helpers import contents
 from sklearn.linear_model import LogisticRegression
 
 from raylabel.compute.resources import Resources
 from raylabel.errors import InputError
 from raylabel.evaluate.results import TEACHER, TOP1, require
+from raylabel.inference import scores
 from raylabel.labels.truth import GivenLabels
 from raylabel.models import Model
 from raylabel.models.build import build
 from raylabel.pipelines.frozen import frozen_network
 from raylabel.pipelines.semi_supervised import Run
+from raylabel.plan.estimate import plan
 from raylabel.recipes import Recipe, Teacher, digits, modern
 from raylabel.report.run import write_report
 from raylabel.schema import PICKS, features_schema
@@ -75,6 +78,39 @@ def test_the_teacher_is_a_logistic_regression_on_features(ray_local, recipe: Rec
     before = {one.uri: one.manifest for one in run.artifacts["teacher"]}
     again = Run(Root.open(str(tmp_path / "root")), recipe)
     assert {one.uri: one.manifest for one in again.artifacts["teacher"]} == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_features_that_are_stored_are_planned_and_serve_another_head(ray_local, recipe: Recipe, tmp_path, monkeypatch):
+    root = Root.open(str(tmp_path / "root"))
+    stored = replace(recipe, teacher=replace(recipe.teacher, features=True))
+    works = {work.stage: work for work in plan(root, stored).stages}
+    assert list(works)[:3] == ["teacher", "features", "label"]
+    assert works["features"].images == works["label"].images == 1247
+    run = Run(root, stored)
+    labels, features = run.labels, run.features
+    assert features is not None and features.info["scored"] == 1247
+    size = sum(file.bytes for file in features.files("features-"))
+    assert works["features"].traffic.bytes_written == pytest.approx(size, rel=0.1)
+    assert works["label"].traffic.bytes_read == pytest.approx(size, rel=0.2)
+    plain = Run(Root.open(str(tmp_path / "plain")), recipe).labels
+    assert plain.digest == labels.digest and contents(plain) == contents(labels)
+    works = {work.stage: work for work in plan(root, stored).stages}
+    assert works["features"].seconds == works["label"].seconds == 0
+
+    monkeypatch.setattr(scores, "score", None)  # nothing is read
+    other = replace(stored.teacher, head=Head(kind="logistic", strengths=(0.1,)))
+    again = Run(root, replace(stored, teacher=other))
+    assert again.labels.digest != labels.digest and again.features == features
+
+
+def test_stored_features_are_for_heads_and_images(recipe: Recipe):
+    with pytest.raises(InputError, match="^teacher.features is set, but there is no head to fit to features: give "):
+        replace(recipe.teacher, head=Head(), features=True)
+    video = replace(recipe.unlabeled, kind="video")
+    with pytest.raises(InputError, match="^teacher.features is set, but the scores of a video are a mean over its cli"):
+        replace(recipe, unlabeled=video, teacher=replace(recipe.teacher, features=True))
 
 
 def _parity():

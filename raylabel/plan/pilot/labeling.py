@@ -22,7 +22,8 @@ from raylabel.models.trained import WEIGHTS, describe
 from raylabel.models.weights import save_weights
 from raylabel.plan.pilot.process import draw, peak_device_memory, peak_memory, stretch
 from raylabel.schema import SCORES
-from raylabel.store.artifact import Artifact, Built, Draft, Root, encode_table, identity_of, write_bytes
+from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
+from raylabel.store.encoding import encode_table
 
 SECONDS = 8.0  # of labeling that are timed, at most; start-up is not included
 MIN_SECONDS = 3.0  # of labeling that are timed, even if the share of the corpus is labeled before
