@@ -26,6 +26,7 @@ from raylabel.evaluate.results import (
     require,
 )
 from raylabel.report.control import ControlUsed
+from raylabel.report.head import FittedHead
 from raylabel.selection.leaks import Leaks
 from raylabel.text import percent, percent_range, points
 
@@ -178,6 +179,8 @@ class Summary:
     """Test samples of each class, in the order of `classes`; the accuracies do not cover a class that has none."""
     control: ControlUsed
     """The control that the gain is over."""
+    head: FittedHead | None = None
+    """The head of the teacher; None if it is not fitted to the features of a frozen network."""
     picks: Picks
     """The result of the selection."""
     validated: list[Validated] = field(default_factory=list)

@@ -71,6 +71,10 @@ def test_the_teacher_is_a_logistic_regression_on_features(ray_local, recipe: Rec
     top1 = require(summary.metrics, metric=TOP1, model=TEACHER).value
     assert top1 == pytest.approx(model.score(test, truth), abs=0.005) and top1 > 0.5
     assert [stage.name for stage in summary.stages][0] == "teacher"
+    assert summary.head and (summary.head.strength, summary.head.samples) == (info["strength"], len(x))
+    assert [(one.strength, one.accuracy) for one in summary.head.validation] == [
+        (one["strength"], one["accuracy"]) for one in info["validation"]
+    ]
     shipped = find_network(run.student.uri)
     card = write_card(shipped, [], _parity(), lineage(shipped))
     assert f"the last layer of `resnet8x2`, by logistic regression on the features of unit length of {len(x)} " in card
