@@ -14,6 +14,7 @@ import pyarrow as pa
 import ray
 
 from raylabel.compute.gpu import use_full_float32
+from raylabel.compute.metrics import count_samples
 from raylabel.compute.resources import Cluster
 from raylabel.compute.tasks import fetch
 from raylabel.corpus import Unit
@@ -124,6 +125,7 @@ def _rank_part(folder: str, rows: Rows, weight: Any, bias: Any, batch: int, p: i
     rejects = rejects.filter(pa.array(np.isin(rejects.column("key").to_numpy(), unread)))
     if len(rejects) != len(unread):
         raise AssertionError(f"{folder} lacks {len(unread) - len(rejects)} samples: delete it and run again")
+    count_samples(int(ranked.sum()), rejects.column("reason").to_pylist())
     scored = table.select(["key", "digest", "group"]).filter(pa.array(ranked))
     for name, values in zip(("classes", "log_odds", "logits"), found, strict=True):
         scored = scored.append_column(SCORES.field(name), _lists(values[ranked]))
