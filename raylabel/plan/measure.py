@@ -61,7 +61,7 @@ class Measured:
     teacher: Labeled | None
     student: Labeled | None
     head: MeasuredHead | None
-    """None without a head to fit."""
+    """None unless it labels the corpus from stored features."""
     selected: Selected | None
     materialized: Mapping[str, Materialized]
     """By the stage that writes the EXAMPLES."""
@@ -144,14 +144,15 @@ class Pilot:
         trainings = remaining(recipe, done)
         todo: dict[str, Callable[[], Any]] = {}
         tests = done.tests
-        if not done["labels"] or not tests["teacher"]:
+        features = recipe.teacher.features
+        if not (done["labels"] and tests["teacher"]) or (features and not done["features"]):
             todo["teacher"] = lambda: self._label(
                 done["teacher"], recipe.teacher.network, recipe.teacher_view, "unlabeled", recipe.label.p
             )
         scored = [*(test for name, test in tests.items() if name != "teacher"), *(scores for _, scores in done.trials)]
         if not all(scored):
             todo["student"] = lambda: self._label(None, recipe.student, recipe.view, "test", TOP)
-        if recipe.teacher.head.given and not (done["labeled_features"] and done["labels"]):
+        if features and not done["labels"]:
             todo["head"] = self._head
         if not done["picks"]:
             todo["selected"] = self._select

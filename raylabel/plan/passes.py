@@ -8,6 +8,7 @@ from raylabel.compute.resources import Cluster
 from raylabel.corpus import Shards, unit_rows
 from raylabel.inference.pool import units_of_item
 from raylabel.inference.scores import PART
+from raylabel.labels.features import feature_width
 from raylabel.models import Model
 from raylabel.models.build import state_bytes
 from raylabel.pipelines.inputs import Prepared
@@ -105,8 +106,8 @@ class Passes:
 
     @property
     def _feature_row(self) -> float:
-        assert self.measured.head is not None
-        return 2 * self.measured.head.width + FEATURE_ROW
+        """Bytes of a row of FEATURES."""
+        return 2 * feature_width(self.recipe.teacher.model, self.recipe.teacher_view) + FEATURE_ROW
 
     def _labeling(self, name: str, found: Labeled) -> float:
         actors, unit = self.cluster.teachers(self.recipe.resources).actors, unit_rows(self.start.corpora[name])

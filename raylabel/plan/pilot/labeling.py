@@ -111,8 +111,6 @@ def measure_labeling(task: ScoringTask) -> Labeled:
 class MeasuredHead:
     """The measured speed at which a head ranks stored features."""
 
-    width: int
-    """D, the numbers of a feature."""
     start: float
     """Seconds until a task had ranked a first batch."""
     samples_per_second: float
@@ -120,10 +118,10 @@ class MeasuredHead:
 
 
 def measure_head(width: int, classes: int, batch: int, p: int, gpus: float) -> MeasuredHead:
-    """Ranks random features for a second."""
+    """Ranks random features of `width` numbers for a second."""
     begin = time.monotonic()
     reached, rate = ray.get(_rank_features.options(num_gpus=gpus).remote(width, classes, batch, p))
-    return MeasuredHead(width, max(0.0, reached - begin), rate)
+    return MeasuredHead(max(0.0, reached - begin), rate)
 
 
 @ray.remote(num_cpus=1)
