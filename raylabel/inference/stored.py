@@ -97,8 +97,6 @@ def _rank_part(folder: str, rows: Rows, weight: Any, bias: Any, batch: int, p: i
     """SCORES and REJECTS of some units of a part. `rows`: its FEATURES and REJECTS."""
     import torch
 
-    from raylabel.inference.log_odds import top_classes
-
     table, rejects = rows
     key, count = table.column("key").to_numpy(), len(table)
     column = table.column("feature").combine_chunks()
@@ -114,11 +112,8 @@ def _rank_part(folder: str, rows: Rows, weight: Any, bias: Any, batch: int, p: i
         slots, at = np.flatnonzero(known), at[known]
         inputs = torch.zeros(batch, matrix.shape[1], dtype=torch.float16)
         inputs.numpy()[slots] = matrix[at]
-        with torch.inference_mode():
-            logits = torch.nn.functional.linear(inputs.to(weight.device).float(), weight, bias)
-            best = top_classes(logits, p)
-        for values, new in zip(found, best, strict=True):
-            values[at] = new.cpu().numpy()[slots]
+        for values, new in zip(found, rank_features(inputs, weight, bias, p), strict=True):
+            values[at] = new[slots]
         ranked[at] = True
         without.append(some[~known])
     unread = np.concatenate(without) if without else np.empty(0, np.int64)
@@ -131,6 +126,18 @@ def _rank_part(folder: str, rows: Rows, weight: Any, bias: Any, batch: int, p: i
         scored = scored.append_column(SCORES.field(name), _lists(values[ranked]))
     clips = _lists(np.empty((len(scored), 0), np.int32))  # a video has some
     return scored.append_column(SCORES.field("clips"), clips).cast(SCORES), rejects
+
+
+def rank_features(features: Any, weight: Any, bias: Any, p: int) -> list[np.ndarray]:
+    """classes, log-odds and logits, each [B, P], of a batch of features float16 [B, D] on the CPU. `weight` [C, D] and
+    `bias` [C] are float32, on the device that computes."""
+    import torch
+
+    from raylabel.inference.log_odds import top_classes
+
+    with torch.inference_mode():
+        logits = torch.nn.functional.linear(features.to(weight.device).float(), weight, bias)
+        return [values.cpu().numpy() for values in top_classes(logits, p)]
 
 
 def _batches(units: Sequence[Unit], batch: int) -> Iterator[np.ndarray]:

@@ -24,7 +24,7 @@ from raylabel.plan.done import Done
 from raylabel.plan.expect import expect
 from raylabel.plan.measure import TRIAL, Measured, Pilot, examples_of, scratch_root
 from raylabel.plan.passes import Passes
-from raylabel.plan.report import Plan, Reach, Work, nothing
+from raylabel.plan.report import Plan, Reach, Work
 from raylabel.plan.traffic import CorpusSize, Traffic
 from raylabel.recipes.recipe import Recipe
 from raylabel.report.page import CURVES
@@ -113,7 +113,7 @@ class _Costs:
         seconds = sum(work.seconds for work in stages)
         driver = traffic.start(list(self.corpora.values())) + traffic.lock(seconds) + traffic.report()
         driver += traffic.tracking(work.seconds for work in stages if work.stage in CURVES)
-        return (*stages, replace(nothing("driver"), traffic=driver.rounded()))
+        return (*stages, replace(Work.nothing("driver"), traffic=driver.rounded()))
 
     def _teacher(self) -> Work:
         """Its training; or the features of the labeled set, to which a head is fitted."""
@@ -125,7 +125,7 @@ class _Costs:
     def _select(self) -> Work:
         found, labeled, scores = self.measured.selected, self.measured.teacher, self.done["labels"]
         if found is None:
-            return nothing("select")
+            return Work.nothing("select")
         rows, cpus, select = self.corpora["unlabeled"].samples, self.cluster.cpus, self.recipe.select
         per_row = labeled.bytes_per_row if labeled else 0.0
         stored = [f.bytes for f in scores.files("scores-")] if scores else []
@@ -163,7 +163,7 @@ class _Costs:
         """A training. `share`: the part of its images that are from these EXAMPLES."""
         found = self.measured.trained.get(stage)
         if found is None or config is None:
-            return nothing(stage)
+            return Work.nothing(stage)
         seconds = config.processed / found.images_per_second
         layout, items, size = self._examples(examples)
         workers, weights = self.cluster.workers(self.recipe.resources, config.batch), state_bytes(model, self.classes)

@@ -186,11 +186,9 @@ class Pilot:
 
     def _head(self) -> MeasuredHead:
         teacher, label = self.recipe.teacher, self.recipe.label
-        width, pool = (
-            feature_width(teacher.model, self.recipe.teacher_view),
-            self.cluster.teachers(self.recipe.resources),
-        )
-        return measure_head(width, self.classes, label.batch, min(label.p, self.classes), pool.gpus)
+        width = feature_width(teacher.model, self.recipe.teacher_view)
+        gpus = self.cluster.teachers(self.recipe.resources).gpus
+        return measure_head(width, self.classes, label.batch, min(label.p, self.classes), gpus)
 
     def _select(self) -> Selected:
         kept = min(self.recipe.label.p, self.classes)

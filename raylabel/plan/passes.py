@@ -17,7 +17,7 @@ from raylabel.plan.cost import labeling_seconds
 from raylabel.plan.done import Done
 from raylabel.plan.measure import Measured
 from raylabel.plan.pilot import Labeled
-from raylabel.plan.report import Work, nothing
+from raylabel.plan.report import Work
 from raylabel.plan.traffic import CorpusSize, Traffic
 from raylabel.recipes.recipe import Recipe
 
@@ -40,22 +40,22 @@ class Passes:
 
     def labeled_features(self) -> Work:
         """The stage of a teacher whose head is fitted to features: those of the labeled set."""
-        found = self.measured.teacher
+        found, network = self.measured.teacher, self.recipe.teacher.network
         if self.done["labeled_features"] or found is None:
-            return nothing("teacher")
-        return self.then_score(nothing("teacher"), "labeled", self.recipe.teacher.network, found, self._feature_row)
+            return Work.nothing("teacher")
+        return self.then_score(Work.nothing("teacher"), "labeled", network, found, self._feature_row)
 
     def features(self) -> Work:
         """The features of the corpus, if they are stored."""
         if self.done["features"]:
-            return nothing("features")
+            return Work.nothing("features")
         return self._pass("features", self.done.with_features, self._feature_row)
 
     def label(self) -> Work:
         """The labels of the corpus: by the network, or by its head from stored features."""
         found = self.measured.teacher
         if self.done["labels"] or found is None:
-            return nothing("label")
+            return Work.nothing("label")
         if not self.recipe.teacher.features:
             work = self._pass("label", self.done.labeled, found.bytes_per_row)
             return replace(work, traffic=work.traffic + traffic.LABELED_LEAKS)
@@ -69,7 +69,7 @@ class Passes:
 
     def evaluate(self) -> Work:
         """Each network scores the test set."""
-        total, student = nothing("evaluate"), self.measured.student
+        total, student = Work.nothing("evaluate"), self.measured.student
         for name, test in self.done.tests.items():
             found = self.measured.teacher if name == "teacher" else student
             if test or found is None:
@@ -93,7 +93,7 @@ class Passes:
         """What is left of a pass of the teacher over the corpus, if `done` samples are done."""
         found, samples = self.measured.teacher, self.corpora["unlabeled"].samples
         if found is None:
-            return nothing(stage)
+            return Work.nothing(stage)
         share = (samples - done) / samples
         return Work(
             stage=stage,

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from rich import box
 from rich.console import Console
@@ -37,14 +37,15 @@ class Work:
     device_memory: int | None = None
     """Peak GPU memory of the largest actor or training worker, bytes; None without a GPU."""
 
+    @classmethod
+    def nothing(cls, stage: str) -> Self:
+        """Of a stage that is done, or whose cost is not known yet."""
+        return cls(stage=stage, images=0, seconds=0.0, traffic=Traffic())
+
     @property
     def images_per_second(self) -> float | None:
         """Start-up included; None if there is nothing to do."""
         return self.images / self.seconds if self.images and self.seconds else None
-
-
-def nothing(stage: str) -> Work:
-    return Work(stage=stage, images=0, seconds=0.0, traffic=Traffic())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,6 +73,7 @@ def rank(root: Root, features: Artifact, name: str) -> float:
         random_network(root, Model(arch="resnet18", features="unit"), C), View(size=32, resize=32), "fp32", P
     )
     pool = Pool(actors=CORES, cpus=1, gpus=0, threads=1)
+    # Corpus and SHARDS are not read.
     task = ScoringTask(network, Corpus(uri=("features",)), features, BATCH, pool)  # pyright: ignore[reportArgumentType]
     units = Units(np.array([features.info["samples"]]), UNIT)
 

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from raylabel.compute.gpu import use_full_float32
 from raylabel.corpus import Unit, Units, unit_rows
 from raylabel.inference.actor import ScoringActor
 from raylabel.inference.batches import ScoringTask, decode, item
 from raylabel.inference.pool import PIXELS, units_of_item
+from raylabel.inference.stored import rank_features
 from raylabel.models import Model
 from raylabel.models.build import build
 from raylabel.models.trained import WEIGHTS, describe
@@ -129,20 +131,16 @@ def _rank_features(width: int, classes: int, batch: int, p: int) -> tuple[float,
     """(when it had ranked a batch, samples per second after that)."""
     import torch
 
-    from raylabel.inference.log_odds import top_classes
-
     torch.set_num_threads(1)
+    use_full_float32()
     device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-    features, weight = torch.rand(batch, width).half(), torch.rand(classes, width).to(device)
-
-    def rank() -> None:
-        top_classes(torch.nn.functional.linear(features.to(device).float(), weight), p)[0].cpu()
-
-    rank()
+    features = torch.rand(batch, width).half()
+    weight, bias = torch.rand(classes, width).to(device), torch.rand(classes).to(device)
+    rank_features(features, weight, bias, p)
     first = last = time.monotonic()
     done = 0
     while last - first < HEAD_SECONDS:
-        rank()
+        rank_features(features, weight, bias, p)
         done, last = done + batch, time.monotonic()
     return first, done / (last - first)
 
