@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raylabel.inference import log_odds as module
 from raylabel.inference.log_odds import log_odds, mean_log_odds, top_classes, top_classes_of_clips
 
 
@@ -105,6 +106,15 @@ def test_top_classes_equal_the_sort_of_wide_rows_with_ties():
     classes, _, _ = top_classes(x.bfloat16(), 200)
     wanted = np.argsort(-x.numpy(), axis=1, kind="stable")[:, :200]
     assert np.array_equal(classes.numpy(), wanted)
+
+
+def test_rows_that_are_ranked_in_pieces_have_the_same_bits(monkeypatch):
+    g = torch.Generator().manual_seed(4)
+    x = torch.cat([torch.randn(50, 100, generator=g) * 5, torch.randint(0, 9, (51, 100), generator=g).float()])
+    whole = top_classes(x, 7)
+    monkeypatch.setattr(module, "CACHED", 1000)  # 10 rows
+    for mine, wanted in zip(top_classes(x, 7), whole, strict=True):
+        assert mine.numpy().tobytes() == wanted.numpy().tobytes()
 
 
 # ---- clips ----

@@ -98,14 +98,17 @@ def test_features_that_are_stored_are_planned_and_serve_another_head(ray_local, 
     size = sum(file.bytes for file in features.files("features-"))
     assert works["features"].traffic.bytes_written == pytest.approx(size, rel=0.1)
     assert works["label"].traffic.bytes_read == pytest.approx(size, rel=0.2)
-    plain = Run(Root.open(str(tmp_path / "plain")), recipe).labels
+    other = Root.open(str(tmp_path / "plain"))
+    plain = Run(other, recipe).labels
+    works = {work.stage: work for work in plan(other, stored).stages}
+    assert works["features"].images == 1247 and works["label"].seconds == 0  # also where the labels exist
     assert plain.digest == labels.digest and contents(plain) == contents(labels)
     works = {work.stage: work for work in plan(root, stored).stages}
     assert works["features"].seconds == works["label"].seconds == 0
 
     monkeypatch.setattr(scores, "score", None)  # nothing is read
-    other = replace(stored.teacher, head=Head(kind="logistic", strengths=(0.1,)))
-    again = Run(root, replace(stored, teacher=other))
+    teacher = replace(stored.teacher, head=Head(kind="logistic", strengths=(0.1,)))
+    again = Run(root, replace(stored, teacher=teacher))
     assert again.labels.digest != labels.digest and again.features == features
 
 
