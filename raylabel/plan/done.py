@@ -1,6 +1,7 @@
 """Finds the work of a run that exists already in the root, by running its stages with a root that builds nothing."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 from raylabel.corpus import Shards, unit_rows
@@ -48,8 +49,11 @@ class Done:
 
     def __init__(self, root: Root, recipe: Recipe, start: Prepared):
         self._root = ReadOnlyRoot(root.uri, root)
-        self._run, self._missing = Run(self._root, recipe, start), dict[str, MissingError]()
-        self._found = {stage: self._find(stage) for stage in ARTIFACTS}
+        # SCORES are the same with stored features and without, and are found without where the features are missing.
+        without = replace(recipe, teacher=replace(recipe.teacher, features=False))
+        self._run, self._missing = Run(self._root, without, start), dict[str, MissingError]()
+        self._found = {stage: self._find(stage, self._run) for stage in ARTIFACTS if stage != "features"}
+        self._found["features"] = self._find("features", Run(self._root, recipe, start))
         self.labeled = self._passed(root, start, "labels")
         """Samples of the corpus that need no scoring: their parts are committed, or an earlier run scored them."""
         self.with_features = self._passed(root, start, "features")
@@ -91,9 +95,9 @@ class Done:
             return media.info["samples"] + media.info["rejected"]
         return sum(record["samples"] for record in committed_parts(missing.uri).values())
 
-    def _find(self, stage: str) -> Artifact | None:
+    def _find(self, stage: str, run: Run) -> Artifact | None:
         try:
-            return getattr(self._run, stage)
+            return getattr(run, stage)
         except MissingError as error:
             own = error.name in (ARTIFACTS[stage], MEDIA.get(stage))  # otherwise one of its inputs is missing
             if own and error.uri not in {other.uri for other in self._missing.values()}:

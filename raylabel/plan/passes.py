@@ -59,7 +59,7 @@ class Passes:
         if not self.recipe.teacher.features:
             work = self._pass("label", self.done.labeled, found.bytes_per_row)
             return replace(work, traffic=work.traffic + traffic.LABELED_LEAKS)
-        samples, head = self.corpora["unlabeled"].samples, self.measured.head
+        samples, head = self.corpora["unlabeled"].samples - self.done.labeled, self.measured.head
         assert head is not None
         parts = -(-samples // (PART * unit_rows(self.start.corpora["unlabeled"])))
         tasks = min(parts, self.cluster.gpus or self.cluster.cpus)
