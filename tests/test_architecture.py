@@ -30,6 +30,7 @@ LAYERS = (
     ("ship",),
     ("plan",),
     ("sweep",),
+    ("transfer",),
     ("inventory",),
     ("cli",),
 )

@@ -22,12 +22,13 @@ from raylabel.corpus.config import is_text
 from raylabel.errors import InputError
 from raylabel.recipes import Recipe
 from raylabel.recipes import registry as recipes
+from raylabel.recipes.transfer import Transfer
 from raylabel.store.artifact import Root, identity_of
 from raylabel.store.files import filesystem
 from raylabel.store.root_lock import held
 from raylabel.store.uses import RecordedRoot
 
-RUN_BY: dict[type, str] = {Recipe: "semi-supervised"}
+RUN_BY: dict[type, str] = {Recipe: "semi-supervised", Transfer: "transfer"}
 """The command that runs the recipes of a type."""
 
 

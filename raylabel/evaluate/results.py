@@ -32,6 +32,11 @@ PRECISION = "pick_precision"
 """Share of picks whose label is the true one, n the picks whose true label is known; no row without a truth table. It
 has no interval."""
 
+ECE = "ece"
+"""Expected calibration error of the probability of the best class, a fraction. It has no interval."""
+CALIBRATED = "ece_calibrated"
+"""The same after temperature scaling on samples that are neither trained on nor tested."""
+
 CURVE_AREA = "curve_area"
 """Mean top-1 over a training that is validated: the area under the curve of accuracy against images, divided by the
 images between its first point and its last. It has no interval."""
@@ -59,8 +64,8 @@ class Metric(Subject):
     """A row of METRICS, without its run. ValueError if the value is not within its interval."""
 
     metric: str
-    """Id of the metric: top1, top5, clip_top1, gain_top1, pick_precision, curve_area, images_to_95, or another that an
-    evaluator uses."""
+    """Id of the metric: top1, top5, clip_top1, gain_top1, pick_precision, ece, ece_calibrated, curve_area,
+    images_to_95, or another that an evaluator uses."""
     value: float
     low: float | None = None
     """Lower end of the 95% interval; None where there is no interval."""

@@ -152,7 +152,7 @@ def _read(root: str, name: str, mentioned: set[str]) -> Folder | None:
         return replace(folder, known_as=frozenset({own, info.get("content", own)}))
     if of in ("scores", "features"):
         return replace(folder, source=_digests(json.dumps(identity.get("source", {}))))
-    if of.startswith("run-") and (summary := _text(f"{uri}/{SUMMARY}")):
+    if of.startswith(("run-", "transfer-")) and (summary := _text(f"{uri}/{SUMMARY}")):
         gain, when = _gain(_json(f"{uri}/{SUMMARY}", summary)), _time(f"{uri}/{MANIFEST}")
         return replace(folder, gain=gain, time=when)
     return folder

@@ -115,7 +115,8 @@ class Needs:
         for name, record in self.contents.records.items():
             if name.startswith("sweep-"):
                 of_sweeps |= record.mentioned
-        done = {name for name, folder in self._folders.items() if name.startswith("run-") and folder.complete}
+        complete = [name for name, folder in self._folders.items() if folder.complete]
+        done = {name for name in complete if name.startswith(("run-", "transfer-"))}
         return done - of_sweeps
 
     def _run(self, name: str, records: list[str], finished: bool) -> Run:

@@ -114,15 +114,38 @@ def _needs(features: Artifact, classes: int) -> dict[str, Any]:
 @ray.remote(num_cpus=1, max_retries=3)
 def _fit(features: Artifact, labels: Artifact, classes: int, config: Head, seed: int) -> tuple[Fitted, int]:
     """The head, and the number of labeled samples that it is fitted to."""
-    table = features.table("features-", features_schema(features.info["p"]), ["key", "feature"])
-    picks = labels.table("picks-", PICKS, ["key", "label"]).sort_by("key")
-    found = np.isin(table.column("key").to_numpy(), picks.column("key").to_numpy())
-    of_labels = np.isin(picks.column("key").to_numpy(), table.column("key").to_numpy())
-    column = table.column("feature").combine_chunks()
-    matrix = column.flatten().to_numpy().reshape(len(column), -1)[found]
-    label = picks.column("label").to_numpy()[of_labels].astype(np.int64)
+    found = read_labeled(features, labels)
     device = "cuda" if ray.get_gpu_ids() else "cpu"
-    return fit_logistic(matrix, label, classes, config, seed, device), len(label)
+    return fit_logistic(found.feature, found.label, classes, config, seed, device), len(found.label)
+
+
+@dataclass(frozen=True)
+class LabeledFeatures:
+    """The features of labeled samples, in the order of their keys."""
+
+    key: np.ndarray
+    """int64 [N]"""
+    label: np.ndarray
+    """int64 [N]"""
+    feature: np.ndarray
+    """float16 [N, D], of unit length"""
+    norm: np.ndarray
+    """float32 [N]: the feature times this is what the network computed."""
+
+
+def read_labeled(features: Artifact, labels: Artifact) -> LabeledFeatures:
+    """Those of the PICKS that have FEATURES, each in memory once. A sample that could not be read has none."""
+    table = features.table("features-", features_schema(features.info["p"]), ["key", "feature", "norm"])
+    picks = labels.table("picks-", PICKS, ["key", "label"]).sort_by("key")
+    key, picked = table.column("key").to_numpy(), picks.column("key").to_numpy()
+    found, of_labels = np.isin(key, picked), np.isin(picked, key)
+    column = table.column("feature").combine_chunks()
+    return LabeledFeatures(
+        key=key[found],
+        label=picks.column("label").to_numpy()[of_labels].astype(np.int64),
+        feature=column.flatten().to_numpy().reshape(len(column), -1)[found],
+        norm=table.column("norm").to_numpy()[found],
+    )
 
 
 def _validated(fitted: Fitted) -> str:

@@ -98,6 +98,11 @@ def check(model: Model, name: str = "model") -> None:
         )
 
 
+def is_torchvision_name(weights: str) -> bool:
+    """Whether it is like the name of torchvision weights, 'ResNet50_Weights.IMAGENET1K_V2'."""
+    return bool(re.fullmatch(r"\w+_Weights\.\w+", weights))
+
+
 def takes_clips(model: Model) -> bool:
     """Whether the input is clips [B, 3, T, H, W] instead of images [B, 3, H, W]."""
     return model.arch in VIDEO or model.arch.startswith("r2plus1d")

@@ -1,6 +1,5 @@
 """Weights that the user names: of torchvision or of the Hugging Face hub, in a folder or in a file."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 
 from raylabel.errors import InputError
 from raylabel.media.view import View
-from raylabel.models.config import Model
+from raylabel.models.config import Model, is_torchvision_name
 from raylabel.models.hub import hub_config, is_hub_folder, is_hub_name, published
 from raylabel.models.timm_networks import converted, is_timm, pretrained_config, pretrained_view
 from raylabel.models.weights import (
@@ -17,10 +16,9 @@ from raylabel.models.weights import (
     describe_misfits,
     misfits_of,
     read_checkpoint,
+    torchvision_view,
     torchvision_weights,
 )
-
-_TORCHVISION = re.compile(r"\w+_Weights\.\w+")
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,12 @@ class Source:
 
 def is_name(source: str) -> bool:
     """Whether this is a name of torchvision or of the hub, and not of a file or a folder."""
-    return bool(_TORCHVISION.fullmatch(source)) or is_hub_name(source)
+    return bool(is_torchvision_name(source)) or is_hub_name(source)
 
 
 def find_source(source: str, model: Model) -> Source:
     """The weights for `model` that `source` names. InputError if there are none, or if they cannot be had."""
-    if _TORCHVISION.fullmatch(source):
+    if is_torchvision_name(source):
         return Source(source, source, lambda: _of_torchvision(source, model))
     if is_hub_name(source) or is_hub_folder(source):
         found = published(source)
@@ -59,8 +57,11 @@ def find_source(source: str, model: Model) -> Source:
 
 
 def view_for(model: Model, source: str, view: View) -> View:
-    """`view` for the weights that `source` names: for a network of timm, with the size, interpolation, mean and
-    standard deviation that their publisher states. InputError if a View cannot do the same."""
+    """`view` for the weights that `source` names: if they are of timm or of torchvision, and for pictures, with the
+    size, interpolation, mean and standard deviation that their publisher states. InputError if a View cannot do the
+    same."""
+    if is_torchvision_name(source) and not view.clip:
+        return torchvision_view(source, view)
     if not (source and is_timm(model.arch) and (is_hub_name(source) or is_hub_folder(source))):
         return view
     return pretrained_view(model.arch, model.size, hub_config(source), view)

@@ -11,6 +11,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from http.client import HTTPException
 from typing import Any
@@ -21,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from raylabel.errors import InputError
+from raylabel.media.view import View
 from raylabel.models.config import VIDEO, Model
 from raylabel.store.files import read_file
 from raylabel.text import one_line
@@ -111,6 +113,27 @@ def torchvision_weights(name: str) -> tuple[Model, int, dict[str, Tensor]]:
             "give a checkpoint file instead"
         ) from error
     return Model(arch=arch), len(weight.meta["categories"]), current_names(state, arch)
+
+
+def torchvision_arch(name: str) -> str:
+    """The network of a torchvision weight. InputError if there is no weight of that name."""
+    return _torchvision_weight(name)[0]
+
+
+def torchvision_view(name: str, view: View) -> View:
+    """`view` with what a torchvision weight for pictures was trained for: size, resize, interpolation, mean and
+    standard deviation. The augmentation of training stays."""
+    preset = _torchvision_weight(name)[1].transforms()
+    return replace(
+        view,
+        size=preset.crop_size[0],
+        eval_size=0,
+        resize=preset.resize_size[0],
+        squash=False,
+        interpolation=preset.interpolation.value,
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+    )
 
 
 def torchvision_meta(name: str) -> Mapping[str, Any]:

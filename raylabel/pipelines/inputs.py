@@ -1,7 +1,7 @@
 """The inputs of a run, checked before anything is trained: the recipe, its corpora, their labels, a given teacher."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -52,16 +52,11 @@ class Prepared:
 def prepare(root: Root, recipe: Recipe) -> Prepared:
     """Checks the recipe, indexes its corpora, and reads their labels. InputError if the user has to fix one of them."""
     check_recipe(recipe)
-    corpora = {n: datasets.resolve(root, getattr(recipe, n)) for n in recipe.corpora}
-    edited = functools.partial(check_edited, root)
-    shards = {n: index_corpus(root, n, c, functools.partial(edited, c)) for n, c in corpora.items()}
+    corpora, shards = index_corpora(root, {name: getattr(recipe, name) for name in recipe.corpora})
     labels = GivenLabels().label(root, corpora["labeled"], shards["labeled"])
     classes = tuple(labels.info["classes"])
     test_labels = GivenLabels(classes=classes).label(root, corpora["test"], shards["test"])
-    warnings = [*name_warnings(classes)]
-    if lacking := [name for name, count in zip(classes, test_labels.info["per_class"], strict=True) if not count]:
-        none = f"no sample of {len(lacking):,} of {len(classes):,} classes ({listed(lacking)})"
-        warnings.append(f"the test set has {none}: the accuracies do not cover them")
+    warnings = [*name_warnings(classes), *lacking_classes(classes, test_labels)]
     if recipe.teacher.given_weights and recipe.teacher.train:
         warnings.append(
             "teacher.train is not used: the teacher is given; to fine-tune it, see teacher.train.init.weights"
@@ -91,6 +86,21 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
         teacher=given_teacher(root, recipe.teacher, len(classes)),
         weights=given_weights(root, recipe, len(classes)),
     )
+
+
+def index_corpora(root: Root, given: Mapping[str, Corpus]) -> tuple[dict[str, Corpus], dict[str, Artifact]]:
+    """(corpora, SHARDS of each) by name; a data set that raylabel knows is a corpus of files in the root."""
+    corpora = {name: datasets.resolve(root, corpus) for name, corpus in given.items()}
+    edited = functools.partial(check_edited, root)
+    return corpora, {n: index_corpus(root, n, c, functools.partial(edited, c)) for n, c in corpora.items()}
+
+
+def lacking_classes(classes: Sequence[str], test_labels: Artifact) -> Iterator[str]:
+    """What the user should know if the test set has no sample of some classes."""
+    counts = zip(classes, test_labels.info["per_class"], strict=True)
+    if lacking := [name for name, count in counts if not count]:
+        none = f"no sample of {len(lacking):,} of {len(classes):,} classes ({listed(lacking)})"
+        yield f"the test set has {none}: the accuracies do not cover them"
 
 
 def given_weights(root: Root, recipe: Recipe, classes: int) -> dict[str, Artifact]:

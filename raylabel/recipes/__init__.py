@@ -2,6 +2,7 @@
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
+from raylabel.evaluate.knn import Knn
 from raylabel.evaluate.precision import Truth
 from raylabel.labels.teacher import Label
 from raylabel.media.view import Clip, View
@@ -12,6 +13,8 @@ from raylabel.recipes.images import cifar10, digits, flowers, imagenet_yfcc_resn
 from raylabel.recipes.modern import modern
 from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.recipes.space import Search
+from raylabel.recipes.transfer import Transfer
+from raylabel.recipes.transfers import sign_digits
 from raylabel.recipes.videos import actions, kinetics_r2plus1d18, kinetics_r2plus1d34, moving_digits
 from raylabel.selection.select import Select
 from raylabel.training.config import Train
@@ -25,6 +28,7 @@ __all__ = [
     "Corpus",
     "Head",
     "Init",
+    "Knn",
     "Label",
     "Materialize",
     "Model",
@@ -35,6 +39,7 @@ __all__ = [
     "Select",
     "Teacher",
     "Train",
+    "Transfer",
     "Truth",
     "View",
     "actions",
@@ -47,4 +52,5 @@ __all__ = [
     "modern",
     "moving_digits",
     "scaled_lr",
+    "sign_digits",
 ]

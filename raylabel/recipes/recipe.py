@@ -12,6 +12,7 @@ from raylabel.labels.source import LabelSource
 from raylabel.labels.teacher import Label
 from raylabel.media.view import View
 from raylabel.models import Model, check, check_input
+from raylabel.models.config import is_torchvision_name
 from raylabel.models.timm_networks import is_timm
 from raylabel.recipes.control import Control
 from raylabel.recipes.space import Settings, apply
@@ -50,8 +51,8 @@ class Teacher:
     of D numbers takes 2 D bytes: a billion features of 768 numbers are 1.5 TB. For images."""
     view: View | None = None
     """View of the teacher if it is not the student's, for example with more frames (Yalniz et al. 2019 §5.1). If it is
-    not given, and the teacher is a network of timm with weights of the hub or of a folder in its layout, it is the
-    student's with the size, resize, interpolation, mean and standard deviation that the weights were trained for."""
+    not given, and the weights are torchvision's for pictures, or timm's of the hub or of a folder in its layout, it is
+    the student's with the size, resize, interpolation, mean and standard deviation that they were trained for."""
     unchecked: bool = field(default=False, metadata=NOT_IDENTITY)
     """Continue with a given teacher whose accuracy on the test set is near that of guessing, or would be three times as
     high if its classes were in another order. Otherwise the run ends before the corpus is labeled."""
@@ -177,12 +178,12 @@ class Recipe:
     def teacher_view(self) -> View:
         """View of the teacher. InputError if it is that of weights whose preprocessing raylabel does not have."""
         teacher = self.teacher
-        if teacher.view or not is_timm(teacher.model.arch):
+        weights = teacher.given_weights or (teacher.train.init.weights if teacher.train else "")
+        if teacher.view or not (is_timm(teacher.model.arch) or is_torchvision_name(weights)):
             return teacher.view or self.view
         from raylabel.models.sources import view_for  # imports PyTorch
 
-        trained = teacher.train.init.weights if teacher.train else ""
-        return view_for(teacher.model, teacher.given_weights or trained, self.view)
+        return view_for(teacher.model, weights, self.view)
 
     @property
     def complete(self) -> Self:

@@ -1,6 +1,7 @@
 """Renders pages from templates: text is escaped, and each number has its path in the data and its exact value."""
 
 import json
+from collections.abc import Iterator
 from importlib import resources
 from typing import Any
 
@@ -22,6 +23,14 @@ def render(template: str, data: Any, **more: Any) -> str:
         finalize=lambda x: printable(x) if type(x) is str else x,  # Markup is our own, and already escaped
     )
     return environment.get_template(template).render(data=data, show=Shown(data), json=json.dumps, **more)
+
+
+def leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if not inner or not value:
+        yield path
+    for key, child in inner:
+        yield from leaves(child, (*path, key))
 
 
 class Shown:

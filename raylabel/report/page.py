@@ -7,14 +7,14 @@ characters are removed, and a Content-Security-Policy forbids the page to load o
 import base64
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raylabel.evaluate.learning_curve import Measured
 from raylabel.evaluate.results import CLIP_TOP1, STUDENT, TOP1, TOP5
 from raylabel.report.axes import Axis, linear, log
-from raylabel.report.html import render
+from raylabel.report.html import leaves, render
 from raylabel.report.summary import MODELS, Summary, detail, headline
 from raylabel.text import compact
 
@@ -138,7 +138,7 @@ def write_page(summary: Summary, curves: Mapping[str, Sequence[Point]], strips: 
         kilobytes=lambda n: f"{n >> 10:,} kB",
         data_uri=lambda kind, data: f"data:{kind};base64," + base64.b64encode(data).decode(),
         probability=_probability,
-        settings=list(_leaves(data["settings"], ("settings",))),
+        settings=list(leaves(data["settings"], ("settings",))),
     )
 
 
@@ -151,14 +151,6 @@ def _playing(strips: Sequence[Strip]) -> set[tuple[int, int]]:
             room -= len(film.clip)
             found.add((i, index))
     return found
-
-
-def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    if not inner or not value:
-        yield path
-    for key, child in inner:
-        yield from _leaves(child, (*path, key))
 
 
 def _probability(p: float) -> str:

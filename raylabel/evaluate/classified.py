@@ -1,0 +1,65 @@
+"""Probabilities of all classes for labeled samples → CLASSIFIED, and METRICS of it.
+
+Letters: N samples, C classes.
+"""
+
+import numpy as np
+import pyarrow as pa
+
+from raylabel.evaluate.calibration import calibration_error, scaled_confidence
+from raylabel.evaluate.classify import TOP, wilson
+from raylabel.evaluate.results import CALIBRATED, ECE, TOP1, TOP5, Metric, Subject
+from raylabel.schema import CLASSIFIED, check
+from raylabel.store.artifact import Artifact
+
+FILE = "classified-00000.parquet"
+
+
+def classified(key: np.ndarray, label: np.ndarray, log_p: np.ndarray, temperature: float | None) -> pa.Table:
+    """CLASSIFIED of samples with these keys and labels int64 [N] and log probabilities float32 [N, C], in any order.
+    `temperature`: that of temperature scaling, if there is one."""
+    best = log_p.argmax(1)
+    own = log_p[np.arange(len(label)), label]
+    # A class without any probability ranks behind all others, whatever its index.
+    ahead = (log_p > own[:, None]) | ((log_p == own[:, None]) & (np.arange(log_p.shape[1]) < label[:, None]))
+    rank = np.where(np.isfinite(own), ahead.sum(1), log_p.shape[1])
+    confidence = scaled_confidence(log_p, 1.0)
+    calibrated = None if temperature is None else scaled_confidence(log_p, temperature)
+    columns = [key, label, best, rank, confidence, calibrated]
+    arrays = [
+        pa.nulls(len(key), field.type) if values is None else pa.array(values).cast(field.type, safe=False)
+        for field, values in zip(CLASSIFIED, columns, strict=True)
+    ]
+    return check(pa.Table.from_arrays(arrays, schema=CLASSIFIED), CLASSIFIED, "classified")
+
+
+def unread(key: np.ndarray, label: np.ndarray) -> pa.Table:
+    """CLASSIFIED of samples that could not be read."""
+    count = len(key)
+    columns = [key, label, np.full(count, -1), np.full(count, np.iinfo(np.int32).max), np.zeros(count)]
+    arrays = [pa.array(values).cast(field.type, safe=False) for field, values in zip(CLASSIFIED, columns, strict=False)]
+    return pa.Table.from_arrays([*arrays, pa.nulls(count, pa.float32())], schema=CLASSIFIED)
+
+
+def right_of(found: Artifact) -> np.ndarray:
+    """Whether the best class of each sample is the true one, bool [N], in key order."""
+    table = found.table("classified-", CLASSIFIED, ["key", "rank"]).sort_by("key")
+    return table.column("rank").to_numpy() == 0
+
+
+def classified_metrics(of: Subject, found: Artifact, classes: int) -> list[Metric]:
+    """top1 and top5 with Wilson intervals, in which a sample that could not be read counts as wrong; ece and
+    ece_calibrated of the samples that could be read."""
+    table = found.table("classified-", CLASSIFIED)
+    rank, n = table.column("rank").to_numpy(), len(table)
+    rows = []
+    for metric, right in ((TOP1, rank == 0), *([(TOP5, rank < TOP)] if classes > TOP else [])):
+        low, high = wilson(int(right.sum()), n)
+        rows.append(Metric(**vars(of), metric=metric, value=int(right.sum()) / n, low=low, high=high, n=n))
+    known = table.filter(pa.array(table.column("best").to_numpy() >= 0))
+    right = known.column("rank").to_numpy() == 0
+    for metric, column in ((ECE, "confidence"), (CALIBRATED, "calibrated")):
+        if not known.column(column).null_count:
+            value = calibration_error(known.column(column).to_numpy(), right)
+            rows.append(Metric(**vars(of), metric=metric, value=value, n=len(known)))
+    return rows

@@ -1,0 +1,221 @@
+"""The transfer: networks → FEATURES of a labeled set, classifiers on them, and trainings that start from the networks.
+
+Yalniz et al. 2019, Table 8: full fine-tuning, and a logistic regression on frozen features.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from raylabel.corpus import Shards
+from raylabel.evaluate.classified import classified_metrics, right_of
+from raylabel.evaluate.classify import paired_gain
+from raylabel.evaluate.knn import Knn
+from raylabel.evaluate.on_features import OnFeatures, classify_features
+from raylabel.evaluate.on_scores import classify_scores
+from raylabel.evaluate.results import Metric, Subject
+from raylabel.labels.features import Frozen
+from raylabel.labels.holdout import hold_out
+from raylabel.labels.teacher import TrainedNetwork
+from raylabel.models.init import TRUNK, Init
+from raylabel.models.start import check_trunk, import_weights
+from raylabel.pipelines.transfer_inputs import Candidate, Prepared, prepare
+from raylabel.recipes.transfer import Protocol, Transfer
+from raylabel.store.artifact import Artifact, Root
+from raylabel.training.config import Train
+from raylabel.training.examples import materialize
+from raylabel.training.logistic import Head
+from raylabel.training.loop import TrainingTask
+from raylabel.training.media import WritingTask
+from raylabel.training.train import train
+
+SCRATCH = "random weights"
+"""The network of what is trained from random weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one protocol gives with one network."""
+
+    candidate: Candidate
+    protocol: Protocol
+    share: float | None
+    """Share of the labels that `few` uses."""
+    samples: int
+    """Labeled samples that it is fitted to."""
+    classified: Artifact
+    """CLASSIFIED of the test set."""
+    metrics: tuple[Metric, ...]
+    gain: Metric | None = None
+    """Top-1 of the first network by the same protocol minus this one; None of the first one itself."""
+
+
+class TransferRun:
+    """The artifacts of a transfer. Reading a property returns the artifact if the root has it, or else builds it.
+    InputError if the user has to fix an input."""
+
+    def __init__(self, root: Root, recipe: Transfer, candidates: tuple[Candidate, ...], start: Prepared | None = None):
+        """`candidates`: those that `recipe.networks` name."""
+        self.root, self.recipe, self.candidates = root, recipe, candidates
+        self.start = start or prepare(root, recipe, candidates)
+        self._used: dict[str, Artifact] = {}
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """What the results are made from, in the order in which it was made."""
+        return list(self._used.values())
+
+    @cached_property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """The result of each protocol with each network, in the order of the protocols."""
+        for candidate in self.candidates:
+            check_trunk(self.weights(candidate), candidate.model, candidate.weights)
+        found, right = list[Outcome](), dict[str, object]()
+        for outcome in (one for protocol in self.recipe.protocols for one in self._of_protocol(protocol)):
+            hits = right_of(outcome.classified)
+            key = f"{outcome.protocol} {outcome.share}"
+            if outcome.candidate is self.candidates[0]:
+                right[key] = hits
+            # Random weights are compared with fine-tuned ones, whose training is the same.
+            first = right.get("finetune None" if outcome.protocol == "scratch" else key)
+            gain = None if first is None or first is hits else paired_gain(self._subject(outcome), first, hits)  # pyright: ignore
+            found.append(replace(outcome, gain=gain))
+        return tuple(found)
+
+    @cached_property
+    def split(self) -> tuple[Artifact, tuple[str, Artifact] | None]:
+        """(PICKS to train on, (corpus, PICKS) for temperatures): the latter is None if there are none."""
+        recipe, start = self.recipe, self.start
+        if not recipe.holdout or start.validation:
+            return start.labels, ("validation", start.validation) if start.validation else None
+        labels, held = self._drawn(start.labels, recipe.holdout, "holdout")
+        return labels, ("labeled", held)
+
+    @cached_property
+    def examples(self) -> Artifact:
+        """EXAMPLES of the labels to train on."""
+        recipe, start = self.recipe, self.start
+        task = WritingTask(
+            shards=Shards(start.shards["labeled"]),
+            corpus=start.corpora["labeled"],
+            config=recipe.materialize,
+            max_jpeg_pixels=min(one.view.max_jpeg_pixels for one in self.candidates),
+        )
+        made = materialize(self.root, "labeled", self.split[0], task, recipe.label.reject_limit, recipe.retry_rejects)
+        return self._use(made)
+
+    def weights(self, candidate: Candidate) -> Artifact:
+        """The network itself if it was trained here, or else a copy of its weights."""
+        return self._use(import_weights(self.root, candidate.weights, candidate.model))
+
+    def features(self, candidate: Candidate, corpus: str) -> Artifact:
+        """FEATURES of a corpus of the transfer."""
+        frozen = Frozen(
+            model=candidate.model,
+            weights=self.weights(candidate),
+            view=candidate.view,
+            config=self.recipe.label,
+            resources=self.recipe.resources,
+            retry_rejects=self.recipe.retry_rejects,
+        )
+        return self._use(frozen.features(self.root, self.start.corpora[corpus], self.start.shards[corpus]))
+
+    def _of_protocol(self, protocol: Protocol) -> Iterator[Outcome]:
+        recipe = self.recipe
+        if protocol == "scratch":
+            kinds = {(one.model, str(one.view.evaluation_identity)): one for one in reversed(self.candidates)}
+            for one in reversed(kinds.values()):
+                fresh = replace(one, name=f"{SCRATCH} ({one.model.arch})", weights="")
+                yield self._trained(fresh, protocol, recipe.scratch or recipe.finetune)
+            return
+        if protocol == "few":
+            for share in recipe.shares:
+                for candidate in self.candidates:
+                    yield self._on_features(candidate, protocol, recipe.few_head, share)
+            return
+        for candidate in self.candidates:
+            if protocol == "finetune":
+                yield self._trained(candidate, protocol, recipe.finetune)
+            elif protocol == "probe":
+                frozen = replace(recipe.probe.init, frozen=(TRUNK,), frozen_until=1.0)
+                yield self._trained(candidate, protocol, replace(recipe.probe, init=frozen))
+            elif protocol == "knn":
+                yield self._on_features(candidate, protocol, recipe.knn)
+            else:
+                yield self._on_features(candidate, protocol, recipe.head)
+
+    def _on_features(
+        self, candidate: Candidate, protocol: Protocol, method: Head | Knn, share: float | None = None
+    ) -> Outcome:
+        labels, held = self.split
+        if share:
+            _, labels = self._drawn(labels, share, "shares")
+        task = OnFeatures(
+            method=method,
+            raw=protocol == "logistic_raw",
+            features=self.features(candidate, "labeled"),
+            labels=labels,
+            held=(self.features(candidate, held[0]), held[1]) if held else None,
+            tested=(self.features(candidate, "test"), self.start.test_labels),
+            seed=self.recipe.seed,
+        )
+        made = classify_features(self.root, task)
+        return self._outcome(candidate, protocol, made, made.info["samples"], share)
+
+    def _trained(self, candidate: Candidate, protocol: Protocol, config: Train) -> Outcome:
+        labels, held = self.split
+        init = replace(config.init, head="new") if candidate.weights else Init(frozen=config.init.frozen)
+        task = TrainingTask(
+            model=candidate.model,
+            classes=len(self.start.classes),
+            examples=self.examples,
+            config=replace(config, init=init),
+            view=candidate.view,
+            seed=self.recipe.seed,
+            init=self.weights(candidate) if candidate.weights else None,
+        )
+        network = self._use(train(self.root, protocol, task, self.recipe.resources))
+        known = (self._scores(network, candidate, held[0]), held[1]) if held else None
+        tested = self._scores(network, candidate, "test")
+        made = classify_scores(self.root, tested, self.start.test_labels, known)
+        return self._outcome(candidate, protocol, made, self.examples.info["samples"] - self.examples.info["rejected"])
+
+    def _scores(self, network: Artifact, candidate: Candidate, corpus: str) -> Artifact:
+        """SCORES of a corpus by a network, with all classes of each sample."""
+        recipe = self.recipe
+        source = TrainedNetwork(
+            network=network,
+            view=candidate.view,
+            config=replace(recipe.label, p=len(self.start.classes)),
+            resources=recipe.resources,
+            retry_rejects=recipe.retry_rejects,
+        )
+        return self._use(source.label(self.root, self.start.corpora[corpus], self.start.shards[corpus]))
+
+    def _drawn(self, labels: Artifact, share: float, name: str) -> tuple[Artifact, Artifact]:
+        """PICKS without a share of each class, and of this share."""
+        start = self.start
+        rest, drawn = hold_out(self.root, labels, start.groups, start.digests, share, self.recipe.seed, name)
+        return self._use(rest), self._use(drawn)
+
+    def _outcome(
+        self, candidate: Candidate, protocol: Protocol, made: Artifact, samples: int, share: float | None = None
+    ) -> Outcome:
+        self._use(made)
+        found = Outcome(
+            candidate=candidate, protocol=protocol, share=share, samples=samples, classified=made, metrics=()
+        )
+        rows = classified_metrics(self._subject(found), made, len(self.start.classes))
+        return replace(found, metrics=tuple(rows))
+
+    def _subject(self, outcome: Outcome) -> Subject:
+        share = f" {outcome.share:g}" if outcome.share else ""
+        return Subject(
+            model=f"{outcome.protocol}{share} of {outcome.candidate.name}",
+            seed=self.recipe.seed,
+            dataset=", ".join(self.recipe.test.uri),
+            split="test",
+        )
+
+    def _use(self, artifact: Artifact) -> Artifact:
+        return self._used.setdefault(artifact.uri, artifact)

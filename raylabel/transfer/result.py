@@ -1,0 +1,201 @@
+"""The results of a transfer: a row for each network and protocol; summary.json, and the table that is printed."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from raylabel.evaluate.results import CALIBRATED, ECE, TOP1, TOP5, Metric, find, metrics, require
+from raylabel.pipelines.transfer import Outcome, TransferRun
+from raylabel.recipes.transfer import Transfer
+from raylabel.report.summary import interval
+from raylabel.report.terminal import WIDTH
+from raylabel.store.artifact import Artifact, Built, Draft, identity_of, write_bytes
+from raylabel.store.names import PAGE, SUMMARY
+from raylabel.text import encodable, percent, percent_range, percentage, points, slug
+from raylabel.transfer.page import write_transfer_page
+
+PROTOCOLS = {
+    "finetune": "full fine-tuning",
+    "probe": "linear probe",
+    "logistic_raw": "logistic regression, raw features",
+    "logistic": "logistic regression, unit features",
+    "scratch": "full training",
+}
+"""The names of protocols for display; those of `few` and `knn` have a number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What one protocol gives with one network."""
+
+    network: str
+    arch: str
+    protocol: str
+    """In words."""
+    samples: int
+    """Labeled samples that it is fitted to."""
+    top1: Metric
+    top5: Metric | None
+    """None with fewer than 6 classes."""
+    ece: Metric
+    """Expected calibration error of the test set."""
+    ece_calibrated: Metric | None
+    """The same after temperature scaling; None if there is none."""
+    temperature: float | None
+    """Of temperature scaling."""
+    strength: float | None
+    """Of a logistic regression: the inverse of its L2 penalty, scikit-learn's C."""
+    gain: Metric | None
+    """Top-1 of the first network minus this one, by the same protocol; None of the first one itself."""
+
+    @classmethod
+    def of(cls, outcome: Outcome, recipe: Transfer) -> "Row":
+        info, rows = outcome.classified.info, outcome.metrics
+        return cls(
+            network=outcome.candidate.name,
+            arch=outcome.candidate.model.arch,
+            protocol=protocol_name(outcome, recipe),
+            samples=outcome.samples,
+            top1=require(rows, metric=TOP1),
+            top5=find(rows, metric=TOP5),
+            ece=require(rows, metric=ECE),
+            ece_calibrated=find(rows, metric=CALIBRATED),
+            temperature=info["temperature"],
+            strength=info.get("strength"),
+            gain=outcome.gain,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """All rows, in the order of the protocols, and what they are made from."""
+
+    transfer: str
+    classes: list[str]
+    labeled: int
+    """Labeled samples that are trained on."""
+    held: int
+    """Labeled samples that temperatures are found on."""
+    n: int
+    """Test samples."""
+    unread: int
+    """Test samples that could not be read by at least one network: they count as wrong."""
+    rows: list[Row]
+    warnings: tuple[str, ...]
+    settings: dict[str, Any]
+    """The recipe as plain JSON."""
+    artifacts: dict[str, str]
+    """<name>-<digest> → folder."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return dataclasses.asdict(self)
+
+
+def protocol_name(outcome: Outcome, recipe: Transfer) -> str:
+    """The protocol in words."""
+    if outcome.protocol == "few":
+        return f"logistic regression, {100 * (outcome.share or 0):g}% of labels"
+    if outcome.protocol == "knn":
+        return f"{min(recipe.knn.k, outcome.samples)} nearest neighbours"
+    return PROTOCOLS[outcome.protocol]
+
+
+def write_transfer(run: TransferRun) -> tuple[Artifact, Summary]:
+    """(the artifact of the transfer, its numbers). Builds what is missing first. summary.json and report.html contain
+    the same numbers."""
+    outcomes, recipe = run.outcomes, run.recipe
+    labels, held = run.split
+    table = metrics(run.root, recipe.name, [*(row for one in outcomes for row in one.metrics), *_gains(outcomes)])
+    inputs = (*run.start.shards.values(), run.start.labels, run.start.test_labels)
+    artifacts = [*inputs, *run.artifacts, table]
+    known = [row.n for one in outcomes for row in one.metrics if row.metric == ECE]
+    summary = Summary(
+        transfer=recipe.name,
+        classes=list(run.start.classes),
+        labeled=labels.info["samples"],
+        held=held[1].info["samples"] if held else 0,
+        n=run.start.test_labels.info["samples"],
+        unread=run.start.test_labels.info["samples"] - min(known),
+        rows=[Row.of(one, recipe) for one in outcomes],
+        warnings=run.start.warnings,
+        settings=identity_of(recipe),
+        artifacts={f"{a.name}-{a.digest}": a.uri.rpartition("/")[2] for a in artifacts},
+    )
+
+    def build(draft: Draft) -> Built:
+        text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False)
+        page = write_transfer_page(summary.to_dict())
+        return Built([write_bytes(draft.uri, SUMMARY, text.encode()), write_bytes(draft.uri, PAGE, page.encode())], {})
+
+    identity = {"settings": summary.settings, "artifacts": summary.artifacts}
+    return run.root.make(f"transfer-{slug(recipe.name)}", identity, build), summary
+
+
+def _gains(outcomes: tuple[Outcome, ...]) -> list[Metric]:
+    return [one.gain for one in outcomes if one.gain]
+
+
+def print_transfer(summary: Summary, folder: str, console: Console | None = None) -> None:
+    """Prints the results of a transfer. `folder` contains its report.html. Plain text if not a terminal."""
+    console = console or Console()
+
+    def say(text: str, style: str = "") -> None:
+        console.print(Text(encodable(text, console), style=style), width=min(console.width, WIDTH))
+
+    say(f"transfer {summary.transfer}: {summary.labeled:,} labels of {len(summary.classes):,} classes", "bold")
+    console.print(_table(summary, console), width=min(console.width, WIDTH))
+    if any(row.gain for row in summary.rows):
+        say(f"{summary.rows[0].network} minus the others, top-1 in points:")
+        console.print(_differences(summary, console), width=min(console.width, WIDTH))
+    if summary.held:
+        say(f"calibrated: temperature scaling on {summary.held:,} samples that nothing is trained on")
+    if summary.unread:
+        say(f"{summary.unread:,} of {summary.n:,} test samples could not be read and count as wrong", "bold red")
+    for text in summary.warnings:
+        say(f"warning: {text}", "bold red")
+    for name in (PAGE, SUMMARY):
+        console.print(Text(encodable(f"{folder.rstrip('/')}/{name}", console)), soft_wrap=True)
+
+
+def _table(summary: Summary, console: Console) -> Table:
+    table = _empty("network", "labels", "top-1", "95% interval", "ECE", "calibrated")
+    before = ""
+    for row in summary.rows:
+        if row.protocol != before:
+            table.add_row(Text(encodable(row.protocol, console), style="bold"))
+            before = row.protocol
+        low, high = interval(row.top1)
+        scaled = "-" if row.ece_calibrated is None else percentage(row.ece_calibrated.value)
+        cells = percent(row.top1.value), percent_range(low, high), percentage(row.ece.value), scaled
+        table.add_row(Text(encodable(f"  {row.network}", console)), f"{row.samples:,}", *cells)
+    return table
+
+
+def _differences(summary: Summary, console: Console) -> Table:
+    table = _empty("minus", "points", "95% interval")
+    before = ""
+    for row in summary.rows:
+        if row.gain is None:
+            continue
+        if row.protocol != before:
+            table.add_row(Text(encodable(row.protocol, console), style="bold"))
+            before = row.protocol
+        low, high = interval(row.gain)
+        ends = f"{points(low)} to {points(high)}"
+        table.add_row(Text(encodable(f"  {row.network}", console)), points(row.gain.value), ends)
+    return table
+
+
+def _empty(first: str, *numbers: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
