@@ -31,6 +31,20 @@ PROTOCOLS = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Share:
+    """A share of the test samples, or the difference of two, as a fraction, with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, row: Metric) -> "Share":
+        low, high = interval(row)
+        return cls(value=row.value, low=low, high=high)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """What one protocol gives with one network."""
 
@@ -40,35 +54,39 @@ class Row:
     """In words."""
     samples: int
     """Labeled samples that it is fitted to."""
-    top1: Metric
-    top5: Metric | None
+    read: int
+    """Test samples that could be read; the others count as wrong."""
+    top1: Share
+    top5: Share | None
     """None with fewer than 6 classes."""
-    ece: Metric
-    """Expected calibration error of the test set."""
-    ece_calibrated: Metric | None
+    ece: float
+    """Expected calibration error of the test samples that could be read, a fraction."""
+    ece_calibrated: float | None
     """The same after temperature scaling; None if there is none."""
     temperature: float | None
     """Of temperature scaling."""
     strength: float | None
     """Of a logistic regression: the inverse of its L2 penalty, scikit-learn's C."""
-    gain: Metric | None
+    gain: Share | None
     """Top-1 of the first network minus this one, by the same protocol; None of the first one itself."""
 
     @classmethod
     def of(cls, outcome: Outcome, recipe: Transfer) -> "Row":
         info, rows = outcome.classified.info, outcome.metrics
+        ece, top5, calibrated = require(rows, metric=ECE), find(rows, metric=TOP5), find(rows, metric=CALIBRATED)
         return cls(
             network=outcome.candidate.name,
             arch=outcome.candidate.model.arch,
             protocol=protocol_name(outcome, recipe),
             samples=outcome.samples,
-            top1=require(rows, metric=TOP1),
-            top5=find(rows, metric=TOP5),
-            ece=require(rows, metric=ECE),
-            ece_calibrated=find(rows, metric=CALIBRATED),
+            read=ece.n,
+            top1=Share.of(require(rows, metric=TOP1)),
+            top5=Share.of(top5) if top5 else None,
+            ece=ece.value,
+            ece_calibrated=calibrated.value if calibrated else None,
             temperature=info["temperature"],
             strength=info.get("strength"),
-            gain=outcome.gain,
+            gain=Share.of(outcome.gain) if outcome.gain else None,
         )
 
 
@@ -84,8 +102,6 @@ class Summary:
     """Labeled samples that temperatures are found on."""
     n: int
     """Test samples."""
-    unread: int
-    """Test samples that could not be read by at least one network: they count as wrong."""
     rows: list[Row]
     warnings: tuple[str, ...]
     settings: dict[str, Any]
@@ -115,14 +131,12 @@ def write_transfer(run: TransferRun) -> tuple[Artifact, Summary]:
     table = metrics(run.root, recipe.name, [*(row for one in outcomes for row in one.metrics), *_gains(outcomes)])
     inputs = (*run.start.shards.values(), run.start.labels, run.start.test_labels)
     artifacts = [*inputs, *run.artifacts, table]
-    known = [row.n for one in outcomes for row in one.metrics if row.metric == ECE]
     summary = Summary(
         transfer=recipe.name,
         classes=list(run.start.classes),
         labeled=labels.info["samples"],
         held=held[1].info["samples"] if held else 0,
         n=run.start.test_labels.info["samples"],
-        unread=run.start.test_labels.info["samples"] - min(known),
         rows=[Row.of(one, recipe) for one in outcomes],
         warnings=run.start.warnings,
         settings=identity_of(recipe),
@@ -156,8 +170,8 @@ def print_transfer(summary: Summary, folder: str, console: Console | None = None
         console.print(_differences(summary, console), width=min(console.width, WIDTH))
     if summary.held:
         say(f"calibrated: temperature scaling on {summary.held:,} samples that nothing is trained on")
-    if summary.unread:
-        say(f"{summary.unread:,} of {summary.n:,} test samples could not be read and count as wrong", "bold red")
+    if (read := min(row.read for row in summary.rows)) < summary.n:
+        say(f"{summary.n - read:,} of {summary.n:,} test samples could not be read and count as wrong", "bold red")
     for text in summary.warnings:
         say(f"warning: {text}", "bold red")
     for name in (PAGE, SUMMARY):
@@ -171,9 +185,8 @@ def _table(summary: Summary, console: Console) -> Table:
         if row.protocol != before:
             table.add_row(Text(encodable(row.protocol, console), style="bold"))
             before = row.protocol
-        low, high = interval(row.top1)
-        scaled = "-" if row.ece_calibrated is None else percentage(row.ece_calibrated.value)
-        cells = percent(row.top1.value), percent_range(low, high), percentage(row.ece.value), scaled
+        scaled = "-" if row.ece_calibrated is None else percentage(row.ece_calibrated)
+        cells = percent(row.top1.value), percent_range(row.top1.low, row.top1.high), percentage(row.ece), scaled
         table.add_row(Text(encodable(f"  {row.network}", console)), f"{row.samples:,}", *cells)
     return table
 
@@ -187,8 +200,7 @@ def _differences(summary: Summary, console: Console) -> Table:
         if row.protocol != before:
             table.add_row(Text(encodable(row.protocol, console), style="bold"))
             before = row.protocol
-        low, high = interval(row.gain)
-        ends = f"{points(low)} to {points(high)}"
+        ends = f"{points(row.gain.low)} to {points(row.gain.high)}"
         table.add_row(Text(encodable(f"  {row.network}", console)), points(row.gain.value), ends)
     return table
 

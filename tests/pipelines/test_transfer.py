@@ -1,0 +1,245 @@
+"""A transfer of two small networks to scikit-learn's digits, against scikit-learn and the networks themselves."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from finished_runs import digits_network
+from helpers import DIGITS_VIEW, contents, random_model
+from sklearn.linear_model import LogisticRegression
+
+from raylabel.compute.resources import Resources
+from raylabel.errors import InputError
+from raylabel.evaluate.classify import hits
+from raylabel.evaluate.results import TOP1, require
+from raylabel.labels.teacher import Label
+from raylabel.models import Model
+from raylabel.models.build import build
+from raylabel.models.trained import load_model
+from raylabel.pipelines.transfer import TransferRun
+from raylabel.pipelines.transfer_inputs import Candidate
+from raylabel.recipes import Corpus, Head, Knn, Schedule, Train, Transfer, View
+from raylabel.schema import CLASSIFIED, PICKS, features_schema
+from raylabel.store.artifact import Root
+from raylabel.transfer.result import write_transfer
+
+STRENGTH = 10.0
+
+
+def recipe(**more) -> Transfer:
+    train = Train(images=640, batch=32, schedule=Schedule(lr=0.02, drops=1), precision="fp32")
+    given = {
+        "name": "digits",
+        "labeled": Corpus(uri=("embedded://digits/test",)),  # 500 labels
+        "test": Corpus(uri=("embedded://digits/labeled",)),
+        "view": DIGITS_VIEW,
+        "finetune": train,
+        "probe": train,
+        "head": Head(kind="logistic", strengths=(STRENGTH,)),
+        "shares": (0.1,),
+        "knn": Knn(k=5),
+        "label": Label(batch=64, precision="fp32"),
+        "resources": Resources(teachers=1, workers=1),
+    }
+    return Transfer(**given | more)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Root:
+    return Root.open(str(tmp_path_factory.mktemp("root")))
+
+
+@pytest.fixture(scope="module")
+def candidates(root: Root) -> tuple[Candidate, ...]:
+    first = digits_network(root, Label(batch=64), [str(n) for n in range(10)])
+    second = random_model(root, "resnet8x2", classes=3)  # of other classes
+    return (
+        Candidate(name="first", model=Model(arch="resnet8x1"), weights=first.uri, view=DIGITS_VIEW),
+        Candidate(name="second", model=Model(arch="resnet8x2"), weights=second.uri, view=DIGITS_VIEW),
+    )
+
+
+FEATURES = ("logistic_raw", "logistic", "few", "knn")
+TRAININGS = ("finetune", "probe", "scratch")
+
+
+@pytest.fixture(scope="module")
+def run(ray_local: None, root: Root, candidates: tuple[Candidate, ...]) -> TransferRun:
+    found = TransferRun(root, recipe(protocols=FEATURES), candidates)
+    assert found.outcomes
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(ray_local: None, root: Root, candidates: tuple[Candidate, ...]) -> TransferRun:
+    """Trainings that start from the first network."""
+    found = TransferRun(root, recipe(protocols=TRAININGS), candidates[:1])
+    assert found.outcomes
+    return found
+
+
+def outcome(run: TransferRun, protocol: str, network: str = "first"):
+    (found,) = [one for one in run.outcomes if one.protocol == protocol and network in one.candidate.name]
+    return found
+
+
+def matrix(run: TransferRun, corpus: str) -> tuple[np.ndarray, np.ndarray]:
+    """(keys, raw features float64 [N, D]) of a corpus by the first network."""
+    features = run.features(run.candidates[0], corpus)
+    table = features.table("features-", features_schema(features.info["p"]))
+    rows = table.column("feature").combine_chunks().flatten().to_numpy().reshape(len(table), -1).astype(np.float64)
+    return table.column("key").to_numpy(), rows * table.column("norm").to_numpy()[:, None]
+
+
+def labels_of(picks) -> dict[int, int]:
+    table = picks.table("picks-", PICKS)
+    return dict(zip(table.column("key").to_pylist(), table.column("label").to_pylist(), strict=True))
+
+
+def test_each_protocol_has_a_row_for_each_network(run: TransferRun):
+    rows = [(one.protocol, one.candidate.name) for one in run.outcomes]
+    assert rows == [(protocol, name) for protocol in FEATURES for name in ("first", "second")]
+    assert {one.samples for one in run.outcomes if one.protocol != "few"} == {400}  # a fifth is held out
+    assert {one.samples for one in run.outcomes if one.protocol == "few"} == {40}
+    assert [one.gain is None for one in run.outcomes] == [True, False] * 4
+
+
+def test_logistic_regression_is_that_of_scikit_learn_on_the_networks_features(run: TransferRun):
+    keys, raw = matrix(run, "labeled")
+    test_keys, asked = matrix(run, "test")
+    train = labels_of(run.split[0])
+    some = np.isin(keys, list(train))
+    y = [train[key] for key in keys[some].tolist()]
+    scale = np.linalg.norm(raw[some], axis=1).mean()
+    for protocol, divide in (("logistic_raw", lambda x: x / scale), ("logistic", unit)):
+        known = LogisticRegression(C=STRENGTH, tol=1e-6, max_iter=5_000).fit(divide(raw[some]), y)
+        table = outcome(run, protocol).classified.table("classified-", CLASSIFIED)
+        assert table.column("key").to_pylist() == test_keys.tolist()
+        p = known.predict_proba(divide(asked))
+        assert table.column("confidence").to_numpy() == pytest.approx(p.max(1), abs=2e-3)
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_accuracies_of_trainings_are_those_of_their_scores(trained: TransferRun):
+    rows = [(one.protocol, one.candidate.name, one.samples) for one in trained.outcomes]
+    names = ("first", "first", "random weights (resnet8x1)")
+    assert rows == [(protocol, name, 400) for protocol, name in zip(TRAININGS, names, strict=True)]
+    for one in trained.outcomes:
+        digest = one.classified.identity["scores"]
+        (scores,) = [a for a in trained.artifacts if a.name == "scores" and a.digest == digest]
+        right = hits(scores, trained.start.test_labels).top1
+        assert require(one.metrics, metric=TOP1).value == right.mean()
+        assert scores.info["p"] == 10
+
+
+@pytest.mark.slow
+def test_the_probe_changes_the_head_alone_and_fine_tuning_all_layers(trained: TransferRun):
+    before = load_model(trained.weights(trained.candidates[0])).state_dict()
+    fresh = build(Model(arch="resnet8x1"), 10).state_dict()
+    networks = {a.name: load_model(a).state_dict() for a in trained.artifacts if a.name in TRAININGS}
+    head = {name for name in fresh if name.startswith("fc.") or "head" in name or "linear" in name}
+    assert head
+    for name, tensor in before.items():
+        same = (networks["probe"][name] == tensor).all()
+        assert same == (name not in head), name
+    parameters = [n for n in before if n.endswith("weight")]
+    assert all((networks["finetune"][n] != before[n]).any() for n in parameters if before[n].ndim > 1)
+
+
+def test_the_gain_is_the_paired_difference(run: TransferRun):
+    for protocol in FEATURES:
+        a, b = (require(outcome(run, protocol, n).metrics, metric=TOP1).value for n in ("first", "second"))
+        gain = outcome(run, protocol, "second").gain
+        assert gain and gain.value == pytest.approx(a - b)
+
+
+@pytest.mark.slow
+def test_random_weights_are_compared_with_fine_tuning(trained: TransferRun):
+    tuned, _, scratch = (require(one.metrics, metric=TOP1).value for one in trained.outcomes)
+    first, probe, last = (one.gain for one in trained.outcomes)
+    assert first is None and probe is None and last and last.value == pytest.approx(tuned - scratch)
+
+
+def test_nothing_is_trained_on_the_samples_for_temperatures(run: TransferRun):
+    labels, held = run.split
+    assert held and held[0] == "labeled"
+    train, kept = labels_of(labels), labels_of(held[1])
+    assert not train.keys() & kept.keys() and len(train) + len(kept) == 500
+    for one in run.outcomes:
+        known = one.classified.identity["held"]
+        assert (known is None) == (one.protocol == "knn")
+        assert known is None or known[1] == held[1].digest
+
+
+def test_the_same_transfer_again_does_no_work(run: TransferRun, candidates: tuple[Candidate, ...]):
+    page, summary = write_transfer(run)
+    folder = Path(run.root.uri)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.rglob("manifest.json")}
+    files = contents(page)
+    again, same = write_transfer(TransferRun(run.root, recipe(protocols=FEATURES), candidates))
+    assert (again.uri, same.to_dict()) == (page.uri, summary.to_dict()) and contents(again) == files
+    assert before == {path.name: path.stat().st_mtime_ns for path in folder.rglob("manifest.json")}
+    assert {"summary.json", "report.html"} <= files.keys()
+    for uri in summary.artifacts.values():
+        assert (folder / uri / "manifest.json").is_file()
+
+
+def test_fine_tuning_starts_from_the_network_with_a_new_head(run: TransferRun, candidates: tuple[Candidate, ...]):
+    short = replace(recipe().finetune, images=64, schedule=Schedule(lr=1e-6, warmup=0, drops=0))
+    (one,) = TransferRun(run.root, recipe(protocols=("finetune",), finetune=short), candidates[:1]).outcomes
+    (network,) = run.root.named("finetune")
+    before = load_model(run.weights(candidates[0])).state_dict()
+    off = {n: float((x - before[n]).abs().max()) for n, x in load_model(network).state_dict().items() if x.ndim > 1}
+    last = list(off)[-1]
+    assert off[last] > 0.01 and max(x for name, x in off.items() if name != last) < 1e-4
+    assert len(one.classified.table("classified-", CLASSIFIED)) == 50
+
+
+def test_without_a_holdout_all_labels_are_trained_on(run: TransferRun, candidates: tuple[Candidate, ...]):
+    given = recipe(holdout=0.0, protocols=("logistic",))
+    found = TransferRun(run.root, given, candidates[:1])
+    (one,) = found.outcomes
+    assert one.samples == 500 and found.split[1] is None and one.classified.info["temperature"] is None
+
+
+def test_a_validation_set_is_for_temperatures(run: TransferRun, candidates: tuple[Candidate, ...]):
+    given = recipe(validation=Corpus(uri=("embedded://digits/labeled",)), protocols=("logistic",))
+    found = TransferRun(run.root, given, candidates[:1])
+    (one,) = found.outcomes
+    assert one.samples == 500 and found.split[1] == ("validation", found.start.validation)
+    assert one.classified.info["temperature"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"holdout": 1.0}, "holdout is 1.0"),
+        ({"protocols": ("svm",)}, "protocols has 'svm': give some of finetune, probe"),
+        ({"protocols": ()}, "protocols is empty"),
+        ({"shares": (0.0,)}, "shares has 0.0"),
+        ({"head": Head()}, "head.kind is 'none': give 'logistic'"),
+        ({"knn": Knn(k=0)}, r"knn\.k is 0"),
+        ({"networks": ("a", "a")}, "networks has 'a' twice"),
+    ],
+)
+def test_bad_fields_are_named(change: dict, message: str):
+    with pytest.raises(InputError, match=message):
+        recipe(**change)
+
+
+def test_inputs_that_do_not_fit_are_errors_before_any_work(ray_local: None, tmp_path: Path, candidates):
+    root = Root.open(str(tmp_path))
+    with pytest.raises(InputError, match="networks is empty"):
+        TransferRun(root, recipe(), ())
+    wide = replace(candidates[0], model=Model(arch="resnet8x4"))
+    with pytest.raises(InputError, match="do not fit resnet8x4"):
+        TransferRun(root, recipe(), (wide,)).outcomes  # noqa: B018
+    with pytest.raises(InputError, match="r3d_18"):
+        TransferRun(root, recipe(), (replace(candidates[0], model=Model(arch="r3d_18")),))
+    assert View().size == 224
