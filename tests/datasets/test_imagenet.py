@@ -225,5 +225,5 @@ def test_real_labels(tmp_path: Path, bucket: str) -> None:
 def test_the_real_labels_that_timm_has() -> None:
     import timm
 
-    found = real_labels(str(Path(timm.__file__).parent / "data/_info/imagenet_real_labels.json"))
+    found = real_labels(str(Path(timm.__path__[0]) / "data/_info/imagenet_real_labels.json"))
     assert len(found) == 50_000 and sum(map(bool, found)) == 46_837  # Beyer et al. 2020
