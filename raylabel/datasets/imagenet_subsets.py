@@ -112,6 +112,6 @@ def _thousand() -> tuple[str, ...]:
             f"corpus.classes is not given, and without it the {CLASSES:,} classes of ImageNet are those of timm: name "
             "a file with their WordNet ids, one per line, or pip install 'raylabel[timm]'"
         )
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     return tuple(ImageNetInfo().label_names())

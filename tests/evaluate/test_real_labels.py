@@ -11,7 +11,7 @@ import pytest
 import torch
 from corpora import Indexed, add, read_all
 from image_sets import write_lines, write_pictures
-from timm.data import RealLabelsImagenet
+from timm.data.real_labels import RealLabelsImagenet
 
 from raylabel.corpus import Corpus
 from raylabel.datasets import imagenet, real_labels, resolve
