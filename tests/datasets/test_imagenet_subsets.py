@@ -106,6 +106,7 @@ def test_several_sets_in_one_corpus(tmp_path: Path, indexed: Indexed) -> None:
     corpus = Corpus(uri=tuple(uris), classes=str(tmp_path / "classes.txt"))
     found, _ = read_set(Root.open(str(tmp_path / "root")), corpus, indexed)
     assert found == {uri: (wnid, THOUSAND.index(wnid)) for uri, wnid in expected.items()}
+    assert not list((tmp_path / "root").glob("list-*"))  # the folders and the classes are read where they are
 
 
 def test_folders_and_classes_that_do_not_fit(tmp_path: Path) -> None:
