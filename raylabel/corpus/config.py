@@ -49,7 +49,8 @@ class Corpus:
 
     uri: tuple[str, ...]
     """Local paths or s3://, gs:// URIs. Each is a *.parquet or *.tar file, a folder (searched recursively; names that
-    start with a dot are skipped), a pattern of these with * ? [ ] (** is treated as *), or a list.
+    start with a dot are skipped), a pattern of these with * ? [ ] (** is treated as *), or a list. The URIs of standard
+    sets (`dataset://`) are made by the functions of `raylabel.datasets`.
 
     A *.txt list has one path per line, relative to the list's folder, then optionally a TAB and the label. A *.csv list
     (RFC 4180, with a header) has a column `path`, optionally `label`, and the columns that the fields below name; other

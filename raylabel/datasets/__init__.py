@@ -1,16 +1,36 @@
-"""Data sets that come with the dependencies, and standard video sets, read from their own list files."""
+"""Data sets that come with the dependencies, and standard sets of images and videos, read in their own layouts."""
 
 from collections.abc import Callable
 from dataclasses import replace
 
 from raylabel.corpus import Corpus
-from raylabel.datasets.actions import CLASSES, LIST, SCHEME, actions, hmdb51, kinetics, list_videos, ucf101
+from raylabel.datasets.actions import actions, hmdb51, kinetics, ucf101
+from raylabel.datasets.cub import cub200
 from raylabel.datasets.digits import digits
+from raylabel.datasets.imagenet import imagenet, real_labels
+from raylabel.datasets.imagenet_subsets import imagenet_a, imagenet_r, imagenet_sketch, imagenet_v2
+from raylabel.datasets.listed import SCHEME
 from raylabel.datasets.moving_digits import moving_digits
+from raylabel.datasets.standard import list_set
 from raylabel.errors import InputError
 from raylabel.store.artifact import Artifact, Root
 
-__all__ = ["actions", "digits", "hmdb51", "kinetics", "moving_digits", "resolve", "ucf101"]
+__all__ = [
+    "actions",
+    "cub200",
+    "digits",
+    "hmdb51",
+    "imagenet",
+    "imagenet_a",
+    "imagenet_r",
+    "imagenet_sketch",
+    "imagenet_v2",
+    "kinetics",
+    "moving_digits",
+    "real_labels",
+    "resolve",
+    "ucf101",
+]
 
 EMBEDDED = "embedded://"
 # Each is a folder with labeled.parquet, unlabeled.parquet and test.parquet.
@@ -18,18 +38,18 @@ SETS: dict[str, Callable[[Root], Artifact]] = {"digits": digits, "moving-digits"
 
 
 def resolve(root: Root, corpus: Corpus) -> Corpus:
-    """The corpus with each URI of a data set replaced by that of a file that is made in the root. Such URIs are
-    `embedded://digits/test`, or those of `ucf101`, `hmdb51`, `kinetics` and `actions`. InputError if there is no such
-    set, or its list files cannot be read."""
+    """The corpus with each URI of a data set replaced by that of a file that is made in the root, or of a folder of the
+    set. Such URIs are `embedded://digits/test`, or those of `ucf101`, `imagenet` and the others of this module.
+    InputError if there is no such set, or its files cannot be read."""
     uris: list[str] = []
     for uri in corpus.uri:
         if uri.startswith(EMBEDDED):
             uris.append(_embedded(root, uri))
         elif uri.startswith(SCHEME):
-            made = list_videos(root, uri)
-            uris.append(f"{made.uri}/{LIST}")
-            if len(corpus.uri) == 1 and not corpus.classes and made.files(CLASSES):
-                corpus = replace(corpus, classes=f"{made.uri}/{CLASSES}")
+            listed, classes = list_set(root, corpus, uri)
+            uris.append(listed)
+            if len(corpus.uri) == 1 and not corpus.classes:
+                corpus = replace(corpus, classes=classes)
         else:
             uris.append(uri)
     return replace(corpus, uri=tuple(uris))

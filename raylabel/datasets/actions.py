@@ -1,32 +1,17 @@
-"""Standard video sets of human actions, read from the list files that come with them.
+"""Standard video sets of human actions, read from the list files that come with them."""
 
-Such a set is a corpus with a URI like `dataset://ucf101/train/1@/data/ucf101`: set, part, split, and after the @ the
-folder that contains it, local or in an object store. It becomes a CSV list of absolute paths in the root. A video that
-is listed but not in the folder is a missing sample. No video is opened here.
-"""
-
-import csv
-import hashlib
-import io
 import re
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pyarrow.fs as pafs
 
 from raylabel.corpus import Corpus
-from raylabel.corpus.config import THREADS, absolute, locate, read_lines
+from raylabel.corpus.config import THREADS, locate, read_lines
 from raylabel.corpus.csvs import csv_columns
 from raylabel.corpus.segments import ucf101_group
+from raylabel.datasets.listed import SCHEME, Listed, Row, check_part, is_file, is_folder
 from raylabel.errors import InputError
-from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.store.files import reading
-
-SCHEME = "dataset://"
-LIST, CLASSES = "list.csv", "classes.txt"
-
-Row = tuple[str, str, str]  # path in the set's folder, class, source video; a field is empty if not known
-Listed = tuple[list[Row], list[str] | None]  # the rows, and the class names in the order of their indices
 
 
 def ucf101(data: str, part: str, split: int = 1) -> Corpus:
@@ -71,46 +56,15 @@ def _corpus(name: str, data: str, part: str, split: int | None = None) -> Corpus
     return Corpus(uri=(f"{SCHEME}{name}/{where}@{data}",), kind="video", group="group")
 
 
-def list_videos(root: Root, uri: str) -> Artifact:
-    """Lists a `dataset://` URI: LIST, a CSV of path, label and group, and CLASSES if the order of the classes is known.
-
-    The identity of the artifact is its contents, so a set whose lists changed gives another artifact. InputError if
-    there is no such set or part, or a list cannot be read or has another form.
-    """
-    head, _, folder = uri.removeprefix(SCHEME).partition("@")
-    name, *parts = head.split("/")
-    read = {"ucf101": _ucf101, "hmdb51": _hmdb51, "kinetics": _kinetics, "actions": _actions}.get(name)
-    if read is None or len(parts) != (2 if name in ("ucf101", "hmdb51") else 1) or not folder:
-        raise InputError(
-            f"no data set '{uri}' in corpus.uri: give a corpus made by ucf101, hmdb51, kinetics or actions"
-        )
-    folder = absolute(folder)
-    rows, classes = read(folder, *parts)
-    if not rows:
-        raise InputError(f"'{uri}' lists no video: give a part with videos")
-    out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(["path", "label", "group"])
-    table.writerows((f"{folder}/{path}", label, group) for path, label, group in rows)
-    files = {LIST: out.getvalue().encode()}
-    if classes:
-        files[CLASSES] = "".join(f"{one}\n" for one in classes).encode()
-
-    def build(draft: Draft) -> Built:
-        return Built([write_bytes(draft.uri, file, data) for file, data in files.items()], {"videos": len(rows)})
-
-    identity: dict[str, Any] = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
-    return root.make(f"list-{name}", {"set": name, "part": parts} | identity, build)
-
-
-def _ucf101(folder: str, part: str, split: str) -> Listed:
-    _check_part("ucf101", part, ("train", "test"), split)
+def read_ucf101(folder: str, part: str, split: str) -> Listed:
+    check_part("ucf101", part, ("train", "test"))
+    _check_split("ucf101", split)
     lists = f"{folder}/ucfTrainTestlist"
     numbered = [line.split() for line in read_lines(f"{lists}/classInd.txt")]
     classes = [words[-1] for words in numbered if words]
     if numbered != [[str(1 + i), name] for i, name in enumerate(classes)]:
         raise InputError(f"'{lists}/classInd.txt' does not number the classes from 1 on: restore the file of the set")
-    within = "UCF-101/" if _is_folder(f"{folder}/UCF-101") else ""
+    within = "UCF-101/" if is_folder(f"{folder}/UCF-101") else ""
     rows: list[Row] = []
     for number, line in enumerate(read_lines(f"{lists}/{part}list0{split}.txt"), 1):
         path, *index = line.split() or [""]  # in the lists for training the class's number follows the path
@@ -119,14 +73,15 @@ def _ucf101(folder: str, part: str, split: str) -> Listed:
             where = f"line {number} of '{lists}/{part}list0{split}.txt'"
             raise InputError(f"{where} is {line!r}: expected <Class>/<video>, with that class's number or none")
         rows.append((within + path, label, ucf101_group(path) or ""))
-    return rows, classes
+    return Listed(rows, classes)
 
 
-def _hmdb51(folder: str, part: str, split: str) -> Listed:
+def read_hmdb51(folder: str, part: str, split: str) -> Listed:
     flags = {"train": "1", "test": "2", "unused": "0"}
-    _check_part("hmdb51", part, tuple(flags), split)
+    check_part("hmdb51", part, tuple(flags))
+    _check_split("hmdb51", split)
     lists = f"{folder}/testTrainMulti_7030_splits"
-    lists = lists if _is_folder(lists) else folder
+    lists = lists if is_folder(lists) else folder
     fs, path, _ = locate(lists)
     ending = f"_test_split{split}.txt"
     with reading(lists):
@@ -144,7 +99,7 @@ def _hmdb51(folder: str, part: str, split: str) -> Listed:
                 )
             if flag == flags[part]:
                 rows.append((f"{label}/{file}", label, _hmdb51_source(file, label)))
-    return rows, classes
+    return Listed(rows, classes)
 
 
 def _hmdb51_source(file: str, label: str) -> str:
@@ -153,14 +108,14 @@ def _hmdb51_source(file: str, label: str) -> str:
     return named[1].removesuffix(f"_{label}") if named else ""
 
 
-def _kinetics(folder: str, part: str) -> Listed:
+def read_kinetics(folder: str, part: str) -> Listed:
     possible = [f"{folder}/{part}.csv", f"{folder}/annotations/{part}.csv"]
-    listed = next((uri for uri in possible if _type(uri) == pafs.FileType.File), None)
+    listed = next((uri for uri in possible if is_file(uri)), None)
     if listed is None:
         raise InputError(f"no {part}.csv in '{folder}' or its folder annotations: unpack the lists of the set there")
     table = list(csv_columns(listed, ("youtube_id", "time_start", "time_end"), "label"))
     classes = sorted({label for _, (*_, label) in table if label})
-    within = f"{folder}/{part}" if _is_folder(f"{folder}/{part}") else folder
+    within = f"{folder}/{part}" if is_folder(f"{folder}/{part}") else folder
     with ThreadPoolExecutor(THREADS) as pool:
         inner = dict(zip(classes, pool.map(lambda label: _class_folder(within, label), classes), strict=True))
     rows: list[Row] = []
@@ -170,34 +125,22 @@ def _kinetics(folder: str, part: str) -> Listed:
         except (ValueError, OverflowError) as error:
             raise InputError(f"line {number} of '{listed}': {error}; give seconds") from error
         rows.append((f"{within}/{inner.get(label, '')}{file}".removeprefix(f"{folder}/"), label, video))
-    return rows, classes or None
+    return Listed(rows, classes or None)
 
 
 def _class_folder(folder: str, label: str) -> str:
     """The name of the class's folder in `folder`, with a slash at its end; empty if it has none."""
     names = (label, label.replace(" ", "_"))
-    return next((f"{name}/" for name in names if _is_folder(f"{folder}/{name}")), "")
+    return next((f"{name}/" for name in names if is_folder(f"{folder}/{name}")), "")
 
 
-def _actions(folder: str, part: str) -> Listed:
+def read_actions(folder: str, part: str) -> Listed:
     table = [row for _, row in csv_columns(f"{folder}/manifest.csv", ("file", "label", "group", "split"))]
-    _check_part("actions", part, tuple(sorted({split for *_, split in table})))
+    check_part("actions", part, tuple(sorted({split for *_, split in table})))
     rows = [(file, label, group) for file, label, group, split in table if split == part]
-    return rows, read_lines(f"{folder}/classes.txt")
+    return Listed(rows, read_lines(f"{folder}/classes.txt"))
 
 
-def _check_part(name: str, part: str, parts: tuple[str, ...], split: str = "1") -> None:
-    if part not in parts:
-        raise InputError(f"no part '{part}' of {name}: give one of {', '.join(parts)}")
+def _check_split(name: str, split: str) -> None:
     if split not in ("1", "2", "3"):
         raise InputError(f"no split {split} of {name}: give 1, 2 or 3")
-
-
-def _is_folder(uri: str) -> bool:
-    return _type(uri) == pafs.FileType.Directory
-
-
-def _type(uri: str) -> pafs.FileType:
-    fs, path, _ = locate(uri)
-    with reading(uri):
-        return fs.get_file_info(path).type

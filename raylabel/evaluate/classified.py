@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from raylabel.evaluate.calibration import calibration_error, scaled_confidence
-from raylabel.evaluate.classify import TOP, wilson
+from raylabel.evaluate.classify import TOP, share_right
 from raylabel.evaluate.results import CALIBRATED, ECE, TOP1, TOP5, Metric, Subject
 from raylabel.schema import CLASSIFIED, check
 from raylabel.store.artifact import Artifact
@@ -51,11 +51,10 @@ def classified_metrics(of: Subject, found: Artifact, classes: int) -> list[Metri
     """top1 and top5 with Wilson intervals, in which a sample that could not be read counts as wrong; ece and
     ece_calibrated of the samples that could be read."""
     table = found.table("classified-", CLASSIFIED)
-    rank, n = table.column("rank").to_numpy(), len(table)
-    rows = []
+    rank = table.column("rank").to_numpy()
+    rows = list[Metric]()
     for metric, right in ((TOP1, rank == 0), *([(TOP5, rank < TOP)] if classes > TOP else [])):
-        low, high = wilson(int(right.sum()), n)
-        rows.append(Metric(**vars(of), metric=metric, value=int(right.sum()) / n, low=low, high=high, n=n))
+        rows.append(share_right(of, metric, right))
     known = table.filter(pa.array(table.column("best").to_numpy() >= 0))
     right = known.column("rank").to_numpy() == 0
     for metric, column in ((ECE, "confidence"), (CALIBRATED, "calibrated")):

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from raylabel.evaluate.results import CLIP_TOP1, GAIN, TOP1, TOP5, Metric, Subject
+from raylabel.errors import InputError
+from raylabel.evaluate.results import CLIP_TOP1, GAIN, SUBSET_TOP1, TOP1, TOP5, Metric, Subject
 from raylabel.schema import PICKS, SCORES
 from raylabel.store.artifact import Artifact
 
@@ -76,6 +77,33 @@ def best_classes(scores: Artifact, truth: Artifact) -> tuple[np.ndarray, np.ndar
     return label.astype(np.int64), best
 
 
+def subset_top1(of: Subject, scores: Artifact, truth: Artifact) -> Metric:
+    """Top-1 among the classes that occur in `truth`, for a test set with some of a network's classes: of the logits,
+    the largest of these classes is taken, as for ImageNet-A (Hendrycks et al. 2021). A sample that could not be read
+    counts as wrong.
+
+    It needs one of these classes among the P that are stored for each sample, since those that are not stored are
+    ranked below; InputError if a sample has none.
+    """
+    label, at, scored = _align(scores, truth, part=False)
+    classes, right = _lists(scored, "classes"), np.zeros(len(label), bool)
+    occurs = np.isin(classes, np.unique(label))
+    if lacking := int((~occurs.any(axis=1)).sum()):
+        raise InputError(
+            f"{lacking:,} of {len(classes):,} samples have none of the {len(np.unique(label)):,} classes of the test "
+            f"set among the {classes.shape[1]:,} stored in {scores.name}: raise label.p to the number of classes"
+        )
+    right[at] = classes[np.arange(len(classes)), occurs.argmax(axis=1)] == label[at]
+    return share_right(of, SUBSET_TOP1, right)
+
+
+def share_right(of: Subject, metric: str, right: np.ndarray) -> Metric:
+    """The mean of `right`, [N] from 0 to 1, as a metric with its Wilson interval."""
+    total, n = float(right.sum()), len(right)
+    low, high = wilson(total, n)
+    return Metric(**vars(of), metric=metric, value=total / n, low=low, high=high, n=n)
+
+
 def _align(scores: Artifact, truth: Artifact, part: bool) -> tuple[np.ndarray, np.ndarray, pa.Table]:
     """(label of each sample of `truth` in key order, index in it of each row of SCORES, key and lists of these rows).
     `part`: see `hits`."""
@@ -105,10 +133,5 @@ def accuracy(of: Subject, hits: Hits, classes: int) -> list[Metric]:
     so the interval is that of N samples, as if the clips of a video were all right or all wrong. A mean of shares from
     0 to 1 does not vary more than that, so the interval is not too narrow.
     """
-    found, n = [], len(hits.top1)
-    for metric, right in ((TOP1, hits.top1), (TOP5, hits.top5 if classes > TOP else None), (CLIP_TOP1, hits.clips)):
-        if right is not None:
-            total = float(right.sum())
-            low, high = wilson(total, n)
-            found.append(Metric(**vars(of), metric=metric, value=total / n, low=low, high=high, n=n))
-    return found
+    found = ((TOP1, hits.top1), (TOP5, hits.top5 if classes > TOP else None), (CLIP_TOP1, hits.clips))
+    return [share_right(of, metric, right) for metric, right in found if right is not None]

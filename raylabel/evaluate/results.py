@@ -25,6 +25,11 @@ TOP5 = "top5"
 CLIP_TOP1 = "clip_top1"
 """Mean over the videos of the share of their clips whose own best class is the true one; no row for images. Wilson
 interval as if the clips of a video were all right or all wrong."""
+SUBSET_TOP1 = "subset_top1"
+"""Share of samples whose best class among those that occur in the set is the true one. Wilson interval."""
+REAL_TOP1 = "real_top1"
+"""Share of ImageNet's validation images whose best class is one of their ReaL labels, n the images that have any.
+Wilson interval."""
 GAIN = "gain_top1"
 """Top-1 of the fine-tuned student minus that of the control, -1 to 1, paired over the same samples; 0.01 is one point.
 Interval of Bonett and Price."""
@@ -64,8 +69,8 @@ class Metric(Subject):
     """A row of METRICS, without its run. ValueError if the value is not within its interval."""
 
     metric: str
-    """Id of the metric: top1, top5, clip_top1, gain_top1, pick_precision, ece, ece_calibrated, curve_area,
-    images_to_95, or another that an evaluator uses."""
+    """Id of the metric: top1, top5, clip_top1, subset_top1, real_top1, gain_top1, pick_precision, ece, ece_calibrated,
+    curve_area, images_to_95, or another that an evaluator uses."""
     value: float
     low: float | None = None
     """Lower end of the 95% interval; None where there is no interval."""

@@ -241,7 +241,10 @@ def test_unknown_sets_are_errors(tmp_path: Path) -> None:
         "ucf101/train@/d",
         "ucf101/train/1",
         "kinetics/train/1@/d",
-        "imagenet/train@/d",
+        "imagenette/train@/d",
+        "imagenet/train/1@/d",
+        "imagenet_a/train@/d",
+        "imagenet_v2@",
         "@/d",
         "ucf101/train/1@",
     ):
