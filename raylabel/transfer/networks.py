@@ -29,14 +29,16 @@ def candidates_of(networks: Sequence[str], view: View) -> tuple[Candidate, ...]:
     )
 
 
+def evaluated_as(own: View, view: View) -> View:
+    """`view` with all that evaluation in a network's own view depends on."""
+    return replace(view, **{name: getattr(own, name) for name in EVALUATED})
+
+
 def _candidate(given: str, view: View) -> Candidate:
     if network := open_network(given):
-        own = find_network(given).view
-        fields = {name: getattr(own, name) for name in EVALUATED}
         model = replace(Model(**network.info["model"]), features="raw")
-        return Candidate(
-            name=f"{network.name}-{network.digest}", model=model, weights=given, view=replace(view, **fields)
-        )
+        own = evaluated_as(find_network(given).view, view)
+        return Candidate(name=f"{network.name}-{network.digest}", model=model, weights=given, view=own)
     arch, equals, weights = given.partition("=")
     if not equals:
         arch, weights = _arch_of(given), given
