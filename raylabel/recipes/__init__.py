@@ -14,7 +14,7 @@ from raylabel.recipes.modern import modern
 from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.recipes.space import Search
 from raylabel.recipes.transfer import Transfer
-from raylabel.recipes.transfers import sign_digits
+from raylabel.recipes.transfers import cub200_resnet50, sign_digits
 from raylabel.recipes.videos import actions, kinetics_r2plus1d18, kinetics_r2plus1d34, moving_digits
 from raylabel.selection.select import Select
 from raylabel.training.config import Train
@@ -44,6 +44,7 @@ __all__ = [
     "View",
     "actions",
     "cifar10",
+    "cub200_resnet50",
     "digits",
     "flowers",
     "imagenet_yfcc_resnet50",

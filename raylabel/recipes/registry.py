@@ -14,7 +14,7 @@ from ray import cloudpickle
 
 from raylabel.errors import InputError
 from raylabel.recipes.images import cifar10, digits, flowers, imagenet_yfcc_resnet50
-from raylabel.recipes.transfers import sign_digits
+from raylabel.recipes.transfers import cub200_resnet50, sign_digits
 from raylabel.recipes.videos import actions, kinetics_r2plus1d18, kinetics_r2plus1d34, moving_digits
 from raylabel.text import one_line
 
@@ -23,11 +23,12 @@ NAMED: dict[str, Callable[..., Any]] = {
     "cifar10": cifar10,
     "flowers": flowers,
     "imagenet-yfcc-resnet50": imagenet_yfcc_resnet50,
-    "sign-digits": sign_digits,
     "moving-digits": moving_digits,
     "actions": actions,
     "kinetics-r2plus1d18": kinetics_r2plus1d18,
     "kinetics-r2plus1d34": kinetics_r2plus1d34,
+    "sign-digits": sign_digits,
+    "cub200-resnet50": cub200_resnet50,
 }
 
 RENAMED = {"checkpoint_every": "now `checkpoint_minutes`, in minutes instead of steps"}

@@ -17,7 +17,7 @@ from raylabel.cli.launch import RUN_BY, Options, _options
 from raylabel.cli.main import COMMANDS
 from raylabel.compute.resources import Resources
 from raylabel.errors import InputError
-from raylabel.recipes import Recipe, registry
+from raylabel.recipes import Recipe, Transfer, registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,9 @@ def test_a_command_offers_the_named_recipes_of_its_type(monkeypatch: pytest.Monk
 
     monkeypatch.setitem(registry.NAMED, "mine", mine)
     assert list(registry.returning(Clusters)) == ["mine"]
-    assert list(registry.returning(Recipe)) == [name for name in registry.NAMED if name != "mine"]
+    others = ["mine", "sign-digits", "cub200-resnet50"]
+    assert list(registry.returning(Transfer)) == others[1:]
+    assert list(registry.returning(Recipe)) == [name for name in registry.NAMED if name not in others]
     monkeypatch.setattr("sys.argv", ["raylabel clusters"])
     assert _options("", Options[Clusters]).recipe == mine()
 

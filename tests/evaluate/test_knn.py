@@ -1,5 +1,7 @@
 """Nearest neighbours against scikit-learn."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
@@ -22,7 +24,8 @@ def test_the_votes_are_those_of_scikit_learn(k):
     def weights(distance: np.ndarray) -> np.ndarray:  # 1 - cosine
         return np.exp((1 - distance) / 0.07)
 
-    known = KNeighborsClassifier(min(k, 200), weights=weights, metric="cosine").fit(feature.astype(np.float64), label)
+    votes: Any = weights  # the stubs know names alone
+    known = KNeighborsClassifier(min(k, 200), weights=votes, metric="cosine").fit(feature.astype(np.float64), label)
     p = np.exp(knn_classifier(feature, label, 4, Knn(k=k))(asked))
     assert p[:, :3] == pytest.approx(known.predict_proba(asked.astype(np.float64)), abs=1e-3)
     assert (p[:, 3] == 0).all() and p.sum(1) == pytest.approx(np.ones(50))

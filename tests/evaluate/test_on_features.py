@@ -1,6 +1,7 @@
 """Classifiers on stored FEATURES against scikit-learn, and on SCORES against the logits they come from."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -101,9 +102,10 @@ def test_raw_and_unit_features_give_different_results(root: Root):
 def test_nearest_neighbours_are_those_of_scikit_learn(root: Root):
     train, test, held = Data(root, "a", 80, 0, unread=5), Data(root, "b", 60, 1), Data(root, "c", 40, 2)
     found = classify_features(root, task(train, test, method=Knn(k=7, temperature=0.5), held=held.pair))
-    known = KNeighborsClassifier(7, weights=lambda d: np.exp((1 - d) / 0.5), metric="cosine")
+    votes: Any = lambda distance: np.exp((1 - distance) / 0.5)  # noqa: E731  (the stubs know names alone)
+    known = KNeighborsClassifier(7, weights=votes, metric="cosine")
     known.fit(train.unit[train.read].astype(np.float64), train.label[train.read])
-    wanted = known.predict_proba(test.unit[test.read].astype(np.float64)).max(1)
+    wanted = np.asarray(known.predict_proba(test.unit[test.read].astype(np.float64))).max(1)
     assert confidences(found) == pytest.approx(wanted, abs=1e-3)
     assert (found.info["samples"], found.info["without"]) == (75, 5)
     assert found.info["temperature"] is None  # votes have no logits

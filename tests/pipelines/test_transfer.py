@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from finished_runs import digits_network
 from helpers import DIGITS_VIEW, contents, random_model
+from image_sets import write_lines, write_pictures
 from sklearn.linear_model import LogisticRegression
 
 from raylabel.compute.resources import Resources
+from raylabel.datasets import cub200, imagenet
 from raylabel.errors import InputError
 from raylabel.evaluate.classify import hits
 from raylabel.evaluate.results import TOP1, require
@@ -243,3 +245,38 @@ def test_inputs_that_do_not_fit_are_errors_before_any_work(ray_local: None, tmp_
     with pytest.raises(InputError, match="r3d_18"):
         TransferRun(root, recipe(), (replace(candidates[0], model=Model(arch="r3d_18")),))
     assert View().size == 224
+
+
+def cub(folder: Path) -> tuple[Corpus, Corpus, int]:
+    """A made-up CUB-200-2011 of 20 pictures: (train, test, test pictures)."""
+    names, base = ["001.Albatross", "002.Wren"], folder / "CUB_200_2011"
+    paths = [f"{names[i % 2]}/{i:04}.jpg" for i in range(20)]
+    write_pictures(base / "images", paths)
+    write_lines(base / "classes.txt", [f"{1 + i} {name}" for i, name in enumerate(names)])
+    write_lines(base / "images.txt", [f"{1 + i} {path}" for i, path in enumerate(paths)])
+    write_lines(base / "image_class_labels.txt", [f"{1 + i} {1 + i % 2}" for i in range(20)])
+    write_lines(base / "train_test_split.txt", [f"{1 + i} {int(i < 12)}" for i in range(20)])
+    return cub200(str(folder), "train"), cub200(str(folder), "test"), 8
+
+
+def ilsvrc(folder: Path) -> tuple[Corpus, Corpus, int]:
+    """A made-up ImageNet of 20 pictures, with a flat folder val and Kaggle's list of its labels."""
+    wnids = ["n01440764", "n01443537"]
+    write_pictures(folder / "train", [f"{wnids[i % 2]}/{wnids[i % 2]}_{i}.JPEG" for i in range(14)])
+    names = [f"ILSVRC2012_val_{1 + i:08}" for i in range(6)]
+    write_pictures(folder / "val", [f"{name}.JPEG" for name in names])
+    lines = [f"{name},{wnids[i % 2]} 0 0 5 5" for i, name in enumerate(names)]
+    write_lines(folder / "LOC_val_solution.csv", ["ImageId,PredictionString", *lines])
+    return imagenet(str(folder), "train"), imagenet(str(folder), "val"), 6
+
+
+@pytest.mark.parametrize("made_up", [cub, ilsvrc])
+def test_standard_sets_in_their_own_layouts(ray_local: None, tmp_path: Path, root: Root, candidates, made_up):
+    labeled, test, count = made_up(tmp_path)
+    short = recipe(labeled=labeled, test=test, holdout=0.0, knn=Knn(k=3), protocols=("logistic", "knn"))
+    run = TransferRun(root, short, candidates[:1])
+    assert [(one.protocol, one.samples) for one in run.outcomes] == [("logistic", 20 - count), ("knn", 20 - count)]
+    for one in run.outcomes:
+        labels = one.classified.table("classified-", CLASSIFIED).column("label").to_pylist()
+        assert sorted(labels) == [0] * (count // 2) + [1] * (count // 2)
+        assert require(one.metrics, metric=TOP1).n == count

@@ -5,14 +5,15 @@ from dataclasses import fields, replace
 import pytest
 
 from raylabel.recipes import Schedule, modern
-from raylabel.recipes.registry import NAMED, make, takes_data
+from raylabel.recipes.recipe import Recipe
+from raylabel.recipes.registry import NAMED, make, returning, takes_data
 from raylabel.training.config import Train
 from raylabel.training.schedule import lr_at
 
 CHANGED = {"name", "view", "teacher", "pretrain", "finetune"}
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", returning(Recipe))
 def test_every_recipe_has_a_modern_variant_that_keeps_the_rest(name: str):
     recipe = make(NAMED[name], "DIR" if takes_data(NAMED[name]) else "")
     found = modern(recipe)

@@ -50,7 +50,7 @@ def test_the_video_recipe_of_the_paper_has_its_settings(tmp_path):
     assert other.student.arch == "r2plus1d_34" and other.view == recipe.view
 
 
-@pytest.mark.parametrize("name", recipes.NAMED)
+@pytest.mark.parametrize("name", recipes.returning(Recipe))
 def test_the_control_has_the_images_and_settings_of_the_student(name, tmp_path):
     function = recipes.find(name)
     recipe = recipes.make(function, str(tmp_path) if recipes.takes_data(function) else "")
