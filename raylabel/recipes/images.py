@@ -81,7 +81,8 @@ def flowers(data: str) -> Recipe:
 
     `raylabel semi-supervised flowers --data DIR`; `data` contains labeled-100.parquet, unlabeled.parquet,
     unlabeled-truth.parquet, test.parquet and classes.txt. It needs raylabel[timm] and the Hugging Face hub, or a file
-    with the weights of timm's tf_efficientnet_lite0: `--teacher.weights '' --teacher.checkpoint FILE`. Not yet run.
+    with the weights of timm's tf_efficientnet_lite0: `--teacher.weights '' --teacher.checkpoint FILE`. 2 CPU cores,
+    3 seeds, 7 to 12 minutes each: teacher 82.1%, control 53.1%, student 67.6%; see docs/results.md.
     """
     arch, classes = "timm/tf_efficientnet_lite0.in1k", f"{data}/classes.txt"
     lr = scaled_lr(64, base=0.2)
