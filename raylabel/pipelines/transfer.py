@@ -14,7 +14,7 @@ from raylabel.evaluate.knn import Knn
 from raylabel.evaluate.on_features import OnFeatures, classify_features
 from raylabel.evaluate.on_scores import classify_scores
 from raylabel.evaluate.results import Metric, Subject
-from raylabel.labels.features import Frozen
+from raylabel.labels.features import Frozen, feature_width
 from raylabel.labels.holdout import hold_out
 from raylabel.labels.teacher import TrainedNetwork
 from raylabel.models.init import TRUNK, Init
@@ -70,6 +70,7 @@ class TransferRun:
         """The result of each protocol with each network, in the order of the protocols."""
         for candidate in self.candidates:
             check_trunk(self.weights(candidate), candidate.model, candidate.weights)
+            feature_width(candidate.model, candidate.view, self.recipe.layer)
         found, right = list[Outcome](), dict[str, object]()
         for outcome in (one for protocol in self.recipe.protocols for one in self._of_protocol(protocol)):
             hits = right_of(outcome.classified)
@@ -116,6 +117,7 @@ class TransferRun:
             view=candidate.view,
             config=self.recipe.label,
             resources=self.recipe.resources,
+            layer=self.recipe.layer,
             retry_rejects=self.recipe.retry_rejects,
         )
         return self._use(frozen.features(self.root, self.start.corpora[corpus], self.start.shards[corpus]))

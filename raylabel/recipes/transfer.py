@@ -9,6 +9,7 @@ from raylabel.errors import InputError
 from raylabel.evaluate.knn import Knn
 from raylabel.labels.teacher import Label
 from raylabel.media.view import View
+from raylabel.models.init import PENULTIMATE
 from raylabel.store.artifact import NOT_IDENTITY
 from raylabel.training.config import Train
 from raylabel.training.logistic import Head
@@ -45,6 +46,9 @@ class Transfer:
     logistic_raw and logistic: a logistic regression on stored features, as the network computes them and scaled to
     unit length. few: a logistic regression on few of the labels. knn: the nearest neighbours. scratch: each
     architecture, trained from random weights."""
+    layer: str = PENULTIMATE
+    """What is stored as features: 'penultimate', what the head takes; or the output of the layer with this name, such
+    as 'layer3', averaged over all positions. All networks must have it."""
     finetune: Train
     """How all layers are trained."""
     probe: Train

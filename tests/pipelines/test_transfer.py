@@ -203,6 +203,14 @@ def test_fine_tuning_starts_from_the_network_with_a_new_head(run: TransferRun, c
     assert len(one.classified.table("classified-", CLASSIFIED)) == 50
 
 
+def test_features_may_be_those_of_another_layer(run: TransferRun, candidates: tuple[Candidate, ...]):
+    found = TransferRun(run.root, recipe(layer="layer2", protocols=("knn",)), candidates[:1])
+    (one,) = found.outcomes
+    features = found.features(candidates[0], "test")
+    assert features.identity["source"]["layer"] == "layer2"
+    assert features.info["p"] == 32 and one.classified.digest != outcome(run, "knn").classified.digest
+
+
 def test_without_a_holdout_all_labels_are_trained_on(run: TransferRun, candidates: tuple[Candidate, ...]):
     given = recipe(holdout=0.0, protocols=("logistic",))
     found = TransferRun(run.root, given, candidates[:1])
@@ -242,6 +250,8 @@ def test_inputs_that_do_not_fit_are_errors_before_any_work(ray_local: None, tmp_
     wide = replace(candidates[0], model=Model(arch="resnet8x4"))
     with pytest.raises(InputError, match="do not fit resnet8x4"):
         TransferRun(root, recipe(), (wide,)).outcomes  # noqa: B018
+    with pytest.raises(InputError, match="no layer 'stage9'"):
+        TransferRun(root, recipe(layer="stage9"), candidates[:1]).outcomes  # noqa: B018
     with pytest.raises(InputError, match="r3d_18"):
         TransferRun(root, recipe(), (replace(candidates[0], model=Model(arch="r3d_18")),))
     assert View().size == 224
