@@ -126,9 +126,8 @@ def _load_text(config: Mapping[str, Any], state: bytes) -> nn.Module:
     custom = given.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
     kind: Any = CoCa if "multimodal_cfg" in given else CustomTextCLIP if custom else Plain
     network = kind(**given)
-    with (
-        tempfile.TemporaryDirectory() as folder
-    ):  # open_clip takes a path; it renames what older networks named otherwise
+    # open_clip renames what older networks named otherwise, and takes a path.
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "text.safetensors")
         path.write_bytes(state)
         try:

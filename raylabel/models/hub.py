@@ -68,7 +68,6 @@ class Published:
     """What their publisher says of them, as `hub_config`."""
     uri: str
     """The file with the weights."""
-    layout: Layout
 
     @property
     def identity(self) -> str:
@@ -79,10 +78,7 @@ class Published:
     def state(self, arch: str, size: int) -> dict[str, Tensor]:
         """The tensors for `build`. InputError if they are for another network than `Model` of this arch and size."""
         state = self.tensors()
-        if self.layout != layout_for("", arch):
-            raise InputError(f"weights '{self.name}' are of {self.layout.library}, not for {arch}: give others")
         if is_clip(arch):
-            check_tower(arch, self.config["model_cfg"], self.name)
             return image_tensors(state)
         if not is_timm(arch):
             return state
@@ -133,14 +129,18 @@ def hub_config(name: str, layout: Layout = OF_TIMM) -> Mapping[str, Any]:
 
 def published(name: str, arch: str) -> Published:
     """The weights that a name of the hub or a folder names, for `Model` of this arch. InputError if they cannot be
-    had."""
+    had, are of another library, or are for another image tower of open_clip."""
     layout = layout_for(name, arch)
+    if layout != layout_for("", arch):
+        raise InputError(f"weights '{name}' are of {layout.library}, not for {arch}: give others")
     config = hub_config(name, layout)
+    if is_clip(arch):
+        check_tower(arch, config["model_cfg"], name)
     if is_hub_name(name):
         known = {HUB: name.removeprefix(HUB), CLIP: config.get("repository"), TIMM: config.get("hf_hub_id")}
         repository = next(found for prefix, found in known.items() if name.startswith(prefix))
-        return Published(name, config, _download(name, repository, layout.weights, layout), layout)
-    return Published(name, config, f"{name.rstrip('/')}/{layout.weights}", layout)
+        return Published(name, config, _download(name, repository, layout.weights, layout))
+    return Published(name, config, f"{name.rstrip('/')}/{layout.weights}")
 
 
 def _download(name: str, repository: str, file: str, layout: Layout) -> str:
