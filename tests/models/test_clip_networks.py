@@ -37,7 +37,7 @@ from raylabel.models.weights import save_weights
 from raylabel.recipes import Head, Teacher, digits
 from raylabel.store.artifact import Root
 
-NAMES = ["tiny", "tiny-quickgelu", "tiny-siglip", "tiny-resnet", "tiny-timm", "tiny-coca", SMALLEST]
+NAMES = ["tiny", "tiny-quickgelu", "tiny-sigmoid", "tiny-resnet", "tiny-timm", "tiny-coca", SMALLEST]
 OPENAI = "clip/ViT-B-32.openai"
 SIDE = View(size=32, resize=32)
 
@@ -270,9 +270,7 @@ def test_a_repository_and_a_folder_have_a_configuration(place: str, server: Hub,
     found = replace(digits(), teacher=teacher).complete.teacher.view
     assert found == replace(digits().view, size=32, resize=32, **stated)
     assert view_for(model, "", View()) == view_for(Model(arch="resnet18"), source, View()) == View()
-    error = (
-.*give clip/tiny or clip/tiny-siglip as the arch$"
-    )
+    error = "another image tower than that of clip/tiny-resnet: .*give clip/tiny or clip/tiny-sigmoid as the arch$"
     with pytest.raises(InputError, match=error):
         import_weights(root, source, Model(arch="clip/tiny-resnet"))
 

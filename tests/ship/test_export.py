@@ -260,6 +260,7 @@ def test_an_interrupted_export_leaves_nothing(
         (Model(arch="timm/test_efficientnet"), {"config.json"}),
         (Model(arch="timm/test_resnet", features="unit"), {"unit.py"}),
         (Model(arch="resnet8x1", features="unit"), {"unit.py", "model.py"}),
+        (Model(arch="clip/ViT-S-32-alt", features="unit"), {"unit.py", "model.py"}),
     ],
 )
 def test_networks_of_timm_and_heads_have_all_formats(

@@ -17,7 +17,7 @@ VISION = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_s
 TINY: dict[str, dict[str, Any]] = {
     "tiny": {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT},
     "tiny-quickgelu": {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT, "quick_gelu": True},
-    "tiny-siglip": {
+    "tiny-sigmoid": {
         **{"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT, "custom_text": True},
         **{"init_logit_bias": -10.0},
     },
