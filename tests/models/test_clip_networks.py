@@ -265,8 +265,8 @@ def test_a_repository_and_a_folder_have_a_configuration(place: str, server: Hub,
     assert torch.equal(started.get_parameter("visual.proj"), theirs.visual.proj)
     stated = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "squash": True, "interpolation": "bilinear"}
     assert view_for(model, source, View()) == replace(SIDE, **stated)
-    key = "checkpoint" if place == "folder" else "weights"
-    teacher = Teacher(model=model, head=Head(kind="logistic"), **{key: source})
+    name, path = ("", source) if place == "folder" else (source, "")
+    teacher = Teacher(model=model, head=Head(kind="logistic"), weights=name, checkpoint=path)
     found = replace(digits(), teacher=teacher).complete.teacher.view
     assert found == replace(digits().view, size=32, resize=32, **stated)
     assert view_for(model, "", View()) == view_for(Model(arch="resnet18"), source, View()) == View()
