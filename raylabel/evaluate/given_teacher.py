@@ -1,8 +1,8 @@
-"""Checks a given teacher before it labels a corpus: SCORES of the test set + its labels → whether the order of the
-teacher's classes is that of the labels.
+"""Checks a given or zero-shot teacher before it labels a corpus: SCORES of the test set + its labels → whether the
+order of the teacher's classes is that of the labels.
 
-Nothing in a checkpoint names its classes. In another order they make a good teacher a bad one, and all that follows is
-useless.
+Nothing in a checkpoint names its classes, and the names of a zero-shot head may be in any order. Another order makes a
+good teacher a bad one, and all that follows is useless.
 
 Letters: N test samples, C classes.
 """
@@ -16,9 +16,13 @@ from raylabel.compute.progress import say
 from raylabel.evaluate.classify import best_classes, wilson
 from raylabel.store.artifact import Artifact, Built, Draft, Root
 from raylabel.text import percent, percent_range, printable
+from raylabel.training.head import Head
 
 MORE = 3  # times the accuracy that another order of the classes has to give to be taken for the right one
 PAIRS = 3  # pairs of classes that are shown
+
+GIVEN = Head()
+"""The head of a teacher that is given as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +59,11 @@ class Check:
             f"top-1 {percent(self.right / self.n)} of {self.n:,} test samples (95% interval {percent_range(low, high)})"
         )
 
-    def problem(self, names: Sequence[str]) -> str:
-        """Why this teacher must not label a corpus, and the fix; empty if it may."""
+    def problem(self, names: Sequence[str], head: Head = GIVEN) -> str:
+        """Why this teacher must not label a corpus, and the fix; empty if it may. `head`: that of the recipe."""
         if not (self.other_order or self.poor):
             return ""
-        found = f"the given teacher has {self.sentence}"
+        found = f"the {_kind(head)} teacher has {self.sentence}"
         if self.other_order:
             found += f", and {percent(self.reordered / self.n)} if its classes were in another order"
         else:
@@ -67,6 +71,13 @@ class Check:
         for number, (true, taken, count, of) in enumerate(self.pairs):
             found += f"{', ' if number else ' ('}'{names[true]}' is taken for '{names[taken]}' in {count:,} of {of:,}"
         found += ")" if self.pairs else ""
+        if head.zero_shot:
+            order = "their order, or " if self.other_order else ""
+            return (
+                f"{printable(found)}: the likely reason is in the names that it is computed from: {order}that they do "
+                "not say what the pictures show; give a file with one name per line, in the order of the classes, as "
+                "--teacher.head.names, or continue with --teacher.unchecked"
+            )
         view = "" if self.other_order else ", or its view (size, mean, std), which may not be that of its training"
         return (
             f"{printable(found)}: the likely reason is the order of its classes{view}; give a file with one class name "
@@ -121,18 +132,22 @@ def _match(true: np.ndarray, best: np.ndarray, classes: int) -> np.ndarray:
     return found
 
 
-def check_teacher(root: Root, scores: Artifact, truth: Artifact) -> Artifact:
+def check_teacher(root: Root, scores: Artifact, truth: Artifact, head: Head) -> Artifact:
     """The artifact `teacher-check`, whose info is a Check: of a teacher's SCORES of the test set and the PICKS that are
     the set's labels. The accuracy is printed when it is measured."""
 
     def build(draft: Draft) -> Built:
         check = measure(*best_classes(scores, truth), len(truth.info["classes"]))
-        say(f"given teacher: {check.sentence}")
+        say(f"{_kind(head)} teacher: {check.sentence}")
         return Built([], asdict(check))
 
     return root.make("teacher-check", {"scores": scores.digest, "truth": truth.digest}, build)
 
 
-def problem_of(checked: Artifact, names: Sequence[str]) -> str:
+def problem_of(checked: Artifact, names: Sequence[str], head: Head) -> str:
     """`Check.problem` of an artifact of `check_teacher`."""
-    return Check(**{field.name: checked.info[field.name] for field in fields(Check)}).problem(names)
+    return Check(**{field.name: checked.info[field.name] for field in fields(Check)}).problem(names, head)
+
+
+def _kind(head: Head) -> str:
+    return "zero-shot" if head.zero_shot else "given"

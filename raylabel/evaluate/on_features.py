@@ -20,7 +20,8 @@ from raylabel.evaluate.knn import Knn, knn_classifier
 from raylabel.labels.features import LabeledFeatures, read_labeled
 from raylabel.schema import CLASSIFIED, PICKS
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_table
-from raylabel.training.logistic import SMALL, Head, fit_logistic
+from raylabel.training.head import Head
+from raylabel.training.logistic import SMALL, fit_logistic
 
 BLOCK = 1 << 24  # numbers of a block: of its features, and of its probabilities
 

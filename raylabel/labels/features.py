@@ -24,7 +24,8 @@ from raylabel.models.init import PENULTIMATE, TRUNK, Init
 from raylabel.models.trained import WEIGHTS, describe
 from raylabel.schema import PICKS, features_schema
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
-from raylabel.training.logistic import SMALL, Fitted, Head, fit_logistic
+from raylabel.training.head import Head
+from raylabel.training.logistic import SMALL, Fitted, fit_logistic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,7 @@ def make_head(root: Root, frozen: Frozen, features: Artifact, labels: Artifact, 
         )
         without = labels.info["samples"] - samples
         say(f"head: strength {fitted.strength:g}, fitted to {samples:,} samples" + _validated(fitted))
-        state = _network(model, classes, frozen.weights, fitted)
+        state = network_with_head(model, frozen.weights, fitted.weight, fitted.bias)
         found = {"strength": fitted.strength, "samples": samples, "without": without}
         found["validation"] = [{"strength": s, "accuracy": a} for s, a in fitted.accuracies.items()]
         return Built([write_bytes(draft.uri, WEIGHTS, state)], describe(model, classes) | found)
@@ -153,16 +154,17 @@ def _validated(fitted: Fitted) -> str:
     return "" if best is None else f", accuracy in cross-validation {best:.1%}"
 
 
-def _network(model: Model, classes: int, weights: Artifact, fitted: Fitted) -> bytes:
+def network_with_head(model: Model, weights: Artifact, weight: np.ndarray, bias: np.ndarray) -> bytes:
+    """A network with the layers of `weights` and a head with weight float32 [C, D] and bias float32 [C], as bytes."""
     import torch
 
     from raylabel.models.head import head_of
     from raylabel.models.start import start_network
     from raylabel.models.weights import save_weights
 
-    network = start_network(model, classes, Init(take=(TRUNK,)), weights)
+    network = start_network(model, len(bias), Init(take=(TRUNK,)), weights)
     head: Any = network.get_submodule(head_of(network))
     with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(fitted.weight.copy()))
-        head.bias.copy_(torch.from_numpy(fitted.bias.copy()))
+        head.weight.copy_(torch.from_numpy(weight.copy()))
+        head.bias.copy_(torch.from_numpy(bias.copy()))
     return save_weights(network)

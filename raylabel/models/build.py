@@ -1,5 +1,5 @@
-"""Builds a network by name: image classifiers of torchvision and timm, the rest of the ResNeXt-101 32xCd family,
-R(2+1)D and C3D for clips of video, and small residual networks for images and for clips.
+"""Builds a network by name: image classifiers of torchvision and timm, image towers of open_clip, the rest of the
+ResNeXt-101 32xCd family, R(2+1)D and C3D for clips of video, and small residual networks for images and for clips.
 
 Letters: B batch, C classes, T frames, H W pixels.
 """
@@ -11,6 +11,8 @@ from torch import nn
 
 from raylabel.errors import InputError
 from raylabel.models.c3d import C3D
+from raylabel.models.clip_networks import build_clip, is_clip
+from raylabel.models.clip_tower import ClipNetwork
 from raylabel.models.config import RESNEXT101, SMALL, Model, check
 from raylabel.models.head import head_of
 from raylabel.models.small import SmallResNet
@@ -42,8 +44,9 @@ def input_dtype(module: nn.Module, bf16: bool) -> torch.dtype:
     """
     first = next(child for child in module.modules() if not any(child.children()))
     convolves = isinstance(first, nn.Conv2d | nn.Conv3d) and not getattr(module, "transform_input", False)
-    of_timm = hasattr(module, "pretrained_cfg")  # there another operation may come before it
-    return torch.bfloat16 if bf16 and convolves and not of_timm else torch.float32
+    # Another operation may come before it in networks of timm and open_clip, also in a trunk of them.
+    others = any(hasattr(child, "pretrained_cfg") or isinstance(child, ClipNetwork) for child in module.modules())
+    return torch.bfloat16 if bf16 and convolves and not others else torch.float32
 
 
 def state_bytes(model: Model, classes: int) -> int:
@@ -80,6 +83,8 @@ def _build(model: Model, classes: int) -> nn.Module:
         return C3D(classes)
     if is_timm(model.arch):
         return build_timm(model.arch, model.size, classes)
+    if is_clip(model.arch):
+        return build_clip(model.arch, classes)
     # Imported only for the networks that need it: in each actor that takes as long as importing PyTorch.
     import torchvision
     from torchvision.models.resnet import Bottleneck, ResNet

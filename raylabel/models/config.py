@@ -10,6 +10,7 @@ from functools import cache
 from typing import Literal, get_args
 
 from raylabel.errors import InputError
+from raylabel.models.clip_networks import check_clip, clip_side, is_clip
 from raylabel.models.timm_networks import check_timm, fixed_size, is_timm
 from raylabel.store.artifact import ADDED_LATER
 
@@ -43,6 +44,10 @@ class Model:
 
     With the extra raylabel[timm] also 'timm/' and any name of timm, with the tag of its weights or without
     ('timm/vit_small_patch14_dinov2.lvd142m'), except networks with several last layers.
+
+    With the extra raylabel[clip] also 'clip/' and any name of open_clip, with the tag of its weights or without
+    ('clip/ViT-B-32.laion2b_s34b_b79k'): its image tower and a last layer. With a tag it has the activation that these
+    weights need.
 
     For clips: torchvision's r2plus1d_18, r3d_18 or mc3_18, r2plus1d_34 as in VMZ, c3d (only for 16 frames of 112 x 112
     pixels), or r2plus1d{6n+2}x{w}, which is resnet{6n+2}x{w} with (2+1)D convolutions ('r2plus1d8x1').
@@ -84,6 +89,8 @@ def check(model: Model, name: str = "model") -> None:
             )
     elif is_timm(arch):
         check_timm(arch, model.size, name)
+    elif is_clip(arch):
+        check_clip(arch, name)
     elif arch not in _names():
         close = difflib.get_close_matches(arch.lower(), [*_names(), *_EXAMPLES], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "see torchvision.models.list_models()"
@@ -122,6 +129,11 @@ def check_input(model: Model, frames: int | None, size: int, name: str = "model"
         raise InputError(
             f"{name}.arch is '{model.arch}', which is built for {side} x {side} pixels, but the view gives {size} x "
             f"{size}: set {name}.size to {size}, or the size of the view to {side}"
+        )
+    if is_clip(model.arch) and (side := clip_side(model.arch)) != size:
+        raise InputError(
+            f"{name}.arch is '{model.arch}', which is built for {side} x {side} pixels, but the view gives {size} x "
+            f"{size}: set the size of the view to {side}"
         )
     if model.arch == "c3d" and (frames, size) != (C3D_FRAMES, C3D_SIZE):
         raise InputError(

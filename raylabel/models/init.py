@@ -21,10 +21,10 @@ class Init:
 
     weights: str = ""
     """Weights to start from: the folder of a trained network ('runs/teacher-0a1b2c3d4e5f'), a .safetensors file or
-    PyTorch state dict, a folder with timm's config.json and model.safetensors, or a name: torchvision's
-    ('ResNet50_Weights.IMAGENET1K_V2'), timm's with its tag ('timm/resnet50.a1_in1k') or a repository of the Hugging
-    Face hub in timm's layout ('hf-hub:OWNER/NAME'). Empty: random weights, and in fine-tuning those of the pre-trained
-    student, which is all that it can start from."""
+    PyTorch state dict, a folder in the layout of timm or open_clip, or a name: torchvision's
+    ('ResNet50_Weights.IMAGENET1K_V2'), that of timm or open_clip with its tag ('timm/resnet50.a1_in1k',
+    'clip/ViT-B-16.openai') or a repository of the Hugging Face hub in their layout ('hf-hub:OWNER/NAME'). Empty: random
+    weights, and in fine-tuning those of the pre-trained student, which is all that it can start from."""
 
     take: tuple[str, ...] = ()
     """Layers whose weights are taken, by the beginnings of their names ('conv1', 'layer1.0'), or 'trunk': all but the

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from raylabel.errors import InputError
 from raylabel.media.view import View
+from raylabel.models.clip_networks import clip_view, image_tensors, is_clip
 from raylabel.models.config import Model, is_torchvision_name
-from raylabel.models.hub import hub_config, is_hub_folder, is_hub_name, published
+from raylabel.models.head import head_of
+from raylabel.models.hub import hub_config, is_hub_folder, is_hub_name, layout_for, published
 from raylabel.models.timm_networks import converted, is_timm, pretrained_config, pretrained_view
 from raylabel.models.weights import (
     checkpoint_digest,
@@ -42,29 +44,39 @@ class Source:
 
 def is_name(source: str) -> bool:
     """Whether this is a name of torchvision or of the hub, and not of a file or a folder."""
-    return bool(is_torchvision_name(source)) or is_hub_name(source)
+    return is_torchvision_name(source) or is_hub_name(source)
+
+
+def is_published(source: str, arch: str) -> bool:
+    """Whether this is a name of the hub, or a folder in the layout for `Model` of this arch."""
+    return is_hub_name(source) or is_hub_folder(source, arch)
 
 
 def find_source(source: str, model: Model) -> Source:
     """The weights for `model` that `source` names. InputError if there are none, or if they cannot be had."""
     if is_torchvision_name(source):
         return Source(source, source, lambda: _of_torchvision(source, model))
-    if is_hub_name(source) or is_hub_folder(source):
-        found = published(source)
+    if is_published(source, model.arch):
+        found = published(source, model.arch)
         licence = found.config.get("license") or ""
         return Source(source, found.identity, lambda: found.state(model.arch, model.size), licence)
     return Source(source, checkpoint_digest(source), lambda: _of_file(source, model))
 
 
 def view_for(model: Model, source: str, view: View) -> View:
-    """`view` for the weights that `source` names: if they are of timm or of torchvision, and for pictures, with the
-    size, interpolation, mean and standard deviation that their publisher states. InputError if a View cannot do the
+    """`view` for the weights that `source` names: if they are of timm, open_clip or torchvision, and for pictures, with
+    the size, interpolation, mean and standard deviation that their publisher states. InputError if a View cannot do the
     same."""
     if is_torchvision_name(source) and not view.clip:
         return torchvision_view(source, view)
-    if not (source and is_timm(model.arch) and (is_hub_name(source) or is_hub_folder(source))):
+    if not (source and (is_timm(model.arch) or is_clip(model.arch)) and is_published(source, model.arch)):
         return view
-    return pretrained_view(model.arch, model.size, hub_config(source), view)
+    if (layout := layout_for(source, model.arch)) != layout_for("", model.arch):
+        return view  # these weights are an error when they are read
+    config = hub_config(source, layout)
+    if is_clip(model.arch):
+        return clip_view(model.arch, config, view)
+    return pretrained_view(model.arch, model.size, config, view)
 
 
 def load_source(module: nn.Module, source: Source, model: Model, classes: int) -> None:
@@ -73,6 +85,11 @@ def load_source(module: nn.Module, source: Source, model: Model, classes: int) -
     InputError, with `module` unchanged, if a tensor is missing, is not in the network, or has another shape.
     """
     state = source.read()
+    if is_clip(model.arch) and f"{head_of(module)}.weight" not in state:
+        raise InputError(
+            f"weights '{source.name}' of {model.arch} have no last layer for classes: give teacher.head.kind "
+            "'zero-shot' or 'logistic', or teacher.train with these weights as teacher.train.init.weights"
+        )
     if misfits := misfits_of(module.state_dict(), state):
         stem = "" if model.stem == "imagenet" else f" (stem '{model.stem}')"
         given = f"weights '{source.name}' do" if is_name(source.name) else f"checkpoint '{source.name}' does"
@@ -93,6 +110,8 @@ def _of_torchvision(name: str, model: Model) -> dict[str, Tensor]:
 
 def _of_file(uri: str, model: Model) -> dict[str, Tensor]:
     state = read_checkpoint(uri)
+    if is_clip(model.arch):
+        return image_tensors(state)
     if is_timm(model.arch):
         return converted(model.arch, model.size, state, pretrained_config(model.arch), uri)
     return current_names(state, model.arch)

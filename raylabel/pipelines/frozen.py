@@ -1,10 +1,11 @@
-"""The frozen network of a run's teacher, if its head is fitted to features, and the features."""
+"""The frozen network of a run's teacher, its features, and the teacher that is a head on them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raylabel.labels.features import Frozen
+from raylabel.labels.features import Frozen, make_head
+from raylabel.labels.zero_shot import make_zero_shot, texts_of
 from raylabel.pipelines.inputs import frozen_weights
 from raylabel.store.artifact import Artifact
 
@@ -25,7 +26,16 @@ def frozen_network(run: Run) -> Frozen:
 
 
 def features_of(run: Run, corpus: str) -> Artifact | None:
-    """FEATURES of a corpus of the run by its frozen network; None if it has no head to fit."""
+    """FEATURES of a corpus of the run by its frozen network; None if it has none."""
     if not run.recipe.teacher.head.given or run.recipe.source:
         return None
     return frozen_network(run).features(run.root, run.start.corpora[corpus], run.start.shards[corpus])
+
+
+def headed_teacher(run: Run) -> Artifact:
+    """The teacher that is a head on a frozen network: fitted to features of the labeled set, or zero-shot."""
+    recipe, frozen, head = run.recipe, frozen_network(run), run.recipe.teacher.head
+    if features := run.labeled_features:
+        return make_head(run.root, frozen, features, run.start.labels, head, recipe.seed)
+    names = texts_of(head, run.start.classes)
+    return make_zero_shot(run.root, frozen, recipe.teacher.given_weights, names, head.templates)

@@ -12,10 +12,12 @@ from raylabel.corpus import Corpus, Shards, index_corpus, read_groups
 from raylabel.corpus.label_rule import name_warnings
 from raylabel.labels.holdout import hold_out
 from raylabel.labels.truth import GivenLabels
+from raylabel.labels.zero_shot import check_text, text_warnings, texts_of
 from raylabel.models.start import check_start, check_trunk, import_weights
 from raylabel.models.trained import import_model
 from raylabel.pipelines.edited import check_edited
-from raylabel.recipes.recipe import Recipe, Teacher, check_classes, check_recipe
+from raylabel.recipes.recipe import Recipe, check_classes, check_recipe
+from raylabel.recipes.teacher import Teacher
 from raylabel.selection.leaks import find_leaks
 from raylabel.store.artifact import Artifact, Root
 from raylabel.text import listed
@@ -61,6 +63,8 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
         warnings.append(
             "teacher.train is not used: the teacher is given; to fine-tune it, see teacher.train.init.weights"
         )
+    if recipe.teacher.head.zero_shot and not recipe.source:
+        warnings += text_warnings(texts_of(recipe.teacher.head, classes))
     for text in warnings:  # now, not after days of scoring
         say(f"warning: {text}")
     groups = {n: read_groups(corpora[n], Shards(shards[n])) for n in ("labeled", "test")}
@@ -120,6 +124,8 @@ def given_weights(root: Root, recipe: Recipe, classes: int) -> dict[str, Artifac
 
 def frozen_weights(root: Root, teacher: Teacher) -> Artifact:
     """The weights of a frozen network on whose features a head is fitted. InputError if they do not fit its trunk."""
+    if teacher.head.zero_shot:
+        check_text(teacher.given_weights, teacher.model)
     found = import_weights(root, teacher.given_weights, teacher.model)
     check_trunk(found, teacher.model, teacher.given_weights)
     return found

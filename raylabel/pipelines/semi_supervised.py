@@ -14,14 +14,13 @@ from raylabel.errors import InputError
 from raylabel.evaluate.classify import TOP
 from raylabel.evaluate.given_teacher import check_teacher, problem_of
 from raylabel.evaluate.results import CONTROL, MIXED, PRETRAINED, STUDENT, TEACHER, Metric
-from raylabel.labels.features import make_head
 from raylabel.labels.source import LabelSource, gives_scores
 from raylabel.labels.teacher import TrainedNetwork
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.start import import_weights
 from raylabel.pipelines.control import ControlSweep, split_labels, trial_runs, try_controls
-from raylabel.pipelines.frozen import features_of, frozen_network
+from raylabel.pipelines.frozen import features_of, headed_teacher
 from raylabel.pipelines.inputs import Prepared, prepare
 from raylabel.pipelines.leaks import leaks_of
 from raylabel.pipelines.metrics import metrics_of
@@ -97,7 +96,7 @@ class Run:
     @cached_property
     def labeled_features(self) -> Artifact | None:
         """FEATURES of the labeled set by the teacher's frozen network; None if it has no head to fit."""
-        return features_of(self, "labeled")
+        return None if self.recipe.teacher.head.zero_shot else features_of(self, "labeled")
 
     @cached_property
     def teacher(self) -> Artifact:
@@ -105,8 +104,8 @@ class Run:
         recipe, start = self.recipe, self.start
         if start.teacher:
             return start.teacher
-        if features := self.labeled_features:
-            return make_head(self.root, frozen_network(self), features, start.labels, recipe.teacher.head, recipe.seed)
+        if recipe.teacher.head.given:
+            return headed_teacher(self)
         return self._train(
             "teacher", recipe.teacher.model, self.labeled_examples, recipe.teacher.train, recipe.teacher_view
         )
@@ -118,12 +117,13 @@ class Run:
 
     @cached_property
     def teacher_check(self) -> Artifact | None:
-        """The accuracy of a given teacher; None if it is trained here. InputError if its classes are likely in another
-        order."""
-        if not self.teacher_test or not self.recipe.teacher.given:
+        """The accuracy of a given or zero-shot teacher; None for others. InputError if its classes are likely in
+        another order."""
+        teacher = self.recipe.teacher
+        if not self.teacher_test or not teacher.checked:
             return None
-        found = check_teacher(self.root, self.teacher_test, self.start.test_labels)
-        if not self.recipe.teacher.unchecked and (problem := problem_of(found, self.start.classes)):
+        found = check_teacher(self.root, self.teacher_test, self.start.test_labels, teacher.head)
+        if not teacher.unchecked and (problem := problem_of(found, self.start.classes, teacher.head)):
             raise InputError(problem)
         return found
 

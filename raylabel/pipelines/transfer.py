@@ -24,7 +24,7 @@ from raylabel.recipes.transfer import Protocol, Transfer
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
 from raylabel.training.examples import materialize
-from raylabel.training.logistic import Head
+from raylabel.training.head import Head
 from raylabel.training.loop import TrainingTask
 from raylabel.training.media import WritingTask
 from raylabel.training.train import train

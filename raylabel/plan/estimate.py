@@ -116,7 +116,7 @@ class _Costs:
         return (*stages, replace(Work.nothing("driver"), traffic=driver.rounded()))
 
     def _teacher(self) -> Work:
-        """Its training; or the features of the labeled set, to which a head is fitted."""
+        """Its training; or the features of the labeled set, to which a head is fitted. A zero-shot head needs none."""
         teacher = self.recipe.teacher
         if teacher.head.given:
             return self.passes.labeled_features()

@@ -39,9 +39,9 @@ class Passes:
     corpora: dict[str, CorpusSize]
 
     def labeled_features(self) -> Work:
-        """The stage of a teacher whose head is fitted to features: those of the labeled set."""
+        """The stage of a teacher with a head on features: those of the labeled set, if it is fitted."""
         found, network = self.measured.teacher, self.recipe.teacher.network
-        if self.done["labeled_features"] or found is None:
+        if self.done["labeled_features"] or found is None or self.recipe.teacher.head.zero_shot:
             return Work.nothing("teacher")
         return self.then_score(Work.nothing("teacher"), "labeled", network, found, self._feature_row)
 

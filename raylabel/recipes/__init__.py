@@ -18,7 +18,7 @@ from raylabel.recipes.transfers import cub200_resnet50, sign_digits
 from raylabel.recipes.videos import actions, kinetics_r2plus1d18, kinetics_r2plus1d34, moving_digits
 from raylabel.selection.select import Select
 from raylabel.training.config import Train
-from raylabel.training.logistic import Head
+from raylabel.training.head import Head
 from raylabel.training.media import Materialize
 from raylabel.training.schedule import Schedule, scaled_lr
 

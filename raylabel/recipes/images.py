@@ -11,7 +11,7 @@ from raylabel.models import Model
 from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.selection.select import Select
 from raylabel.training.config import Train
-from raylabel.training.logistic import Head
+from raylabel.training.head import Head
 from raylabel.training.media import Materialize
 from raylabel.training.schedule import Schedule, scaled_lr
 

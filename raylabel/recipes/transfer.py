@@ -12,7 +12,7 @@ from raylabel.media.view import View
 from raylabel.models.init import PENULTIMATE
 from raylabel.store.artifact import NOT_IDENTITY
 from raylabel.training.config import Train
-from raylabel.training.logistic import Head
+from raylabel.training.head import Head
 from raylabel.training.media import Materialize
 
 Protocol = Literal["finetune", "probe", "logistic_raw", "logistic", "few", "knn", "scratch"]

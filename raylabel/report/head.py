@@ -1,9 +1,9 @@
-"""The head of a teacher that is fitted to the features of a frozen network, in numbers and in words."""
+"""The head of a teacher on the features of a frozen network, in numbers and in words."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from raylabel.text import percent
+from raylabel.text import listed, percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,3 +42,23 @@ class FittedHead:
         how = "" if found is None else f" ({percent(found)} in cross-validation)"
         without = f", {self.without:,} could not be read" if self.without else ""
         return f"strength {self.strength:g}{how}, fitted to {self.samples:,} labeled samples{without}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotHead:
+    """The embeddings of the names of the classes by the text tower of a network of open_clip."""
+
+    templates: list[str]
+    """Sentences with {} in the place of a name."""
+    names: list[str]
+    """The name of each class, in the order of the classes."""
+
+    @classmethod
+    def of(cls, info: dict[str, Any]) -> "ZeroShotHead":
+        """`info`: of the teacher's artifact."""
+        return cls(templates=info["templates"], names=info["names"])
+
+    @property
+    def sentence(self) -> str:
+        """'zero-shot, of the names 'cat', 'dog' and 3 more, in the templates 'a photo of a {}.''"""
+        return f"zero-shot, of the names {listed(self.names)}, in the templates {listed(self.templates)}"

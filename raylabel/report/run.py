@@ -19,7 +19,7 @@ from raylabel.models.trained import CURVE
 from raylabel.pipelines.curves import curves_of, trainings_of
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.report.control import control_used
-from raylabel.report.head import FittedHead
+from raylabel.report.head import FittedHead, ZeroShotHead
 from raylabel.report.page import Film, Picture, Point, Strip, write_page
 from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary, Validated
 from raylabel.report.thumbnails import film_parser, thumbnail_parser, unpack
@@ -82,6 +82,7 @@ def summarise(run: Run) -> Summary:
         test_per_class=run.start.test_labels.info["per_class"],
         control=control_used(recipe, run.control_sweep),
         head=FittedHead.of(run.teacher.info) if run.labeled_features else None,
+        zero_shot=ZeroShotHead.of(run.teacher.info) if recipe.teacher.head.zero_shot and not recipe.source else None,
         picks=Picks(
             total=picks["picks"],
             samples=picks["samples"],

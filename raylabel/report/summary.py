@@ -26,7 +26,7 @@ from raylabel.evaluate.results import (
     require,
 )
 from raylabel.report.control import ControlUsed
-from raylabel.report.head import FittedHead
+from raylabel.report.head import FittedHead, ZeroShotHead
 from raylabel.selection.leaks import Leaks
 from raylabel.text import percent, percent_range, points
 
@@ -181,6 +181,8 @@ class Summary:
     """The control that the gain is over."""
     head: FittedHead | None = None
     """The head of the teacher; None if it is not fitted to the features of a frozen network."""
+    zero_shot: ZeroShotHead | None = None
+    """The head of the teacher; None if it is not computed from the names of the classes."""
     picks: Picks
     """The result of the selection."""
     validated: list[Validated] = field(default_factory=list)

@@ -33,8 +33,8 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
     say(f"control: {summary.control.description}")
     if summary.control.trials:
         console.print(_controls_table(summary.control, console), width=min(console.width, WIDTH))
-    if summary.head:
-        say(f"head of the teacher: {summary.head.sentence}")
+    for head in filter(None, (summary.head, summary.zero_shot)):
+        say(f"head of the teacher: {head.sentence}")
     for each in summary.validated:
         say(f"validated: {each.sentence(summary.inputs)}")
     counts = summary.counts

@@ -8,13 +8,13 @@ from raylabel.models.weights import torchvision_meta
 from raylabel.pipelines.control import TRIED
 from raylabel.report.summary import MODELS
 from raylabel.ship.lineage import Step
-from raylabel.ship.markdown import code
+from raylabel.ship.markdown import code, codes
 from raylabel.store.artifact import Artifact
 
 
 def training_section(steps: list[Step]) -> str:
     """How each network of the lineage was trained."""
-    told = {"train": training, "head": _fitting}
+    told = {"train": training, "head": _fitting, "zero-shot": _naming}
     found = [
         f"- {code(one.folder)}: {tell(one.artifact)}"
         for one in steps
@@ -46,6 +46,17 @@ def _fitting(network: Artifact) -> str:
     return (
         f"the last layer of {code(identity['model']['arch'])}, by logistic regression on the features of unit length "
         f"of {info['samples']:,} labeled samples, with C = {info['strength']:g}{how}. The other layers are as given."
+    )
+
+
+def _naming(network: Artifact) -> str:
+    """How a zero-shot head was computed."""
+    identity, info = network.identity, network.info
+    templates = ", ".join(map(code, info["templates"]))
+    return (
+        f"the last layer of {code(identity['model']['arch'])}, zero-shot: from the embeddings of the names "
+        f"{codes(info['names'])} in {templates} by the text tower of these weights, without labels. The other layers "
+        "are as given."
     )
 
 

@@ -1,4 +1,4 @@
-"""How programs without raylabel build a network: Python code for torchvision, timm or a copied file, and timm's config.
+"""How programs without raylabel build a network: Python code for torchvision, timm or copied files, and timm's config.
 
 `tests/ship/test_other_programs.py` builds the networks in both ways and compares their logits.
 """
@@ -14,6 +14,7 @@ import torch
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.build import EXTRA, build
+from raylabel.models.clip_networks import clip_name, is_clip, model_config
 from raylabel.models.config import RESNEXT101, SMALL
 from raylabel.models.head import head_of
 from raylabel.models.timm_networks import TIMM, fixed_size, is_timm
@@ -93,8 +94,8 @@ def crop_fraction(size: int, resize: int) -> float:
 
 
 def source_texts(model: Model) -> dict[str, str]:
-    """Python files that the code needs → their content: modules of raylabel that import only PyTorch and
-    torchvision."""
+    """Python files that the code needs → their content: modules of raylabel that import only PyTorch, torchvision and
+    open_clip."""
     modules = {SOURCE: _own(model)[0], UNIT_SOURCE: "unit" if model.features == "unit" else ""}
     return {
         file: inspect.getsource(importlib.import_module(f"raylabel.models.{name}"))
@@ -143,7 +144,10 @@ def torch_code(model: Model, classes: int) -> str:
 
 def _own(model: Model) -> tuple[str, str]:
     """(the module of raylabel.models that has the network, the call that builds it up to the number of classes); empty
-    if torchvision has it."""
+    if torchvision or timm has it."""
+    if is_clip(model.arch):
+        quick_gelu = model_config(model.arch)["quick_gelu"]
+        return "clip_tower", f'clip_network("{clip_name(model.arch)[0]}", {quick_gelu}, '
     if small := SMALL.fullmatch(model.arch):
         module, name = ("small", "SmallResNet") if small[1] == "resnet" else ("video", "SmallR2Plus1D")
         return module, f"{name}({small[2]}, {small[3]}, "

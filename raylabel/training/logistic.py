@@ -3,47 +3,17 @@
 Letters: N samples, D numbers of a feature, C classes.
 """
 
-import math
 import warnings
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
 from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
+from raylabel.training.head import Head
 
 SMALL = 1_000_000_000  # N x D x C up to which scikit-learn fits the head, in minutes; beyond, torch's L-BFGS does
 STEPS = 5_000  # of L-BFGS at most
-
-
-Kind = Literal["none", "logistic"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """A last layer that is fitted to features of unit length. The default is none."""
-
-    kind: Kind = "none"
-    """logistic: a logistic regression with an L2 penalty."""
-    strengths: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0, 1_000.0, 10_000.0)
-    """The inverse of the penalty, scikit-learn's C: the weight of the summed loss against half of the squared weights.
-    Of several, the one with the highest accuracy in cross-validation, and of equal ones the smallest, is used."""
-    folds: int = 5
-    """Folds of the cross-validation, at most the samples of the smallest class."""
-
-    def check(self, name: str) -> None:
-        """InputError if a field is invalid. `name` is its name in the recipe, such as 'teacher.head'."""
-        if self.kind not in get_args(Kind):
-            raise InputError(f"{name}.kind is {self.kind!r}: give {' or '.join(map(repr, get_args(Kind)))}")
-        if not self.strengths or not all(0 < one < math.inf for one in self.strengths):
-            raise InputError(f"{name}.strengths is {self.strengths}: give one or more positive numbers")
-        if self.folds < 2:
-            raise InputError(f"{name}.folds is {self.folds}: give at least 2")
-
-    @property
-    def given(self) -> bool:
-        return self.kind != "none"
 
 
 @dataclass(frozen=True)

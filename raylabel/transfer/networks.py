@@ -6,6 +6,7 @@ from dataclasses import replace
 from raylabel.errors import InputError
 from raylabel.media.view import View
 from raylabel.models import Model
+from raylabel.models.clip_networks import CLIP
 from raylabel.models.hub import hub_config, is_hub_folder, is_hub_name
 from raylabel.models.sources import is_name, view_for
 from raylabel.models.timm_networks import TIMM
@@ -47,10 +48,10 @@ def _candidate(given: str, view: View) -> Candidate:
 
 
 def _arch_of(weights: str) -> str:
-    """The architecture that a name of weights, or a folder in the hub's layout, tells."""
-    if weights.startswith(TIMM):
+    """The architecture that a name of weights, or a repository or folder in timm's layout, tells."""
+    if weights.startswith((TIMM, CLIP)):
         return weights
-    if is_hub_name(weights) or is_hub_folder(weights):
+    if is_hub_name(weights) or is_hub_folder(weights, TIMM):
         return TIMM + hub_config(weights)["architecture"]
     if is_name(weights):
         return torchvision_arch(weights)

@@ -19,7 +19,7 @@ from raylabel.labels.picks import write_picks
 from raylabel.models.unit import unit_features
 from raylabel.schema import CLASSIFIED, SCORES, features_schema
 from raylabel.store.artifact import Artifact, Built, Root, write_table
-from raylabel.training.logistic import Head
+from raylabel.training.head import Head
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 C, D = 4, 12

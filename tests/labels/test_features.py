@@ -32,7 +32,7 @@ from raylabel.models.trunk import trunk, width_of
 from raylabel.schema import SCORES, check, features_schema
 from raylabel.store.artifact import Artifact, Root
 from raylabel.store.reject_limit import RejectTally
-from raylabel.training.logistic import Head
+from raylabel.training.head import Head
 
 MODEL = Model(arch="resnet8x1")
 CONFIG = Label(batch=32, p=10, precision="fp32", reject_limit=0.5)

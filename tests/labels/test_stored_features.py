@@ -33,7 +33,7 @@ from raylabel.models.trunk import Headed
 from raylabel.schema import SCORES
 from raylabel.store.artifact import Artifact, Root
 from raylabel.store.reject_limit import RejectTally
-from raylabel.training.logistic import Head
+from raylabel.training.head import Head
 
 MODEL = Model(arch="resnet8x1")
 LABEL = Label(batch=40, p=3, precision="fp32", reject_limit=0.5)  # no unit below is a multiple of it

@@ -27,7 +27,7 @@ from raylabel.ship.card import write_card
 from raylabel.ship.lineage import lineage
 from raylabel.ship.shipped import find_network
 from raylabel.store.artifact import Root
-from raylabel.training.logistic import Head
+from raylabel.training.head import Head
 
 MODEL = Model(arch="resnet8x2")
 

@@ -22,7 +22,7 @@ from raylabel.evaluate.results import Metric, Subject
 from raylabel.media.encode import encode_mp4
 from raylabel.report import page as module
 from raylabel.report.control import ControlUsed, TriedControl
-from raylabel.report.head import FittedHead, TriedStrength
+from raylabel.report.head import FittedHead, TriedStrength, ZeroShotHead
 from raylabel.report.page import NAMED_CLASSES, Film, Picture, Point, Strip, write_page
 from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary
 from raylabel.report.terminal import print_summary
@@ -79,6 +79,8 @@ def make(names: list[str], text: str = "plain", video: bool = False) -> Summary:
                 TriedStrength(strength=strength, accuracy=0.8123) for strength in (0.1, 1e6)
             ] if len(names) > 2 else [],
         ) if video else None,
+        zero_shot=ZeroShotHead(templates=[f"{text} {{}}", "{}"], names=[f"{text} {name}" for name in names]) if video
+        else None,
         picks=Picks(
             total=sum(per_class), samples=max(per_class), k=50, p=3, rank="log_odds", per_class=per_class,
             min=min(per_class), median=float(np.median(per_class)), max=max(per_class),
@@ -136,7 +138,7 @@ def test_every_value_of_the_json_is_on_the_page_exactly(classes: int, video: boo
         assert json.loads(value) == expected[key], key
     missing = expected.keys() - {key for key, _ in found}
     # Empty here: nothing was validated.
-    assert missing == ({"validated", "leaks", "head"} if not video else {"validated"})
+    assert missing == ({"validated", "leaks", "head", "zero_shot"} if not video else {"validated"})
 
 
 def test_text_of_a_value_is_that_value() -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from raylabel.compute.progress import PATIENCE, PatientProgress, Progress
 from raylabel.evaluate.results import Metric
 from raylabel.report.control import ControlUsed
-from raylabel.report.head import FittedHead, TriedStrength
+from raylabel.report.head import FittedHead, TriedStrength, ZeroShotHead
 from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary, verdict
 from raylabel.report.terminal import print_summary
 from raylabel.selection.leaks import Leaks
@@ -103,7 +103,10 @@ def test_table_is_plain_text_of_at_most_100_columns_with_all_numbers() -> None:
     passed = [PassedOver(corpus="unlabeled", extension=".heic", count=1234, examples=["d/a.heic", "d/b.heic"])]
     tried = [TriedStrength(strength=strength, accuracy=0.82) for strength in (1.0, 10.0)]
     head = FittedHead(strength=10.0, samples=1234, without=1, validation=tried)
-    found = dataclasses.replace(small(), rejects=reasons, passed_over=passed, warnings=("look at it",), head=head)
+    named = ZeroShotHead(templates=["a photo of a {}."], names=["cat", "dog"])
+    found = dataclasses.replace(
+        small(), rejects=reasons, passed_over=passed, warnings=("look at it",), head=head, zero_shot=named
+    )
     print_summary(found, "/runs/run-0123", where)
     text = text_of(stream)
     assert "\x1b" not in text
@@ -111,6 +114,7 @@ def test_table_is_plain_text_of_at_most_100_columns_with_all_numbers() -> None:
     for expected in (
         "teacher 50.0% 40.0 to 60.0 96",
         "head of the teacher: strength 10 (82.0% in cross-validation), fitted to 1,234",
+        "head of the teacher: zero-shot, of the names 'cat', 'dog', in the templates 'a photo of a {}.'",
         "+3.4 points (95% interval +2.6 to +4.2)",
         "1,200 in = 1,150 scored + 30 rejected + 20 duplicates",
         "a reason that is number 9 3",

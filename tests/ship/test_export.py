@@ -273,3 +273,23 @@ def test_networks_of_timm_and_heads_have_all_formats(
     assert {value for name, value in differences.items() if name != "model.onnx"} == {0}
     card = (Path(exported.folder) / "README.md").read_text()
     assert "is resized to 64 x 64 pixels, whatever its shape (bicubic" in card
+
+
+@pytest.mark.slow
+def test_a_head_on_a_network_of_open_clip_has_all_formats(
+    ray_local: None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model = Model(arch="clip/ViT-S-32-alt", features="unit")
+    _, exported = made(tmp_path_factory, model, View(size=224, resize=224))
+    assert files(exported) == {
+        WEIGHTS,
+        "model.pt2",
+        "model.onnx",
+        "preprocess.json",
+        "README.md",
+        "unit.py",
+        "model.py",
+    }
+    differences = exported.parity.differences
+    assert differences[WEIGHTS] == 0 and max(differences.values()) < 1e-4  # torch.export splits the attention
+    assert "clip_network(" in (Path(exported.folder) / "README.md").read_text()

@@ -32,6 +32,8 @@ SOME = {
     Model(arch="timm/test_efficientnet"): (64, 64),
     Model(arch="timm/test_efficientnet", features="unit"): (64, 64),
     Model(arch="resnet8x1", features="unit"): (8, 8),
+    Model(arch="clip/ViT-S-32-alt", features="unit"): (224, 224),
+    Model(arch="clip/RN50.openai"): (224, 224),
     Model(arch="r2plus1d8x2"): (4, 8, 8),
     Model(arch="r3d_18"): (2, 16, 16),
 }

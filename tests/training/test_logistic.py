@@ -9,7 +9,8 @@ from sklearn.model_selection import PredefinedSplit, cross_val_score
 
 from raylabel.errors import InputError
 from raylabel.training import logistic
-from raylabel.training.logistic import Head, fit_by_sklearn, fit_by_torch, fit_logistic, folds_of
+from raylabel.training.head import Head
+from raylabel.training.logistic import fit_by_sklearn, fit_by_torch, fit_logistic, folds_of
 
 
 def data(classes: int, samples: int = 240, width: int = 24) -> tuple[np.ndarray, np.ndarray]:

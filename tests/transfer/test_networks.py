@@ -31,7 +31,9 @@ def test_a_trained_network_has_its_own_architecture_and_evaluation(tmp_path: Pat
 
 
 def test_names_of_weights_tell_architecture_and_view():
-    timm, of_torchvision = candidates_of(["timm/resnet10t.c3_in1k", "ResNet50_Weights.IMAGENET1K_V2"], VIEW)
+    names = ["timm/resnet10t.c3_in1k", "ResNet50_Weights.IMAGENET1K_V2", "clip/ViT-B-32.laion2b_s34b_b79k"]
+    timm, of_torchvision, clip = candidates_of(names, VIEW)
+    assert clip.model.arch == names[2] and (clip.view.size, clip.view.interpolation) == (224, "bicubic")
     assert timm.model.arch == "timm/resnet10t.c3_in1k" and (timm.view.size, timm.view.resize) == (176, 201)
     assert of_torchvision.model == Model(arch="resnet50")
     assert (of_torchvision.view.size, of_torchvision.view.resize) == (224, 232)
