@@ -2,22 +2,26 @@
 is read.
 """
 
+import os
 import shutil
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 import torch
 from helpers import DIGITS_VIEW, contents, digit_images, random_model, write_parquet
 from ray.exceptions import RayTaskError
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus, units
-from raylabel.inference import network
+from raylabel.inference import network, stored
 from raylabel.inference import scores as stage
 from raylabel.inference.features import features_of
 from raylabel.inference.log_odds import top_classes
@@ -156,6 +160,43 @@ def test_a_stopped_pass_resumes_and_a_grown_corpus_is_ranked_where_it_is_new(dig
     found = grown.scores(teacher, features)
     assert (found.info["images"], found.info["earlier"], found.info["rejected"]) == (150, 500, 4)
     assert contents(found) == contents(grown.to(tmp_path / "plain").scores(teacher, None))
+
+
+def dying(when: str, marker: Path) -> Callable[..., Any]:
+    """The task that ranks parts, whose process is killed once: 'before' or 'after' it has written its first part."""
+
+    @ray.remote(max_retries=3)
+    def rank(*arguments: Any) -> Any:
+        from raylabel.inference import stored  # that of the worker, which is not patched
+
+        write = stored.write_part
+
+        def write_and_die(*inner: Any) -> Any:
+            if marker.exists():
+                return write(*inner)
+            marker.touch()
+            if when == "after":
+                write(*inner)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stored, "write_part", write_and_die)
+            return stored._rank._function(*arguments)
+
+    return rank
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.timeout(300)
+def test_a_killed_task_ranks_its_parts_again(digits, teacher, tmp_path, monkeypatch, when):
+    features = digits.features()
+    shutil.copytree(digits.root.uri, tmp_path / "quiet")
+    quiet = digits.to(tmp_path / "quiet").scores(teacher, features)
+    monkeypatch.setattr(stored, "_rank", dying(when, tmp_path / "killed"))
+    found = digits.scores(teacher, features)
+    assert (tmp_path / "killed").exists()
+    assert contents(found) == contents(quiet)
+    assert (found.info["images"], found.info["rejected"]) == (500, 4)
 
 
 @pytest.mark.slow
