@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 import ray
 import torch
+from cloud import Cloud
 from helpers import DIGITS_VIEW, contents, digit_images, random_model, write_parquet
 from ray.exceptions import RayTaskError
 
@@ -34,6 +35,8 @@ from raylabel.models import Model
 from raylabel.models.build import build
 from raylabel.models.head import head_of
 from raylabel.models.trunk import Headed
+from raylabel.plan import traffic
+from raylabel.plan.traffic import Traffic
 from raylabel.schema import SCORES
 from raylabel.store.artifact import Artifact, Root
 from raylabel.store.reject_limit import RejectTally
@@ -197,6 +200,31 @@ def test_a_killed_task_ranks_its_parts_again(digits, teacher, tmp_path, monkeypa
     assert (tmp_path / "killed").exists()
     assert contents(found) == contents(quiet)
     assert (found.info["images"], found.info["rejected"]) == (500, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_requests_to_an_object_store_are_as_planned(digits, teacher, server: Cloud, bucket: str, monkeypatch):
+    monkeypatch.setattr(units, "UNIT", 40)
+    monkeypatch.setattr(stage, "PART", 1)
+    far = Set(Root.open(f"{bucket}/root"), digits.corpus)
+    features = far.features()
+    assert far.shards
+    with server.counting() as found:
+        made = far.scores(teacher, features)
+    parts = len(made.files("scores-"))
+    assert parts == 13
+    rows = [
+        sum(f.bytes for f in one.files(prefix)) / 496 for one, prefix in ((features, "features-"), (made, "scores-"))
+    ]
+    asked = found.of("", "GET", "HEAD"), found.of("", "PUT", "POST", "LIST")
+    counted = Traffic(len(asked[0]), len(asked[1]), asked[0].of("", "GET").bytes, asked[1].of("", "PUT").bytes)
+    planned = traffic.rank_stored(500, parts, *rows)
+    for field in fields(Traffic):
+        value, expected = getattr(counted, field.name), getattr(planned, field.name)
+        print(f"{field.name}: predicted {expected:,.0f}, counted {value:,}")
+    for field in fields(Traffic):
+        assert getattr(planned, field.name) == pytest.approx(getattr(counted, field.name), rel=0.2), field.name
 
 
 @pytest.mark.slow
