@@ -82,20 +82,21 @@ def test_only_inputs_that_a_network_changes_itself_are_float32():
 
 @pytest.mark.parametrize("arch", ["resnet8x1", "r2plus1d8x1", "squeezenet1_1"])
 def test_a_rounded_input_gives_the_bits_of_autocast(arch: str):
-    """Forward and backward. The first backward pass of a process is left out: on a CPU with AVX512-BF16, the gradient of
-    one 3-D convolution has other bits there than in all later passes, whatever the dtype of the input."""
+    """Forward, and of images backward. Of clips oneDNN's gradient of one (3, 1, 1) convolution varies from call to call
+    in bf16 (torch 2.14.1, AVX512-BF16); on a CPU clips are trained in fp32."""
     view = View(size=64, clip=Clip(frames=4) if takes_clips(Model(arch=arch)) else None)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, *view.train_shape), dtype=np.uint8))
     found = []
-    for dtype in (torch.float32, torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.bfloat16):
         torch.manual_seed(0)
         network = build(Model(arch=arch), 7)
         assert input_dtype(network, True) == torch.bfloat16
         with torch.autocast("cpu", torch.bfloat16):
             logits = network.to(memory_format=memory_format(network))(normalise(pixels, view, dtype))  # pyright: ignore
         logits.float().pow(2).sum().backward()
-        found.append([logits.detach(), *(parameter.grad for parameter in network.parameters())])
-    assert all(torch.equal(a, b) for a, b in zip(*found[1:], strict=True))
+        gradients = [] if view.clip else [parameter.grad for parameter in network.parameters()]
+        found.append([logits.detach(), *gradients])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def last_layer(network: nn.Module, inputs: Tensor) -> nn.Module:
