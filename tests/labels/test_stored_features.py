@@ -5,7 +5,7 @@ is read.
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -165,7 +165,7 @@ def test_a_stopped_pass_resumes_and_a_grown_corpus_is_ranked_where_it_is_new(dig
     assert contents(found) == contents(grown.to(tmp_path / "plain").scores(teacher, None))
 
 
-def dying(when: str, marker: Path) -> Callable[..., Any]:
+def dying(when: str, marker: Path) -> Any:
     """The task that ranks parts, whose process is killed once: 'before' or 'after' it has written its first part."""
 
     @ray.remote(max_retries=3)
