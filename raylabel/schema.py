@@ -163,13 +163,15 @@ ROW_GROUPS = pa.schema(
 EXAMPLES = pa.schema([SAMPLES.field("key"), MEDIA.field("media"), SAMPLES.field("labels")])
 
 # What a classifier says of the samples of a labeled set: its best class (-1 if the sample could not be read), the rank
-# of the true class (0: it is the best one), and the probability of the best class, also after temperature scaling.
+# of the true class (0: it is the best one), also among the classes that occur in the set, and the probability of the
+# best class, also after temperature scaling.
 CLASSIFIED = pa.schema(
     [
         pa.field("key", pa.int64(), nullable=False),
         pa.field("label", pa.int32(), nullable=False),
         pa.field("best", pa.int32(), nullable=False),
         pa.field("rank", pa.int32(), nullable=False),
+        pa.field("rank_among", pa.int32(), nullable=False),
         pa.field("confidence", pa.float32(), nullable=False),
         pa.field("calibrated", pa.float32(), nullable=True),
     ]

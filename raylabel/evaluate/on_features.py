@@ -96,11 +96,17 @@ def _classify(task: OnFeatures) -> tuple[pa.Table, dict[str, Any]]:
     if task.held and task.calibrates:
         held = read_labeled(*task.held)
         temperature = fit_temperature(np.concatenate([p for _, p in _blocks(classify, held, task.classes)]), held.label)
+    occurring = occurring_classes(task.tested[1])
     tables = [
-        classified(tested.key[some], tested.label[some], log_p, temperature)
+        classified(tested.key[some], tested.label[some], log_p, occurring, temperature)
         for some, log_p in _blocks(classify, tested, task.classes)
     ]
     return with_unread(tables, task.tested[1]), info | found | {"temperature": temperature}
+
+
+def occurring_classes(labels: Artifact) -> np.ndarray:
+    """The classes that have samples in PICKS, int64, ascending."""
+    return np.flatnonzero(labels.info["per_class"])
 
 
 def with_unread(tables: list[pa.Table], labels: Artifact) -> pa.Table:

@@ -14,7 +14,7 @@ from raylabel.compute.tasks import fetch
 from raylabel.compute.watchdog import heartbeat
 from raylabel.evaluate.calibration import fit_temperature
 from raylabel.evaluate.classified import FILE, classified
-from raylabel.evaluate.on_features import with_unread
+from raylabel.evaluate.on_features import occurring_classes, with_unread
 from raylabel.schema import PICKS
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 
@@ -46,7 +46,10 @@ def _classify(
     if held:
         known = list(_labeled(*held, classes))
         temperature = fit_temperature(np.concatenate([p for *_, p in known]), np.concatenate([y for _, y, _ in known]))
-    tables = [classified(key, label, log_p, temperature) for key, label, log_p in _labeled(scores, labels, classes)]
+    occurring = occurring_classes(labels)
+    tables = [
+        classified(key, label, log_p, occurring, temperature) for key, label, log_p in _labeled(scores, labels, classes)
+    ]
     return with_unread(tables, labels), temperature
 
 

@@ -1,34 +1,30 @@
-"""SCORES of ImageNet's validation images + ReaL labels → METRICS."""
+"""Best classes of ImageNet's validation images + ReaL labels → METRICS."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-import pyarrow.compute as pc
 
 from raylabel.corpus import Corpus, Shards
 from raylabel.corpus.addresses import addresses
 from raylabel.errors import InputError
 from raylabel.evaluate.classify import share_right
 from raylabel.evaluate.results import REAL_TOP1, Metric, Subject
-from raylabel.schema import SCORES, make_key
+from raylabel.schema import make_key
 from raylabel.store.artifact import Artifact
 
 _NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+")
 
 
 def real_top1(
-    of: Subject, scores: Artifact, corpus: Corpus, shards: Artifact, labels: Sequence[Collection[int]]
+    of: Subject, best: Mapping[int, int], corpus: Corpus, shards: Artifact, labels: Sequence[Collection[int]]
 ) -> Metric:
-    """Share of images whose best class is one of `labels[i - 1]`, i the number in the name of the image's file
-    (`datasets.real_labels`; Beyer et al. 2020). Images without labels are left out; one that has some and could not be
-    read counts as wrong. The network's classes must be in the order of the sorted wnids.
+    """Share of images whose best class, `best` by the key of the image, is one of `labels[i - 1]`, i the number in the
+    name of the image's file (`datasets.real_labels`; Beyer et al. 2020). Images without labels are left out; one that
+    has some and could not be read counts as wrong. The network's classes must be in the order of the sorted wnids.
 
     InputError if the corpus is not of loose files named like ILSVRC2012_val_00000001.JPEG, or no image has labels.
     """
-    table = scores.table("scores-", SCORES, ["key", "classes"])
-    first = pc.list_element(table.column("classes"), 0)  # pyright: ignore[reportAttributeAccessIssue]
-    best = dict(zip(table.column("key").to_pylist(), first.to_pylist(), strict=True))
     right: list[bool] = []
     listing = Shards(shards)
     for number, rows in enumerate(listing.rows.tolist()):

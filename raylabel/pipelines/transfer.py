@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from raylabel.corpus import Shards
-from raylabel.evaluate.classified import classified_metrics, right_of
+from raylabel.evaluate.classified import best_of, classified_metrics, right_of
 from raylabel.evaluate.classify import paired_gain
 from raylabel.evaluate.knn import Knn
 from raylabel.evaluate.on_features import OnFeatures, classify_features
 from raylabel.evaluate.on_scores import classify_scores
+from raylabel.evaluate.real_labels import real_top1
 from raylabel.evaluate.results import Metric, Subject
 from raylabel.labels.features import Frozen, feature_width
 from raylabel.labels.holdout import hold_out
@@ -207,7 +208,10 @@ class TransferRun:
         found = Outcome(
             candidate=candidate, protocol=protocol, share=share, samples=samples, classified=made, metrics=()
         )
-        rows = classified_metrics(self._subject(found), made, len(self.start.classes))
+        start, subject = self.start, self._subject(found)
+        rows = classified_metrics(subject, made, len(start.classes))
+        if start.real:
+            rows.append(real_top1(subject, best_of(made), start.corpora["test"], start.shards["test"], start.real))
         return replace(found, metrics=tuple(rows))
 
     def _subject(self, outcome: Outcome) -> Subject:

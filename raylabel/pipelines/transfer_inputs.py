@@ -10,6 +10,8 @@ from raylabel.compute.progress import say
 from raylabel.compute.resources import Cluster
 from raylabel.corpus import Corpus, Shards, read_groups
 from raylabel.corpus.label_rule import name_warnings
+from raylabel.datasets import real_labels
+from raylabel.datasets.imagenet import WNID
 from raylabel.errors import InputError
 from raylabel.labels.truth import GivenLabels
 from raylabel.media.view import View
@@ -49,6 +51,8 @@ class Prepared:
     """PICKS of the validation set, if it is given."""
     classes: tuple[str, ...]
     """Class names, in the order of class indices."""
+    real: Sequence[tuple[int, ...]]
+    """ReaL labels of the test set, if they are given."""
     warnings: tuple[str, ...]
     """What the user should check; no error."""
 
@@ -84,8 +88,21 @@ def prepare(root: Root, recipe: Transfer, candidates: Sequence[Candidate]) -> Pr
         test_labels=tested,
         validation=validation,
         classes=classes,
+        real=_real_labels(recipe.real, classes),
         warnings=tuple(warnings),
     )
+
+
+def _real_labels(uri: str, classes: tuple[str, ...]) -> Sequence[tuple[int, ...]]:
+    if not uri:
+        return ()
+    if bad := [name for name in classes if not WNID.fullmatch(name)]:
+        raise InputError(f"real is given, but the class '{bad[0]}' is no WordNet id of ImageNet: leave it out")
+    if list(classes) != sorted(classes):
+        raise InputError(
+            "real is given, but the classes are not in the order of sorted WordNet ids: sort labeled.classes"
+        )
+    return real_labels(uri)
 
 
 def check_transfer(recipe: Transfer, candidates: Sequence[Candidate]) -> None:

@@ -30,6 +30,9 @@ class Transfer:
     """The labeled test set; nothing is tuned on it."""
     validation: Corpus | None = None
     """A labeled set from which the temperatures of temperature scaling are found; nothing is trained on it."""
+    real: str = ""
+    """ReaL labels of the test set, which is then ImageNet's validation images in loose files: the file real.json of
+    Beyer et al. 2020 (arXiv 2006.07159). The accuracy by them is reported too."""
     holdout: float = 0.2
     """Share of the labeled set that is held out for that instead, 0 to 1; nothing is trained on it. 0: all labels are
     trained on, and there is no temperature scaling."""

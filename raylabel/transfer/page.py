@@ -7,6 +7,9 @@ from typing import Any
 from raylabel.report.axes import linear
 from raylabel.report.html import leaves, render
 
+SHARES = {"top-5": "top5", "subset": "subset_top1", "ReaL": "real_top1"}
+"""Columns that only some pages have → fields of their rows."""
+
 
 def write_transfer_page(summary: Mapping[str, Any]) -> str:
     """The page as HTML text; the same numbers give the same text.
@@ -27,7 +30,7 @@ def write_transfer_page(summary: Mapping[str, Any]) -> str:
             max([0.0, *(100 * one["high"] for one in gains)]),
             lambda x: f"{x:+g}" if x else "0",
         ),
-        with_top5=any(row["top5"] for row in rows),
+        shares=[(name, field) for name, field in SHARES.items() if any(row[field] for row in rows)],
         settings=list(leaves(data["settings"], ("settings",))),
     )
 

@@ -10,7 +10,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raylabel.evaluate.results import CALIBRATED, ECE, TOP1, TOP5, Metric, find, metrics, require
+from raylabel.evaluate.results import (
+    CALIBRATED,
+    ECE,
+    REAL_TOP1,
+    SUBSET_TOP1,
+    TOP1,
+    TOP5,
+    Metric,
+    find,
+    metrics,
+    require,
+)
 from raylabel.pipelines.transfer import Outcome, TransferRun
 from raylabel.recipes.transfer import Transfer
 from raylabel.report.summary import interval
@@ -28,6 +39,9 @@ PROTOCOLS = {
     "scratch": "full training",
 }
 """The names of protocols for display; those of `few` and `knn` have a number."""
+
+MORE = {"subset": "subset_top1", "ReaL": "real_top1"}
+"""Columns that only some tables have → fields of their rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +73,10 @@ class Row:
     top1: Share
     top5: Share | None
     """None with fewer than 6 classes."""
+    subset_top1: Share | None
+    """Accuracy among the classes that occur in the test set; None if all do."""
+    real_top1: Share | None
+    """Accuracy by ReaL labels; None if there are none."""
     ece: float
     """Expected calibration error of the test samples that could be read, a fraction."""
     ece_calibrated: float | None
@@ -73,7 +91,8 @@ class Row:
     @classmethod
     def of(cls, outcome: Outcome, recipe: Transfer) -> "Row":
         info, rows = outcome.classified.info, outcome.metrics
-        ece, top5, calibrated = require(rows, metric=ECE), find(rows, metric=TOP5), find(rows, metric=CALIBRATED)
+        ece, calibrated = require(rows, metric=ECE), find(rows, metric=CALIBRATED)
+        shares = {name: Share.of(row) for name in (TOP5, SUBSET_TOP1, REAL_TOP1) if (row := find(rows, metric=name))}
         return cls(
             network=outcome.candidate.name,
             arch=outcome.candidate.model.arch,
@@ -81,7 +100,9 @@ class Row:
             samples=outcome.samples,
             read=ece.n,
             top1=Share.of(require(rows, metric=TOP1)),
-            top5=Share.of(top5) if top5 else None,
+            top5=shares.get(TOP5),
+            subset_top1=shares.get(SUBSET_TOP1),
+            real_top1=shares.get(REAL_TOP1),
             ece=ece.value,
             ece_calibrated=calibrated.value if calibrated else None,
             temperature=info["temperature"],
@@ -179,14 +200,17 @@ def print_transfer(summary: Summary, folder: str, console: Console | None = None
 
 
 def _table(summary: Summary, console: Console) -> Table:
-    table = _empty("network", "labels", "top-1", "95% interval", "ECE", "calibrated")
+    some = [(name, field) for name, field in MORE.items() if any(getattr(row, field) for row in summary.rows)]
+    table = _empty("network", "labels", "top-1", "95% interval", *(name for name, _ in some), "ECE", "calibrated")
     before = ""
     for row in summary.rows:
         if row.protocol != before:
             table.add_row(Text(encodable(row.protocol, console), style="bold"))
             before = row.protocol
         scaled = "-" if row.ece_calibrated is None else percentage(row.ece_calibrated)
-        cells = percent(row.top1.value), percent_range(row.top1.low, row.top1.high), percentage(row.ece), scaled
+        more = [percent(getattr(row, field).value) for _, field in some]
+        top1 = percent(row.top1.value), percent_range(row.top1.low, row.top1.high)
+        cells = *top1, *more, percentage(row.ece), scaled
         table.add_row(Text(encodable(f"  {row.network}", console)), f"{row.samples:,}", *cells)
     return table
 

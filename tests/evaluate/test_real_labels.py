@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from corpora import Indexed, add, read_all
@@ -19,21 +18,14 @@ from raylabel.errors import InputError
 from raylabel.evaluate.classify import wilson
 from raylabel.evaluate.real_labels import real_top1
 from raylabel.evaluate.results import Subject
-from raylabel.inference.log_odds import top_classes
-from raylabel.schema import SCORES
-from raylabel.store.artifact import Artifact, Built, Root, write_table
+from raylabel.store.artifact import Root
 
 OF = Subject(model="m", seed=0, dataset="d", split="val")
 C = 6
 
 
-def scores_of(root: Root, keys: list[int], logits: torch.Tensor) -> Artifact:
-    """SCORES with the three best classes."""
-    classes, _, _ = top_classes(logits, 3)
-    lists = {"classes": classes.tolist(), "log_odds": [[0.0] * 3] * len(keys), "logits": [[0.0] * 3] * len(keys)}
-    plain = {"key": keys, "digest": [b"0" * 16] * len(keys), "group": [0] * len(keys), "clips": [[]] * len(keys)}
-    table = pa.table({**plain, **lists}).select(SCORES.names).cast(SCORES)
-    return root.make("scores", {"keys": keys}, lambda d: Built([write_table(d.uri, "scores-0.parquet", table)], {}))
+def best_of(keys: list[int], logits: torch.Tensor) -> dict[int, int]:
+    return dict(zip(keys, logits.argmax(1).tolist(), strict=True))
 
 
 @pytest.mark.parametrize("share", [1.0, 0.6])
@@ -62,7 +54,7 @@ def test_the_accuracy_is_that_of_timm(layout: str, share: float, tmp_path: Path,
     timm.add_result(torch.cat([logits, torch.zeros(len(others), C)]))
 
     labels, n = real_labels(str(tmp_path / "real.json")), sum(map(bool, some))
-    found = real_top1(OF, scores_of(root, list(of_key), logits), corpus, shards.artifact, labels)
+    found = real_top1(OF, best_of(list(of_key), logits), corpus, shards.artifact, labels)
     assert (found.metric, found.model, found.n) == ("real_top1", "m", n) and 0 < n < len(of_key)
     assert found.value == np.mean(timm.is_correct[1]) and 0 < found.value < 1
     assert (found.low, found.high) == wilson(round(found.value * n), n)
@@ -71,18 +63,16 @@ def test_the_accuracy_is_that_of_timm(layout: str, share: float, tmp_path: Path,
     keys = list(of_key)
     right = [int(row.argmax()) in real[names.index(of_key[key])] for key, row in zip(keys, logits, strict=True)]
     read = [i for i in range(len(keys)) if i != right.index(True)]
-    fewer = real_top1(OF, scores_of(root, [keys[i] for i in read], logits[read]), corpus, shards.artifact, labels)
+    fewer = real_top1(OF, best_of([keys[i] for i in read], logits[read]), corpus, shards.artifact, labels)
     assert (fewer.value, fewer.n) == ((sum(right) - 1) / n, n)
 
 
 def test_corpora_without_real_labels(tmp_path: Path, indexed: Indexed) -> None:
-    root = Root.open(str(tmp_path / "root"))
-
     def fails(match: str, uri: Path, labels: list[tuple[int, ...]]) -> None:
         corpus = Corpus(uri=(str(uri),))
         shards = indexed(corpus).artifact
         with pytest.raises(InputError, match=match):
-            real_top1(OF, scores_of(root, [0], torch.rand(1, C)), corpus, shards, labels)
+            real_top1(OF, {0: 1}, corpus, shards, labels)
 
     for name in ("dog", "ILSVRC2012_test_00000001", "ILSVRC2012_val_00000000", "ILSVRC2012_val_00000004"):
         name += ".JPEG"

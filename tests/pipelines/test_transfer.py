@@ -1,5 +1,6 @@
 """A transfer of two small networks to scikit-learn's digits, against scikit-learn and the networks themselves."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from raylabel.compute.resources import Resources
 from raylabel.datasets import cub200, imagenet
 from raylabel.errors import InputError
 from raylabel.evaluate.classify import hits
-from raylabel.evaluate.results import TOP1, require
+from raylabel.evaluate.results import REAL_TOP1, TOP1, require
 from raylabel.labels.teacher import Label
 from raylabel.models import Model
 from raylabel.models.build import build
@@ -245,6 +246,8 @@ def test_bad_fields_are_named(change: dict, message: str):
 
 def test_inputs_that_do_not_fit_are_errors_before_any_work(ray_local: None, tmp_path: Path, candidates):
     root = Root.open(str(tmp_path))
+    with pytest.raises(InputError, match="real is given, but the class '0' is no WordNet id"):
+        TransferRun(root, recipe(real="real.json"), candidates[:1])
     with pytest.raises(InputError, match="networks is empty"):
         TransferRun(root, recipe(), ())
     wide = replace(candidates[0], model=Model(arch="resnet8x4"))
@@ -283,10 +286,16 @@ def ilsvrc(folder: Path) -> tuple[Corpus, Corpus, int]:
 @pytest.mark.parametrize("made_up", [cub, ilsvrc])
 def test_standard_sets_in_their_own_layouts(ray_local: None, tmp_path: Path, root: Root, candidates, made_up):
     labeled, test, count = made_up(tmp_path)
-    short = recipe(labeled=labeled, test=test, holdout=0.0, knn=Knn(k=3), protocols=("logistic", "knn"))
+    (tmp_path / "real.json").write_text(json.dumps([[0], [], [0, 1], [1], [], [7]]))  # images 2 and 5 have no label
+    real = str(tmp_path / "real.json") if made_up is ilsvrc else ""
+    short = recipe(labeled=labeled, test=test, holdout=0.0, knn=Knn(k=3), protocols=("logistic", "knn"), real=real)
     run = TransferRun(root, short, candidates[:1])
     assert [(one.protocol, one.samples) for one in run.outcomes] == [("logistic", 20 - count), ("knn", 20 - count)]
     for one in run.outcomes:
         labels = one.classified.table("classified-", CLASSIFIED).column("label").to_pylist()
         assert sorted(labels) == [0] * (count // 2) + [1] * (count // 2)
         assert require(one.metrics, metric=TOP1).n == count
+        if real:
+            best = one.classified.table("classified-", CLASSIFIED).column("best").to_pylist()
+            found = require(one.metrics, metric=REAL_TOP1)
+            assert (found.value, found.n) == (((best[0] == 0) + 1 + (best[3] == 1)) / 4, 4)
