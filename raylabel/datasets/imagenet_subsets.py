@@ -32,7 +32,7 @@ def imagenet_a(data: str, classes: str | None = None) -> Corpus:
     """ImageNet-A (Hendrycks et al. 2021, "Natural Adversarial Examples"): 7,500 pictures of 200 classes.
 
     `data` is the folder imagenet-a of the archive, or contains it: <wnid>/*.jpg. `classes` as for `imagenet_v2`. The
-    paper takes the best of the 200 classes: see `evaluate.classify.subset_top1`.
+    paper takes the best of the 200 classes: see `evaluate.classified.classified_metrics`.
     """
     return _corpus("imagenet_a", data, classes)
 

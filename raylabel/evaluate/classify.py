@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from raylabel.errors import InputError
-from raylabel.evaluate.results import CLIP_TOP1, GAIN, SUBSET_TOP1, TOP1, TOP5, Metric, Subject
+from raylabel.evaluate.results import CLIP_TOP1, GAIN, TOP1, TOP5, Metric, Subject
 from raylabel.schema import PICKS, SCORES
 from raylabel.store.artifact import Artifact
 
@@ -75,26 +74,6 @@ def best_classes(scores: Artifact, truth: Artifact) -> tuple[np.ndarray, np.ndar
     best = np.full(len(label), -1)
     best[at] = _lists(scored, "classes")[:, 0]
     return label.astype(np.int64), best
-
-
-def subset_top1(of: Subject, scores: Artifact, truth: Artifact) -> Metric:
-    """Top-1 among the classes that occur in `truth`, for a test set with some of a network's classes: of the logits,
-    the largest of these classes is taken, as for ImageNet-A (Hendrycks et al. 2021). A sample that could not be read
-    counts as wrong.
-
-    It needs one of these classes among the P that are stored for each sample, since those that are not stored are
-    ranked below; InputError if a sample has none.
-    """
-    label, at, scored = _align(scores, truth, part=False)
-    classes, right = _lists(scored, "classes"), np.zeros(len(label), bool)
-    occurs = np.isin(classes, np.unique(label))
-    if lacking := int((~occurs.any(axis=1)).sum()):
-        raise InputError(
-            f"{lacking:,} of {len(classes):,} samples have none of the {len(np.unique(label)):,} classes of the test "
-            f"set among the {classes.shape[1]:,} stored in {scores.name}: raise label.p to the number of classes"
-        )
-    right[at] = classes[np.arange(len(classes)), occurs.argmax(axis=1)] == label[at]
-    return share_right(of, SUBSET_TOP1, right)
 
 
 def share_right(of: Subject, metric: str, right: np.ndarray) -> Metric:

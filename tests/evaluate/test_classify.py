@@ -1,19 +1,14 @@
 """Accuracy and its intervals against scipy, counting by hand, and simulation."""
 
-import tempfile
-
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from raylabel.errors import InputError
-from raylabel.evaluate.classify import Hits, accuracy, hits, paired_gain, subset_top1, wilson
+from raylabel.evaluate.classify import Hits, accuracy, hits, paired_gain, wilson
 from raylabel.evaluate.results import Metric, Subject, find, metrics, require
-from raylabel.inference.log_odds import top_classes
 from raylabel.schema import METRICS, PICKS, SCORES
 from raylabel.store.artifact import Artifact, Built, Root, write_table
 
@@ -165,31 +160,3 @@ def test_a_value_outside_its_interval_is_an_error(low, high, match):
     with pytest.raises(ValueError, match=match):
         Metric(**vars(OF), metric="loss", value=0.9, low=low, high=high, n=9)
     assert Metric(**vars(OF), metric="loss", value=0.9, low=0.9 + 1e-12, high=0.9, n=9)  # outside by one rounding
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 1 << 32), st.integers(2, 9), st.integers(1, 9), st.integers(2, 12))
-def test_the_best_of_some_classes_is_that_of_all_logits(seed: int, c: int, p: int, n: int) -> None:
-    rng, p = np.random.default_rng(seed), min(p, c)
-    logits = rng.integers(-3, 4, (n, c)).astype(np.float32)  # with ties
-    label = rng.choice(rng.permutation(c)[: rng.integers(1, c + 1)], n)
-    best, _, _ = top_classes(torch.from_numpy(logits), p)
-    keys, scored = rng.permutation(100)[:n], rng.random(n) < 0.8  # the others could not be read
-    if not scored.any():
-        scored[0] = True
-    some = np.unique(label)
-    expected = some[logits[:, some].argmax(axis=1)] == label
-    with tempfile.TemporaryDirectory() as folder:
-        root = Root.open(folder)
-        truth = truth_of(root, dict(zip(keys.tolist(), label.tolist(), strict=True)))
-        scores = scores_of(root, keys[scored].tolist(), best.numpy()[scored].tolist())
-        if (lacking := sum(not set(row) & set(some.tolist()) for row in best.numpy()[scored].tolist())) > 0:
-            with pytest.raises(
-                InputError, match=f"{lacking} of {scored.sum()} samples have none of the {len(some)} cl"
-            ):
-                subset_top1(OF, scores, truth)
-            return
-        found = subset_top1(OF, scores, truth)
-    right = int((expected & scored).sum())
-    assert (found.metric, found.value, found.n) == ("subset_top1", right / n, n)
-    assert ends(found) == wilson(right, n) and (found.model, found.split) == ("m", "test")

@@ -12,7 +12,7 @@ from image_sets import write_lines, write_pictures
 from sklearn.linear_model import LogisticRegression
 
 from raylabel.compute.resources import Resources
-from raylabel.datasets import cub200, imagenet
+from raylabel.datasets import cub200, imagenet, imagenet_a
 from raylabel.errors import InputError
 from raylabel.evaluate.classify import hits
 from raylabel.evaluate.results import REAL_TOP1, TOP1, require
@@ -283,7 +283,15 @@ def ilsvrc(folder: Path) -> tuple[Corpus, Corpus, int]:
     return imagenet(str(folder), "train"), imagenet(str(folder), "val"), 6
 
 
-@pytest.mark.parametrize("made_up", [cub, ilsvrc])
+def natural_adversarial(folder: Path) -> tuple[Corpus, Corpus, int]:
+    """ImageNet's train with a third class, and ImageNet-A, in which it does not occur: labels are among 1,000 wnids."""
+    labeled, _, _ = ilsvrc(folder)
+    write_pictures(folder / "train", [f"n01484850/n01484850_{i}.JPEG" for i in range(2)])
+    write_pictures(folder / "imagenet-a", [f"{('n01440764', 'n01443537')[i % 2]}/{i}.jpg" for i in range(4)])
+    return labeled, imagenet_a(str(folder)), 4
+
+
+@pytest.mark.parametrize("made_up", [cub, ilsvrc, natural_adversarial])
 def test_standard_sets_in_their_own_layouts(ray_local: None, tmp_path: Path, root: Root, candidates, made_up):
     labeled, test, count = made_up(tmp_path)
     (tmp_path / "real.json").write_text(json.dumps([[0], [], [0, 1], [1], [], [7]]))  # images 2 and 5 have no label
@@ -291,6 +299,8 @@ def test_standard_sets_in_their_own_layouts(ray_local: None, tmp_path: Path, roo
     short = recipe(labeled=labeled, test=test, holdout=0.0, knn=Knn(k=3), protocols=("logistic", "knn"), real=real)
     run = TransferRun(root, short, candidates[:1])
     assert [(one.protocol, one.samples) for one in run.outcomes] == [("logistic", 20 - count), ("knn", 20 - count)]
+    rows = write_transfer(run)[1].rows
+    assert [bool(row.subset_top1) for row in rows] == 2 * [made_up is natural_adversarial]
     for one in run.outcomes:
         labels = one.classified.table("classified-", CLASSIFIED).column("label").to_pylist()
         assert sorted(labels) == [0] * (count // 2) + [1] * (count // 2)
