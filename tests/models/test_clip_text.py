@@ -10,8 +10,9 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from clip_models import add_tiny, network, save, save_folder
+from clip_models import TINY, add_tiny, network, save, save_folder
 from hub import Hub, hub
+from open_clip.factory import _MODEL_CONFIGS  # pyright: ignore[reportPrivateUsage]
 
 from raylabel.errors import InputError
 from raylabel.models import Model
@@ -137,6 +138,31 @@ def test_weights_without_a_text_tower_are_an_error(tmp_path: Path):
     torch.save(state, tmp_path / "b.pt")
     with pytest.raises(InputError, match="does not fit its network: ln_final.weight; give the arch that they are for"):
         head_of(str(tmp_path / "b.pt"), "clip/tiny")
+
+
+def test_a_folder_may_have_a_tokenizer_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As the folders of SigLIP do: a text tower of open_clip with words of its own."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    words = ["<pad>", "</s>", "<unk>", *sorted({word for name in CLASSES for word in name.split()}), "a", "photo", "of"]
+    plain = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    plain.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=plain, **special).save_pretrained(tmp_path)
+    text = TINY["tiny-sigmoid"]["text_cfg"] | {"context_length": 16, "vocab_size": len(words), "pool_type": "last"}
+    text |= {"hf_tokenizer_name": "someone/words", "tokenizer_kwargs": {"clean": "canonicalize"}}
+    monkeypatch.setitem(_MODEL_CONFIGS, "tiny-words", TINY["tiny-sigmoid"] | {"text_cfg": text})
+    theirs = network("tiny-words")
+    save_folder(tmp_path, "tiny-words", theirs)
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
+    assert tokenizer(["a photo"]).tolist() == [[words.index("a"), words.index("photo"), 1, *[0] * 13]]
+    weight, bias = head_of(str(tmp_path), "clip/tiny-words")
+    expected = open_clip.build_zero_shot_classifier(theirs, tokenizer, CLASSES, TEMPLATES)
+    assert torch.equal(weight, theirs.logit_scale.exp().detach() * expected.T)
+    assert bias.tolist() == [-10.0] * len(CLASSES)
 
 
 def test_a_tokenizer_of_transformers_needs_that_package(server: Hub, tmp_path: Path, monkeypatch):
