@@ -6,6 +6,9 @@ Yalniz et al. 2019, Table 8: full fine-tuning, and a logistic regression on froz
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import get_args
+
+import numpy as np
 
 from raylabel.corpus import Shards
 from raylabel.evaluate.classified import best_of, classified_metrics, right_of
@@ -68,19 +71,20 @@ class TransferRun:
 
     @cached_property
     def outcomes(self) -> tuple[Outcome, ...]:
-        """The result of each protocol with each network, in the order of the protocols."""
+        """The result of each protocol with each network, in the order in which `Protocol` lists them."""
         for candidate in self.candidates:
             check_trunk(self.weights(candidate), candidate.model, candidate.weights)
             feature_width(candidate.model, candidate.view, self.recipe.layer)
-        found, right = list[Outcome](), dict[str, object]()
-        for outcome in (one for protocol in self.recipe.protocols for one in self._of_protocol(protocol)):
+        found, right = list[Outcome](), dict[str, np.ndarray]()
+        protocols = sorted(self.recipe.protocols, key=get_args(Protocol).index)
+        for outcome in (one for protocol in protocols for one in self._of_protocol(protocol)):
             hits = right_of(outcome.classified)
             key = f"{outcome.protocol} {outcome.share}"
             if outcome.candidate is self.candidates[0]:
                 right[key] = hits
             # Random weights are compared with fine-tuned ones, whose training is the same.
             first = right.get("finetune None" if outcome.protocol == "scratch" else key)
-            gain = None if first is None or first is hits else paired_gain(self._subject(outcome), first, hits)  # pyright: ignore
+            gain = None if first is None or first is hits else paired_gain(self._subject(outcome), first, hits)
             found.append(replace(outcome, gain=gain))
         return tuple(found)
 
@@ -128,7 +132,7 @@ class TransferRun:
         if protocol == "scratch":
             kinds = {(one.model, str(one.view.evaluation_identity)): one for one in reversed(self.candidates)}
             for one in reversed(kinds.values()):
-                fresh = replace(one, name=f"{SCRATCH} ({one.model.arch})", weights="")
+                fresh = replace(one, name=f"{SCRATCH} ({one.model.arch}, {one.view.size} px)", weights="")
                 yield self._trained(fresh, protocol, recipe.scratch or recipe.finetune)
             return
         if protocol == "few":

@@ -184,7 +184,8 @@ def dying(when: str, marker: Path) -> Any:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(stored, "write_part", write_and_die)
-            return stored._rank._function(*arguments)
+            task: Any = stored._rank
+            return task._function(*arguments)
 
     return rank
 

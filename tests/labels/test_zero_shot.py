@@ -1,6 +1,5 @@
 """Teachers with a zero-shot head, against the whole network of open_clip."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from clip_models import SMALLEST, network, save
+from clip_models import SMALLEST, network, save, without_warnings
 from helpers import contents, digit_images, write_parquet
 
 from raylabel.compute.resources import Resources
@@ -40,10 +39,8 @@ LABEL = Label(batch=40, p=3, precision="fp32", reject_limit=0.5)
 
 @pytest.fixture(scope="module")
 def theirs() -> Iterator[Any]:
-    level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns of random weights
-    yield network(SMALLEST)
-    logging.getLogger().setLevel(level)
+    with without_warnings():
+        yield network(SMALLEST)
 
 
 @pytest.fixture

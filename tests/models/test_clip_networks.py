@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import open_clip
 import pytest
 import safetensors.torch
 import torch
-from clip_models import SMALLEST, add_tiny, network, save, save_folder
+from clip_models import SMALLEST, add_tiny, network, save, save_folder, without_warnings
 from hub import Hub, hub
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -46,10 +45,8 @@ SIDE = View(size=32, resize=32)
 def tiny() -> Iterator[None]:
     add_tiny()
     hub_config.cache_clear()
-    level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns of random weights
-    yield
-    logging.getLogger().setLevel(level)
+    with without_warnings():
+        yield
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Heads from names of classes, against the whole network of open_clip."""
 
 import json
-import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from clip_models import TINY, add_tiny, network, save, save_folder
+from clip_models import TINY, add_tiny, network, save, save_folder, without_warnings
 from hub import Hub, hub
 from open_clip.factory import _MODEL_CONFIGS  # pyright: ignore[reportPrivateUsage]
 
@@ -32,10 +31,8 @@ NAMES = ["tiny", "tiny-quickgelu", "tiny-sigmoid", "tiny-timm", "tiny-coca"]
 def tiny() -> Iterator[None]:
     add_tiny()
     hub_config.cache_clear()
-    level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns of random weights
-    yield
-    logging.getLogger().setLevel(level)
+    with without_warnings():
+        yield
 
 
 @pytest.fixture

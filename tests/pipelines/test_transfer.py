@@ -131,7 +131,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 @pytest.mark.timeout(900)
 def test_accuracies_of_trainings_are_those_of_their_scores(trained: TransferRun):
     rows = [(one.protocol, one.candidate.name, one.samples) for one in trained.outcomes]
-    names = ("first", "first", "random weights (resnet8x1)")
+    names = ("first", "first", "random weights (resnet8x1, 8 px)")
     assert rows == [(protocol, name, 400) for protocol, name in zip(TRAININGS, names, strict=True)]
     for one in trained.outcomes:
         digest = one.classified.identity["scores"]

@@ -1,7 +1,6 @@
 """A run whose teacher is a zero-shot head on the image tower of a network of open_clip."""
 
 import json
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from clip_models import SMALLEST, network, save
+from clip_models import SMALLEST, network, save, without_warnings
 from helpers import contents
 from rich.console import Console
 
@@ -35,10 +34,8 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 @pytest.fixture(scope="module")
 def theirs() -> Iterator[Any]:
-    level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns of random weights
-    yield network(SMALLEST)
-    logging.getLogger().setLevel(level)
+    with without_warnings():
+        yield network(SMALLEST)
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 """Small networks of open_clip with random weights, and their files in the layout of the hub."""
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,15 @@ TINY: dict[str, dict[str, Any]] = {
         "custom_text": True,
     },
 }
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """open_clip warns of random weights through the root logger."""
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    yield
+    logging.getLogger().setLevel(level)
 
 
 def add_tiny() -> None:
