@@ -41,10 +41,11 @@ def cub200_resnet50(data: str) -> Transfer:
 
 
 def sign_digits(data: str) -> Transfer:
-    """Ten hand signs, of which 160 labels are trained on and 40 are for temperatures; not yet run.
+    """Ten hand signs, of which 160 labels are trained on and 40 are for temperatures.
 
     `raylabel transfer sign-digits --data DIR --networks NETWORK ...`; `data` contains labeled-200.parquet, test.parquet
-    and classes.txt.
+    and classes.txt. 2 CPU cores, 3 minutes a network and seed; fine-tuned students of flowers reach 79%, random weights
+    75%: see docs/results.md.
     """
     classes, lr = f"{data}/classes.txt", scaled_lr(64, base=0.2)
     steps = Schedule(lr=lr, warmup=0.05, drops=3, factor=0.1)
