@@ -258,4 +258,8 @@ def _check_against_a_plain_loop(fields: dict[str, Any], found: dict[str, bytes],
     for file, expected in [pair for pair in pairs if pair[0] in found]:
         tensors = safetensors.torch.load(found[file])
         for name, parameter in expected.named_parameters():
-            assert (tensors[name] - parameter).abs().max() < 1e-4, (file, name)
+            # Where a gradient is almost zero, Adam's step has the size of the learning rate and the sign of a rounding,
+            # which depends on the CPU.
+            off = (tensors[name] - parameter.detach()).abs()
+            few = max(1, off.numel() // 1000)
+            assert off.max() < 1e-3 and (off > 1e-4).sum() <= few, (file, name)
