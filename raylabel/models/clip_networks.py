@@ -81,9 +81,9 @@ def build_clip(arch: str, classes: int) -> "nn.Module":
 def tagged_config(name: str) -> dict[str, Any]:
     """What open_clip states of the weights that a name with a tag names, in the layout of an open_clip_config.json; and
     `repository`, that of the hub. InputError if it has no tag."""
+    check_clip(name, "weights")
     from open_clip import get_pretrained_cfg, list_pretrained_tags_by_model
 
-    check_clip(name, "weights")
     plain, tag = clip_name(name)
     if not tag:
         known = ", ".join(f"{CLIP}{plain}.{each}" for each in list_pretrained_tags_by_model(plain))

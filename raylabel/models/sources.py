@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from raylabel.errors import InputError
 from raylabel.media.view import View
-from raylabel.models.clip_networks import clip_view, image_tensors, is_clip
+from raylabel.models.clip_networks import check_clip, clip_view, image_tensors, is_clip
 from raylabel.models.config import Model, is_torchvision_name
 from raylabel.models.head import head_of
 from raylabel.models.hub import hub_config, is_hub_folder, is_hub_name, layout_for, published
@@ -73,6 +73,8 @@ def view_for(model: Model, source: str, view: View) -> View:
         return view
     if (layout := layout_for(source, model.arch)) != layout_for("", model.arch):
         return view  # these weights are an error when they are read
+    if is_clip(model.arch):
+        check_clip(model.arch, "model")
     config = hub_config(source, layout)
     if is_clip(model.arch):
         return clip_view(model.arch, config, view)

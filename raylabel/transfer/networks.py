@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from raylabel.errors import InputError
 from raylabel.media.view import View
-from raylabel.models import Model
+from raylabel.models import Model, check
 from raylabel.models.clip_networks import CLIP
 from raylabel.models.hub import hub_config, is_hub_folder, is_hub_name
 from raylabel.models.sources import is_name, view_for
@@ -44,6 +44,7 @@ def _candidate(given: str, view: View) -> Candidate:
     if not equals:
         arch, weights = _arch_of(given), given
     model = Model(arch=arch)
+    check(model, f"networks '{given}'")
     return Candidate(name=given, model=model, weights=weights, view=view_for(model, weights, view))
 
 

@@ -1,5 +1,7 @@
 """The networks of a transfer, by what the user gives."""
 
+import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from raylabel.labels.teacher import Label
 from raylabel.media.image_views import eval_pixels, normalise
 from raylabel.media.view import View
 from raylabel.models import Model
+from raylabel.models.hub import hub_config
 from raylabel.models.weights import torchvision_view
 from raylabel.store.artifact import Root
 from raylabel.transfer.networks import candidates_of
@@ -72,3 +75,17 @@ def test_the_view_of_torchvision_weights_gives_torchvisions_pixels(weights: str,
     off = (normalise(pixels, view)[0] - torchvision.models.get_weight(weights).transforms()(picture)).abs()
     # Of some values torch's filter, which is Pillow's in integers, rounds otherwise: see eval_pixels.
     assert off.max() < 2.01 / 255 / 0.224 and (off > 1e-5).float().mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("weights", "module", "extra"),
+    [("timm/resnet10t.c3_in1k", "timm", "timm"), ("clip/RN50.openai", "open_clip", "clip")],
+)
+def test_a_missing_extra_is_one_sentence(weights: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch):
+    known = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == module else known(name, *more))
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    with pytest.raises(InputError, match=rf"^networks '{weights}'\.arch is .*: pip install 'raylabel\[{extra}\]'$"):
+        candidates_of([weights], VIEW)
+    with pytest.raises(InputError, match=rf"\.arch is .*: pip install 'raylabel\[{extra}\]'$"):
+        hub_config.__wrapped__(weights)  # its answers are kept
