@@ -44,7 +44,7 @@ def sign_digits(data: str) -> Transfer:
     """Ten hand signs, of which 160 labels are trained on and 40 are for temperatures.
 
     `raylabel transfer sign-digits --data DIR --networks NETWORK ...`; `data` contains labeled-200.parquet, test.parquet
-    and classes.txt. 2 CPU cores, 3 minutes a network and seed; fine-tuned students of flowers reach 79%, random weights
+    and classes.txt. 2 CPU cores, some 12 minutes a seed for four networks; fine-tuned students of flowers reach 79%, random weights
     75%: see docs/results.md.
     """
     classes, lr = f"{data}/classes.txt", scaled_lr(64, base=0.2)

@@ -29,7 +29,7 @@ from raylabel.report.terminal import WIDTH
 from raylabel.store.artifact import Artifact, Built, Draft, identity_of, write_bytes
 from raylabel.store.names import PAGE, SUMMARY
 from raylabel.text import encodable, percent, percent_range, percentage, points, slug
-from raylabel.transfer.page import write_transfer_page
+from raylabel.transfer.page import SHARES, write_transfer_page
 
 PROTOCOLS = {
     "finetune": "full fine-tuning",
@@ -40,8 +40,8 @@ PROTOCOLS = {
 }
 """The names of protocols for display; those of `few` and `knn` have a number."""
 
-MORE = {"subset": "subset_top1", "ReaL": "real_top1"}
-"""Columns that only some tables have → fields of their rows."""
+MORE = {name: field for name, field in SHARES.items() if field != "top5"}
+"""Columns that only some tables have → fields of their rows; 80 columns have no room for top-5."""
 
 
 @dataclass(frozen=True, kw_only=True)

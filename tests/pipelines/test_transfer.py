@@ -252,9 +252,9 @@ def test_inputs_that_do_not_fit_are_errors_before_any_work(ray_local: None, tmp_
         TransferRun(root, recipe(), ())
     wide = replace(candidates[0], model=Model(arch="resnet8x4"))
     with pytest.raises(InputError, match="do not fit resnet8x4"):
-        TransferRun(root, recipe(), (wide,)).outcomes  # noqa: B018
+        assert TransferRun(root, recipe(), (wide,)).outcomes
     with pytest.raises(InputError, match="no layer 'stage9'"):
-        TransferRun(root, recipe(layer="stage9"), candidates[:1]).outcomes  # noqa: B018
+        assert TransferRun(root, recipe(layer="stage9"), candidates[:1]).outcomes
     with pytest.raises(InputError, match="r3d_18"):
         TransferRun(root, recipe(), (replace(candidates[0], model=Model(arch="r3d_18")),))
     assert View().size == 224
