@@ -44,8 +44,8 @@ def sign_digits(data: str) -> Transfer:
     """Ten hand signs, of which 160 labels are trained on and 40 are for temperatures.
 
     `raylabel transfer sign-digits --data DIR --networks NETWORK ...`; `data` contains labeled-200.parquet, test.parquet
-    and classes.txt. 2 CPU cores, some 12 minutes a seed for four networks; fine-tuned students of flowers reach 79%, random weights
-    75%: see docs/results.md.
+    and classes.txt. 2 CPU cores, some 12 minutes a seed for four networks; fine-tuned students of flowers reach 79%,
+    random weights 75%: see docs/results.md.
     """
     classes, lr = f"{data}/classes.txt", scaled_lr(64, base=0.2)
     steps = Schedule(lr=lr, warmup=0.05, drops=3, factor=0.1)
