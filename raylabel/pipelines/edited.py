@@ -8,8 +8,8 @@ Therefore the times only say which files to read, and the digests in SCORES deci
 newest one is a candidate, since a file is edited after the corpus was copied, and of these the newest `CHECKED` are
 read.
 
-So an edited file is noticed unless `CHECKED` other runs have newer files, or it has an older time (a copy of an edited
-file that keeps its times). Of a corpus that was copied after many of its files were edited, `CHECKED` files are a
+So an edited file is noticed unless `CHECKED` other runs have newer files, another file of its run was written in the
+same second (S3 gives whole seconds), or it has an older time (a copy of an edited file that keeps its times). Of a corpus that was copied after many of its files were edited, `CHECKED` files are a
 sample. A corpus that did not change costs three requests per SCORES in the root.
 """
 
