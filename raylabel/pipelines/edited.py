@@ -9,8 +9,9 @@ newest one is a candidate, since a file is edited after the corpus was copied, a
 read.
 
 So an edited file is noticed unless `CHECKED` other runs have newer files, another file of its run was written in the
-same second (S3 gives whole seconds), or it has an older time (a copy of an edited file that keeps its times). Of a corpus
-that was copied after many of its files were edited, `CHECKED` files are a sample. A corpus that did not change costs three requests per SCORES in the root.
+same second (S3 gives whole seconds), or it has an older time (a copy of an edited file that keeps its times). Of a
+corpus that was copied after many of its files were edited, `CHECKED` files are a sample. A corpus that did not change
+costs three requests per SCORES in the root.
 """
 
 from concurrent.futures import ThreadPoolExecutor
