@@ -32,7 +32,7 @@ def best_of(keys: list[int], logits: torch.Tensor) -> dict[int, int]:
 @pytest.mark.parametrize("layout", ["folders", "list"])
 def test_the_accuracy_is_that_of_timm(layout: str, share: float, tmp_path: Path, indexed: Indexed) -> None:
     rng, data, root = np.random.default_rng(0), tmp_path / "d", Root.open(str(tmp_path / "root"))
-    names = [f"ILSVRC2012_val_{1 + i:08}.JPEG" for i in range(30)]
+    names = [f"ILSVRC2012_val_{1 + i:08}.JPEG" for i in range(200)]
     wnids = [f"n{rng.integers(3):08}" for _ in names]  # in folders, the order is not that of the numbers
     paths = [f"{wnid}/{name}" for wnid, name in zip(wnids, names, strict=True)]
     write_pictures(data / "val", paths if layout == "folders" else names)

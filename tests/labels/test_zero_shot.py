@@ -32,7 +32,7 @@ from raylabel.schema import SCORES
 from raylabel.store.artifact import Artifact, Root, identity_of
 
 MODEL = Model(arch=f"clip/{SMALLEST}")
-NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
 TEMPLATES = ("a photo of the number {}.", "{}")
 LABEL = Label(batch=40, p=3, precision="fp32", reject_limit=0.5)
 
@@ -66,13 +66,13 @@ def rows(table: Any, name: str) -> np.ndarray:
 def test_scores_are_those_of_open_clip_and_the_same_bytes_from_stored_features(
     ray_local, theirs, file, tmp_path, monkeypatch
 ):
-    root, images = Root.open(str(tmp_path / "root")), digit_images()[0][:90]
+    root, images = Root.open(str(tmp_path / "root")), digit_images()[0][:50]
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", [*images, b"no picture"])),))
     shards, trunk = index_corpus(root, "unlabeled", corpus), frozen(root, file)
-    monkeypatch.setattr(zero_shot, "CHUNK", 10)
+    monkeypatch.setattr(zero_shot, "CHUNK", 10)  # of these classes two tasks, of which open_clip knows nothing
     teacher = make_zero_shot(root, trunk, file, NAMES, TEMPLATES)
     assert teacher.name == "teacher" and teacher.info["templates"] == list(TEMPLATES)
-    assert teacher.info["names"] == list(NAMES) and teacher.info["classes"] == 10
+    assert teacher.info["names"] == list(NAMES) and teacher.info["classes"] == 12
 
     def scores(to: Root, features: Artifact | None) -> Artifact:
         source = TrainedNetwork(
@@ -104,22 +104,15 @@ def test_scores_are_those_of_open_clip_and_the_same_bytes_from_stored_features(
     assert clear.sum() > 20 and torch.equal(classes[clear, 0], best[clear, 0].long())
 
 
-@pytest.mark.timeout(400)
-def test_the_head_does_not_depend_on_how_many_classes_a_task_embeds(ray_local, file, tmp_path, monkeypatch):
-    names = [f"thing {number}" for number in range(33)]
-    made = []
-    for chunk in (100, 10):
-        monkeypatch.setattr(zero_shot, "CHUNK", chunk)
-        root = Root.open(str(tmp_path / f"root-{chunk}"))
-        made.append(make_zero_shot(root, frozen(root, file), file, names, ("a {}.",)))
-    assert made[0].digest == made[1].digest and contents(made[0]) == contents(made[1])
-    root = Root.open(str(tmp_path / "root-10"))
+def test_other_names_and_templates_are_another_head(ray_local, file, tmp_path, monkeypatch):
+    monkeypatch.setattr(zero_shot, "_embed_all", lambda *_: (np.zeros((12, 256)), np.zeros(12)))
+    root = Root.open(str(tmp_path / "root"))
     trunk = frozen(root, file)
-    assert make_zero_shot(root, trunk, file, names, ("a {}.",)).uri == made[1].uri
-    monkeypatch.setattr(zero_shot, "_embed_all", lambda *_: (np.zeros((33, 256)), np.zeros(33)))
-    others = names[::-1], ("a {}.",)
-    assert len({made[1].digest, make_zero_shot(root, trunk, file, *others).digest}) == 2
-    assert len({made[1].digest, make_zero_shot(root, trunk, file, names, ("the {}.",)).digest}) == 2
+    made = [
+        make_zero_shot(root, trunk, file, names, templates)
+        for names, templates in [(NAMES, TEMPLATES), (NAMES, TEMPLATES), (NAMES[::-1], TEMPLATES), (NAMES, ("a {}.",))]
+    ]
+    assert made[0].uri == made[1].uri and len({one.digest for one in made}) == 3
 
 
 def test_names_are_those_of_the_classes_or_of_a_file(tmp_path: Path):

@@ -127,8 +127,9 @@ def test_without_open_clip_the_error_is_the_command(monkeypatch):
         check(Model(arch="clip/ViT-B-32"), "teacher.model")
 
 
-def test_every_network_of_open_clip_is_built_and_takes_pictures_of_its_size():
-    for name in open_clip.list_models():
+@pytest.mark.parametrize("step", [10, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_network_of_open_clip_is_built_and_takes_pictures_of_its_size(step: int):
+    for name in open_clip.list_models()[::step]:
         check(model := Model(arch=f"clip/{name}"))
         check_input(model, None, clip_side(model.arch))
         assert state_bytes(model, 2) > 10_000

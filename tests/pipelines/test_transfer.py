@@ -195,7 +195,8 @@ def test_the_same_transfer_again_does_no_work(run: TransferRun, candidates: tupl
 
 def test_fine_tuning_starts_from_the_network_with_a_new_head(run: TransferRun, candidates: tuple[Candidate, ...]):
     short = replace(recipe().finetune, images=64, schedule=Schedule(lr=1e-6, warmup=0, drops=0))
-    (one,) = TransferRun(run.root, recipe(protocols=("finetune",), finetune=short), candidates[:1]).outcomes
+    given = recipe(protocols=("finetune",), finetune=short, holdout=0.0)
+    (one,) = TransferRun(run.root, given, candidates[:1]).outcomes
     (network,) = run.root.named("finetune")
     before = load_model(run.weights(candidates[0])).state_dict()
     off = {n: float((x - before[n]).abs().max()) for n, x in load_model(network).state_dict().items() if x.ndim > 1}
@@ -204,6 +205,7 @@ def test_fine_tuning_starts_from_the_network_with_a_new_head(run: TransferRun, c
     assert len(one.classified.table("classified-", CLASSIFIED)) == 50
 
 
+@pytest.mark.slow
 def test_features_may_be_those_of_another_layer(run: TransferRun, candidates: tuple[Candidate, ...]):
     found = TransferRun(run.root, recipe(layer="layer2", protocols=("knn",)), candidates[:1])
     (one,) = found.outcomes
