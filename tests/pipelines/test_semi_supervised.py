@@ -19,10 +19,14 @@ from helpers import open_in_chromium
 from networks import given_teacher
 from paths import JOBS
 
+from raylabel.cli.launch import Options, _options
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.models import Model
+from raylabel.pipelines.existing import MissingError, ReadOnlyRoot
 from raylabel.pipelines.inputs import prepare
+from raylabel.pipelines.semi_supervised import STAGES, Run
+from raylabel.recipes import Recipe
 from raylabel.recipes import registry as recipes
 from raylabel.store.artifact import Root
 
@@ -155,7 +159,6 @@ def test_all_four_networks_of_digits_learn(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_student_on_labels_and_picks_mixed_is_a_row_more(first, tmp_path):
     """Run after the same command without it, so that only this student is trained."""
     folder, before = first
@@ -178,7 +181,7 @@ def test_a_student_on_labels_and_picks_mixed_is_a_row_more(first, tmp_path):
     assert mixed["examples"] == pretrained["examples"] and mixed["train"] == control["train"]
 
 
-def test_the_same_command_does_nothing_and_another_k_does_not_score_again(first):
+def test_the_same_command_does_nothing(first):
     folder, _ = first
     before = stamps(folder)
     again = job(*SHORT, *given_teacher(folder), folder=folder)
@@ -188,6 +191,26 @@ def test_the_same_command_does_nothing_and_another_k_does_not_score_again(first)
     # No line of any stage. Corpora are listed at each start, which has a line where it takes long.
     assert {one for one in shown if not one.startswith("list ")} == {"warning", "curves"}
 
+
+def test_another_k_needs_other_picks_and_what_is_trained_on_them(first, ray_local, monkeypatch):
+    folder, _ = first
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["job", *SHORT, *given_teacher(folder), "--select.k", "50"])
+    root, options = Root.open("runs"), _options("", Options[Recipe])
+    run = Run(ReadOnlyRoot(root.uri, root), options.recipe, prepare(root, options.recipe))
+    missing = set()
+    for stage in STAGES:
+        try:
+            getattr(run, stage)
+        except MissingError:
+            missing.add(stage)
+    assert missing == {"picks", "pseudo_examples", "pretrained", "student", "tests", "metrics"}
+
+
+@pytest.mark.slow
+def test_a_run_with_another_k_does_not_score_again(first):
+    folder, _ = first
+    before = stamps(folder)
     other = job(*SHORT, *given_teacher(folder), "--select.k", "50", folder=folder)
     assert other.returncode == 0, other.stderr
     assert "label unlabeled by teacher" not in other.stdout

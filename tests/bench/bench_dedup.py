@@ -1,0 +1,90 @@
+"""The exact search for near-duplicates against faiss: rows of a corpus per second and core, and the same pairs.
+
+    python tests/bench/bench_dedup.py
+    python tests/bench/bench_dedup.py --quick
+
+5,000 reference features and 20,000 of a corpus, of 512 numbers, like those behind a ReLU, with 200 planted
+near-duplicates whose cosines are about the threshold. The other arm is `faiss.IndexFlatL2` on the references, one
+thread as ours: the nearest reference of each row, and then `range_search` of the rows whose nearest is near enough.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import faiss
+import numpy as np
+import torch
+from figures import interleave, print_ratio, print_value
+
+from raylabel.compute.resources import Cluster, Node
+from raylabel.inference.near import References
+
+D, REFERENCES, ROWS, PLANTED, THRESHOLD, BATCH = 512, 5_000, 20_000, 200, 0.95, 256
+
+Found = list[tuple[int, int]]
+
+
+def features() -> tuple[np.ndarray, np.ndarray]:
+    """(references, corpus), float16 [E, D] and [N, D] of unit length."""
+    rng = np.random.default_rng(0)
+    both = np.maximum(rng.standard_normal((REFERENCES + ROWS, D), np.float32), 0)
+    copied = REFERENCES + rng.choice(ROWS, PLANTED, replace=False)
+    both[copied] = both[rng.choice(REFERENCES, PLANTED, replace=False)]
+    noise = rng.uniform(0, 0.5, (PLANTED, 1)).astype(np.float32)  # a cosine of 0.95 at about 0.23
+    both[copied] += noise * rng.standard_normal((PLANTED, D), np.float32)
+    both /= np.linalg.norm(both, axis=1, keepdims=True)
+    return both[:REFERENCES].astype(np.float16), both[REFERENCES:].astype(np.float16)
+
+
+def ours(precision: str, references: np.ndarray, corpus: np.ndarray) -> Found:
+    known, pairs = References(references, THRESHOLD, precision), []
+    for first in range(0, len(corpus), BATCH):
+        found = known.pairs(corpus[first : first + BATCH])
+        pairs += zip((first + found.at).tolist(), found.reference.tolist(), strict=True)
+    return pairs
+
+
+def with_faiss(references: np.ndarray, corpus: np.ndarray) -> Found:
+    index, pairs = faiss.IndexFlatL2(D), []
+    index.add(references.astype(np.float32))  # pyright: ignore[reportCallIssue]
+    radius = 2 - 2 * THRESHOLD
+    for first in range(0, len(corpus), 4096):
+        queries = corpus[first : first + 4096].astype(np.float32)
+        distance, _ = index.search(queries, 1)  # pyright: ignore[reportCallIssue]
+        (near,) = np.nonzero(distance[:, 0] < radius)
+        if len(near):
+            ends, _, found = index.range_search(queries[near], radius)  # pyright: ignore[reportCallIssue]
+            pairs += zip((first + near).repeat(np.diff(ends.astype(np.int64))).tolist(), found.tolist(), strict=True)
+    return pairs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one round")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    data, pairs = features(), dict[str, Found]()
+    precision = Cluster((Node(1, 0),)).precision("auto")
+
+    def timed(name: str, search: Callable[..., Found], *settings: str) -> Callable[[], float]:
+        def run() -> float:
+            begin = time.perf_counter()
+            pairs[name] = search(*settings, *data)
+            return ROWS / (time.perf_counter() - begin)
+
+        return run
+
+    arms = {"ours": timed("ours", ours, precision), "faiss": timed("faiss", with_faiss)}
+    rates = interleave(arms, 1 if arguments.quick else 5)
+    if sorted(pairs["ours"]) != sorted(pairs["faiss"]):
+        raise SystemExit(f"other pairs than faiss: {set(pairs['ours']) ^ set(pairs['faiss'])}")
+    name = f"{ROWS:,} rows against {REFERENCES:,} in {precision}, {len(pairs['ours'])} pairs"
+    print_ratio("dedup", name, "IndexFlatL2, one thread", rates["ours"], rates["faiss"])
+    for arm, values in rates.items():
+        print_value("dedup", f"{name}: {arm}", values, "rows/s")
+
+
+if __name__ == "__main__":
+    main()
