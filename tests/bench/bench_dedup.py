@@ -62,11 +62,17 @@ def with_faiss(references: np.ndarray, corpus: np.ndarray) -> Found:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one round")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "bf16", "fp32"),
+        default="auto",
+        help="of the screen; default: what raylabel chooses for this CPU",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     data, pairs = features(), dict[str, Found]()
-    precision = Cluster((Node(1, 0),)).precision("auto")
+    precision = Cluster((Node(1, 0),)).precision(arguments.precision)
 
     def timed(name: str, search: Callable[..., Found], *settings: str) -> Callable[[], float]:
         def run() -> float:
