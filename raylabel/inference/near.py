@@ -47,7 +47,7 @@ class References:
             raise InputError(f"the threshold is {threshold}: give a cosine above 0 and up to 1")
         self._device = torch.device("cuda" if gpu else "cpu")
         self._type = torch.bfloat16 if precision == "bf16" else torch.float32
-        self._feature = torch.from_numpy(feature).to(self._device)
+        self._feature = torch.from_numpy(feature.copy()).to(self._device)
         self._screened = self._feature.to(self._type)
         self._screen_of: Any = None  # kept: new memory for each block takes a tenth of the time
         self._threshold, self._above = float(np.float32(threshold)), threshold - MARGIN[precision]
@@ -58,7 +58,7 @@ class References:
         import torch
 
         with torch.inference_mode():
-            mine = torch.from_numpy(feature).to(self._device)
+            mine = torch.from_numpy(feature.copy()).to(self._device)
             screened, step = mine.to(self._type), len(self._feature)
             if self._device.type == "cpu":
                 step = max(1, SCREENED // max(1, len(mine)))

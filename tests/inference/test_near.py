@@ -74,6 +74,7 @@ def test_the_screen_loses_no_pair_at_the_threshold(precision):
 
 def test_features_that_are_zero_are_similar_to_none_and_empty_sides_give_no_pair():
     zero, one = np.zeros((2, 4), np.float16), unit(np.ones((3, 4)))
+    one.setflags(write=False)  # as those of a table are
     assert not len(References(zero, 0.1, "bf16").pairs(np.concatenate([zero, one])).at)
     assert not len(References(one, 0.1, "bf16").pairs(one[:0]).at)
     found = References(one[:0], 0.1, "bf16").pairs(one)
