@@ -10,6 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
+from raylabel.evaluate import on_features
 from raylabel.evaluate.calibration import fit_temperature, scaled_confidence
 from raylabel.evaluate.knn import Knn
 from raylabel.evaluate.on_features import OnFeatures, classify_features, log_softmax
@@ -90,6 +91,17 @@ def test_logistic_regression_is_that_of_scikit_learn(root: Root, raw: bool):
     table = found.table("classified-", CLASSIFIED)
     assert len(table) == 61 and table.column("best").to_pylist().count(-1) == 3
     assert table.column("calibrated").null_count == 3
+    assert table.column("label").to_pylist() == test.label[np.argsort(test.key)].tolist()
+
+
+def test_blocks_of_samples_are_classified_as_all_together(root: Root, monkeypatch: pytest.MonkeyPatch):
+    train, test = Data(root, "a", 80, 0), Data(root, "b", 61, 1, unread=3)
+    whole = task(train, test, method=Head(kind="logistic", strengths=(3.0,)), raw=True)
+    found = classify_features(root, whole).table("classified-", CLASSIFIED)
+    monkeypatch.setattr(on_features, "BLOCK", 7 * D)
+    table, _ = on_features._classify._function(whole)  # in this process
+    assert table.drop(["confidence"]) == found.drop(["confidence"])
+    assert table.column("confidence").to_numpy() == pytest.approx(found.column("confidence").to_numpy(), abs=1e-6)
 
 
 def test_raw_and_unit_features_give_different_results(root: Root):
