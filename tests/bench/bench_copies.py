@@ -34,8 +34,9 @@ from raylabel.schema import features_schema, split_key
 from raylabel.store.artifact import Root
 
 ARCH = "timm/tf_efficientnet_lite0.in1k"
-SIZES, LOWEST, THRESHOLDS = (64, 96, 128), 0.8, (0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
+SIZES, LOWEST, THRESHOLDS = (48, 96, 160), 0.8, (0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
 BATCH = 256
+HALF = (0.5, 0.5, 0.5)
 KINDS = ("bytes", "png", "jpeg", "resize", "bright", "crop", "combo", "flip")
 
 
@@ -45,7 +46,7 @@ def features_of(root: Root, data: str, weights: str, size: int) -> tuple[np.ndar
     frozen = Frozen(
         model=model,
         weights=import_weights(root, weights, model),
-        view=View(size=size, resize=size, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3),
+        view=View(size=size, resize=size, interpolation="bicubic", mean=HALF, std=HALF),
         config=Label(batch=64, precision="auto"),
         resources=Resources(),
     )
@@ -88,16 +89,20 @@ def report(name: str, samples: list[dict], feature: np.ndarray) -> None:
     kind = np.array([one["kind"] for one in samples])
     true = group[pairs.at] == group[pairs.reference]
     flipped = (kind[pairs.at] == "flip") | (kind[pairs.reference] == "flip")
-    original = {g: i for i, g in enumerate(group) if kind[i] == "original"}
+    original = {g: i for i, g in enumerate(group.tolist()) if kind[i] == "original"}
     of_pair = {(int(a), int(b)): s for a, b, s in zip(pairs.at, pairs.reference, pairs.similarity, strict=True)}
     for threshold in THRESHOLDS:
         near = pairs.similarity >= threshold
         counted = near & ~(true & flipped)
-        print_value("copies", f"{name}, {threshold}: precision, of {counted.sum()}", [100 * true[counted].mean()], "%")
+        print_value(
+            "copies", f"{name}, {threshold}: precision, of {counted.sum()}", [100 * float(true[counted].mean())], "%"
+        )
         for one in KINDS:
-            copies = [(i, original[group[i]]) for i in np.flatnonzero(kind == one)]
+            copies = [(i, original[int(group[i])]) for i in np.flatnonzero(kind == one).tolist()]
             found = [of_pair.get((min(pair), max(pair)), 0) >= threshold for pair in copies]
-            print_value("copies", f"{name}, {threshold}: recall of {one}, n {len(found)}", [100 * np.mean(found)], "%")
+            print_value(
+                "copies", f"{name}, {threshold}: recall of {one}, n {len(found)}", [100 * float(np.mean(found))], "%"
+            )
 
 
 if __name__ == "__main__":

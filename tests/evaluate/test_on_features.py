@@ -99,7 +99,7 @@ def test_blocks_of_samples_are_classified_as_all_together(root: Root, monkeypatc
     whole = task(train, test, method=Head(kind="logistic", strengths=(3.0,)), raw=True)
     found = classify_features(root, whole).table("classified-", CLASSIFIED)
     monkeypatch.setattr(on_features, "BLOCK", 7 * D)
-    table, _ = on_features._classify._function(whole)  # in this process
+    table, _ = on_features._classify._function(whole)  # pyright: ignore[reportAttributeAccessIssue]
     assert table.drop(["confidence"]) == found.drop(["confidence"])
     assert table.column("confidence").to_numpy() == pytest.approx(found.column("confidence").to_numpy(), abs=1e-6)
 
