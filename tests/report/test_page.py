@@ -380,12 +380,18 @@ def test_clips_play_in_a_browser_in_their_colours(tmp_path: Path) -> None:
     page, changed = re.subn(r'controls preload="none" poster="[^"]*"', 'preload="auto"', page)
     assert changed == len(COLOURS)
     (tmp_path / "report.html").write_text(page, "utf-8")
-    console, pixels = open_in_chromium(tmp_path / "report.html", tmp_path)
-    assert console == []
-    for colour in COLOURS:
-        near = (np.abs(pixels - np.array(colour)) <= 6).all(axis=2).sum()
+
+    def missing(attempt: int) -> list[tuple[int, ...]]:
+        (folder := tmp_path / f"{attempt}").mkdir()
+        console, pixels = open_in_chromium(tmp_path / "report.html", folder)
+        assert console == []
+        near = {colour: (np.abs(pixels - np.array(colour)) <= 6).all(axis=2).sum() for colour in COLOURS}
         # A strip of this colour, 112 x 112, is next to the video of the opposite colour; a video has 144 x 144.
-        assert near > 140 * 140 + (100 * 100 if tuple(255 - c for c in colour) in COLOURS else 0), colour
+        strips = {colour: tuple(255 - c for c in colour) in COLOURS for colour in COLOURS}
+        return [colour for colour, found in near.items() if found <= 140 * 140 + 100 * 100 * strips[colour]]
+
+    # On a busy machine the screenshot may be taken before a frame that was decoded is painted.
+    assert not all(missing(attempt) for attempt in range(4))
 
 
 def test_page_opens_in_a_browser_with_every_picture(tmp_path: Path) -> None:
