@@ -16,10 +16,10 @@ import numpy as np
 from raylabel.errors import InputError
 
 # More than the largest error of the screen for features of unit length. bf16 rounds each factor by at most 2^-8 of
-# it, so the product is off by (2 * 2^-8 + 2^-16) |a| |b| (Cauchy-Schwarz), and its own rounding below 1 by 2^-9; the
-# sum of D products in float32 by D * 2^-24, with D <= 2^16. TensorFloat-32 rounds factors by 2^-11.
+# it, so the product is off by (2 * 2^-8 + 2^-16) |a| |b| (Cauchy-Schwarz); rounding it, and the number that it is
+# compared with, adds 2^-9 each below 1; the sum of D products in float32 adds D * 2^-24, with D <= 2^15.
 MARGIN = {"bf16": 2**-6, "fp32": 2**-7}
-SCREENED = 1 << 20  # similarities of a block of the screen on a CPU: they stay in its caches
+SCREENED = 1 << 20  # similarities of a block of the screen: they stay in the caches of a CPU
 EXACT = 1 << 22  # numbers of the pairs that are computed exactly at a time
 
 
@@ -36,20 +36,18 @@ class Pairs:
 
 
 class References:
-    """Reference features on a device, to which others are compared."""
+    """Reference features in memory, to which others are compared."""
 
-    def __init__(self, feature: np.ndarray, threshold: float, precision: str, gpu: bool = False) -> None:
+    def __init__(self, feature: np.ndarray, threshold: float, precision: str) -> None:
         """`feature`: float16 [E, D], of unit length or zero. `precision`: of the screen, 'bf16' or 'fp32'; the pairs do
         not depend on it."""
         import torch
 
         if not 0 < threshold <= 1:
             raise InputError(f"the threshold is {threshold}: give a cosine above 0 and up to 1")
-        self._device = torch.device("cuda" if gpu else "cpu")
         self._type = torch.bfloat16 if precision == "bf16" else torch.float32
-        self._feature = torch.from_numpy(feature.copy()).to(self._device)
+        self._feature = torch.from_numpy(feature.copy())  # those of a table are read-only
         self._screened = self._feature.to(self._type)
-        self._screen_of: Any = None  # kept: new memory for each block takes a tenth of the time
         self._threshold, self._above = float(np.float32(threshold)), threshold - MARGIN[precision]
 
     def pairs(self, feature: np.ndarray) -> Pairs:
@@ -58,10 +56,8 @@ class References:
         import torch
 
         with torch.inference_mode():
-            mine = torch.from_numpy(feature.copy()).to(self._device)
-            screened, step = mine.to(self._type), len(self._feature)
-            if self._device.type == "cpu":
-                step = max(1, SCREENED // max(1, len(mine)))
+            mine = torch.from_numpy(feature.copy())
+            screened, step = mine.to(self._type), max(1, SCREENED // max(1, len(mine)))
             found = [
                 self._exact(mine, first, self._screen(screened, self._screened[first : first + step]))
                 for first in range(0, len(self._feature), step)
@@ -75,12 +71,7 @@ class References:
 
     def _screen(self, mine: Any, others: Any) -> tuple[Any, Any]:
         """The positions in both of the pairs that may be similar enough."""
-        import torch
-
-        if self._screen_of is None or self._screen_of.numel() < len(mine) * len(others):
-            self._screen_of = torch.empty(len(mine) * len(others), dtype=self._type, device=self._device)
-        similarity = self._screen_of[: len(mine) * len(others)].view(len(mine), len(others))
-        torch.mm(mine, others.T, out=similarity)
+        similarity = mine @ others.T
         rows = (similarity.amax(1) >= self._above).nonzero()[:, 0]  # most blocks have none
         at, other = (similarity[rows] >= self._above).nonzero(as_tuple=True)
         return rows[at], other
@@ -97,7 +88,7 @@ class References:
         ]
         similarity = torch.cat(parts)
         keep = similarity >= self._threshold
-        return tuple(x[keep].cpu().numpy() for x in (at, reference, similarity))
+        return tuple(x[keep].numpy() for x in (at, reference, similarity))
 
 
 _KINDS = (np.int64, np.int64, np.float32)

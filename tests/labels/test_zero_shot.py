@@ -69,7 +69,7 @@ def test_scores_are_those_of_open_clip_and_the_same_bytes_from_stored_features(
     root, images = Root.open(str(tmp_path / "root")), digit_images()[0][:50]
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", [*images, b"no picture"])),))
     shards, trunk = index_corpus(root, "unlabeled", corpus), frozen(root, file)
-    monkeypatch.setattr(zero_shot, "CHUNK", 10)  # of these classes two tasks, of which open_clip knows nothing
+    monkeypatch.setattr(zero_shot, "CHUNK", 10)  # two tasks: their rows must be those of one call of open_clip
     teacher = make_zero_shot(root, trunk, file, NAMES, TEMPLATES)
     assert teacher.name == "teacher" and teacher.info["templates"] == list(TEMPLATES)
     assert teacher.info["names"] == list(NAMES) and teacher.info["classes"] == 12
