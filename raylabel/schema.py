@@ -11,6 +11,7 @@ import pyarrow as pa
 from raylabel.errors import InputError
 
 DIGEST_BYTES = 16
+THUMBNAIL_SIDE = 24  # pixels
 MAX_BYTES = 1 << 30  # of one encoded sample: a larger one is rejected without being read
 
 # The corpus: parquet files, WebDataset tars, or runs of loose files. Only loose files have `paths`, and only tars
@@ -81,6 +82,15 @@ def features_schema(width: int) -> pa.Schema:
 # with the media, or what the members of a sample without media have in common. SHARDS do not contain them.
 NAMES = pa.schema([SCORES.field("key"), pa.field("name", pa.string(), nullable=False)])
 
+# Small copies of the pictures of a corpus beside its SCORES, from which near-duplicates are found: one row per readable
+# sample, in key order; the bytes are those of uint8 [side, side, 3].
+THUMBNAILS = pa.schema(
+    [SCORES.field("key"), pa.field("thumbnail", pa.binary(THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3), nullable=False)]
+)
+
+BESIDE = {"names": NAMES, "thumbnails": THUMBNAILS}
+"""Tables that a scoring may keep beside SCORES or FEATURES, by the names of their files."""
+
 Reason = Literal[
     # read
     "missing",  # a null, no such file, no media member
@@ -122,6 +132,24 @@ DUPLICATES = pa.schema(
     [
         pa.field("key", pa.int64(), nullable=False),
         pa.field("original", pa.int64(), nullable=False),
+    ]
+)
+
+Kind = Literal[
+    "bytes",  # the same encoded bytes
+    "video",  # segments of one source video
+    "near",  # a near-duplicate: the same picture after resizing, compression, a crop of some percent
+]
+
+# Samples of a corpus that are in a set of another corpus, such as the test set, in key order. A sample has at most MOST
+# rows per set and kind (selection/compare.py), those with the most similar samples; similarity is null for videos.
+PAIRS = pa.schema(
+    [
+        pa.field("key", pa.int64(), nullable=False),
+        pa.field("set", pa.string(), nullable=False),
+        pa.field("reference", pa.int64(), nullable=False),  # the key of the sample of the set
+        pa.field("kind", pa.string(), nullable=False),  # one of Kind
+        pa.field("similarity", pa.float32(), nullable=True),
     ]
 )
 

@@ -18,6 +18,7 @@ LAYERS = (
     ("corpus",),
     ("datasets",),
     ("models",),
+    ("features",),
     ("inference",),
     ("training",),
     ("selection",),

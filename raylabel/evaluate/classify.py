@@ -25,7 +25,7 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     return min(max(0.0, low), p), max(min(1.0, high), p)
 
 
-def paired_gain(of: Subject, a: np.ndarray, b: np.ndarray) -> Metric:
+def paired_gain(of: Subject, a: np.ndarray, b: np.ndarray, metric: str = GAIN) -> Metric:
     """Top-1 of a minus that of b, bool [N] each, with the adjusted 95% Wald interval of Bonett and Price (2012).
 
     Paired, because both models are tested on the same samples: samples that both get right or both get wrong carry no
@@ -36,7 +36,7 @@ def paired_gain(of: Subject, a: np.ndarray, b: np.ndarray) -> Metric:
     p12, p21 = (wins + 1) / (n + 2), (losses + 1) / (n + 2)
     centre, half = p12 - p21, Z * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / (n + 2))
     low, high = max(-1.0, centre - half), min(1.0, centre + half)
-    return Metric(**vars(of), metric=GAIN, value=(wins - losses) / n, low=low, high=high, n=n)
+    return Metric(**vars(of), metric=metric, value=(wins - losses) / n, low=low, high=high, n=n)
 
 
 class Hits(NamedTuple):

@@ -33,6 +33,11 @@ Wilson interval."""
 GAIN = "gain_top1"
 """Top-1 of the fine-tuned student minus that of the control, -1 to 1, paired over the same samples; 0.01 is one point.
 Interval of Bonett and Price."""
+CLEAN_TOP1 = "clean_top1"
+"""Top-1 on the test samples that are not in the training data too (selection/leaks.py); no row if none is. Wilson
+interval."""
+CLEAN_GAIN = "clean_gain_top1"
+"""The gain on these samples. Interval of Bonett and Price."""
 PRECISION = "pick_precision"
 """Share of picks whose label is the true one, n the picks whose true label is known; no row without a truth table. It
 has no interval."""
@@ -69,8 +74,8 @@ class Metric(Subject):
     """A row of METRICS, without its run. ValueError if the value is not within its interval."""
 
     metric: str
-    """Id of the metric: top1, top5, clip_top1, subset_top1, real_top1, gain_top1, pick_precision, ece, ece_calibrated,
-    curve_area, images_to_95, or another that an evaluator uses."""
+    """Id of the metric: top1, top5, clip_top1, subset_top1, real_top1, gain_top1, clean_top1, clean_gain_top1,
+    pick_precision, ece, ece_calibrated, curve_area, images_to_95, or another that an evaluator uses."""
     value: float
     low: float | None = None
     """Lower end of the 95% interval; None where there is no interval."""

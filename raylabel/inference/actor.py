@@ -228,7 +228,7 @@ def _journal_path() -> str:
 def _rows(kept: Kept, facts: Facts, results: Found) -> pa.Table:
     """Rows of a batch. A sample with a score that is not finite is a reject."""
     n = len(facts.key)
-    found = {name: np.empty((n, 0)) for name in kept.schema.names[3:]}
+    found = {name: np.empty((n, 0)) for name in dict.fromkeys([*kept.arrays, "thumbnail"])}
     found |= {name: values[:n] for name, values in zip(found, results, strict=False)}
     finite = np.ones(n, bool)
     for values in found.values():

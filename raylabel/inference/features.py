@@ -6,6 +6,7 @@ Letters: B batch, D numbers of a feature, M clips of a video, T frames of a clip
 from dataclasses import dataclass
 from typing import Any
 
+from raylabel.features.thumbnails import thumbnails
 from raylabel.inference.network import Network, outputs_of
 from raylabel.inference.scorer import Kept
 from raylabel.media.view import View
@@ -26,7 +27,7 @@ class FeatureNetwork(Network):
 
     @property
     def kept(self) -> Kept:
-        return Kept("features", features_schema(self.p))
+        return Kept("features", features_schema(self.p), self.thumbnails)
 
     def _load(self) -> Any:
         from raylabel.models.start import start_network
@@ -35,7 +36,8 @@ class FeatureNetwork(Network):
         return trunk(start_network(self.arch, 1, Init(take=(TRUNK,)), self.model), self.layer)
 
     def _forward(self, module: Any, pixels: Any) -> tuple[Any, ...]:
-        return features_of(module, pixels, self.view, self.precision)
+        found = features_of(module, pixels, self.view, self.precision)
+        return (*found, thumbnails(pixels)) if self.thumbnails else found
 
 
 def features_of(module: Any, pixels: Any, view: View, precision: str) -> tuple[Any, ...]:

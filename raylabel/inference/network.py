@@ -5,12 +5,13 @@ Letters: B batch, C classes, P classes kept per sample, M clips of a video, T fr
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from raylabel.compute.gpu import check_compiler, use_full_float32
+from raylabel.features.thumbnails import thumbnails
 from raylabel.inference.scorer import RANKED, Found, Kept, Run
 from raylabel.media.parsers import eval_parser
 from raylabel.media.sandbox.sandbox import Parser
@@ -35,6 +36,8 @@ class Network:
     float32_head: bool = True
     """Whether the last layer computes in float32 also if `precision` is 'bf16'. In earlier versions of raylabel it did
     not, and the SCORES that they began are completed in the same arithmetic."""
+    thumbnails: bool = False
+    """Whether thumbnails are kept too."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -42,7 +45,7 @@ class Network:
 
     @property
     def kept(self) -> Kept:
-        return RANKED
+        return replace(RANKED, thumbnails=self.thumbnails)
 
     @property
     def parser(self) -> Parser:
@@ -81,7 +84,11 @@ class Network:
         return float32_head(module) if self.precision == "bf16" and self.float32_head else module
 
     def _forward(self, module: Any, pixels: Any) -> tuple[Any, ...]:
-        return rank_classes(module, pixels, self.view, self.precision, self.p)
+        found = rank_classes(module, pixels, self.view, self.precision, self.p)
+        if not self.thumbnails:
+            return found
+        clips = found[3:] or (found[0][:, :0],)  # pictures have none
+        return *found[:3], *clips, thumbnails(pixels)
 
     def logits(self, module: Any, pixels: Any) -> Any:
         """`logits_of` in the view and the precision of the network."""

@@ -12,7 +12,7 @@ from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus import Unit, UnitRange
 from raylabel.inference.reuse import Piece, Reader, Rows, read_part
 from raylabel.inference.scorer import Kept
-from raylabel.schema import NAMES, REJECTS, check
+from raylabel.schema import BESIDE, REJECTS, check
 from raylabel.store.artifact import write_table
 from raylabel.store.parts import commit_part
 
@@ -35,25 +35,27 @@ class Part:
 
 
 def write_part(
-    folder: str, kept: Kept, part: Part, reader: Reader, new: Iterable[Rows], with_names: bool = False
+    folder: str, kept: Kept, part: Part, reader: Reader, new: Iterable[Rows], beside: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Writes SCORES or FEATURES, REJECTS and NAMES of a part, then its record, which is the commit. Writing them twice
-    is harmless. `new`: the rows of its units."""
+    """Writes SCORES or FEATURES, REJECTS and the tables `beside` them of a part, then its record, which is the commit.
+    Writing them twice is harmless. `new`: the rows of its units."""
     heartbeat()
-    scores, rejects, names = [], [], []
+    scores, rejects, *others = ([] for _ in range(2 + len(beside)))
     for rows in new:
-        for tables, table in zip((scores, rejects, names), rows, strict=False):
+        for tables, table in zip((scores, rejects, *others), rows, strict=True):
             tables.append(table)
     if (found := sum(table.num_rows for table in [*scores, *rejects])) != part.rows:
         raise AssertionError(f"part {part.number} has {found} rows, expected {part.rows}")
     for piece, taken in reader.read(part.pieces):
         if (found := sum(table.num_rows for table in taken[:2])) != piece.rows:
             raise AssertionError(f"{piece} has {found} rows: delete {piece.folder} and run again")
-        for tables, table in zip((scores, rejects, names), taken, strict=False):
+        for tables, table in zip((scores, rejects, *others), taken, strict=True):
             tables.append(table)
     if part.retried:
         scores.append(read_part(part.retried, kept.name, part.number))
-        names = [read_part(part.retried, "names", part.number)] if with_names else []  # the rejects are among them
+        for name, tables in zip(beside, others, strict=True):
+            before = read_part(part.retried, name, part.number)
+            tables[:] = [before] if name == "names" else [*tables, before]  # rejects have names
     files, reasons, rows, grouped = [], collections.Counter(), 0, 0
     for name, tables, schema in ((kept.name, scores, kept.schema), ("rejects", rejects, REJECTS)):
         table = _in_key_order(check(pa.concat_tables([schema.empty_table(), *tables]), schema, name))
@@ -64,9 +66,10 @@ def write_part(
         else:
             grouped = int(np.count_nonzero(table.column("group").to_numpy()))
         rows += table.num_rows
-    if with_names:
-        table = _in_key_order(check(pa.concat_tables(names), NAMES, "names"))
-        files.append(write_table(folder, f"names-{part.number:06d}.parquet", table))
+    for name, tables in zip(beside, others, strict=True):
+        schema = BESIDE[name]
+        table = _in_key_order(check(pa.concat_tables([schema.empty_table(), *tables]), schema, name))
+        files.append(write_table(folder, f"{name}-{part.number:06d}.parquet", table))
     found = {"rows": rows, "earlier": rows - part.rows, "groups": grouped, "reasons": reasons}
     return commit_part(folder, part.number, files, found)
 

@@ -24,7 +24,7 @@ from raylabel.inference.batches import ITEM, ScoringTask, decode, item
 from raylabel.inference.parts import Part, write_part
 from raylabel.inference.reuse import Reader, Rows
 from raylabel.inference.scorer import Kept
-from raylabel.schema import NAMES, REJECTS
+from raylabel.schema import NAMES, REJECTS, THUMBNAILS
 
 ITEMS = 32  # per actor at least, if there are enough units, so that all actors end at about the same time
 PIXELS = 4  # batches in a block of pixels, if tasks decode: an actor copies one to the GPU while another is scored
@@ -46,7 +46,8 @@ def score(task: ScoringTask, parts: Callable[[], Iterator[Part]], folder: str) -
         blocks = [ref for _, spans in run for ref, _, _ in spans]
         cuts = [[cut for _, *cut in spans] for _, spans in run]
         parts_of_run = [part for part, _ in run]
-        writing.append(_commit.remote(folder, task.scorer.kept, task.names, parts_of_run, cuts, *blocks))
+        beside = task.scorer.kept.beside(task.names)
+        writing.append(_commit.remote(folder, task.scorer.kept, beside, parts_of_run, cuts, *blocks))
         while writing and (len(writing) > IN_FLIGHT or ray.wait(writing, timeout=0)[0]):
             done, writing = ray.wait(writing)
             yield from ray.get(done[0])
@@ -184,23 +185,30 @@ def _grouped(dataset: ray.data.Dataset, parts: Iterator[Part]) -> Iterator[tuple
 def _commit(
     folder: str,
     kept: Kept,
-    names: bool,
+    beside: tuple[str, ...],
     parts: Sequence[Part],
     cuts: Sequence[Sequence[Sequence[int]]],
     *blocks: pa.Table,
 ) -> list[dict[str, Any]]:
     """Commits the parts and returns their records. `cuts`: of each part, the (first row, rows) of its blocks."""
-    reader, rest = Reader(kept.name, names), iter(blocks)
+    reader, rest = Reader(kept.name, beside), iter(blocks)
     return [
-        write_part(folder, kept, part, reader, [_split(kept, next(rest).slice(*cut), names) for cut in mine], names)
+        write_part(folder, kept, part, reader, [_split(kept, next(rest).slice(*cut), beside) for cut in mine], beside)
         for part, mine in zip(parts, cuts, strict=True)
     ]
 
 
-def _split(kept: Kept, block: pa.Table, names: bool) -> Rows:
+def _split(kept: Kept, block: pa.Table, beside: tuple[str, ...]) -> Rows:
     """Rows of `kept.rows`."""
     rejected = pc.not_equal(block.column("reason"), "")  # pyright: ignore[reportAttributeAccessIssue]
     scored = block.filter(pc.invert(rejected))  # pyright: ignore[reportAttributeAccessIssue]
-    scored = scored.select(kept.schema.names).cast(kept.schema)
-    named = [block.select(NAMES.names)] if names else []
-    return scored, block.filter(rejected).select(REJECTS.names), *named
+    others = {"names": lambda: block.select(NAMES.names), "thumbnails": lambda: _thumbnails(scored)}
+    tables = scored.select(kept.schema.names).cast(kept.schema), block.filter(rejected).select(REJECTS.names)
+    return *tables, *(others[name]() for name in beside)
+
+
+def _thumbnails(scored: pa.Table) -> pa.Table:
+    pixels = scored.column("thumbnail").combine_chunks().flatten().to_numpy()
+    field = THUMBNAILS.field("thumbnail")
+    column = pa.FixedSizeBinaryArray.from_buffers(field.type, len(scored), [None, pa.py_buffer(pixels)])
+    return pa.Table.from_arrays([scored.column("key"), column], schema=THUMBNAILS)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from raylabel.corpus import Shards, Unit, Units
 from raylabel.corpus.share import rows_of, used
-from raylabel.schema import NAMES, REJECTS, SCORES, make_key
+from raylabel.schema import BESIDE, REJECTS, SCORES, make_key
 from raylabel.store.artifact import Artifact, Root
 from raylabel.store.files import read_file, reading
 from raylabel.store.reject_retry import TRY
@@ -164,7 +164,7 @@ def _names(shards: Shards, names: list[str]) -> pa.Array:
 
 
 def read_part(folder: str, name: str, number: int) -> pa.Table:
-    """A part's `scores`, `features`, `rejects` or `names`."""
+    """A part's `scores`, `features`, `rejects`, or a table beside them."""
     uri = _uri(folder, name, number)
     with reading(uri):
         return _read(uri, name)
@@ -176,7 +176,7 @@ def _uri(folder: str, name: str, number: int) -> str:
 
 def _read(uri: str, name: str) -> pa.Table:
     # Whole, in one request: it is one row group of a few megabytes, of FEATURES about a hundred.
-    schema = {"scores": SCORES, "rejects": REJECTS, "names": NAMES}.get(name)  # that of FEATURES has their width
+    schema = {"scores": SCORES, "rejects": REJECTS, **BESIDE}.get(name)  # that of FEATURES has their width
     return pq.read_table(pa.BufferReader(read_file(uri)), schema=schema)
 
 
@@ -192,16 +192,16 @@ def rejected_units(folder: str, number: int) -> tuple[Unit, ...]:
 
 
 Rows = tuple[pa.Table, ...]
-"""SCORES or FEATURES, REJECTS and, if they are asked for, NAMES."""
+"""SCORES or FEATURES, REJECTS, and the tables beside them that are kept (schema.BESIDE)."""
 
 
 class Reader:
     """Reads pieces. Those of one part, and of the parts after it, are mostly in the same part of the earlier SCORES, so
     it keeps the last two of these."""
 
-    def __init__(self, name: str = "scores", names: bool = False) -> None:
-        """`name`: of the files; `names`: also read NAMES."""
-        self._part = lru_cache(maxsize=2)(partial(read_rows, name=name, names=names))
+    def __init__(self, name: str = "scores", beside: tuple[str, ...] = ()) -> None:
+        """`name`: of the files; `beside`: also read these tables."""
+        self._part = lru_cache(maxsize=2)(partial(read_rows, name=name, beside=beside))
 
     def read(self, pieces: Iterable[Piece]) -> Iterator[tuple[Piece, Rows]]:
         """The rows of each piece with the current keys of its samples, in the order of the earlier SCORES."""
@@ -219,14 +219,13 @@ class Reader:
             )
 
 
-def read_rows(folder: str, number: int, *, name: str, names: bool = False) -> Rows:
-    """The rows of a part. `name`: of the files; `names`: also NAMES."""
+def read_rows(folder: str, number: int, *, name: str, beside: tuple[str, ...] = ()) -> Rows:
+    """The rows of a part. `name`: of the files; `beside`: also these tables."""
     try:
         rejects = _read(_uri(folder, "rejects", number), "rejects")
     except FileNotFoundError:  # a part without rejects; a lost file is found by the count of rows
         rejects = REJECTS.empty_table()
-    named = [read_part(folder, "names", number)] if names else []
-    return read_part(folder, name, number), rejects, *named
+    return read_part(folder, name, number), rejects, *(read_part(folder, other, number) for other in beside)
 
 
 def _with_keys(table: pa.Table, keys: np.ndarray, first: int) -> pa.Table:

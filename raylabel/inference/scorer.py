@@ -17,7 +17,7 @@ from raylabel.schema import NAMES, REJECTS, SCORES
 Found = tuple[np.ndarray, ...]
 """Of SCORES: classes int32, log-odds float32, logits float32, each [B, P], best class first; for videos also clips
 int32 [B, M], the best class of each clip. Of FEATURES: features float16 [B, D], of unit length, and their norms before,
-float32 [B]."""
+float32 [B]. Last, if they are kept, thumbnails uint8 [B, side * side * 3]; then those before are complete."""
 
 Run = Callable[[Iterable[np.ndarray]], Iterator[Found]]
 """Batches uint8 [B, *shape] → `Found` of each, in order. A batch may be overwritten when the next is requested,
@@ -32,12 +32,25 @@ class Kept:
     """Of the artifact, and of its files before their numbers."""
     schema: pa.Schema
     """key, digest and group of a sample, and a column for each array of `Found`; the last ones may be missing."""
+    thumbnails: bool = False
+    """Whether THUMBNAILS are kept beside it."""
+
+    @property
+    def arrays(self) -> list[str]:
+        """The columns of the arrays of `Found`."""
+        return self.schema.names[3:] + ["thumbnail"] * self.thumbnails
+
+    def beside(self, names: bool) -> tuple[str, ...]:
+        """Which of the tables of schema.BESIDE are kept. `names`: whether names are asked for."""
+        return ("names",) * names + ("thumbnails",) * self.thumbnails
 
     @cached_property
     def rows(self) -> pa.Schema:
         """What an actor returns: a row per sample, scored (`reason` is empty) or rejected (its lists are empty). The
-        name is empty if the task does not ask for names."""
-        return pa.schema([*map(_as_list, self.schema), *(f for f in REJECTS if f.name != "key"), NAMES.field("name")])
+        name is empty if the task does not ask for names, the thumbnail if none is kept."""
+        rejects = (field for field in REJECTS if field.name != "key")
+        thumbnail = pa.field("thumbnail", pa.list_(pa.uint8()), nullable=False)
+        return pa.schema([*map(_as_list, self.schema), *rejects, NAMES.field("name"), thumbnail])
 
 
 def _as_list(field: pa.Field) -> pa.Field:

@@ -22,6 +22,7 @@ from raylabel.inference.pool import score
 from raylabel.inference.reuse import Earlier, find_earlier, rejected_units
 from raylabel.inference.scorer import RANKED, Scorer
 from raylabel.inference.stored import score_stored
+from raylabel.schema import THUMBNAIL_SIDE
 from raylabel.store.artifact import Artifact, Built, Draft, Root
 from raylabel.store.parts import committed_parts, files_of
 from raylabel.store.reject_limit import RejectTally
@@ -60,8 +61,8 @@ def make_scores(root: Root, scoring: Scoring, former: Sequence[Scoring] = ()) ->
     `features`, of a scorer that computes them.
 
     Shards that the same source scored as part of an earlier state of the corpus are reused; with `retry_rejects`
-    everything except the rejects is (reject_retry.py). Files `scores-*` and `rejects-*`, one per part, and `names-*` if
-    they are asked for. Info: samples,
+    everything except the rejects is (reject_retry.py). Files `scores-*` and `rejects-*`, one per part, and `names-*`
+    and `thumbnails-*` if they are asked for. Info: samples,
     scored, rejected, reasons, groups (rows that have one), images (scored in the build that took `seconds`), earlier
     (reused in it), p. InputError if too many samples could not be read, or if a shard changed while it was scored.
 
@@ -99,7 +100,8 @@ def make_scores(root: Root, scoring: Scoring, former: Sequence[Scoring] = ()) ->
 def _identity(scoring: Scoring) -> dict[str, Any]:
     unit = [unit_rows(scoring.corpus), PART]
     found = {"source": dict(scoring.source), "shards": scoring.shards.info["content"], "unit": unit}
-    return found | ({"names": True} if scoring.names else {})
+    found |= {"names": True} if scoring.names else {}
+    return found | ({"thumbnails": THUMBNAIL_SIDE} if scoring.scorer.kept.thumbnails else {})
 
 
 def _build(

@@ -4,9 +4,10 @@ A head ranks features in the batches, and in the slots of a batch, in which the 
 bytes are the same. Letters: B batch, C classes, D numbers of a feature, P classes kept per sample.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,11 +43,12 @@ def score_stored(
     size = sum(1 for _ in parts()) // (4 * max(1, Cluster.now().cpus))
     head = _load_head.remote(task.scorer.model)
     part = max(file.rows for file in features.files("features-"))
+    thumbnails = task.scorer.kept.thumbnails
     rank = _rank.options(num_cpus=1, num_gpus=task.pool.gpus, memory=COPIES * part * 2 * features.info["p"])
     waiting: list[Any] = []
     left = parts()
     while run := list(itertools.islice(left, min(RUN, max(1, size)))):
-        waiting.append(rank.remote(folder, features.uri, head, task.batch, task.scorer.p, run))
+        waiting.append(rank.remote(folder, features.uri, head, task.batch, task.scorer.p, thumbnails, run))
         if len(waiting) == IN_FLIGHT:
             (done,), waiting = ray.wait(waiting)
             yield from fetch(done)
@@ -77,7 +79,9 @@ def _load_head(model: Artifact) -> _Head:
 
 
 @ray.remote(max_retries=3)
-def _rank(folder: str, features: str, head: _Head, batch: int, p: int, parts: list[Part]) -> list[dict[str, Any]]:
+def _rank(
+    folder: str, features: str, head: _Head, batch: int, p: int, thumbnails: bool, parts: list[Part]
+) -> list[dict[str, Any]]:
     """Ranks and commits the parts, and returns their records. `features`: the folder of FEATURES."""
     import torch
 
@@ -85,19 +89,21 @@ def _rank(folder: str, features: str, head: _Head, batch: int, p: int, parts: li
     use_full_float32()
     device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
     weight, bias = (torch.from_numpy(values.copy()).to(device) for values in (head.weight, head.bias))
-    reader, found = Reader(RANKED.name), []
-    stored = (read_rows(features, part.number, name="features") if len(part.units) else None for part in parts)
+    kept, found = replace(RANKED, thumbnails=thumbnails), []
+    beside = kept.beside(names=False)
+    reader, read = Reader(kept.name, beside), functools.partial(read_rows, features, name="features", beside=beside)
+    stored = (read(part.number) if len(part.units) else None for part in parts)
     for part, rows in zip(parts, ahead(stored, depth=1), strict=True):
         ranked = [_rank_part(features, rows, weight, bias, batch, p, part.units)] if rows else []
-        found.append(write_part(folder, RANKED, part, reader, ranked))
+        found.append(write_part(folder, kept, part, reader, ranked, beside))
     return found
 
 
 def _rank_part(folder: str, rows: Rows, weight: Any, bias: Any, batch: int, p: int, units: Sequence[Unit]) -> Rows:
-    """SCORES and REJECTS of some units of a part. `rows`: its FEATURES and REJECTS."""
+    """SCORES and REJECTS of some units of a part, and its THUMBNAILS. `rows`: its FEATURES and REJECTS, and these."""
     import torch
 
-    table, rejects = rows
+    table, rejects, *thumbnails = rows
     key, count = table.column("key").to_numpy(), len(table)
     column = table.column("feature").combine_chunks()
     matrix = column.flatten().to_numpy().reshape(count, -1)
@@ -125,7 +131,12 @@ def _rank_part(folder: str, rows: Rows, weight: Any, bias: Any, batch: int, p: i
     for name, values in zip(("classes", "log_odds", "logits"), found, strict=True):
         scored = scored.append_column(SCORES.field(name), _lists(values[ranked]))
     clips = _lists(np.empty((len(scored), 0), np.int32))  # a video has some
-    return scored.append_column(SCORES.field("clips"), clips).cast(SCORES), rejects
+    mine = pa.array(ranked)
+    return (
+        scored.append_column(SCORES.field("clips"), clips).cast(SCORES),
+        rejects,
+        *(t.filter(mine) for t in thumbnails),
+    )
 
 
 def rank_features(features: Any, weight: Any, bias: Any, p: int) -> list[np.ndarray]:

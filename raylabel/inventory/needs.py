@@ -14,7 +14,7 @@ from raylabel.store.names import PREDICTION
 
 # Artifacts to which nothing refers, and which a run finds again by those to which they refer. The record of a run lists
 # them; the results of a run of an earlier version do not.
-ADDED = ("samples-", "digests-", "leaks-")
+ADDED = ("samples-", "digests-", "pairs-")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,8 @@ class Frozen:
     layer: str = PENULTIMATE
     """What the head of the network takes, or the output of the layer with this name: see models/trunk.py."""
     retry_rejects: bool = False
+    thumbnails: bool = False
+    """Also keep THUMBNAILS, from which near-duplicates are found."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -62,8 +64,9 @@ class Frozen:
         read. It is committed, resumed and grown as SCORES are."""
         self.config.check_against(corpus, self.view)
         arch, width = replace(self.model, features="raw"), feature_width(self.model, self.view, self.layer)
+        network = FeatureNetwork(self.weights, self.view, self._precision, width, arch=arch, layer=self.layer)
         scoring = Scoring(
-            scorer=FeatureNetwork(self.weights, self.view, self._precision, width, arch=arch, layer=self.layer),
+            scorer=replace(network, thumbnails=self.thumbnails),
             source=self.identity,
             shards=shards,
             corpus=corpus,
@@ -73,7 +76,7 @@ class Frozen:
             retry_rejects=self.retry_rejects,
             by=self.weights.name,
         )
-        return make_scores(root, scoring)
+        return make_scores(root, scoring, [replace(scoring, scorer=network)] if self.thumbnails else [])
 
 
 def feature_width(model: Model, view: View, layer: str = PENULTIMATE) -> int:

@@ -70,6 +70,8 @@ class TrainedNetwork:
     from them and are the same."""
     names: bool = False
     """Also keep the names of the samples of tars, which SHARDS do not contain."""
+    thumbnails: bool = False
+    """Also keep THUMBNAILS, from which near-duplicates are found."""
 
     @property
     def name(self) -> str:
@@ -97,18 +99,25 @@ class TrainedNetwork:
         Scores are log-odds and not probabilities: near p = 1 a float32 softmax has ties, but a billion samples need an
         order (Yalniz et al. 2019 §3.2 ranks by softmax; the order is the same). Shards that the same network scored as
         part of an earlier, smaller corpus are not scored again. SCORES that an earlier version of raylabel made, or
-        began, with a last layer in bf16 are used as they are. InputError if too many samples are rejected.
+        began, with a last layer in bf16 or without thumbnails, are used as they are. InputError if too many samples
+        are rejected.
         """
         self.config.check_against(corpus, self.view)
         precision = self._precision
-        now, before = (self._scoring(corpus, shards, precision, head) for head in (True, False))
-        return make_scores(root, now, [before] if precision == "bf16" else [])
+        thumbnails = self.thumbnails and (self.features is None or bool(self.features.files("thumbnails-")))
+        versions = {(True, thumbnails): None, (True, False): None} | (
+            {(False, False): None} if precision == "bf16" else {}
+        )
+        now, *before = (self._scoring(corpus, shards, precision, *version) for version in versions)
+        return make_scores(root, now, before)
 
-    def _scoring(self, corpus: Corpus, shards: Artifact, precision: str, float32_head: bool) -> Scoring:
+    def _scoring(
+        self, corpus: Corpus, shards: Artifact, precision: str, float32_head: bool, thumbnails: bool
+    ) -> Scoring:
         config, model = self.config, self.network
         p = min(config.p, model.info["classes"])
         return Scoring(
-            scorer=Network(model, self.view, precision, p, float32_head),
+            scorer=Network(model, self.view, precision, p, float32_head, thumbnails),
             source=self._identity(precision, float32_head),
             shards=shards,
             corpus=corpus,

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from raylabel.labels.features import Frozen, make_head
 from raylabel.labels.zero_shot import make_zero_shot, texts_of
 from raylabel.pipelines.inputs import frozen_weights
+from raylabel.pipelines.leaks import keeps_thumbnails
 from raylabel.store.artifact import Artifact
 
 if TYPE_CHECKING:
     from raylabel.pipelines.semi_supervised import Run
 
 
-def frozen_network(run: Run) -> Frozen:
+def frozen_network(run: Run, thumbnails: bool = False) -> Frozen:
     recipe, teacher = run.recipe, run.recipe.teacher
     return Frozen(
         model=teacher.model,
@@ -22,6 +23,7 @@ def frozen_network(run: Run) -> Frozen:
         config=recipe.label,
         resources=recipe.resources,
         retry_rejects=recipe.retry_rejects,
+        thumbnails=thumbnails,
     )
 
 
@@ -29,7 +31,8 @@ def features_of(run: Run, corpus: str) -> Artifact | None:
     """FEATURES of a corpus of the run by its frozen network; None if it has none."""
     if not run.recipe.teacher.head.given or run.recipe.source:
         return None
-    return frozen_network(run).features(run.root, run.start.corpora[corpus], run.start.shards[corpus])
+    frozen = frozen_network(run, corpus == "unlabeled" and keeps_thumbnails(run))
+    return frozen.features(run.root, run.start.corpora[corpus], run.start.shards[corpus])
 
 
 def headed_teacher(run: Run) -> Artifact:

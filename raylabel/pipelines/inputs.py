@@ -76,7 +76,7 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
     elif recipe.validation:
         of_validation = GivenLabels(classes=classes).label(root, corpora["validation"], shards["validation"])
         validation = "validation", of_validation
-    find_leaks(root, recipe.leaks, groups["labeled"], groups["test"])  # those that are found without scores
+    find_leaks(recipe.leaks, groups["labeled"], groups["test"])  # those that are found without scores
     check_classes(recipe, len(classes))
     return Prepared(
         corpora=corpora,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from raylabel.evaluate.classify import accuracy, hits, paired_gain
+import numpy as np
+
+from raylabel.evaluate.classify import Hits, accuracy, hits, paired_gain, share_right
 from raylabel.evaluate.precision import pick_precision
-from raylabel.evaluate.results import CONTROL, STUDENT, TEACHER, TOP1, Metric, Subject, require
+from raylabel.evaluate.results import CLEAN_GAIN, CLEAN_TOP1, CONTROL, STUDENT, TEACHER, TOP1, Metric, Subject, require
 from raylabel.pipelines.curves import curve_metrics
+from raylabel.schema import PICKS
 from raylabel.store.artifact import Artifact
 
 if TYPE_CHECKING:
@@ -25,9 +29,21 @@ def metrics_of(run: Run) -> list[Metric]:
     return [
         *(row for name, hit in right.items() for row in accuracy(of(model=name), hit, len(start.classes))),
         paired_gain(of(model=STUDENT), right[STUDENT].top1, right[CONTROL].top1),
+        *_clean(run, right, of),
         *curve_metrics(run),
         *pick_precision(picked, run.picks, start.shards["unlabeled"], recipe.unlabeled.share, recipe.truth),
     ]
+
+
+def _clean(run: Run, right: Mapping[str, Hits], of: Callable[..., Subject]) -> Iterator[Metric]:
+    """The accuracies and the gain on the test samples that do not leak, if any does."""
+    key = np.sort(run.start.test_labels.table("picks", PICKS, ["key"]).column("key").to_numpy())
+    clean = ~np.isin(key, run.leaks.keys)
+    if clean.all() or not clean.any():
+        return
+    for name, hit in right.items():
+        yield share_right(of(model=name), CLEAN_TOP1, hit.top1[clean])
+    yield paired_gain(of(model=STUDENT), right[STUDENT].top1[clean], right[CONTROL].top1[clean], CLEAN_GAIN)
 
 
 def validate(run: Run, network: Artifact, held: Artifact) -> Metric:

@@ -19,19 +19,20 @@ from raylabel.labels.teacher import TrainedNetwork
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.start import import_weights
+from raylabel.pipelines.artifacts import artifacts_of
 from raylabel.pipelines.control import ControlSweep, split_labels, trial_runs, try_controls
 from raylabel.pipelines.frozen import features_of, headed_teacher
 from raylabel.pipelines.inputs import Prepared, prepare
-from raylabel.pipelines.leaks import leaks_of
+from raylabel.pipelines.leaks import keeps_thumbnails, labeled_pairs_of, leaks_of, pairs_of
 from raylabel.pipelines.metrics import metrics_of
 from raylabel.pipelines.workers import check_workers
 from raylabel.recipes.recipe import Recipe
 from raylabel.selection.duplicates import find_duplicates
-from raylabel.selection.leaks import Leaks
+from raylabel.selection.leaks import Leaking, Leaks
 from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
-from raylabel.training.examples import materialize, media_of
+from raylabel.training.examples import materialize
 from raylabel.training.loop import TrainingTask
 from raylabel.training.media import WritingTask
 from raylabel.training.mixed_stream import Mixture
@@ -59,19 +60,7 @@ class Run:
     @property
     def artifacts(self) -> dict[str, tuple[Artifact, ...]]:
         """The artifacts of each stage, in order. Builds those that are missing. Each artifact is in one stage."""
-        self.build()
-        found: dict[str, tuple[Artifact, ...]] = {}
-        known: set[str] = set()
-        for stage in STAGES:
-            result = self.__dict__.get(stage)
-            some = result.values() if isinstance(result, dict) else getattr(result, "artifacts", [result])
-            made = [a for a in some if isinstance(a, Artifact)]
-            media = [media_of(a) for a in made if a.name.startswith("examples-")]
-            new = tuple(a for a in dict.fromkeys([*media, *made]) if a.uri not in known)
-            known.update(a.uri for a in new)
-            if new:
-                found[stage] = new
-        return found
+        return artifacts_of(self.build(), STAGES)
 
     @cached_property
     def labeled_examples(self) -> Artifact:
@@ -113,7 +102,8 @@ class Run:
     @cached_property
     def teacher_test(self) -> Artifact | None:
         """SCORES of the test set by the teacher; None if another source labels the corpus."""
-        return None if self.recipe.source else self.test(self.teacher, self.recipe.teacher_view)
+        view = self.recipe.teacher_view
+        return None if self.recipe.source else self.score(self.teacher, view, "test", keeps_thumbnails(self))
 
     @cached_property
     def teacher_check(self) -> Artifact | None:
@@ -128,9 +118,14 @@ class Run:
         return found
 
     @cached_property
+    def labeled_pairs(self) -> Artifact | None:
+        """PAIRS of the labeled set with the evaluation sets; None if its pictures are too small for near-duplicates."""
+        return labeled_pairs_of(self)
+
+    @cached_property
     def labeled_leaks(self) -> Leaks:
         """How much of the test set is in the labeled set, which is known before the corpus is labeled."""
-        return leaks_of(self, None)
+        return leaks_of(self, None).leaks
 
     @cached_property
     def features(self) -> Artifact | None:
@@ -143,10 +138,15 @@ class Run:
         return self.source.label(self.root, self.start.corpora["unlabeled"], self.start.shards["unlabeled"])
 
     @cached_property
-    def leaks(self) -> Leaks:
-        """How much of the test set is in the labeled set or in the corpus. InputError if any is and `recipe.leaks` is
+    def pairs(self) -> Artifact | None:
+        """PAIRS of the corpus with the evaluation sets; None if no teacher labels it."""
+        return pairs_of(self)
+
+    @cached_property
+    def leaks(self) -> Leaking:
+        """What of the test set is in the labeled set or in the corpus. InputError if any is and `recipe.leaks` is
         'error'."""
-        return leaks_of(self, self.labels if gives_scores(self.labels) else None)
+        return leaks_of(self, self.pairs)
 
     @cached_property
     def duplicates(self) -> Artifact | None:
@@ -158,7 +158,8 @@ class Run:
         """PICKS: the K best samples of each class, or those of a source that gives PICKS."""
         if self.duplicates is None:
             return self.labels
-        return select(self.root, self.labels, self.duplicates, self.recipe.select, self.start.classes)
+        pairs = None if self.recipe.leaks == "report" else self.pairs
+        return select(self.root, self.labels, self.duplicates, self.recipe.select, self.start.classes, pairs)
 
     @cached_property
     def pseudo_examples(self) -> Artifact:
@@ -223,14 +224,8 @@ class Run:
     @property
     def source(self) -> LabelSource:
         """The label source of the corpus."""
-        recipe = self.recipe
-        return recipe.source or TrainedNetwork(
-            network=self.teacher,
-            view=recipe.teacher_view,
-            config=recipe.label,
-            resources=recipe.resources,
-            retry_rejects=recipe.retry_rejects,
-            features=self.features,
+        return self.recipe.source or replace(
+            self._network(self.teacher, self.recipe.teacher_view, keeps_thumbnails(self)), features=self.features
         )
 
     def validation_set(self, config: Train) -> Artifact | None:
@@ -246,17 +241,21 @@ class Run:
         """SCORES of the test set by a network."""
         return self.score(model, view, "test")
 
-    def score(self, model: Artifact, view: View, corpus: str) -> Artifact:
+    def score(self, model: Artifact, view: View, corpus: str, thumbnails: bool = False) -> Artifact:
         """SCORES of a labeled corpus by a network, with as many classes per sample as accuracies need."""
+        source = replace(self._network(model, view, thumbnails), config=replace(self.recipe.label, p=TOP))
+        return source.label(self.root, self.start.corpora[corpus], self.start.shards[corpus])
+
+    def _network(self, model: Artifact, view: View, thumbnails: bool) -> TrainedNetwork:
         recipe = self.recipe
-        source = TrainedNetwork(
+        return TrainedNetwork(
             network=model,
             view=view,
-            config=replace(recipe.label, p=TOP),
+            config=recipe.label,
             resources=recipe.resources,
             retry_rejects=recipe.retry_rejects,
+            thumbnails=thumbnails,
         )
-        return source.label(self.root, self.start.corpora[corpus], self.start.shards[corpus])
 
     def _materialize(self, name: str, corpus: str, picks: Artifact, digests: bool = False) -> Artifact:
         recipe = self.recipe

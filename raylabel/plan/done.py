@@ -24,7 +24,9 @@ ARTIFACTS = {
     "teacher": "teacher",
     "teacher_check": "teacher-check",
     "features": "features",
+    "labeled_pairs": "pairs",
     "labels": "scores",
+    "pairs": "pairs",
     "duplicates": "duplicates",
     "picks": "picks",
     "pseudo_examples": "examples-picked",
@@ -70,7 +72,7 @@ class Done:
         """Network → its SCORES of the test set: teacher, control, and the students."""
         recipe = self._run.recipe
         views = {"teacher": recipe.teacher_view} | dict.fromkeys(self._students, recipe.view)
-        return {name: self._tested(self[name], view) for name, view in views.items()}
+        return {name: self._tested(name, view) for name, view in views.items()}
 
     @property
     def _students(self) -> tuple[str, ...]:
@@ -113,9 +115,11 @@ class Done:
         except MissingError:
             return network, None
 
-    def _tested(self, model: Artifact | None, view: Any) -> Artifact | None:
+    def _tested(self, name: str, view: Any) -> Artifact | None:
         try:
-            return self._run.test(model, view) if model else None
+            if name == "teacher":
+                return self._run.teacher_test
+            return self._run.test(model, view) if (model := self[name]) else None
         except MissingError:
             return None
 

@@ -16,6 +16,7 @@ from raylabel.recipes.control import Control
 from raylabel.recipes.space import Settings, apply
 from raylabel.recipes.teacher import Teacher
 from raylabel.selection.leaks import Policy
+from raylabel.selection.pairs import THRESHOLD
 from raylabel.selection.select import Select
 from raylabel.store.artifact import ADDED_LATER, NOT_IDENTITY
 from raylabel.training.config import Train
@@ -66,9 +67,13 @@ class Recipe:
     """Share of each batch that is of the labeled set, in the training of one more student on labels and picks mixed, 0
     to 1: its accuracy is reported too. It is trained as in pre-training, for as many images as pre-training and
     fine-tuning together. 0: there is none, since Yalniz et al. 2019 §3 avoids the search for this share."""
-    leaks: Policy = field(default="report", metadata=NOT_IDENTITY)
-    """What to do if source videos or files of the test set are also in the training data: 'report' it, or end with an
-    'error'."""
+    leaks: Policy = field(default="remove", metadata=NOT_IDENTITY)
+    """What to do if samples of the test set are also in the training data, as segments of one source video, byte for
+    byte, or as near-duplicates: 'report' it; 'remove' such samples of the corpus, which are then never selected, and
+    report the rest; or end with an 'error'."""
+    near: float = field(default=THRESHOLD, metadata=NOT_IDENTITY)
+    """Similarity from which two pictures are near-duplicates, above 0 and up to 1: the correlation of their edges at 24
+    x 24 pixels, once one is scaled and shifted onto the other. Views of fewer pixels are not searched for them."""
     seed: int = 0
     """Seed of every random choice: weights, order, crops."""
     retry_rejects: bool = field(default=False, metadata=NOT_IDENTITY)
@@ -91,6 +96,8 @@ class Recipe:
             self.validation.check("validation")
         if not 0 <= self.holdout < 1:
             raise InputError(f"holdout is {self.holdout}: give a share of the labeled set from 0 to 1, 1 excluded")
+        if not 0 < self.near <= 1:
+            raise InputError(f"near is {self.near}: give a similarity above 0 and up to 1")
         if self.validation and self.holdout:
             raise InputError(f"validation is given and holdout is {self.holdout}: keep one")
         if self.finetune.init.weights:

@@ -10,20 +10,18 @@ best classes of each sample, then the K best samples of each class. A class list
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 import ray
 
 from raylabel.compute.progress import Progress
 from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
-from raylabel.schema import DUPLICATES, PICKS
+from raylabel.schema import PICKS
+from raylabel.selection.dropped import keys_to_drop
 from raylabel.selection.shuffle import (
     BATCH_ROWS,
     group_files,
@@ -35,7 +33,6 @@ from raylabel.selection.shuffle import (
 )
 from raylabel.selection.topk import STAGED, TopK
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, identity_of, write_table
-from raylabel.store.files import filesystem, reading
 from raylabel.text import listed
 
 SLICE = 64  # classes per file of PICKS
@@ -100,6 +97,8 @@ class SelectionTask:
     """Folder of DUPLICATES."""
     copies: list[str]
     """Files of DUPLICATES that have rows."""
+    removed: list[str]
+    """Files of PAIRS whose samples are no candidates, by their URIs."""
     config: Select
     grouped: bool
     """Whether a class lists only the best segment of each source video."""
@@ -118,12 +117,19 @@ class SelectionTask:
         return [(low, min(low + SLICE, self.classes)) for low in range(0, self.classes, SLICE)]
 
 
-def select(root: Root, scores: Artifact, duplicates: Artifact, config: Select, classes: tuple[str, ...]) -> Artifact:
+def select(
+    root: Root,
+    scores: Artifact,
+    duplicates: Artifact,
+    config: Select,
+    classes: tuple[str, ...],
+    pairs: Artifact | None = None,
+) -> Artifact:
     """PICKS, the artifact `picks`: per class the first K of its candidates, by score descending, then key ascending.
 
-    A sample is a candidate for the first P of its classes in SCORES, unless its key is in `duplicates` or a better
-    segment of the same video is a candidate. A class with fewer than K candidates keeps all. Files `picks-*`, one per
-    64 classes, ordered by (label, rank).
+    A sample is a candidate for the first P of its classes in SCORES, unless its key is in `duplicates` or in `pairs`,
+    or a better segment of the same video is a candidate. A class with fewer than K candidates keeps all. Files
+    `picks-*`, one per 64 classes, ordered by (label, rank).
     Info: picks (rows), samples (distinct keys), per_class (rows of each class), k, p, rank, repeat_videos.
     InputError if P is above C or above the classes per sample in SCORES, or if a class has no candidates.
     """
@@ -139,6 +145,9 @@ def select(root: Root, scores: Artifact, duplicates: Artifact, config: Select, c
         "duplicates": duplicates.digest,
         "classes": len(classes),
     }
+    removed = pairs.files("pairs-") if pairs else []
+    if pairs and removed:
+        identity["pairs"] = pairs.digest
 
     def build(draft: Draft) -> Built:
         most = min(len(classes) * config.k, rows * config.p)  # picks
@@ -147,6 +156,7 @@ def select(root: Root, scores: Artifact, duplicates: Artifact, config: Select, c
             kept=kept,
             duplicates=duplicates.uri,
             copies=[f.name for f in copied],
+            removed=[f"{pairs.uri}/{f.name}" for f in removed] if pairs else [],
             config=config,
             grouped=grouped,
             classes=len(classes),
@@ -194,7 +204,7 @@ def _write_candidates(task: SelectionTask, names: list[str], run: str) -> list[s
     column = "log_odds" if task.config.rank == "softmax" else "logits"
     columns = ["key", "classes", column] + ["group"] * task.grouped
     p, top = task.config.p, TopK(task.classes, task.config.k, task.grouped)
-    drop, written = _keys_to_drop(task, names), list[str]()
+    drop, written = keys_to_drop(task.scores, names, task.duplicates, task.copies, task.removed), list[str]()
     room = KEPT * 12 // 20 if task.grouped else KEPT  # a row with a group takes 20 bytes instead of 12
 
     def write() -> None:
@@ -257,33 +267,6 @@ def _count_keys(folder: str, names: list[str], bucket: int) -> int:
     key = np.concatenate([read_partition(folder, name, bucket)[0] for name in names])
     key.sort()  # in place; np.unique would build a hash table of twice the size
     return int(np.count_nonzero(key[1:] != key[:-1])) + bool(len(key))
-
-
-def _keys_to_drop(task: SelectionTask, names: list[str]) -> np.ndarray:
-    """The keys of DUPLICATES that can be in these SCORES files, ascending: those in their range of keys."""
-    if not task.copies:
-        return np.empty(0, np.int64)
-    fs, path = filesystem(task.scores)
-
-    def key_ranges(name: str) -> list[tuple[int, int]]:
-        with reading(f"{task.scores}/{name}"):
-            file = pq.read_metadata(f"{path}/{name}", filesystem=fs)
-        groups = [file.row_group(i) for i in range(file.num_row_groups)]
-        keys = [group.column(0).statistics for group in groups if group.num_rows]  # column 0 is the key
-        return [(key.min, key.max) for key in keys]
-
-    with ThreadPoolExecutor(16) as pool:  # small reads that mostly wait
-        ranges = [found for file in pool.map(key_ranges, names) for found in file]
-    if not ranges:
-        return np.empty(0, np.int64)
-    low, high = min(first for first, _ in ranges), max(last for _, last in ranges)
-    # One scan for all files: each bucket of DUPLICATES has keys of the whole corpus, so every scan reads all buckets.
-    fs, folder = filesystem(task.duplicates)
-    where = (ds.field("key") >= low) & (ds.field("key") <= high)  # skips row groups by their statistics
-    with reading(task.duplicates):
-        paths = [f"{folder}/{name}" for name in task.copies]
-        dropped = ds.dataset(paths, schema=DUPLICATES, format="parquet", filesystem=fs)
-        return np.sort(dropped.to_table(columns=["key"], filter=where)["key"].to_numpy())
 
 
 def _entries(lists: pa.ListArray, kept: int, where: str) -> np.ndarray:

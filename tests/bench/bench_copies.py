@@ -24,7 +24,7 @@ from processes import connect
 
 from raylabel.compute.resources import Cluster, Resources
 from raylabel.corpus import Corpus, index_corpus
-from raylabel.inference.near import Pairs, References
+from raylabel.features.search import Pairs, References
 from raylabel.labels.features import Frozen
 from raylabel.labels.teacher import Label
 from raylabel.media.view import View

@@ -18,7 +18,7 @@ import torch
 from figures import interleave, print_ratio, print_value
 
 from raylabel.compute.resources import Cluster, Node
-from raylabel.inference.near import References
+from raylabel.features.search import References
 
 D, REFERENCES, ROWS, PLANTED, THRESHOLD, BATCH = 512, 5_000, 20_000, 200, 0.95, 256
 

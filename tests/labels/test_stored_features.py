@@ -70,6 +70,7 @@ class Set:
             config=LABEL,
             resources=Resources(teachers=1),
             retry_rejects=retry,
+            thumbnails=True,
         )
 
     def features(self, retry: bool = False) -> Artifact:
@@ -87,6 +88,7 @@ class Set:
             resources=Resources(teachers=1),
             retry_rejects=retry,
             features=features,
+            thumbnails=True,
         )
         return source.label(self.root, self.corpus, self.shards)
 

@@ -1,18 +1,19 @@
 """Leaks compared with counting by hand: by name, by group, and byte for byte, whatever the number of tasks."""
 
-from unittest import mock
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raylabel.errors import InputError
 from raylabel.schema import DIGESTS, SCORES
-from raylabel.selection import leaks as module
-from raylabel.selection import shuffle
+from raylabel.selection import compare, pairs
 from raylabel.selection.leaks import Leaks, find_leaks
+from raylabel.selection.pairs import find_pairs
 from raylabel.store.artifact import Artifact, Built, Root, write_table
 
 
@@ -53,8 +54,7 @@ name = st.sampled_from([None, "a", "b", "c", "v_g01"])
 @settings(max_examples=100, deadline=None)
 @given(st.lists(name, max_size=12), st.lists(name, min_size=1, max_size=12))
 def test_the_labeled_set_is_compared_by_name(labeled, test):
-    root = Root("/nowhere")  # nothing is written
-    leaks = find_leaks(root, "report", groups_of(labeled), groups_of(test))
+    leaks = find_leaks("report", groups_of(labeled), groups_of(test)).leaks
     both = (set(labeled) & set(test)) - {None}
     order = [x for i, x in enumerate(test) if x in both and x not in test[:i]]
     assert leaks == Leaks(
@@ -69,10 +69,10 @@ def test_the_labeled_set_is_compared_by_name(labeled, test):
         examples=order[:5],
     )
     if both:
-        with pytest.raises(InputError, match=f"^{leaks.test} of {len(test)} test samples leak: .* set --leaks report$"):
-            find_leaks(root, "error", groups_of(labeled), groups_of(test))
+        with pytest.raises(InputError, match=f"^{leaks.test} of {len(test)} test samples leak: .* set --leaks remove$"):
+            find_leaks("error", groups_of(labeled), groups_of(test))
     else:
-        assert find_leaks(root, "error", groups_of(labeled), groups_of(test)) == leaks
+        assert find_leaks("error", groups_of(labeled), groups_of(test)).leaks == leaks
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -137,16 +137,33 @@ def test_the_corpus_is_compared_by_group_and_by_bytes(ray_local, tmp_path, monke
         and len(first) == wanted.videos > 5
     )
     tables = groups_of(labeled), groups_of(test, [row[0] for row in tests])
-    for number, (rows, files, batch) in enumerate([(1 << 25, 1, 65_536), (500, 9, 64), (1, 30, 7)]):
-        monkeypatch.setattr(module, "TASK_ROWS", rows)
-        monkeypatch.setattr(module, "BATCH_ROWS", batch)
+    leaking = [row[0] for i, row in enumerate(tests) if video[i] or copy[i]]
+    for number, (most, files, batch) in enumerate([(1 << 31, 1, 4096), (500_000, 9, 64), (1, 30, 7)]):
+        monkeypatch.setattr(pairs, "TASK_PAIRS", most)
+        monkeypatch.setattr(pairs, "ROWS", batch)
         scores = scores_of(root, f"corpus {number}", corpus, files)
         tested = scores_of(root, f"test {number}", read, min(files, 3))
-        assert find_leaks(root, "report", *tables, tested, digests, scores) == wanted
-        with mock.patch.object(shuffle, "_remote", side_effect=AssertionError("ran again")):
-            assert find_leaks(root, "report", *tables, tested, digests, scores) == wanted
+        compared = find_pairs(root, scores, {"test": tested})
+        found = find_leaks("report", *tables, tested, digests, compared)
+        assert found.leaks == wanted and found.keys.tolist() == leaking
+        removed = sum(row[1] in {row[1] for row in read} or row[2] in theirs for row in corpus)
+        assert find_leaks("remove", *tables, tested, digests, compared).leaks == replace(wanted, removed=removed)
         with pytest.raises(InputError, match=f"^{wanted.test} of 80 test samples leak: {wanted.videos} source "):
-            find_leaks(root, "error", *tables, tested, digests, scores)
+            find_leaks("error", *tables, tested, digests, compared)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_all_test_samples_with_the_same_bytes_leak(ray_local, tmp_path, monkeypatch, most):
+    monkeypatch.setattr(compare, "MOST", most)
+    monkeypatch.setattr(
+        pairs, "run_tasks", lambda task, arguments, *_: [task(ray.get(a[0]), *a[1:]) for a in arguments]
+    )
+    root, same = Root.open(str(tmp_path)), b"x" * 16
+    tested = scores_of(root, "test", [(i, same, 0) for i in range(5)] + [(5, b"y" * 16, 0)])
+    compared = find_pairs(root, scores_of(root, "corpus", [(0, same, 0), (1, same, 0)]), {"test": tested})
+    assert compared.info["pairs"] == 2 * most and compared.info["removed"] == 2
+    found = find_leaks("report", groups_of([]), groups_of([None] * 6), tested, None, compared)
+    assert found.leaks.copies == 2 and found.keys.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_images_are_compared_only_byte_for_byte(ray_local, tmp_path):
@@ -154,17 +171,17 @@ def test_images_are_compared_only_byte_for_byte(ray_local, tmp_path):
     corpus = [(i, bytes([i % 50]) * 16, 0) for i in range(100)]  # each digest twice
     tested = scores_of(root, "test", [(3, b"\x07" * 16, 0), (5, b"\xf0" * 16, 0), (1 << 32, b"\x07" * 16, 0)])
     names = groups_of([None] * 3, [3, 5, 1 << 32])
-    leaks = find_leaks(root, "report", groups_of([None] * 4), names, tested, None, scores_of(root, "corpus", corpus))
-    assert leaks == Leaks(
+    pairs_found = find_pairs(root, scores_of(root, "corpus", corpus), {"test": tested})
+    assert find_leaks("report", groups_of([None] * 4), names, tested, None, pairs_found).leaks == Leaks(
         known=0, videos=0, labeled=0, unlabeled=0, labeled_copies=0, copies=2, test=2, n=3, examples=[]
     )
     with pytest.raises(
         InputError,
         match="^2 of 3 test samples leak: 2 samples of the corpus are byte-identical to test .*: remove",
     ):
-        find_leaks(root, "error", groups_of([None] * 4), names, tested, None, scores_of(root, "corpus", corpus))
-    clean = scores_of(root, "clean", [(1, b"c" * 16, 0)])
-    assert find_leaks(root, "error", groups_of([]), names, tested, None, clean).sentence == ""
+        find_leaks("error", groups_of([None] * 4), names, tested, None, pairs_found)
+    clean = find_pairs(root, scores_of(root, "clean", [(1, b"c" * 16, 0)]), {"test": tested})
+    assert find_leaks("error", groups_of([]), names, tested, None, clean).leaks.sentence == ""
 
 
 def test_labeled_pictures_are_compared_with_the_test_set_before_the_corpus_is_labeled(tmp_path):
@@ -174,8 +191,8 @@ def test_labeled_pictures_are_compared_with_the_test_set_before_the_corpus_is_la
     # 40 planted samples, of which two are copies of one test sample; one test sample could not be read.
     planted = [0, 0, *range(1, 39)]
     digests = digests_of([(i, bytes([n]) * 16) for i, n in enumerate(planted)] + [(50, bytes([200]) * 16)])
-    leaks = find_leaks(root, "report", *names, tested, digests)
+    leaks = find_leaks("report", *names, tested, digests).leaks
     assert (leaks.labeled_copies, leaks.copies, leaks.test, leaks.n) == (40, 0, 39, 100)
     with pytest.raises(InputError, match="^39 of 100 test samples leak: 40 labeled samples are byte-identical to test"):
-        find_leaks(root, "error", *names, tested, digests)
-    assert find_leaks(root, "error", *names, tested, digests[-1:]).test == 0
+        find_leaks("error", *names, tested, digests)
+    assert find_leaks("error", *names, tested, digests[-1:]).leaks.test == 0

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raylabel.errors import InputError
-from raylabel.inference import near
-from raylabel.inference.near import MARGIN, References
+from raylabel.features import search
+from raylabel.features.search import MARGIN, References
 
 
 def unit(values: np.ndarray) -> np.ndarray:
@@ -47,8 +47,8 @@ def brute_force(mine: np.ndarray, theirs: np.ndarray, threshold: float) -> list[
 def test_pairs_are_those_of_all_similarities(precision, seed, rows, others, width, noise, threshold, screened):
     mine, theirs = features(seed, rows, others, width, noise)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(near, "SCREENED", screened)
-        patch.setattr(near, "EXACT", 4 * width)
+        patch.setattr(search, "SCREENED", screened)
+        patch.setattr(search, "EXACT", 4 * width)
         found = References(theirs, threshold, precision).pairs(mine)
     expected = brute_force(mine, theirs, threshold)
     known = {(i, j): value for i, j, value in expected}

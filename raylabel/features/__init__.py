@@ -1,0 +1,1 @@
+"""Features and thumbnails of samples, and what is found with them."""

@@ -1,0 +1,127 @@
+"""Samples of a corpus and samples of sets → PAIRS, in memory.
+
+A pair is a near-duplicate if the correlation of both pictures at 8 x 8 pixels is at least CANDIDATE, and that of their
+edges, once they are aligned, is at least the threshold (features/alignment.py).
+
+Letters: N samples, E samples of the sets, n pairs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raylabel.features.alignment import similarities
+from raylabel.features.search import References
+from raylabel.features.thumbnails import descriptors
+from raylabel.schema import PAIRS
+
+CANDIDATE = 0.85  # correlation at 8 x 8 pixels: a crop of 6% on each side keeps 98% of the pictures above it
+MOST = 8  # rows of a sample per set and kind: placeholders ("image not available") would make a billion
+ALIGNED = 1 << 16  # candidates whose thumbnails are in memory at a time, 0.2 GB
+KINDS = ("bytes", "near", "video")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of a corpus or of sets."""
+
+    key: np.ndarray
+    """int64 [N], ascending within a set"""
+    digest: np.ndarray
+    """S16 [N]"""
+    group: np.ndarray
+    """int64 [N], 0 without a source video"""
+    thumbnail: Any
+    """uint8 [N, side * side * 3]; None: near-duplicates are not searched for."""
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The sets that a corpus is compared with, together."""
+
+    names: tuple[str, ...]
+    number: np.ndarray
+    """int64 [E]: which set a sample is of."""
+    samples: Samples
+
+
+def pairs_of(samples: Samples, sets: Sets, references: References | None, threshold: float) -> pa.Table:
+    """PAIRS of samples. `references`: the descriptors of the sets; None: near-duplicates are not searched for. Pairs of
+    the same bytes are not near-duplicates too."""
+    theirs, found = sets.samples, list[_Found]()
+    for number in range(len(sets.names)):
+        first, end = np.searchsorted(sets.number, [number, number + 1]).tolist()
+        some = slice(first, end)
+        found.append(_equal(samples.digest, theirs.digest[some], first, "bytes", 1.0))
+        found.append(
+            _equal(samples.group, np.where(theirs.group[some], theirs.group[some], -1), first, "video", np.nan)
+        )
+    if references is not None:
+        found.append(_near(samples, theirs, references, threshold))
+    at, other, kind, similarity = (np.concatenate(column) for column in zip(*found, strict=True))
+    number = sets.number[other]
+    order = np.lexsort((other, -np.nan_to_num(similarity), kind, number, at))
+    begin = np.flatnonzero(starts(at[order], number[order], kind[order]))
+    rank = np.arange(len(order)) - np.repeat(begin, np.diff(np.append(begin, len(order))))
+    order = order[rank < MOST]
+    at, other, kind, similarity = (column[order] for column in (at, other, kind, similarity))
+    columns = [
+        pa.array(samples.key[at]),
+        pa.array([sets.names[i] for i in sets.number[other]], pa.string()),
+        pa.array(theirs.key[other]),
+        pa.array([KINDS[i] for i in kind], pa.string()),
+        pa.array(similarity, pa.float32(), from_pandas=True),
+    ]
+    return pa.Table.from_arrays(columns, schema=PAIRS)
+
+
+_Found = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Positions of samples, positions in the sets, indices in KINDS, similarities float32 (NaN: none), each [n]."""
+
+
+def _equal(mine: np.ndarray, others: np.ndarray, first: int, kind: str, similarity: float) -> _Found:
+    """The pairs of equal values; of each sample the first MOST. `first`: the position of the first of the others."""
+    order = np.argsort(others, kind="stable")
+    low, high = (np.searchsorted(others[order], mine, side) for side in ("left", "right"))
+    count = np.minimum(high - low, MOST)
+    at = np.repeat(np.arange(len(mine)), count)
+    rank = np.arange(len(at)) - np.repeat(np.cumsum(count) - count, count)
+    other = first + order[low[at] + rank]
+    return at, other, np.full(len(at), KINDS.index(kind)), np.full(len(at), similarity, np.float32)
+
+
+def _near(samples: Samples, theirs: Samples, references: References, threshold: float) -> _Found:
+    """The near-duplicates with other bytes."""
+    found = references.pairs(descriptors(samples.thumbnail))
+    at, other = found.at, found.reference
+    new = samples.digest[at] != theirs.digest[other]
+    at, other = at[new], other[new]
+    similarity = np.empty(len(at), np.float32)
+    for first in range(0, len(at), ALIGNED):
+        some = slice(first, first + ALIGNED)
+        similarity[some] = similarities(samples.thumbnail[at[some]], theirs.thumbnail[other[some]])
+    keep = similarity >= np.float32(threshold)
+    return at[keep], other[keep], np.full(int(keep.sum()), KINDS.index("near")), similarity[keep]
+
+
+def starts(*columns: np.ndarray) -> np.ndarray:
+    """bool [n]: whether a row differs from the one before it."""
+    new = np.ones(len(columns[0]), bool)
+    new[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    return new
+
+
+def only(sets: Sets, names: Sequence[str]) -> Sets:
+    """Some of the sets."""
+    numbers = [sets.names.index(name) for name in names]
+    keep = np.isin(sets.number, numbers)
+    return Sets(tuple(names), np.searchsorted(numbers, sets.number[keep]), take(sets.samples, keep))
+
+
+def take(samples: Samples, some: Any) -> Samples:
+    """Some of the samples, by a slice or a mask."""
+    thumbnail = None if samples.thumbnail is None else samples.thumbnail[some]
+    return Samples(samples.key[some], samples.digest[some], samples.group[some], thumbnail)

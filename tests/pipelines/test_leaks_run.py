@@ -1,0 +1,132 @@
+"""Copies of test pictures that are planted in the labeled set and in the corpus of a run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from copies import COPIES, encoded, photographs
+from helpers import write_parquet
+
+from raylabel.corpus import Corpus
+from raylabel.errors import InputError
+from raylabel.evaluate.results import CLEAN_GAIN, CLEAN_TOP1, TOP1, require
+from raylabel.features.thumbnails import thumbnails
+from raylabel.inference import scores as stage
+from raylabel.media.image_views import eval_pixels
+from raylabel.media.view import View
+from raylabel.models import Model
+from raylabel.models.build import build
+from raylabel.models.weights import save_weights
+from raylabel.pipelines.inputs import prepare
+from raylabel.pipelines.semi_supervised import Run
+from raylabel.recipes import registry as recipes
+from raylabel.recipes.recipe import Recipe, Teacher
+from raylabel.report.run import write_report
+from raylabel.schema import PAIRS, PICKS, THUMBNAILS
+from raylabel.selection.select import Select
+from raylabel.store.artifact import Root
+
+PLANTED, BYTES, LABELED = 20, 2, 3
+VIEW = View(size=32, resize=32, crop="padded", flip=False)
+
+
+@pytest.fixture(scope="module")
+def media() -> dict[str, list[bytes]]:
+    """Photographs of two places in turn. The first samples of the corpus are copies of the first test samples, the last
+    two have their bytes; the first labeled samples are copies of the last test samples."""
+    rng, some = np.random.default_rng(0), photographs(260)
+    test, labeled, corpus = some[:60], some[60:120], some[120:260]
+    kinds = list(COPIES.values())
+    planted = [kinds[i % len(kinds)](test[i], rng) for i in range(PLANTED)]
+    shown = {"test": test, "labeled": [COPIES["jpeg"](one, rng) for one in test[-LABELED:]] + labeled}
+    found = {name: [encoded(one) for one in pictures] for name, pictures in shown.items()}
+    return found | {"unlabeled": [encoded(one) for one in planted + corpus] + found["test"][30 : 30 + BYTES]}
+
+
+@pytest.fixture
+def recipe(media, tmp_path: Path) -> Recipe:
+    torch.manual_seed(0)
+    (tmp_path / "teacher.safetensors").write_bytes(save_weights(build(Model(arch="resnet8x1"), 2)))
+    corpora = {
+        name: Corpus(uri=(str(write_parquet(tmp_path / f"{name}.parquet", some, np.arange(len(some)) % 2)),))
+        for name, some in media.items()
+    }
+    checkpoint = str(tmp_path / "teacher.safetensors")
+    teacher = Teacher(model=Model(arch="resnet8x1"), checkpoint=checkpoint, unchecked=True)
+    small = replace(recipes.digits().pretrain, images=256, batch=64)
+    return replace(
+        recipes.digits(),
+        **corpora,
+        teacher=teacher,
+        view=VIEW,
+        select=Select(k=200, p=2),
+        pretrain=small,
+        finetune=replace(small, images=128),
+    )
+
+
+def test_copies_of_test_pictures_are_not_selected(ray_local, tmp_path, media, recipe, monkeypatch):
+    root, start = Root.open(str(tmp_path / "root")), None
+    start = prepare(root, recipe)
+    run = Run(root, recipe, start).build("picks")
+    table = run.labels.table("thumbnails-", THUMBNAILS)
+    pixels = np.stack([eval_pixels(one, VIEW) for one in media["unlabeled"]])
+    assert [np.frombuffer(one, np.uint8).tolist() for one in table.column("thumbnail").to_pylist()] == (
+        thumbnails(torch.from_numpy(pixels)).tolist()
+    )
+    assert run.pairs and run.labeled_pairs
+    rows = run.pairs.table("pairs-", PAIRS).to_pylist()
+    of_kind = {kind: {row["key"] for row in rows if row["kind"] == kind} for kind in ("near", "bytes", "video")}
+    last = len(media["unlabeled"]) - BYTES
+    assert of_kind["bytes"] == {last, last + 1} and not of_kind["video"]
+    found = of_kind["near"] & set(range(PLANTED))
+    assert len(found) >= PLANTED - 1
+    assert {(i, i) for i in found} <= {(row["key"], row["reference"]) for row in rows}
+    removed = of_kind["near"] | of_kind["bytes"]
+    picked = set(run.picks.table("picks-", PICKS).column("key").to_pylist())
+    assert picked == set(range(len(media["unlabeled"]))) - removed
+
+    leaks = run.leaks.leaks
+    assert (leaks.near, leaks.copies, leaks.removed) == (len(of_kind["near"]), BYTES, len(removed))
+    assert leaks.labeled_near == LABELED and not leaks.labeled_copies and leaks.threshold == recipe.near
+    leaking = {row["reference"] for row in rows} | {57, 58, 59}
+    assert set(run.leaks.keys.tolist()) >= leaking and leaks.test == len(run.leaks.keys)
+    assert f"{LABELED} labeled samples and {leaks.near} samples of the corpus are near-duplicates" in leaks.sentence
+
+    # Nothing is scored again for another policy or threshold.
+    monkeypatch.setattr(stage, "score", None)
+    report = Run(root, replace(recipe, leaks="report"), start).build("picks")
+    assert report.labels.uri == run.labels.uri
+    picked = set(report.picks.table("picks-", PICKS).column("key").to_pylist())
+    assert picked == set(range(len(media["unlabeled"])))
+    strict = Run(root, replace(recipe, near=1.0), start).build("picks")
+    assert strict.pairs and strict.leaks.leaks.near < leaks.near
+    with pytest.raises(InputError, match=f"{LABELED} labeled samples are near-duplicates of test samples: remove them"):
+        Run(root, replace(recipe, leaks="error"), start).build("labels")
+
+
+@pytest.mark.slow
+def test_accuracies_are_also_reported_without_what_leaks(ray_local, tmp_path, recipe):
+    root = Root.open(str(tmp_path / "root"))
+    run = Run(root, recipe, prepare(root, recipe))
+    _, summary = write_report(run)
+    clean = require(run.metrics, model="student", metric=CLEAN_TOP1)
+    assert clean.n == 60 - run.leaks.leaks.test == require(run.metrics, model="student", metric=CLEAN_GAIN).n
+    names = {row.model for row in run.metrics if row.metric == TOP1}
+    assert names == {row.model for row in run.metrics if row.metric == CLEAN_TOP1} == {*run.tests}
+    assert summary.leaks == run.leaks.leaks
+    assert any(stage.name == "compare" for stage in summary.stages)
+
+
+def test_what_is_not_large_enough_has_no_thumbnails(ray_local, tmp_path, media, recipe):
+    root = Root.open(str(tmp_path / "root"))
+    small = replace(recipe, view=replace(VIEW, size=16, resize=16))
+    run = Run(root, small, prepare(root, small)).build("picks")
+    assert not run.labels.files("thumbnails-") and run.labeled_pairs is None and run.pairs
+    assert run.leaks.leaks.threshold is None and run.leaks.leaks.copies == BYTES
+    picked = set(run.picks.table("picks-", PICKS).column("key").to_pylist())
+    assert picked == set(range(len(media["unlabeled"]) - BYTES))
+    assert pa.types.is_int64(PAIRS.field("key").type)
