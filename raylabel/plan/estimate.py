@@ -132,7 +132,8 @@ class _Costs:
         files = len(stored) or -(-rows // (PART * unit_rows(self.start.corpora["unlabeled"])))
         picked = self.expected.picks * found.bytes_per_pick
         size = sum(stored) or rows * per_row
-        asked = traffic.leaks(rows, files, size)
+        row, tested = self.passes.thumbnail_row, self.corpora["test"].samples
+        asked = traffic.pairs(files, size, rows * row, tested * (per_row + row))
         asked += traffic.select(rows, files, size, select.p, select.k, self.classes, cpus, picked)
         return Work(
             stage="select",

@@ -6,6 +6,7 @@ import numpy as np
 
 from raylabel.compute.resources import Cluster
 from raylabel.corpus import Shards, unit_rows
+from raylabel.features.thumbnails import has_thumbnails
 from raylabel.inference.pool import units_of_item
 from raylabel.inference.scores import PART
 from raylabel.labels.features import feature_width
@@ -20,7 +21,10 @@ from raylabel.plan.pilot import Labeled
 from raylabel.plan.report import Work
 from raylabel.plan.traffic import CorpusSize, Traffic
 from raylabel.recipes.recipe import Recipe
+from raylabel.schema import THUMBNAIL_SIDE
 
+THUMBNAIL_ROW = THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3 + 8
+"""Bytes of a row of THUMBNAILS as it is stored."""
 FEATURE_ROW = 24
 """Bytes of a row of FEATURES as it is stored, without its numbers, which take 2 bytes each."""
 
@@ -57,13 +61,14 @@ class Passes:
         if self.done["labels"] or found is None:
             return Work.nothing("label")
         if not self.recipe.teacher.features:
-            work = self._pass("label", self.done.labeled, found.bytes_per_row)
+            work = self._pass("label", self.done.labeled, found.bytes_per_row + self.thumbnail_row)
             return replace(work, traffic=work.traffic + traffic.LABELED_LEAKS)
         samples, head = self.corpora["unlabeled"].samples - self.done.labeled, self.measured.head
         assert head is not None
         parts = -(-samples // (PART * unit_rows(self.start.corpora["unlabeled"])))
         tasks = min(parts, self.cluster.gpus or self.cluster.cpus)
-        asked = traffic.rank_stored(samples, parts, self._feature_row, found.bytes_per_row) + traffic.LABELED_LEAKS
+        scored = found.bytes_per_row + self.thumbnail_row
+        asked = traffic.rank_stored(samples, parts, self._feature_row, scored) + traffic.LABELED_LEAKS
         seconds = head.start + samples / (tasks * head.samples_per_second)
         return Work(stage="label", images=samples, seconds=seconds, traffic=asked.rounded())
 
@@ -106,8 +111,14 @@ class Passes:
 
     @property
     def _feature_row(self) -> float:
-        """Bytes of a row of FEATURES."""
-        return 2 * feature_width(self.recipe.teacher.model, self.recipe.teacher_view) + FEATURE_ROW
+        """Bytes of a row of FEATURES of the corpus, and of its thumbnail."""
+        width = feature_width(self.recipe.teacher.model, self.recipe.teacher_view)
+        return 2 * width + FEATURE_ROW + self.thumbnail_row
+
+    @property
+    def thumbnail_row(self) -> int:
+        """Bytes of a row of THUMBNAILS; 0 if the corpus has none."""
+        return THUMBNAIL_ROW if has_thumbnails(self.recipe.teacher_view.tested_size) else 0
 
     def _labeling(self, name: str, found: Labeled) -> float:
         actors, unit = self.cluster.teachers(self.recipe.resources).actors, unit_rows(self.start.corpora[name])

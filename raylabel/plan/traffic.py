@@ -145,10 +145,12 @@ def rank_stored(samples: int, parts: int, feature_row: float, score_row: float) 
     return ARTIFACT + Traffic(15, 3, 5_000) + each * parts
 
 
-def leaks(rows: int, files: int, size: float) -> Traffic:
-    """Compares SCORES of the corpus, in files of `size` bytes in all, with those of the test set."""
-    footer = min(FOOTER, size / max(1, files))
-    return ARTIFACT + Traffic(11, 1, 50_000 + rows * DIGEST_ROW) + Traffic(3, 0, footer) * files
+def pairs(files: int, size: float, thumbnails: float, sets: float) -> Traffic:
+    """Compares SCORES of the corpus, in files of `size` bytes in all, and their thumbnails with the evaluation sets, of
+    `sets` bytes. Few files have pairs."""
+    files = max(1, files)
+    each = file(size / files) + (file(thumbnails / files) if thumbnails else Traffic()) + put(300)
+    return ARTIFACT + Traffic(11, 1, 50_000 + sets) + each * files
 
 
 def select(rows: int, files: int, size: float, p: int, k: int, classes: int, cpus: int, picked: float) -> Traffic:

@@ -21,10 +21,11 @@ from raylabel.inference import scores as stage
 from raylabel.inference.parts import Part
 from raylabel.inference.reuse import Earlier, Reader, read_part, rejected_units
 from raylabel.inference.scorer import RANKED
-from raylabel.schema import REJECTS, SCORES, SHARDS, make_key, split_key
+from raylabel.schema import THUMBNAIL_SIDE, REJECTS, SCORES, SHARDS, make_key, split_key
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 
 P = 3
+PIXELS = THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # hundreds of small files, which a disk would sync
 
 
@@ -64,6 +65,9 @@ def make_rows(shard: int, name: str, rows: Sequence[int]) -> pa.Table:
         "reason": ["corrupt" if bad else "" for bad in rejected],
         "detail": ["" for _ in rng],
         "name": [f"{name}-{row}.png" for row in rows],
+        "thumbnail": [
+            [] if bad else one.integers(0, 256, PIXELS).tolist() for one, bad in zip(rng, rejected, strict=True)
+        ],
     }
     return pa.Table.from_pydict(columns, schema=RANKED.rows)
 
@@ -73,24 +77,26 @@ def rows_of(units: Sequence[Unit], names: Sequence[str]) -> pa.Table:
     return pa.concat_tables([RANKED.rows.empty_table(), *tables])
 
 
-def commit(folder: str, parts: Sequence[Part], names: Sequence[str], named: bool = False) -> list[dict[str, Any]]:
-    """Commits parts as tasks do; a part's new units are scored. `named`: with NAMES."""
+def commit(
+    folder: str, parts: Sequence[Part], names: Sequence[str], beside: tuple[str, ...] = ()
+) -> list[dict[str, Any]]:
+    """Commits parts as tasks do; a part's new units are scored. `beside`: also these tables."""
     records = []
     for run in pool._together((part, []) for part in parts):
         some = [part for part, _ in run]
         tables = [rows_of(part.units, names) for part in some]
         cuts = [[(0, len(table))] for table in tables]
-        records += pool._commit._function(folder, RANKED, named, some, cuts, *tables)  # pyright: ignore
+        records += pool._commit._function(folder, RANKED, beside, some, cuts, *tables)  # pyright: ignore
     return records
 
 
-def make_scores(root: Root, shards: Shards, names: Sequence[str], unit: int, named: bool = False) -> Artifact:
+def make_scores(root: Root, shards: Shards, names: Sequence[str], unit: int, beside: tuple[str, ...] = ()) -> Artifact:
     """SCORES of all shards, without any reuse."""
     units = Units(shards.rows, unit)
 
     def build(draft: Draft) -> Built:
         parts = [stage._part(units, None, n) for n in range(-(-len(units) // stage.PART))]
-        records = commit(draft.uri, parts, names, named)
+        records = commit(draft.uri, parts, names, beside)
         return Built([], {"rejected": 0, "records": records})
 
     return root.make("scores", {"shards": shards.artifact.info["content"]}, build)
@@ -104,10 +110,10 @@ def make_scores(root: Root, shards: Shards, names: Sequence[str], unit: int, nam
     backwards=st.booleans(),
     unit=st.integers(3, 12),
     part=st.integers(1, 5),
-    named=st.booleans(),
+    beside=st.sampled_from([(), ("names",), ("thumbnails",), ("names", "thumbnails")]),
 )
 def test_reused_parts_have_the_bytes_of_scored_ones(
-    rows: list[int], old: set[int], now: set[int], backwards: bool, unit: int, part: int, named: bool
+    rows: list[int], old: set[int], now: set[int], backwards: bool, unit: int, part: int, beside: tuple[str, ...]
 ) -> None:
     """Shards are added, removed and renumbered; `backwards` also reverses their order."""
     sizes = {f"file{i}": rows[i % len(rows)] for i in range(8)}
@@ -117,19 +123,19 @@ def test_reused_parts_have_the_bytes_of_scored_ones(
         patch.setattr(stage, "PART", part)
         root = Root.open(folder)
         was, is_now = make_shards(root, before, sizes), make_shards(root, after, sizes)
-        earlier = Earlier(make_scores(root, was, before, unit, named), was, is_now, unit, part)
+        earlier = Earlier(make_scores(root, was, before, unit, beside), was, is_now, unit, part)
         units = Units(is_now.rows, unit)
         parts = [stage._part(units, earlier, number) for number in range(-(-len(units) // part))]
         assert sum(len(one.pieces) for one in parts) == sum(after[u.shard] in before for u in units)
 
-        found = commit(f"{folder}/grown", parts, after, named)
-        wanted = make_scores(Root(f"{folder}/whole"), is_now, after, unit, named).info["records"]
+        found = commit(f"{folder}/grown", parts, after, beside)
+        wanted = make_scores(Root(f"{folder}/whole"), is_now, after, unit, beside).info["records"]
         for one in found:
             reused = sum(piece.rows for piece in parts[one["part"]].pieces)
             assert one.pop("earlier") == reused and wanted[one["part"]].pop("earlier") == 0
         assert [one | {"reasons": dict(one["reasons"])} for one in found] == wanted
         keys = [make_key(shard, row) for shard, name in enumerate(after) for row in range(sizes[name])]
-        if named:
+        if "names" in beside:
             some = [read_part(f"{folder}/grown", "names", one["part"]).to_pylist() for one in found]
             expected = [f"{after[shard]}-{row}.png" for shard, row in map(split_key, keys)]
             assert [(row["key"], row["name"]) for part in some for row in part] == list(
@@ -141,10 +147,10 @@ def test_names_of_retried_rejects_are_kept(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(stage, "PART", 4)
     root, names = Root.open(str(tmp_path)), ["a", "b"]
     shards = make_shards(root, names, {"a": 30, "b": 30})
-    scores = make_scores(root, shards, names, 4, named=True)
+    scores = make_scores(root, shards, names, 4, ("names", "thumbnails"))
     units = rejected_units(scores.uri, 1)
     assert sum(unit.rows for unit in units) > 1
-    (record,) = commit(f"{tmp_path}/out", [Part(1, units, retried=scores.uri)], names, named=True)
+    (record,) = commit(f"{tmp_path}/out", [Part(1, units, retried=scores.uri)], names, ("names", "thumbnails"))
     assert [file["name"] for file in record["files"]][-1] == "names-000001.parquet"
     found, before = (read_part(folder, "names", 1) for folder in (f"{tmp_path}/out", scores.uri))
     assert found == before and found.num_rows == record["rows"] == 14

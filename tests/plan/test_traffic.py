@@ -231,7 +231,7 @@ STAGES = {
     "samples": "materialize",
     "media": "materialize",
     "examples": "materialize",
-    "leaks": "select",
+    "pairs": "select",
     "duplicates": "select",
     "picks": "select",
     "pretrained": "pretrain",

@@ -86,8 +86,8 @@ def make(names: list[str], text: str = "plain", video: bool = False) -> Summary:
             min=min(per_class), median=float(np.median(per_class)), max=max(per_class),
         ),
         leaks=Leaks(
-            known=4900, videos=3, labeled=12, unlabeled=4567, labeled_copies=5, copies=8, test=21, n=5000,
-            examples=[text, "v_g02"],
+            known=4900, videos=3, labeled=12, unlabeled=4567, labeled_copies=5, copies=8, labeled_near=6, near=14,
+            threshold=0.93, removed=4582, test=21, n=5000, examples=[text, "v_g02"],
         ) if video else None,
         warnings=(text, "two"),
         stages=[

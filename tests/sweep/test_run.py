@@ -67,7 +67,7 @@ def test_grid_builds_each_artifact_once(ray_local, tmp_path, capsys):
         **LABELED,
         "teacher": 1,
         "scores": 2 + 2 + 4,  # by the teacher: corpus and test set; by each student: labeled set
-        "leaks": 1,
+        "pairs": 1,
         "duplicates": 1,
         "picks": 2,
         "samples-picked": 2,
