@@ -31,8 +31,7 @@ def similarities(thumbnails: np.ndarray, references: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
         for first in range(0, len(found), PAIRS):
             some = slice(first, first + PAIRS)
-            pair = (_pixels(pictures[some]) for pictures in (thumbnails, references))
-            found[some] = _similarities(*pair).numpy()
+            found[some] = _similarities(_pixels(thumbnails[some]), _pixels(references[some])).numpy()
     return found
 
 
@@ -49,8 +48,8 @@ def _similarities(fixed: Any, moving: Any) -> Any:
     place = torch.tensor([1.0, 0.0, 1.0, 0.0]).repeat(len(fixed), 1)  # scale and shift along x, scale and shift along y
     left = torch.arange(len(fixed))
     for side, steps, least in LEVELS:
-        small = (torch.nn.functional.adaptive_avg_pool2d(x[left], side) for x in (fixed, moving))
-        correlation, place = _align(*small, place, steps)
+        mine, others = (torch.nn.functional.adaptive_avg_pool2d(x[left], side) for x in (fixed, moving))
+        correlation, place = _align(mine, others, place, steps)
         keep = correlation >= least
         left, place = left[keep], place[keep]
     found = torch.zeros(len(fixed))

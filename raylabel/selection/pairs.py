@@ -98,9 +98,9 @@ def gather(sets: Mapping[str, Artifact], near: bool) -> Sets:
     """All samples of the sets in memory: 2 KB each."""
     found = [read_samples(one, _number(file), near) for one in sets.values() for file in one.files(f"{one.name}-")]
     counts = [sum(file.rows for file in one.files(f"{one.name}-")) for one in sets.values()]
-    columns = [np.concatenate([getattr(one, name) for one in found]) for name in ("key", "digest", "group")]
-    thumbnail = np.concatenate([one.thumbnail for one in found]) if near else None  # pyright: ignore
-    return Sets(tuple(sets), np.repeat(np.arange(len(counts)), counts), Samples(*columns, thumbnail))
+    key, digest, group = (np.concatenate([getattr(one, name) for one in found]) for name in ("key", "digest", "group"))
+    thumbnail = np.concatenate([one.thumbnail for one in found]) if near else None
+    return Sets(tuple(sets), np.repeat(np.arange(len(counts)), counts), Samples(key, digest, group, thumbnail))
 
 
 def read_samples(artifact: Artifact, part: int, near: bool) -> Samples:

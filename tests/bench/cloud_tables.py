@@ -151,6 +151,7 @@ def row_13(classes: int = 21_000, k: int = 16_000) -> None:
             kept=10,
             duplicates="",
             copies=[],
+            removed=[],
             config=Select(k=k, p=10),
             grouped=False,
             classes=classes,

@@ -78,10 +78,10 @@ def test_the_place_is_about_as_good_as_the_best_of_all_places(pictures):
                 for shift_y in np.linspace(-0.1, 0.1, 5):
                     place = torch.tensor([[scale_x, shift_x, scale_y, shift_y]]).float().repeat(len(some), 1)
                     best = torch.maximum(best, alignment._align(fixed, moving, place, 0)[0])
-    place = torch.tensor([1.0, 0, 1, 0]).repeat(len(some), 1)
+    place, found = torch.tensor([1.0, 0, 1, 0]).repeat(len(some), 1), best
     for side, steps, _ in LEVELS:
-        small = (torch.nn.functional.adaptive_avg_pool2d(x, side) for x in (fixed, moving))
-        found, place = alignment._align(*small, place, steps)
+        mine, others = (torch.nn.functional.adaptive_avg_pool2d(x, side) for x in (fixed, moving))
+        found, place = alignment._align(mine, others, place, steps)
     assert (found > best - 0.02).all() and (found > best).float().mean() > 0.5
 
 

@@ -21,7 +21,7 @@ from raylabel.inference import scores as stage
 from raylabel.inference.parts import Part
 from raylabel.inference.reuse import Earlier, Reader, read_part, rejected_units
 from raylabel.inference.scorer import RANKED
-from raylabel.schema import THUMBNAIL_SIDE, REJECTS, SCORES, SHARDS, make_key, split_key
+from raylabel.schema import REJECTS, SCORES, SHARDS, THUMBNAIL_SIDE, make_key, split_key
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 
 P = 3

@@ -419,9 +419,10 @@ def test_scores_in_bf16_of_an_earlier_version_are_used_and_never_mixed_with_thos
     source = TrainedNetwork(network=random_model(root), view=DIGITS_VIEW, config=config, resources=resources)
     shards = {corpus: index_corpus(root, "unlabeled", corpus) for corpus in (one, both)}
 
-    old = make_scores(root, source._scoring(one, shards[one], "bf16", float32_head=False))
+    old = make_scores(root, source._scoring(one, shards[one], "bf16", float32_head=False, thumbnails=False))
     assert old.identity["source"]["label"]["precision"] == "bf16" and "head" not in old.identity["source"]["label"]
     assert source.label(root, one, shards[one]).digest == old.digest
+    assert replace(source, thumbnails=True).label(root, one, shards[one]).digest == old.digest  # it had none
 
     content = contents(old)
     manifest = Path(old.uri, "manifest.json")

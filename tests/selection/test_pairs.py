@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-import ray
 from copies import COPIES, photographs, thumbnails_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ray.exceptions import RayTaskError
 
 from raylabel.errors import InputError
 from raylabel.features.alignment import similarities
@@ -232,5 +232,5 @@ def test_thumbnails_of_other_samples_are_an_error(ray_local, tmp_path, parts, se
     for name in ("thumbnails-000000.parquet",):
         with open(f"{corpus.uri}/{name}", "wb") as file:
             file.write(other.read(name))
-    with pytest.raises(ray.exceptions.RayTaskError, match="part 0 of .* has thumbnails of other samples: delete it"):
+    with pytest.raises(RayTaskError, match="part 0 of .* has thumbnails of other samples: delete it"):
         find_pairs(root, corpus, {"test": artifact(root, "test", [sets["test"]])})
