@@ -139,6 +139,7 @@ Kind = Literal[
     "bytes",  # the same encoded bytes
     "video",  # segments of one source video
     "near",  # a near-duplicate: the same picture after resizing, compression, a crop of some percent
+    "below",  # less similar than a near-duplicate by at most BELOW (selection/compare.py): shown, but not one
 ]
 
 # Samples of a corpus that are in a set of another corpus, such as the test set, in key order. A sample has at most MOST

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from raylabel.compute.progress import say
+from raylabel.corpus import Shards
+from raylabel.corpus.addresses import addresses
 from raylabel.features.thumbnails import has_thumbnails
 from raylabel.inference.pictures import make_pictures
 from raylabel.labels.source import gives_scores
+from raylabel.schema import split_key
 from raylabel.selection.leaks import TEST, Leaking, find_leaks
 from raylabel.selection.pairs import find_pairs
 from raylabel.store.artifact import Artifact
 from raylabel.training.digests import find_digests
+
+MANY = 0.01
+"""Share of the corpus from which samples that are in an evaluation set are a warning."""
+EXAMPLES = 5  # pairs that it names
 
 if TYPE_CHECKING:
     from raylabel.pipelines.semi_supervised import Run
@@ -20,6 +29,8 @@ if TYPE_CHECKING:
 
 def leaks_of(run: Run, pairs: Artifact | None) -> Leaking:
     """Those in the labeled set, and with the PAIRS of the corpus also those in it."""
+    for text in leak_warnings(run) if pairs else ():  # now, not after days of training
+        say(f"warning: {text}")
     start, tested = run.start, run.teacher_test
     known = labeled_digests(run) if tested else None
     groups = start.groups["labeled"], start.groups["test"]
@@ -51,6 +62,32 @@ def pairs_of(run: Run) -> Artifact | None:
     if not (tested and gives_scores(run.labels)):
         return None
     return find_pairs(run.root, run.labels, _sets(run, tested), run.recipe.near)
+
+
+def leak_warnings(run: Run) -> list[str]:
+    """What the user should check if many samples of the corpus are in an evaluation set."""
+    pairs, samples = run.pairs, run.labels.info.get("scored", 0)
+    if not pairs or pairs.info["removed"] <= MANY * samples:
+        return []
+    examples = " · ".join(_examples(run, pairs))
+    share = f"{pairs.info['removed']:,} of {samples:,} samples of the corpus are also in an evaluation set"
+    return [f"{share}, for example {examples}: if these are different pictures, raise --near"]
+
+
+def _examples(run: Run, pairs: Artifact) -> Iterator[str]:
+    """The first pairs, as a user names them."""
+    with pairs.opened(pairs.files("pairs-")[0]) as opened:
+        table = next(opened.iter_batches(1 << 16)).to_pylist()
+    for row in [row for row in table if row["kind"] != "below"][:EXAMPLES]:
+        mine, other = (_place(run, *of) for of in (("unlabeled", row["key"]), (row["set"], row["reference"])))
+        similarity = "" if row["similarity"] is None else f" {row['similarity']:.3f}"
+        yield f"{mine} = {other} ({row['kind']}{similarity})"
+
+
+def _place(run: Run, corpus: str, key: int) -> str:
+    shard, row = split_key(key)
+    found = Shards(run.start.shards[corpus]).row(shard)
+    return next(addresses(run.start.corpora[corpus], found, [row], [f"row {row}"]))
 
 
 def _sets(run: Run, tested: Artifact) -> dict[str, Artifact]:

@@ -88,7 +88,22 @@ class Strip:
     """By rank."""
 
 
-def write_page(summary: Summary, curves: Mapping[str, Sequence[Point]], strips: Sequence[Strip]) -> str:
+@dataclass(frozen=True)
+class Pair:
+    """A sample of the corpus and one of an evaluation set that is similar to it."""
+
+    similarity: float
+    near: bool
+    """Whether it is a near-duplicate, or below the threshold."""
+    set: str
+    """Name of the set."""
+    jpegs: tuple[bytes, bytes]
+    """Thumbnails of both, that of the corpus first."""
+
+
+def write_page(
+    summary: Summary, curves: Mapping[str, Sequence[Point]], strips: Sequence[Strip], pairs: Sequence[Pair] = ()
+) -> str:
     """The page as HTML text; the same arguments give the same text.
 
     Each number has its path in summary.json as `data-key` (names and indices joined by dots, escaped as in JSON)
@@ -129,6 +144,7 @@ def write_page(summary: Summary, curves: Mapping[str, Sequence[Point]], strips: 
         inputs=summary.inputs,
         counted=summary.counted,
         strips=strips,
+        pairs=pairs,
         films=sum(p.film is not None for s in strips for p in s.pictures),
         playing=_playing(strips),
         seconds=f"{SECONDS:g}",

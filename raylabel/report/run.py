@@ -9,20 +9,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raylabel.corpus import Corpus, Shards, read_keys
+from raylabel.corpus import Shards
 from raylabel.evaluate.results import metrics
 from raylabel.labels.source import gives_scores
-from raylabel.media.rejects import Reject as Unread
-from raylabel.media.sandbox.sandbox import Parser, Sandbox
-from raylabel.media.view import CLIP_CPU_SECONDS
 from raylabel.models.trained import CURVE
 from raylabel.pipelines.curves import curves_of, trainings_of
+from raylabel.pipelines.leaks import leak_warnings
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.report.control import control_used
 from raylabel.report.head import FittedHead, ZeroShotHead
-from raylabel.report.page import Film, Picture, Point, Strip, write_page
+from raylabel.report.page import Picture, Point, Strip, write_page
+from raylabel.report.pairs import shown_pairs
+from raylabel.report.previews import read_previews
 from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary, Validated
-from raylabel.report.thumbnails import film_parser, thumbnail_parser, unpack
 from raylabel.schema import PICKS
 from raylabel.selection.shuffle import BATCH_ROWS
 from raylabel.store.artifact import Artifact, Built, Draft, identity_of, write_bytes
@@ -58,7 +57,7 @@ def write_report(run: Run) -> tuple[Artifact, Summary]:
     def build(draft: Draft) -> Built:
         networks = {name: training.network for name, training in trainings_of(run).items()}
         curves = {name: [Point(**p) for p in json.loads(a.read(CURVE))] for name, a in networks.items()}
-        page = write_page(summary, curves, _strips(run))
+        page = write_page(summary, curves, _strips(run), shown_pairs(run))
         text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False)
         files = [write_bytes(draft.uri, SUMMARY, text.encode()), write_bytes(draft.uri, PAGE, page.encode())]
         return Built(files, {})
@@ -98,7 +97,7 @@ def summarise(run: Run) -> Summary:
         ),
         validated=_validated(run),
         leaks=run.leaks.leaks,
-        warnings=run.start.warnings,
+        warnings=(*run.start.warnings, *leak_warnings(run)),
         stages=[_stage(name, some) for name, some in stages.items()],
         hardware=run.student.info["hardware"],
         settings=identity_of(recipe),
@@ -172,7 +171,7 @@ def _strips(run: Run) -> list[Strip]:
     shown = np.unique(np.linspace(0, count - 1, min(STRIPS, count)).round().astype(int))
     label, rank, score, key = shown_picks(run.picks, shown)
     shards, keys = Shards(run.start.shards["unlabeled"]), sorted(set(key.tolist()))
-    previews = _previews(run.start.corpora["unlabeled"], shards, keys, run.recipe.max_jpeg_pixels)
+    previews = read_previews(run.start.corpora["unlabeled"], shards, keys, run.recipe.max_jpeg_pixels)
     by_log_odds = run.picks.info.get("rank") == "softmax"
     pictures: dict[int, list[Picture]] = {int(c): [] for c in shown}
     for i in range(len(key)):
@@ -185,26 +184,6 @@ def _strips(run: Run) -> list[Strip]:
             )
             pictures[int(label[i])].append(picture)
     return [Strip(label=classes[c], pictures=some) for c, some in pictures.items()]
-
-
-def _previews(
-    corpus: Corpus, shards: Shards, keys: list[int], max_jpeg_pixels: int
-) -> dict[int, tuple[bytes, Film | None]]:
-    """Key → (JPEG, Film of a video) of the samples that can be shown."""
-    films = corpus.kind == "video"
-    previews: dict[int, tuple[bytes, Film | None]] = {}
-    parser = Parser.of(thumbnail_parser, max_jpeg_pixels=max_jpeg_pixels)
-    if films:
-        parser = Parser.of(film_parser, CLIP_CPU_SECONDS)
-    with Sandbox(parser) as sandbox:
-        for some in [[key] for key in keys] if films else [keys]:  # a hundred videos may not fit into memory
-            samples = [s for s in read_keys(corpus, shards, some).values() if s.media]
-            made = sandbox.convert([s.media or b"" for s in samples], [s.segment or () for s in samples])
-            for sample, data in zip(samples, made, strict=True):
-                found = None if isinstance(data, Unread) else unpack(data) if films else (data, None)
-                if found:
-                    previews[sample.key] = found
-    return previews
 
 
 def shown_picks(picks: Artifact, classes: np.ndarray) -> tuple[np.ndarray, ...]:

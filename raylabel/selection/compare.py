@@ -21,7 +21,8 @@ from raylabel.schema import PAIRS
 CANDIDATE = 0.85  # correlation at 8 x 8 pixels: a crop of 6% on each side keeps 98% of the pictures above it
 MOST = 8  # rows of a sample per set and kind: placeholders ("image not available") would make a billion
 ALIGNED = 1 << 16  # candidates whose thumbnails are in memory at a time, 0.2 GB
-KINDS = ("bytes", "near", "video")
+KINDS = ("bytes", "near", "video", "below")
+BELOW = 0.05  # pairs whose similarity is at most so far below the threshold are kept, to choose it by eye
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _equal(mine: np.ndarray, others: np.ndarray, first: int, kind: str, similari
 
 
 def _near(samples: Samples, theirs: Samples, references: References, threshold: float) -> _Found:
-    """The near-duplicates with other bytes."""
+    """The near-duplicates with other bytes, and the pairs below."""
     found = references.pairs(descriptors(samples.thumbnail))
     at, other = found.at, found.reference
     new = samples.digest[at] != theirs.digest[other]
@@ -103,8 +104,9 @@ def _near(samples: Samples, theirs: Samples, references: References, threshold: 
     for first in range(0, len(at), ALIGNED):
         some = slice(first, first + ALIGNED)
         similarity[some] = similarities(samples.thumbnail[at[some]], theirs.thumbnail[other[some]])
-    keep = similarity >= np.float32(threshold)
-    return at[keep], other[keep], np.full(int(keep.sum()), KINDS.index("near")), similarity[keep]
+    keep = similarity >= np.float32(threshold - BELOW)
+    kind = np.where(similarity[keep] >= np.float32(threshold), KINDS.index("near"), KINDS.index("below"))
+    return at[keep], other[keep], kind, similarity[keep]
 
 
 def starts(*columns: np.ndarray) -> np.ndarray:

@@ -47,7 +47,7 @@ def find_pairs(root: Root, scores: Artifact, sets: Mapping[str, Artifact], thres
     bytes and source videos. Parts that an earlier artifact compared with the same sets are not compared again, and the
     others are compared only with what is new.
 
-    Files `pairs-*`, one per part that has pairs. Info: pairs (rows), removed (distinct samples in PAIRS), sets (name →
+    Files `pairs-*`, one per part that has pairs. Info: pairs (rows), removed (samples that are in a set), sets (name →
     kind → pairs and samples), threshold (None: near-duplicates were not searched for), new (parts that were compared in
     the build), earlier (parts whose pairs were all known).
     """
@@ -88,10 +88,19 @@ def find_pairs(root: Root, scores: Artifact, sets: Mapping[str, Artifact], thres
 
 
 def read_keys(uris: Sequence[str]) -> np.ndarray:
-    """The keys of the samples in files of PAIRS, int64, ascending; a request for each."""
+    """The keys of the samples that are in a set, in files of PAIRS, int64, ascending; a request for each file."""
+
+    def keys(uri: str) -> np.ndarray:
+        table = pq.read_table(pa.BufferReader(read_file(uri)), columns=["key", "kind"], use_threads=False)
+        return table.filter(_counts(table)).column("key").to_numpy()
+
     with ThreadPoolExecutor(16) as pool:
-        found = pool.map(lambda uri: pq.read_table(pa.BufferReader(read_file(uri)), columns=["key"]).column(0), uris)
-        return np.unique(np.concatenate([np.empty(0, np.int64), *(column.to_numpy() for column in found)]))
+        return np.unique(np.concatenate([np.empty(0, np.int64), *pool.map(keys, uris)]))
+
+
+def _counts(table: pa.Table) -> pa.ChunkedArray:
+    """Which PAIRS say that a sample is in a set."""
+    return pc.not_equal(table.column("kind"), "below")  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def gather(sets: Mapping[str, Artifact], near: bool) -> Sets:
@@ -175,7 +184,8 @@ def _commit(folder: str, number: int, table: pa.Table, compared: int) -> dict[st
         for name, one in sorted({*zip(of_set.tolist(), kind.tolist(), strict=True)})
         for mine in [(of_set == name) & (kind == one)]
     ]
-    found = {"removed": int(np.count_nonzero(starts(key))), "counts": counts, "compared": compared, "reasons": {}}
+    removed = int(np.count_nonzero(starts(key[kind != "below"])))
+    found = {"removed": removed, "counts": counts, "compared": compared, "reasons": {}}
     return commit_part(folder, number, files, found)
 
 

@@ -145,7 +145,7 @@ def select(
         "duplicates": duplicates.digest,
         "classes": len(classes),
     }
-    removed = pairs.files("pairs-") if pairs else []
+    removed = pairs.files("pairs-") if pairs and pairs.info["removed"] else []
     if pairs and removed:
         identity["pairs"] = pairs.digest
 

@@ -73,7 +73,7 @@ def make_rows(shard: int, name: str, rows: Sequence[int]) -> pa.Table:
 
 
 def rows_of(units: Sequence[Unit], names: Sequence[str]) -> pa.Table:
-    tables = [make_rows(u.shard, names[u.shard], range(u.first, u.first + u.rows)) for u in units]
+    tables = [make_rows(u.shard, names[u.shard], u.only or range(u.first, u.first + u.rows)) for u in units]
     return pa.concat_tables([RANKED.rows.empty_table(), *tables])
 
 
@@ -143,7 +143,9 @@ def test_reused_parts_have_the_bytes_of_scored_ones(
             )
 
 
-def test_names_of_retried_rejects_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_and_thumbnails_are_kept_when_rejects_are_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stage, "PART", 4)
     root, names = Root.open(str(tmp_path)), ["a", "b"]
     shards = make_shards(root, names, {"a": 30, "b": 30})
@@ -151,7 +153,10 @@ def test_names_of_retried_rejects_are_kept(tmp_path: Path, monkeypatch: pytest.M
     units = rejected_units(scores.uri, 1)
     assert sum(unit.rows for unit in units) > 1
     (record,) = commit(f"{tmp_path}/out", [Part(1, units, retried=scores.uri)], names, ("names", "thumbnails"))
-    assert [file["name"] for file in record["files"]][-1] == "names-000001.parquet"
+    assert [file["name"] for file in record["files"]][-2:] == ["names-000001.parquet", "thumbnails-000001.parquet"]
+    # In this test the retried samples cannot be read again: none has a thumbnail.
+    found, before = (read_part(folder, "thumbnails", 1) for folder in (f"{tmp_path}/out", scores.uri))
+    assert found == before and found.num_rows == 14 - sum(unit.rows for unit in units)
     found, before = (read_part(folder, "names", 1) for folder in (f"{tmp_path}/out", scores.uri))
     assert found == before and found.num_rows == record["rows"] == 14
     assert found.column("name").to_pylist()[0] == "a-16.png"

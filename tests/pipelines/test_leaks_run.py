@@ -23,6 +23,7 @@ from raylabel.pipelines.inputs import prepare
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe, Teacher
+from raylabel.report.pairs import SHOWN, shown_pairs
 from raylabel.report.run import write_report
 from raylabel.schema import PAIRS, PICKS, THUMBNAILS
 from raylabel.selection.select import Select
@@ -67,7 +68,7 @@ def recipe(media, tmp_path: Path) -> Recipe:
     )
 
 
-def test_copies_of_test_pictures_are_not_selected(ray_local, tmp_path, media, recipe, monkeypatch):
+def test_copies_of_test_pictures_are_not_selected(ray_local, tmp_path, media, recipe, monkeypatch, capsys):
     root = Root.open(str(tmp_path / "root"))
     start = prepare(root, recipe)
     run = Run(root, recipe, start).build("picks")
@@ -77,7 +78,7 @@ def test_copies_of_test_pictures_are_not_selected(ray_local, tmp_path, media, re
         thumbnails(torch.from_numpy(pixels)).tolist()
     )
     assert run.pairs and run.labeled_pairs
-    rows = run.pairs.table("pairs-", PAIRS).to_pylist()
+    rows = [row for row in run.pairs.table("pairs-", PAIRS).to_pylist() if row["kind"] != "below"]
     of_kind = {kind: {row["key"] for row in rows if row["kind"] == kind} for kind in ("near", "bytes", "video")}
     last = len(media["unlabeled"]) - BYTES
     assert of_kind["bytes"] == {last, last + 1} and not of_kind["video"]
@@ -90,13 +91,27 @@ def test_copies_of_test_pictures_are_not_selected(ray_local, tmp_path, media, re
 
     leaks = run.leaks.leaks
     assert (leaks.near, leaks.copies, leaks.removed) == (len(of_kind["near"]), BYTES, len(removed))
-    labeled = run.labeled_pairs.table("pairs-", PAIRS).to_pylist()  # windows of a photograph may be at the same place
+    labeled = run.labeled_pairs.table("pairs-", PAIRS).to_pylist()
+    labeled = [row for row in labeled if row["kind"] != "below"]  # windows of a photograph may be at the same place
     assert {(i, 60 - LABELED + i) for i in range(LABELED)} <= {(row["key"], row["reference"]) for row in labeled}
     assert leaks.labeled_near == len({row["key"] for row in labeled}) and not leaks.labeled_copies
     assert run.leaks.keys.tolist() == sorted({row["reference"] for row in rows + labeled})
     assert leaks.test == len(run.leaks.keys) and leaks.threshold == recipe.near
     near = f"{leaks.labeled_near} labeled samples and {leaks.near} samples of the corpus are near-duplicates"
     assert near in leaks.sentence
+
+    warning = capsys.readouterr().out
+    share = f"warning: {len(removed)} of {len(media['unlabeled'])} samples of the corpus are also in an evaluation set"
+    assert f"{share}, for example {tmp_path}/unlabeled.parquet#0 = {tmp_path}/test.parquet#0 (near " in warning
+    assert warning.count(".parquet#") == 10
+    shown = shown_pairs(run)
+    assert [one.similarity for one in shown] == sorted((one.similarity for one in shown), reverse=True)
+    assert all(one.near == (one.similarity >= run.recipe.near) for one in shown)
+    most: dict[int, float] = {}  # of each sample, the most similar pair
+    for row in rows:
+        if row["kind"] == "near":
+            most[row["key"]] = max(most.get(row["key"], 0), row["similarity"])
+    assert [one.similarity for one in shown if one.near][::-1] == sorted(most.values())[:SHOWN]
 
     # Nothing is scored again for another policy or threshold.
     monkeypatch.setattr(stage, "score", None)

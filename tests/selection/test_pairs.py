@@ -17,7 +17,7 @@ from raylabel.features.thumbnails import descriptors
 from raylabel.inference.pictures import PICTURES
 from raylabel.schema import PAIRS, THUMBNAILS
 from raylabel.selection import compare, pairs
-from raylabel.selection.compare import CANDIDATE, MOST, Samples, Sets, pairs_of
+from raylabel.selection.compare import CANDIDATE, KINDS, MOST, Samples, Sets, pairs_of
 from raylabel.selection.pairs import THRESHOLD, count_samples, find_pairs, find_references, read_keys
 from raylabel.store.artifact import Artifact, Built, Root, write_table
 
@@ -86,7 +86,9 @@ def test_near_duplicates_are_those_of_brute_force(pictures, monkeypatch):
     monkeypatch.setattr(compare, "ALIGNED", 5)
     table = pairs_of(samples, sets, References(descriptors(others), CANDIDATE, "fp32"), THRESHOLD)
     found = {(row["key"] // 3, row["reference"] // 3): row["similarity"] for row in table.to_pylist()}
-    assert found == pytest.approx(expected, abs=1e-4) and {*table.column("kind").to_pylist()} == {"near"}
+    assert found == pytest.approx(expected, abs=1e-4)
+    kinds = [(row["kind"], row["similarity"]) for row in table.to_pylist()]
+    assert {*kinds} == {("near" if value >= np.float32(THRESHOLD) else "below", value) for _, value in kinds}
     # Of equal bytes there is one row, which says so.
     same = replace(theirs, digest=np.where(np.arange(80) == 4, b"\x01" * 16, theirs.digest))
     rows = pairs_of(samples, replace(sets, samples=same), References(descriptors(others), CANDIDATE, "fp32"), THRESHOLD)
@@ -198,17 +200,18 @@ def test_info_counts_what_is_in_the_table(ray_local, tmp_path, parts, sets):
         root, artifact(root, "corpus", parts), {name: artifact(root, name, [some]) for name, some in sets.items()}
     )
     table = rows(found)
-    assert found.info["pairs"] == len(table) and found.info["removed"] == len({row["key"] for row in table})
+    in_a_set = sorted({row["key"] for row in table if row["kind"] != "below"})
+    assert found.info["pairs"] == len(table) and found.info["removed"] == len(in_a_set)
     assert found.info["threshold"] == THRESHOLD
     for name in sets:
         references = find_references(found, name)
-        for kind in ("bytes", "near", "video"):
+        for kind in KINDS:
             some = [row for row in table if (row["set"], row["kind"]) == (name, kind)]
             assert count_samples(found, name, kind) == len({row["key"] for row in some})
             assert references[kind].tolist() == sorted({row["reference"] for row in some})
     assert count_samples(found, "test", "bytes") == 1  # the digest of sample 159
     uris = [f"{found.uri}/{file.name}" for file in found.files("pairs-")]
-    assert read_keys(uris).tolist() == sorted({row["key"] for row in table})
+    assert read_keys(uris).tolist() == in_a_set
 
 
 def test_without_thumbnails_only_bytes_are_compared(ray_local, tmp_path, parts, sets):
