@@ -216,4 +216,9 @@ def _waiting() -> str:
 
 
 def _shown(bundle: tuple[tuple[str, float], ...]) -> str:
-    return "{" + ", ".join(f"{amount:g} {name}" for name, amount in bundle if amount >= 0.01) + "}"
+    return "{" + ", ".join(_amount(name, amount) for name, amount in bundle if amount >= 0.01) + "}"
+
+
+def _amount(name: str, amount: float) -> str:
+    """'2 CPU', '0.5 GB memory'"""
+    return f"{amount / 1e9:.1f} GB {name}" if name.endswith("memory") else f"{amount:g} {name}"

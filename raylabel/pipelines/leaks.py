@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -15,16 +16,16 @@ from raylabel.inference.pictures import make_pictures
 from raylabel.labels.source import gives_scores
 from raylabel.schema import split_key
 from raylabel.selection.leaks import TEST, Leaking, find_leaks
-from raylabel.selection.pairs import find_pairs
+from raylabel.selection.pairs import find_pairs, first_pairs
 from raylabel.store.artifact import Artifact
 from raylabel.training.digests import find_digests
 
-MANY = 0.01
-"""Share of the corpus from which samples that are in an evaluation set are a warning."""
-EXAMPLES = 5  # pairs that it names
-
 if TYPE_CHECKING:
     from raylabel.pipelines.semi_supervised import Run
+
+MANY = 0.01
+"""Share of the corpus above which samples that are in an evaluation set are a warning."""
+EXAMPLES = 5  # pairs that it names
 
 
 def leaks_of(run: Run, pairs: Artifact | None) -> Leaking:
@@ -76,9 +77,7 @@ def leak_warnings(run: Run) -> list[str]:
 
 def _examples(run: Run, pairs: Artifact) -> Iterator[str]:
     """The first pairs, as a user names them."""
-    with pairs.opened(pairs.files("pairs-")[0]) as opened:
-        table = next(opened.iter_batches(1 << 16)).to_pylist()
-    for row in [row for row in table if row["kind"] != "below"][:EXAMPLES]:
+    for row in itertools.islice(first_pairs(pairs), EXAMPLES):
         mine, other = (_place(run, *of) for of in (("unlabeled", row["key"]), (row["set"], row["reference"])))
         similarity = "" if row["similarity"] is None else f" {row['similarity']:.3f}"
         yield f"{mine} = {other} ({row['kind']}{similarity})"
@@ -100,6 +99,12 @@ def _sets(run: Run, tested: Artifact) -> dict[str, Artifact]:
 
 def _pictures(run: Run, corpus: str) -> Artifact:
     recipe, start = run.recipe, run.start
-    view, limit = recipe.teacher_view, recipe.label.reject_limit
-    retry = recipe.retry_rejects
-    return make_pictures(run.root, start.corpora[corpus], start.shards[corpus], view, recipe.resources, limit, retry)
+    return make_pictures(
+        run.root,
+        start.corpora[corpus],
+        start.shards[corpus],
+        recipe.teacher_view,
+        recipe.resources,
+        recipe.label.reject_limit,
+        recipe.retry_rejects,
+    )

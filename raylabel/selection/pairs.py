@@ -98,6 +98,13 @@ def read_keys(uris: Sequence[str]) -> np.ndarray:
         return np.unique(np.concatenate([np.empty(0, np.int64), *pool.map(keys, uris)]))
 
 
+def first_pairs(pairs: Artifact) -> Iterator[dict[str, Any]]:
+    """The rows of PAIRS that say that a sample is in a set, in key order."""
+    for file in pairs.files("pairs-"):
+        table = _read(pairs.uri, "pairs", _number(file), PAIRS.names)
+        yield from table.filter(_counts(table)).to_pylist()
+
+
 def _counts(table: pa.Table) -> pa.ChunkedArray:
     """Which PAIRS say that a sample is in a set."""
     return pc.not_equal(table.column("kind"), "below")  # pyright: ignore[reportAttributeAccessIssue]

@@ -89,7 +89,8 @@ def test_a_stage_without_a_free_cpu_ends_in_an_error(tmp_path: Path) -> None:
         assert "waiting for resources: " in error and "--resources.patience" in error and "\n" not in error, name
         assert 3 <= seconds < 60, name
     assert found["ray.get"][0].startswith("list other: ")
-    assert found["ray.wait"][0].partition("waiting for resources: ")[2].count("2 x {1 CPU}") == 1
+    waiting = found["ray.wait"][0].partition("waiting for resources: ")[2]
+    assert waiting.count("2 x {1 CPU, 0.2 GB memory}") == 1
     assert found["ray.data"][0].startswith("label more by teacher: ")
     assert found["ray.train"][0].startswith("train net: ")
     halfway = [line for line in done.stderr.splitlines() if "an error after 3 s" in line]
@@ -131,9 +132,9 @@ def test_a_job_on_a_full_cluster_ends_with_status_2(tmp_path: Path) -> None:
             assert hog.stdout
             hog.stdout.close()
     assert done.returncode == 2, done.stdout + done.stderr
-    halfway, error = (line for line in done.stderr.splitlines() if "nothing" in line)
+    halfway, error = (line for line in done.stderr.splitlines() if "waiting for resources: " in line)
     assert "no progress for 2 s, an error after 4 s (--resources.patience). The cluster: 1 machine, 0 of 2" in halfway
-    assert error.startswith("error: ") and "no progress for 4 s" in error and "waiting for resources: " in error
+    assert error.startswith("error: ") and "no progress for 4 s" in error and "1 CPU" in error
     assert not list(tmp_path.glob("runs/shards-*/manifest.json"))
 
 
