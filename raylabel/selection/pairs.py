@@ -92,7 +92,7 @@ def read_keys(uris: Sequence[str]) -> np.ndarray:
 
     def keys(uri: str) -> np.ndarray:
         table = pq.read_table(pa.BufferReader(read_file(uri)), columns=["key", "kind"], use_threads=False)
-        return table.filter(_counts(table)).column("key").to_numpy()
+        return table.filter(_in_a_set(table)).column("key").to_numpy()
 
     with ThreadPoolExecutor(16) as pool:
         return np.unique(np.concatenate([np.empty(0, np.int64), *pool.map(keys, uris)]))
@@ -102,10 +102,10 @@ def first_pairs(pairs: Artifact) -> Iterator[dict[str, Any]]:
     """The rows of PAIRS that say that a sample is in a set, in key order."""
     for file in pairs.files("pairs-"):
         table = _read(pairs.uri, "pairs", _number(file), PAIRS.names)
-        yield from table.filter(_counts(table)).to_pylist()
+        yield from table.filter(_in_a_set(table)).to_pylist()
 
 
-def _counts(table: pa.Table) -> pa.ChunkedArray:
+def _in_a_set(table: pa.Table) -> pa.ChunkedArray:
     """Which PAIRS say that a sample is in a set."""
     return pc.not_equal(table.column("kind"), "below")  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -220,7 +220,7 @@ def count_samples(pairs: Artifact, of_set: str, kind: str) -> int:
 
 def find_references(pairs: Artifact, of_set: str) -> dict[str, np.ndarray]:
     """Kind → the keys of the samples of a set that are in PAIRS, int64, ascending. All PAIRS are
-    read, but no more is kept than the set has."""
+    read; no more is kept than the set has."""
     found = {kind: np.empty(0, np.int64) for kind in KINDS}
     with ThreadPoolExecutor(16) as pool:
         read = functools.partial(_read, pairs.uri, "pairs", columns=["set", "reference", "kind"])
