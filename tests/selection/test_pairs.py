@@ -18,7 +18,7 @@ from raylabel.inference.pictures import PICTURES
 from raylabel.schema import PAIRS, THUMBNAILS
 from raylabel.selection import compare, pairs
 from raylabel.selection.compare import CANDIDATE, KINDS, MOST, Samples, Sets, pairs_of
-from raylabel.selection.pairs import THRESHOLD, count_samples, find_pairs, find_references, read_keys
+from raylabel.selection.pairs import THRESHOLD, count_samples, find_pairs, find_references, first_pairs, read_keys
 from raylabel.store.artifact import Artifact, Built, Root, write_table
 
 
@@ -212,6 +212,21 @@ def test_info_counts_what_is_in_the_table(ray_local, tmp_path, parts, sets):
     assert count_samples(found, "test", "bytes") == 1  # the digest of sample 159
     uris = [f"{found.uri}/{file.name}" for file in found.files("pairs-")]
     assert read_keys(uris).tolist() == in_a_set
+
+
+def test_pairs_below_the_threshold_do_not_count(tmp_path):
+    root, kinds = Root.open(str(tmp_path)), ["below", "near", "below", "bytes", "video", "below"]
+    columns = [[1, 2, 2, 3, 4, 5], ["test"] * 6, [7] * 6, kinds, [0.9, 0.95, 0.9, 1.0, None, 0.91]]
+    table = pa.table([pa.array(c, f.type) for c, f in zip(columns, PAIRS, strict=True)], schema=PAIRS)
+
+    def build(draft):
+        record = pairs._commit(draft.uri, 0, table, 1)
+        return Built(pairs.files_of({0: record}), pairs._info({0: record}))
+
+    found = root.make("pairs", {}, build)
+    assert read_keys([f"{found.uri}/{file.name}" for file in found.files("pairs-")]).tolist() == [2, 3, 4]
+    assert [row["key"] for row in first_pairs(found)] == [2, 3, 4]
+    assert (found.info["removed"], found.info["pairs"], count_samples(found, "test", "below")) == (3, 6, 3)
 
 
 def test_without_thumbnails_only_bytes_are_compared(ray_local, tmp_path, parts, sets):
