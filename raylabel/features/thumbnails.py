@@ -1,7 +1,7 @@
 """Small copies of pictures, from which near-duplicates are found: pixels → thumbnails, and the descriptors of these.
 
-They need no network, so they do not depend on what a network has learned to see as equal. A supervised network draws
-the pictures of a class together, and at 32 px it tells a JPEG of quality 30 from its original better than two cats.
+They need no network, so they do not depend on what a network has learned to see as equal. docs/leaks.md
+compares them with the features of a network.
 
 Letters: B pictures, H W pixels, S = SIDE, M clips of a video, T frames of a clip.
 """

@@ -19,7 +19,6 @@ from raylabel.store.artifact import Artifact, Root
 
 PICTURES = pa.schema([SCORES.field(name) for name in ("key", "digest", "group")])
 """One row per readable sample, in key order within a file."""
-BATCH = 64  # samples: those of a video may be large
 
 
 @dataclass(frozen=True)
@@ -60,18 +59,20 @@ def make_pictures(
     corpus: Corpus,
     shards: Artifact,
     view: View,
+    batch: int,
     resources: Resources,
     reject_limit: float,
     retry_rejects: bool = False,
 ) -> Artifact:
     """PICTURES of a corpus with their THUMBNAILS, the artifact `pictures`. It is committed, resumed and grown as SCORES
-    are. `view`: that in which the pictures that they are compared with are scored."""
+    are. `view`: that in which the pictures that they are compared with are scored. `batch`: samples decoded at
+    once."""
     scoring = Scoring(
         scorer=Pictures(view),
         source={"view": view.evaluation_identity},
         shards=shards,
         corpus=corpus,
-        batch=BATCH,
+        batch=batch,
         reject_limit=reject_limit,
         resources=resources,
         retry_rejects=retry_rejects,

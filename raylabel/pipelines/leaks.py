@@ -104,6 +104,7 @@ def _pictures(run: Run, corpus: str) -> Artifact:
         start.corpora[corpus],
         start.shards[corpus],
         recipe.teacher_view,
+        recipe.label.batch,
         recipe.resources,
         recipe.label.reject_limit,
         recipe.retry_rejects,

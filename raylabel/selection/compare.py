@@ -18,7 +18,7 @@ from raylabel.features.search import References
 from raylabel.features.thumbnails import descriptors
 from raylabel.schema import PAIRS
 
-CANDIDATE = 0.85  # correlation at 8 x 8 pixels: a crop of 6% on each side keeps 98% of the pictures above it
+CANDIDATE = 0.85  # correlation at 8 x 8 pixels; of crops by up to 6% of each side, 95 to 98% are above it
 MOST = 8  # rows of a sample per set and kind: placeholders ("image not available") would make a billion
 ALIGNED = 1 << 16  # candidates whose thumbnails are in memory at a time, 0.2 GB
 KINDS = ("bytes", "near", "video", "below")

@@ -5,7 +5,7 @@ image that was learned measures memory. They search an index of the corpus for e
 pairs, and remove by hand. Here every sample of the corpus is compared with every sample of the sets, without an index:
 the sets are in memory, and the corpus streams past them. No media are read.
 
-What a pair is, says compare.py.
+compare.py defines a pair.
 """
 
 import functools
@@ -69,7 +69,7 @@ def find_pairs(root: Root, scores: Artifact, sets: Mapping[str, Artifact], thres
         known, done = _find_known(root, scores, parts, identity), committed_parts(draft.uri)
         todo = [number for number in parts if number not in done]
         left = sum(parts[number].rows for number in todo)
-        gathered = ray.remote(num_cpus=1, max_retries=3)(gather).remote(sets, near)
+        gathered = ray.remote(num_cpus=1, max_retries=3, memory=2 * BYTES * others)(gather).remote(sets, near)
         tasks = [
             (gathered, scores, draft.uri, {number: known.get(number) for number in run}, threshold, near)
             for run in _runs({number: parts[number].rows for number in todo}, others)

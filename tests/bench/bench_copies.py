@@ -54,7 +54,7 @@ def thumbnails_of(root: Root, data: str, size: int) -> tuple[np.ndarray, np.ndar
     """(rows of the table int64 [N], thumbnails uint8 [N, numbers]) in a view of this size."""
     corpus = corpus_of(data)
     view = View(size=size, resize=size)
-    found = make_pictures(root, corpus, index_corpus(root, "corpus", corpus), view, Resources(), 0.0)
+    found = make_pictures(root, corpus, index_corpus(root, "corpus", corpus), view, BATCH, Resources(), 0.0)
     table = found.table("thumbnails-", THUMBNAILS)
     pixels = np.frombuffer(b"".join(table.column("thumbnail").to_pylist()), np.uint8)
     return rows_of(table), pixels.reshape(len(table), -1)
