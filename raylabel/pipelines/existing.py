@@ -25,16 +25,17 @@ class MissingError(Exception):
 
 @dataclass(frozen=True)
 class ReadOnlyRoot(Root):
-    """A root in which nothing is built. It looks for each complete artifact once, in `within`."""
+    """A root in which nothing is built. It looks for each artifact once, in `within`, also for those that are missing:
+    stages ask for the same inputs."""
 
     within: Root
-    _found: dict[str, Artifact] = field(default_factory=dict, compare=False)
+    _found: dict[str, Artifact | None] = field(default_factory=dict, compare=False)
 
     def find(self, name: str, identity: Mapping[str, Any]) -> Artifact | None:
         folder = f"{name}-{digest(identity)}"
-        if folder not in self._found and (found := self.within.find(name, identity)):
-            self._found[folder] = found
-        return self._found.get(folder)
+        if folder not in self._found:
+            self._found[folder] = self.within.find(name, identity)
+        return self._found[folder]
 
     def make(
         self, name: str, identity: Mapping[str, Any], build: Any, former: Sequence[Mapping[str, Any]] = ()

@@ -134,6 +134,9 @@ class _Costs:
         size = sum(stored) or rows * per_row
         row, tested = self.passes.thumbnail_row, self.corpora["test"].samples
         asked = traffic.pairs(files, size, rows * row, tested * (per_row + row))
+        if row:  # the labeled set is compared too, and the validation set is compared with
+            asked += traffic.pairs(1, 0, 0, tested * (per_row + row))
+            asked += sum(map(self.passes.pictures, {"labeled", "validation"} & set(self.corpora)), Traffic())
         asked += traffic.select(rows, files, size, select.p, select.k, self.classes, cpus, picked)
         return Work(
             stage="select",

@@ -25,6 +25,8 @@ from raylabel.schema import THUMBNAIL_SIDE
 
 THUMBNAIL_ROW = THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3 + 8
 """Bytes of a row of THUMBNAILS as it is stored."""
+PICTURES_ROW = 26
+"""Bytes of a row of PICTURES as it is stored."""
 FEATURE_ROW = 24
 """Bytes of a row of FEATURES as it is stored, without its numbers, which take 2 bytes each."""
 
@@ -120,14 +122,19 @@ class Passes:
         """Bytes of a row of THUMBNAILS; 0 if the corpus has none."""
         return THUMBNAIL_ROW if has_thumbnails(self.recipe.teacher_view.tested_size) else 0
 
+    def pictures(self, name: str) -> Traffic:
+        """Requests and bytes of making the thumbnails of a corpus that no network scores."""
+        done = self.done["labeled_pairs"] is not None
+        return Traffic() if done or not self.thumbnail_row else self._scoring(name, None, PICTURES_ROW + THUMBNAIL_ROW)
+
     def _labeling(self, name: str, found: Labeled) -> float:
         actors, unit = self.cluster.teachers(self.recipe.resources).actors, unit_rows(self.start.corpora[name])
         batch = self.recipe.label.batch
         return labeling_seconds(self.shards[name].rows, unit, batch, actors, found.slots_per_second)
 
-    def _scoring(self, name: str, model: Model, bytes_per_row: float, share: float = 1.0) -> Traffic:
+    def _scoring(self, name: str, model: Model | None, bytes_per_row: float, share: float = 1.0) -> Traffic:
         actors = self.cluster.teachers(self.recipe.resources).actors
         units = int(np.ceil(self.shards[name].rows / unit_rows(self.start.corpora[name])).sum())
         items, parts = -(-units // units_of_item(units, actors)), -(-units // PART)
-        weights = state_bytes(model, len(self.start.classes))
+        weights = state_bytes(model, len(self.start.classes)) if model else 0
         return traffic.label(self.corpora[name], items, parts, actors, weights, bytes_per_row, share).rounded()

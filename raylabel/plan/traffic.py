@@ -62,8 +62,10 @@ def put(size: float) -> Traffic:
     return Traffic(0, 1, 0, size)
 
 
-# Found missing, recipe, scratch found missing, manifest, which is read again.
-ARTIFACT = Traffic(4, 3, 1_000, 1_500)
+# Manifest and recipe found missing, record of the run's artifacts, recipe, scratch found missing, manifest, which is
+# read again.
+ARTIFACT = Traffic(5, 5, 1_000, 2_000)
+SCORING = Traffic(19, 7, 5_000)  # SCORES of earlier versions are looked for, committed parts, SHARDS
 SCRATCH = Traffic(1, 3)  # a folder of temporary files: its marker, and to delete it
 LABELED_LEAKS = Traffic(11, 0, 30_000)  # the labeled set is compared with the test set before the corpus is labeled
 # State, curve, checksums and the deletion of an older one; without its files of tensors.
@@ -135,14 +137,14 @@ def label(
     written = (put(corpus.samples * bytes_per_row / max(1, parts)) + put(500)) * parts
     runs = corpus.shards + items - 1
     scored = (corpus.read(runs, corpus.samples, corpus.bytes) + written) * share
-    return ARTIFACT + Traffic(15, 3, 5_000) + loaded + scored + corpus.verify
+    return ARTIFACT + SCORING + loaded + scored + corpus.verify
 
 
 def rank_stored(samples: int, parts: int, feature_row: float, score_row: float) -> Traffic:
     """Reads FEATURES and writes SCORES, part by part; a part without REJECTS is asked for them too."""
     part = samples / max(1, parts)
     each = file(part * feature_row) + Traffic(1) + put(part * score_row) + put(500)
-    return ARTIFACT + Traffic(15, 3, 5_000) + each * parts
+    return ARTIFACT + SCORING + each * parts
 
 
 def pairs(files: int, size: float, thumbnails: float, sets: float) -> Traffic:
@@ -150,7 +152,7 @@ def pairs(files: int, size: float, thumbnails: float, sets: float) -> Traffic:
     `sets` bytes. Few files have pairs."""
     files = max(1, files)
     each = file(size / files) + (file(thumbnails / files) if thumbnails else Traffic()) + put(300)
-    return ARTIFACT + Traffic(11, 1, 50_000 + sets) + each * files
+    return ARTIFACT + Traffic(7, 4, 3_000 + sets) + each * files
 
 
 def select(rows: int, files: int, size: float, p: int, k: int, classes: int, cpus: int, picked: float) -> Traffic:
@@ -248,4 +250,4 @@ def tracking(seconds: Iterable[float]) -> Traffic:
 
 def report() -> Traffic:
     """The metrics, and the page with its pictures."""
-    return ARTIFACT * 2 + Traffic(36, 3, 500_000, 350_000)
+    return ARTIFACT * 2 + Traffic(40, 5, 450_000, 350_000)
