@@ -41,6 +41,7 @@ from raylabel.selection.select import Select, select
 from raylabel.store.artifact import Built, Draft, Root, identity_of, write_table
 from raylabel.store.fetch import Fetcher
 from raylabel.store.files import write_file
+from raylabel.store.uses import RecordedRoot
 from raylabel.tracking.snapshot import Snapshot
 from raylabel.tracking.tensorboard import TensorBoard
 from raylabel.tracking.tracker import EVERY
@@ -159,7 +160,8 @@ def test_requests_of_materializing_are_counted(ray_local: None, server: Cloud, b
         table, out = pa.table({"image": (media * 2)[:3000]}), io.BytesIO()
         pq.write_table(table, out, row_group_size=1000)
         write_file(f"{bucket}/data/{number:02d}.parquet", out.getvalue())
-    root, corpus = Root.open(f"{bucket}/root"), Corpus(uri=(f"{bucket}/data",))
+    root = RecordedRoot.of(Root.open(f"{bucket}/root"), "run", "test", {}, "test")
+    corpus = Corpus(uri=(f"{bucket}/data",))
     shards = Shards(index_corpus(root, "unlabeled", corpus))
     pairs = [(label, make_key(n, row)) for n in range(12) for row in range(0, 3000, 2) for label in range(1 + row % 4)]
     columns = [[label for label, _ in pairs], [1] * len(pairs), [0.0] * len(pairs), [key for _, key in pairs]]
