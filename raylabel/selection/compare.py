@@ -1,7 +1,7 @@
 """Samples of a corpus and samples of sets → PAIRS, in memory.
 
-A pair is a near-duplicate if the correlation of both pictures at 8 x 8 pixels is at least CANDIDATE, and that of their
-edges, once they are aligned, is at least the threshold (features/alignment.py).
+A pair is a near-duplicate if the cosine of both descriptors is at least CANDIDATE (features/thumbnails.py), and the
+correlation of their edges, once they are aligned, is at least the threshold (features/alignment.py).
 
 Letters: N samples, E samples of the sets, n pairs.
 """
@@ -18,7 +18,7 @@ from raylabel.features.search import References
 from raylabel.features.thumbnails import descriptors
 from raylabel.schema import PAIRS
 
-CANDIDATE = 0.85  # correlation at 8 x 8 pixels; of crops by up to 6% of each side, 95 to 98% are above it
+CANDIDATE = 0.75  # cosine of descriptors; of the copies that the second test confirms, 99.5 to 99.8% are above it
 MOST = 8  # rows of a sample per set and kind: placeholders ("image not available") would make a billion
 ALIGNED = 1 << 16  # candidates whose thumbnails are in memory at a time, 0.2 GB
 KINDS = ("bytes", "near", "video", "below")

@@ -34,7 +34,7 @@ from raylabel.store.parts import commit_part, committed_parts, files_of
 
 THRESHOLD = 0.93
 """Similarity from which two pictures are near-duplicates, -1 to 1. Chosen on planted copies: see docs/leaks.md."""
-VERSION = 1  # of the arithmetic
+VERSION = 2  # of the arithmetic
 ROWS = 4096  # samples compared at a time
 TASK_PAIRS = 1 << 31  # pairs of one task: about a minute of work
 BYTES = 2200  # of a sample in memory: its thumbnail, and its descriptor

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.fft import dctn
 
 from raylabel.features.thumbnails import COARSE, SIDE, descriptors, has_thumbnails, thumbnails
 
@@ -29,13 +30,19 @@ def test_of_a_video_it_is_the_middle_frame_of_the_middle_clip(clips, frames):
     assert torch.equal(thumbnails(torch.from_numpy(pixels)), expected)
 
 
-def test_the_cosine_of_descriptors_is_the_correlation_of_small_pictures():
+def test_descriptors_are_weighted_cosine_transforms():
+    """Against scipy's transform."""
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 200, (20, SIDE, SIDE, 3), np.uint8)
     pictures[1] = pictures[0] // 2 + 40  # half the contrast, and brighter
     small = np.array([means(picture.astype(float), COARSE) for picture in pictures])
-    centred = (small - small.mean((1, 2), keepdims=True)).reshape(20, -1)
-    expected = centred @ centred.T / np.outer(*[np.linalg.norm(centred, axis=1)] * 2)
+    red, green, blue = np.moveaxis(small, -1, 0)
+    colours = [(red + green + blue) / 3**0.5, (red - green) / 2**0.5, (red + green - 2 * blue) / 6**0.5]
+    amplitudes = np.stack([weight * dctn(x, axes=(1, 2), norm="ortho") for weight, x in zip((1, 3, 3), colours)], -1)
+    numbers = np.arange(COARSE)
+    weights = np.sqrt(numbers[:, None] ** 2 + numbers**2) ** 0.75
+    flat = (amplitudes * weights[:, :, None]).reshape(20, -1)
+    expected = flat @ flat.T / np.outer(*[np.linalg.norm(flat, axis=1)] * 2)
     found = descriptors(pictures.reshape(20, -1)).astype(np.float64)
     assert found.shape == (20, COARSE * COARSE * 3)
     np.testing.assert_allclose(found @ found.T, expected, atol=2e-3)
