@@ -135,6 +135,9 @@ DUPLICATES = pa.schema(
     ]
 )
 
+# Near-duplicates within a corpus, in key order: each is a copy of a sample that is not in the table, `original`.
+COPIES = DUPLICATES.append(pa.field("similarity", pa.float32(), nullable=False))
+
 Kind = Literal[
     "bytes",  # the same encoded bytes
     "video",  # segments of one source video

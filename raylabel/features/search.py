@@ -46,9 +46,30 @@ class References:
         if not 0 < threshold <= 1:
             raise InputError(f"the threshold is {threshold}: give a cosine above 0 and up to 1")
         self._type = torch.bfloat16 if precision == "bf16" else torch.float32
-        self._feature = torch.from_numpy(feature.copy())  # those of a table are read-only
-        self._screened = self._feature.to(self._type)
+        self._all = torch.from_numpy(feature.copy())  # those of a table are read-only
+        self._all_screened, self._count = self._all.to(self._type), len(feature)
         self._threshold, self._above = float(np.float32(threshold)), threshold - MARGIN[precision]
+
+    def add(self, feature: np.ndarray) -> None:
+        """Adds references float16 [n, D] after the others."""
+        import torch
+
+        end = self._count + len(feature)
+        if end > len(self._all):  # room for as many again, so that adding one by one is not quadratic
+            room = self._all.new_zeros(end, self._all.shape[1])
+            self._all = torch.cat([self._feature, room])
+            self._all_screened = torch.cat([self._screened, room.to(self._type)])
+        self._all[self._count : end] = torch.from_numpy(feature)
+        self._all_screened[self._count : end] = self._all[self._count : end].to(self._type)
+        self._count = end
+
+    @property
+    def _feature(self) -> Any:
+        return self._all[: self._count]
+
+    @property
+    def _screened(self) -> Any:
+        return self._all_screened[: self._count]
 
     def pairs(self, feature: np.ndarray) -> Pairs:
         """All pairs of a feature float16 [B, D], of unit length or zero, and a reference whose cosine, computed in
@@ -59,8 +80,8 @@ class References:
             mine = torch.from_numpy(feature.copy())
             screened, step = mine.to(self._type), max(1, SCREENED // max(1, len(mine)))
             found = [
-                self._exact(mine, first, self._screen(screened, self._screened[first : first + step]))
-                for first in range(0, len(self._feature), step)
+                self._exact(mine, first, self._screen(screened, some))
+                for first, some in zip(range(0, self._count, step), self._screened.split(step), strict=False)
             ]
             at, reference, similarity = (
                 np.concatenate(column) if found else np.empty(0, kind)
@@ -92,3 +113,10 @@ class References:
 
 
 _KINDS = (np.int64, np.int64, np.float32)
+
+
+def screen_precision() -> str:
+    """The fastest one on this machine's CPU."""
+    import torch
+
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"  # pyright: ignore

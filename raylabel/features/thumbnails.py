@@ -39,8 +39,8 @@ def thumbnails(pixels: Any) -> Any:
 
 
 def descriptors(thumbnails: np.ndarray) -> np.ndarray:
-    """float16 [B, 192] of thumbnails uint8 [B, S * S * 3]: the cosine transform of the picture at 8 x 8 pixels, weighted
-    and of unit length. It is zero for a picture of one colour.
+    """float16 [B, 192] of thumbnails uint8 [B, S * S * 3]: the cosine transform of the picture at 8 x 8 pixels,
+    weighted and of unit length. It is zero for a picture of one colour.
 
     Brightness does not change it, nor does contrast. In pictures of nature the amplitude falls with the frequency
     (Field 1987), and colours are nearly the same everywhere, so that the correlation of pixels is mostly that of a few

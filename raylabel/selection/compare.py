@@ -8,7 +8,6 @@ Letters: N samples, E samples of the sets, n pairs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,26 +16,13 @@ from raylabel.features.alignment import similarities
 from raylabel.features.search import References
 from raylabel.features.thumbnails import descriptors
 from raylabel.schema import PAIRS
+from raylabel.selection.samples import Samples, take
 
 CANDIDATE = 0.75  # cosine of descriptors; of the copies that the second test confirms, 99.5 to 99.8% are above it
 MOST = 8  # rows of a sample per set and kind: placeholders ("image not available") would make a billion
 ALIGNED = 1 << 16  # candidates whose thumbnails are in memory at a time, 0.2 GB
 KINDS = ("bytes", "near", "video", "below")
 BELOW = 0.05  # pairs whose similarity is at most so far below the threshold are kept, to choose it by eye
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Samples of a corpus or of sets."""
-
-    key: np.ndarray
-    """int64 [N], ascending within a set"""
-    digest: np.ndarray
-    """S16 [N]"""
-    group: np.ndarray
-    """int64 [N], 0 without a source video"""
-    thumbnail: Any
-    """uint8 [N, side * side * 3]; None: near-duplicates are not searched for."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +51,7 @@ def pairs_of(samples: Samples, sets: Sets, references: References | None, thresh
     at, other, kind, similarity = (np.concatenate(column) for column in zip(*found, strict=True))
     number = sets.number[other]
     order = np.lexsort((other, -np.nan_to_num(similarity), kind, number, at))
-    begin = np.flatnonzero(starts(at[order], number[order], kind[order]))
-    rank = np.arange(len(order)) - np.repeat(begin, np.diff(np.append(begin, len(order))))
-    order = order[rank < MOST]
+    order = order[ranks(at[order], number[order], kind[order]) < MOST]
     at, other, kind, similarity = (column[order] for column in (at, other, kind, similarity))
     columns = [
         pa.array(samples.key[at]),
@@ -116,14 +100,14 @@ def starts(*columns: np.ndarray) -> np.ndarray:
     return new
 
 
+def ranks(*columns: np.ndarray) -> np.ndarray:
+    """int64 [n]: how many rows before a row, one after the other, are equal to it."""
+    begin = np.flatnonzero(starts(*columns))
+    return np.arange(len(columns[0])) - np.repeat(begin, np.diff(np.append(begin, len(columns[0]))))
+
+
 def only(sets: Sets, names: Sequence[str]) -> Sets:
     """Some of the sets."""
     numbers = [sets.names.index(name) for name in names]
     keep = np.isin(sets.number, numbers)
     return Sets(tuple(names), np.searchsorted(numbers, sets.number[keep]), take(sets.samples, keep))
-
-
-def take(samples: Samples, some: Any) -> Samples:
-    """Some of the samples, by a slice or a mask."""
-    thumbnail = None if samples.thumbnail is None else samples.thumbnail[some]
-    return Samples(samples.key[some], samples.digest[some], samples.group[some], thumbnail)

@@ -17,7 +17,7 @@ def keys_to_drop(scores: str, names: list[str], duplicates: str, copies: list[st
 
     scores, names: a folder of SCORES and some of its files. duplicates, copies: a folder of DUPLICATES and those of its
     files that have rows. removed: the URIs of files of PAIRS."""
-    return np.union1d(_copies(scores, names, duplicates, copies), read_keys(_beside(removed, names)))
+    return np.union1d(copied_keys(scores, names, duplicates, copies), read_keys(_beside(removed, names)))
 
 
 def _beside(uris: list[str], names: list[str]) -> list[str]:
@@ -26,7 +26,7 @@ def _beside(uris: list[str], names: list[str]) -> list[str]:
     return [uri for uri in uris if uri.rpartition("-")[2] in numbers]
 
 
-def _copies(scores: str, names: list[str], duplicates: str, copies: list[str]) -> np.ndarray:
+def copied_keys(scores: str, names: list[str], duplicates: str, copies: list[str]) -> np.ndarray:
     """The keys of DUPLICATES in the range of keys of these SCORES files."""
     if not copies:
         return np.empty(0, np.int64)

@@ -1,6 +1,6 @@
-"""SCORES -> DUPLICATES: byte-identical copies, found by their digests.
+"""SCORES or PICTURES -> DUPLICATES: byte-identical copies, found by their digests.
 
-One map task per run of SCORES files partitions its digests into buckets. One reduce task per bucket sorts it. A task
+One map task per run of files partitions its digests into buckets. One reduce task per bucket sorts it. A task
 holds about BUCKET_ROWS rows, whatever the number of samples.
 """
 
@@ -11,12 +11,13 @@ import pyarrow as pa
 
 from raylabel.compute.progress import Progress
 from raylabel.errors import InputError
-from raylabel.schema import DUPLICATES
+from raylabel.inference.pictures import PICTURES
+from raylabel.schema import DUPLICATES, SCORES
 from raylabel.selection.shuffle import (
     BATCH_ROWS,
     group_files,
     group_name,
-    open_scores,
+    open_table,
     read_partition,
     run_tasks,
     write_partitions,
@@ -31,19 +32,20 @@ HASHES = pa.schema([("high", pa.uint64()), ("low", pa.uint64()), ("key", pa.int6
 
 
 def find_duplicates(root: Root, scores: Artifact) -> Artifact:
-    """DUPLICATES, the artifact `duplicates`: every key whose digest also has a smaller key in SCORES.
+    """DUPLICATES, the artifact `duplicates`: every key whose digest also has a smaller key in `scores`, which
+    are SCORES or PICTURES.
 
     `original` is that smallest key. Files `duplicates-*`, one per bucket of digests, in key order.
     Info: duplicates (rows). InputError if a key occurs twice in SCORES.
     """
-    files = scores.files("scores-")
+    files = scores.files(f"{scores.name}-")
     rows = sum(f.rows for f in files)
     bits = max(0, (rows - 1) // BUCKET_ROWS).bit_length()  # 2^bits buckets; the digest is uniform
 
     def build(draft: Draft) -> Built:
         scratch = draft.scratch("buckets")
         groups = group_files(files, -(-rows // BUCKET_ROWS))
-        maps = [(scores.uri, group, bits, scratch, group_name(i, groups)) for i, group in enumerate(groups)]
+        maps = [(scores, group, bits, scratch, group_name(i, groups)) for i, group in enumerate(groups)]
         memory = 75 * min(rows, BUCKET_ROWS)
         with Progress("find duplicates", rows, "samples") as progress:
             hashes = run_tasks(_write_hashes, maps, lambda share: progress.update(int(share * rows)), memory)
@@ -54,11 +56,12 @@ def find_duplicates(root: Root, scores: Artifact) -> Artifact:
     return root.make("duplicates", {"scores": scores.digest}, build)
 
 
-def _write_hashes(scores: str, names: list[str], bits: int, folder: str, group: str) -> str:
-    """The (digest, key) of some SCORES files, a partition per bucket: the digests with the same first `bits` bits."""
+def _write_hashes(scores: Artifact, names: list[str], bits: int, folder: str, group: str) -> str:
+    """The (digest, key) of some files, a partition per bucket: the digests with the same first `bits` bits."""
+    schema = SCORES if scores.name == "scores" else PICTURES
     words, keys = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)]
     for name in names:
-        with open_scores(scores, name) as file:
+        with open_table(scores.uri, name, schema) as file:
             for batch in file.iter_batches(BATCH_ROWS, columns=["key", "digest"], use_threads=False):
                 digests = batch.column("digest")
                 found = np.frombuffer(digests.buffers()[1] or b"", ">u8").reshape(-1, 2)

@@ -23,13 +23,14 @@ import ray
 from raylabel.compute.progress import PatientProgress
 from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
-from raylabel.features.search import References
+from raylabel.features.search import References, screen_precision
 from raylabel.features.thumbnails import descriptors
-from raylabel.schema import DIGEST_BYTES, PAIRS, THUMBNAILS
-from raylabel.selection.compare import CANDIDATE, KINDS, Samples, Sets, only, pairs_of, starts, take
+from raylabel.schema import PAIRS
+from raylabel.selection.compare import CANDIDATE, KINDS, Sets, only, pairs_of, starts
+from raylabel.selection.samples import Samples, number_of, read_samples, read_table, take
 from raylabel.selection.shuffle import run_tasks
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
-from raylabel.store.files import read_file, reading
+from raylabel.store.files import read_file
 from raylabel.store.parts import commit_part, committed_parts, files_of
 
 THRESHOLD = 0.93
@@ -61,7 +62,7 @@ def find_pairs(root: Root, scores: Artifact, sets: Mapping[str, Artifact], thres
         "threshold": threshold if near else None,
         "version": VERSION,
     }
-    parts = {_number(file): file for file in scores.files(f"{scores.name}-")}
+    parts = {number_of(file.name): file for file in scores.files(f"{scores.name}-")}
     rows = sum(file.rows for file in parts.values())
     others = sum(file.rows for one in sets.values() for file in one.files(f"{one.name}-"))
 
@@ -101,7 +102,7 @@ def read_keys(uris: Sequence[str]) -> np.ndarray:
 def first_pairs(pairs: Artifact) -> Iterator[dict[str, Any]]:
     """The rows of PAIRS that say that a sample is in a set, in key order."""
     for file in pairs.files("pairs-"):
-        table = _read(pairs.uri, "pairs", _number(file), PAIRS.names)
+        table = read_table(pairs.uri, "pairs", number_of(file.name), PAIRS.names)
         yield from table.filter(_in_a_set(table)).to_pylist()
 
 
@@ -112,39 +113,13 @@ def _in_a_set(table: pa.Table) -> pa.ChunkedArray:
 
 def gather(sets: Mapping[str, Artifact], near: bool) -> Sets:
     """All samples of the sets in memory: 2 KB each."""
-    found = [read_samples(one, _number(file), near) for one in sets.values() for file in one.files(f"{one.name}-")]
+    found = [
+        read_samples(one, number_of(file.name), near) for one in sets.values() for file in one.files(f"{one.name}-")
+    ]
     counts = [sum(file.rows for file in one.files(f"{one.name}-")) for one in sets.values()]
     key, digest, group = (np.concatenate([getattr(one, name) for one in found]) for name in ("key", "digest", "group"))
     thumbnail = np.concatenate([one.thumbnail for one in found]) if near else None
     return Sets(tuple(sets), np.repeat(np.arange(len(counts)), counts), Samples(key, digest, group, thumbnail))
-
-
-def read_samples(artifact: Artifact, part: int, near: bool) -> Samples:
-    """Those of a part of SCORES or PICTURES."""
-    table = _read(artifact.uri, artifact.name, part, ["key", "digest", "group"])
-    digest, thumbnail = _fixed(table.column("digest")).view(f"S{DIGEST_BYTES}")[:, 0], None
-    if near:
-        beside = _read(artifact.uri, "thumbnails", part, THUMBNAILS.names)
-        if not beside.column("key").equals(table.column("key")):
-            raise AssertionError(
-                f"part {part} of {artifact.uri} has thumbnails of other samples: delete it and run again"
-            )
-        thumbnail = _fixed(beside.column("thumbnail"))
-    key, group = (table.column(name).to_numpy() for name in ("key", "group"))
-    return Samples(key, digest, group, thumbnail)
-
-
-def _fixed(column: pa.ChunkedArray) -> np.ndarray:
-    """uint8 [N, width] of binary values of one width."""
-    values: Any = column.combine_chunks()
-    found = np.frombuffer(values.buffers()[1] or b"", np.uint8).reshape(-1, values.type.byte_width)
-    return found[values.offset : values.offset + len(values)]
-
-
-def _read(folder: str, name: str, part: int, columns: list[str]) -> pa.Table:
-    uri = f"{folder}/{name}-{part:06d}.parquet"
-    with reading(uri):
-        return pq.read_table(pa.BufferReader(read_file(uri)), columns=columns, use_threads=False)
 
 
 def _compare(
@@ -159,7 +134,6 @@ def _compare(
     import torch
 
     torch.set_num_threads(1)
-    screen = "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"  # pyright: ignore
     lookups: dict[tuple[str, ...], tuple[Sets, References | None]] = {}
     records = []
     for number, known in parts.items():
@@ -171,7 +145,7 @@ def _compare(
             if left not in lookups:
                 some = only(sets, left)
                 theirs = some.samples.thumbnail
-                references = None if theirs is None else References(descriptors(theirs), CANDIDATE, screen)
+                references = None if theirs is None else References(descriptors(theirs), CANDIDATE, screen_precision())
                 lookups[left] = some, references
             samples = read_samples(scores, number, near)
             for first in range(0, len(samples.key), ROWS):
@@ -223,8 +197,8 @@ def find_references(pairs: Artifact, of_set: str) -> dict[str, np.ndarray]:
     read; no more is kept than the set has."""
     found = {kind: np.empty(0, np.int64) for kind in KINDS}
     with ThreadPoolExecutor(16) as pool:
-        read = functools.partial(_read, pairs.uri, "pairs", columns=["set", "reference", "kind"])
-        for table in pool.map(read, map(_number, pairs.files("pairs-"))):
+        read = functools.partial(read_table, pairs.uri, "pairs", columns=["set", "reference", "kind"])
+        for table in pool.map(read, (number_of(file.name) for file in pairs.files("pairs-"))):
             mine = table.filter(pc.equal(table.column("set"), of_set))  # pyright: ignore[reportAttributeAccessIssue]
             for kind in KINDS:
                 keys = mine.filter(pc.equal(mine.column("kind"), kind)).column("reference")  # pyright: ignore
@@ -245,7 +219,7 @@ class _Known:
         """The pairs with these sets."""
         if not self.has_rows:
             return PAIRS.empty_table()
-        table = _read(self.uri, "pairs", number, PAIRS.names)
+        table = read_table(self.uri, "pairs", number, PAIRS.names)
         return table.filter(pc.is_in(table.column("set"), pa.array(self.sets, pa.string())))  # pyright: ignore
 
 
@@ -262,7 +236,7 @@ def _find_known(
         same = tuple(name for name, digest in identity["sets"].items() if before["sets"].get(name) == digest)
         if not (of and same and all(before[name] == identity[name] for name in ("threshold", "version"))):
             continue
-        theirs, files = _contents(of), {_number(file) for file in pairs.files("pairs-")}
+        theirs, files = _contents(of), {number_of(file.name) for file in pairs.files("pairs-")}
         found = {n: _Known(pairs.uri, same, n in files) for n in parts if theirs.get(n) == mine[n]}
         if sum(len(one.sets) for one in found.values()) > sum(len(one.sets) for one in best.values()):
             best = found
@@ -273,12 +247,8 @@ def _contents(scores: Artifact) -> dict[int, tuple[str, ...]]:
     """Part → the checksums of its samples and its thumbnails."""
     found: dict[int, tuple[str, ...]] = {}
     for file in (*scores.files(f"{scores.name}-"), *scores.files("thumbnails-")):
-        found[_number(file)] = (*found.get(_number(file), ()), file.sha256)
+        found[number_of(file.name)] = (*found.get(number_of(file.name), ()), file.sha256)
     return found
-
-
-def _number(file: File) -> int:
-    return int(file.name.rpartition("-")[2].removesuffix(".parquet"))
 
 
 def _runs(rows: Mapping[int, int], others: int) -> Iterator[list[int]]:

@@ -20,13 +20,13 @@ import ray
 from raylabel.compute.progress import Progress
 from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
-from raylabel.schema import PICKS
+from raylabel.schema import PICKS, SCORES
 from raylabel.selection.dropped import keys_to_drop
 from raylabel.selection.shuffle import (
     BATCH_ROWS,
     group_files,
     group_name,
-    open_scores,
+    open_table,
     read_partition,
     run_tasks,
     write_partitions,
@@ -218,7 +218,7 @@ def _write_candidates(task: SelectionTask, names: list[str], run: str) -> list[s
 
     for name in names:
         where = f"{task.scores}/{name}"
-        with open_scores(task.scores, name) as file:
+        with open_table(task.scores, name, SCORES) as file:
             for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
                 own = [batch.column(name).to_numpy() for name in ("key", "group")[: 1 + task.grouped]]
                 label = _entries(batch.column("classes"), task.kept, where)[:, :p]

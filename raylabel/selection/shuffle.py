@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import ray
 
 from raylabel.compute.watchdog import heartbeat, progressed
-from raylabel.schema import SCORES, check
+from raylabel.schema import check
 from raylabel.store.artifact import File
 from raylabel.store.files import filesystem, reading, write_file
 
@@ -76,13 +76,13 @@ def group_name(index: int, groups: list[list[str]]) -> str:
 
 
 @contextmanager
-def open_scores(folder: str, name: str) -> Iterator[pq.ParquetFile]:
-    """A file of SCORES. InputError if it has other columns or cannot be read."""
+def open_table(folder: str, name: str, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
+    """A file of a table. InputError if it has other columns than the schema or cannot be read."""
     heartbeat()  # one task reads many files
     fs, path = filesystem(folder)
     where = f"{folder}/{name}"
     with reading(where), pq.ParquetFile(f"{path}/{name}", filesystem=fs) as file:
-        check(file.schema_arrow.empty_table(), SCORES, where)
+        check(file.schema_arrow.empty_table(), schema, where)
         yield file
 
 

@@ -27,8 +27,9 @@ from raylabel.inference.network import rank_classes
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.build import build, memory_format
-from raylabel.selection.compare import CANDIDATE, Samples, Sets, pairs_of
+from raylabel.selection.compare import CANDIDATE, Sets, pairs_of
 from raylabel.selection.pairs import ROWS, THRESHOLD
+from raylabel.selection.samples import Samples
 
 SETS = (1_000, 10_000, 50_000)
 IMAGES = 64  # of a forward pass at 224 px

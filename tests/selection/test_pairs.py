@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from copies import COPIES, photographs, thumbnails_of
+from copies import COPIES, photographs, samples_of, stored, thumbnails_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.exceptions import RayTaskError
@@ -14,18 +14,12 @@ from raylabel.errors import InputError
 from raylabel.features.alignment import similarities
 from raylabel.features.search import References
 from raylabel.features.thumbnails import descriptors
-from raylabel.inference.pictures import PICTURES
-from raylabel.schema import PAIRS, THUMBNAILS
+from raylabel.schema import PAIRS
 from raylabel.selection import compare, pairs
-from raylabel.selection.compare import CANDIDATE, KINDS, MOST, Samples, Sets, pairs_of
+from raylabel.selection.compare import CANDIDATE, KINDS, MOST, Sets, pairs_of
 from raylabel.selection.pairs import THRESHOLD, count_samples, find_pairs, find_references, first_pairs, read_keys
-from raylabel.store.artifact import Artifact, Built, Root, write_table
-
-
-def samples_of(digests: list[int], groups: list[int], pictures: np.ndarray | None = None) -> Samples:
-    digest = np.array([bytes([one]) * 16 for one in digests], "S16")
-    return Samples(np.arange(len(digests)) * 3, digest, np.array(groups, np.int64), pictures)
-
+from raylabel.selection.samples import Samples, take
+from raylabel.store.artifact import Artifact, Built, Root
 
 small = st.integers(1, 6)
 
@@ -111,34 +105,16 @@ def test_the_most_similar_samples_of_a_set_are_kept():
     assert value == pytest.approx(sorted(similarities(np.repeat(mine, len(others), 0), others))[::-1][:MOST], abs=1e-5)
 
 
-def artifact(root: Root, name: str, parts: list[Samples]) -> Artifact:
-    """PICTURES with THUMBNAILS, in parts."""
-
-    def build(draft):
-        files = []
-        for number, some in enumerate(parts):
-            digest = pa.array([one.ljust(16, b"\0") for one in some.digest.tolist()], pa.binary(16))
-            table = pa.table([pa.array(some.key), digest, pa.array(some.group)], schema=PICTURES)
-            files.append(write_table(draft.uri, f"pictures-{number:06d}.parquet", table))
-            if some.thumbnail is not None:
-                pixels = pa.array([one.tobytes() for one in some.thumbnail], THUMBNAILS.field(1).type)
-                beside = pa.table([pa.array(some.key), pixels], schema=THUMBNAILS)
-                files.append(write_table(draft.uri, f"thumbnails-{number:06d}.parquet", beside))
-        return Built(files, {})
-
-    return root.make("pictures", {"name": name}, build)
-
-
 @pytest.fixture(scope="module")
 def parts(pictures) -> list[Samples]:
     whole = samples_of(list(range(160)), [0] * 160, pictures[0])
-    return [compare.take(whole, slice(first, first + 40)) for first in range(0, 160, 40)]
+    return [take(whole, slice(first, first + 40)) for first in range(0, 160, 40)]
 
 
 @pytest.fixture(scope="module")
 def sets(pictures) -> dict[str, Samples]:
     whole = samples_of([159, *range(160, 239)], [0] * 80, pictures[1])
-    return {"test": compare.take(whole, slice(0, 50)), "validation": compare.take(whole, slice(50, 80))}
+    return {"test": take(whole, slice(0, 50)), "validation": take(whole, slice(50, 80))}
 
 
 def rows(found: Artifact) -> list[dict]:
@@ -148,8 +124,8 @@ def rows(found: Artifact) -> list[dict]:
 def test_parts_are_compared_once_whatever_stops_or_grows(ray_local, tmp_path, parts, sets, monkeypatch):
     root, fresh = (Root.open(str(tmp_path / name)) for name in ("root", "fresh"))
     monkeypatch.setattr(pairs, "TASK_PAIRS", 1)  # a part in each task
-    test, more = (artifact(root, name, [sets[name]]) for name in ("test", "validation"))
-    three, four = artifact(root, "three", parts[:3]), artifact(root, "four", parts)
+    test, more = (stored(root, name, [sets[name]]) for name in ("test", "validation"))
+    three, four = stored(root, "three", parts[:3]), stored(root, "four", parts)
 
     stopped, run_tasks = [], pairs.run_tasks
 
@@ -172,7 +148,7 @@ def test_parts_are_compared_once_whatever_stops_or_grows(ray_local, tmp_path, pa
     monkeypatch.setattr(pairs, "run_tasks", note)
     found = find_pairs(root, three, {"test": test})
     assert stopped == [3] and [list(one) for one in asked] == [[2]]
-    whole = find_pairs(fresh, artifact(fresh, "three", parts[:3]), {"test": artifact(fresh, "test", [sets["test"]])})
+    whole = find_pairs(fresh, stored(fresh, "three", parts[:3]), {"test": stored(fresh, "test", [sets["test"]])})
     assert found.digest == whole.digest and rows(found) == rows(whole) and len(rows(found)) > 20
     assert [file.sha256 for file in found.files()] == [file.sha256 for file in whole.files()]
 
@@ -182,13 +158,13 @@ def test_parts_are_compared_once_whatever_stops_or_grows(ray_local, tmp_path, pa
     assert (more_sets.info["new"], more_sets.info["earlier"]) == (4, 0)
     all_new = find_pairs(
         fresh,
-        artifact(fresh, "four", parts),
-        {name: artifact(fresh, name, [some]) for name, some in sets.items()},
+        stored(fresh, "four", parts),
+        {name: stored(fresh, name, [some]) for name, some in sets.items()},
         THRESHOLD,
     )
     assert rows(more_sets) == rows(all_new) and more_sets.digest == all_new.digest
     asked.clear()  # another set is new, the test set is known
-    other = find_pairs(root, four, {"test": test, "other": artifact(root, "other", [sets["validation"]])})
+    other = find_pairs(root, four, {"test": test, "other": stored(root, "other", [sets["validation"]])})
     known = [one for some in asked for one in some.values()]
     assert [one.sets for one in known if one] == [("test",)] * 4
     assert [row for row in rows(other) if row["set"] == "test"] == rows(grown)
@@ -197,7 +173,9 @@ def test_parts_are_compared_once_whatever_stops_or_grows(ray_local, tmp_path, pa
 def test_info_counts_what_is_in_the_table(ray_local, tmp_path, parts, sets):
     root = Root.open(str(tmp_path))
     found = find_pairs(
-        root, artifact(root, "corpus", parts), {name: artifact(root, name, [some]) for name, some in sets.items()}
+        root,
+        stored(root, "corpus", parts),
+        {name: stored(root, name, [some]) for name, some in sets.items()},
     )
     table = rows(found)
     in_a_set = sorted({row["key"] for row in table if row["kind"] != "below"})
@@ -234,7 +212,7 @@ def test_without_thumbnails_only_bytes_are_compared(ray_local, tmp_path, parts, 
     without = [replace(some, thumbnail=None) for some in parts]
     for mine, others in ((without, sets["test"]), (parts, replace(sets["test"], thumbnail=None))):
         name = f"{mine is parts}"
-        found = find_pairs(root, artifact(root, f"c{name}", mine), {"test": artifact(root, f"t{name}", [others])})
+        found = find_pairs(root, stored(root, f"c{name}", mine), {"test": stored(root, f"t{name}", [others])})
         assert [row["kind"] for row in rows(found)] == ["bytes"] and found.info["threshold"] is None
 
 
@@ -245,10 +223,10 @@ def test_a_threshold_outside_its_range_is_an_error(tmp_path):
 
 def test_thumbnails_of_other_samples_are_an_error(ray_local, tmp_path, parts, sets):
     root = Root.open(str(tmp_path))
-    corpus = artifact(root, "corpus", parts)
-    other = artifact(root, "other", parts[::-1])
+    corpus = stored(root, "corpus", parts)
+    other = stored(root, "other", parts[::-1])
     for name in ("thumbnails-000000.parquet",):
         with open(f"{corpus.uri}/{name}", "wb") as file:
             file.write(other.read(name))
     with pytest.raises(RayTaskError, match="part 0 of .* has thumbnails of other samples: delete it"):
-        find_pairs(root, corpus, {"test": artifact(root, "test", [sets["test"]])})
+        find_pairs(root, corpus, {"test": stored(root, "test", [sets["test"]])})

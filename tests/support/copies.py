@@ -4,11 +4,16 @@ import io
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image, ImageEnhance
 from sklearn.datasets import load_sample_images
 
 from raylabel.features.thumbnails import thumbnails
+from raylabel.inference.pictures import PICTURES
+from raylabel.schema import THUMBNAILS
+from raylabel.selection.samples import Samples
+from raylabel.store.artifact import Artifact, Built, Root, write_table
 
 SIDE = 96
 
@@ -64,3 +69,27 @@ def encoded(picture: Image.Image) -> bytes:
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()
+
+
+def samples_of(digests: list[int], groups: list[int], pictures: np.ndarray | None = None) -> Samples:
+    """Samples with keys 0, 3, 6 ..."""
+    digest = np.array([bytes([one]) * 16 for one in digests], "S16")
+    return Samples(np.arange(len(digests)) * 3, digest, np.array(groups, np.int64), pictures)
+
+
+def stored(root: Root, name: str, parts: list[Samples]) -> Artifact:
+    """PICTURES with THUMBNAILS, in parts."""
+
+    def build(draft):
+        files = []
+        for number, some in enumerate(parts):
+            digest = pa.array([one.ljust(16, b"\0") for one in some.digest.tolist()], pa.binary(16))
+            table = pa.table([pa.array(some.key), digest, pa.array(some.group)], schema=PICTURES)
+            files.append(write_table(draft.uri, f"pictures-{number:06d}.parquet", table))
+            if some.thumbnail is not None:
+                pixels = pa.array([one.tobytes() for one in some.thumbnail], THUMBNAILS.field(1).type)
+                beside = pa.table([pa.array(some.key), pixels], schema=THUMBNAILS)
+                files.append(write_table(draft.uri, f"thumbnails-{number:06d}.parquet", beside))
+        return Built(files, {})
+
+    return root.make("pictures", {"name": name}, build)
