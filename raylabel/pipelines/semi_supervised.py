@@ -14,7 +14,7 @@ from raylabel.errors import InputError
 from raylabel.evaluate.classify import TOP
 from raylabel.evaluate.given_teacher import check_teacher, problem_of
 from raylabel.evaluate.results import CONTROL, MIXED, PRETRAINED, STUDENT, TEACHER, Metric
-from raylabel.labels.source import LabelSource, gives_scores
+from raylabel.labels.source import LabelSource
 from raylabel.labels.teacher import TrainedNetwork
 from raylabel.media.view import View
 from raylabel.models import Model
@@ -25,11 +25,10 @@ from raylabel.pipelines.frozen import features_of, headed_teacher
 from raylabel.pipelines.inputs import Prepared, prepare
 from raylabel.pipelines.leaks import keeps_thumbnails, labeled_pairs_of, leaks_of, pairs_of
 from raylabel.pipelines.metrics import metrics_of
+from raylabel.pipelines.selected import copies_of, duplicates_of, picks_of
 from raylabel.pipelines.workers import check_workers
 from raylabel.recipes.recipe import Recipe
-from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.leaks import Leaking, Leaks
-from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
 from raylabel.training.examples import materialize
@@ -151,15 +150,17 @@ class Run:
     @cached_property
     def duplicates(self) -> Artifact | None:
         """DUPLICATES of the corpus; None if the source gives PICKS."""
-        return find_duplicates(self.root, self.labels) if gives_scores(self.labels) else None
+        return duplicates_of(self)
+
+    @cached_property
+    def copies(self) -> Artifact | None:
+        """COPIES of the corpus: near-duplicates within it; None unless `recipe.copies` is 'near'."""
+        return copies_of(self)
 
     @cached_property
     def picks(self) -> Artifact:
         """PICKS: the K best samples of each class, or those of a source that gives PICKS."""
-        if self.duplicates is None:
-            return self.labels
-        pairs = None if self.recipe.leaks == "report" else self.pairs
-        return select(self.root, self.labels, self.duplicates, self.recipe.select, self.start.classes, pairs)
+        return picks_of(self)
 
     @cached_property
     def pseudo_examples(self) -> Artifact:

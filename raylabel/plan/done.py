@@ -28,6 +28,7 @@ ARTIFACTS = {
     "labels": "scores",
     "pairs": "pairs",
     "duplicates": "duplicates",
+    "copies": "copies",
     "picks": "picks",
     "pseudo_examples": "examples-picked",
     "pretrained": "pretrained",

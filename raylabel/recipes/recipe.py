@@ -8,6 +8,7 @@ from raylabel.compute.resources import Cluster, Resources
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.evaluate.precision import Truth
+from raylabel.features.thumbnails import SIDE, has_thumbnails
 from raylabel.labels.source import LabelSource
 from raylabel.labels.teacher import Label
 from raylabel.media.view import View
@@ -74,6 +75,9 @@ class Recipe:
     near: float = field(default=THRESHOLD, metadata=NOT_IDENTITY)
     """Similarity from which two pictures are near-duplicates, above 0 and up to 1: the correlation of their edges at 24
     x 24 pixels, once one is scaled and shifted onto the other. Views of fewer pixels are not searched for them."""
+    copies: Literal["bytes", "near"] = field(default="bytes", metadata=ADDED_LATER)
+    """Samples of the corpus that are left out because they are copies of others in it: 'bytes', those with the same
+    bytes, or 'near', near-duplicates too. Of several near-duplicates the one with the best score stays."""
     seed: int = 0
     """Seed of every random choice: weights, order, crops."""
     retry_rejects: bool = field(default=False, metadata=NOT_IDENTITY)
@@ -98,6 +102,15 @@ class Recipe:
             raise InputError(f"holdout is {self.holdout}: give a share of the labeled set from 0 to 1, 1 excluded")
         if not 0 < self.near <= 1:
             raise InputError(f"near is {self.near}: give a similarity above 0 and up to 1")
+        if self.copies not in ("bytes", "near"):
+            raise InputError(f"copies is '{self.copies}': choose 'bytes' or 'near'")
+        if self.copies == "near" and not has_thumbnails(self.teacher_view.tested_size):
+            raise InputError(
+                f"copies is 'near', but the teacher's view has {self.teacher_view.tested_size} pixels: near-duplicates "
+                f"are found in views of at least {SIDE}"
+            )
+        if self.copies == "near" and self.source:
+            raise InputError("copies is 'near', but no teacher labels the corpus: give 'bytes', or no source")
         if self.validation and self.holdout:
             raise InputError(f"validation is given and holdout is {self.holdout}: keep one")
         if self.finetune.init.weights:

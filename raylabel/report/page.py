@@ -134,7 +134,7 @@ def write_page(
         others=summary.others,
         precision=None if precision is None else summary.metrics.index(precision),
         models=MODELS,
-        shares=[(name, counts[name]) for name in ("scored", "rejected", "duplicates")],
+        shares=[(name, counts[name]) for name in ("scored", "rejected", "duplicates", "near_duplicates")],
         named_classes=NAMED_CLASSES,
         fewest=by_picks[:10],
         sorted_picks=_sorted_line([picks[i] for i in reversed(by_picks)]),

@@ -36,7 +36,7 @@ ROWS = {
     "features": ("features",),
     "label": ("labels",),
     "compare": ("labeled_pairs", "pairs"),
-    "select": ("duplicates", "picks"),
+    "select": ("duplicates", "copies", "picks"),
     "materialize": ("labeled_examples", "validation_examples", "pseudo_examples"),
     "pretrain": ("pretrained",),
     "finetune": ("student",),
@@ -147,11 +147,13 @@ def _labeled_info(run: Run) -> dict[str, Any]:
 def _counts(run: Run) -> Counts:
     info, examples = _labeled_info(run), run.labeled_examples.info
     copies = run.duplicates.info["duplicates"] if run.duplicates else 0
+    near = run.copies.info["copies"] if run.copies else 0
     return Counts(
         samples=info["samples"],
-        scored=info["scored"] - copies,
+        scored=info["scored"] - copies - near,
         rejected=info["rejected"],
         duplicates=copies,
+        near_duplicates=near,
         labeled=examples["samples"],
         labeled_rejected=examples["rejected"],
     )

@@ -42,26 +42,30 @@ MODELS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """The number of samples by outcome. ValueError unless samples = scored + rejected + duplicates."""
+    """The number of samples by outcome. ValueError unless samples = scored + rejected + duplicates +
+    near_duplicates."""
 
     samples: int
     """Rows of the corpus that were to be labeled."""
     scored: int
-    """Samples with a row in SCORES that are not a byte-identical copy of a sample with a smaller key."""
+    """Samples with a row in SCORES, without the copies that are counted below."""
     rejected: int
     """Samples with a row in REJECTS."""
     duplicates: int
     """Samples with a row in SCORES that are a byte-identical copy of a sample with a smaller key."""
+    near_duplicates: int = 0
+    """Samples with a row in COPIES: near-duplicates of others, if they are left out."""
     labeled: int
     """Labeled samples that were trained on."""
     labeled_rejected: int
     """Labeled samples that could not be read: REJECTS of the labeled EXAMPLES."""
 
     def __post_init__(self) -> None:
-        if self.samples != self.scored + self.rejected + self.duplicates:
+        total = self.scored + self.rejected + self.duplicates + self.near_duplicates
+        if self.samples != total:
             raise ValueError(
                 f"samples do not add up: {self.samples} in, but {self.scored} scored + {self.rejected} rejected + "
-                f"{self.duplicates} duplicates = {self.scored + self.rejected + self.duplicates}"
+                f"{self.duplicates} duplicates + {self.near_duplicates} near-duplicates = {total}"
             )
 
 

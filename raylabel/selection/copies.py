@@ -76,9 +76,9 @@ def find_copies(root: Root, scores: Artifact, duplicates: Artifact, threshold: f
                 some = _spread(files, layout.partitions * TRAINED)
                 memory = 4 * ROW.itemsize * sum(sizes[name] for name in some)
                 run_tasks(_train, [(scores, some, layout)], memory=memory)
-            copied = [file.name for file in duplicates.files("duplicates-") if file.rows]
+            copied = [f"{duplicates.uri}/{file.name}" for file in duplicates.files("duplicates-") if file.rows]
             maps = [
-                (scores, group, duplicates.uri, copied, layout, name)
+                (scores, group, copied, layout, name)
                 for group, name in zip(groups, names, strict=True)
                 if _starts(name) not in exist
             ]
@@ -156,7 +156,7 @@ def _train(scores: Artifact, names: list[str], layout: _Layout) -> None:
 
 def _divide(scores: Artifact, names: list[str], duplicates: str, copied: list[str], layout: _Layout, name: str) -> None:
     """Writes the samples of some files, each once for each of its partitions, by bucket."""
-    dropped = copied_keys(scores.uri, names, duplicates, copied)
+    dropped = copied_keys(scores.uri, names, copied)
     centroids = np.load(io.BytesIO(read_file(f"{layout.scratch}/{CENTROIDS}"))) if layout.partitions > 1 else None
     parts = [np.empty(0, ROW)]
     for file in names:

@@ -1,4 +1,4 @@
-"""The samples of SCORES that no class selects: byte-identical copies of others, and samples of the evaluation sets."""
+"""The samples of SCORES that no class selects: copies of others, and samples of the evaluation sets."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,13 +11,13 @@ from raylabel.selection.pairs import read_keys
 from raylabel.store.files import filesystem, reading
 
 
-def keys_to_drop(scores: str, names: list[str], duplicates: str, copies: list[str], removed: list[str]) -> np.ndarray:
-    """Keys in SCORES files that are no candidates, int64, ascending: those of DUPLICATES and PAIRS, and maybe others
-    that are not in these files.
+def keys_to_drop(scores: str, names: list[str], copies: list[str], removed: list[str]) -> np.ndarray:
+    """Keys in SCORES files that are no candidates, int64, ascending: those of DUPLICATES, COPIES and PAIRS, and maybe
+    others that are not in these files.
 
-    scores, names: a folder of SCORES and some of its files. duplicates, copies: a folder of DUPLICATES and those of its
-    files that have rows. removed: the URIs of files of PAIRS."""
-    return np.union1d(copied_keys(scores, names, duplicates, copies), read_keys(_beside(removed, names)))
+    scores, names: a folder of SCORES and some of its files. copies: the URIs of files of DUPLICATES and COPIES that
+    have rows. removed: those of files of PAIRS."""
+    return np.union1d(copied_keys(scores, names, copies), read_keys(_beside(removed, names)))
 
 
 def _beside(uris: list[str], names: list[str]) -> list[str]:
@@ -26,8 +26,8 @@ def _beside(uris: list[str], names: list[str]) -> list[str]:
     return [uri for uri in uris if uri.rpartition("-")[2] in numbers]
 
 
-def copied_keys(scores: str, names: list[str], duplicates: str, copies: list[str]) -> np.ndarray:
-    """The keys of DUPLICATES in the range of keys of these SCORES files."""
+def copied_keys(scores: str, names: list[str], copies: list[str]) -> np.ndarray:
+    """The keys of files of DUPLICATES and COPIES in the range of keys of these SCORES or PICTURES files."""
     if not copies:
         return np.empty(0, np.int64)
     fs, path = filesystem(scores)
@@ -45,9 +45,9 @@ def copied_keys(scores: str, names: list[str], duplicates: str, copies: list[str
         return np.empty(0, np.int64)
     low, high = min(first for first, _ in ranges), max(last for _, last in ranges)
     # One scan for all files: each bucket of DUPLICATES has keys of the whole corpus, so every scan reads all buckets.
-    fs, folder = filesystem(duplicates)
+    fs, _ = filesystem(copies[0])
     where = (ds.field("key") >= low) & (ds.field("key") <= high)  # skips row groups by their statistics
-    with reading(duplicates):
-        paths = [f"{folder}/{name}" for name in copies]
+    with reading(copies[0]):
+        paths = [filesystem(uri)[1] for uri in copies]
         dropped = ds.dataset(paths, schema=DUPLICATES, format="parquet", filesystem=fs)
         return dropped.to_table(columns=["key"], filter=where)["key"].to_numpy()

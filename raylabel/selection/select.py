@@ -93,10 +93,8 @@ class SelectionTask:
     """Folder of SCORES."""
     kept: int
     """Classes per sample in SCORES, at least P."""
-    duplicates: str
-    """Folder of DUPLICATES."""
     copies: list[str]
-    """Files of DUPLICATES that have rows."""
+    """Files of DUPLICATES and COPIES that have rows, by their URIs."""
     removed: list[str]
     """Files of PAIRS whose samples are no candidates, by their URIs."""
     config: Select
@@ -124,11 +122,12 @@ def select(
     config: Select,
     classes: tuple[str, ...],
     pairs: Artifact | None = None,
+    copies: Artifact | None = None,
 ) -> Artifact:
     """PICKS, the artifact `picks`: per class the first K of its candidates, by score descending, then key ascending.
 
-    A sample is a candidate for the first P of its classes in SCORES, unless its key is in `duplicates` or in `pairs`,
-    or a better segment of the same video is a candidate. A class with fewer than K candidates keeps all. Files
+    A sample is a candidate for the first P of its classes in SCORES, unless its key is in `duplicates`, `copies` or
+    `pairs`, or a better segment of the same video is a candidate. A class with fewer than K candidates keeps all. Files
     `picks-*`, one per 64 classes, ordered by (label, rank).
     Info: picks (rows), samples (distinct keys), per_class (rows of each class), k, p, rank, repeat_videos.
     InputError if P is above C or above the classes per sample in SCORES, or if a class has no candidates.
@@ -137,7 +136,7 @@ def select(
     config.check_against(len(classes), kept)
     files = scores.files("scores-")
     rows = sum(f.rows for f in files)
-    copied = [f for f in duplicates.files("duplicates-") if f.rows]
+    copied = {f"{one.uri}/{f.name}": f.rows for one in (duplicates, copies) if one for f in one.files() if f.rows}
     grouped = bool(scores.info.get("groups")) and not config.repeat_videos
     identity = {
         "select": identity_of(config),
@@ -145,6 +144,8 @@ def select(
         "duplicates": duplicates.digest,
         "classes": len(classes),
     }
+    if copies and copies.info["copies"]:
+        identity["copies"] = copies.digest
     removed = pairs.files("pairs-") if pairs and pairs.info["removed"] else []
     if pairs and removed:
         identity["pairs"] = pairs.digest
@@ -154,8 +155,7 @@ def select(
         task = SelectionTask(
             scores=scores.uri,
             kept=kept,
-            duplicates=duplicates.uri,
-            copies=[f.name for f in copied],
+            copies=list(copied),
             removed=[f"{pairs.uri}/{f.name}" for f in removed] if pairs else [],
             config=config,
             grouped=grouped,
@@ -169,7 +169,7 @@ def select(
         maps = [(task, run, group_name(i, runs)) for i, run in enumerate(runs)]
         with Progress("select", rows, "samples") as progress:
             share, size = -(-rows // len(runs)), 32 if grouped else 24
-            memory = size * min(share * config.p, KEPT + STAGED) + 16 * min(share, sum(f.rows for f in copied))
+            memory = size * min(share * config.p, KEPT + STAGED) + 16 * min(share, sum(copied.values()))
             written = run_tasks(_write_candidates, maps, lambda share: progress.update(int(share * rows)), memory)
             candidates = [name for names in written for name in names]
             slices = [(task, candidates, number) for number in range(len(task.slices))]
@@ -204,7 +204,7 @@ def _write_candidates(task: SelectionTask, names: list[str], run: str) -> list[s
     column = "log_odds" if task.config.rank == "softmax" else "logits"
     columns = ["key", "classes", column] + ["group"] * task.grouped
     p, top = task.config.p, TopK(task.classes, task.config.k, task.grouped)
-    drop, written = keys_to_drop(task.scores, names, task.duplicates, task.copies, task.removed), list[str]()
+    drop, written = keys_to_drop(task.scores, names, task.copies, task.removed), list[str]()
     room = KEPT * 12 // 20 if task.grouped else KEPT  # a row with a group takes 20 bytes instead of 12
 
     def write() -> None:

@@ -87,6 +87,7 @@ _MADE = {
     "features": "features of the labeled set by a frozen network",
     "scores": "scores of the unlabeled corpus by a network",
     "duplicates": "exact duplicates in the corpus",
+    "copies": "near-duplicates in the corpus",
     "picks": "the best-ranked samples of each class",
     **{name: f"network: {text}" for name, text in MODELS.items()},
     "soup": "network: mean of weights",

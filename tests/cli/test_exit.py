@@ -73,10 +73,10 @@ def test_a_corpus_that_contains_the_test_set_ends_the_job_before_a_student_is_tr
     leak = "--unlabeled.uri", "embedded://digits/test", "--leaks", "error"
     status, _, err = finish(start(tmp_path, "digits", *SMALL, *leak, *given_teacher(tmp_path)))
     assert status == 2 and err.startswith("error: 500 of 500 test samples leak: "), err
-    assert err.endswith(": remove them from the test set or the training data, or set --leaks report\n")
+    assert err.endswith(": remove them from the test set or the training data, or set --leaks remove\n")
     assert err.count("\n") == 1
     made = {path.parent.name.rpartition("-")[0] for path in tmp_path.glob("runs/*/manifest.json")}
-    assert {"scores", "leaks"} < made and not {"pretrained", "student", "control", "run-digits"} & made
+    assert {"scores", "pairs"} < made and not {"pretrained", "student", "control", "run-digits"} & made
 
 
 @pytest.fixture(scope="module")

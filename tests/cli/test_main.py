@@ -186,7 +186,8 @@ def test_a_run_is_finished_after_its_output_is_closed(tmp_path: Path) -> None:
     assert process.stdout and process.stderr
     assert process.stdout.readline()  # as `| head -1` does
     process.stdout.close()
-    err = process.stderr.read()
+    with process.stderr:
+        err = process.stderr.read()
     assert process.wait(500) == 0, err
     assert err == "the output is closed: the work continues, and later output is discarded\n"
     assert len(list(tmp_path.glob("runs/run-digits-*/manifest.json"))) == 1
