@@ -111,10 +111,14 @@ def raylets(head: Head) -> list[int]:
 
 
 def join(head: Head, cpus: int, python: str = sys.executable) -> str:
-    """Starts another node of the head's cluster on this machine, which ends with the head; returns its metrics' URL."""
+    """Starts another node of the head's cluster on this machine, which ends with the head; returns its metrics' URL.
+
+    Like a machine it has a folder of its own: each node unpacks the working directory of a job, and deletes what is
+    there before, which in a common folder would be the modules that the job is importing."""
     agent, metrics = free_ports(2)
     ports = f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"
-    _start(python, head.environment, f"--address={head.address}", f"--num-cpus={cpus}", *ports)
+    own = f"--temp-dir={head.folder}/{agent}"
+    _start(python, head.environment, f"--address={head.address}", f"--num-cpus={cpus}", own, *ports)
     return f"http://127.0.0.1:{metrics}/metrics"
 
 
