@@ -139,10 +139,12 @@ def _pipeline(task: ScoringTask, items: list[Sequence[Unit]]) -> ray.data.Datase
                 num_cpus=0.5,
                 max_retries=MAX_RESTARTS,
             )
-        return work.map_batches(
+        # A call gets a block as it is: Ray would copy pixels into batches of other sizes. `map_batches` refuses that
+        # for actors with a GPU, since it cannot know that `task.batch` images go to the GPU at a time.
+        return work.map_batches_internal(
             ScoringActor,
             fn_constructor_args=(task,),
-            batch_size=None,  # a call gets a block as it is: Ray would copy pixels into batches of other sizes
+            batch_size=None,
             batch_format="pyarrow",
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
