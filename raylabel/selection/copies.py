@@ -154,7 +154,7 @@ def _train(scores: Artifact, names: list[str], layout: _Layout) -> None:
     write_file(f"{layout.scratch}/{CENTROIDS}", out.getbuffer())
 
 
-def _divide(scores: Artifact, names: list[str], duplicates: str, copied: list[str], layout: _Layout, name: str) -> None:
+def _divide(scores: Artifact, names: list[str], copied: list[str], layout: _Layout, name: str) -> None:
     """Writes the samples of some files, each once for each of its partitions, by bucket."""
     dropped = copied_keys(scores.uri, names, copied)
     centroids = np.load(io.BytesIO(read_file(f"{layout.scratch}/{CENTROIDS}"))) if layout.partitions > 1 else None
