@@ -147,10 +147,10 @@ def _labeled_info(run: Run) -> dict[str, Any]:
 def _counts(run: Run) -> Counts:
     info, examples = _labeled_info(run), run.labeled_examples.info
     copies = run.duplicates.info["duplicates"] if run.duplicates else 0
-    near = run.copies.info["copies"] if run.copies else 0
+    near = run.copies.info["copies"] if run.copies else None
     return Counts(
         samples=info["samples"],
-        scored=info["scored"] - copies - near,
+        scored=info["scored"] - copies - (near or 0),
         rejected=info["rejected"],
         duplicates=copies,
         near_duplicates=near,

@@ -53,19 +53,19 @@ class Counts:
     """Samples with a row in REJECTS."""
     duplicates: int
     """Samples with a row in SCORES that are a byte-identical copy of a sample with a smaller key."""
-    near_duplicates: int = 0
-    """Samples with a row in COPIES: near-duplicates of others, if they are left out."""
+    near_duplicates: int | None = None
+    """Samples with a row in COPIES: near-duplicates of others in the corpus. None: they were not searched for."""
     labeled: int
     """Labeled samples that were trained on."""
     labeled_rejected: int
     """Labeled samples that could not be read: REJECTS of the labeled EXAMPLES."""
 
     def __post_init__(self) -> None:
-        total = self.scored + self.rejected + self.duplicates + self.near_duplicates
-        if self.samples != total:
+        near, total = self.near_duplicates or 0, self.scored + self.rejected + self.duplicates
+        if self.samples != total + near:
             raise ValueError(
                 f"samples do not add up: {self.samples} in, but {self.scored} scored + {self.rejected} rejected + "
-                f"{self.duplicates} duplicates + {self.near_duplicates} near-duplicates = {total}"
+                f"{self.duplicates} duplicates + {near} near-duplicates = {total + near}"
             )
 
 

@@ -41,7 +41,7 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
     say(
         f"samples: {counts.samples:,} in = {counts.scored:,} scored + {counts.rejected:,} rejected + "
         f"{counts.duplicates:,} duplicates"
-        + (f" + {counts.near_duplicates:,} near-duplicates" if counts.near_duplicates else "")
+        + ("" if counts.near_duplicates is None else f" + {counts.near_duplicates:,} near-duplicates")
     )
     if counts.labeled_rejected:
         say(f"labeled: {counts.labeled:,} samples trained on, {counts.labeled_rejected:,} rejected")

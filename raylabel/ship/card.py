@@ -144,7 +144,7 @@ def _data(shipped: Shipped, steps: list[Step]) -> str:
         lines.append(f"- Labeled set: {where('labeled')}; {counts['labeled']:,} samples trained on{rejected}.")
     if "shards-unlabeled" in used:
         reasons = ", ".join(f"{one['reason']} {one['count']:,}" for one in run["rejects"])
-        near = f" + {few:,} near-duplicates" if (few := counts.get("near_duplicates", 0)) else ""
+        near = f" + {few:,} near-duplicates" if (few := counts.get("near_duplicates")) else ""
         lines.append(
             f"- Unlabeled corpus: {where('unlabeled')}; {counts['samples']:,} samples = {counts['scored']:,} scored + "
             f"{counts['rejected']:,} rejected{f' ({reasons})' if reasons else ''} + {counts['duplicates']:,} exact "

@@ -25,25 +25,28 @@ from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.report.pairs import SHOWN, shown_pairs
 from raylabel.report.run import write_report
+from raylabel.schema import COPIES as COPIED
 from raylabel.schema import PAIRS, PICKS, THUMBNAILS
 from raylabel.selection.select import Select
 from raylabel.store.artifact import Root
 
-PLANTED, BYTES, LABELED = 20, 2, 3
+PLANTED, BYTES, LABELED, WITHIN = 20, 2, 3, 6
 VIEW = View(size=32, resize=32, crop="padded", flip=False)
 
 
 @pytest.fixture(scope="module")
 def media() -> dict[str, list[bytes]]:
     """Photographs of two places in turn. The first samples of the corpus are copies of the first test samples, the last
-    two have their bytes; the first labeled samples are copies of the last test samples."""
+    two have their bytes, and some before these are copies of others in it; the first labeled samples are copies of the
+    last test samples."""
     rng, some = np.random.default_rng(0), photographs(260)
     test, labeled, corpus = some[:60], some[60:120], some[120:260]
     kinds = list(COPIES.values())
     planted = [kinds[i % len(kinds)](test[i], rng) for i in range(PLANTED)]
     shown = {"test": test, "labeled": [COPIES["jpeg"](one, rng) for one in test[-LABELED:]] + labeled}
     found = {name: [encoded(one) for one in pictures] for name, pictures in shown.items()}
-    return found | {"unlabeled": [encoded(one) for one in planted + corpus] + found["test"][30 : 30 + BYTES]}
+    within = [COPIES["jpeg"](one, rng) for one in corpus[:WITHIN]]
+    return found | {"unlabeled": [encoded(one) for one in planted + corpus + within] + found["test"][30 : 30 + BYTES]}
 
 
 @pytest.fixture
@@ -119,17 +122,34 @@ def test_copies_of_test_pictures_are_not_selected(ray_local, tmp_path, media, re
     assert report.labels.uri == run.labels.uri
     picked = set(report.picks.table("picks-", PICKS).column("key").to_pylist())
     assert picked == set(range(len(media["unlabeled"])))
+    within = Run(root, replace(recipe, copies="near"), start).build("picks")
+    assert within.copies and within.labels.uri == run.labels.uri
+    rows = within.copies.table("copies-", COPIED).to_pylist()
+    copied = {row["key"] for row in rows}
+    assert all({PLANTED + i, last - WITHIN + i} & copied for i in range(WITHIN))
+    picked = set(within.picks.table("picks-", PICKS).column("key").to_pylist())
+    assert picked == set(range(len(media["unlabeled"]))) - removed - copied
     strict = Run(root, replace(recipe, near=1.0), start).build("picks")
     assert strict.pairs and strict.leaks.leaks.near < leaks.near
     with pytest.raises(InputError, match=f"{leaks.labeled_near} labeled samples are near-duplicates of test"):
         Run(root, replace(recipe, leaks="error"), start).build("labels")
 
 
+def test_near_duplicates_within_a_corpus_need_thumbnails(recipe):
+    small = replace(recipe.view, size=16, resize=16)
+    with pytest.raises(InputError, match="copies is 'near', but the teacher's view has 16 pixels.* at least 24$"):
+        replace(recipe, view=small, copies="near")
+    with pytest.raises(InputError, match="^copies is 'all': choose 'bytes' or 'near'$"):
+        replace(recipe, copies="all")
+
+
 @pytest.mark.slow
 def test_accuracies_are_also_reported_without_what_leaks(ray_local, tmp_path, recipe):
     root = Root.open(str(tmp_path / "root"))
+    recipe = replace(recipe, copies="near")
     run = Run(root, recipe, prepare(root, recipe))
     _, summary = write_report(run)
+    assert run.copies and summary.counts.near_duplicates == run.copies.info["copies"] >= WITHIN
     clean = require(run.metrics, model="student", metric=CLEAN_TOP1)
     assert clean.n == 60 - run.leaks.leaks.test == require(run.metrics, model="student", metric=CLEAN_GAIN).n
     names = {row.model for row in run.metrics if row.metric == TOP1}

@@ -75,7 +75,7 @@ def test_verdict_claims_a_gain_only_if_the_interval_excludes_zero(
 
 
 def test_contradictory_numbers_are_an_error() -> None:
-    with pytest.raises(ValueError, match=r"10 in, but 5 scored \+ 3 rejected \+ 1 duplicates = 9"):
+    with pytest.raises(ValueError, match=r"10 in, but 5 scored \+ 3 rejected \+ 1 duplicates \+ 0 near-duplicates = 9"):
         Counts(samples=10, scored=5, rejected=3, duplicates=1, labeled=5, labeled_rejected=0)
     summary = small()
     with pytest.raises(ValueError, match="sum to 2, but 30 samples were rejected"):
