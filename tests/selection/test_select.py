@@ -324,7 +324,6 @@ def test_groups_are_read_only_if_there_are_any(tmp_path):
     task = SelectionTask(
         scores=scores.uri,
         kept=2,
-        duplicates="",
         copies=[],
         removed=[],
         config=Select(k=9, p=2),
@@ -355,7 +354,6 @@ def test_tasks_with_little_memory_write_the_same_picks(data):
         task = SelectionTask(
             scores=scores.uri,
             kept=p,
-            duplicates="",
             copies=[],
             removed=[],
             config=Select(k=k, p=p),
@@ -419,7 +417,7 @@ def test_digests_are_partitioned_by_their_first_bits(tmp_path, monkeypatch):
     monkeypatch.setattr("raylabel.selection.duplicates.BATCH_ROWS", 3)  # batches begin within a row group
     rows = random_rows(100, 3, 2, seed=1)
     scores = fake_scores(Root.open(str(tmp_path)), "s", rows, [60, 40], 2)
-    name = _write_hashes(scores.uri, [f.name for f in scores.files("scores-")], 2, str(tmp_path), "all")
+    name = _write_hashes(scores, [f.name for f in scores.files("scores-")], 2, str(tmp_path), "all")
     for bucket in range(4):
         high, low, key = (column.tolist() for column in shuffle.read_partition(str(tmp_path), name, bucket))
         found = [(k, h.to_bytes(8) + w.to_bytes(8)) for h, w, k in zip(high, low, key, strict=True)]
