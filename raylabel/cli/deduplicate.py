@@ -19,6 +19,7 @@ from raylabel.cli.main import with_commands
 from raylabel.cli.output import guard_output
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
+from raylabel.selection.pairs import THRESHOLD
 from raylabel.store.artifact import identity_of
 from raylabel.store.names import DEDUPLICATION
 from raylabel.store.uses import RecordedRoot
@@ -51,7 +52,7 @@ class DeduplicateOptions:
     against: Annotated[tuple[str, ...], tyro.conf.arg(metavar="URI ...")] = ()
     """Reference sets, such as test sets: samples of the corpus that are in one of them are listed too. Each URI is one
     set, of the same kind as the corpus."""
-    near: float = 0.93
+    near: float = THRESHOLD
     """Similarity from which two pictures are near-duplicates, above 0 and up to 1. The corpus is not read again for
     another value."""
     bytes_only: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -74,7 +75,7 @@ def main() -> None:
         options = tyro.cli(DeduplicateOptions, description=with_commands(__doc__ or ""))
         check_kept(options.to, "to")
         # Imported now, because PyTorch takes seconds: --help and a wrong option need not wait for it.
-        from raylabel.ship.deduplicate import Settings, deduplicate
+        from raylabel.ship.deduplicate import Settings, check, deduplicate
         from raylabel.ship.deduplication import Deduplication
         from raylabel.ship.deduplication_terminal import print_deduplication
         from raylabel.ship.output import Output
@@ -86,9 +87,8 @@ def main() -> None:
             reject_limit=options.reject_limit,
             retry_rejects=options.retry_rejects,
         )
-        settings.check()
         corpus = Corpus(**{one.name: getattr(options.corpus, one.name) for one in fields(Corpus)})
-        corpus.check("corpus")
+        check(corpus, options.against, settings, output)  # now, not once Ray has started
         with connected(options.root, options.resources) as root:
             asked = {"to": output.uri, "corpus": identity_of(corpus), "against": options.against}
             asked |= {"near": settings.near, "size": settings.size}

@@ -91,12 +91,7 @@ def deduplicate(
     InputError if the output has something else, a set is a part of the corpus or the other way round, a corpus cannot
     be read, or too many samples cannot.
     """
-    settings.check()
-    corpora = {"": corpus} | {uri: Corpus(uri=(uri,), kind=corpus.kind) for uri in against}
-    _check_apart(corpora, against)
-    for name, one in corpora.items():
-        one.check(REFERENCE if name else CORPUS)
-        output.check_outside(one, "reference set" if name else "corpus")
+    corpora = check(corpus, against, settings, output)
     shards = {name: _index(root, REFERENCE if name else CORPUS, one) for name, one in corpora.items()}
     output.check_size(Shards(shards[""]).samples)
     wanted = _wanted(corpora, shards, settings, output)
@@ -146,6 +141,19 @@ def deduplicate(
     made = replace(made, files=as_dicts(files))
     output.write_summary(made)
     return made
+
+
+def check(
+    corpus: Corpus, against: Sequence[str], settings: Settings, output: Output[Deduplication]
+) -> dict[str, Corpus]:
+    """The corpus, by the name '', and each set, by its URI. InputError if a value is invalid; nothing is read."""
+    settings.check()
+    corpora = {"": corpus} | {uri: Corpus(uri=(uri,), kind=corpus.kind) for uri in against}
+    for name, one in corpora.items():
+        one.check(REFERENCE if name else CORPUS)
+        output.check_outside(one, "reference set" if name else "corpus")
+    _check_apart(corpora, against)
+    return corpora
 
 
 def _check_apart(corpora: Mapping[str, Corpus], against: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raylabel.schema import COPIED, COPIES, DUPLICATES, PAIRS
 from raylabel.selection.compare import KINDS, starts
@@ -100,7 +101,9 @@ def copied(found: Found, parts: list[Part]) -> tuple[np.ndarray, pa.Table]:
         original[mine] = addresses[np.searchsorted(theirs, other[mine])]
     columns = [uris[np.searchsorted(named, key)], original]
     arrays = [pa.array(column, pa.string()) for column in columns]
-    arrays += [rows.column(name) for name in COPIED.names[2:]]
+    arrays += [rows.column(name) for name in ("set", "kind")]
+    # Rounding makes some correlations larger than 1.
+    arrays.append(pc.min_element_wise(rows.column("similarity"), pa.scalar(1, pa.float32()), skip_nulls=False))  # pyright: ignore
     return key, pa.Table.from_arrays(arrays, schema=COPIED)
 
 
