@@ -132,6 +132,7 @@ def deduplicate(
         copies=listed,
         rejected=mine.info["rejected"],
         reasons=mine.info["reasons"],
+        unread={name: made.info["rejected"] for name, made in sets.items()},
         counts=[{"set": name, "kind": kind, "samples": rows} for (name, kind), rows in sorted(counts.items())],
         groups=groups.count,
         largest=groups.largest[0].size if groups.largest else 0,

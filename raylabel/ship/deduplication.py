@@ -46,6 +46,8 @@ class Deduplication(Contents):
     rejected: int = 0
     reasons: dict[str, int] = dataclasses.field(default_factory=dict)
     """Rejects by reason, most frequent first."""
+    unread: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Samples of each reference set that could not be read, and so were not compared."""
     counts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     """Rows by set and kind: `set`, empty for the corpus itself, `kind`, and `samples`. A sample that is in several sets
     has a row for each."""

@@ -30,4 +30,7 @@ def print_deduplication(found: Deduplication, output: Output[Deduplication], con
     if found.groups:
         say(f"{found.groups:,} samples have copies in the corpus; the largest group has {found.largest:,} samples")
     say(f"samples: {found.samples:,} in = {found.kept:,} kept + {found.copies:,} copies + {found.rejected:,} rejected")
+    for name, count in found.unread.items():
+        if count:
+            say(f"{name}: {count:,} samples could not be read, and were not compared")
     print_files(found, output, console)

@@ -235,7 +235,7 @@ def test_samples_of_reference_sets_are_listed_for_each_set(case: Case, media: li
     pictures = [Image.open(io.BytesIO(one)).convert("RGB") for one in media[:12]]
     altered = [encoded(ALTER["crop"](picture, rng)) for picture in pictures]
     files = write_files(case.folder / "test", [*altered, *media[80:]])
-    write_parquet(case.folder / "other.parquet", [*media[78:82], *altered[:2]])
+    write_parquet(case.folder / "other.parquet", [*media[78:82], *altered[:2], b"bad"])
     against = case.folder / "test", case.folder / "other.parquet"
     other = {f"{against[1]}#{row}": one for row, one in enumerate([*media[78:82], *altered[:2]])}
     found = case.deduplicate("out", *tables, against=against)
@@ -253,6 +253,8 @@ def test_samples_of_reference_sets_are_listed_for_each_set(case: Case, media: li
     assert found.counts == [{"set": s, "kind": k, "samples": n} for (s, k), n in sorted(counts.items())]
     listed = {row["uri"] for row in rows}
     assert len(listed) < len(rows) and (found.samples, found.copies, found.kept) == (81, len(listed), 80 - len(listed))
+
+    assert found.unread == {str(against[0]): 0, str(against[1]): 1}
 
     # Without the sets, the rows of the corpus itself are the same.
     case.deduplicate("alone.parquet", *tables)
@@ -376,12 +378,16 @@ def test_the_terminal_names_sets_and_files(case: Case, capsys: pytest.CaptureFix
         reasons={"corrupt": 7},
         groups=1500,
         largest=12,
+        unread={"t": 5, "u": 0},
     )
     print_deduplication(found, case.output("out"))
     text = capsys.readouterr().out
     assert "within the corpus" in text and "2,000" in text and "\x1b" not in text
     assert "1,500 samples have copies in the corpus; the largest group has 12 samples" in text
-    assert "samples: 9,000 in = 6,990 kept + 2,003 copies + 7 rejected\nrejected: corrupt 7\n" in text
+    assert (
+        "samples: 9,000 in = 6,990 kept + 2,003 copies + 7 rejected\nt: 5 samples could not be read, and were not compared\nrejected: corrupt 7\n"
+        in text
+    )
     lines = text.splitlines()[-4:]
     assert lines == [f"{case.folder}/out{name}" for name in ("", "/rejects", "/summary.json", "/index.html")]
 
