@@ -1,6 +1,6 @@
 """Copies within a corpus, and samples of it that are in other sets, as parquet or CSV.
 
-- raylabel deduplicate photos --to copies.csv                                        copies within a folder
+- raylabel deduplicate photos --to copies.csv                                            copies within a folder
 - raylabel deduplicate s3://bucket/crawl --against s3://bucket/test --to s3://bucket/out  also what is in a test set
 
 A copy has the same bytes as a sample that is kept, or is a near-duplicate of it: the same picture after resizing,

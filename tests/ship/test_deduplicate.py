@@ -384,10 +384,8 @@ def test_the_terminal_names_sets_and_files(case: Case, capsys: pytest.CaptureFix
     text = capsys.readouterr().out
     assert "within the corpus" in text and "2,000" in text and "\x1b" not in text
     assert "1,500 samples have copies in the corpus; the largest group has 12 samples" in text
-    assert (
-        "samples: 9,000 in = 6,990 kept + 2,003 copies + 7 rejected\nt: 5 samples could not be read, and were not compared\nrejected: corrupt 7\n"
-        in text
-    )
+    assert "samples: 9,000 in = 6,990 kept + 2,003 copies + 7 rejected\n" in text
+    assert "\nt: 5 samples could not be read, and were not compared\nrejected: corrupt 7\n" in text
     lines = text.splitlines()[-4:]
     assert lines == [f"{case.folder}/out{name}" for name in ("", "/rejects", "/summary.json", "/index.html")]
 
