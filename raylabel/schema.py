@@ -239,8 +239,19 @@ PREDICTIONS = pa.schema(
     ]
 )
 
-# The samples without a prediction, and why: REJECTS without the key.
-UNPREDICTED = pa.schema([PREDICTIONS.field("uri"), *(REJECTS.field(name) for name in ("stage", "reason", "detail"))])
+# What of a corpus is a copy, in key order, for readers that do not know keys: a row for each set that has the sample.
+COPIED = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),  # of the sample: see corpus/addresses.py
+        pa.field("original", pa.string(), nullable=False),  # of the sample that is kept, or of the one in the set
+        pa.field("set", pa.string(), nullable=False),  # the URI of a reference corpus; empty: the corpus itself
+        pa.field("kind", pa.string(), nullable=False),  # bytes, near or video: see Kind
+        pa.field("similarity", pa.float32(), nullable=True),  # 1 for equal bytes, null for segments of one video
+    ]
+)
+
+# The samples that such a table leaves out since they could not be read, and why: REJECTS without the key.
+LEFT_OUT = pa.schema([PREDICTIONS.field("uri"), *(REJECTS.field(name) for name in ("stage", "reason", "detail"))])
 
 
 def make_key(shard: int, row: int) -> int:

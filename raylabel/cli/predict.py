@@ -76,12 +76,13 @@ def main() -> None:
         options = tyro.cli(PredictOptions, description=with_commands(__doc__ or ""))
         check_kept(options.to, "to")
         # Imported now, because PyTorch takes seconds: --help and a wrong option need not wait for it.
+        from raylabel.ship.output import Output
         from raylabel.ship.predict import predict
-        from raylabel.ship.prediction_output import Output
+        from raylabel.ship.prediction import Prediction
         from raylabel.ship.prediction_terminal import print_prediction
         from raylabel.ship.shipped import find_network
 
-        output = Output.of(options.to, options.form)
+        output = Output.of(options.to, options.form, Prediction)
         shipped = find_network(options.network, options.run)
         label = replace(
             shipped.label,

@@ -87,6 +87,10 @@ class Units:
         row = (index - self._ends[shard] - -rows // self._size) * self._size
         return UnitRange(shard, row, np.minimum(self._size, rows - row))
 
+    def containing(self, shard: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """int64 [n]: the indices of the units that contain rows of shards."""
+        return self._ends[shard] - -(-self._rows[shard] // self._size) + row // self._size
+
     def index(self, shard: int, first: int) -> int:
         """The index of the unit that begins at row `first` of `shard`."""
-        return int(self._ends[shard]) - -(-int(self._rows[shard]) // self._size) + first // self._size
+        return int(self.containing(np.array(shard), np.array(first)))

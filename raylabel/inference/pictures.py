@@ -63,10 +63,11 @@ def make_pictures(
     resources: Resources,
     reject_limit: float,
     retry_rejects: bool = False,
+    names: bool = False,
 ) -> Artifact:
     """PICTURES of a corpus with their THUMBNAILS, the artifact `pictures`. It is committed, resumed and grown as SCORES
     are. `view`: that in which the pictures that they are compared with are scored. `batch`: samples decoded at
-    once."""
+    once. `names`: also write the NAMES of the samples, for a corpus of tars."""
     scoring = Scoring(
         scorer=Pictures(view),
         source={"view": view.evaluation_identity},
@@ -76,5 +77,6 @@ def make_pictures(
         reject_limit=reject_limit,
         resources=resources,
         retry_rejects=retry_rejects,
+        names=names,
     )
     return make_scores(root, scoring)

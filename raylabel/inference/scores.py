@@ -76,7 +76,7 @@ def make_scores(root: Root, scoring: Scoring, former: Sequence[Scoring] = ()) ->
     cluster, shards, unit = ready(scoring.resources), scoring.shards, unit_rows(scoring.corpus)
     pool = cluster.teachers(scoring.resources)
     task = ScoringTask(scoring.scorer, scoring.corpus, Shards(shards), scoring.batch, pool, scoring.names)
-    verb = "label" if name == RANKED.name else "compute features of"
+    verb = {RANKED.name: "label", "pictures": "make thumbnails of"}.get(name, "compute features of")
     stage = shards.name.replace("shards-", f"{verb} ") + (scoring.by and f" by {scoring.by}")
 
     def build(draft: Draft, before: Artifact | None) -> Built:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from raylabel.inventory.contents import Contents, Folder, refers_to
-from raylabel.store.names import PREDICTION
+from raylabel.store.names import DEDUPLICATION, PREDICTION
 
 # Artifacts to which nothing refers, and which a run finds again by those to which they refer. The record of a run lists
 # them; the results of a run of an earlier version do not.
@@ -19,7 +19,7 @@ ADDED = ("samples-", "digests-", "pairs-")
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run, a sweep or a prediction of which a root holds something."""
+    """A run, a sweep, a prediction or a deduplication of which a root holds something."""
 
     name: str
     """The folder of its results, or of the sweep; where there is none, the name of its record."""
@@ -62,8 +62,8 @@ class Needs:
             found.append(self._run(name, [name] if name in records else [], True))
         # Of a finished run of these the user has deleted the results, and may run it again.
         for name in sorted(records.keys() - linked):
-            predicted = name.startswith(f"{PREDICTION}-") and records[name].finished
-            found.append(self._run(name, [name], predicted))
+            elsewhere = name.startswith((f"{PREDICTION}-", f"{DEDUPLICATION}-"))
+            found.append(self._run(name, [name], elsewhere and records[name].finished))
         return tuple(sorted(found, key=lambda run: (run.time, run.name)))
 
     @cached_property

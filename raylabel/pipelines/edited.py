@@ -38,9 +38,10 @@ CHECKED = {"image": 64, "video": 8}  # files that are read, at most, for each SC
 SLACK = 600 * 10**9  # nanoseconds
 
 
-def check_edited(root: Root, corpus: Corpus, shards: Shards, newest: pa.Table) -> None:
+def check_edited(root: Root, corpus: Corpus, shards: Shards, newest: pa.Table, name: str = "scores") -> None:
     """InputError that names a file that was edited after SCORES or the EXAMPLES of the labeled set were made from it.
-    `newest`: (time of the last change, row) of the newest file of each shard, as in survey.py."""
+    `newest`: (time of the last change, row) of the newest file of each shard, as in survey.py. `name`: `pictures` to
+    look at PICTURES in the place of SCORES."""
     modified, row = (newest.column(name).to_numpy() for name in ("modified", "row"))
 
     def candidates(later: np.ndarray) -> list[Unit]:
@@ -50,12 +51,12 @@ def check_edited(root: Root, corpus: Corpus, shards: Shards, newest: pa.Table) -
         return [Unit(shard, int(row[shard]), 1) for shard in some.tolist()]
 
     labeled = [*root.named("media-labeled"), *root.named("examples-labeled")]  # the latter if they have their media
-    for made in [*root.named("scores"), *(one for one in labeled if one.files("digests-"))]:
+    for made in [*root.named(name), *(one for one in labeled if one.files("digests-"))]:
         later = modified > _begun(made) - SLACK
         if not later.any():
             continue
         known: list[Known] = []
-        if made.name == "scores":
+        if made.name == name:
             if before := find_shards(root, made):
                 earlier = Earlier(made, before, shards, *made.identity["unit"])
                 pieces = [piece for unit in candidates(later & earlier.known) if (piece := earlier.find(unit))]
@@ -75,7 +76,7 @@ def check_edited(root: Root, corpus: Corpus, shards: Shards, newest: pa.Table) -
 def _begun(made: Artifact) -> int:
     """When the building of an artifact began, or wrote its first file, in nanoseconds since 1970."""
     fs, path = filesystem(made.uri)
-    first = [file.name for prefix in ("scores-", "media-", "examples-") for file in made.files(prefix)[:1]]
+    first = [file.name for prefix in ("scores-", "pictures-", "media-", "examples-") for file in made.files(prefix)[:1]]
     with reading(made.uri):
         infos = fs.get_file_info([f"{path}/{name}" for name in (RECIPE, MANIFEST, *first)])
     return min(info.mtime_ns for info in infos if info.mtime_ns)
@@ -104,7 +105,8 @@ def _digest(piece: Piece) -> bytes | None:
     """The digest of a piece of one sample; None if it was rejected."""
     (row,), (part,) = parts_of(piece)
     fs, path = filesystem(piece.folder)
-    file = f"{path}/scores-{part:06d}.parquet"
+    name = piece.folder.rpartition("/")[2].rpartition("-")[0]
+    file = f"{path}/{name}-{part:06d}.parquet"
     with reading(piece.folder):
         key = pc.field("key") == make_key(piece.layout.shard, int(row))
         found: Any = pq.read_table(file, columns=["digest"], filesystem=fs, filters=key)

@@ -1,5 +1,6 @@
 """Renders pages from templates: text is escaped, and each number has its path in the data and its exact value."""
 
+import base64
 import json
 from collections.abc import Iterator
 from importlib import resources
@@ -12,7 +13,8 @@ from raylabel.text import percent, percentage, points, printable, text_of
 
 
 def render(template: str, data: Any, **more: Any) -> str:
-    """The page of a template of the package ('report/page.html.j2'), with `data`, `show` (see Shown) and `more`."""
+    """The page of a template of the package ('report/page.html.j2'), with `data`, `show` (see Shown), `data_uri` and
+    `more`."""
     folder = resources.files("raylabel")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
@@ -22,7 +24,13 @@ def render(template: str, data: Any, **more: Any) -> str:
         lstrip_blocks=True,
         finalize=lambda x: printable(x) if type(x) is str else x,  # Markup is our own, and already escaped
     )
-    return environment.get_template(template).render(data=data, show=Shown(data), json=json.dumps, **more)
+    given = {"data": data, "show": Shown(data), "json": json.dumps, "data_uri": data_uri}
+    return environment.get_template(template).render(given, **more)
+
+
+def data_uri(kind: str, data: bytes) -> str:
+    """A picture or a clip of this media type, inside the page."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:

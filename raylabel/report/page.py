@@ -4,7 +4,6 @@ The page contains text from other sources (class names, reject reasons, paths). 
 characters are removed, and a Content-Security-Policy forbids the page to load or run anything.
 """
 
-import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -152,7 +151,6 @@ def write_page(
         clip_bytes=CLIP_BYTES,
         clips_bytes=CLIPS_BYTES,
         kilobytes=lambda n: f"{n >> 10:,} kB",
-        data_uri=lambda kind, data: f"data:{kind};base64," + base64.b64encode(data).decode(),
         probability=_probability,
         settings=list(leaves(data["settings"], ("settings",))),
     )

@@ -1,5 +1,7 @@
 """The pairs of a run's corpus and its evaluation sets that are shown side by side: those around the threshold."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,6 +11,7 @@ from raylabel.pipelines.semi_supervised import Run
 from raylabel.report.page import Pair
 from raylabel.report.previews import read_previews
 from raylabel.schema import PAIRS
+from raylabel.store.artifact import Artifact
 
 SHOWN = 12
 """On each side of the threshold."""
@@ -18,16 +21,7 @@ READ = 1 << 16  # rows of PAIRS of which only those that are shown are kept
 def shown_pairs(run: Run) -> list[Pair]:
     """The near-duplicates that are least similar, and the pairs below the threshold that are most similar; by
     similarity, descending. Of each sample of the corpus, its most similar pair."""
-    if not (run.pairs and run.pairs.info["threshold"]):
-        return []
-    near, below = PAIRS.empty_table(), PAIRS.empty_table()
-    for file in run.pairs.files("pairs-"):
-        with run.pairs.opened(file) as opened:
-            for batch in opened.iter_batches(READ):
-                table = pa.Table.from_batches([batch])
-                near = _first(pa.concat_tables([near, _of_kind(table, "near")]), "ascending")
-                below = _first(pa.concat_tables([below, _of_kind(table, "below")]), "descending")
-    rows = sorted([*near.to_pylist(), *below.to_pylist()], key=lambda row: -row["similarity"])
+    rows = around_threshold(run.pairs) if run.pairs else []
     names = {"unlabeled", *(row["set"] for row in rows)}
     keys = {name: sorted({row["reference"] for row in rows if row["set"] == name}) for name in names}
     keys["unlabeled"] = sorted({row["key"] for row in rows})
@@ -41,6 +35,20 @@ def shown_pairs(run: Run) -> list[Pair]:
         for row in rows
         if (mine := pictures["unlabeled"].get(row["key"])) and (other := pictures[row["set"]].get(row["reference"]))
     ]
+
+
+def around_threshold(pairs: Artifact) -> list[dict[str, Any]]:
+    """The rows of PAIRS that are shown; none if near-duplicates were not searched for."""
+    if not pairs.info["threshold"]:
+        return []
+    near, below = PAIRS.empty_table(), PAIRS.empty_table()
+    for file in pairs.files("pairs-"):
+        with pairs.opened(file) as opened:
+            for batch in opened.iter_batches(READ):
+                table = pa.Table.from_batches([batch])
+                near = _first(pa.concat_tables([near, _of_kind(table, "near")]), "ascending")
+                below = _first(pa.concat_tables([below, _of_kind(table, "below")]), "descending")
+    return sorted([*near.to_pylist(), *below.to_pylist()], key=lambda row: -row["similarity"])
 
 
 def _of_kind(table: pa.Table, kind: str) -> pa.Table:

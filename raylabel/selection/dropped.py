@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
@@ -28,26 +29,36 @@ def _beside(uris: list[str], names: list[str]) -> list[str]:
 
 def copied_keys(scores: str, names: list[str], copies: list[str]) -> np.ndarray:
     """The keys of files of DUPLICATES and COPIES in the range of keys of these SCORES or PICTURES files."""
-    if not copies:
+    between = key_range(scores, names) if copies else None
+    if not between:
         return np.empty(0, np.int64)
-    fs, path = filesystem(scores)
+    return rows_between(copies, DUPLICATES, *between, ["key"])["key"].to_numpy()
 
-    def key_ranges(name: str) -> list[tuple[int, int]]:
-        with reading(f"{scores}/{name}"):
+
+def key_range(folder: str, names: list[str]) -> tuple[int, int] | None:
+    """The first and the last key in files of SCORES or PICTURES, read from their footers; None if they are empty."""
+    fs, path = filesystem(folder)
+
+    def of_file(name: str) -> list[tuple[int, int]]:
+        with reading(f"{folder}/{name}"):
             file = pq.read_metadata(f"{path}/{name}", filesystem=fs)
         groups = [file.row_group(i) for i in range(file.num_row_groups)]
         keys = [group.column(0).statistics for group in groups if group.num_rows]  # column 0 is the key
         return [(key.min, key.max) for key in keys]
 
     with ThreadPoolExecutor(16) as pool:  # small reads that mostly wait
-        ranges = [found for file in pool.map(key_ranges, names) for found in file]
-    if not ranges:
-        return np.empty(0, np.int64)
-    low, high = min(first for first, _ in ranges), max(last for _, last in ranges)
+        ranges = [found for file in pool.map(of_file, names) for found in file]
+    return (min(first for first, _ in ranges), max(last for _, last in ranges)) if ranges else None
+
+
+def rows_between(
+    uris: list[str], schema: pa.Schema, low: int, high: int, columns: list[str] | None = None
+) -> pa.Table:
+    """The rows with keys from `low` to `high` of at least one file of DUPLICATES or COPIES; `schema`: their columns, or
+    the first ones of them."""
     # One scan for all files: each bucket of DUPLICATES has keys of the whole corpus, so every scan reads all buckets.
-    fs, _ = filesystem(copies[0])
+    fs, paths = filesystem(uris[0])[0], [filesystem(uri)[1] for uri in uris]
     where = (ds.field("key") >= low) & (ds.field("key") <= high)  # skips row groups by their statistics
-    with reading(copies[0]):
-        paths = [filesystem(uri)[1] for uri in copies]
-        dropped = ds.dataset(paths, schema=DUPLICATES, format="parquet", filesystem=fs)
-        return dropped.to_table(columns=["key"], filter=where)["key"].to_numpy()
+    with reading(uris[0]):
+        found = ds.dataset(paths, schema=schema, format="parquet", filesystem=fs)
+        return found.to_table(columns=columns, filter=where)

@@ -41,21 +41,23 @@ TASK_PAIRS = 1 << 31  # pairs of one task: about a minute of work
 BYTES = 2200  # of a sample in memory: its thumbnail, and its descriptor
 
 
-def find_pairs(root: Root, scores: Artifact, sets: Mapping[str, Artifact], threshold: float = THRESHOLD) -> Artifact:
+def find_pairs(
+    root: Root, scores: Artifact, sets: Mapping[str, Artifact], threshold: float | None = THRESHOLD
+) -> Artifact:
     """PAIRS, the artifact `pairs`: the samples of `scores` that are in one of the sets.
 
-    `scores` and `sets`: SCORES or PICTURES. If all have THUMBNAILS, near-duplicates are found too; otherwise only equal
-    bytes and source videos. Parts that an earlier artifact compared with the same sets are not compared again, and the
-    others are compared only with what is new.
+    `scores` and `sets`: SCORES or PICTURES. If all have THUMBNAILS, near-duplicates are found too; otherwise, or if the
+    threshold is None, only equal bytes and source videos. Parts that an earlier artifact compared with the same sets
+    are not compared again, and the others are compared only with what is new.
 
     Files `pairs-*`, one per part that has pairs. Info: pairs (rows), removed (samples that are in a set), sets (name →
     kind → pairs and samples), threshold (None: near-duplicates were not searched for), new (parts that were compared in
     the build), earlier (parts whose pairs were all known).
     """
-    if not 0 < threshold <= 1:
+    if threshold is not None and not 0 < threshold <= 1:
         raise InputError(f"the threshold is {threshold}: give a similarity above 0 and up to 1")
     sets = dict(sorted(sets.items()))
-    near = all(one.files("thumbnails-") for one in (scores, *sets.values()))
+    near = threshold is not None and all(one.files("thumbnails-") for one in (scores, *sets.values()))
     identity = {
         "scores": scores.digest,
         "sets": {name: one.digest for name, one in sets.items()},
@@ -72,7 +74,7 @@ def find_pairs(root: Root, scores: Artifact, sets: Mapping[str, Artifact], thres
         left = sum(parts[number].rows for number in todo)
         gathered = ray.remote(num_cpus=1, max_retries=3, memory=2 * BYTES * others)(gather).remote(sets, near)
         tasks = [
-            (gathered, scores, draft.uri, {number: known.get(number) for number in run}, threshold, near)
+            (gathered, scores, draft.uri, {number: known.get(number) for number in run}, threshold or 1.0, near)
             for run in _runs({number: parts[number].rows for number in todo}, others)
         ]
 
@@ -93,7 +95,7 @@ def read_keys(uris: Sequence[str]) -> np.ndarray:
 
     def keys(uri: str) -> np.ndarray:
         table = pq.read_table(pa.BufferReader(read_file(uri)), columns=["key", "kind"], use_threads=False)
-        return table.filter(_in_a_set(table)).column("key").to_numpy()
+        return table.filter(in_a_set(table)).column("key").to_numpy()
 
     with ThreadPoolExecutor(16) as pool:
         return np.unique(np.concatenate([np.empty(0, np.int64), *pool.map(keys, uris)]))
@@ -103,10 +105,10 @@ def first_pairs(pairs: Artifact) -> Iterator[dict[str, Any]]:
     """The rows of PAIRS that say that a sample is in a set, in key order."""
     for file in pairs.files("pairs-"):
         table = read_table(pairs.uri, "pairs", number_of(file.name), PAIRS.names)
-        yield from table.filter(_in_a_set(table)).to_pylist()
+        yield from table.filter(in_a_set(table)).to_pylist()
 
 
-def _in_a_set(table: pa.Table) -> pa.ChunkedArray:
+def in_a_set(table: pa.Table) -> pa.ChunkedArray:
     """Which PAIRS say that a sample is in a set."""
     return pc.not_equal(table.column("kind"), "below")  # pyright: ignore[reportAttributeAccessIssue]
 

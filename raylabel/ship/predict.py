@@ -4,30 +4,25 @@ The corpus is scored by the pool that labels the corpus of a run, so a sample ge
 network's evaluation. SCORES are an artifact of the root; tasks write the files from its parts.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
 
-from raylabel.compute.progress import PatientProgress
 from raylabel.compute.resources import Resources
-from raylabel.compute.tasks import chunks, fetch
 from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus import Corpus, Shards, index_corpus
-from raylabel.corpus.addresses import addresses
-from raylabel.corpus.config import absolute
 from raylabel.errors import InputError
 from raylabel.inference.reuse import read_part
 from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.pipelines.edited import check_edited
-from raylabel.schema import PREDICTIONS, UNPREDICTED, make_key
-from raylabel.ship.prediction_output import ONE_FILE, PREDICTED, REJECTED, Output, Prediction
-from raylabel.ship.prediction_tables import encode, predictions
+from raylabel.schema import PREDICTIONS
+from raylabel.ship.output import Output
+from raylabel.ship.parts import Part, Places, as_dicts, parts_of, write_files, write_parts
+from raylabel.ship.prediction import Prediction, predictions
 from raylabel.ship.shipped import Shipped
 from raylabel.store.artifact import Artifact, File, Root, digest
 
@@ -36,27 +31,14 @@ CORPUS = "corpus"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """A part of SCORES: its number, and how many samples were scored and rejected."""
-
-    number: int
-    scored: int
-    rejected: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Writing:
     """What tasks write. Plain data, so that Ray can send it."""
 
-    scores: str
-    """Folder of the SCORES."""
-    corpus: Corpus
-    shards: Shards
-    named: bool
-    """Whether the SCORES have NAMES."""
+    places: Places
+    """Of the SCORES."""
     classes: tuple[str, ...]
     p: int
-    output: Output
+    output: Output[Prediction]
 
 
 def predict(
@@ -64,7 +46,7 @@ def predict(
     shipped: Shipped,
     corpus: Corpus,
     label: Label,
-    output: Output,
+    output: Output[Prediction],
     resources: Resources,
     retry_rejects: bool = False,
 ) -> Prediction:
@@ -75,7 +57,7 @@ def predict(
     """
     corpus = replace(corpus, kind="video" if shipped.view.clip else "image")
     corpus.check(CORPUS)
-    _check_outside(output, corpus)
+    output.check_outside(corpus)
     source = TrainedNetwork(
         network=shipped.network,
         view=shipped.view,
@@ -86,7 +68,7 @@ def predict(
     label.check_against(corpus, shipped.view)
     made = index_corpus(root, CORPUS, corpus, partial(check_edited, root, corpus))
     shards = Shards(made)
-    _check_size(output, shards.samples)
+    output.check_size(shards.samples)
     source = replace(source, names=shards.format == "webdataset")
     wanted = _wanted(shipped, corpus, made, source, output)
     done = output.claim(wanted)  # an output with something else is found before the work
@@ -98,16 +80,8 @@ def predict(
     if done:
         raise InputError(f"'{output.uri}' was written before samples were read again: delete it, or give another --to")
     output.write_summary(wanted)
-    writing = Writing(
-        scores=scores.uri,
-        corpus=corpus,
-        shards=shards,
-        named=source.names,
-        classes=shipped.classes,
-        p=wanted.p,
-        output=output,
-    )
-    files, per_class = _write(writing, _parts(scores))
+    places = Places.of(scores, corpus, shards)
+    files, per_class = _write(Writing(places=places, classes=shipped.classes, p=wanted.p, output=output), scores)
     info = scores.info
     found = replace(
         wanted,
@@ -117,13 +91,15 @@ def predict(
         rejected=info["rejected"],
         reasons=info["reasons"],
         per_class=per_class.tolist(),
-        files=[dataclasses.asdict(file) for file in files],
+        files=as_dicts(files),
     )
     output.write_summary(found)
     return found
 
 
-def _wanted(shipped: Shipped, corpus: Corpus, shards: Artifact, source: TrainedNetwork, output: Output) -> Prediction:
+def _wanted(
+    shipped: Shipped, corpus: Corpus, shards: Artifact, source: TrainedNetwork, output: Output[Prediction]
+) -> Prediction:
     """What is known before the work. The addresses depend on where the corpus is, and so does the digest of SHARDS."""
     identity = {
         "source": dict(source.identity),
@@ -141,98 +117,29 @@ def _wanted(shipped: Shipped, corpus: Corpus, shards: Artifact, source: TrainedN
     )
 
 
-def _check_size(output: Output, samples: int) -> None:
-    if output.whole and samples > ONE_FILE:
-        folder = output.uri.rpartition(".")[0]
-        raise InputError(
-            f"to is the file '{output.uri}', and the corpus has {samples:,} samples: a file gets at most "
-            f"{ONE_FILE:,}, so give a folder, for example --to {folder} --form {output.form}"
-        )
-
-
-def _check_outside(output: Output, corpus: Corpus) -> None:
-    for uri in map(absolute, corpus.uri):
-        if f"{output.uri}/".startswith(f"{uri.rstrip('/')}/"):
-            raise InputError(f"to is '{output.uri}', in the corpus '{uri}' itself: give a place outside of it")
-
-
-def _parts(scores: Artifact) -> list[Part]:
-    rows = {file.name: file.rows for file in scores.files()}
-    count = len(scores.files("scores-"))
-    return [
-        Part(
-            number=number,
-            scored=rows[f"scores-{number:06d}.parquet"],
-            rejected=rows.get(f"rejects-{number:06d}.parquet", 0),
-        )
-        for number in range(count)
-    ]
-
-
-def _write(writing: Writing, parts: list[Part]) -> tuple[list[File], np.ndarray]:
+def _write(writing: Writing, scores: Artifact) -> tuple[list[File], np.ndarray]:
     """(the files, how many samples have each class as their best one)."""
-    runs = [parts] if writing.output.whole else [parts[some.start : some.stop] for some in chunks(len(parts))]
-    shared: Any = ray.put(writing)
-    tasks = [_write_parts.remote(shared, run) for run in runs]
-    files, per_class, done = list[File](), np.zeros(len(writing.classes), np.int64), 0
-    with PatientProgress("write predictions", sum(part.scored for part in parts), "samples") as progress:
-        for run, task in zip(runs, tasks, strict=True):
-            some, counts = fetch(task)
-            files += some
-            per_class += counts
-            progress.update(done := done + sum(part.scored for part in run))
+    files, per_class = list[File](), np.zeros(len(writing.classes), np.int64)
+    for some, counts in write_parts(_write_parts, writing, parts_of(scores), writing.output.whole, "write predictions"):
+        files += some
+        per_class += counts
     return files, per_class
 
 
 @ray.remote(num_cpus=0.5, max_retries=3)
 def _write_parts(writing: Writing, parts: list[Part]) -> tuple[list[File], np.ndarray]:
-    """Writes parts, all into one file or each into its own. It may be repeated."""
-    files, counts, output = list[File](), np.zeros(len(writing.classes), np.int64), writing.output
-    for run in [parts] if output.whole else [[part] for part in parts]:
-        rejected = sum(part.rejected for part in run)
-        if rejected or output.whole:  # the file says that there are none
-            data = encode(output.form, UNPREDICTED, writing.p, _rejects(writing, run))
-            files.append(output.write(output.name(REJECTED, run[0].number), data, rejected))
-        data = encode(output.form, PREDICTIONS, writing.p, _predictions(writing, run, counts))
-        scored = sum(part.scored for part in run)
-        files.append(output.write(output.name(PREDICTED, run[0].number), data, scored))
-    return files, counts
+    """Writes parts. It may be repeated."""
+    counts = np.zeros(len(writing.classes), np.int64)
+    table = partial(_predictions, writing, counts)
+    return write_files(writing.output, writing.places, parts, PREDICTIONS, table, writing.p), counts
 
 
-def _predictions(writing: Writing, parts: list[Part], counts: np.ndarray) -> Iterator[pa.Table]:
+def _predictions(writing: Writing, counts: np.ndarray, parts: list[Part]) -> Iterator[pa.Table]:
     """PREDICTIONS of each part; adds to `counts` how many samples have each class as their best one."""
     classes = pa.array(writing.classes, pa.string())
     for part in parts:
         heartbeat()
-        scores = read_part(writing.scores, "scores", part.number)
-        found = predictions(scores, _addresses(writing, part, scores), classes)
+        scores = read_part(writing.places.folder, "scores", part.number)
+        found = predictions(scores, writing.places.addresses(scores.column("key").to_numpy()), classes)
         counts += np.bincount(found.column("class_index").to_numpy(), minlength=len(counts))
         yield found
-
-
-def _rejects(writing: Writing, parts: list[Part]) -> Iterator[pa.Table]:
-    """UNPREDICTED of each part."""
-    for part in parts:
-        if part.rejected:
-            heartbeat()
-            rejects = read_part(writing.scores, "rejects", part.number)
-            uris = pa.array(_addresses(writing, part, rejects), pa.string())
-            # Not the URI in REJECTS: SCORES of a corpus serve a copy of it elsewhere.
-            columns = [uris, *(rejects.column(name) for name in UNPREDICTED.names[1:])]
-            yield pa.Table.from_arrays(columns, schema=UNPREDICTED)
-
-
-def _addresses(writing: Writing, part: Part, table: pa.Table) -> list[str]:
-    """The address of each row of a table of a part, which is in key order."""
-    key = table.column("key").to_numpy()
-    names = [""] * len(key)
-    if writing.named:
-        known = read_part(writing.scores, "names", part.number)
-        at = np.searchsorted(known.column("key").to_numpy(), key)
-        names = known.column("name").take(pa.array(at)).to_pylist()
-    found = list[str]()
-    numbers, first = np.unique(key >> 32, return_index=True)
-    for number, start, end in zip(numbers.tolist(), first, [*first[1:], len(key)], strict=True):
-        rows = (key[start:end] - make_key(number, 0)).tolist()
-        found += addresses(writing.corpus, writing.shards.row(number), rows, names[start:end])
-    return found

@@ -6,14 +6,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raylabel.corpus.passed_over import sentence
-from raylabel.ship.prediction_output import REJECTED, Output, Prediction
+from raylabel.ship.output import Output
+from raylabel.ship.prediction import Prediction
+from raylabel.ship.terminal import print_files
 from raylabel.text import encodable, percent
 
 SHOWN = 10  # classes
 
 
-def print_prediction(found: Prediction, output: Output, console: Console | None = None) -> None:
+def print_prediction(found: Prediction, output: Output[Prediction], console: Console | None = None) -> None:
     """Prints how many samples were predicted, the most frequent classes, and where the files are."""
     console = console or Console()
 
@@ -33,11 +34,4 @@ def print_prediction(found: Prediction, output: Output, console: Console | None 
     if rest := order[SHOWN:]:
         say(f"{len(rest):,} more classes: {int(counts[rest].sum()):,} samples")
     say(f"samples: {found.samples:,} in = {found.predicted:,} predicted + {found.rejected:,} rejected")
-    if found.reasons:
-        say("rejected: " + ", ".join(f"{reason} {count:,}" for reason, count in found.reasons.items()))
-    if found.passed_over:
-        say(sentence(found.passed_over))
-    say(output.uri)
-    if found.rejected:
-        say(f"{output.folder}/{output.name(REJECTED) if output.whole else REJECTED}")
-    say(f"{output.folder}/{output.summary}")
+    print_files(found, output, console)

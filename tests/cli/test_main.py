@@ -31,6 +31,7 @@ def test_help_lists_the_commands_without_importing_ray(tmp_path: Path) -> None:
         ("sweep", "A sweep"),
         ("transfer", "What the features of trained networks are worth"),
         ("plan", "Estimates what a run"),
+        ("deduplicate", "Copies within a corpus"),
         ("export", "Exports a trained network"),
         ("list", "Lists what a root holds"),
         ("clean", "Deletes what no run needs"),
@@ -42,7 +43,8 @@ def test_help_lists_the_commands_without_importing_ray(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name, shown", [("train", "train"), ("a\x1b\nb", "a b"), ("--seed", "--seed")])
 def test_an_unknown_command_is_one_line_and_status_2(tmp_path: Path, name: str, shown: str) -> None:
     done = run(sys.executable, "-c", SCRIPT, name, folder=tmp_path)
-    known = "the commands are semi-supervised, sweep, transfer, plan, predict, export, list, clean; see raylabel --help"
+    names = "semi-supervised, sweep, transfer, plan, predict, deduplicate, export, list, clean"
+    known = f"the commands are {names}; see raylabel --help"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: no command '{shown}': {known}\n")
 
 

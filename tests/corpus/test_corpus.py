@@ -163,6 +163,8 @@ def test_units_cover_every_row_once_in_key_order(rows: list[int], size: int) -> 
     expected = [Unit(i, first, min(size, n - first)) for i, n in enumerate(rows) for first in range(0, n, size)]
     units = Units(np.array(rows, np.int64), size)
     assert (list(units), len(units)) == (expected, len(expected))
+    last = np.array([(unit.shard, unit.first + unit.rows - 1) for unit in expected], np.int64).reshape(-1, 2).T
+    assert units.containing(*last).tolist() == list(range(len(expected)))
     for outside in (-1, len(expected)):
         with pytest.raises(IndexError):
             units[outside]

@@ -20,7 +20,7 @@ from raylabel.inventory.needs import Needs
 from raylabel.inventory.show import print_cleaning, print_contents
 from raylabel.store.artifact import Built, Root, write_bytes
 from raylabel.store.files import list_files, write_file
-from raylabel.store.names import PREDICTION
+from raylabel.store.names import DEDUPLICATION, PREDICTION
 from raylabel.store.uses import RecordedRoot, read_records
 
 NODES = [Node("shards-x", ()), Node("net", (0,)), Node("scores", (1, 0)), Node("picks", (2,)), Node("student", (3, 1))]
@@ -196,19 +196,20 @@ def test_folders_that_refer_to_each_other_are_deleted_together() -> None:
     assert needs.order({"a", "c", "d"}) == [["a", "c"], ["d"]]
 
 
-def test_a_prediction_is_listed_and_its_scores_are_deleted_with_it(root: MadeUp) -> None:
-    recorded = RecordedRoot.of(Root.open(root.uri), PREDICTION, "digits", {"to": "out.csv"}, "raylabel predict")
+@pytest.mark.parametrize("kind, name", [(PREDICTION, "scores"), (DEDUPLICATION, "pictures")])
+def test_a_prediction_is_listed_and_its_scores_are_deleted_with_it(root: MadeUp, kind: str, name: str) -> None:
+    recorded = RecordedRoot.of(Root.open(root.uri), kind, "digits", {"to": "out.csv"}, f"raylabel {kind}")
     network = root.folders[1]
-    made = recorded.make("scores", {"source": network.rpartition("-")[2]}, lambda _: Built([], {}))
+    made = recorded.make(name, {"source": network.rpartition("-")[2]}, lambda _: Built([], {}))
     scores = made.uri.rpartition("/")[2]
     for state in "unfinished", "finished":
         contents = read_contents(root.uri)
-        (run,) = [one for one in Needs(contents).runs if one.name.startswith("predict-digits-")]
-        assert (run.state, run.command) == (state, "raylabel predict") and {scores, network} <= run.needs
+        (run,) = [one for one in Needs(contents).runs if one.name.startswith(f"{kind}-digits-")]
+        assert (run.state, run.command) == (state, f"raylabel {kind}") and {scores, network} <= run.needs
         assert plan_cleaning(contents).folders == ()
         assert [one.name for one in plan_cleaning(contents, [run.name]).folders] == [scores]
         recorded.uses.finish()
-    assert any(line.startswith("predict-digits-") and "finished" in line for line in shown(root.uri))
+    assert any(line.startswith(f"{kind}-digits-") and "finished" in line for line in shown(root.uri))
 
 
 def test_a_root_in_an_object_store(bucket: str, server: Cloud) -> None:

@@ -30,10 +30,10 @@ from raylabel.media.image_views import eval_pixels, normalise
 from raylabel.media.parsers import eval_parser
 from raylabel.media.view import Clip, View
 from raylabel.models.trained import load_model
-from raylabel.schema import PREDICTIONS, UNPREDICTED
-from raylabel.ship import predict as predicting
+from raylabel.schema import LEFT_OUT, PREDICTIONS
+from raylabel.ship.output import Output
 from raylabel.ship.predict import predict
-from raylabel.ship.prediction_output import Output, Prediction
+from raylabel.ship.prediction import Prediction
 from raylabel.ship.shipped import Shipped, find_network
 from raylabel.store.artifact import Root
 
@@ -60,7 +60,7 @@ class Case:
         **more: Any,
     ) -> Prediction:
         """`more`: fields of the corpus."""
-        corpus, output = Corpus(uri=tuple(map(str, uri)), **more), Output.of(str(self.folder / to), form)
+        corpus, output = Corpus(uri=tuple(map(str, uri)), **more), Output.of(str(self.folder / to), form, Prediction)
         label, resources = replace(self.shipped.label, p=p, reject_limit=0.5), Resources(teachers=teachers)
         return predict(self.root, self.shipped, corpus, label, output, resources, retry)
 
@@ -150,7 +150,7 @@ def test_files_get_the_classes_and_probabilities_of_the_network(
     for options in changed:  # found before anything is scored
         with pytest.raises(InputError, match="out.csv' has another prediction"):
             case.predict("out.csv", photos, **options)
-    monkeypatch.setattr(predicting, "ONE_FILE", 149)
+    monkeypatch.setattr("raylabel.ship.output.ONE_FILE", 149)
     with pytest.raises(InputError, match="150 samples: a file gets at most 149, so give a folder, .*/b --form csv$"):
         case.predict("b.csv", photos)
     with pytest.raises(
@@ -200,7 +200,7 @@ def test_members_of_tars_are_named_without_reading_them_again(case: Case, monkey
         expected = case.expected([one for _, one in good])
         np.testing.assert_allclose(found.column("probability"), expected.max(axis=1), rtol=1e-4)
         rejects = pq.read_table(case.folder / folder / "rejects")
-        assert rejects.schema.names == UNPREDICTED.names
+        assert rejects.schema.names == LEFT_OUT.names
         assert rejects.column("uri").to_pylist() == [uri for uri, one in all_of if one is None]
 
     # A share has other keys, and its SCORES are those of the whole.
@@ -225,7 +225,7 @@ def test_the_bytes_do_not_depend_on_the_actors_or_where_decoding_runs(case: Case
         made.append({})
         for form in "parquet", "csv":
             to = case.folder / f"{form}-{len(made)}"
-            predict(case.root, case.shipped, corpus, label, Output.of(str(to), form), resources)
+            predict(case.root, case.shipped, corpus, label, Output.of(str(to), form, Prediction), resources)
             made[-1] |= {str(path.relative_to(to)): path.read_bytes() for path in to.rglob(f"*.{form}")}
     assert made[0] == made[1] == made[2]
     parts = [f"predictions/{part:06d}" for part in range(5)] + [f"rejects/{part:06d}" for part in range(4)]
@@ -256,7 +256,7 @@ def test_ten_thousand_files_get_the_classes_of_evaluation(ray_local: None, tmp_p
     evaluated = TrainedNetwork(network=case.shipped.network, view=DIGITS_VIEW, config=config, resources=resources)
     _, best = best_classes(evaluated.label(case.root, corpus, shards), truth)
 
-    other, output = Root.open(str(tmp_path / "other")), Output.of(str(tmp_path / "out.csv"), None)
+    other, output = Root.open(str(tmp_path / "other")), Output.of(str(tmp_path / "out.csv"), None, Prediction)
     files = Corpus(uri=(str(tmp_path / "files"),))
     found = predict(other, case.shipped, files, config, output, resources)
     table = read_csv(tmp_path / "out.csv")

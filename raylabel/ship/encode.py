@@ -1,19 +1,16 @@
-"""SCORES → PREDICTIONS, and the bytes of a table as parquet or CSV.
+"""The bytes of a table for other programs, as parquet or CSV.
 
-Letters: N samples, C classes, P classes per sample.
+Letter: P classes per sample, of PREDICTIONS.
 """
 
 import io
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
-
-from raylabel.schema import PREDICTIONS
 
 Form = Literal["parquet", "csv"]
 
@@ -24,20 +21,9 @@ COLUMNS = {"labels": "label", "class_indices": "class_index", "probabilities": "
 FORMULA = "^['=+\\-@\t\r\n＝＋－＠]"
 
 
-def predictions(scores: pa.Table, uris: list[str], classes: pa.Array) -> pa.Table:
-    """PREDICTIONS of SCORES; `uris`: the addresses of the N samples, `classes`: the C names."""
-    index, odds = (scores.column(name).combine_chunks() for name in ("classes", "log_odds"))
-    ends = index.offsets
-    index, odds = index.flatten(), odds.flatten().to_numpy().astype(np.float64)
-    # Each class against all others: exactly softmax for images, and its mean over the clips of a video.
-    probability = pa.array(np.exp(-np.logaddexp(0.0, -odds)))
-    lists = [pa.ListArray.from_arrays(ends, values) for values in (classes.take(index), index, probability)]
-    best = [values.flatten().take(ends[:-1]) for values in lists]
-    return pa.Table.from_arrays([pa.array(uris, pa.string()), *best, *lists], schema=PREDICTIONS)
-
-
-def encode(form: Form, schema: pa.Schema, p: int, tables: Iterable[pa.Table]) -> memoryview:
-    """The bytes of one file with these tables, which have the schema; equal tables give equal bytes."""
+def encode(form: Form, schema: pa.Schema, tables: Iterable[pa.Table], p: int = 0) -> memoryview:
+    """The bytes of one file with these tables, which have the schema; equal tables give equal bytes. `p`: of
+    PREDICTIONS."""
     sink = io.BytesIO()
     if form == "parquet":
         with pq.ParquetWriter(sink, schema, compression="zstd") as writer:

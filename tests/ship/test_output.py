@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from raylabel.errors import InputError
-from raylabel.ship.prediction_output import Output, Prediction
+from raylabel.ship.output import Output
+from raylabel.ship.prediction import Prediction
 
 WANTED = Prediction(prediction="abc", network="runs/n", corpus=["photos"], classes=["a", "b"], p=2, passed_over=[])
 
@@ -26,7 +27,7 @@ def test_the_ending_says_whether_it_is_one_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str, form: Any, found: tuple[str, bool], names: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    output = Output.of(to, form)
+    output = Output.of(to, form, Prediction)
     assert output.uri == str(tmp_path / to).rstrip("/")
     if not names:
         assert not output.whole and output.form == "parquet"
@@ -38,10 +39,10 @@ def test_the_ending_says_whether_it_is_one_file(
 
 def test_a_form_that_contradicts_the_ending_is_an_error() -> None:
     with pytest.raises(InputError, match="form is csv, but to is 'a.parquet': leave form out, or change the ending"):
-        Output.of("a.parquet", "csv")
+        Output.of("a.parquet", "csv", Prediction)
 
 
-def write(output: Output, prediction: Prediction, complete: bool = True) -> None:
+def write(output: Output[Prediction], prediction: Prediction, complete: bool = True) -> None:
     output.write_summary(prediction)
     files = [output.write(output.name(table), memoryview(table.encode()), 3) for table in ("predictions", "rejects")]
     if complete:
@@ -50,7 +51,7 @@ def write(output: Output, prediction: Prediction, complete: bool = True) -> None
 
 @pytest.mark.parametrize("to", ["a.csv", "out"])
 def test_only_the_same_prediction_may_exist(tmp_path: Path, to: str) -> None:
-    output = Output.of(str(tmp_path / to), None)
+    output = Output.of(str(tmp_path / to), None, Prediction)
     assert output.claim(WANTED) is None  # nothing is there
     write(output, WANTED, complete=False)
     assert output.claim(WANTED) is None  # a call that was killed
@@ -79,9 +80,9 @@ def test_only_the_same_prediction_may_exist(tmp_path: Path, to: str) -> None:
 def test_a_file_in_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(InputError, match="/out' exists"):
-        Output.of(str(tmp_path / "out"), None).claim(WANTED)
+        Output.of(str(tmp_path / "out"), None, Prediction).claim(WANTED)
     (tmp_path / "empty").mkdir()
-    assert Output.of(str(tmp_path / "empty"), None).claim(WANTED) is None
+    assert Output.of(str(tmp_path / "empty"), None, Prediction).claim(WANTED) is None
     (tmp_path / "a.csv").mkdir()
     with pytest.raises(InputError, match="a.csv' exists"):
-        Output.of(str(tmp_path / "a.csv"), None).claim(WANTED)
+        Output.of(str(tmp_path / "a.csv"), None, Prediction).claim(WANTED)

@@ -15,8 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raylabel.inference.log_odds import top_classes, top_classes_of_clips
-from raylabel.schema import PREDICTIONS, SCORES, UNPREDICTED, check
-from raylabel.ship.prediction_tables import encode, predictions
+from raylabel.schema import LEFT_OUT, PREDICTIONS, SCORES, check
+from raylabel.ship.encode import encode
+from raylabel.ship.prediction import predictions
 
 NASTY = [
     "",
@@ -113,7 +114,7 @@ def test_csv_keeps_any_names_and_has_no_formula(labels: list[str], uris: list[st
     p = data.draw(st.integers(1, len(labels))) if data else len(labels)
     table = made(labels, uris, p)
     parts = [table.slice(0, 2), table.slice(2)]
-    written = encode("csv", PREDICTIONS, p, parts)
+    written = encode("csv", PREDICTIONS, parts, p)
     header, *rows = read_csv(written)
     more = [f"{name}_{rank}" for rank in range(2, p + 1) for name in ("label", "class_index", "probability")]
     assert header == ["uri", "label", "class_index", "probability", *more]
@@ -137,19 +138,19 @@ def test_csv_keeps_any_names_and_has_no_formula(labels: list[str], uris: list[st
 @given(st.lists(texts, min_size=2, max_size=6, unique=True), st.lists(texts, max_size=9))
 def test_parquet_has_the_table_unchanged(labels: list[str], uris: list[str]) -> None:
     table = made(labels, uris, 2)
-    data = encode("parquet", PREDICTIONS, 2, [table.slice(0, 2), table.slice(2)])
+    data = encode("parquet", PREDICTIONS, [table.slice(0, 2), table.slice(2)], 2)
     found = pq.read_table(pa.BufferReader(bytes(data)))
     assert found.schema == PREDICTIONS and found.to_pylist() == table.to_pylist()
-    assert bytes(data) == bytes(encode("parquet", PREDICTIONS, 2, [table.slice(0, 2), table.slice(2)]))
+    assert bytes(data) == bytes(encode("parquet", PREDICTIONS, [table.slice(0, 2), table.slice(2)], 2))
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_a_file_without_rows_has_the_columns(form: Any) -> None:
-    data = encode(form, UNPREDICTED, 5, [])
+    data = encode(form, LEFT_OUT, [])
     if form == "csv":
         assert read_csv(data) == [["uri", "stage", "reason", "detail"]]
     else:
-        assert pq.read_table(pa.BufferReader(bytes(data))).schema == UNPREDICTED
-    rejects = pa.table([["/a"], ["decode"], ["corrupt"], ["=HYPERLINK()"]], schema=UNPREDICTED)
+        assert pq.read_table(pa.BufferReader(bytes(data))).schema == LEFT_OUT
+    rejects = pa.table([["/a"], ["decode"], ["corrupt"], ["=HYPERLINK()"]], schema=LEFT_OUT)
     if form == "csv":
-        assert read_csv(encode(form, UNPREDICTED, 5, [rejects]))[1] == ["/a", "decode", "corrupt", "'=HYPERLINK()"]
+        assert read_csv(encode(form, LEFT_OUT, [rejects]))[1] == ["/a", "decode", "corrupt", "'=HYPERLINK()"]
