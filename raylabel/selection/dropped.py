@@ -51,9 +51,7 @@ def key_range(folder: str, names: list[str]) -> tuple[int, int] | None:
     return (min(first for first, _ in ranges), max(last for _, last in ranges)) if ranges else None
 
 
-def rows_between(
-    uris: list[str], schema: pa.Schema, low: int, high: int, columns: list[str] | None = None
-) -> pa.Table:
+def rows_between(uris: list[str], schema: pa.Schema, low: int, high: int, columns: list[str] | None = None) -> pa.Table:
     """The rows with keys from `low` to `high` of at least one file of DUPLICATES or COPIES; `schema`: their columns, or
     the first ones of them."""
     # One scan for all files: each bucket of DUPLICATES has keys of the whole corpus, so every scan reads all buckets.
