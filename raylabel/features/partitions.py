@@ -1,7 +1,7 @@
 """Partitions of a feature space: similar features are in a common partition, so that only its own are compared.
 
-A feature belongs to the PROBES nearest of k centroids. Of near-duplicates that k-means alone would separate, 5 to 11%,
-nearly all have one of three centroids in common: docs/leaks.md has the figures.
+A feature belongs to the PROBES nearest of k centroids. K-means alone separates 7 to 11% of the near-duplicates; nearly
+all of them have one of three centroids in common: docs/leaks.md has the figures.
 
 Letters: B features, D numbers of a feature, k centroids.
 """

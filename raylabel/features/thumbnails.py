@@ -35,8 +35,18 @@ def thumbnails(pixels: Any) -> Any:
 
     if pixels.ndim == 6:
         pixels = pixels[:, pixels.shape[1] // 2, pixels.shape[2] // 2]
-    mean = torch.nn.functional.adaptive_avg_pool2d(pixels.permute(0, 3, 1, 2).float(), SIDE)
-    return mean.permute(0, 2, 3, 1).flatten(1).round().to(torch.uint8)
+    # As `adaptive_avg_pool2d`, to the bit, which takes four times as long: first rows, and of fewer numbers columns.
+    rows, columns = (_windows(side) for side in pixels.shape[1:3])
+    total = torch.stack([pixels[:, first:end].sum(1, dtype=torch.int32) for first, end in rows], 1)
+    total = torch.stack([total[:, :, first:end].sum(2, dtype=torch.int32) for first, end in columns], 2)
+    high, wide = (torch.tensor([end - first for first, end in some], device=pixels.device) for some in (rows, columns))
+    mean = total.float() / high[:, None, None] / wide[:, None]
+    return mean.flatten(1).round().to(torch.uint8)
+
+
+def _windows(side: int) -> list[tuple[int, int]]:
+    """The pixels of each pixel of a thumbnail, along one side of a picture."""
+    return [(i * side // SIDE, -(-(i + 1) * side // SIDE)) for i in range(SIDE)]
 
 
 def descriptors(thumbnails: np.ndarray) -> np.ndarray:

@@ -30,6 +30,14 @@ def test_of_a_video_it_is_the_middle_frame_of_the_middle_clip(clips, frames):
     assert torch.equal(thumbnails(torch.from_numpy(pixels)), expected)
 
 
+@pytest.mark.parametrize("size", [SIDE, 25, 32, 47, 48, 64, 100, 224, 331])
+def test_thumbnails_are_those_of_adaptive_pooling(size):
+    pixels = torch.from_numpy(np.random.default_rng(size).integers(0, 256, (3, size, size, 3), np.uint8))
+    pooled = torch.nn.functional.adaptive_avg_pool2d(pixels.permute(0, 3, 1, 2).float(), SIDE)
+    expected = pooled.permute(0, 2, 3, 1).flatten(1).round().to(torch.uint8)
+    assert torch.equal(thumbnails(pixels), expected)
+
+
 def test_descriptors_are_weighted_cosine_transforms():
     """Against scipy's transform."""
     rng = np.random.default_rng(0)
@@ -38,7 +46,7 @@ def test_descriptors_are_weighted_cosine_transforms():
     small = np.array([means(picture.astype(float), COARSE) for picture in pictures])
     red, green, blue = np.moveaxis(small, -1, 0)
     colours = [(red + green + blue) / 3**0.5, (red - green) / 2**0.5, (red + green - 2 * blue) / 6**0.5]
-    amplitudes = dctn(np.stack(colours, -1), axes=(1, 2), norm="ortho") * np.array([1, 3, 3])
+    amplitudes = np.asarray(dctn(np.stack(colours, -1), axes=(1, 2), norm="ortho")) * np.array([1, 3, 3])
     numbers = np.arange(COARSE)
     weights = np.sqrt(numbers[:, None] ** 2 + numbers**2) ** 0.75
     flat = (amplitudes * weights[:, :, None]).reshape(20, -1)
