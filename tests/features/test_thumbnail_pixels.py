@@ -46,7 +46,7 @@ def test_descriptors_are_weighted_cosine_transforms():
     small = np.array([means(picture.astype(float), COARSE) for picture in pictures])
     red, green, blue = np.moveaxis(small, -1, 0)
     colours = [(red + green + blue) / 3**0.5, (red - green) / 2**0.5, (red + green - 2 * blue) / 6**0.5]
-    amplitudes = np.asarray(dctn(np.stack(colours, -1), axes=(1, 2), norm="ortho")) * np.array([1, 3, 3])
+    amplitudes = np.asarray(dctn(np.stack(colours, -1), axes=(1, 2), norm="ortho")) * np.array([1, 4, 4])
     numbers = np.arange(COARSE)
     weights = np.sqrt(numbers[:, None] ** 2 + numbers**2) ** 0.75
     flat = (amplitudes * weights[:, :, None]).reshape(20, -1)

@@ -80,7 +80,7 @@ def test_copies_are_those_of_brute_force_in_blocks_of_any_size(pictures, block, 
         expected |= {(int(at), int(original)): near[at, original] for original in best}
     got = dict(zip(zip(found.at.tolist(), found.original.tolist(), strict=True), found.similarity, strict=True))
     assert got == pytest.approx(expected, abs=1e-4)
-    assert (~keep).sum() > 80 and keep.sum() > 90
+    assert (~keep).sum() > 80 and keep.sum() > 80
 
 
 def test_no_pictures_have_no_copies(pictures):

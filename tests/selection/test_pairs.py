@@ -68,7 +68,8 @@ def brute_force(mine: np.ndarray, others: np.ndarray) -> dict[tuple[int, int], f
     coarse = (descriptors(mine).astype(np.float64) @ descriptors(others).astype(np.float64).T).ravel()
     some = coarse >= CANDIDATE
     value = similarities(mine[at[some]], others[other[some]])
-    return {(int(i), int(j)): float(v) for i, j, v in zip(at[some], other[some], value, strict=True) if v >= THRESHOLD}
+    least = THRESHOLD - compare.BELOW
+    return {(int(i), int(j)): float(v) for i, j, v in zip(at[some], other[some], value, strict=True) if v >= least}
 
 
 def test_near_duplicates_are_those_of_brute_force(pictures, monkeypatch):
