@@ -149,7 +149,6 @@ def row_13(classes: int = 21_000, k: int = 16_000) -> None:
         task = SelectionTask(
             scores=folder,
             kept=10,
-            duplicates="",
             copies=[],
             removed=[],
             config=Select(k=k, p=10),
