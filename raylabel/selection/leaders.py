@@ -15,10 +15,11 @@ from raylabel.compute.watchdog import heartbeat
 from raylabel.features.alignment import similarities
 from raylabel.features.search import References
 from raylabel.features.thumbnails import descriptors
-from raylabel.selection.compare import CANDIDATE, MOST, ranks, starts
+from raylabel.selection.compare import MOST, ranks, starts
 
 BLOCK = 128  # pictures that are compared at a time, first with those before them and then with each other
-CONFIRMED = 256  # candidates of a picture that are aligned, the most similar ones: pages of text are all alike
+CANDIDATE = 0.75  # as in compare.py, but higher: other pictures that are as similar become more as the corpus grows
+CONFIRMED = 32  # candidates of a picture that are aligned, the most similar ones: pages of text are all alike
 
 
 @dataclass(frozen=True)

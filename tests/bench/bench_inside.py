@@ -34,9 +34,9 @@ from raylabel.features.search import References, screen_precision
 from raylabel.features.thumbnails import SIDE, descriptors
 from raylabel.inference.pictures import PICTURES
 from raylabel.schema import COPIES, THUMBNAILS
-from raylabel.selection.compare import CANDIDATE
 from raylabel.selection.copies import find_copies
 from raylabel.selection.duplicates import find_duplicates
+from raylabel.selection.leaders import CANDIDATE
 from raylabel.selection.pairs import THRESHOLD
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 

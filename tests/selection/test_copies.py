@@ -17,10 +17,10 @@ from raylabel.features.partitions import PROBES, centroids_of, nearest
 from raylabel.features.thumbnails import descriptors
 from raylabel.schema import COPIES, SCORES, THUMBNAILS
 from raylabel.selection import copies, leaders
-from raylabel.selection.compare import CANDIDATE, MOST
+from raylabel.selection.compare import MOST
 from raylabel.selection.copies import find_copies
 from raylabel.selection.duplicates import find_duplicates
-from raylabel.selection.leaders import copies_of, keep_of
+from raylabel.selection.leaders import CANDIDATE, copies_of, keep_of
 from raylabel.selection.pairs import THRESHOLD
 from raylabel.selection.samples import take
 from raylabel.store.artifact import Artifact, Built, Root, write_table
