@@ -39,7 +39,8 @@ WHOLE = 1 << 17  # samples up to which a corpus is one partition: all pairs take
 PARTITION = 1 << 14  # samples of a partition, on average, without those that have it as the second or the third
 MAPPED = 1 << 18  # samples of a map task
 BUCKET = 1 << 18  # rows of a task that compares, on average
-COMPARED = 4500  # bytes of a row there: what is read, its descriptor and those of the pictures that are kept
+COMPARED = 12_000  # bytes of a row there, measured: it is read and copied, and the allocator keeps what was free
+READS = 8  # at a time, for a task that compares
 DECIDED = 150  # bytes of a pair in the task that decides
 WRITTEN = 1 << 22  # rows of a file of COPIES
 ROW_GROUP = 1 << 16
@@ -202,20 +203,23 @@ def _compare(layout: _Layout, bucket: int, names: list[str], starts: np.ndarray,
 
     torch.set_num_threads(1)
 
-    def read(one: int) -> np.ndarray:
-        first, end = starts[one, bucket : bucket + 2].tolist()
-        if first == end:
-            return np.empty(0, ROW)
-        uri = f"{layout.scratch}/{_rows(names[one])}"
-        with reading(uri):
-            file = open_ranges(uri)
-            try:
-                return np.frombuffer(file.read_at((end - first) * ROW.itemsize, first * ROW.itemsize), ROW)
-            finally:
-                file.close()
+    first, end = starts[:, bucket], starts[:, bucket + 1]
+    ends = np.cumsum(end - first)
+    rows = np.empty(int(ends[-1]), ROW)
 
-    with ThreadPoolExecutor(16) as pool:
-        rows = np.concatenate(list(pool.map(read, range(len(names)))))
+    def read(one: int) -> None:
+        count, uri = int(end[one] - first[one]), f"{layout.scratch}/{_rows(names[one])}"
+        if count:
+            with reading(uri):
+                file = open_ranges(uri)
+                try:
+                    data = file.read_at(count * ROW.itemsize, int(first[one]) * ROW.itemsize)
+                    rows[ends[one] - count : ends[one]] = np.frombuffer(data, ROW)
+                finally:
+                    file.close()
+
+    with ThreadPoolExecutor(READS) as pool:
+        list(pool.map(read, range(len(names))))
     order = np.lexsort((rows["key"], -rows["score"], rows["partition"]))
     partition = rows["partition"][order]
     found = list[tuple[np.ndarray, ...]]()
