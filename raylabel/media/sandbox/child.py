@@ -56,7 +56,10 @@ def main(control: socket.socket) -> None:
     settings = json.loads(control.recv(1 << 16))
     cpu_seconds = settings.pop("cpu_seconds")
     parse = load(**settings)
-    control.sendall(READY)
+    try:
+        control.sendall(READY)
+    except BrokenPipeError:  # the parent has ended, or had nothing to parse after all
+        return
     alive: set[int] = set()
     while True:
         request, files, _, _ = socket.recv_fds(control, 64, 2)
