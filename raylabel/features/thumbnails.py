@@ -20,7 +20,8 @@ COARSE = 8
 """Pixels of a side of a descriptor: so few that a crop of some percent hardly changes it."""
 BLOCK = 512  # thumbnails
 POWER, CHROMA = 0.75, 4.0
-"""Weights of frequencies, and of colour beside brightness, in a descriptor. Chosen on `dups-dev` and `flowers`."""
+"""Weights of frequencies, and of colour beside brightness, in a descriptor. Chosen on pairs of `dups-dev`, `flowers`
+and `cifar10`: see docs/leaks.md."""
 
 
 def has_thumbnails(size: int) -> bool:
@@ -55,8 +56,8 @@ def descriptors(thumbnails: np.ndarray) -> np.ndarray:
 
     Brightness does not change it, nor does contrast. In pictures of nature the amplitude falls with the frequency
     (Field 1987), and colours are nearly the same everywhere, so that the correlation of pixels is mostly that of a few
-    large areas, which are alike in thousands of pictures. With these weights all details count, as after whitening:
-    pairs of different pictures that are as similar as a crop is to its original are fifty times fewer."""
+    large areas, which are alike in thousands of pictures. With these weights all details count, as after whitening: a
+    fifth as many pairs of different pictures are as similar as copies are (CIFAR-10)."""
     # In blocks that fit into the caches of a CPU: as floats, a million thumbnails are 7 GB.
     blocks = [thumbnails[first : first + BLOCK] for first in range(0, len(thumbnails), BLOCK)]
     return np.concatenate([np.empty((0, COARSE * COARSE * 3), np.float16), *map(_descriptors, blocks)])

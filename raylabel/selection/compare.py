@@ -18,7 +18,7 @@ from raylabel.features.thumbnails import descriptors
 from raylabel.schema import PAIRS
 from raylabel.selection.samples import Samples, take
 
-CANDIDATE = 0.62  # cosine of descriptors: crops by 6% of each side, and half a hue, are above it
+CANDIDATE = 0.62  # cosine of descriptors: all planted copies that the second test confirms are above it
 MOST = 8  # rows of a sample per set and kind: placeholders ("image not available") would make a billion
 ALIGNED = 1 << 16  # candidates whose thumbnails are in memory at a time, 0.2 GB
 KINDS = ("bytes", "near", "video", "below")

@@ -8,6 +8,7 @@ command, and last with them. Each file is written in one atomic step.
 
 import dataclasses
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Self, TypeVar, get_args
 
@@ -24,7 +25,7 @@ ONE_FILE = 1_000_000  # samples, at most: a spreadsheet opens 1,048,576 rows, an
 REJECTED = "rejects"
 
 
-class Contents:
+class Contents(ABC):
     """What a command has written: the contents of its summary. A subclass is a dataclass, with a field of the name
     KIND that identifies what the files have."""
 
@@ -38,9 +39,9 @@ class Contents:
     """Name, rows, bytes and sha256 of each file; empty while the output is not complete."""
 
     @property
+    @abstractmethod
     def made_of(self) -> str:
         """What the files are made of, in messages."""
-        raise NotImplementedError
 
     @property
     def identity(self) -> str:
