@@ -92,7 +92,7 @@ class References:
 
     def _screen(self, mine: Any, others: Any) -> tuple[Any, Any]:
         """The positions in both of the pairs that may be similar enough."""
-        similarity = mine @ others.T
+        similarity = _product(mine, others)
         rows = (similarity.amax(1) >= self._above).nonzero()[:, 0]  # most blocks have none
         at, other = (similarity[rows] >= self._above).nonzero(as_tuple=True)
         return rows[at], other
@@ -110,6 +110,15 @@ class References:
         similarity = torch.cat(parts)
         keep = similarity >= self._threshold
         return tuple(x[keep].numpy() for x in (at, reference, similarity))
+
+
+def _product(mine: Any, others: Any) -> Any:
+    """float [B, E]: all cosines."""
+    import torch
+
+    if mine.dtype == torch.float32:  # by the BLAS of numpy: PyTorch's is made for CPUs of Intel, and slower on others
+        return torch.from_numpy(mine.numpy() @ others.numpy().T)
+    return mine @ others.T
 
 
 _KINDS = (np.int64, np.int64, np.float32)

@@ -1,7 +1,7 @@
 """The inputs of a run, checked before anything is trained: the recipe, its corpora, their labels, a given teacher."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -9,6 +9,7 @@ import pyarrow as pa
 from raylabel import datasets
 from raylabel.compute.progress import say
 from raylabel.corpus import Corpus, Shards, index_corpus, read_groups
+from raylabel.corpus.apart import check_apart
 from raylabel.corpus.label_rule import name_warnings
 from raylabel.labels.holdout import hold_out
 from raylabel.labels.truth import GivenLabels
@@ -23,12 +24,16 @@ from raylabel.store.artifact import Artifact, Root
 from raylabel.text import listed
 from raylabel.training.digests import read_digests
 
+REFERENCE = "reference"
+"""The name in the root of sets with which a corpus is only compared."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """What is known about the inputs of a run before anything is trained. Plain data, so that Ray can send it.
 
-    Keys of `corpora` and `shards`: labeled, unlabeled, test, and validation if that is a corpus of its own.
+    Keys of `corpora` and `shards`: labeled, unlabeled, test, validation if that is a corpus of its own, and the names
+    of `Recipe.against`.
     """
 
     corpora: dict[str, Corpus]
@@ -54,7 +59,7 @@ class Prepared:
 def prepare(root: Root, recipe: Recipe) -> Prepared:
     """Checks the recipe, indexes its corpora, and reads their labels. InputError if the user has to fix one of them."""
     check_recipe(recipe)
-    corpora, shards = index_corpora(root, {name: getattr(recipe, name) for name in recipe.corpora})
+    corpora, shards = index_corpora(root, recipe.corpora, recipe.against)
     labels = GivenLabels().label(root, corpora["labeled"], shards["labeled"])
     classes = tuple(labels.info["classes"])
     test_labels = GivenLabels(classes=classes).label(root, corpora["test"], shards["test"])
@@ -92,11 +97,19 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
     )
 
 
-def index_corpora(root: Root, given: Mapping[str, Corpus]) -> tuple[dict[str, Corpus], dict[str, Artifact]]:
-    """(corpora, SHARDS of each) by name; a data set that raylabel knows is a corpus of files in the root."""
+def index_corpora(
+    root: Root, given: Mapping[str, Corpus], references: Collection[str] = ()
+) -> tuple[dict[str, Corpus], dict[str, Artifact]]:
+    """(corpora, SHARDS of each) by name; a data set that raylabel knows is a corpus of files in the root. `references`:
+    the names of those with which the corpus is only compared. InputError if they have files in common with it."""
     corpora = {name: datasets.resolve(root, corpus) for name, corpus in given.items()}
+    if references:
+        check_apart(corpora["unlabeled"].uri, [uri for name in references for uri in corpora[name].uri])
     edited = functools.partial(check_edited, root)
-    return corpora, {n: index_corpus(root, n, c, functools.partial(edited, c)) for n, c in corpora.items()}
+    return corpora, {
+        n: index_corpus(root, REFERENCE if n in references else n, c, functools.partial(edited, c))
+        for n, c in corpora.items()
+    }
 
 
 def lacking_classes(classes: Sequence[str], test_labels: Artifact) -> Iterator[str]:

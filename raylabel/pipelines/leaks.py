@@ -17,6 +17,7 @@ from raylabel.labels.source import gives_scores
 from raylabel.schema import split_key
 from raylabel.selection.leaks import TEST, Leaking, find_leaks
 from raylabel.selection.pairs import find_pairs, first_pairs
+from raylabel.selection.references import Reference
 from raylabel.store.artifact import Artifact
 from raylabel.training.digests import find_digests
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 MANY = 0.01
 """Share of the corpus above which samples that are in an evaluation set are a warning."""
 EXAMPLES = 5  # pairs that it names
+VALIDATION = "validation"  # the name of the validation set in PAIRS
 
 
 def leaks_of(run: Run, pairs: Artifact | None) -> Leaking:
@@ -62,7 +64,10 @@ def pairs_of(run: Run) -> Artifact | None:
     tested = run.teacher_test
     if not (tested and gives_scores(run.labels)):
         return None
-    return find_pairs(run.root, run.labels, _sets(run, tested), run.recipe.near)
+    sets = _sets(run, tested)
+    if run.recipe.holdout and run.start.validation and tested.files("thumbnails-"):
+        sets[VALIDATION] = Reference(_pictures(run, "labeled"), run.start.validation[1])
+    return find_pairs(run.root, run.labels, sets, run.recipe.near)
 
 
 def leak_warnings(run: Run) -> list[str]:
@@ -83,17 +88,23 @@ def _examples(run: Run, pairs: Artifact) -> Iterator[str]:
         yield f"{mine} = {other} ({row['kind']}{similarity})"
 
 
-def _place(run: Run, corpus: str, key: int) -> str:
-    shard, row = split_key(key)
+def corpus_of(run: Run, of_set: str) -> str:
+    """The corpus that a set of PAIRS is of, or a part of: the validation set may be a part of the labeled set."""
+    return run.start.validation[0] if of_set == VALIDATION and run.start.validation else of_set
+
+
+def _place(run: Run, of_set: str, key: int) -> str:
+    (shard, row), corpus = split_key(key), corpus_of(run, of_set)
     found = Shards(run.start.shards[corpus]).row(shard)
     return next(addresses(run.start.corpora[corpus], found, [row], [f"row {row}"]))
 
 
-def _sets(run: Run, tested: Artifact) -> dict[str, Artifact]:
-    """The test set, and the validation set if it is a corpus of its own."""
-    sets = {TEST: tested}
-    if run.recipe.validation and tested.files("thumbnails-"):
-        sets["validation"] = _pictures(run, "validation")
+def _sets(run: Run, tested: Artifact) -> dict[str, Reference]:
+    """The evaluation sets, without the validation set if it is a part of the labeled set."""
+    sets = {TEST: Reference(tested)}
+    if tested.files("thumbnails-"):
+        others = [name for name in run.recipe.corpora if name not in ("labeled", "unlabeled", TEST)]
+        sets |= {name: Reference(_pictures(run, name)) for name in others}
     return sets
 
 

@@ -23,7 +23,7 @@ from raylabel.plan.cost import (
 from raylabel.plan.done import Done
 from raylabel.plan.expect import expect
 from raylabel.plan.measure import TRIAL, Measured, Pilot, examples_of, scratch_root
-from raylabel.plan.passes import Passes
+from raylabel.plan.passes import PICTURES_ROW, Passes
 from raylabel.plan.report import Plan, Reach, Work
 from raylabel.plan.traffic import CorpusSize, Traffic
 from raylabel.recipes.recipe import Recipe
@@ -132,11 +132,14 @@ class _Costs:
         files = len(stored) or -(-rows // (PART * unit_rows(self.start.corpora["unlabeled"])))
         picked = self.expected.picks * found.bytes_per_pick
         size = sum(stored) or rows * per_row
-        row, tested = self.passes.thumbnail_row, self.corpora["test"].samples
-        asked = traffic.pairs(files, size, rows * row, tested * (per_row + row))
-        if row:  # the labeled set is compared too, and the validation set is compared with
-            asked += traffic.pairs(1, 0, 0, tested * (per_row + row))
-            asked += sum(map(self.passes.pictures, {"labeled", "validation"} & set(self.corpora)), Traffic())
+        row, others = self.passes.thumbnail_row, self.corpora.keys() - {"labeled", "unlabeled", "test"}
+        sets = self.corpora["test"].samples * (per_row + row)
+        if row:  # of samples that no network scores, the thumbnails are made
+            sets += sum(self.corpora[name].samples for name in others) * (PICTURES_ROW + row)
+        asked = traffic.pairs(files, size, rows * row, sets)
+        if row:  # the labeled set is compared too
+            asked += traffic.pairs(1, 0, 0, sets)
+            asked += sum(map(self.passes.pictures, {"labeled", *others}), Traffic())
         asked += traffic.select(rows, files, size, select.p, select.k, self.classes, cpus, picked)
         return Work(
             stage="select",

@@ -1,6 +1,7 @@
 """A recipe: the corpora, teacher, selection, student and training of a run; and the checks of these."""
 
 import importlib.util
+import re
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
@@ -24,6 +25,7 @@ from raylabel.training.config import Train
 from raylabel.training.media import Materialize
 
 Tracking = Literal["mlflow", "wandb"]
+NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,10 @@ class Recipe:
     """What to do if samples of the test set are also in the training data, as segments of one source video, byte for
     byte, or as near-duplicates: 'report' it; 'remove' such samples of the corpus, which are then never selected, and
     report the rest; or end with an 'error'."""
+    against: dict[str, str] = field(default_factory=dict, metadata=NOT_IDENTITY)
+    """Further evaluation sets, by name. What is said of the test set in `leaks` holds for these too, but nothing is
+    measured on them. Each is one URI, with or without labels, of the same kind of media:
+    `--against imagenet-v2 s3://bucket/v2 voc s3://bucket/voc`."""
     near: float = field(default=THRESHOLD, metadata=NOT_IDENTITY)
     """Similarity from which two pictures are near-duplicates, above 0 and up to 1: the correlation of their edges at 24
     x 24 pixels, once one is scaled and shifted onto the other. Views of fewer pixels are not searched for them."""
@@ -100,17 +106,25 @@ class Recipe:
             self.validation.check("validation")
         if not 0 <= self.holdout < 1:
             raise InputError(f"holdout is {self.holdout}: give a share of the labeled set from 0 to 1, 1 excluded")
+        for name in self.against:
+            if not NAME.fullmatch(name) or name in self.own_corpora:
+                raise InputError(
+                    f"against has a set '{name}': give a name of letters, digits, '_', '.' and '-', other than "
+                    f"{', '.join(self.own_corpora)}"
+                )
         if not 0 < self.near <= 1:
             raise InputError(f"near is {self.near}: give a similarity above 0 and up to 1")
         if self.copies not in ("bytes", "near"):
             raise InputError(f"copies is '{self.copies}': choose 'bytes' or 'near'")
-        if self.copies == "near" and not has_thumbnails(self.teacher_view.tested_size):
-            raise InputError(
-                f"copies is 'near', but the teacher's view has {self.teacher_view.tested_size} pixels: near-duplicates "
-                f"are found in views of at least {SIDE}"
-            )
-        if self.copies == "near" and self.source:
-            raise InputError("copies is 'near', but no teacher labels the corpus: give 'bytes', or no source")
+        compares = {"copies is 'near'": self.copies == "near", "against is given": bool(self.against)}
+        for what in (name for name, given in compares.items() if given):
+            if not has_thumbnails(self.teacher_view.tested_size):
+                raise InputError(
+                    f"{what}, but the teacher's view has {self.teacher_view.tested_size} pixels: near-duplicates are "
+                    f"found in views of at least {SIDE}"
+                )
+            if self.source:
+                raise InputError(f"{what}, but no teacher labels the corpus: leave it out, or give no source")
         if self.validation and self.holdout:
             raise InputError(f"validation is given and holdout is {self.holdout}: keep one")
         if self.finetune.init.weights:
@@ -150,9 +164,17 @@ class Recipe:
         return min(view.max_jpeg_pixels for view in (self.view, self.teacher_view, self.control_view))
 
     @property
-    def corpora(self) -> tuple[str, ...]:
-        """The names of its corpora."""
-        return ("labeled", "unlabeled", "test", *(("validation",) if self.validation else ()))
+    def own_corpora(self) -> dict[str, Corpus]:
+        """Its fields that are corpora."""
+        found = {"labeled": self.labeled, "unlabeled": self.unlabeled, "test": self.test}
+        return found | ({"validation": self.validation} if self.validation else {})
+
+    @property
+    def corpora(self) -> dict[str, Corpus]:
+        """All corpora by name, with those of `against`."""
+        return self.own_corpora | {
+            name: Corpus(uri=(uri,), kind=self.unlabeled.kind) for name, uri in self.against.items()
+        }
 
     @property
     def validated(self) -> bool:
@@ -233,8 +255,7 @@ def check_classes(recipe: Recipe, classes: int) -> None:
 def _check_media(recipe: Recipe) -> None:
     """InputError if networks, views and corpora are not all of images, or all of videos."""
     kind = "video" if recipe.view.clip else "image"
-    for name in recipe.corpora:
-        corpus = getattr(recipe, name)
+    for name, corpus in recipe.corpora.items():
         if corpus.kind != kind:
             given = "given" if recipe.view.clip else "not given"
             raise InputError(f"{name}.kind is '{corpus.kind}', but view.clip is {given}, as for {kind}s: change one")

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raylabel.corpus import Shards
+from raylabel.pipelines.leaks import corpus_of
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.report.page import Pair
 from raylabel.report.previews import read_previews
@@ -26,8 +27,9 @@ def shown_pairs(run: Run) -> list[Pair]:
     keys = {name: sorted({row["reference"] for row in rows if row["set"] == name}) for name in names}
     keys["unlabeled"] = sorted({row["key"] for row in rows})
     limit = run.recipe.max_jpeg_pixels
+    corpora = {name: corpus_of(run, name) for name in keys}
     pictures = {
-        name: read_previews(run.start.corpora[name], Shards(run.start.shards[name]), some, limit)
+        name: read_previews(run.start.corpora[corpora[name]], Shards(run.start.shards[corpora[name]]), some, limit)
         for name, some in keys.items()
     }
     return [

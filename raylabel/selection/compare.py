@@ -21,7 +21,8 @@ from raylabel.selection.samples import Samples, take
 CANDIDATE = 0.62  # cosine of descriptors: all planted copies that the second test confirms are above it
 MOST = 8  # rows of a sample per set and kind: placeholders ("image not available") would make a billion
 ALIGNED = 1 << 16  # candidates whose thumbnails are in memory at a time, 0.2 GB
-KINDS = ("bytes", "near", "video", "below")
+IN_A_SET = ("bytes", "near", "video")
+KINDS = (*IN_A_SET, "below")
 BELOW = 0.05  # pairs whose similarity is at most so far below the threshold are kept, to choose it by eye
 
 
@@ -50,8 +51,7 @@ def pairs_of(samples: Samples, sets: Sets, references: References | None, thresh
         found.append(_near(samples, theirs, references, threshold))
     at, other, kind, similarity = (np.concatenate(column) for column in zip(*found, strict=True))
     number = sets.number[other]
-    order = np.lexsort((other, -np.nan_to_num(similarity), kind, number, at))
-    order = order[ranks(at[order], number[order], kind[order]) < MOST]
+    order = _most(at, number, kind, similarity, other)
     at, other, kind, similarity = (column[order] for column in (at, other, kind, similarity))
     columns = [
         pa.array(samples.key[at]),
@@ -61,6 +61,25 @@ def pairs_of(samples: Samples, sets: Sets, references: References | None, thresh
         pa.array(similarity, pa.float32(), from_pandas=True),
     ]
     return pa.Table.from_arrays(columns, schema=PAIRS)
+
+
+def merge(tables: Sequence[pa.Table], names: Sequence[str]) -> pa.Table:
+    """PAIRS of the same or of other samples with several parts of the sets, as if these had been compared together."""
+    table = pa.concat_tables(tables)
+    key, reference, similarity = (table.column(name).to_numpy() for name in ("key", "reference", "similarity"))
+    number, kind = (
+        np.array([known.index(one) for one in table.column(name).to_pylist()], np.int64)
+        for name, known in (("set", names), ("kind", KINDS))
+    )
+    return table.take(_most(key, number, kind, similarity, reference))
+
+
+def _most(
+    at: np.ndarray, number: np.ndarray, kind: np.ndarray, similarity: np.ndarray, other: np.ndarray
+) -> np.ndarray:
+    """The order of rows, without those that are beyond MOST."""
+    order = np.lexsort((other, -np.nan_to_num(similarity), kind, number, at))
+    return order[ranks(at[order], number[order], kind[order]) < MOST]
 
 
 _Found = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -106,8 +125,6 @@ def ranks(*columns: np.ndarray) -> np.ndarray:
     return np.arange(len(columns[0])) - np.repeat(begin, np.diff(np.append(begin, len(columns[0]))))
 
 
-def only(sets: Sets, names: Sequence[str]) -> Sets:
-    """Some of the sets."""
-    numbers = [sets.names.index(name) for name in names]
-    keep = np.isin(sets.number, numbers)
-    return Sets(tuple(names), np.searchsorted(numbers, sets.number[keep]), take(sets.samples, keep))
+def only(sets: Sets, some: np.ndarray) -> Sets:
+    """Some of the samples of the sets, by a mask."""
+    return Sets(sets.names, sets.number[some], take(sets.samples, some))

@@ -7,8 +7,9 @@ memorization. For this reason each of the 25 groups of a class of UCF101 is on o
 Letters: N test samples, G source videos and D digests of the test set.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 
 from raylabel.errors import InputError
 from raylabel.schema import SCORES, split_key
+from raylabel.selection.compare import IN_A_SET
 from raylabel.selection.pairs import count_samples, find_references
 from raylabel.store.artifact import Artifact
 from raylabel.text import printable
@@ -23,6 +25,27 @@ from raylabel.text import printable
 Policy = Literal["report", "remove", "error"]
 EXAMPLES = 5  # source videos named in the message
 TEST = "test"  # the name of the test set in PAIRS
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedSet:
+    """How much of another evaluation set is also in the training data: samples by kind of PAIRS. A sample may be of
+    several kinds."""
+
+    name: str
+    labeled: dict[str, int]
+    unlabeled: dict[str, int]
+
+    @property
+    def sentence(self) -> str:
+        """The result in words; empty if nothing is shared."""
+        named = {"labeled samples": self.labeled, "samples of the corpus": self.unlabeled}
+        found = [
+            f"{sum(counts.values()):,} {what} ({', '.join(f'{count:,} {kind}' for kind, count in counts.items())})"
+            for what, counts in named.items()
+            if counts
+        ]
+        return f"{' and '.join(found)} are also in {self.name}" if found else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +71,9 @@ class Leaks:
     threshold: float | None = None
     """Similarity from which pictures are near-duplicates; None if they were not searched for."""
     removed: int = 0
-    """Samples of the corpus that are not selected, since they are in the test or the validation set."""
+    """Samples of the corpus that are not selected, since they are in an evaluation set."""
+    others: list[SharedSet] = field(default_factory=list)
+    """The evaluation sets other than the test set."""
     test: int
     """Test samples that are from these videos, or have such a copy or near-duplicate."""
     n: int
@@ -56,12 +81,19 @@ class Leaks:
     examples: list[str]
     """Names of the first of these videos."""
 
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Self:
+        """As it is in summary.json."""
+        return cls(**{**plain, "others": [SharedSet(**one) for one in plain.get("others", [])]})
+
     @property
     def sentence(self) -> str:
         """The result in words; empty if no source videos are known and nothing is shared."""
+        others = [text for one in self.others if (text := one.sentence)]
+        removed = f" ({self.removed:,} samples of the corpus are not selected)" if self.removed else ""
         if not self.test:
-            none = "no source video of the test set is in the labeled set or in the corpus"
-            return none if self.known else ""
+            none = "no source video of the test set is in the labeled set or in the corpus" if self.known else ""
+            return "; ".join([none] * bool(none) + others) + removed
         found = []
         if self.videos:
             more = ", ..." if self.videos > len(self.examples) else ""
@@ -77,8 +109,7 @@ class Leaks:
         if any(near.values()):
             those = " and ".join(f"{count:,} {name}" for name, count in near.items() if count)
             found.append(f"{those} are near-duplicates of test samples")
-        removed = f" ({self.removed:,} samples of the corpus are not selected)" if self.removed else ""
-        return f"{self.test:,} of {self.n:,} test samples leak: {'; '.join(found)}{removed}"
+        return f"{self.test:,} of {self.n:,} test samples leak: {'; '.join(found + others)}{removed}"
 
 
 @dataclass(frozen=True)
@@ -144,15 +175,33 @@ def find_leaks(
         near=count_samples(pairs, TEST, "near") if pairs else 0,
         threshold=pairs.info["threshold"] if pairs else None,
         removed=pairs.info["removed"] if pairs and policy == "remove" else 0,
+        others=_others(pairs, labeled_pairs),
         test=int(leaking.sum()),
         n=len(key),
         examples=[names[i].as_py() or _location(int(key[i])) for i in np.sort(first)[:EXAMPLES].tolist()],
     )
-    if policy == "error" and leaks.test:
+    if policy == "error" and (leaks.test or any(one.sentence for one in leaks.others)):
         raise InputError(
-            f"{printable(leaks.sentence)}: remove them from the test set or the training data, or set --leaks remove"
+            f"{printable(leaks.sentence)}: remove them from the evaluation sets or the training data, or set --leaks "
+            "remove"
         )
     return Leaking(leaks, key[leaking])
+
+
+def _others(pairs: Artifact | None, labeled_pairs: Artifact | None) -> list[SharedSet]:
+    """What of the evaluation sets other than the test set is in PAIRS."""
+
+    def counts(made: Artifact | None, name: str) -> dict[str, int]:
+        if not made:
+            return {}
+        found = {kind: count_samples(made, name, kind) for kind in IN_A_SET}
+        return {kind: count for kind, count in found.items() if count}
+
+    names = {name for made in (pairs, labeled_pairs) if made for name in made.identity["sets"]} - {TEST}
+    return [
+        SharedSet(name=name, labeled=counts(labeled_pairs, name), unlabeled=counts(pairs, name))
+        for name in sorted(names)
+    ]
 
 
 def _among(names: pa.Array, others: pa.Array) -> np.ndarray:

@@ -11,7 +11,6 @@ compare.py defines a pair.
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,10 +25,11 @@ from raylabel.errors import InputError
 from raylabel.features.search import References, screen_precision
 from raylabel.features.thumbnails import descriptors
 from raylabel.schema import PAIRS
-from raylabel.selection.compare import CANDIDATE, KINDS, Sets, only, pairs_of, starts
-from raylabel.selection.samples import Samples, number_of, read_samples, read_table, take
+from raylabel.selection.compare import CANDIDATE, KINDS, Sets, merge, only, pairs_of, starts
+from raylabel.selection.references import Gathered, Known, Reference, find_known, gather
+from raylabel.selection.samples import number_of, read_samples, read_table, take
 from raylabel.selection.shuffle import run_tasks
-from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
+from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 from raylabel.store.files import read_file
 from raylabel.store.parts import commit_part, committed_parts, files_of
 
@@ -42,13 +42,13 @@ BYTES = 2200  # of a sample in memory: its thumbnail, and its descriptor
 
 
 def find_pairs(
-    root: Root, scores: Artifact, sets: Mapping[str, Artifact], threshold: float | None = THRESHOLD
+    root: Root, scores: Artifact, sets: Mapping[str, Reference], threshold: float | None = THRESHOLD
 ) -> Artifact:
     """PAIRS, the artifact `pairs`: the samples of `scores` that are in one of the sets.
 
-    `scores` and `sets`: SCORES or PICTURES. If all have THUMBNAILS, near-duplicates are found too; otherwise, or if the
-    threshold is None, only equal bytes and source videos. Parts that an earlier artifact compared with the same sets
-    are not compared again, and the others are compared only with what is new.
+    `scores`: SCORES or PICTURES. If all have THUMBNAILS, near-duplicates are found too; otherwise, or if the threshold
+    is None, only equal bytes and source videos. Of what an earlier artifact compared, nothing is compared again: a part
+    of the corpus that is the same is compared only with the samples of the sets that are new.
 
     Files `pairs-*`, one per part that has pairs. Info: pairs (rows), removed (samples that are in a set), sets (name →
     kind → pairs and samples), threshold (None: near-duplicates were not searched for), new (parts that were compared in
@@ -57,24 +57,28 @@ def find_pairs(
     if threshold is not None and not 0 < threshold <= 1:
         raise InputError(f"the threshold is {threshold}: give a similarity above 0 and up to 1")
     sets = dict(sorted(sets.items()))
-    near = threshold is not None and all(one.files("thumbnails-") for one in (scores, *sets.values()))
+    near = threshold is not None and all(
+        one.files("thumbnails-") for one in (scores, *(one.samples for one in sets.values()))
+    )
     identity = {
         "scores": scores.digest,
-        "sets": {name: one.digest for name, one in sets.items()},
+        "sets": {name: one.samples.digest for name, one in sets.items()},
         "threshold": threshold if near else None,
         "version": VERSION,
     }
+    if picks := {name: one.picks.digest for name, one in sets.items() if one.picks}:
+        identity["picks"] = picks
     parts = {number_of(file.name): file for file in scores.files(f"{scores.name}-")}
-    rows = sum(file.rows for file in parts.values())
-    others = sum(file.rows for one in sets.values() for file in one.files(f"{one.name}-"))
+    rows, others = sum(file.rows for file in parts.values()), sum(one.rows for one in sets.values())
 
     def build(draft: Draft) -> Built:
-        known, done = _find_known(root, scores, parts, identity), committed_parts(draft.uri)
+        known, done = find_known(root, scores, sets, identity), committed_parts(draft.uri)
         todo = [number for number in parts if number not in done]
         left = sum(parts[number].rows for number in todo)
-        gathered = ray.remote(num_cpus=1, max_retries=3, memory=2 * BYTES * others)(gather).remote(sets, near)
+        before = known.sets if known else {}
+        gathered = ray.remote(num_cpus=1, max_retries=3, memory=3 * BYTES * others)(gather).remote(sets, before, near)
         tasks = [
-            (gathered, scores, draft.uri, {number: known.get(number) for number in run}, threshold or 1.0, near)
+            (gathered, scores, draft.uri, run, known, threshold or 1.0, near)
             for run in _runs({number: parts[number].rows for number in todo}, others)
         ]
 
@@ -113,22 +117,12 @@ def in_a_set(table: pa.Table) -> pa.ChunkedArray:
     return pc.not_equal(table.column("kind"), "below")  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def gather(sets: Mapping[str, Artifact], near: bool) -> Sets:
-    """All samples of the sets in memory: 2 KB each."""
-    found = [
-        read_samples(one, number_of(file.name), near) for one in sets.values() for file in one.files(f"{one.name}-")
-    ]
-    counts = [sum(file.rows for file in one.files(f"{one.name}-")) for one in sets.values()]
-    key, digest, group = (np.concatenate([getattr(one, name) for one in found]) for name in ("key", "digest", "group"))
-    thumbnail = np.concatenate([one.thumbnail for one in found]) if near else None
-    return Sets(tuple(sets), np.repeat(np.arange(len(counts)), counts), Samples(key, digest, group, thumbnail))
-
-
 def _compare(
-    sets: Sets,
+    gathered: Gathered,
     scores: Artifact,
     folder: str,
-    parts: Mapping[int, "_Known | None"],
+    parts: Sequence[int],
+    known: Known | None,
     threshold: float,
     near: bool,
 ) -> list[dict[str, Any]]:
@@ -136,25 +130,31 @@ def _compare(
     import torch
 
     torch.set_num_threads(1)
-    lookups: dict[tuple[str, ...], tuple[Sets, References | None]] = {}
+    sets, lookups = gathered.sets, dict[bool, tuple[Sets, References | None]]()
+
+    def lookup(again: bool) -> tuple[Sets, References | None]:
+        """The samples of the sets that a part is compared with, if it was compared before (`again`), or if not."""
+        if again not in lookups:
+            some = only(sets, ~gathered.known) if again else sets
+            theirs = some.samples.thumbnail
+            references = None if theirs is None else References(descriptors(theirs), CANDIDATE, screen_precision())
+            lookups[again] = some, references
+        return lookups[again]
+
     records = []
-    for number, known in parts.items():
+    for number in parts:
         heartbeat()
-        before = known.rows(number) if known else PAIRS.empty_table()
-        left = tuple(name for name in sets.names if not (known and name in known.sets))
-        tables = [before]
-        if left:
-            if left not in lookups:
-                some = only(sets, left)
-                theirs = some.samples.thumbnail
-                references = None if theirs is None else References(descriptors(theirs), CANDIDATE, screen_precision())
-                lookups[left] = some, references
+        before = known if known and number in known.parts else None
+        tables = [before.rows(number, gathered) if before else PAIRS.empty_table()]
+        some, references = lookup(bool(before))
+        compared = len(some.samples.key)
+        if compared:
             samples = read_samples(scores, number, near)
             for first in range(0, len(samples.key), ROWS):
                 heartbeat()
-                tables.append(pairs_of(take(samples, slice(first, first + ROWS)), *lookups[left], threshold))
-        table = pa.concat_tables(tables).sort_by([("key", "ascending"), ("set", "ascending")])
-        records.append(_commit(folder, number, table, len(left)))
+                mine = take(samples, slice(first, first + ROWS))
+                tables.append(pairs_of(mine, some, references, threshold))
+        records.append(_commit(folder, number, merge(tables, sets.names), compared))
     return records
 
 
@@ -205,51 +205,6 @@ def find_references(pairs: Artifact, of_set: str) -> dict[str, np.ndarray]:
             for kind in KINDS:
                 keys = mine.filter(pc.equal(mine.column("kind"), kind)).column("reference")  # pyright: ignore
                 found[kind] = np.union1d(found[kind], keys.to_numpy())
-    return found
-
-
-@dataclass(frozen=True)
-class _Known:
-    """What an earlier artifact compared with a part."""
-
-    uri: str
-    sets: tuple[str, ...]
-    """Those that are the same now."""
-    has_rows: bool
-
-    def rows(self, number: int) -> pa.Table:
-        """The pairs with these sets."""
-        if not self.has_rows:
-            return PAIRS.empty_table()
-        table = read_table(self.uri, "pairs", number, PAIRS.names)
-        return table.filter(pc.is_in(table.column("set"), pa.array(self.sets, pa.string())))  # pyright: ignore
-
-
-def _find_known(
-    root: Root, scores: Artifact, parts: Mapping[int, File], identity: Mapping[str, Any]
-) -> dict[int, _Known]:
-    """Part → what is known of it: of all earlier artifacts, the one that knows the most sets of the most parts."""
-    best: dict[int, _Known] = {}
-    mine = _contents(scores)
-    others = {one.digest: one for one in root.named(scores.name)}
-    for pairs in root.named("pairs"):
-        before = pairs.identity
-        of = others.get(before["scores"])
-        same = tuple(name for name, digest in identity["sets"].items() if before["sets"].get(name) == digest)
-        if not (of and same and all(before[name] == identity[name] for name in ("threshold", "version"))):
-            continue
-        theirs, files = _contents(of), {number_of(file.name) for file in pairs.files("pairs-")}
-        found = {n: _Known(pairs.uri, same, n in files) for n in parts if theirs.get(n) == mine[n]}
-        if sum(len(one.sets) for one in found.values()) > sum(len(one.sets) for one in best.values()):
-            best = found
-    return best
-
-
-def _contents(scores: Artifact) -> dict[int, tuple[str, ...]]:
-    """Part → the checksums of its samples and its thumbnails."""
-    found: dict[int, tuple[str, ...]] = {}
-    for file in (*scores.files(f"{scores.name}-"), *scores.files("thumbnails-")):
-        found[number_of(file.name)] = (*found.get(number_of(file.name), ()), file.sha256)
     return found
 
 

@@ -4,7 +4,7 @@ Letter: N samples.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,9 @@ from raylabel.store.files import read_file, reading
 @dataclass(frozen=True)
 class Samples:
     """Samples of a corpus or of sets."""
+
+    NAMES: ClassVar = ("key", "digest", "group")
+    """Those that all have."""
 
     key: np.ndarray
     """int64 [N], ascending within a set"""
@@ -42,7 +45,7 @@ def number_of(name: str) -> int:
 
 def read_samples(artifact: Artifact, part: int, near: bool) -> Samples:
     """Those of a part of SCORES or PICTURES."""
-    table = read_table(artifact.uri, artifact.name, part, ["key", "digest", "group"])
+    table = read_table(artifact.uri, artifact.name, part, [*Samples.NAMES])
     digest, thumbnail = _fixed(table.column("digest")).view(f"S{DIGEST_BYTES}")[:, 0], None
     if near:
         beside = read_table(artifact.uri, "thumbnails", part, THUMBNAILS.names)

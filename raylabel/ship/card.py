@@ -169,7 +169,7 @@ def _limits(shipped: Shipped, steps: list[Step]) -> str:
     ]
     if any(step.artifact.name == "picks" for step in steps):
         lines.append("- It has learned from the labels of a teacher, also where these are wrong.")
-    if run.get("leaks") and (sentence := Leaks(**run["leaks"]).sentence):
+    if run.get("leaks") and (sentence := Leaks.of(run["leaks"]).sentence):
         lines.append(f"- Test set and training data: {code(sentence)}.")
     lines += [f"- Warning of the run: {code(text)}." for text in run.get("warnings", ())]
     return "\n".join(lines)

@@ -18,12 +18,13 @@ import ray
 from raylabel.compute.resources import Resources
 from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus import Corpus, Shards, index_corpus
-from raylabel.corpus.config import absolute
+from raylabel.corpus.apart import check_apart
 from raylabel.errors import InputError
 from raylabel.features.thumbnails import SIDE, has_thumbnails
 from raylabel.inference.pictures import make_pictures
 from raylabel.media.view import Clip, View
 from raylabel.pipelines.edited import check_edited
+from raylabel.pipelines.inputs import REFERENCE
 from raylabel.schema import COPIED
 from raylabel.selection import copies as near_duplicates
 from raylabel.selection import pairs as of_sets
@@ -31,15 +32,16 @@ from raylabel.selection.copies import find_copies
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.groups import find_groups
 from raylabel.selection.pairs import THRESHOLD, find_pairs
+from raylabel.selection.references import Reference
 from raylabel.selection.samples import number_of
 from raylabel.ship.deduplication import Deduplication, Found, copied, count
 from raylabel.ship.deduplication_page import GROUPS, MEMBERS, PAIRS, make_page
-from raylabel.ship.output import Output, inside
+from raylabel.ship.output import Output
 from raylabel.ship.parts import Part, Places, as_dicts, parts_of, write_files, write_parts
 from raylabel.store.artifact import Artifact, File, Root, digest
 
-CORPUS, REFERENCE = "corpus", "reference"
-"""The names of the corpus and of a reference set in the root."""
+CORPUS = "corpus"
+"""The name of the corpus in the root."""
 BATCH = 128  # samples decoded at once
 TOGETHER = 16  # parts of a task: about a million samples, whose rows it holds
 
@@ -112,7 +114,7 @@ def deduplicate(
         )
         for name, one in corpora.items()
     }
-    mine, sets = pictures[""], {name: made for name, made in pictures.items() if name}
+    mine, sets = pictures[""], {name: Reference(made) for name, made in pictures.items() if name}
     duplicates = find_duplicates(root, mine)
     copies = None if settings.near is None else find_copies(root, mine, duplicates, settings.near)
     pairs = find_pairs(root, mine, sets, settings.near) if sets else None
@@ -132,7 +134,7 @@ def deduplicate(
         copies=listed,
         rejected=mine.info["rejected"],
         reasons=mine.info["reasons"],
-        unread={name: made.info["rejected"] for name, made in sets.items()},
+        unread={name: one.samples.info["rejected"] for name, one in sets.items()},
         counts=[{"set": name, "kind": kind, "samples": rows} for (name, kind), rows in sorted(counts.items())],
         groups=groups.count,
         largest=groups.largest[0].size if groups.largest else 0,
@@ -153,24 +155,8 @@ def check(
     for name, one in corpora.items():
         one.check(REFERENCE if name else CORPUS)
         output.check_outside(one, "reference set" if name else "corpus")
-    _check_apart(corpora, against)
+    check_apart(corpus.uri, against)
     return corpora
-
-
-def _check_apart(corpora: Mapping[str, Corpus], against: Sequence[str]) -> None:
-    """InputError if the corpus and a set have files in common: these would be listed as copies of themselves."""
-    if again := [uri for uri, times in Counter(map(absolute, against)).items() if times > 1]:
-        raise InputError(f"against has '{again[0]}' twice: give each reference set once")
-    for mine in map(absolute, corpora[""].uri):
-        for theirs in map(absolute, against):
-            if inside(mine, theirs) or inside(theirs, mine):
-                same = (
-                    "is the corpus itself" if inside(mine, theirs) and inside(theirs, mine) else "overlaps the corpus"
-                )
-                raise InputError(
-                    f"the reference set '{theirs}' {same}, '{mine}', so that its files would be copies of themselves: "
-                    "leave it out, or give a corpus without it"
-                )
 
 
 def _index(root: Root, name: str, corpus: Corpus) -> Artifact:

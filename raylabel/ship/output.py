@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, get_args
 import pyarrow.fs as pafs
 
 from raylabel.corpus import Corpus
+from raylabel.corpus.apart import inside
 from raylabel.corpus.config import absolute
 from raylabel.errors import InputError
 from raylabel.ship.encode import Form
@@ -166,8 +167,3 @@ class Output(Generic[C]):
                 selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
                 found = [one for one in fs.get_file_info(selector) if one.is_file]
         return {info.path[len(path.rstrip("/")) + 1 :]: info.size or 0 for info in found}
-
-
-def inside(uri: str, folder: str) -> bool:
-    """Whether a place is a folder, or in it; both absolute."""
-    return f"{uri.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")

@@ -1,5 +1,6 @@
 """Copies of test pictures that are planted in the labeled set and in the corpus of a run."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from copies import COPIES, encoded, photographs
 from helpers import write_parquet
+from PIL import Image
 
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
@@ -28,10 +30,11 @@ from raylabel.report.run import write_report
 from raylabel.schema import COPIES as COPIED
 from raylabel.schema import PAIRS, PICKS, THUMBNAILS
 from raylabel.selection.select import Select
-from raylabel.store.artifact import Root
+from raylabel.store.artifact import Artifact, Root
 
 PLANTED, BYTES, LABELED, WITHIN = 20, 2, 3, 6
 VIEW = View(size=32, resize=32, crop="padded", flip=False)
+SMALL = replace(VIEW, size=16, resize=16)
 
 
 @pytest.fixture(scope="module")
@@ -135,12 +138,68 @@ def test_copies_of_test_pictures_are_not_selected(ray_local, tmp_path, media, re
         Run(root, replace(recipe, leaks="error"), start).build("labels")
 
 
-def test_near_duplicates_within_a_corpus_need_thumbnails(recipe):
-    small = replace(recipe.view, size=16, resize=16)
-    with pytest.raises(InputError, match="copies is 'near', but the teacher's view has 16 pixels.* at least 24$"):
-        replace(recipe, view=small, copies="near")
-    with pytest.raises(InputError, match="^copies is 'all': choose 'bytes' or 'near'$"):
-        replace(recipe, copies="all")
+def test_further_evaluation_sets_and_the_held_out_split_are_removed_too(ray_local, tmp_path, media, recipe):
+    """The set `v2` has altered copies of some samples of the corpus and of one that is labeled; a part of the labeled
+    samples, some of which are held out, is in the corpus byte for byte."""
+    rng, corpus, labeled = np.random.default_rng(1), media["unlabeled"], media["labeled"][10:40]
+    shown = [Image.open(io.BytesIO(one)).convert("RGB") for one in (*corpus[60:70], media["labeled"][50])]
+    others = [encoded(COPIES["jpeg"](one, rng)) for one in shown]
+    both = corpus + labeled
+    paths = {name: write_parquet(tmp_path / f"{name}.parquet", m, np.zeros(len(m), int)) for name, m in
+             (("v2", others), ("both", both))}  # fmt: skip
+    root, whole = Root.open(str(tmp_path / "root")), Corpus(uri=(str(paths["both"]),))
+    given = replace(recipe, unlabeled=whole, against={"v2": str(paths["v2"])}, holdout=0.3)
+    run = Run(root, given, prepare(root, given)).build("picks")
+    assert run.pairs and run.labeled_pairs and run.start.validation
+
+    def shared(pairs: Artifact, name: str) -> set[tuple[int, int]]:
+        found = [row for row in pairs.table("pairs-", PAIRS).to_pylist() if row["set"] == name]
+        return {(row["key"], row["reference"]) for row in found if row["kind"] != "below"}
+
+    assert {*run.pairs.info["sets"]} == {"test", "v2", "validation"}
+    assert {(60 + i, i) for i in range(10)} <= shared(run.pairs, "v2") and (50, 10) in shared(run.labeled_pairs, "v2")
+    held = set(run.start.validation[1].table("picks-", PICKS).column("key").to_pylist())
+    copied = {(len(corpus) + i, 10 + i) for i in range(30) if 10 + i in held}
+    assert 0 < len(copied) < 30 and copied <= shared(run.pairs, "validation")
+    assert {reference for _, reference in shared(run.pairs, "validation")} <= held
+    picked = set(run.picks.table("picks-", PICKS).column("key").to_pylist())
+    removed = {key for name in ("test", "v2", "validation") for key, _ in shared(run.pairs, name)}
+    assert picked == set(range(len(both))) - removed
+
+    leaks = run.leaks.leaks
+    of_v2, of_validation = leaks.others
+    assert (of_v2.name, of_validation.name) == ("v2", "validation") and leaks.removed == len(removed)
+    assert of_v2.unlabeled == {"near": len({key for key, _ in shared(run.pairs, "v2")})}
+    assert of_v2.labeled == {"near": len({key for key, _ in shared(run.labeled_pairs, "v2")})}
+    assert of_validation.unlabeled["bytes"] == len(copied) and not of_validation.labeled
+    assert f"{of_v2.labeled['near']} labeled samples ({of_v2.labeled['near']} near) and " in leaks.sentence
+    assert {one.set for one in shown_pairs(run)} >= {"v2"}
+    strict = replace(given, leaks="error")
+    with pytest.raises(InputError, match="labeled samples .* are also in v2.*: remove them from the evaluation sets"):
+        Run(root, strict, prepare(root, strict)).build("labels")
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"view": SMALL, "copies": "near"}, "copies is 'near', but the teacher's view has 16 pixels.* at least 24$"),
+        ({"view": SMALL, "against": {"v2": "/v2"}}, "against is given, but the teacher's view has 16 pixels"),
+        ({"copies": "all"}, "copies is 'all': choose 'bytes' or 'near'$"),
+        ({"against": {"test": "/v2"}}, "against has a set 'test': give a name of .* than labeled, unlabeled, test"),
+        ({"against": {"a b": "/v2"}}, "against has a set 'a b': give a name of letters, digits, '_', '.' and '-', "),
+    ],
+)
+def test_what_cannot_be_compared_is_an_error(recipe, fields, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        replace(recipe, **fields)
+
+
+def test_a_further_evaluation_set_is_not_a_part_of_the_corpus(ray_local, tmp_path, recipe):
+    root, corpus = Root.open(str(tmp_path / "root")), recipe.unlabeled.uri[0]
+    with pytest.raises(InputError, match="^against has '/v2' twice: give each reference set once"):
+        prepare(root, replace(recipe, against={"a": "/v2", "b": "/v2/"}))
+    with pytest.raises(InputError, match="^the reference set '.*unlabeled.parquet' is the corpus itself"):
+        prepare(root, replace(recipe, against={"a": corpus}))
 
 
 @pytest.mark.slow

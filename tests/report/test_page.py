@@ -27,7 +27,7 @@ from raylabel.report.page import NAMED_CLASSES, Film, Picture, Point, Strip, wri
 from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary
 from raylabel.report.terminal import print_summary
 from raylabel.report.thumbnails import thumbnail
-from raylabel.selection.leaks import Leaks
+from raylabel.selection.leaks import Leaks, SharedSet
 
 COLOURS = [(255, 0, 255), (0, 255, 0), (255, 255, 0), (0, 0, 255), (255, 0, 0), (0, 255, 255)]
 
@@ -91,6 +91,10 @@ def make(names: list[str], text: str = "plain", video: bool = False) -> Summary:
         leaks=Leaks(
             known=4900, videos=3, labeled=12, unlabeled=4567, labeled_copies=5, copies=8, labeled_near=6, near=14,
             threshold=0.93, removed=4582, test=21, n=5000, examples=[text, "v_g02"],
+            others=[
+                SharedSet(name=text, labeled={"bytes": 7}, unlabeled={"bytes": 3, "near": 41}),
+                SharedSet(name="v2", labeled={"near": 2}, unlabeled={"video": 1}),
+            ],
         ) if video else None,
         warnings=(text, "two"),
         stages=[

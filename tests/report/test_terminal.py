@@ -15,7 +15,7 @@ from raylabel.report.control import ControlUsed
 from raylabel.report.head import FittedHead, TriedStrength, ZeroShotHead
 from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary, verdict
 from raylabel.report.terminal import print_summary
-from raylabel.selection.leaks import Leaks
+from raylabel.selection.leaks import Leaks, SharedSet
 from raylabel.text import printable
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07\r\n[bold]x[/bold] \u202egpj.exe \x9b2J \udcff 猫"
@@ -178,6 +178,19 @@ NO_LEAK = Leaks(known=0, videos=0, labeled=0, unlabeled=0, labeled_copies=0, cop
         (
             dataclasses.replace(NO_LEAK, labeled_copies=2, test=1),
             "leaks: 1 of 96 test samples leak: 2 labeled samples are byte-identical to test samples",
+        ),
+        (dataclasses.replace(NO_LEAK, others=[SharedSet(name="v2", labeled={}, unlabeled={})]), None),
+        (
+            dataclasses.replace(
+                NO_LEAK,
+                removed=44,
+                others=[
+                    SharedSet(name="v2", labeled={}, unlabeled={"bytes": 3, "near": 1041}),
+                    SharedSet(name="voc", labeled={"near": 2}, unlabeled={"near": 1}),
+                ],
+            ),
+            "leaks: 1,044 samples of the corpus (3 bytes, 1,041 near) are also in v2; 2 labeled samples (2 near) and 1 "
+            "samples of the corpus (1 near) are also in voc (44 samples of the corpus are not selected)",
         ),
     ],
 )

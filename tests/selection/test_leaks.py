@@ -14,6 +14,7 @@ from raylabel.schema import DIGESTS, SCORES
 from raylabel.selection import compare, pairs
 from raylabel.selection.leaks import Leaks, find_leaks
 from raylabel.selection.pairs import find_pairs
+from raylabel.selection.references import Reference
 from raylabel.store.artifact import Artifact, Built, Root, write_table
 
 
@@ -143,7 +144,7 @@ def test_the_corpus_is_compared_by_group_and_by_bytes(ray_local, tmp_path, monke
         monkeypatch.setattr(pairs, "ROWS", batch)
         scores = scores_of(root, f"corpus {number}", corpus, files)
         tested = scores_of(root, f"test {number}", read, min(files, 3))
-        compared = find_pairs(root, scores, {"test": tested})
+        compared = find_pairs(root, scores, {"test": Reference(tested)})
         found = find_leaks("report", *tables, tested, digests, compared)
         assert found.leaks == wanted and found.keys.tolist() == leaking
         removed = sum(row[1] in {row[1] for row in read} or row[2] in theirs for row in corpus)
@@ -160,7 +161,7 @@ def test_all_test_samples_with_the_same_bytes_leak(ray_local, tmp_path, monkeypa
     )
     root, same = Root.open(str(tmp_path)), b"x" * 16
     tested = scores_of(root, "test", [(i, same, 0) for i in range(5)] + [(5, b"y" * 16, 0)])
-    compared = find_pairs(root, scores_of(root, "corpus", [(0, same, 0), (1, same, 0)]), {"test": tested})
+    compared = find_pairs(root, scores_of(root, "corpus", [(0, same, 0), (1, same, 0)]), {"test": Reference(tested)})
     assert compared.info["pairs"] == 2 * most and compared.info["removed"] == 2
     found = find_leaks("report", groups_of([]), groups_of([None] * 6), tested, None, compared)
     assert found.leaks.copies == 2 and found.keys.tolist() == [0, 1, 2, 3, 4]
@@ -171,7 +172,7 @@ def test_images_are_compared_only_byte_for_byte(ray_local, tmp_path):
     corpus = [(i, bytes([i % 50]) * 16, 0) for i in range(100)]  # each digest twice
     tested = scores_of(root, "test", [(3, b"\x07" * 16, 0), (5, b"\xf0" * 16, 0), (1 << 32, b"\x07" * 16, 0)])
     names = groups_of([None] * 3, [3, 5, 1 << 32])
-    pairs_found = find_pairs(root, scores_of(root, "corpus", corpus), {"test": tested})
+    pairs_found = find_pairs(root, scores_of(root, "corpus", corpus), {"test": Reference(tested)})
     assert find_leaks("report", groups_of([None] * 4), names, tested, None, pairs_found).leaks == Leaks(
         known=0, videos=0, labeled=0, unlabeled=0, labeled_copies=0, copies=2, test=2, n=3, examples=[]
     )
@@ -180,7 +181,7 @@ def test_images_are_compared_only_byte_for_byte(ray_local, tmp_path):
         match="^2 of 3 test samples leak: 2 samples of the corpus are byte-identical to test .*: remove",
     ):
         find_leaks("error", groups_of([None] * 4), names, tested, None, pairs_found)
-    clean = find_pairs(root, scores_of(root, "clean", [(1, b"c" * 16, 0)]), {"test": tested})
+    clean = find_pairs(root, scores_of(root, "clean", [(1, b"c" * 16, 0)]), {"test": Reference(tested)})
     assert find_leaks("error", groups_of([]), names, tested, None, clean).leaks.sentence == ""
 
 

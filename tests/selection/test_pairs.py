@@ -14,14 +14,19 @@ from raylabel.errors import InputError
 from raylabel.features.alignment import similarities
 from raylabel.features.search import References
 from raylabel.features.thumbnails import descriptors
-from raylabel.schema import PAIRS
+from raylabel.schema import PAIRS, PICKS
 from raylabel.selection import compare, pairs
-from raylabel.selection.compare import CANDIDATE, KINDS, MOST, Sets, pairs_of
-from raylabel.selection.pairs import THRESHOLD, count_samples, find_pairs, find_references, first_pairs, read_keys
+from raylabel.selection.compare import CANDIDATE, KINDS, MOST, Sets, merge, pairs_of
+from raylabel.selection.pairs import THRESHOLD, count_samples, find_references, first_pairs, read_keys
+from raylabel.selection.references import Reference, gather
 from raylabel.selection.samples import Samples, take
-from raylabel.store.artifact import Artifact, Built, Root
+from raylabel.store.artifact import Artifact, Built, Root, write_table
 
 small = st.integers(1, 6)
+
+
+def find_pairs(root: Root, corpus: Artifact, sets: dict[str, Artifact], *threshold: float) -> Artifact:
+    return pairs.find_pairs(root, corpus, {name: Reference(one) for name, one in sets.items()}, *threshold)
 
 
 @settings(max_examples=150, deadline=None)
@@ -122,9 +127,24 @@ def rows(found: Artifact) -> list[dict]:
     return found.table("pairs-", PAIRS).to_pylist()
 
 
-def test_parts_are_compared_once_whatever_stops_or_grows(ray_local, tmp_path, parts, sets, monkeypatch):
+@pytest.fixture
+def compared(monkeypatch) -> list[int]:
+    """With how many samples of the sets each part is compared, in tasks of one part each."""
+    found: list[int] = []
+
+    def note(task, arguments, *others):
+        records = run_tasks(task, arguments, *others)
+        found.extend(record["compared"] for some in records for record in some)
+        return records
+
+    run_tasks = pairs.run_tasks
+    monkeypatch.setattr(pairs, "run_tasks", note)
+    monkeypatch.setattr(pairs, "TASK_PAIRS", 1)
+    return found
+
+
+def test_parts_are_compared_once_whatever_stops_or_grows(ray_local, tmp_path, parts, sets, compared, monkeypatch):
     root, fresh = (Root.open(str(tmp_path / name)) for name in ("root", "fresh"))
-    monkeypatch.setattr(pairs, "TASK_PAIRS", 1)  # a part in each task
     test, more = (stored(root, name, [sets[name]]) for name in ("test", "validation"))
     three, four = stored(root, "three", parts[:3]), stored(root, "four", parts)
 
@@ -139,16 +159,8 @@ def test_parts_are_compared_once_whatever_stops_or_grows(ray_local, tmp_path, pa
         patch.setattr(pairs, "run_tasks", lambda task, arguments, *others: stop(task, list(arguments), *others))
         with pytest.raises(KeyboardInterrupt):
             find_pairs(root, three, {"test": test})
-    asked: list[dict] = []
-
-    def note(task, arguments, *others):
-        arguments = list(arguments)
-        asked.extend(one[3] for one in arguments)
-        return run_tasks(task, arguments, *others)
-
-    monkeypatch.setattr(pairs, "run_tasks", note)
     found = find_pairs(root, three, {"test": test})
-    assert stopped == [3] and [list(one) for one in asked] == [[2]]
+    assert stopped == [3] and compared == [50, 50, 50]
     whole = find_pairs(fresh, stored(fresh, "three", parts[:3]), {"test": stored(fresh, "test", [sets["test"]])})
     assert found.digest == whole.digest and rows(found) == rows(whole) and len(rows(found)) > 20
     assert [file.sha256 for file in found.files()] == [file.sha256 for file in whole.files()]
@@ -164,11 +176,85 @@ def test_parts_are_compared_once_whatever_stops_or_grows(ray_local, tmp_path, pa
         THRESHOLD,
     )
     assert rows(more_sets) == rows(all_new) and more_sets.digest == all_new.digest
-    asked.clear()  # another set is new, the test set is known
+    compared.clear()  # another set is new, the test set is known
     other = find_pairs(root, four, {"test": test, "other": stored(root, "other", [sets["validation"]])})
-    known = [one for some in asked for one in some.values()]
-    assert [one.sets for one in known if one] == [("test",)] * 4
+    assert compared == [len(sets["validation"].key)] * 4
     assert [row for row in rows(other) if row["set"] == "test"] == rows(grown)
+
+
+def test_only_the_new_samples_of_a_set_are_compared(ray_local, tmp_path, parts, sets, compared, monkeypatch):
+    """A set of which one sample is gone, one has other bytes and others are new, beside one that is the same."""
+    root, fresh = (Root.open(str(tmp_path / name)) for name in ("root", "fresh"))
+    whole, beside = sets["test"], sets["validation"]
+    before = take(whole, np.arange(45))
+    digest = before.digest.copy()
+    digest[3] = b"changed"
+    edited = take(replace(before, digest=digest), np.arange(45) != 7)
+    names = ("key", "digest", "group", "thumbnail")
+    after = Samples(**{name: np.concatenate([getattr(edited, name), getattr(whole, name)[45:]]) for name in names})
+
+    def find(root, some):
+        made = {"test": stored(root, f"test{len(some.key)}", [some]), "validation": stored(root, "beside", [beside])}
+        return find_pairs(root, stored(root, "corpus", parts), made)
+
+    first = find(root, before)
+    compared.clear()
+    grown, anew = find(root, after), find(fresh, after)
+    assert compared == [6] * 4 + [len(after.key) + len(beside.key)] * 4
+    assert grown.digest == anew.digest and rows(grown) == rows(anew) and rows(grown) != rows(first)
+    gone = int(before.key[7])
+    assert any(row["reference"] == gone for row in rows(first) if row["set"] == "test")
+    assert not any(row["reference"] == gone for row in rows(grown) if row["set"] == "test")
+
+
+def test_samples_of_a_set_are_known_only_if_all_of_them_is_the_same(ray_local, tmp_path, sets):
+    root, whole = Root.open(str(tmp_path)), sets["test"]
+    one = Reference(stored(root, "one", [whole]))
+    changed = {
+        "key": whole.key + np.where(np.arange(50) == 49, 3, 0),
+        "digest": np.where(np.arange(50) == 5, b"x" * 16, whole.digest).astype("S16"),
+        "group": whole.group + (np.arange(50) == 6),
+        "thumbnail": whole.thumbnail + (np.arange(50) == 8).astype(np.uint8)[:, None],
+    }
+    for at, (name, values) in zip((49, 5, 6, 8), changed.items(), strict=True):
+        other = Reference(stored(root, name, [replace(whole, **{name: values})]))
+        assert np.flatnonzero(~gather({"a": other}, {"a": one}, True).known).tolist() == [at]
+    assert gather({"a": one}, {"a": one}, True).known.all() and not gather({"a": one}, {"b": one}, True).known.any()
+
+
+def test_a_part_of_a_set_is_compared_alone(ray_local, tmp_path, parts, sets):
+    root, whole = Root.open(str(tmp_path)), sets["test"]
+    some = np.arange(50) % 3 == 0
+    table = pa.table({"label": np.zeros(17), "rank": np.arange(17), "score": np.zeros(17), "key": whole.key[some]})
+    picks = root.make(
+        "truth", {}, lambda draft: Built([write_table(draft.uri, "picks-0.parquet", table.cast(PICKS))], {})
+    )
+    corpus, test = stored(root, "corpus", parts), stored(root, "test", [whole])
+    every = find_pairs(root, corpus, {"test": test})
+    found = pairs.find_pairs(root, corpus, {"test": Reference(test, picks)})
+    keys = set(whole.key[some].tolist())
+    assert rows(found) == [row for row in rows(every) if row["reference"] in keys] and found.digest != every.digest
+    assert 0 < len(rows(found)) < len(rows(every)) and found.info["new"] == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_pairs_with_parts_of_sets_are_merged_to_those_with_the_whole(data):
+    mine = data.draw(st.lists(st.tuples(small, st.integers(0, 3)), max_size=12))
+    others = data.draw(st.lists(st.tuples(small, st.integers(0, 3), st.integers(0, 1)), max_size=30))
+    others.sort(key=lambda one: one[2])
+    number = np.array([x[2] for x in others], int)
+    samples, theirs = (samples_of([x[0] for x in some], [x[1] for x in some]) for some in (mine, others))
+    sets, part = (
+        Sets(("a", "b"), number, theirs),
+        np.array(data.draw(st.lists(st.booleans(), min_size=30, max_size=30))),
+    )
+    part = part[: len(others)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "MOST", data.draw(st.integers(1, 4)))
+        whole = pairs_of(samples, sets, None, 0.5)
+        tables = [pairs_of(samples, compare.only(sets, some), None, 0.5) for some in (part, ~part)]
+        assert merge(tables, sets.names).equals(whole)
 
 
 def test_info_counts_what_is_in_the_table(ray_local, tmp_path, parts, sets):

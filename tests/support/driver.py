@@ -50,6 +50,8 @@ class Spec:
     root: str
     corpus: list[str] = field(default_factory=list)
     """Shards. Empty: the recipe `digits`, with just enough images for it to learn."""
+    against: list[str] = field(default_factory=list)
+    """Shards of a test set, with which the corpus is compared, and with itself, in the place of a run to PICKS."""
     temporary: str = ""
     """Ray's temporary folder; a short path, because it contains sockets."""
     cpus: int = 4
@@ -77,6 +79,8 @@ def run(spec: Spec, folder: str) -> Artifact:
         return write_report(Run(root, digits(spec)))[0]
     corpus = Corpus(uri=tuple(spec.corpus))
     shards = index_corpus(root, "golden", corpus)
+    if spec.against:
+        return compare(spec, root, corpus, shards)
     scoring = Scoring(
         scorer=GoldenTeacher(**spec.teacher),
         source={"teacher": "golden"},
@@ -89,6 +93,22 @@ def run(spec: Spec, folder: str) -> Artifact:
     scores = make_scores(root, scoring)
     duplicates = find_duplicates(root, scores)
     return select(root, scores, duplicates, Select(k=K, p=P), NAMES)
+
+
+def compare(spec: Spec, root: Root, corpus: Corpus, shards: Artifact) -> Artifact:
+    """PAIRS of the corpus and the test set; with COPIES of the corpus in the root."""
+    from raylabel.inference.pictures import make_pictures  # with PyTorch
+    from raylabel.media.view import View
+    from raylabel.selection.copies import find_copies
+    from raylabel.selection.pairs import find_pairs
+    from raylabel.selection.references import Reference
+
+    def pictures(corpus: Corpus, shards: Artifact) -> Artifact:
+        return make_pictures(root, corpus, shards, View(size=32, resize=32), BATCH, Resources(**spec.resources), 0.0)
+
+    mine, test = pictures(corpus, shards), Corpus(uri=tuple(spec.against))
+    find_copies(root, mine, find_duplicates(root, mine))
+    return find_pairs(root, mine, {"test": Reference(pictures(test, index_corpus(root, "test", test)))})
 
 
 def digits(spec: Spec) -> Recipe:
