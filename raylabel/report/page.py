@@ -13,7 +13,7 @@ from typing import Any
 from raylabel.evaluate.learning_curve import Measured
 from raylabel.evaluate.results import CLIP_TOP1, STUDENT, TOP1, TOP5
 from raylabel.report.axes import Axis, linear, log
-from raylabel.report.html import leaves, render
+from raylabel.report.html import data_uri, leaves, render
 from raylabel.report.summary import MODELS, Summary, detail, headline
 from raylabel.text import compact
 
@@ -89,19 +89,52 @@ class Strip:
 
 @dataclass(frozen=True)
 class Pair:
-    """A sample of the corpus and one of an evaluation set that is similar to it."""
+    """A sample of the corpus, and one of an evaluation set or of the corpus that is similar to it."""
 
     similarity: float
     near: bool
     """Whether it is a near-duplicate, or below the threshold."""
     set: str
-    """Name of the set."""
+    """Name of the set; empty: both are of the corpus."""
     jpegs: tuple[bytes, bytes]
     """Thumbnails of both, that of the corpus first."""
 
 
+@dataclass(frozen=True)
+class ShownGroup:
+    """A sample that is kept, and its first copies."""
+
+    size: int
+    """Samples of the group."""
+    name: str
+    """Address of the sample that is kept; empty if it is not shown."""
+    pictures: Sequence[tuple[bytes, str]]
+    """(thumbnail, text in its place) of each, first of the sample that is kept."""
+
+    @property
+    def frames(self) -> list[tuple[str, str]]:
+        """As the template shows them."""
+        return [(data_uri("image/jpeg", jpeg), text) for jpeg, text in self.pictures]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Copies within the corpus."""
+
+    count: int
+    """Groups in all."""
+    groups: Sequence[ShownGroup]
+    """Largest first."""
+    pairs: Sequence[Pair]
+    """A copy and the sample that is kept, of the near-duplicates that are least similar, by similarity, descending."""
+
+
 def write_page(
-    summary: Summary, curves: Mapping[str, Sequence[Point]], strips: Sequence[Strip], pairs: Sequence[Pair] = ()
+    summary: Summary,
+    curves: Mapping[str, Sequence[Point]],
+    strips: Sequence[Strip],
+    pairs: Sequence[Pair] = (),
+    copies: Copies | None = None,
 ) -> str:
     """The page as HTML text; the same arguments give the same text.
 
@@ -144,6 +177,7 @@ def write_page(
         counted=summary.counted,
         strips=strips,
         pairs=pairs,
+        copies=copies,
         films=sum(p.film is not None for s in strips for p in s.pictures),
         playing=_playing(strips),
         seconds=f"{SECONDS:g}",

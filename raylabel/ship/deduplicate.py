@@ -25,6 +25,8 @@ from raylabel.inference.pictures import make_pictures
 from raylabel.media.view import Clip, View
 from raylabel.pipelines.edited import check_edited
 from raylabel.pipelines.inputs import REFERENCE
+from raylabel.report.groups import GROUPS, MEMBERS
+from raylabel.report.pairs import SHOWN
 from raylabel.schema import COPIED
 from raylabel.selection import copies as near_duplicates
 from raylabel.selection import pairs as of_sets
@@ -35,7 +37,7 @@ from raylabel.selection.pairs import THRESHOLD, find_pairs
 from raylabel.selection.references import Reference
 from raylabel.selection.samples import number_of
 from raylabel.ship.deduplication import Deduplication, Found, copied, count
-from raylabel.ship.deduplication_page import GROUPS, MEMBERS, PAIRS, make_page
+from raylabel.ship.deduplication_page import make_page
 from raylabel.ship.output import Output
 from raylabel.ship.parts import Part, Places, as_dicts, parts_of, write_files, write_parts
 from raylabel.store.artifact import Artifact, File, Root, digest
@@ -125,7 +127,7 @@ def deduplicate(
         raise InputError(f"'{output.uri}' was written before samples were read again: delete it, or give another --to")
     output.write_summary(wanted)
     places = {name: Places.of(pictures[name], one, Shards(shards[name])) for name, one in corpora.items()}
-    groups = find_groups(duplicates, copies, GROUPS, MEMBERS, PAIRS)
+    groups = find_groups(duplicates, copies, GROUPS, MEMBERS, SHOWN)
     files, counts, listed = _write(Writing(_found(places, duplicates, copies, pairs), output), mine)
     made = replace(
         wanted,

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from raylabel.report.html import render
-from raylabel.report.page import Pair
+from raylabel.report.page import Pair, ShownGroup
 from raylabel.report.pairs import SHOWN, around_threshold
 from raylabel.report.previews import read_previews
 from raylabel.selection.groups import Groups
 from raylabel.ship.deduplication import Deduplication
 from raylabel.ship.parts import Places
 from raylabel.store.artifact import Artifact
-
-GROUPS, MEMBERS, PAIRS = 20, 7, SHOWN
-"""What is shown at most: groups, copies of each, near-duplicates."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +23,6 @@ class Picture:
 
     uri: str
     jpeg: bytes
-
-
-@dataclass(frozen=True)
-class ShownGroup:
-    """A group that is shown; the first picture is that of the sample that is kept."""
-
-    size: int
-    pictures: list[Picture]
 
 
 @dataclass(frozen=True)
@@ -66,7 +55,9 @@ def make_page(
     mine = pictures[""]
     data = json.loads(json.dumps(dataclasses.asdict(found), allow_nan=False))
     shown = [
-        ShownGroup(group.size, [mine[key] for key in (group.kept, *group.copies)])
+        ShownGroup(
+            group.size, mine[group.kept].uri, [(mine[key].jpeg, mine[key].uri) for key in (group.kept, *group.copies)]
+        )
         for group in groups.largest
         if all(key in mine for key in (group.kept, *group.copies))
     ]
@@ -81,7 +72,7 @@ def _rows(groups: Groups, pairs: Artifact | None) -> list[_Row]:
         _Row(row["key"], row["reference"], row["set"], row["similarity"], row["kind"] == "near")
         for row in (around_threshold(pairs) if pairs else ())
     ]
-    near = sorted([*near, *(row for row in of_sets if row.near)], key=lambda row: (row.similarity, row.key))[:PAIRS]
+    near = sorted([*near, *(row for row in of_sets if row.near)], key=lambda row: (row.similarity, row.key))[:SHOWN]
     return [*near[::-1], *(row for row in of_sets if not row.near)]
 
 

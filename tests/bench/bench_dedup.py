@@ -2,13 +2,19 @@
 
     python tests/bench/bench_dedup.py
     python tests/bench/bench_dedup.py --quick
+    python tests/bench/bench_dedup.py --large     # 2 million rows against 50,000, and 20 million against 1,000
 
 5,000 reference features and 20,000 of a corpus, of 512 numbers, like those behind a ReLU, with 200 planted
 near-duplicates whose cosines are about the threshold. The other arm is `faiss.IndexFlatL2` on the references, one
 thread as ours: the nearest reference of each row, and then `range_search` of the rows whose nearest is near enough.
+
+`--large`: features of as many numbers as the descriptors of pictures that runs search, which stream past the references
+in a process of its own, one thread. Figures: rows per second, the memory that it takes at most, and whether the planted
+pairs are found.
 """
 
 import argparse
+import resource
 import time
 from collections.abc import Callable
 
@@ -16,11 +22,14 @@ import faiss
 import numpy as np
 import torch
 from figures import interleave, print_ratio, print_value
+from processes import in_fresh_process
 
 from raylabel.compute.resources import Cluster, Node
 from raylabel.features.search import References
 
 D, REFERENCES, ROWS, PLANTED, THRESHOLD, BATCH = 512, 5_000, 20_000, 200, 0.95, 256
+DESCRIPTOR, BLOCK, LARGE_THRESHOLD = 192, 4096, 0.9
+LARGE = ((50_000, 2_000_000), (1_000, 20_000_000))
 
 Found = list[tuple[int, int]]
 
@@ -59,6 +68,34 @@ def with_faiss(references: np.ndarray, corpus: np.ndarray) -> Found:
     return pairs
 
 
+def stream(references: int, rows: int, precision: str) -> tuple[float, float, int, int]:
+    """(rows per second, bytes of memory at most beside those before the search, planted pairs, those that are found).
+
+    There is no room for so many features. So blocks are the same numbers in another order each time, which is a
+    rotation of the space that the references do not follow; only the time of the search is counted."""
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    both = np.maximum(rng.standard_normal((references + BLOCK, DESCRIPTOR), np.float32), 0)
+    both /= np.linalg.norm(both, axis=1, keepdims=True)
+    others, block = both[:references].astype(np.float16), both[references:].astype(np.float16)
+    before, spent, planted, found = _resident(), 0.0, 0, 0
+    known = References(others, LARGE_THRESHOLD, precision)
+    for _ in range(rows // BLOCK):
+        mine = block[:, rng.permutation(DESCRIPTOR)]
+        at, of = rng.choice(BLOCK, 3, replace=False), rng.choice(references, 3, replace=False)
+        mine[at] = others[of]
+        begin = time.perf_counter()
+        pairs = known.pairs(mine)
+        spent += time.perf_counter() - begin
+        both_of = {*zip(pairs.at.tolist(), pairs.reference.tolist(), strict=True)}
+        planted, found = planted + 3, found + len(both_of & {*zip(at.tolist(), of.tolist(), strict=True)})
+    return rows // BLOCK * BLOCK / spent, _resident() - before, planted, found
+
+
+def _resident() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one round")
@@ -68,7 +105,17 @@ def main() -> None:
         default="auto",
         help="of the screen; default: what raylabel chooses for this CPU",
     )
+    parser.add_argument("--large", action="store_true", help="more rows and references than faiss is compared with")
     arguments = parser.parse_args()
+    if arguments.large:
+        precision = Cluster((Node(1, 0),)).precision(arguments.precision)
+        for references, rows in LARGE:
+            rate, memory, planted, found = in_fresh_process(stream, references, rows, precision)
+            name = f"{rows:,} rows of {DESCRIPTOR} numbers against {references:,} in {precision}"
+            print_value("dedup", name, [rate], "rows/s")
+            print_value("dedup", f"{name}: memory of the search", [memory / 1e6], "MB")
+            print_value("dedup", f"{name}: planted pairs that are found, of {planted}", [found], "pairs")
+        return
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     data, pairs = features(), dict[str, Found]()

@@ -25,6 +25,7 @@ from raylabel.pipelines.inputs import prepare
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe, Teacher
+from raylabel.report.groups import shown_copies
 from raylabel.report.pairs import SHOWN, shown_pairs
 from raylabel.report.run import write_report
 from raylabel.schema import COPIES as COPIED
@@ -132,6 +133,12 @@ def test_copies_of_test_pictures_are_not_selected(ray_local, tmp_path, media, re
     assert all({PLANTED + i, last - WITHIN + i} & copied for i in range(WITHIN))
     picked = set(within.picks.table("picks-", PICKS).column("key").to_pylist())
     assert picked == set(range(len(media["unlabeled"]))) - removed - copied
+    copies = shown_copies(within)
+    assert copies and copies.count == within.copies.info["groups"]
+    shown = [one.similarity for one in copies.pairs]
+    assert shown == sorted(row["similarity"] for row in rows)[:SHOWN][::-1]
+    assert sum(group.size - 1 for group in copies.groups) == len(copied)
+    assert shown_copies(run) is None
     strict = Run(root, replace(recipe, near=1.0), start).build("picks")
     assert strict.pairs and strict.leaks.leaks.near < leaks.near
     with pytest.raises(InputError, match=f"{leaks.labeled_near} labeled samples are near-duplicates of test"):

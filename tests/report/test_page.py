@@ -23,7 +23,7 @@ from raylabel.media.encode import encode_mp4
 from raylabel.report import page as module
 from raylabel.report.control import ControlUsed, TriedControl
 from raylabel.report.head import FittedHead, TriedStrength, ZeroShotHead
-from raylabel.report.page import NAMED_CLASSES, Film, Picture, Point, Strip, write_page
+from raylabel.report.page import NAMED_CLASSES, Copies, Film, Pair, Picture, Point, ShownGroup, Strip, write_page
 from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary
 from raylabel.report.terminal import print_summary
 from raylabel.report.thumbnails import thumbnail
@@ -148,6 +148,28 @@ def test_every_value_of_the_json_is_on_the_page_exactly(classes: int, video: boo
     assert missing == (
         {"validated", "leaks", "head", "zero_shot", "counts.near_duplicates"} if not video else {"validated"}
     )
+
+
+def test_groups_of_copies_and_pairs_are_shown_side_by_side() -> None:
+    jpegs = [f"jpeg {i}".encode() for i in range(8)]
+    uris = [f"data:image/jpeg;base64,{base64.b64encode(one).decode()}" for one in jpegs]
+    groups = [
+        ShownGroup(1234, "", [(one, "sample of the corpus") for one in jpegs[:3]]),
+        ShownGroup(2, "", [(one, "sample of the corpus") for one in jpegs[3:5]]),
+    ]
+    near = Pair(similarity=0.9312, near=True, set="", jpegs=(jpegs[5], jpegs[6]))
+    below = Pair(similarity=0.9212, near=False, set="v2", jpegs=(jpegs[7], jpegs[0]))
+    summary = make(["a", "b"])
+    page = write_page(summary, {}, [], [below], Copies(count=3, groups=groups, pairs=[near]))
+    of_sets, copies = page.split("<h2>Copies in the corpus</h2>")
+    assert [uri for uri in re.findall(r'src="([^"]*)"', of_sets) if uri in uris] == [uris[7], uris[0]]
+    assert "0.921 below the threshold, <bdi>v2</bdi>" in of_sets and "sample of the v2 set" in of_sets
+    assert re.findall(r'src="([^"]*)"', copies) == uris[:7]
+    assert re.findall(r"<h3><span>(.*?)</span>", copies) == ["1,234 samples", "2 samples"]
+    assert re.findall(r"<figcaption>(?:<strong>)?(kept|copy)", copies) == ["kept", "copy", "copy", "kept", "copy"]
+    assert "3 samples have copies" in copies and "the largest of these groups" in copies
+    assert re.findall(r"<figcaption>(0.*?)</figcaption>", copies) == ["0.931 near-duplicate"]
+    assert "Copies in the corpus" not in write_page(summary, {}, [])
 
 
 def test_text_of_a_value_is_that_value() -> None:
