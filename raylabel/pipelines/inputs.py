@@ -19,6 +19,7 @@ from raylabel.models.trained import import_model
 from raylabel.pipelines.edited import check_edited
 from raylabel.recipes.recipe import Recipe, check_classes, check_recipe
 from raylabel.recipes.teacher import Teacher
+from raylabel.selection.config import MEASURED, read_counts
 from raylabel.selection.leaks import find_leaks
 from raylabel.store.artifact import Artifact, Root
 from raylabel.text import listed
@@ -83,6 +84,8 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
         validation = "validation", of_validation
     find_leaks(recipe.leaks, groups["labeled"], groups["test"])  # those that are found without scores
     check_classes(recipe, len(classes))
+    if recipe.select.counts not in ("", *MEASURED):
+        read_counts(recipe.select.counts, classes)
     return Prepared(
         corpora=corpora,
         shards=shards,

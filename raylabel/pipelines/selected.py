@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from raylabel.compute.progress import say
 from raylabel.labels.source import gives_scores
 from raylabel.selection.copies import find_copies
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact
+from raylabel.text import listed
 
 if TYPE_CHECKING:
     from raylabel.pipelines.semi_supervised import Run
@@ -32,4 +34,17 @@ def picks_of(run: Run) -> Artifact:
     if run.duplicates is None:
         return run.labels
     pairs = None if run.recipe.leaks == "report" else run.pairs
-    return select(run.root, run.labels, run.duplicates, run.recipe.select, run.start.classes, pairs, run.copies)
+    found = select(run.root, run.labels, run.duplicates, run.recipe.select, run.start.classes, pairs, run.copies)
+    for text in _warnings(run, found):  # now, not after days of training
+        say(f"warning: {text}")
+    return found
+
+
+def pick_warnings(run: Run) -> list[str]:
+    """What the user should know about classes without picks, if these are allowed."""
+    return _warnings(run, run.picks) if run.duplicates and run.recipe.select.allow_empty else []
+
+
+def _warnings(run: Run, picks: Artifact) -> list[str]:
+    empty = [name for name, count in zip(run.start.classes, picks.info["per_class"], strict=True) if not count]
+    return [f"no sample is selected for {len(empty):,} classes ({listed(empty)})"] if empty else []

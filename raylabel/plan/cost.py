@@ -5,6 +5,7 @@ class.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 
 from raylabel.inference.pool import units_of_item
 from raylabel.plan.pilot import Materialized, Sorted
-from raylabel.selection.select import Select
+from raylabel.selection.config import Select, list_lengths
 from raylabel.selection.topk import TopK
 
 REPLICATES = 200  # of the bootstrap
@@ -72,7 +73,9 @@ class Expected:
     """Distinct samples."""
 
 
-def expected_picks(scores: pa.Table, unit: int, seen: int, samples: int, config: Select, classes: int) -> Expected:
+def expected_picks(
+    scores: pa.Table, unit: int, seen: int, samples: int, config: Select, classes: Sequence[str]
+) -> Expected:
     """Estimates the picks from SCORES of `seen` of the N = `samples` samples: whole units of `unit` rows, or stretches
     of them, that were drawn at random.
 
@@ -86,33 +89,36 @@ def expected_picks(scores: pa.Table, unit: int, seen: int, samples: int, config:
     new = np.ones(len(order), bool)
     new[1:] = (digest[order][1:] != digest[order][:-1]).any(axis=1)
     kept = np.sort(order[new])  # byte-identical copies count once, under the smallest key
-    p, scale = config.p, samples / max(1, seen)
-    ranked = "log_odds" if config.rank == "softmax" else "logits"
-    label, value = (_lists(scores, name)[kept, :p].ravel() for name in ("classes", ranked))
+    p, scale, count = config.p, samples / max(1, seen), len(classes)
+    label, value = (_lists(scores, name)[kept, :p].ravel() for name in ("classes", config.column))
+    lengths = list_lengths(config, classes, np.bincount(label[::p], minlength=count))
     units = np.unique(key[kept] // unit)
     stretch = np.cumsum(np.diff(units, prepend=units[:1]) > 1)  # adjacent units were drawn together
     stretches = len(np.unique(stretch))
     rows = np.bincount(stretch[np.searchsorted(units, key[kept] // unit)], minlength=stretches)
     own = [np.repeat(values[kept], p) for values in (key, scores.column("group").to_numpy())]
-    best = TopK(classes, max(1, len(label)), groups=True)
+    if config.minimum is not None:
+        enough = value >= np.float32(config.minimum)
+        label, value, own = label[enough], value[enough], [values[enough] for values in own]
+    best = TopK(count, max(1, len(label)), groups=True)
     best.add(label, value, own[0], own[1] * (not config.repeat_videos))
-    label, value, key, _ = best.kept(0, classes)
+    label, value, key, _ = best.kept(0, count)
     of = stretch[np.searchsorted(units, key // unit)]
-    counts = np.bincount(of * classes + label, minlength=stretches * classes).reshape(stretches, classes)
+    counts = np.bincount(of * count + label, minlength=stretches * count).reshape(stretches, count)
     expected = counts.sum(axis=0) * scale
 
-    best = TopK(classes, math.ceil(config.k / scale))
+    best = TopK(count, np.ceil(lengths / scale).astype(np.int64))
     best.add(label, value, key)
     distinct = len(np.unique(best.result()[3]))
-    reach = int((expected >= config.k).sum())
+    reach = int((expected >= lengths).sum())
     low = high = reach
     if seen < samples:
         rng = np.random.default_rng(0)
         weights = rng.multinomial(stretches, np.full(stretches, 1 / stretches), REPLICATES)
         drawn = weights @ counts * (scale * rows.sum() / (weights @ rows))[:, None]
-        ends = np.percentile((drawn >= config.k).sum(axis=1), (2.5, 97.5))
+        ends = np.percentile((drawn >= lengths).sum(axis=1), (2.5, 97.5))
         low, high = min(reach, math.floor(ends[0])), max(reach, math.ceil(ends[1]))
-    picks = round(float(np.minimum(expected, config.k).sum()))
+    picks = round(float((lengths * (expected > 0) if config.fill else np.minimum(expected, lengths)).sum()))
     return Expected((reach, low, high), picks, min(samples, round(distinct * scale)))
 
 

@@ -53,7 +53,8 @@ def plan(root: Root, recipe: Recipe, device_hour_price: float | None = None) -> 
     took = time.monotonic() - begin
     samples, labeled = Shards(start.shards["unlabeled"]).samples, measured.teacher
     known = expect(recipe, start, done, labeled)
-    most = min(recipe.select.k * len(start.classes), samples * recipe.select.p)
+    most = recipe.select.k * len(start.classes)
+    most = most if recipe.select.fill else min(most, samples * recipe.select.p)
     expected = known or Expected((0, 0, 0), most, min(most, samples))
     return Plan(
         recipe=recipe.name,

@@ -17,10 +17,11 @@ FILES = 16  # of existing SCORES that are read to estimate the picks
 
 def expect(recipe: Recipe, start: Prepared, done: Done, labeled: Labeled | None) -> Expected | None:
     """The expected picks; None if there is no teacher yet to estimate them with."""
-    classes, unit = len(start.classes), unit_rows(start.corpora["unlabeled"])
+    classes, unit = start.classes, unit_rows(start.corpora["unlabeled"])
     if picks := done["picks"]:
         info = picks.info
-        reach = sum(count >= recipe.select.k for count in info["per_class"])
+        lengths = info.get("lengths", [recipe.select.k] * len(classes))
+        reach = sum(count >= most for count, most in zip(info["per_class"], lengths, strict=True))
         return Expected((reach, reach, reach), info["picks"], info["samples"])
     if scores := done["labels"]:
         files = scores.files("scores-")

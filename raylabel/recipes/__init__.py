@@ -16,7 +16,7 @@ from raylabel.recipes.space import Search
 from raylabel.recipes.transfer import Transfer
 from raylabel.recipes.transfers import cub200_resnet50, sign_digits
 from raylabel.recipes.videos import actions, kinetics_r2plus1d18, kinetics_r2plus1d34, moving_digits
-from raylabel.selection.select import Select
+from raylabel.selection.config import Select
 from raylabel.training.config import Train
 from raylabel.training.head import Head
 from raylabel.training.media import Materialize

@@ -9,7 +9,7 @@ from raylabel.labels.teacher import Label
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.recipes.recipe import Recipe, Teacher
-from raylabel.selection.select import Select
+from raylabel.selection.config import Select
 from raylabel.training.config import Train
 from raylabel.training.head import Head
 from raylabel.training.media import Materialize

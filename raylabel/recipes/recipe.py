@@ -17,9 +17,9 @@ from raylabel.models import Model, check, check_input
 from raylabel.recipes.control import Control
 from raylabel.recipes.space import Settings, apply
 from raylabel.recipes.teacher import Teacher
+from raylabel.selection.config import Select
 from raylabel.selection.leaks import Policy
 from raylabel.selection.pairs import THRESHOLD
-from raylabel.selection.select import Select
 from raylabel.store.artifact import ADDED_LATER, NOT_IDENTITY
 from raylabel.training.config import Train
 from raylabel.training.media import Materialize

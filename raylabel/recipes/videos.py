@@ -10,7 +10,7 @@ from raylabel.labels.teacher import Label
 from raylabel.media.view import Clip, View
 from raylabel.models import Model
 from raylabel.recipes.recipe import Recipe, Teacher
-from raylabel.selection.select import Select
+from raylabel.selection.config import Select
 from raylabel.training.config import Train
 from raylabel.training.media import Materialize
 from raylabel.training.schedule import Schedule, scaled_lr

@@ -15,6 +15,7 @@ from raylabel.labels.source import gives_scores
 from raylabel.models.trained import CURVE
 from raylabel.pipelines.curves import curves_of, trainings_of
 from raylabel.pipelines.leaks import leak_warnings
+from raylabel.pipelines.selected import pick_warnings
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.report.control import control_used
 from raylabel.report.groups import shown_copies
@@ -91,6 +92,7 @@ def summarise(run: Run) -> Summary:
             k=picks.get("k", max(per_class)),
             p=picks.get("p", 1),
             rank=picks.get("rank", run.picks.name),
+            policy=recipe.select.words if "k" in picks else "",
             per_class=per_class,
             min=min(per_class),
             median=float(np.median(per_class)),
@@ -98,7 +100,7 @@ def summarise(run: Run) -> Summary:
         ),
         validated=_validated(run),
         leaks=run.leaks.leaks,
-        warnings=(*run.start.warnings, *leak_warnings(run)),
+        warnings=(*run.start.warnings, *leak_warnings(run), *pick_warnings(run)),
         stages=[_stage(name, some) for name, some in stages.items()],
         hardware=run.student.info["hardware"],
         settings=identity_of(recipe),

@@ -106,7 +106,9 @@ class Picks:
     p: int
     """Classes per sample that may compete."""
     rank: str
-    """The order of the candidates of a class: softmax (by log-odds, which gives the same order) or logits."""
+    """The order of the candidates of a class: softmax (by log-odds, which gives the same order), logits or random."""
+    policy: str = ""
+    """What else decides which of them are selected; empty if nothing does."""
     per_class: list[int]
     """Pairs of each class, in the order of `Summary.classes`."""
     min: int

@@ -52,7 +52,8 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
         more = f" and {len(summary.passed_over) - 5:,} more" if len(summary.passed_over) > 5 else ""
         say(f"passed over (not samples): {', '.join(some)}{more}")
     picks = summary.picks
-    say(f"picks: {picks.total:,} of {picks.samples:,} samples (K {picks.k:,}, P {picks.p}, by {picks.rank})")
+    more = f"; {picks.policy}" if picks.policy else ""
+    say(f"picks: {picks.total:,} of {picks.samples:,} samples (K {picks.k:,}, P {picks.p}, by {picks.rank}{more})")
     if picks.per_class:
         fewest, most = (summary.classes[picks.per_class.index(x)] for x in (picks.min, picks.max))
         median = f"{picks.median:,.1f}".removesuffix(".0")

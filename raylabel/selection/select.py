@@ -1,6 +1,6 @@
 """SCORES -> PICKS: the K best samples of every class, exactly, counting byte-identical copies once.
 
-Letters: N samples, C classes, P classes kept per sample, K samples kept per class.
+Letters: N samples, C classes, P classes kept per sample, K samples kept per class, n candidates.
 
 One map task per run of SCORES files keeps the K best samples of each class. One reduce task per slice of classes merges
 them. A map task that holds 16 million rows writes them and continues, so its memory has a limit for any C and K; a
@@ -9,9 +9,9 @@ key ascending) is total. The selection is that of Yalniz et al. 2019 (arXiv 1905
 best classes of each sample, then the K best samples of each class. A class lists only the best segment of a video.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +20,13 @@ import ray
 from raylabel.compute.progress import Progress
 from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
-from raylabel.schema import PICKS, SCORES
+from raylabel.schema import PICKS
+from raylabel.selection.candidates import Scored, read_candidates
+from raylabel.selection.config import MEASURED, Select, list_lengths
 from raylabel.selection.dropped import keys_to_drop
 from raylabel.selection.shuffle import (
-    BATCH_ROWS,
     group_files,
     group_name,
-    open_table,
     read_partition,
     run_tasks,
     write_partitions,
@@ -54,56 +54,19 @@ PICKED = pa.schema([CANDIDATES.field("key")])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Select:
-    """Which samples are selected for each class."""
-
-    k: int = 16_000
-    """K, samples kept per class: its K best candidates. 16,000 is the paper's for 100 M samples; scale it with N."""
-    p: int = 10
-    """P, classes kept per sample: a sample is a candidate for its P best classes. The paper has 10 of 1,000."""
-    rank: Literal["softmax", "logits"] = "softmax"
-    """Score that orders a class's list: 'softmax' (by log-odds, with the same order) or 'logits' (the raw output)."""
-    repeat_videos: bool = False
-    """Whether a class may list several segments of one source video; otherwise it lists only the best of them."""
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise InputError(f"select.k is {self.k}: keep at least 1 sample per class")
-        if self.p < 1:
-            raise InputError(f"select.p is {self.p}: keep at least 1 class per sample")
-        if self.rank not in ("softmax", "logits"):
-            raise InputError(f"select.rank is '{self.rank}': choose 'softmax' or 'logits'")
-
-    def check_against(self, classes: int, kept: int) -> None:
-        """InputError if P is above `classes`, the number of classes, or `kept`, the classes per sample in SCORES."""
-        if self.p > classes:
-            raise InputError(f"select.p is {self.p} but there are {classes} classes: lower --select.p to {classes}")
-        if self.p > kept:
-            raise InputError(
-                f"select.p is {self.p} but the scores hold the {kept} best classes of each sample: "
-                f"lower --select.p to {kept}, or raise --label.p, which scores again"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
 class SelectionTask:
     """The input of all map and reduce tasks of a selection: plain data, so that Ray can send it."""
 
-    scores: str
-    """Folder of SCORES."""
-    kept: int
-    """Classes per sample in SCORES, at least P."""
+    scores: Scored
     copies: list[str]
     """Files of DUPLICATES and COPIES that have rows, by their URIs."""
     removed: list[str]
     """Files of PAIRS whose samples are no candidates, by their URIs."""
     config: Select
-    grouped: bool
-    """Whether a class lists only the best segment of each source video."""
-    classes: int
-    """C."""
     scratch: str
     """Folder of what tasks write for other tasks: candidates, and keys of PICKS."""
+    lengths: np.ndarray
+    """int64 [C]: the most samples of each class's list."""
     key_bits: int
     """The keys of PICKS are counted in 2^key_bits tasks."""
     out: str
@@ -112,7 +75,7 @@ class SelectionTask:
     @property
     def slices(self) -> list[tuple[int, int]]:
         """The classes of each partition of the candidates, and of each file of PICKS: from, to."""
-        return [(low, min(low + SLICE, self.classes)) for low in range(0, self.classes, SLICE)]
+        return [(low, min(low + SLICE, self.scores.classes)) for low in range(0, self.scores.classes, SLICE)]
 
 
 def select(
@@ -127,10 +90,12 @@ def select(
     """PICKS, the artifact `picks`: per class the first K of its candidates, by score descending, then key ascending.
 
     A sample is a candidate for the first P of its classes in SCORES, unless its key is in `duplicates`, `copies` or
-    `pairs`, or a better segment of the same video is a candidate. A class with fewer than K candidates keeps all. Files
+    `pairs`, a better segment of the same video is a candidate, or its score is below `config.minimum`. A class with
+    fewer than K candidates keeps all, or repeats them (`config.fill`). K differs by class with `config.counts`. Files
     `picks-*`, one per 64 classes, ordered by (label, rank).
-    Info: picks (rows), samples (distinct keys), per_class (rows of each class), k, p, rank, repeat_videos.
-    InputError if P is above C or above the classes per sample in SCORES, or if a class has no candidates.
+    Info: picks (rows), samples (distinct keys), per_class (rows of each class), and the fields of `config`.
+    InputError if P is above C or above the classes per sample in SCORES, or if a class has no candidates and
+    `config.allow_empty` is not set.
     """
     kept = scores.info["p"]
     config.check_against(len(classes), kept)
@@ -138,8 +103,12 @@ def select(
     rows = sum(f.rows for f in files)
     copied = {f"{one.uri}/{f.name}": f.rows for one in (duplicates, copies) if one for f in one.files() if f.rows}
     grouped = bool(scores.info.get("groups")) and not config.repeat_videos
+    given = None if config.counts in MEASURED else list_lengths(config, classes)
+    of_config = identity_of(config)
+    if config.counts and given is not None:  # what the file has, not where it is
+        of_config["counts"] = hashlib.sha256(given.astype("<i8").tobytes()).hexdigest()
     identity = {
-        "select": identity_of(config),
+        "select": of_config,
         "scores": scores.digest,
         "duplicates": duplicates.digest,
         "classes": len(classes),
@@ -151,15 +120,14 @@ def select(
         identity["pairs"] = pairs.digest
 
     def build(draft: Draft) -> Built:
-        most = min(len(classes) * config.k, rows * config.p)  # picks
+        most = len(classes) * config.k  # picks
+        most = most if config.fill else min(most, rows * config.p)
         task = SelectionTask(
-            scores=scores.uri,
-            kept=kept,
+            scores=Scored(folder=scores.uri, kept=kept, classes=len(classes), grouped=grouped),
             copies=list(copied),
             removed=[f"{pairs.uri}/{f.name}" for f in removed] if pairs else [],
             config=config,
-            grouped=grouped,
-            classes=len(classes),
+            lengths=np.zeros(0, np.int64) if given is None else given,
             scratch=draft.scratch("candidates"),
             key_bits=max(0, (most - 1) // KEYS).bit_length(),
             out=draft.uri,
@@ -170,42 +138,69 @@ def select(
         with Progress("select", rows, "samples") as progress:
             share, size = -(-rows // len(runs)), 32 if grouped else 24
             memory = size * min(share * config.p, KEPT + STAGED) + 16 * min(share, sum(copied.values()))
+            if given is None:
+                counted = run_tasks(_count_best, [(task, run) for run in runs], memory=memory)
+                task = replace(task, lengths=list_lengths(config, classes, np.sum(counted, axis=0)))
+                maps = [(task, *rest) for _, *rest in maps]
             written = run_tasks(_write_candidates, maps, lambda share: progress.update(int(share * rows)), memory)
             candidates = [name for names in written for name in names]
             slices = [(task, candidates, number) for number in range(len(task.slices))]
-            reduced = run_tasks(_write_picks, slices, memory=100 * min(SLICE * config.k, rows * config.p))
+            longest = max(int(task.lengths[low:high].sum()) for low, high in task.slices)
+            reduced = run_tasks(
+                _write_picks, slices, memory=100 * (longest if config.fill else min(longest, rows * config.p))
+            )
             picks, counts, keys = (list(some) for some in zip(*reduced, strict=True))
             buckets = [(task.scratch, keys, bucket) for bucket in range(1 << task.key_bits)]
             samples = sum(run_tasks(_count_keys, buckets, memory=24 * min(KEYS, most)))
         per_class = [count for some in counts for count in some]
-        _check_candidates(classes, per_class, rows, config.p)
-        info = {"picks": sum(per_class), "samples": samples, "per_class": per_class, **identity_of(config)}
+        if not config.allow_empty:
+            _check_candidates(classes, per_class, task.lengths, rows, config)
+        info = {"picks": sum(per_class), "samples": samples, "per_class": per_class, **of_config}
+        if config.counts:
+            info["lengths"] = task.lengths.tolist()
         return Built(picks, info)
 
     return root.make("picks", identity, build)
 
 
-def _check_candidates(classes: tuple[str, ...], per_class: list[int], rows: int, p: int) -> None:
-    empty = [name for name, count in zip(classes, per_class, strict=True) if not count]
+def _check_candidates(
+    classes: tuple[str, ...], per_class: list[int], lengths: np.ndarray, rows: int, config: Select
+) -> None:
+    empty = empty_classes(classes, per_class, lengths)
     if not empty:
         return
     subject, them = (
         (f"class {listed(empty)} has", "it") if len(empty) == 1 else (f"classes {listed(empty)} have", "them")
     )
+    limit = "" if config.minimum is None else f" and a score of at least {config.minimum:g}"
     raise InputError(
-        f"{subject} no candidates among {rows} scored samples with P={p}: "
-        f"raise --select.p or add unlabeled samples of {them}"
+        f"{subject} no candidates among {rows} scored samples with P={config.p}{limit}: raise --select.p, add "
+        f"unlabeled samples of {them}, or continue without {them} by --select.allow-empty"
     )
+
+
+def empty_classes(classes: Sequence[str], per_class: Sequence[int], lengths: Sequence[int] | np.ndarray) -> list[str]:
+    """The classes without picks, without those that were to have none."""
+    return [name for name, count, most in zip(classes, per_class, lengths, strict=True) if most and not count]
+
+
+def _count_best(task: SelectionTask, names: list[str]) -> np.ndarray:
+    """int64 [C]: the samples of some SCORES files by their best class."""
+    scored, counts = task.scores, np.zeros(task.scores.classes, np.int64)
+    drop = keys_to_drop(scored.folder, names, task.copies, task.removed)
+    for name in names:
+        for label, _, _ in read_candidates(scored, name, Select(p=1), drop):
+            counts += np.bincount(label, minlength=scored.classes)
+    return counts
 
 
 def _write_candidates(task: SelectionTask, names: list[str], run: str) -> list[str]:
     """The K best of each class in some SCORES files, one partition per slice: no other row can be in PICKS. Returns the
     names of the files; the rows of a class in one file are better than others that were read before it."""
-    column = "log_odds" if task.config.rank == "softmax" else "logits"
-    columns = ["key", "classes", column] + ["group"] * task.grouped
-    p, top = task.config.p, TopK(task.classes, task.config.k, task.grouped)
-    drop, written = keys_to_drop(task.scores, names, task.copies, task.removed), list[str]()
-    room = KEPT * 12 // 20 if task.grouped else KEPT  # a row with a group takes 20 bytes instead of 12
+    scored, written = task.scores, list[str]()
+    top = TopK(scored.classes, task.lengths, scored.grouped)
+    drop = keys_to_drop(scored.folder, names, task.copies, task.removed)
+    room = KEPT * 12 // 20 if scored.grouped else KEPT  # a row with a group takes 20 bytes instead of 12
 
     def write() -> None:
         def partitions() -> Iterator[list[np.ndarray]]:
@@ -214,27 +209,13 @@ def _write_candidates(task: SelectionTask, names: list[str], run: str) -> list[s
                 yield [(label - low).astype(np.uint8), *rest]
 
         name = f"candidates-{run}-{len(written):03d}.arrow"
-        written.append(write_partitions(task.scratch, name, GROUPED if task.grouped else CANDIDATES, partitions()))
+        written.append(write_partitions(task.scratch, name, GROUPED if scored.grouped else CANDIDATES, partitions()))
 
     for name in names:
-        where = f"{task.scores}/{name}"
-        with open_table(task.scores, name, SCORES) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
-                own = [batch.column(name).to_numpy() for name in ("key", "group")[: 1 + task.grouped]]
-                label = _entries(batch.column("classes"), task.kept, where)[:, :p]
-                score = _entries(batch.column(column), task.kept, where)[:, :p]
-                if len(drop):
-                    once = drop[np.searchsorted(drop, own[0]).clip(max=len(drop) - 1)] != own[0]
-                    own, label, score = [values[once] for values in own], label[once], score[once]
-                if label.size and not 0 <= label.min() <= label.max() < task.classes:
-                    raise InputError(
-                        f"{where}: a class index is outside 0..{task.classes - 1}: score again with these classes"
-                    )
-                if np.isnan(score).any():
-                    raise InputError(f"{where}: column '{column}' holds NaN, which has no rank: score again")
-                top.add(label.ravel(), score.ravel(), *(np.repeat(values, p) for values in own))
-                if top.rows > room:
-                    write()
+        for label, score, own in read_candidates(scored, name, task.config, drop):
+            top.add(label, score, *own)
+            if top.rows > room:
+                write()
     write()
     return written
 
@@ -242,14 +223,29 @@ def _write_candidates(task: SelectionTask, names: list[str], run: str) -> list[s
 def _write_picks(task: SelectionTask, candidates: list[str], number: int) -> tuple[File, list[int], str]:
     """PICKS of one slice of the classes, how many picks each class has, and the name of the file of their keys."""
     low, high = task.slices[number]
-    top = TopK(high - low, task.config.k, task.grouped)
+    top = TopK(high - low, task.lengths[low:high], task.scores.grouped)
     for name in candidates:
         heartbeat()
         top.add(*read_partition(task.scratch, name, number))
     label, rank, score, key = top.result()
+    if task.config.fill:
+        label, rank, score, key = _repeated(label, score, key, task.lengths[low:high])
     table = pa.table([label + np.int32(low), rank, score, key], schema=PICKS)
     file = write_table(task.out, f"picks-{number:05d}.parquet", table)
     return file, np.bincount(label, minlength=high - low).tolist(), _write_keys(task, key, number)
+
+
+def _repeated(
+    label: np.ndarray, score: np.ndarray, key: np.ndarray, lengths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(label, rank, score, key): each class that has rows has as many as its list may, those of its best samples again
+    and again. `label`, `score`, `key`: by (label, rank)."""
+    counts = np.bincount(label, minlength=len(lengths))
+    wanted = np.where(counts, lengths, 0)
+    found = np.repeat(np.arange(len(lengths), dtype=np.int32), wanted)
+    place = np.arange(len(found)) - np.repeat(np.cumsum(wanted) - wanted, wanted)
+    at = (np.cumsum(counts) - counts)[found] + place % counts[found]
+    return found, (place + 1).astype(np.int32), score[at], key[at]
 
 
 def _write_keys(task: SelectionTask, key: np.ndarray, number: int) -> str:
@@ -267,11 +263,3 @@ def _count_keys(folder: str, names: list[str], bucket: int) -> int:
     key = np.concatenate([read_partition(folder, name, bucket)[0] for name in names])
     key.sort()  # in place; np.unique would build a hash table of twice the size
     return int(np.count_nonzero(key[1:] != key[:-1])) + bool(len(key))
-
-
-def _entries(lists: pa.ListArray, kept: int, where: str) -> np.ndarray:
-    """A column of lists as an array [rows, kept]; InputError if a list has another length."""
-    lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
-    if (lengths != kept).any():
-        raise InputError(f"{where}: a list does not have the {kept} entries of these scores: score again")
-    return lists.flatten().to_numpy().reshape(-1, kept)

@@ -23,8 +23,10 @@ class TopK:
     sorted; with groups, 8 and 16 bytes more. A caller that has less memory calls `take` in between.
     """
 
-    def __init__(self, classes: int, k: int, groups: bool = False) -> None:
-        self.k = k
+    def __init__(self, classes: int, k: int | np.ndarray, groups: bool = False) -> None:
+        """`k`: K, or that of each class, integers [C]; 0 keeps none."""
+        self._k = np.broadcast_to(np.asarray(k), classes).tolist()
+        self._room = min(STAGED, sum(max(one // 4, STAGE_ROWS) for one in self._k))
         self._threshold = np.full(classes, -np.inf, np.float32)
         # Columns: score, key, and group if there are groups. At most K rows of each class, unordered.
         none = tuple(np.empty(0, dtype) for dtype in (np.float32, np.int64, np.int64)[: 2 + groups])
@@ -48,7 +50,7 @@ class TopK:
             pieces.append(column[stay])
         self._staged[0][-1] += np.float32(0)  # -0.0 + 0 is 0.0
         self._staged_rows += len(stay)
-        if self._staged_rows > min(STAGED, len(self._threshold) * max(self.k // 4, STAGE_ROWS)):
+        if self._staged_rows > self._room:
             self._compact()
 
     def kept(self, low: int, high: int) -> tuple[np.ndarray, ...]:
@@ -92,8 +94,11 @@ class TopK:
             if len(mine) == 3:
                 first = _best_of_groups(*mine)
                 mine = tuple(column[first] for column in mine)
-            if len(mine[0]) >= self.k:
-                self._threshold[c], first = _first(mine[0], mine[1], self.k)
+            k = self._k[c]
+            if not k:
+                self._threshold[c], mine = np.inf, self._none
+            elif len(mine[0]) >= k:
+                self._threshold[c], first = _first(mine[0], mine[1], k)
                 mine = tuple(column[first] for column in mine)
             self.rows += len(mine[0]) - len(self._rows[c][0])
             self._rows[c] = mine

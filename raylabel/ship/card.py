@@ -151,9 +151,10 @@ def _data(shipped: Shipped, steps: list[Step]) -> str:
             f"duplicates{near}."
         )
         picks = run["picks"]
+        more = f"; {code(text)}" if (text := picks.get("policy")) else ""
         lines.append(
             f"- Picks: {picks['total']:,} pairs of a sample and a class, of {picks['samples']:,} samples, at most "
-            f"{picks['k']:,} per class, ranked by {code(picks['rank'])}."
+            f"{picks['k']:,} per class, ranked by {code(picks['rank'])}{more}."
         )
     if not lines:
         lines.append("- Training data: not known, because raylabel did not train this network. State it here.")

@@ -30,7 +30,7 @@ from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.report.run import write_report
-from raylabel.selection.select import Select
+from raylabel.selection.config import Select
 from raylabel.store.artifact import Root
 
 CLASSES = 5  # the first five of CIFAR-10; the others are distractors

@@ -33,7 +33,7 @@ from raylabel.plan.estimate import plan
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.report.run import write_report
-from raylabel.selection.select import Select
+from raylabel.selection.config import Select
 from raylabel.store.artifact import Root
 from raylabel.training.config import Train
 from raylabel.training.schedule import Schedule

@@ -36,8 +36,9 @@ from raylabel.compute.resources import Resources
 from raylabel.corpus import UNIT, Corpus, index_corpus
 from raylabel.inference.scores import Scoring, make_scores
 from raylabel.schema import PICKS
+from raylabel.selection.config import Select
 from raylabel.selection.duplicates import find_duplicates
-from raylabel.selection.select import Select, select
+from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root
 
 P, K = 3, 1000

@@ -36,8 +36,9 @@ import ray
 from figures import interleave, print_ratio, print_value
 
 from raylabel.schema import DUPLICATES, SCORES
+from raylabel.selection.config import Select
 from raylabel.selection.duplicates import find_duplicates
-from raylabel.selection.select import Select, select
+from raylabel.selection.select import select
 from raylabel.selection.topk import TopK
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
 

@@ -31,10 +31,11 @@ from raylabel.inference.reuse import Earlier
 from raylabel.inference.scorer import RANKED
 from raylabel.inference.scores import _part
 from raylabel.schema import PICKS, SCORES, SHARDS
+from raylabel.selection.candidates import Scored
+from raylabel.selection.config import Select
 from raylabel.selection.select import (
     GROUP_CANDIDATES,
     KEYS,
-    Select,
     SelectionTask,
     _count_keys,
     _write_candidates,
@@ -147,13 +148,11 @@ def row_13(classes: int = 21_000, k: int = 16_000) -> None:
             numbers = range(-(-rows // FILE_ROWS))
             files = list(workers.map(functools.partial(_uniform_scores, folder, classes), numbers, chunksize=8))
         task = SelectionTask(
-            scores=folder,
-            kept=10,
+            scores=Scored(folder=folder, kept=10, classes=classes, grouped=False),
             copies=[],
             removed=[],
             config=Select(k=k, p=10),
-            grouped=False,
-            classes=classes,
+            lengths=np.full(classes, k),
             scratch=f"{folder}/scratch",
             key_bits=(classes * k // KEYS).bit_length(),
             out=f"{folder}/out",
@@ -163,7 +162,7 @@ def row_13(classes: int = 21_000, k: int = 16_000) -> None:
             written = _peak(
                 "map task" + ", with groups" * grouped,
                 _write_candidates,
-                dataclasses.replace(task, grouped=grouped),
+                dataclasses.replace(task, scores=dataclasses.replace(task.scores, grouped=grouped)),
                 names,
                 f"{grouped}",
             )

@@ -78,7 +78,7 @@ from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.training.media import Materialize
 from raylabel.compute.resources import Resources
 from raylabel.training.schedule import Schedule
-from raylabel.selection.select import Select
+from raylabel.selection.config import Select
 from raylabel.training.config import Train
 
 def recipe():
@@ -90,7 +90,7 @@ def recipe():
         unlabeled=Corpus(uri=(settings["unlabeled"],)),
         test=Corpus(uri=(settings["test"],)),
         view=View(size=8, resize=8, crop="padded", padding=1, flip=False),
-        teacher=Teacher(model=Model(arch="resnet8x1"), checkpoint=settings["checkpoint"]),
+        teacher=Teacher(model=Model(arch="resnet8x1"), checkpoint=settings["checkpoint"], unchecked=True),
         label=Label(batch=64, reject_limit=0.2),
         select=Select(k=20, p=10),
         materialize=Materialize(lanes=8),

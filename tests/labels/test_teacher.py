@@ -38,8 +38,9 @@ from raylabel.media.view import View
 from raylabel.models.trained import load_model
 from raylabel.pipelines.edited import check_edited
 from raylabel.schema import REJECTS, SCORES
+from raylabel.selection.config import Select
 from raylabel.selection.duplicates import find_duplicates
-from raylabel.selection.select import Select, select
+from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root
 
 CLASSES = tuple("0123456789")

@@ -18,8 +18,9 @@ from raylabel.corpus import Corpus, index_corpus
 from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.media.view import Clip, View
 from raylabel.schema import PICKS, SCORES
+from raylabel.selection.config import Select
 from raylabel.selection.duplicates import find_duplicates
-from raylabel.selection.select import Select, select
+from raylabel.selection.select import select
 from raylabel.store.artifact import Root
 
 CLASSES = tuple("0123456789")

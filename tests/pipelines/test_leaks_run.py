@@ -30,7 +30,7 @@ from raylabel.report.pairs import SHOWN, shown_pairs
 from raylabel.report.run import write_report
 from raylabel.schema import COPIES as COPIED
 from raylabel.schema import PAIRS, PICKS, THUMBNAILS
-from raylabel.selection.select import Select
+from raylabel.selection.config import Select
 from raylabel.store.artifact import Artifact, Root
 
 PLANTED, BYTES, LABELED, WITHIN = 20, 2, 3, 6

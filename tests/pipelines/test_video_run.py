@@ -32,8 +32,9 @@ from raylabel.recipes.recipe import Recipe
 from raylabel.report.run import write_report
 from raylabel.report.summary import Summary
 from raylabel.schema import PICKS, SCORES
+from raylabel.selection.config import Select
 from raylabel.selection.duplicates import find_duplicates
-from raylabel.selection.select import Select, select
+from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
 from raylabel.training.examples import materialize

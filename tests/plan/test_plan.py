@@ -38,11 +38,13 @@ from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.report.run import write_report
 from raylabel.report.summary import Summary
 from raylabel.schema import SCORES, make_key
+from raylabel.selection.config import Select, list_lengths
 from raylabel.selection.duplicates import find_duplicates
-from raylabel.selection.select import Select, select
+from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root
 
 JOB = JOBS / "plan.py"
+TEN = tuple("0123456789")
 
 
 def test_labeling_counts_padded_batches_and_idle_actors():
@@ -105,28 +107,36 @@ def scores_of(
     st.sampled_from(["softmax", "logits"]),
     st.sampled_from([None, 1, 3, 20]),
     st.booleans(),
+    st.sampled_from(["", "corpus", "zipf"]),
+    st.sampled_from([None, 0.0]),
+    st.booleans(),
 )
-def test_expected_picks_are_exact_if_all_samples_were_seen(seed, rows, p, k, rank, videos, repeat):
+def test_expected_picks_are_exact_if_all_samples_were_seen(
+    seed, rows, p, k, rank, videos, repeat, counts, minimum, fill
+):
     rng = np.random.default_rng(seed)
     classes = np.array([rng.permutation(5)[:3] for _ in range(rows)])
     values = rng.integers(-3, 4, (rows, 3)).astype(np.float32)  # ties
     key = np.sort(rng.choice(5000, rows, replace=False))
     digest = rng.integers(0, 2 * rows, rows)
     group = rng.integers(0, videos, rows) if videos else np.zeros(rows, np.int64)  # 0: its own video
-    config = Select(k=k, p=p, rank=rank, repeat_videos=repeat)
-    found = expected_picks(scores_of(classes, values, key, digest, group), 1024, rows, rows, config, 5)
+    config = Select(k=k, p=p, rank=rank, repeat_videos=repeat, counts=counts, minimum=minimum, fill=fill)
+    found = expected_picks(scores_of(classes, values, key, digest, group), 1024, rows, rows, config, tuple("abcde"))
 
     original = [i for i in range(rows) if digest[i] not in digest[:i]]
     picked: list[tuple[int, int]] = []
-    reach = 0
-    for c in range(5):
+    reach, sign = 0, -1 if rank == "softmax" else 1
+    lengths = list_lengths(config, "abcde", np.bincount(classes[original, 0], minlength=5)).tolist()
+    for c, most in enumerate(lengths):
         some = [(i, j) for i in original for j in range(p) if classes[i, j] == c]
-        some.sort(key=lambda at: ((-1 if rank == "softmax" else 1) * values[at], key[at[0]]))
+        some = [at for at in some if minimum is None or -sign * values[at] >= minimum]
+        some.sort(key=lambda at: (sign * values[at], key[at[0]]))
         if not repeat:
             best = {int(group[i]): i for i, _ in reversed(some)}
             some = [(i, j) for i, j in some if not group[i] or best[int(group[i])] == i]
-        reach += len(some) >= k
-        picked += [(c, i) for i, _ in some[:k]]
+        reach += len(some) >= most
+        mine = [(c, i) for i, _ in some[:most]]
+        picked += [mine[i % len(mine)] for i in range(most)] if fill and mine else mine
     assert found.reach == (reach, reach, reach)
     assert (found.picks, found.samples) == (len(picked), len({i for _, i in picked}))
 
@@ -143,7 +153,7 @@ def test_expected_picks_of_a_sample_are_scaled_and_the_interval_contains_the_tru
         some = np.random.default_rng(seed).choice(units, 20, replace=False)
         flat, keys = truths[some].ravel(), key[some].ravel()
         scores = scores_of(flat[:, None], rng.normal(size=(len(flat), 1)).astype(np.float32), keys, keys)
-        found = expected_picks(scores, 1024, len(flat), units * rows, Select(k=k, p=1), 10)
+        found = expected_picks(scores, 1024, len(flat), units * rows, Select(k=k, p=1), TEN)
         assert found.reach[1] <= found.reach[0] <= found.reach[2]
         inside += found.reach[1] <= truth <= found.reach[2]
         assert found.picks == pytest.approx(np.minimum(np.bincount(truths.ravel()), k).sum(), rel=0.03)
@@ -159,7 +169,7 @@ def test_similar_neighbours_widen_the_interval():
     sorted_corpus = scores_of(classes[:, None], np.zeros((len(keys), 1), np.float32), keys, keys)
     mixed = scores_of(rng.permutation(classes)[:, None], np.zeros((len(keys), 1), np.float32), keys, keys)
     config, samples = Select(k=30_000, p=1), 400 * rows
-    low, high = (expected_picks(one, 1024, len(keys), samples, config, 10).reach[1:] for one in (sorted_corpus, mixed))
+    low, high = (expected_picks(one, 1024, len(keys), samples, config, TEN).reach[1:] for one in (sorted_corpus, mixed))
     assert low[1] - low[0] > high[1] - high[0]
 
 
@@ -171,7 +181,7 @@ def test_adjacent_units_are_one_observation():
         unit = (np.arange(12)[:, None] * 100 + np.arange(8) * step).ravel()
         keys = np.repeat(unit, rows) * 1024 + np.tile(np.arange(rows), 96)
         scores = scores_of(classes[:, None], np.zeros((len(keys), 1), np.float32), keys, keys)
-        reach = expected_picks(scores, 1024, len(keys), 100 * len(keys), Select(k=20_000, p=1), 10).reach
+        reach = expected_picks(scores, 1024, len(keys), 100 * len(keys), Select(k=20_000, p=1), TEN).reach
         widths.append(reach[2] - reach[1])
     assert widths[0] > widths[1]
 

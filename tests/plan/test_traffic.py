@@ -36,8 +36,9 @@ from raylabel.plan.traffic import CorpusSize, Traffic
 from raylabel.recipes import cifar10
 from raylabel.report.page import CURVES
 from raylabel.schema import PICKS, SCORES, make_key
+from raylabel.selection.config import Select
 from raylabel.selection.duplicates import find_duplicates
-from raylabel.selection.select import Select, select
+from raylabel.selection.select import select
 from raylabel.store.artifact import Built, Draft, Root, identity_of, write_table
 from raylabel.store.fetch import Fetcher
 from raylabel.store.files import write_file

@@ -16,8 +16,10 @@ from raylabel.errors import InputError
 from raylabel.schema import DUPLICATES, PICKS, SCORES, check
 from raylabel.selection import select as selection
 from raylabel.selection import shuffle, topk
+from raylabel.selection.candidates import Scored
+from raylabel.selection.config import Select
 from raylabel.selection.duplicates import _write_hashes, find_duplicates
-from raylabel.selection.select import Select, SelectionTask, _count_keys, _write_candidates, select
+from raylabel.selection.select import SelectionTask, _count_keys, _write_candidates, select
 from raylabel.selection.topk import TopK, sort_order
 from raylabel.store.artifact import Artifact, Built, File, Root, write_table
 
@@ -53,8 +55,8 @@ def test_topk_equals_brute_force(data):
     rows = data.draw(st.lists(st.tuples(st.integers(0, classes - 1), tied_score), max_size=60))
     keys = data.draw(st.permutations(range(len(rows))))
     rows = [(label, score, key) for (label, score), key in zip(rows, keys, strict=True)]
-    top = TopK(classes, k)
     with mock.patch.object(topk, "STAGE_ROWS", data.draw(st.integers(0, 20))):
+        top = TopK(classes, k)
         for part in cut(data, rows):
             top.add(*columns_of(part))
     low, high = sorted(data.draw(st.tuples(st.integers(0, classes - 1), st.integers(1, classes))))
@@ -77,8 +79,8 @@ def test_topk_keeps_the_best_of_each_group_however_rows_are_split(data):
     rows = data.draw(st.lists(st.tuples(st.integers(0, classes - 1), tied_score, group), max_size=60))
     keys = data.draw(st.permutations(range(len(rows))))
     rows = [(label, score, key, group) for (label, score, group), key in zip(rows, keys, strict=True)]
-    whole = TopK(classes, k, groups=True)
     with mock.patch.object(topk, "STAGE_ROWS", data.draw(st.integers(0, 20))):
+        whole = TopK(classes, k, groups=True)
         for share in cut(data, rows):  # the rows of one task, added in batches; its result is added to the whole
             top = TopK(classes, k, groups=True)
             for part in cut(data, share):
@@ -95,8 +97,8 @@ def test_rows_that_were_taken_and_those_that_are_left_hold_the_best(data):
     classes, k, grouped = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 4)), data.draw(st.booleans())
     pairs = data.draw(st.lists(st.tuples(st.integers(0, classes - 1), tied_score), max_size=60))
     rows = [(label, score, key, key % 5) for key, (label, score) in enumerate(pairs)]
-    top, whole, taken = TopK(classes, k, grouped), TopK(classes, k, grouped), 0
     with mock.patch.object(topk, "STAGE_ROWS", 0):
+        top, whole, taken = TopK(classes, k, grouped), TopK(classes, k, grouped), 0
         for part in cut(data, rows):
             top.add(*columns_of(part, grouped)[: 3 + grouped])
             if data.draw(st.booleans()):
@@ -120,8 +122,8 @@ def columns_of(rows, groups=False):
 
 
 def test_topk_drops_rows_below_the_threshold_before_staging():
-    top = TopK(2, 10)
     with mock.patch.object(topk, "STAGE_ROWS", 25):
+        top = TopK(2, 10)
         top.add(np.zeros(60, np.int32), np.arange(60, dtype=np.float32), np.arange(60))
         assert (len(top._rows[0][0]), top._staged_rows) == (10, 0)
         top.add(np.zeros(40, np.int32), np.full(40, 49.0, np.float32), np.arange(40))
@@ -322,20 +324,19 @@ def test_groups_are_read_only_if_there_are_any(tmp_path):
     scores = fake_scores(Root.open(str(tmp_path)), "s", rows, [60], 2, {row[0]: 5 for row in rows})
     some = ["scores-00000.parquet"]
     task = SelectionTask(
-        scores=scores.uri,
-        kept=2,
+        scores=Scored(folder=scores.uri, kept=2, classes=3, grouped=False),
         copies=[],
         removed=[],
         config=Select(k=9, p=2),
-        grouped=False,
-        classes=3,
+        lengths=np.full(3, 9),
         scratch=str(tmp_path),
         key_bits=0,
         out="",
     )
     for grouped, columns in ((False, 3), (True, 4)):
         with mock.patch.object(pq.ParquetFile, "iter_batches", autospec=True, side_effect=iter_batches) as opened:
-            (name,) = _write_candidates(replace(task, grouped=grouped), some, f"{grouped}")
+            mine = replace(task, scores=replace(task.scores, grouped=grouped))
+            (name,) = _write_candidates(mine, some, f"{grouped}")
         assert ("group" in opened.call_args.kwargs["columns"]) == grouped
         found = shuffle.read_partition(str(tmp_path), name, 0)
         assert len(found) == columns and len(found[0]) == (3 if grouped else 27)
@@ -352,13 +353,11 @@ def test_tasks_with_little_memory_write_the_same_picks(data):
         groups = {row[0]: row[0] % 7 for row in rows}
         scores = fake_scores(Root.open(folder), "s", rows, [20] * 4, p, groups)
         task = SelectionTask(
-            scores=scores.uri,
-            kept=p,
+            scores=Scored(folder=scores.uri, kept=p, classes=classes, grouped=grouped),
             copies=[],
             removed=[],
             config=Select(k=k, p=p),
-            grouped=grouped,
-            classes=classes,
+            lengths=np.full(classes, k),
             scratch=f"{folder}/scratch",
             key_bits=bits,
             out=f"{folder}/out",
@@ -448,8 +447,8 @@ def test_classes_without_candidates_are_named(ray_local, tmp_path):
     duplicates = find_duplicates(root, scores)
     with pytest.raises(InputError) as error:
         select(root, scores, duplicates, Select(p=1), ("dog", "cat"))
-    wanted = "class 'dog' has no candidates among 4 scored samples with P=1: raise --select.p or add unlabeled samples"
-    assert str(error.value) == f"{wanted} of it"
+    wanted = "class 'dog' has no candidates among 4 scored samples with P=1: raise --select.p, add unlabeled samples of"
+    assert str(error.value) == f"{wanted} it, or continue without it by --select.allow-empty"
     assert type(error.value) is InputError
     with pytest.raises(InputError, match=r"^classes 'class 2', .*'class 6' and 3 more have no candidates among 4 "):
         select(root, scores, duplicates, Select(p=2), names(10))

@@ -30,8 +30,9 @@ from raylabel.errors import InputError
 from raylabel.inference.scores import Scoring, make_scores
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe
+from raylabel.selection.config import Select
 from raylabel.selection.duplicates import find_duplicates
-from raylabel.selection.select import Select, select
+from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root
 
 BATCH = 32

@@ -10,8 +10,9 @@ from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.pipelines.inputs import prepare
 from raylabel.recipes.recipe import Recipe, Teacher
+from raylabel.selection.config import Select
 from raylabel.selection.duplicates import find_duplicates
-from raylabel.selection.select import Select, select
+from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
 from raylabel.training.examples import materialize, media_of

@@ -16,8 +16,9 @@ import ray
 from raylabel.corpus import Unit, read_unit, unit_rows
 from raylabel.plan.pilot.process import draw
 from raylabel.schema import DIGEST_BYTES, SCORES, make_key
+from raylabel.selection.config import Select
 from raylabel.selection.duplicates import find_duplicates
-from raylabel.selection.select import Select, select
+from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
 from raylabel.store.files import filesystem
 from raylabel.store.reject_limit import RejectTally

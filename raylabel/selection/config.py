@@ -1,0 +1,149 @@
+"""Which samples are selected: the fields of a selection, and the number of samples of each class's list.
+
+Letters: C classes, K samples kept per class on average.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from raylabel.errors import InputError
+from raylabel.store.artifact import ADDED_LATER
+from raylabel.store.files import read_file, reading
+from raylabel.text import listed
+
+MEASURED = ("corpus", "zipf")
+"""Values of `counts` that need the number of samples of each class in the corpus."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select:
+    """Which samples are selected for each class."""
+
+    k: int = 16_000
+    """K, samples kept per class: its K best candidates. 16,000 is the paper's for 100 M samples; scale it with N."""
+    p: int = 10
+    """P, classes kept per sample: a sample is a candidate for its P best classes. The paper has 10 of 1,000."""
+    rank: Literal["softmax", "logits", "random"] = "softmax"
+    """What orders a class's list: 'softmax' (log-odds, which have the same order), 'logits' (the raw output), or
+    'random', a random number, as a control of ranking (Yalniz et al. 2019, table 5)."""
+    repeat_videos: bool = False
+    """Whether a class may list several segments of one source video; otherwise it lists only the best of them."""
+    counts: str = field(default="", metadata=ADDED_LATER)
+    """How many samples each class has, C * K in all. Empty: K each, as the paper recommends. 'corpus': in proportion to
+    the samples of the corpus whose best class it is. 'zipf': 1/r of the largest, with the classes ordered by these
+    numbers, r from 1. Or a CSV file with the columns `class` and `count`, to which they are in proportion (the paper's
+    unbalanced lists, table 5: the counts of hashtags)."""
+    minimum: float | None = field(default=None, metadata=ADDED_LATER)
+    """Least log-odds of a pick, or with rank 'logits' its least logit: 0 is a probability of 0.5. None: no limit."""
+    fill: bool = field(default=False, metadata=ADDED_LATER)
+    """Whether the list of a class with too few candidates is filled by repeating it, from its first sample on."""
+    allow_empty: bool = field(default=False, metadata=ADDED_LATER)
+    """Continue if a class has no candidate, with a warning. Otherwise that is an error."""
+    seed: int = field(default=0, metadata=ADDED_LATER)
+    """Seed of rank 'random'."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise InputError(f"select.k is {self.k}: keep at least 1 sample per class")
+        if self.p < 1:
+            raise InputError(f"select.p is {self.p}: keep at least 1 class per sample")
+        if self.rank not in ("softmax", "logits", "random"):
+            raise InputError(f"select.rank is '{self.rank}': choose 'softmax', 'logits' or 'random'")
+        if self.minimum is not None and not np.isfinite(self.minimum):
+            raise InputError(f"select.minimum is {self.minimum}: give a number")
+        if self.counts not in ("", *MEASURED) and not self.counts.lower().endswith(".csv"):
+            raise InputError(f"select.counts is '{self.counts}': choose 'corpus', 'zipf', or give a .csv file")
+        if self.seed and self.rank != "random":
+            raise InputError(f"select.seed is {self.seed}, but select.rank is '{self.rank}': unset one of them")
+
+    @property
+    def words(self) -> str:
+        """What differs from the lists of the paper, in words; empty if nothing does."""
+        found = {
+            f"lists of different lengths, K on average ({self.counts})": self.counts,
+            f"{self.column.replace('_', '-')} of at least {self.minimum}": self.minimum is not None,
+            "short lists filled by repeating them": self.fill,
+        }
+        return "; ".join(text for text, given in found.items() if given)
+
+    @property
+    def column(self) -> Literal["log_odds", "logits"]:
+        """The column of SCORES that `minimum` is compared with, and that orders the lists unless this is random."""
+        return "logits" if self.rank == "logits" else "log_odds"
+
+    def check_against(self, classes: int, kept: int) -> None:
+        """InputError if P is above `classes`, the number of classes, or `kept`, the classes per sample in SCORES."""
+        if self.p > classes:
+            raise InputError(f"select.p is {self.p} but there are {classes} classes: lower --select.p to {classes}")
+        if self.p > kept:
+            raise InputError(
+                f"select.p is {self.p} but the scores hold the {kept} best classes of each sample: "
+                f"lower --select.p to {kept}, or raise --label.p, which scores again"
+            )
+
+
+def list_lengths(config: Select, classes: Sequence[str], measured: np.ndarray | None = None) -> np.ndarray:
+    """int64 [C]: the most samples of each class's list, C * K in all. `measured`: int [C], the samples of the corpus
+    whose best class it is, if `counts` is one of MEASURED. InputError if the file of counts is not one of these
+    classes."""
+    if not config.counts:
+        return np.full(len(classes), config.k, np.int64)
+    if config.counts not in MEASURED:
+        return share_out(read_counts(config.counts, classes), len(classes) * config.k)
+    assert measured is not None
+    weights = measured.astype(np.float64)
+    if config.counts == "zipf":
+        order = np.argsort(-measured, kind="stable")
+        weights = np.empty(len(classes))
+        weights[order] = 1 / np.arange(1, len(classes) + 1)
+    return share_out(np.maximum(weights, np.finfo(float).tiny), len(classes) * config.k)
+
+
+def share_out(weights: np.ndarray, total: int) -> np.ndarray:
+    """int64 [C]: numbers in proportion to weights float64 [C], `total` in all: at least 1, or 0 where the weight is 0.
+    `total` is at least C. Rounded down, and those with the largest rest, the first of equal ones, get one more."""
+    some = weights > 0
+    left = total - int(some.sum())
+    exact = left * (weights / weights.max()) / (weights / weights.max()).sum()
+    found = np.floor(exact).astype(np.int64)
+    order = np.argsort(found - exact, kind="stable")
+    found[order[: left - int(found.sum())]] += 1
+    return found + some
+
+
+def read_counts(uri: str, classes: Sequence[str]) -> np.ndarray:
+    """float64 [C]: the counts of a CSV file. InputError if it does not have each class once, or a count is not a number
+    of 0 or more, or all are 0."""
+    with reading(uri):
+        text = read_file(uri)
+    try:
+        rows = list(csv.DictReader(io.StringIO(text.decode("utf-8-sig")), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"select.counts: '{uri}' is not a CSV file in UTF-8: {error}") from error
+    if not rows or not {"class", "count"} <= rows[0].keys():
+        raise InputError(f"select.counts: '{uri}' needs a header with the columns `class` and `count`, and rows")
+    found: dict[str, float] = {}
+    for number, row in enumerate(rows, 2):
+        name, count = (row["class"] or "").strip(), row["count"]
+        try:
+            value = float(count)
+        except (TypeError, ValueError):
+            value = -1.0
+        if not 0 <= value < np.inf:
+            raise InputError(f"select.counts: '{uri}', row {number}: the count of '{name}' is '{count}', not a number")
+        if name in found:
+            raise InputError(f"select.counts: '{uri}', row {number}: class '{name}' is there twice")
+        found[name] = value
+    if unknown := [name for name in found if name not in set(classes)]:
+        raise InputError(f"select.counts: '{uri}' has {listed(unknown)}, which is no class of the labeled set")
+    if missing := [name for name in classes if name not in found]:
+        raise InputError(f"select.counts: '{uri}' lacks {listed(missing)}: give each class a count, maybe 0")
+    counts = np.array([found[name] for name in classes])
+    if not counts.any():
+        raise InputError(f"select.counts: all counts of '{uri}' are 0")
+    return counts
