@@ -21,6 +21,7 @@ from raylabel.models import Model
 from raylabel.models.start import import_weights
 from raylabel.pipelines.artifacts import artifacts_of
 from raylabel.pipelines.control import ControlSweep, split_labels, trial_runs, try_controls
+from raylabel.pipelines.finetuned import finetuned
 from raylabel.pipelines.frozen import features_of, headed_teacher
 from raylabel.pipelines.inputs import Prepared, prepare
 from raylabel.pipelines.leaks import keeps_thumbnails, labeled_pairs_of, leaks_of, pairs_of
@@ -94,7 +95,7 @@ class Run:
             return start.teacher
         if recipe.teacher.head.given:
             return headed_teacher(self)
-        return self._train(
+        return self.train(
             "teacher", recipe.teacher.model, self.labeled_examples, recipe.teacher.train, recipe.teacher_view
         )
 
@@ -170,13 +171,12 @@ class Run:
     @cached_property
     def pretrained(self) -> Artifact:
         """The student, trained on the picks alone."""
-        return self._train("pretrained", self.recipe.student, self.pseudo_examples, self.recipe.pretrain)
+        return self.train("pretrained", self.recipe.student, self.pseudo_examples, self.recipe.pretrain)
 
     @cached_property
     def student(self) -> Artifact:
-        """The student, fine-tuned on the labeled set alone."""
-        recipe, init = self.recipe, self.pretrained
-        return self._train("student", recipe.student, self.labeled_examples, recipe.finetune, init=init)
+        """The student, fine-tuned on the labeled set; or on picks too, with `recipe.finetune_picks`."""
+        return finetuned(self)
 
     @cached_property
     def control_sweep(self) -> ControlSweep | None:
@@ -191,13 +191,12 @@ class Run:
 
     @cached_property
     def mixed(self) -> Artifact | None:
-        """The student's architecture, trained on picks and labeled set together; None unless `recipe.mixed` is given.
-        Yalniz et al. 2019 §3 rejects this for its search for the share."""
+        """The student's architecture, trained on picks and labels together; None unless `recipe.mixed` is given."""
         recipe = self.recipe
         if not recipe.mixed:
             return None
         mixture = Mixture(examples=self.labeled_examples, share=recipe.mixed)
-        return self._train("mixed", recipe.student, self.pseudo_examples, recipe.mixed_train, mixture=mixture)
+        return self.train("mixed", recipe.student, self.pseudo_examples, recipe.mixed_train, mixture=mixture)
 
     @cached_property
     def tests(self) -> dict[str, Artifact]:
@@ -236,7 +235,7 @@ class Run:
 
     def train_control(self, name: str, recipe: Recipe) -> Artifact:
         """The network of this name that is trained as the control of a recipe, on the labeled set of this run."""
-        return self._train(name, recipe.student, self.labeled_examples, recipe.control_train, recipe.control_view)
+        return self.train(name, recipe.student, self.labeled_examples, recipe.control_train, recipe.control_view)
 
     def test(self, model: Artifact, view: View) -> Artifact:
         """SCORES of the test set by a network."""
@@ -269,7 +268,7 @@ class Run:
         )
         return materialize(self.root, name, picks, task, recipe.label.reject_limit, recipe.retry_rejects)
 
-    def _train(
+    def train(
         self,
         name: str,
         model: Model,
@@ -279,6 +278,7 @@ class Run:
         init: Artifact | None = None,
         mixture: Mixture | None = None,
     ) -> Artifact:
+        """A network of this name that is trained on EXAMPLES. `view`: that of the student by default."""
         assert config is not None
         if source := config.init.weights:
             init = self.start.weights.get(source) or import_weights(self.root, source, model)

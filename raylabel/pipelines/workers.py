@@ -14,7 +14,7 @@ def check_workers(recipe: Recipe, examples: Artifact) -> None:
     controls = [recipe.control_train, *(trial.control_train for _, trial in recipe.control_trials)]
     for batch in {config.batch: None for config in (*(train for _, train in recipe.trainings.values()), *controls)}:
         stream.check_workers(cluster.workers(recipe.resources, batch), batch)
-    if recipe.mixed:
-        batch, mixture = recipe.mixed_train.batch, Mixture(examples=examples, share=recipe.mixed)
-        workers = cluster.workers(recipe.resources, batch)
-        MixedStream(examples, mixture, recipe.seed).check_workers(workers, batch)
+    for share, config in ((recipe.mixed, recipe.mixed_train), (recipe.finetune_picks, recipe.finetune)):
+        if 0 < share < 1:
+            mixture, workers = Mixture(examples=examples, share=share), cluster.workers(recipe.resources, config.batch)
+            MixedStream(examples, mixture, recipe.seed).check_workers(workers, config.batch)

@@ -105,10 +105,14 @@ class _Costs:
             self._select(),
             self._materialize(),
             self._train("pretrain", recipe.student, recipe.pretrain, "pseudo_examples"),
-            self._train("finetune", recipe.student, recipe.finetune, "labeled_examples"),
+            self._finetune(),
             *(self._trial(number, trial) for number, (_, trial) in enumerate(recipe.control_trials)),
             self._train("control", recipe.student, self.done.control.control_train, "labeled_examples"),
-            *((self._mixed(),) if recipe.mixed else ()),
+            *(
+                (self._mixed("mixed", recipe.mixed_train, "pseudo_examples", "labeled_examples", recipe.mixed),)
+                if recipe.mixed
+                else ()
+            ),
             self.passes.evaluate(),
         )
         seconds = sum(work.seconds for work in stages)
@@ -191,14 +195,22 @@ class _Costs:
             device_memory=found.device_memory,
         )
 
-    def _mixed(self) -> Work:
-        """The training on labels and picks mixed."""
-        recipe, config = self.recipe, self.recipe.mixed_train
-        work = self._train("mixed", recipe.student, config, "pseudo_examples", 1 - recipe.mixed)
+    def _finetune(self) -> Work:
+        """On the labeled set, on picks, or on both."""
+        recipe, share = self.recipe, self.recipe.finetune_picks
+        if 0 < share < 1:
+            return self._mixed("finetune", recipe.finetune, "labeled_examples", "pseudo_examples", share)
+        examples = "pseudo_examples" if share else "labeled_examples"
+        return self._train("finetune", recipe.student, recipe.finetune, examples)
+
+    def _mixed(self, stage: str, config: Train, examples: str, others: str, share: float) -> Work:
+        """A training of the student on EXAMPLES and, for this share of its images, on others."""
+        recipe = self.recipe
+        work = self._train(stage, recipe.student, config, examples, 1 - share)
         if not work.images:
             return work
-        layout, items, size = self._examples("labeled_examples")
-        workers, images = self.cluster.workers(recipe.resources, config.batch), recipe.mixed * config.processed
+        layout, items, size = self._examples(others)
+        workers, images = self.cluster.workers(recipe.resources, config.batch), share * config.processed
         asked = traffic.examples(layout, workers, size, items, images)
         return replace(work, traffic=(work.traffic + asked).rounded())
 

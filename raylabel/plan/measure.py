@@ -92,7 +92,8 @@ def remaining(recipe: Recipe, done: Done) -> list[Remaining]:
     if not done["pretrained"]:
         found.append(Remaining("pretrain", recipe.student, recipe.view, recipe.pretrain, "pseudo_examples"))
     if not done["student"]:
-        found.append(Remaining("finetune", recipe.student, recipe.view, recipe.finetune, "labeled_examples"))
+        examples = "pseudo_examples" if recipe.finetune_picks == 1 else "labeled_examples"
+        found.append(Remaining("finetune", recipe.student, recipe.view, recipe.finetune, examples))
     for number, (_, trial) in enumerate(recipe.control_trials):
         if not done.trials[number][0]:
             name = f"{TRIAL} {number}"

@@ -64,6 +64,9 @@ class Recipe:
     """How to train the student on the picks, from random weights or from those of `pretrain.init`."""
     finetune: Train
     """How to fine-tune the student on the labeled set, all layers."""
+    finetune_picks: float = field(default=0.0, metadata=ADDED_LATER)
+    """Share of each batch of fine-tuning that is picks, 0 to 1; with 1 there are no labels in it. 0, the labeled set
+    alone, is the recommendation of Yalniz et al. 2019 (§3, and the second of table 1)."""
     control: Control = field(default=Control(), metadata=ADDED_LATER)
     """How to train the control, if not as the student."""
     mixed: float = field(default=0.0, metadata=ADDED_LATER)
@@ -138,6 +141,12 @@ class Recipe:
                 "its feature: unset it"
             )
         self.control.check("control", self.view)
+        picked, batch = round(self.finetune_picks * self.finetune.batch), self.finetune.batch
+        if self.finetune_picks not in (0, 1) and not 0 < picked < batch:
+            raise InputError(
+                f"finetune_picks is {self.finetune_picks}, so {picked} of the {batch} {self.view.inputs} of a batch "
+                "would be picks: give a share with which a batch has some of both, or 0 or 1"
+            )
         labeled, batch = round(self.mixed * self.pretrain.batch), self.pretrain.batch
         if self.mixed and not 0 < labeled < batch:
             raise InputError(

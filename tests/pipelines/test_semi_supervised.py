@@ -23,12 +23,14 @@ from raylabel.cli.launch import Options, _options
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.models import Model
+from raylabel.pipelines import semi_supervised
 from raylabel.pipelines.existing import MissingError, ReadOnlyRoot
 from raylabel.pipelines.inputs import prepare
 from raylabel.pipelines.semi_supervised import STAGES, Run
 from raylabel.recipes import Recipe
 from raylabel.recipes import registry as recipes
 from raylabel.store.artifact import Root
+from raylabel.training.mixed_stream import Mixture
 
 JOB = JOBS / "semi_supervised.py"
 pytestmark = pytest.mark.timeout(900)  # a whole run, on a slow machine
@@ -190,6 +192,33 @@ def test_the_same_command_does_nothing(first):
     shown = {line.partition(":")[0] for line in first_lines}
     # No line of any stage. Corpora are listed at each start, which has a line where it takes long.
     assert {one for one in shown if not one.startswith("list ")} == {"warning", "curves"}
+
+
+def test_a_student_is_fine_tuned_on_labels_on_picks_or_on_both(first, ray_local, monkeypatch):
+    folder, _ = first
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["job", *SHORT, *given_teacher(folder)])
+    root, options = Root.open("runs"), _options("", Options[Recipe])
+    start, tasks = prepare(root, options.recipe), {}
+
+    def note(_root, name, task, *_rest):
+        tasks[name] = task
+
+    for share in (0.0, 0.25, 1.0):
+        run = Run(root, replace(options.recipe, finetune_picks=share), start)
+        labeled, picked, init = run.labeled_examples, run.pseudo_examples, run.pretrained
+        with monkeypatch.context() as patch:
+            patch.setattr(semi_supervised, "train", note)
+            assert run.student is None
+        task = tasks.pop("student")
+        assert task.examples == (picked if share == 1 else labeled) and task.init == init
+        assert task.mixture == (Mixture(examples=picked, share=share) if share == 0.25 else None)
+        assert task.config == options.recipe.finetune
+    for share in (-0.1, 0.001, 1.1):
+        with pytest.raises(
+            InputError, match=f"^finetune_picks is {share}, so -?[0-9]+ of the 64 images of a batch would"
+        ):
+            replace(options.recipe, finetune_picks=share)
 
 
 def test_another_k_needs_other_picks_and_what_is_trained_on_them(first, ray_local, monkeypatch):
