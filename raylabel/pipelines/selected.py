@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from raylabel.compute.progress import say
 from raylabel.labels.source import gives_scores
 from raylabel.selection.copies import find_copies
 from raylabel.selection.duplicates import find_duplicates
-from raylabel.selection.select import select
+from raylabel.selection.select import empty_classes, select
 from raylabel.store.artifact import Artifact
 from raylabel.text import listed
 
@@ -35,16 +36,17 @@ def picks_of(run: Run) -> Artifact:
         return run.labels
     pairs = None if run.recipe.leaks == "report" else run.pairs
     found = select(run.root, run.labels, run.duplicates, run.recipe.select, run.start.classes, pairs, run.copies)
-    for text in _warnings(run, found):  # now, not after days of training
+    for text in _warnings(found, run.start.classes):  # now, not after days of training
         say(f"warning: {text}")
     return found
 
 
 def pick_warnings(run: Run) -> list[str]:
     """What the user should know about classes without picks, if these are allowed."""
-    return _warnings(run, run.picks) if run.duplicates and run.recipe.select.allow_empty else []
+    return _warnings(run.picks, run.start.classes) if run.duplicates else []
 
 
-def _warnings(run: Run, picks: Artifact) -> list[str]:
-    empty = [name for name, count in zip(run.start.classes, picks.info["per_class"], strict=True) if not count]
+def _warnings(picks: Artifact, classes: Sequence[str]) -> list[str]:
+    per_class = picks.info["per_class"]
+    empty = empty_classes(classes, per_class, picks.info.get("lengths", [1] * len(per_class)))
     return [f"no sample is selected for {len(empty):,} classes ({listed(empty)})"] if empty else []

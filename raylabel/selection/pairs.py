@@ -144,9 +144,9 @@ def _compare(
     records = []
     for number in parts:
         heartbeat()
-        before = known if known and number in known.parts else None
-        tables = [before.rows(number, gathered) if before else PAIRS.empty_table()]
-        some, references = lookup(bool(before))
+        before = known.rows(number, gathered) if known else None
+        some, references = lookup(before is not None)
+        tables = [PAIRS.empty_table() if before is None else before]
         compared = len(some.samples.key)
         if compared:
             samples = read_samples(scores, number, near)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raylabel.schema import PAIRS, PICKS
-from raylabel.selection.compare import Sets
+from raylabel.selection.compare import MOST, Sets, starts
 from raylabel.selection.samples import Samples, number_of, read_samples, read_table, take
 from raylabel.store.artifact import Artifact, Root
 
@@ -90,16 +90,25 @@ class Known:
     sets: Mapping[str, Reference]
     """The sets of the same names that it compared with; which of their samples are the same now, `gather` says."""
 
-    def rows(self, part: int, gathered: Gathered) -> pa.Table:
-        """PAIRS of a part with the samples of the sets that are the same."""
+    def rows(self, part: int, gathered: Gathered) -> pa.Table | None:
+        """PAIRS of a part with the samples of the sets that are the same; None if that is not all that is needed to
+        know: there were as many pairs of a sample as are kept, and one of them is gone, so others may take its place.
+        """
+        if part not in self.parts:
+            return None
         if part not in self.paired:
             return PAIRS.empty_table()
         table, sets = read_table(self.uri, "pairs", part, PAIRS.names), gathered.sets
-        key, keep = table.column("reference").to_numpy(), np.zeros(len(table), bool)
+        table = table.filter(pc.is_in(table.column("set"), pa.array(sets.names, pa.string())))  # pyright: ignore
+        reference, of_set = table.column("reference").to_numpy(), np.array(table.column("set").to_pylist(), str)
+        keep = np.zeros(len(table), bool)
         for number, name in enumerate(sets.names):
-            mine = pc.equal(table.column("set"), name).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
-            keep |= mine & np.isin(key, sets.samples.key[(sets.number == number) & gathered.known])
-        return table.filter(pa.array(keep))
+            keep |= (of_set == name) & np.isin(reference, sets.samples.key[(sets.number == number) & gathered.known])
+        kind = np.array(table.column("kind").to_pylist(), str)
+        begin = starts(table.column("key").to_numpy(), of_set, kind)
+        group = np.cumsum(begin) - 1
+        full = np.bincount(group, minlength=1) >= MOST
+        return None if full[group[~keep]].any() else table.filter(pa.array(keep))
 
 
 def find_known(
@@ -108,9 +117,13 @@ def find_known(
     """Of all earlier artifacts that which was compared with the most of these sets, for the most parts of `scores`.
     `identity`: that of PAIRS."""
     best, most = None, (0, 0)
-    mine = _contents(scores)
-    artifacts = {one.digest: one for name in ("scores", "pictures", "truth") for one in root.named(name)}
-    for pairs in root.named("pairs"):
+    earlier = root.named("pairs")
+    if not earlier:
+        return None
+    names = {scores.name, *(one.samples.name for one in references.values())}
+    names |= {one.picks.name for one in references.values() if one.picks}
+    artifacts, mine = {one.digest: one for name in sorted(names) for one in root.named(name)}, _contents(scores)
+    for pairs in earlier:
         before = pairs.identity
         corpus = artifacts.get(before["scores"])
         if not corpus or any(before[name] != identity[name] for name in ("threshold", "version")):

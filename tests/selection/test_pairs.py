@@ -207,6 +207,25 @@ def test_only_the_new_samples_of_a_set_are_compared(ray_local, tmp_path, parts, 
     assert not any(row["reference"] == gone for row in rows(grown) if row["set"] == "test")
 
 
+def test_pairs_that_others_may_replace_are_searched_for_again(ray_local, tmp_path, compared):
+    """A sample has the bytes of more samples of a set than are kept; one of these is gone. That of another part has
+    fewer."""
+    root, fresh = (Root.open(str(tmp_path / name)) for name in ("root", "fresh"))
+    some = samples_of([1, 2], [0, 0])
+    both = [take(some, slice(0, 1)), take(some, slice(1, 2))]
+    whole = samples_of([1] * (MOST + 2) + [2, 2, 3], [0] * (MOST + 5))
+    gone = take(whole, ~np.isin(np.arange(MOST + 5), [2, MOST + 2]))
+
+    def find(at: Root, name: str, theirs: Samples) -> Artifact:
+        return find_pairs(at, stored(at, "corpus", both), {"test": stored(at, name, [theirs])})
+
+    find(root, "whole", whole)
+    compared.clear()
+    again, anew = find(root, "gone", gone), find(fresh, "gone", gone)
+    assert rows(again) == rows(anew) and [row["key"] for row in rows(again)] == [0] * MOST + [3]
+    assert compared[:2] == [MOST + 3, 0]
+
+
 def test_samples_of_a_set_are_known_only_if_all_of_them_is_the_same(ray_local, tmp_path, sets):
     root, whole = Root.open(str(tmp_path)), sets["test"]
     one = Reference(stored(root, "one", [whole]))
