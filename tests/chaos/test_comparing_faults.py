@@ -90,7 +90,7 @@ COMMITS = [
     r"/copies-\w+/recipe\.json$",
     *(
         rf"/copies-\w+/scratch/copies/{name}$"
-        for name in (r"centroids\.npy", r"rows-\w+\.bin", r"starts-\w+\.npy", r"pairs-000001\.parquet")
+        for name in (r"centroids\.npy", r"rows-.+\.bin", r"starts-.+\.npy", r"pairs-000001\.parquet")
     ),
     r"/copies-\w+/copies-00000\.parquet$",
     r"/copies-\w+/manifest\.json$",
