@@ -15,6 +15,7 @@ from raylabel.evaluate.results import CLIP_TOP1, STUDENT, TOP1, TOP5
 from raylabel.report.axes import Axis, linear, log
 from raylabel.report.html import data_uri, leaves, render
 from raylabel.report.summary import MODELS, Summary, detail, headline
+from raylabel.selection.leaks import KINDS_IN_WORDS
 from raylabel.text import compact
 
 CURVES = ("teacher", "control", "pretrain", "finetune", "mixed")
@@ -178,6 +179,7 @@ def write_page(
         strips=strips,
         pairs=pairs,
         copies=copies,
+        kinds_in_words=KINDS_IN_WORDS,
         films=sum(p.film is not None for s in strips for p in s.pictures),
         playing=_playing(strips),
         seconds=f"{SECONDS:g}",

@@ -27,6 +27,9 @@ EXAMPLES = 5  # source videos named in the message
 TEST = "test"  # the name of the test set in PAIRS
 
 
+KINDS_IN_WORDS = {"bytes": "byte-identical", "near": "near-duplicates", "video": "of one video"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class SharedSet:
     """How much of another evaluation set is also in the training data: samples by kind of PAIRS. A sample may be of
@@ -41,7 +44,7 @@ class SharedSet:
         """The result in words; empty if nothing is shared."""
         named = {"labeled samples": self.labeled, "samples of the corpus": self.unlabeled}
         found = [
-            f"{sum(counts.values()):,} {what} ({', '.join(f'{count:,} {kind}' for kind, count in counts.items())})"
+            f"{what} ({', '.join(f'{count:,} {KINDS_IN_WORDS[kind]}' for kind, count in counts.items())})"
             for what, counts in named.items()
             if counts
         ]

@@ -182,7 +182,7 @@ def test_further_evaluation_sets_and_the_held_out_split_are_removed_too(
     assert of_v2.unlabeled == {"near": len({key for key, _ in shared(run.pairs, "v2")})}
     assert of_v2.labeled == {"near": len({key for key, _ in shared(run.labeled_pairs, "v2")})}
     assert of_validation.unlabeled["bytes"] == len(copied) and not of_validation.labeled
-    assert f"{of_v2.labeled['near']} labeled samples ({of_v2.labeled['near']} near) and " in leaks.sentence
+    assert f"labeled samples ({of_v2.labeled['near']} near-duplicates) and samples of the corpus (" in leaks.sentence
     monkeypatch.setattr(report_pairs, "SHOWN", 1000)
     assert {one.set for one in shown_pairs(run)} == {"test", "v2", "validation"}
     strict = replace(given, leaks="error")

@@ -189,8 +189,9 @@ NO_LEAK = Leaks(known=0, videos=0, labeled=0, unlabeled=0, labeled_copies=0, cop
                     SharedSet(name="voc", labeled={"near": 2}, unlabeled={"near": 1}),
                 ],
             ),
-            "leaks: 1,044 samples of the corpus (3 bytes, 1,041 near) are also in v2; 2 labeled samples (2 near) and 1 "
-            "samples of the corpus (1 near) are also in voc (44 samples of the corpus are not selected)",
+            "leaks: samples of the corpus (3 byte-identical, 1,041 near-duplicates) are also in v2; labeled samples (2 "
+            "near-duplicates) and samples of the corpus (1 near-duplicates) are also in voc (44 samples of the corpus "
+            "are not selected)",
         ),
     ],
 )
