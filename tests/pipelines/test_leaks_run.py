@@ -34,7 +34,7 @@ from raylabel.schema import PAIRS, PICKS, THUMBNAILS
 from raylabel.selection.config import Select
 from raylabel.store.artifact import Artifact, Root
 
-PLANTED, BYTES, LABELED, WITHIN = 20, 2, 3, 6
+PLANTED, BYTES, LABELED, WITHIN, LEARNED = 20, 2, 3, 6, 30
 VIEW = View(size=32, resize=32, crop="padded", flip=False)
 SMALL = replace(VIEW, size=16, resize=16)
 
@@ -42,8 +42,8 @@ SMALL = replace(VIEW, size=16, resize=16)
 @pytest.fixture(scope="module")
 def media() -> dict[str, list[bytes]]:
     """Photographs of two places in turn. The first samples of the corpus are copies of the first test samples, the last
-    two have their bytes, and some before these are copies of others in it; the first labeled samples are copies of the
-    last test samples."""
+    two have their bytes, some before these are copies of others in it, and those before have the bytes of labeled
+    samples; the first labeled samples are copies of the last test samples."""
     rng, some = np.random.default_rng(0), photographs(260)
     test, labeled, corpus = some[:60], some[60:120], some[120:260]
     kinds = list(COPIES.values())
@@ -51,7 +51,13 @@ def media() -> dict[str, list[bytes]]:
     shown = {"test": test, "labeled": [COPIES["jpeg"](one, rng) for one in test[-LABELED:]] + labeled}
     found = {name: [encoded(one) for one in pictures] for name, pictures in shown.items()}
     within = [COPIES["jpeg"](one, rng) for one in corpus[:WITHIN]]
-    return found | {"unlabeled": [encoded(one) for one in planted + corpus + within] + found["test"][30 : 30 + BYTES]}
+    unlabeled = [encoded(one) for one in planted + corpus + labeled[:LEARNED] + within]
+    return found | {"unlabeled": unlabeled + found["test"][30 : 30 + BYTES]}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Root:
+    return Root.open(str(tmp_path_factory.mktemp("root")))
 
 
 @pytest.fixture
@@ -76,8 +82,7 @@ def recipe(media, tmp_path: Path) -> Recipe:
     )
 
 
-def test_copies_of_test_pictures_are_not_selected(ray_local, tmp_path, media, recipe, monkeypatch, capsys):
-    root = Root.open(str(tmp_path / "root"))
+def test_copies_of_test_pictures_are_not_selected(ray_local, root, tmp_path, media, recipe, monkeypatch, capsys):
     start = prepare(root, recipe)
     run = Run(root, recipe, start).build("picks")
     table = run.labels.table("thumbnails-", THUMBNAILS)
@@ -147,18 +152,15 @@ def test_copies_of_test_pictures_are_not_selected(ray_local, tmp_path, media, re
 
 
 def test_further_evaluation_sets_and_the_held_out_split_are_removed_too(
-    ray_local, tmp_path, media, recipe, monkeypatch
+    ray_local, root, tmp_path, media, recipe, monkeypatch
 ):
-    """The set `v2` has altered copies of some samples of the corpus and of one that is labeled; a part of the labeled
-    samples, some of which are held out, is in the corpus byte for byte."""
-    rng, corpus, labeled = np.random.default_rng(1), media["unlabeled"], media["labeled"][10:40]
+    """The set `v2` has altered copies of some samples of the corpus and of one that is labeled. Of the labeled samples
+    that are in the corpus byte for byte, some are held out. Corpora that were scored before are not scored again."""
+    rng, corpus = np.random.default_rng(1), media["unlabeled"]
     shown = [Image.open(io.BytesIO(one)).convert("RGB") for one in (*corpus[60:70], media["labeled"][50])]
     others = [encoded(COPIES["jpeg"](one, rng)) for one in shown]
-    both = corpus + labeled
-    paths = {name: write_parquet(tmp_path / f"{name}.parquet", m, np.zeros(len(m), int)) for name, m in
-             (("v2", others), ("both", both))}  # fmt: skip
-    root, whole = Root.open(str(tmp_path / "root")), Corpus(uri=(str(paths["both"]),))
-    given = replace(recipe, unlabeled=whole, against={"v2": str(paths["v2"])}, holdout=0.3)
+    v2 = write_parquet(tmp_path / "v2.parquet", others, np.zeros(len(others), int))
+    given = replace(recipe, against={"v2": str(v2)}, holdout=0.3)
     run = Run(root, given, prepare(root, given)).build("picks")
     assert run.pairs and run.labeled_pairs and run.start.validation
 
@@ -169,12 +171,13 @@ def test_further_evaluation_sets_and_the_held_out_split_are_removed_too(
     assert {*run.pairs.info["sets"]} == {"test", "v2", "validation"}
     assert {(60 + i, i) for i in range(10)} <= shared(run.pairs, "v2") and (50, 10) in shared(run.labeled_pairs, "v2")
     held = set(run.start.validation[1].table("picks-", PICKS).column("key").to_pylist())
-    copied = {(len(corpus) + i, 10 + i) for i in range(30) if 10 + i in held}
-    assert 0 < len(copied) < 30 and copied <= shared(run.pairs, "validation")
+    first = len(corpus) - BYTES - WITHIN - LEARNED
+    copied = {(first + i, LABELED + i) for i in range(LEARNED) if LABELED + i in held}
+    assert 0 < len(copied) < LEARNED and copied <= shared(run.pairs, "validation")
     assert {reference for _, reference in shared(run.pairs, "validation")} <= held
     picked = set(run.picks.table("picks-", PICKS).column("key").to_pylist())
     removed = {key for name in ("test", "v2", "validation") for key, _ in shared(run.pairs, name)}
-    assert picked == set(range(len(both))) - removed
+    assert picked == set(range(len(corpus))) - removed
 
     leaks = run.leaks.leaks
     of_v2, of_validation = leaks.others
