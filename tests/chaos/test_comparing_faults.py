@@ -94,8 +94,7 @@ COMMITS = [
     ),
     r"/copies-\w+/copies-00000\.parquet$",
     r"/copies-\w+/manifest\.json$",
-    # Two parts are compared at a time: the first one is always among the first, and the last one never.
-    *(rf"/pairs-\w+/{name}$" for name in (r"parts/000000\.json", r"parts/000004\.json", r"manifest\.json")),
+    *(rf"/pairs-\w+/{name}$" for name in (r"pairs-\d+\.parquet", r"parts/\d+\.json", r"manifest\.json")),
 ]
 
 
@@ -113,7 +112,8 @@ def test_a_driver_is_killed_around_every_kind_of_commit(spec, undisturbed: Files
             }
             with Driver(spec(faults={"kill": [file, when]})) as driver:
                 assert driver.finish(200) == -signal.SIGKILL, f"{file} {when}:\n{driver.output()[-5000:]}"
-            assert any(re.search(file, path) for path in stamps(root)) == (when == "after")
+            if "\\d+" not in file:  # of several files, others may be there
+                assert any(re.search(file, path) for path in stamps(root)) == (when == "after")
             assert before.items() <= stamps(root).items()
     with Driver(spec()) as driver:
         driver.must_succeed(200)
