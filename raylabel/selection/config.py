@@ -58,6 +58,8 @@ class Select:
             raise InputError(f"select.minimum is {self.minimum}: give a number")
         if self.counts not in ("", *MEASURED) and not self.counts.lower().endswith(".csv"):
             raise InputError(f"select.counts is '{self.counts}': choose 'corpus', 'zipf', or give a .csv file")
+        if not 0 <= self.seed < 1 << 63:
+            raise InputError(f"select.seed is {self.seed}: give an integer of 0 or more, below 2^63")
         if self.seed and self.rank != "random":
             raise InputError(f"select.seed is {self.seed}, but select.rank is '{self.rank}': unset one of them")
 

@@ -134,6 +134,7 @@ def test_a_wrong_file_of_counts_is_an_error(tmp_path: Path, text, message):
         ({"rank": "best"}, "select.rank is 'best': choose 'softmax', 'logits' or 'random'"),
         ({"minimum": math.nan}, "select.minimum is nan: give a number"),
         ({"counts": "tags"}, "select.counts is 'tags': choose 'corpus', 'zipf', or give a .csv file"),
+        ({"rank": "random", "seed": -1}, r"select.seed is -1: give an integer of 0 or more, below 2\^63"),
         ({"seed": 1}, "select.seed is 1, but select.rank is 'softmax': unset one of them"),
     ],
 )
