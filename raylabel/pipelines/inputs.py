@@ -19,8 +19,9 @@ from raylabel.models.trained import import_model
 from raylabel.pipelines.edited import check_edited
 from raylabel.recipes.recipe import Recipe, check_classes, check_recipe
 from raylabel.recipes.teacher import Teacher
-from raylabel.selection.config import MEASURED, read_counts
+from raylabel.selection.config import MEASURED
 from raylabel.selection.leaks import find_leaks
+from raylabel.selection.lengths import read_counts
 from raylabel.store.artifact import Artifact, Root
 from raylabel.text import listed
 from raylabel.training.digests import read_digests

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from raylabel.inference.pool import units_of_item
 from raylabel.plan.pilot import Materialized, Sorted
-from raylabel.selection.config import Select, list_lengths
+from raylabel.selection.config import Select
+from raylabel.selection.lengths import list_lengths
 from raylabel.selection.topk import TopK
 
 REPLICATES = 200  # of the bootstrap

@@ -22,8 +22,9 @@ from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
 from raylabel.schema import PICKS
 from raylabel.selection.candidates import Scored, read_candidates
-from raylabel.selection.config import MEASURED, Select, list_lengths
+from raylabel.selection.config import MEASURED, Select
 from raylabel.selection.dropped import keys_to_drop
+from raylabel.selection.lengths import list_lengths
 from raylabel.selection.shuffle import (
     group_files,
     group_name,

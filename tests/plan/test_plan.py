@@ -38,8 +38,9 @@ from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.report.run import write_report
 from raylabel.report.summary import Summary
 from raylabel.schema import SCORES, make_key
-from raylabel.selection.config import Select, list_lengths
+from raylabel.selection.config import Select
 from raylabel.selection.duplicates import find_duplicates
+from raylabel.selection.lengths import list_lengths
 from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root
 

@@ -17,8 +17,9 @@ from raylabel.errors import InputError
 from raylabel.schema import PICKS
 from raylabel.selection import select as selection
 from raylabel.selection.candidates import Scored, random_numbers
-from raylabel.selection.config import Select, list_lengths, read_counts, share_out
+from raylabel.selection.config import Select
 from raylabel.selection.duplicates import find_duplicates
+from raylabel.selection.lengths import list_lengths, read_counts, share_out
 from raylabel.selection.select import SelectionTask, select
 from raylabel.store.artifact import Root
 
