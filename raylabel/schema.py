@@ -175,6 +175,9 @@ SAMPLES = pa.schema(
     ]
 )
 
+# What a teacher says of a sample, best class first: further columns of SAMPLES and EXAMPLES, for soft targets.
+SOFT = pa.schema([SCORES.field("classes"), SCORES.field("log_odds")])
+
 # The encoded bytes of samples, in files in Arrow's stream format, a record batch for each row of ROW_GROUPS.
 MEDIA = pa.schema([SAMPLES.field("key"), pa.field("media", pa.large_binary(), nullable=False)])
 

@@ -65,7 +65,7 @@ class Run:
     @cached_property
     def labeled_examples(self) -> Artifact:
         """EXAMPLES of the labeled set."""
-        examples = self._materialize("labeled", "labeled", self.start.labels, digests=True)
+        examples = self._materialize("labeled", "labeled", self.start.labels)
         check_workers(self.recipe, examples)
         return examples
 
@@ -165,8 +165,8 @@ class Run:
 
     @cached_property
     def pseudo_examples(self) -> Artifact:
-        """EXAMPLES of the picks."""
-        return self._materialize("picked", "unlabeled", self.picks)
+        """EXAMPLES of the picks, with what the teacher says of each for soft targets."""
+        return self._materialize("picked", "unlabeled", self.picks, self.labels if self.recipe.soft else None)
 
     @cached_property
     def pretrained(self) -> Artifact:
@@ -257,16 +257,16 @@ class Run:
             thumbnails=thumbnails,
         )
 
-    def _materialize(self, name: str, corpus: str, picks: Artifact, digests: bool = False) -> Artifact:
+    def _materialize(self, name: str, corpus: str, picks: Artifact, scores: Artifact | None = None) -> Artifact:
         recipe = self.recipe
         task = WritingTask(
             shards=Shards(self.start.shards[corpus]),
             corpus=self.start.corpora[corpus],
             config=recipe.materialize,
             max_jpeg_pixels=recipe.max_jpeg_pixels,
-            digests=digests,
+            digests=name == "labeled",
         )
-        return materialize(self.root, name, picks, task, recipe.label.reject_limit, recipe.retry_rejects)
+        return materialize(self.root, name, picks, task, recipe.label.reject_limit, recipe.retry_rejects, scores)
 
     def train(
         self,

@@ -147,12 +147,28 @@ class Recipe:
                 f"finetune_picks is {self.finetune_picks}, so {picked} of the {batch} {self.view.inputs} of a batch "
                 "would be picks: give a share with which a batch has some of both, or 0 or 1"
             )
+        self._check_soft()
         labeled, batch = round(self.mixed * self.pretrain.batch), self.pretrain.batch
         if self.mixed and not 0 < labeled < batch:
             raise InputError(
                 f"mixed is {self.mixed}, so {labeled} of the {batch} {self.view.inputs} of a batch would be labeled: "
                 "give a share with which a batch has some of both, or 0 for no such training"
             )
+
+    def _check_soft(self) -> None:
+        """InputError if a training has soft targets whose samples have no probabilities of the teacher."""
+        on_labels = {"teacher.train": self.teacher.train, "control.train": self.control.train}
+        on_labels |= {} if self.finetune_picks else {"finetune": self.finetune}
+        for name, config in on_labels.items():
+            if config and config.soft:
+                raise InputError(f"{name}.soft is {config.soft}, but it is not trained on picks: unset it")
+        if self.soft and self.source:
+            raise InputError("pretrain.soft or finetune.soft is set, but no teacher labels the corpus: unset it")
+
+    @property
+    def soft(self) -> bool:
+        """Whether a training on picks has soft targets."""
+        return bool(self.pretrain.soft or self.finetune.soft)
 
     @property
     def teacher_view(self) -> View:
@@ -210,7 +226,7 @@ class Recipe:
     def control_train(self) -> Train:
         """How to train the control on the labeled set alone: if it is not given, as in pre-training, for as many images
         as pre-training and fine-tuning together."""
-        return self.control.train or self.mixed_train
+        return self.control.train or replace(self.mixed_train, soft=0.0, temperature=1.0)
 
     @property
     def control_view(self) -> View:

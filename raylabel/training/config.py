@@ -73,6 +73,12 @@ class Train:
     """Decay the parameters with one dimension too, which are those of normalisation layers and the biases."""
     label_smoothing: float = field(default=0.0, metadata=ADDED_LATER)
     """Share of each target that is spread equally over all classes (Szegedy et al. 2015, arXiv 1512.00567 §7)."""
+    soft: float = field(default=0.0, metadata=ADDED_LATER)
+    """Share of each target that is the teacher's probabilities, 0 to 1; the rest is the label of the pick. Only for
+    trainings on picks. 0, the label alone, is the paper's (§3). training/soft.py has the formula."""
+    temperature: float = field(default=1.0, metadata=ADDED_LATER)
+    """T of these probabilities: at 1 they are the teacher's own; above 1 they are flatter, below 1 sharper, and those
+    of the `label.p` classes that are stored alone."""
     mixup: float = field(default=0.0, metadata=ADDED_LATER)
     """Alpha of mixup, the convex combination of two images and of their labels; 0: none. See training/mixing.py."""
     cutmix: float = field(default=0.0, metadata=ADDED_LATER)
@@ -112,6 +118,14 @@ class Train:
         for key in ("weight_decay", "mixup", "cutmix"):
             if not 0 <= (value := getattr(self, key)) < inf:
                 raise InputError(f"{name}.{key} is {value}: give 0 or a positive number")
+        if not 0 <= self.soft <= 1:
+            raise InputError(f"{name}.soft is {self.soft}: give a share from 0 to 1")
+        if not 0 < self.temperature < inf:
+            raise InputError(f"{name}.temperature is {self.temperature}: give a positive number")
+        if self.temperature != 1 and not self.soft:
+            raise InputError(
+                f"{name}.temperature is {self.temperature}, but {name}.soft is 0: give a share, or unset it"
+            )
         if self.accumulate < 1:
             raise InputError(f"{name}.accumulate is {self.accumulate}: give at least 1")
         self.schedule.check(f"{name}.schedule")

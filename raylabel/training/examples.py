@@ -14,7 +14,7 @@ from raylabel.compute.progress import PatientProgress
 from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
 from raylabel.media.rejects import Reject
-from raylabel.schema import REJECTS, ROW_GROUPS, SAMPLES
+from raylabel.schema import REJECTS, ROW_GROUPS, SAMPLES, SOFT
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
 from raylabel.store.reject_retry import NothingGainedError, newest
 from raylabel.training.layout import Layout, checksum, deal
@@ -23,25 +23,35 @@ from raylabel.training.samples import make_samples, read_samples
 
 
 def materialize(
-    root: Root, name: str, picks: Artifact, task: WritingTask, reject_limit: float, retry_rejects: bool = False
+    root: Root,
+    name: str,
+    picks: Artifact,
+    task: WritingTask,
+    reject_limit: float,
+    retry_rejects: bool = False,
+    scores: Artifact | None = None,
 ) -> Artifact:
-    """EXAMPLES of the picks, the artifact `examples-<name>`: the labels of each sample, in the order of its media.
+    """EXAMPLES of the picks, the artifact `examples-<name>`: the labels of each sample, in the order of its media; and
+    SOFT of each, if SCORES are given.
 
     Their MEDIA are written if the root has none of the same samples; `make_media` says how, and when it ends in an
     error. EXAMPLES of an earlier version of raylabel, which contain their media, are used if the root has them.
-    Info: samples, items (pairs of a sample and a label), rejected, reasons, lanes, and media, the name of their folder.
+    Info: samples, items (pairs of a sample and a label), rejected, reasons, lanes, media, the name of their folder, and
+    soft, whether they have SOFT.
     """
-    earlier = newest(root, f"examples-{name}", {"picks": picks.digest, **task.identity})
+    earlier = None if scores else newest(root, f"examples-{name}", {"picks": picks.digest, **task.identity})
     retried = earlier if earlier and retry_rejects and earlier.info["rejected"] else None
     if earlier and not retried:
         return _find(root, name, picks, task) or earlier
-    samples = make_samples(root, name, picks, task.shards)
+    samples = make_samples(root, name, picks, task.shards, scores)
     try:
         media = make_media(root, name, samples, task, reject_limit, retry_rejects, retried)
     except NothingGainedError:
         assert retried
         return retried
-    return root.make(f"examples-{name}", _identity(picks, media), lambda draft: _build(draft, samples, media))
+    identity = _identity(picks, media) | ({"scores": scores.digest} if scores else {})
+    columns = [*SAMPLES.names, *(SOFT.names if scores else ())]
+    return root.make(f"examples-{name}", identity, lambda draft: _build(draft, samples, media, columns))
 
 
 def media_of(examples: Artifact) -> Artifact:
@@ -67,11 +77,12 @@ def undecodable(examples: Artifact, key: int, reject: Reject) -> InputError:
     )
 
 
-def write_labels(draft: Draft, media: Artifact, labels: list[File], items: int) -> Built:
+def write_labels(draft: Draft, media: Artifact, labels: list[File], items: int, soft: bool = False) -> Built:
     """EXAMPLES from the files with the labels of the media."""
     lanes = len(np.unique(media.table("row_groups", ROW_GROUPS, ["lane"]).column("lane").to_numpy()))
     info = {name: media.info[name] for name in ("samples", "rejected", "reasons")}
-    return Built(labels, {**info, "items": items, "lanes": lanes, "media": f"{media.name}-{media.digest}"})
+    info |= {"items": items, "lanes": lanes, "media": f"{media.name}-{media.digest}", "soft": soft}
+    return Built(labels, info)
 
 
 def _identity(picks: Artifact, media: Artifact) -> dict[str, Any]:
@@ -85,9 +96,10 @@ def _find(root: Root, name: str, picks: Artifact, task: WritingTask) -> Artifact
     return root.find(f"examples-{name}", _identity(picks, media)) if media else None
 
 
-def _build(draft: Draft, samples: Artifact, media: Artifact) -> Built:
+def _build(draft: Draft, samples: Artifact, media: Artifact, columns: list[str]) -> Built:
     layout = Layout(**media.info["layout"])
-    running = [_write_block.remote(draft.uri, samples, media, layout, n) for n in range(-(-layout.parts // BLOCK))]
+    blocks = range(-(-layout.parts // BLOCK))
+    running = [_write_block.remote(draft.uri, samples, media, layout, block, columns) for block in blocks]
     waiting = running
     with PatientProgress("label the examples", layout.samples, "samples") as progress:
         while waiting:
@@ -95,17 +107,17 @@ def _build(draft: Draft, samples: Artifact, media: Artifact) -> Built:
             progress.update(layout.samples * (len(running) - len(waiting)) // len(running))
     written = [one for one in ray.get(running) if one]
     files, items = [file for file, _ in written], sum(items for _, items in written)
-    return write_labels(draft, media, files, items)
+    return write_labels(draft, media, files, items, columns != SAMPLES.names)
 
 
 @ray.remote(num_cpus=1, max_retries=3)
 def _write_block(
-    folder: str, samples: Artifact, media: Artifact, layout: Layout, block: int
+    folder: str, samples: Artifact, media: Artifact, layout: Layout, block: int, columns: list[str]
 ) -> tuple[File, int] | None:
     """Writes the labels of a block of parts, a row group for each; also their number. None if no sample is left."""
     parts = range(block * BLOCK, min((block + 1) * BLOCK, layout.parts))
     bands = layout.stretches(parts.start, parts.stop)
-    tables = read_samples(samples, bands, SAMPLES.names)
+    tables = read_samples(samples, bands, columns)
     with_rejects = {file.name for file in media.files("rejects-")}
     files = {file.name: number for number, file in enumerate(media.files("media-"))}
     table = media.table("row_groups", ROW_GROUPS)

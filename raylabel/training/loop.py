@@ -33,6 +33,7 @@ from raylabel.training.mixed_stream import MixedStream, Mixture
 from raylabel.training.mixing import make_mix
 from raylabel.training.preemption import Agreement, handle_sigterm
 from raylabel.training.schedule import lr_at
+from raylabel.training.soft import make_targets
 from raylabel.training.stream import Stream
 from raylabel.training.validation import VALIDATION, Validation, points_of
 
@@ -127,7 +128,7 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
         DistributedDataParallel, device_ids=[device] if on_gpu else None, find_unused_parameters=fixed
     )
     parallel = wrap(module)
-    every, mix = max(1, last // POINTS), make_mix(config, task.classes)
+    every, mix, targets = max(1, last // POINTS), make_mix(config, task.classes), make_targets(config, task.classes)
     batches = task.stream.batches(
         task.view, config.batch, step * config.batch, total, rank, world, _loaders(), _memory(device)
     )
@@ -141,7 +142,7 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
             validation = Validation(task.validation, task.view, task.precision, rank, world, _loaders())
             opened.callback(validation.close)
         opened.callback(batches.close)
-        for pixels, labels in batches:
+        for pixels, labels, soft in batches:
             if step == thaw and config.init.frozen:
                 freeze(module, config.init.frozen, frozen=False)
                 parallel = wrap(module)  # knows the parameters with gradients from when it is made
@@ -150,7 +151,7 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
             # No copy waits for the device. PyTorch does not reuse pinned memory, also of an array, before it is copied.
             images = normalise(torch.from_numpy(pixels).to(device, non_blocking=True), task.view, dtype)
             label = torch.from_numpy(labels).to(device, non_blocking=True)
-            images, target = mix(images, label) if mix else (images, label)
+            images, target = mix(images, targets(label, soft))
             sums += _add_gradients(parallel, (images, target, label), task, world)
             learner.step(lr)
             step += 1

@@ -6,16 +6,16 @@ from typing import Any
 from raylabel.training.config import Train
 
 
-def make_mix(config: Train, classes: int) -> Callable[[Any, Any], tuple[Any, Any]] | None:
-    """A function (pixels [B, C, H, W] or of clips [B, C, T, H, W], labels [B]) → (mixed pixels, targets [B, classes]);
-    None if nothing is mixed.
+def make_mix(config: Train, classes: int) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """A function (pixels [B, C, H, W] or of clips [B, C, T, H, W], labels [B] or targets [B, classes]) → (mixed pixels,
+    targets [B, classes]); both as they are if nothing is mixed.
 
     Each picture is mixed with its neighbor in the worker's share of the batch, all of a share by the same proportion.
     If both kinds are given, each share is of one of them, with equal chances, as in torchvision's references. The
     random numbers are those of torch's default generator.
     """
     if not (config.mixup or config.cutmix):
-        return None
+        return lambda pixels, labels: (pixels, labels)
     from torchvision import tv_tensors
     from torchvision.transforms import v2
 

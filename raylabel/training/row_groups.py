@@ -5,19 +5,20 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from raylabel.schema import MEDIA, ROW_GROUPS
+from raylabel.schema import MEDIA, ROW_GROUPS, SOFT
 from raylabel.store.artifact import Artifact
 from raylabel.store.files import Ranges, filesystem, open_ranges, reading
 from raylabel.training.examples import media_of
 from raylabel.training.lanes import Lane
 from raylabel.training.layout import units
+from raylabel.training.soft import Soft
 
 OPEN = 256  # files that are kept open; a file in an object store is opened with a request for its size
 THREADS = 16  # that read labels; they mostly wait
@@ -30,6 +31,32 @@ class RowGroup(NamedTuple):
     media: Sequence[bytes] | pa.LargeBinaryArray
     sample: np.ndarray
     label: np.ndarray
+    soft: Soft | None = None
+    """Of each sample, if the EXAMPLES have it."""
+
+
+class _Labels(NamedTuple):
+    """Rows of a table of labels."""
+
+    counts: np.ndarray
+    """Labels of each sample, int32 [n]."""
+    label: np.ndarray
+    """All labels, int32."""
+    soft: Soft | None
+
+    @classmethod
+    def of(cls, table: pa.Table) -> Self:
+        columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+        labels = columns.pop("labels")
+        counts = labels.value_lengths().to_numpy(zero_copy_only=False).astype(np.int32)
+        lists = (columns[name].flatten().to_numpy().reshape(len(table), -1).copy() for name in SOFT.names if columns)
+        return cls(counts, labels.flatten().to_numpy().copy(), Soft(*lists) if columns else None)
+
+    @classmethod
+    def joined(cls, some: Sequence[Self]) -> Self:
+        soft = [one.soft for one in some if one.soft]
+        counts, label = (np.concatenate(column) for column in list(zip(*some, strict=True))[:2])
+        return cls(counts, label, Soft(*map(np.concatenate, zip(*soft, strict=True))) if soft else None)
 
 
 class RowGroups(Protocol):
@@ -56,7 +83,8 @@ class _Stored:
     def __init__(self, examples: Artifact):
         self.lanes: int = examples.info["lanes"]
         self._examples, self._media = examples, media_of(examples)
-        self._labels: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._columns = ["labels", *(SOFT.names if examples.info.get("soft") else ())]
+        self._labels: dict[int, tuple[np.ndarray, _Labels]] = {}
         self._files: OrderedDict[int, Ranges] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -72,24 +100,23 @@ class _Stored:
         for lane, own in self._groups.items():
             ranges[lane] = int(first[own[0]]), int(first[own[-1]] + self._of["rows"][own[-1]])
         found: dict[int, Lane] = {}
-        for lane, (counts, label) in self._read_labels(ranges).items():
+        for lane, labels in self._read_labels(ranges).items():
             own = self._groups[lane]
             rows = np.append(0, np.cumsum(self._of["rows"][own]))
-            starts = np.append(0, np.cumsum(counts, dtype=np.int64))
-            self._labels[lane] = starts, label
+            starts = np.append(0, np.cumsum(labels.counts, dtype=np.int64))
+            self._labels[lane] = starts, labels
             items = np.diff(starts[rows]).tolist()
             found[lane] = Lane(lane, items, seed, units(self._of["file"][own].tolist()))
         return found
 
-    def _read_labels(self, ranges: dict[int, tuple[int, int]]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """For each lane, whose rows of the table of labels are given: labels of each sample int32 [n], and all labels
-        int32."""
+    def _read_labels(self, ranges: dict[int, tuple[int, int]]) -> dict[int, _Labels]:
+        """Those of each lane, whose rows of the table of labels are given."""
         fs, folder = filesystem(self._examples.uri)
         files = self._examples.files("examples-")
         ends = np.cumsum([file.rows for file in files])
 
-        def read(number: int) -> list[tuple[int, int, np.ndarray, np.ndarray]]:
-            """(lane, first row, counts, labels) of the rows of a file that lanes need."""
+        def read(number: int) -> list[tuple[int, int, _Labels]]:
+            """(lane, first row, labels) of the rows of a file that lanes need."""
             low, high = int(ends[number]) - files[number].rows, int(ends[number])
             some = {lane: (max(b, low) - low, min(e, high) - low) for lane, (b, e) in ranges.items()}
             some = {lane: (b, e) for lane, (b, e) in some.items() if b < e}
@@ -101,21 +128,17 @@ class _Stored:
                 rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
                 stops = list(itertools.accumulate(rows))
                 for (begin, end), group_lanes in _by_groups(some, stops):
-                    table = file.read_row_groups(list(range(begin, end)), columns=["labels"], use_threads=False)
-                    lists, first = table.column("labels").combine_chunks(), stops[begin] - rows[begin]
+                    table = file.read_row_groups(list(range(begin, end)), columns=self._columns, use_threads=False)
+                    first = stops[begin] - rows[begin]
                     for lane in group_lanes:
-                        own = lists.slice(some[lane][0] - first, some[lane][1] - some[lane][0])
-                        counts = own.value_lengths().to_numpy(zero_copy_only=False).astype(np.int32)
-                        found.append((lane, low + some[lane][0], counts, own.flatten().to_numpy().copy()))
+                        own = table.slice(some[lane][0] - first, some[lane][1] - some[lane][0])
+                        found.append((lane, low + some[lane][0], _Labels.of(own)))
             return found
 
         with ThreadPoolExecutor(THREADS) as pool:
             pieces = sorted(itertools.chain(*pool.map(read, range(len(files)))), key=lambda piece: piece[:2])
         of_lanes = {lane: list(some) for lane, some in itertools.groupby(pieces, key=lambda piece: piece[0])}
-        return {
-            lane: (np.concatenate([p[2] for p in some]), np.concatenate([p[3] for p in some]))
-            for lane, some in of_lanes.items()
-        }
+        return {lane: _Labels.joined([piece[2] for piece in some]) for lane, some in of_lanes.items()}
 
     def read(self, lane: int, groups: list[int]) -> list[RowGroup]:
         numbers = self._groups[lane][groups]
@@ -133,9 +156,12 @@ class _Stored:
         starts, labels = self._labels[lane]
         found = []
         for group, batch in zip(groups, batches, strict=True):
-            of = starts[first[group] : first[group + 1] + 1]
+            rows = slice(int(first[group]), int(first[group + 1]))
+            of = starts[rows.start : rows.stop + 1]
             sample = np.repeat(np.arange(len(batch)), np.diff(of))
-            found.append(RowGroup(batch.column(0).to_numpy(), batch.column(1), sample, labels[of[0] : of[-1]]))
+            soft = labels.soft and Soft(*(column[rows] for column in labels.soft))
+            label = labels.label[of[0] : of[-1]]
+            found.append(RowGroup(batch.column(0).to_numpy(), batch.column(1), sample, label, soft))
         return found
 
     def _open(self, file: int) -> Ranges:

@@ -18,9 +18,10 @@ import ray
 from raylabel.compute.progress import PatientProgress
 from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus import Shards
-from raylabel.schema import SAMPLES
+from raylabel.schema import SAMPLES, SOFT
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
 from raylabel.store.files import filesystem, reading, write_file
+from raylabel.training.soft import add_soft
 
 CELL = 1 << 16  # rows of the corpus; with P labels each, up to P times as many picks
 PICKED = 1 << 22  # picks that a task holds, each about 60 bytes while they are sorted; more only if a cell has more
@@ -30,9 +31,9 @@ THREADS = 16  # that read ranges of files; they mostly wait
 PAIR = np.dtype([("key", "<i8"), ("label", "<i4")])
 
 
-def make_samples(root: Root, name: str, picks: Artifact, shards: Shards) -> Artifact:
-    """SAMPLES of the picks, the artifact `samples-<name>`. Info: samples, picks, and keys, a digest of the set of
-    samples: equal for equal sets, whatever their labels."""
+def make_samples(root: Root, name: str, picks: Artifact, shards: Shards, scores: Artifact | None = None) -> Artifact:
+    """SAMPLES of the picks, the artifact `samples-<name>`, with the columns of SOFT if SCORES are given. Info: samples,
+    picks, and keys, a digest of the set of samples: equal for equal sets, whatever their labels."""
 
     def build(draft: Draft) -> Built:
         scratch, of = draft.scratch("pairs"), Shards(shards.artifact)
@@ -50,7 +51,7 @@ def make_samples(root: Root, name: str, picks: Artifact, shards: Shards) -> Arti
             for number, (low, high) in enumerate(ranges):
                 begin, end = ends[:, low] - counts[:, low], ends[:, high - 1]
                 pieces = [(run, int(b), int(e)) for (run, _), b, e in zip(runs, begin, end, strict=True) if e > b]
-                reduces.append(_merge.remote(draft.uri, number, pieces, of))
+                reduces.append(_merge.remote(draft.uri, number, pieces, of, scores))
             merged = _results(reduces, lambda done: progress.update(total + done * total // len(reduces)))
         digests = dict(cell for _, cells in merged for cell in cells)
         keys = hashlib.sha256("".join(f"{cell} {digests[cell]}\n" for cell in sorted(digests)).encode()).hexdigest()
@@ -58,13 +59,15 @@ def make_samples(root: Root, name: str, picks: Artifact, shards: Shards) -> Arti
         return Built(made, {"samples": sum(file.rows for file in made), "picks": total, "keys": keys})
 
     identity = {"picks": picks.digest, "shards": shards.artifact.info["content"]}
+    identity |= {"scores": scores.digest} if scores else {}
     return root.make(f"samples-{name}", identity, build)
 
 
 def read_samples(samples: Artifact, stretches: Sequence[tuple[int, int]], columns: list[str]) -> list[pa.Table]:
     """Columns of SAMPLES: a table for each stretch (begin, end), of the samples begin..end-1 in key order. Each file is
     opened once."""
-    schema, first = pa.schema([SAMPLES.field(name) for name in columns]), 0
+    fields = {field.name: field for field in (*SAMPLES, *SOFT)}
+    schema, first = pa.schema([fields[name] for name in columns]), 0
     found = [[schema.empty_table()] for _ in stretches]
     for file in samples.files("samples-"):
         ends = [(max(begin - first, 0), min(end - first, file.rows)) for begin, end in stretches]
@@ -152,10 +155,10 @@ def sort_picks(
 
 
 def merge_picks(
-    folder: str, number: int, pieces: list[tuple[str, int, int]], shards: Shards
+    folder: str, number: int, pieces: list[tuple[str, int, int]], shards: Shards, scores: Artifact | None = None
 ) -> tuple[File, list[tuple[int, str]]]:
-    """Writes the SAMPLES of a range of cells, from pieces of sorted runs (name, begin, end); also the digest of the
-    keys of each cell that has some."""
+    """Writes the SAMPLES of a range of cells, from pieces of sorted runs (name, begin, end), with SOFT if SCORES are
+    given; also the digest of the keys of each cell that has some."""
 
     def read(piece: tuple[str, int, int]) -> np.ndarray:
         run, begin, end = piece
@@ -171,6 +174,7 @@ def merge_picks(
     del pairs, order
     firsts = np.flatnonzero(np.diff(key, prepend=-1))  # where a new key begins; its labels end before the next one
     table = samples_table(key[firsts], np.append(firsts, len(key)), label)
+    table = add_soft(table, scores, shards) if scores else table
     groups = [table.slice(i, ROWS) for i in range(0, len(table), ROWS)]
     file = write_table(folder, f"samples-{number:05d}.parquet", *groups)
     key = key[firsts]

@@ -42,6 +42,7 @@ from raylabel.training.examples import undecodable
 from raylabel.training.lanes import Lane, Read
 from raylabel.training.row_groups import RowGroup, row_groups_of
 from raylabel.training.shares import Share
+from raylabel.training.soft import Soft, stack
 
 SPARE = 4  # reads ahead in addition to one per lane: they cover about a second of an object store's latency
 READERS = 8  # reads in parallel; the threads mostly wait
@@ -49,7 +50,7 @@ AHEAD = 4  # batches that are prepared before the device needs them
 RUN = 8  # least number of images that one call of a thread decodes
 CHUNK = 4096  # positions of the stream that are looked at together
 
-Item = tuple[int, int, bytes, int]  # global position, key, encoded bytes, label
+Item = tuple[int, int, bytes, int, Soft | None]  # global position, key, encoded bytes, label, Soft [P] of the sample
 
 
 class Stream:
@@ -102,8 +103,8 @@ class Stream:
     def items(
         self, start: int, stop: int, rank: int = 0, world: int = 1, batch: int = 1
     ) -> Generator[Item, None, None]:
-        """(global position, key, encoded bytes, label) of this worker's items in [start, stop), in stream order, if the
-        stream is used in batches of that size until `stop`.
+        """(global position, key, encoded bytes, label, Soft) of this worker's items in [start, stop), in stream order,
+        if the stream is used in batches of that size until `stop`.
 
         Threads read the groups in the order in which they are needed, each as soon as enough items were consumed to
         make room for it. So the reads are spread evenly over time, although all lanes finish a group at about the same
@@ -152,7 +153,8 @@ class Stream:
                     value = group.media[sample]
                     media[where] = value if isinstance(value, bytes) else value.as_py()
                 place = int(read.positions[at + index])
-                found.append((place, int(group.key[sample]), media[where], int(group.label[item])))
+                soft = group.soft and Soft(*(column[sample] for column in group.soft))
+                found.append((place, int(group.key[sample]), media[where], int(group.label[item]), soft))
             at += window.size
         return found[::-1]
 
@@ -175,9 +177,9 @@ class Stream:
         world: int,
         threads: int = 1,
         empty: Callable[[tuple[int, ...]], np.ndarray] = lambda shape: np.empty(shape, np.uint8),
-    ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
-        """(pixels uint8 [b, H, W, 3], or [b, T, H, W, 3] for clips; labels int64 [b]) of this worker, batch after
-        batch, prepared ahead of use.
+    ) -> Generator[tuple[np.ndarray, np.ndarray, Soft | None], None, None]:
+        """(pixels uint8 [b, H, W, 3], or [b, T, H, W, 3] for clips; labels int64 [b]; Soft [b, P] if the EXAMPLES have
+        it) of this worker, batch after batch, prepared ahead of use.
 
         The stream starts at global item `first` (a multiple of `batch`) and ends before item `images`; b is this
         worker's share of the global batch. Decoding and augmentation run in `threads` threads, into memory that `empty`
@@ -189,12 +191,12 @@ class Stream:
         def fill(pixels: np.ndarray, items: list[Item]) -> None:
             numbers = [(self.seed, AUGMENT, item[0]) for item in items]
             rejects = sandbox.fill(pixels, [item[2] for item in items], numbers)
-            for (position, key, _, _), reject in zip(items, rejects, strict=True):
+            for (position, key, *_), reject in zip(items, rejects, strict=True):
                 if reject:
                     raise undecodable(self.examples_at(position, batch), key, reject)
 
-        def prepare() -> Generator[tuple[list[Future], np.ndarray, np.ndarray], None, None]:
-            """Each batch as soon as its decoding is submitted: (calls that fill the pixels, pixels, labels)."""
+        def prepare() -> Generator[tuple[list[Future], np.ndarray, np.ndarray, Soft | None], None, None]:
+            """Each batch as soon as its decoding is submitted: (calls that fill the pixels, pixels, labels, Soft)."""
             source = self.items(first, images, rank, world, batch)
             pool = ThreadPoolExecutor(threads, thread_name_prefix="stream-decode")
             try:
@@ -206,7 +208,8 @@ class Stream:
                     run = max(RUN, -(-len(some) // (4 * threads)))  # work for all threads, but not too many calls
                     runs = range(0, len(some), run)
                     filling = [pool.submit(fill, pixels[i : i + run], some[i : i + run]) for i in runs]
-                    yield filling, pixels, np.array([item[3] for item in some], np.int64)
+                    labels = np.array([item[3] for item in some], np.int64)
+                    yield filling, pixels, labels, stack([item[4] for item in some])
             except GeneratorExit:
                 pool.shutdown(cancel_futures=True)  # their results are no longer needed
                 raise
@@ -216,7 +219,7 @@ class Stream:
                 sandbox.close()
 
         with contextlib.closing(ahead(prepare(), AHEAD)) as batches:
-            for filling, pixels, labels in batches:
+            for filling, *batch_of in batches:
                 for run in filling:
                     run.result()
-                yield pixels, labels
+                yield tuple(batch_of)

@@ -22,6 +22,7 @@ from paths import JOBS
 from raylabel.cli.launch import Options, _options
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
+from raylabel.labels.truth import GivenLabels
 from raylabel.models import Model
 from raylabel.pipelines import semi_supervised
 from raylabel.pipelines.existing import MissingError, ReadOnlyRoot
@@ -29,7 +30,9 @@ from raylabel.pipelines.inputs import prepare
 from raylabel.pipelines.semi_supervised import STAGES, Run
 from raylabel.recipes import Recipe
 from raylabel.recipes import registry as recipes
+from raylabel.recipes.control import Control
 from raylabel.store.artifact import Root
+from raylabel.training.examples import media_of
 from raylabel.training.mixed_stream import Mixture
 
 JOB = JOBS / "semi_supervised.py"
@@ -219,6 +222,36 @@ def test_a_student_is_fine_tuned_on_labels_on_picks_or_on_both(first, ray_local,
             InputError, match=f"^finetune_picks is {share}, so -?[0-9]+ of the 64 images of a batch would"
         ):
             replace(options.recipe, finetune_picks=share)
+
+
+def test_soft_targets_are_of_the_picks_and_not_of_labels(first, ray_local, monkeypatch):
+    folder, _ = first
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["job", *SHORT, *given_teacher(folder)])
+    root, options = Root.open("runs"), _options("", Options[Recipe])
+    plain, start, tasks = options.recipe, prepare(root, options.recipe), {}
+    soft = replace(plain, pretrain=replace(plain.pretrain, soft=0.5, temperature=2.0), mixed=0.5)
+    run, before = Run(root, soft, start), Run(root, plain, start).pseudo_examples
+    examples = run.pseudo_examples
+    assert examples != before and media_of(examples) == media_of(before)  # no byte is written again
+    with monkeypatch.context() as patch:
+        patch.setattr(semi_supervised, "train", lambda _root, name, task, *_rest: tasks.update({name: task}))
+        for stage in ("pretrained", "control", "mixed"):
+            assert getattr(run, stage) is None
+    assert [tasks[name].config.soft for name in ("pretrained", "control", "mixed")] == [0.5, 0.0, 0.5]
+    assert tasks["pretrained"].examples == examples and examples.info["soft"]
+    assert soft.control_train == replace(plain, mixed=0.5).control_train
+    with_soft = replace(plain.finetune, soft=0.1)
+    for fields, name in (
+        ({"finetune": with_soft}, "finetune"),
+        ({"teacher": replace(plain.teacher, train=with_soft)}, "teacher.train"),
+        ({"control": Control(train=with_soft)}, "control.train"),
+    ):
+        with pytest.raises(InputError, match=f"^{name}.soft is 0.1, but it is not trained on picks: unset it"):
+            replace(plain, **fields)
+    assert replace(plain, finetune=with_soft, finetune_picks=0.5).soft
+    with pytest.raises(InputError, match="soft is set, but no teacher labels the corpus"):
+        replace(soft, source=GivenLabels())
 
 
 def test_another_k_needs_other_picks_and_what_is_trained_on_them(first, ray_local, monkeypatch):

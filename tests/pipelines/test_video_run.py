@@ -155,7 +155,7 @@ def test_segments_of_a_video_are_samples_of_one_source(ray_local, tmp_path):
         with av.open(io.BytesIO(row["media"]), "r") as container:
             assert len(list(container.decode(video=0))) == 8
     batches = Stream(examples, 0).batches(view, 16, 0, 16, 0, 1)
-    (pixels, _) = next(batches)
+    pixels, *_ = next(batches)
     assert pixels.shape == (16, 8, 16, 16, 3) and pixels.std() > 10
     batches.close()
 

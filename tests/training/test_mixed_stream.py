@@ -70,12 +70,12 @@ def test_batches_are_decoded_as_those_of_one_stream(tmp_path):
     stream = MixedStream(examples(root, 0, 30, 3), mixture, 3)
     items = list(stream.items(0, 64, batch=16))
     found = list(stream.batches(DIGITS_VIEW, 16, 0, 64, 0, 1))
-    assert np.concatenate([labels for _, labels in found]).tolist() == [label for *_, label in items]
+    assert np.concatenate([labels for _, labels, _ in found]).tolist() == [item[3] for item in items]
     halves = [list(stream.batches(DIGITS_VIEW, 16, 32, 64, rank, 2)) for rank in (0, 1)]
     for number, parts in enumerate(zip(*halves, strict=True), 2):
         start = number * 16
         mine = [stream.positions(start, start + 16, 64, rank, 2, 16) - start for rank in (0, 1)]
-        for places, (pixels, labels) in zip(mine, parts, strict=True):
+        for places, (pixels, labels, _) in zip(mine, parts, strict=True):
             assert np.array_equal(found[number][0][places], pixels)
             assert np.array_equal(found[number][1][places], labels)
 

@@ -14,6 +14,7 @@ import pytest
 from raylabel.models.init import Init
 from raylabel.training.config import Validate
 from raylabel.training.schedule import Schedule, lr_at
+from raylabel.training.soft import Soft
 
 STEPS, BATCH, SEED = 12, 16, 1
 PLAIN: dict[str, Any] = {"schedule": Schedule(lr=0.05)}
@@ -23,6 +24,7 @@ EVERYTHING: dict[str, Any] = {
     "beta2": 0.99,
     "decay_norms": False,
     "label_smoothing": 0.1,
+    "soft": 0.6,
     "mixup": 0.2,
     "cutmix": 1.0,
     "ema": 0.7,
@@ -56,7 +58,13 @@ class _Stream:
         for step in range(first // batch, total // batch):
             rng = np.random.default_rng((step, rank))
             share = batch // world
-            yield rng.integers(0, 256, (share, 8, 8, 3), np.uint8), rng.integers(0, 10, share)
+            pixels, labels = rng.integers(0, 256, (share, 8, 8, 3), np.uint8), rng.integers(0, 10, share)
+            classes = rng.permuted(np.tile(np.arange(10, dtype=np.int32), (share, 1)), axis=1)[:, :3]
+            yield (
+                pixels,
+                labels,
+                Soft(classes, np.sort(rng.normal(-1, 1, (share, 3)).astype(np.float32))[:, ::-1].copy()),
+            )
 
 
 class _Validation:
@@ -242,8 +250,14 @@ def _check_against_a_plain_loop(fields: dict[str, Any], found: dict[str, bytes],
                 after = sum(p.ndim > 1 for p in parameters[number + 1 :])
                 group["lr"] *= 0.3 ** (after / (kernels - 1))
         optimizer.zero_grad()
-        for rank, (pixels, labels) in enumerate(shares):
+        for rank, (pixels, labels, soft) in enumerate(shares):
             images, targets = normalise(torch.from_numpy(pixels), DIGITS_VIEW), torch.from_numpy(labels)
+            if "soft" in fields:
+                p = 1 / (1 + np.exp(-soft.log_odds.astype(np.float64)))
+                teacher = np.repeat((1 - p.sum(1, keepdims=True)).clip(0) / 7, 10, axis=1)
+                np.put_along_axis(teacher, soft.classes, p, axis=1)
+                hard = fields["soft"] * teacher + (1 - fields["soft"]) * np.eye(10)[labels]
+                targets = torch.from_numpy(hard.astype(np.float32))
             torch.manual_seed(hash((SEED, step, rank)))
             if mix:
                 images, targets = mix(images, targets)

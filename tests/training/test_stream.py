@@ -58,7 +58,7 @@ lanes_of_files = st.integers(1, 5).flatmap(
 
 
 def order(stream: Stream, start: int, stop: int, rank: int = 0, world: int = 1) -> list[tuple[int, int, int]]:
-    return [(g, key, label) for g, key, _, label in stream.items(start, stop, rank, world)]
+    return [(g, key, label) for g, key, _, label, _ in stream.items(start, stop, rank, world)]
 
 
 @settings(max_examples=15, deadline=None)
@@ -101,10 +101,10 @@ def test_stored_examples_are_the_samples_whatever_the_workers_batches_and_restar
     sizes = [lane.size for lane in stream.lanes]
     lanes, length = len(sizes), len(sizes) * max(sizes) * 2 + 5
     whole = list(Stream(examples, seed).items(0, length))
-    assert [g for g, *_ in whole] == list(range(length)) and all(media == f"{k}".encode() for _, k, media, _ in whole)
+    assert [g for g, *_ in whole] == list(range(length)) and all(media == f"{k}".encode() for _, k, media, *_ in whole)
     pairs = Counter((key, label) for key, _, labels in rows if key not in rejected for label in labels)
     for epoch in (0, 1):
-        some = [(k, label) for g, k, _, label in whole if g // lanes // sizes[g % lanes] == epoch]
+        some = [(k, label) for g, k, _, label, _ in whole if g // lanes // sizes[g % lanes] == epoch]
         assert Counter(some) == pairs
     world, batch = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 40))
     start = data.draw(st.integers(0, length - 1))
@@ -138,14 +138,14 @@ def test_batches_do_not_depend_on_threads_or_workers(tmp_path):
         return list(stream.batches(DIGITS_VIEW, 10, first, 95, rank, world, threads))
 
     whole = run()
-    assert [len(labels) for _, labels in whole] == [10] * 9 + [5]
-    assert all(pixels.shape[1:] == (8, 8, 3) and pixels.dtype == np.uint8 for pixels, _ in whole)
+    assert [len(labels) for _, labels, _ in whole] == [10] * 9 + [5]
+    assert all(pixels.shape[1:] == (8, 8, 3) and pixels.dtype == np.uint8 for pixels, *_ in whole)
     for again in (run(threads=3), run(first=40)):
-        for (a, x), (b, y) in zip(reversed(whole), reversed(again), strict=False):
+        for (a, x, _), (b, y, _) in zip(reversed(whole), reversed(again), strict=False):
             assert np.array_equal(a, b) and np.array_equal(x, y)
     # The shares of two workers, joined item by item, are the batch.
     halves = [run(rank, 2) for rank in range(2)]
-    for step, (pixels, _) in enumerate(whole):
+    for step, (pixels, *_) in enumerate(whole):
         start, stop = step * 10, min(step * 10 + 10, 95)
         joined = np.empty_like(pixels)
         for rank in range(2):
@@ -157,7 +157,7 @@ def test_batches_do_not_depend_on_threads_or_workers(tmp_path):
 def test_an_unreadable_image_raises_an_error_and_does_not_hang(tmp_path, monkeypatch):
     examples = fake_examples(Root.open(str(tmp_path)), [[[1, 1]]])
     stream = Stream(examples, seed=0)
-    monkeypatch.setattr(stream, "_load", lambda *_: [(1, 1, b"nor this", 0), (0, 0, b"no picture", 0)])
+    monkeypatch.setattr(stream, "_load", lambda *_: [(1, 1, b"nor this", 0, None), (0, 0, b"no picture", 0, None)])
     with pytest.raises(InputError, match=r"sample . cannot be decoded \(.*unrecognized.*run again"):
         list(stream.batches(DIGITS_VIEW, 2, 0, 4, 0, 1))
     assert not threads()
@@ -179,7 +179,7 @@ def test_a_read_error_is_raised_after_the_batches_before_it(tmp_path, monkeypatc
 
     monkeypatch.setattr(stream, "_load", fail)
     batches = stream.batches(DIGITS_VIEW, 4, 0, 400, 0, 1)
-    assert [len(labels) for _, labels in itertools.islice(batches, 4)] == [4] * 4
+    assert [len(labels) for _, labels, _ in itertools.islice(batches, 4)] == [4] * 4
     with pytest.raises(OSError, match="the store is unavailable"):
         next(batches)
     assert not threads()
@@ -210,7 +210,7 @@ def test_pixels_are_written_into_the_allocated_memory(tmp_path):
         return given[-1]
 
     batches = stream.batches(DIGITS_VIEW, 4, 0, 40, 0, 1, empty=empty)
-    assert all(pixels is given[i] for i, (pixels, _) in enumerate(batches))
+    assert all(pixels is given[i] for i, (pixels, *_) in enumerate(batches))
 
     def none_left(shape):
         raise MemoryError("no pinned memory")
@@ -264,7 +264,7 @@ def test_batches_of_a_corpus_sorted_by_class_are_nearly_random(tmp_path, files):
         stored_examples(Root.open(str(tmp_path)), rows, Layout(samples=samples, lanes=64, row_group_samples=64)), 0
     )
     batches = samples // batch
-    label = np.array([label for _, _, _, label in stream.items(0, samples)]).reshape(batches, batch)
+    label = np.array([label for _, _, _, label, _ in stream.items(0, samples)]).reshape(batches, batch)
     counts = np.stack([np.bincount(some, minlength=classes) for some in label])
     assert counts.sum(0).tolist() == np.bincount([row[2][0] for row in rows]).tolist()  # an epoch
     expected = batch / classes
@@ -286,7 +286,7 @@ def test_too_many_workers_for_the_batch_are_an_error(tmp_path):
 
 def test_the_order_within_a_window_differs_between_epochs(tmp_path):
     stream = Stream(fake_examples(Root.open(str(tmp_path)), [[[1] * 12]]), seed=0)  # one lane of one row group
-    keys = [key for _, key, _, _ in stream.items(0, 36)]
+    keys = [key for _, key, *_ in stream.items(0, 36)]
     epochs = [keys[0:12], keys[12:24], keys[24:36]]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]

@@ -43,7 +43,7 @@ def plain_loop(examples: Artifact, config: Train, module: torch.nn.Module, world
     for step, shares in enumerate(zip(*parts, strict=True)):
         optimizer.param_groups[0]["lr"] = lr_at(config.schedule, step * config.batch, config.processed)
         optimizer.zero_grad()
-        for pixels, labels in shares:
+        for pixels, labels, _ in shares:
             logits = module(normalise(torch.from_numpy(pixels), DIGITS_VIEW))
             loss = functional.cross_entropy(logits, torch.tensor(labels), reduction="sum")
             (loss / sum(len(labels) for _, labels in shares)).backward()
