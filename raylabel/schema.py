@@ -157,6 +157,15 @@ PAIRS = pa.schema(
     ]
 )
 
+# Labeled samples as a teacher ranks them that has not learned from them, in key order; the lists as in SCORES.
+HELD = pa.schema(
+    [
+        SCORES.field("key"),
+        pa.field("label", pa.int32(), nullable=False),
+        *(SCORES.field(name) for name in ("classes", "log_odds", "logits")),
+    ]
+)
+
 # The selected multiset, ordered by (label, rank); ranks start at 1. A sample may have several labels.
 PICKS = pa.schema(
     [
@@ -164,6 +173,15 @@ PICKS = pa.schema(
         pa.field("rank", pa.int32(), nullable=False),
         pa.field("score", pa.float32(), nullable=False),
         pa.field("key", pa.int64(), nullable=False),
+    ]
+)
+
+# How many of the first picks of a class are expected to have their true label, at some ranks, ordered by (label, rank);
+# low and high are the ends of the 95% interval of the share that really has it.
+AUDIT = pa.schema(
+    [
+        *(PICKS.field(name) for name in ("label", "rank")),
+        *(pa.field(name, pa.float32(), nullable=False) for name in ("precision", "low", "high")),
     ]
 )
 

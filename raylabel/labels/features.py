@@ -95,7 +95,7 @@ def make_head(root: Root, frozen: Frozen, features: Artifact, labels: Artifact, 
 
     def build(draft: Draft) -> Built:
         fitted, samples = fetch(
-            _fit.options(**_needs(features, classes)).remote(features, labels, classes, config, seed)
+            _fit.options(**needs(features, classes)).remote(features, labels, classes, config, seed)
         )
         without = labels.info["samples"] - samples
         say(f"head: strength {fitted.strength:g}, fitted to {samples:,} samples" + _validated(fitted))
@@ -108,7 +108,7 @@ def make_head(root: Root, frozen: Frozen, features: Artifact, labels: Artifact, 
     return root.make("teacher", {**identity, "model": identity_of(model)}, build)
 
 
-def _needs(features: Artifact, classes: int) -> dict[str, Any]:
+def needs(features: Artifact, classes: int) -> dict[str, Any]:
     """What the task asks Ray for: a GPU if there is one and the set is large."""
     size = features.info["scored"] * features.info["p"]
     gpu = size * classes > SMALL and Cluster.now().gpus

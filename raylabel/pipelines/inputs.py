@@ -17,7 +17,8 @@ from raylabel.labels.zero_shot import check_text, text_warnings, texts_of
 from raylabel.models.start import check_start, check_trunk, import_weights
 from raylabel.models.trained import import_model
 from raylabel.pipelines.edited import check_edited
-from raylabel.recipes.recipe import Recipe, check_classes, check_recipe
+from raylabel.recipes.checks import check_classes, check_recipe
+from raylabel.recipes.recipe import Recipe
 from raylabel.recipes.teacher import Teacher
 from raylabel.selection.config import MEASURED
 from raylabel.selection.leaks import find_leaks

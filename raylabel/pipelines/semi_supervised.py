@@ -9,17 +9,15 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Self
 
-from raylabel.corpus import Shards
 from raylabel.errors import InputError
-from raylabel.evaluate.classify import TOP
 from raylabel.evaluate.given_teacher import check_teacher, problem_of
 from raylabel.evaluate.results import CONTROL, MIXED, PRETRAINED, STUDENT, TEACHER, Metric
 from raylabel.labels.source import LabelSource
-from raylabel.labels.teacher import TrainedNetwork
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.start import import_weights
 from raylabel.pipelines.artifacts import artifacts_of
+from raylabel.pipelines.audited import audit_of, held_of, shortened
 from raylabel.pipelines.control import ControlSweep, split_labels, trial_runs, try_controls
 from raylabel.pipelines.finetuned import finetuned
 from raylabel.pipelines.frozen import features_of, headed_teacher
@@ -27,20 +25,19 @@ from raylabel.pipelines.inputs import Prepared, prepare
 from raylabel.pipelines.leaks import keeps_thumbnails, labeled_pairs_of, leaks_of, pairs_of
 from raylabel.pipelines.metrics import metrics_of
 from raylabel.pipelines.selected import copies_of, duplicates_of, picks_of
+from raylabel.pipelines.steps import Steps
 from raylabel.pipelines.workers import check_workers
 from raylabel.recipes.recipe import Recipe
 from raylabel.selection.leaks import Leaking, Leaks
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
-from raylabel.training.examples import materialize
 from raylabel.training.loop import TrainingTask
-from raylabel.training.media import WritingTask
 from raylabel.training.mixed_stream import Mixture
 from raylabel.training.train import train
 from raylabel.training.watch import Watch, unwatched
 
 
-class Run:
+class Run(Steps):
     """The artifacts of a recipe's run. Reading a property returns the artifact if the root has it, or else builds it.
     InputError if the user has to fix an input."""
 
@@ -65,7 +62,7 @@ class Run:
     @cached_property
     def labeled_examples(self) -> Artifact:
         """EXAMPLES of the labeled set."""
-        examples = self._materialize("labeled", "labeled", self.start.labels)
+        examples = self.materialize("labeled", "labeled", self.start.labels)
         check_workers(self.recipe, examples)
         return examples
 
@@ -80,7 +77,7 @@ class Run:
         if not (self.recipe.validated and self.start.validation):
             return None
         corpus, labels = self.start.validation
-        return self._materialize("validation", corpus, labels)
+        return self.materialize("validation", corpus, labels)
 
     @cached_property
     def labeled_features(self) -> Artifact | None:
@@ -159,14 +156,29 @@ class Run:
         return copies_of(self)
 
     @cached_property
-    def picks(self) -> Artifact:
+    def lists(self) -> Artifact:
         """PICKS: the K best samples of each class, or those of a source that gives PICKS."""
         return picks_of(self)
 
     @cached_property
+    def held(self) -> Artifact | None:
+        """SCORES or HELD of labeled samples that the teacher has not learned from; None if there are none."""
+        return held_of(self)
+
+    @cached_property
+    def audit(self) -> Artifact | None:
+        """AUDIT: the precision that is expected of each list; None without such samples."""
+        return audit_of(self)
+
+    @cached_property
+    def picks(self) -> Artifact:
+        """PICKS: the lists, or with `select.precision` their beginnings that are expected to have it."""
+        return shortened(self)
+
+    @cached_property
     def pseudo_examples(self) -> Artifact:
         """EXAMPLES of the picks, with what the teacher says of each for soft targets."""
-        return self._materialize("picked", "unlabeled", self.picks, self.labels if self.recipe.soft else None)
+        return self.materialize("picked", "unlabeled", self.picks, self.labels if self.recipe.soft else None)
 
     @cached_property
     def pretrained(self) -> Artifact:
@@ -225,7 +237,7 @@ class Run:
     def source(self) -> LabelSource:
         """The label source of the corpus."""
         return self.recipe.source or replace(
-            self._network(self.teacher, self.recipe.teacher_view, keeps_thumbnails(self)), features=self.features
+            self.network(self.teacher, self.recipe.teacher_view, keeps_thumbnails(self)), features=self.features
         )
 
     def validation_set(self, config: Train) -> Artifact | None:
@@ -236,37 +248,6 @@ class Run:
     def train_control(self, name: str, recipe: Recipe) -> Artifact:
         """The network of this name that is trained as the control of a recipe, on the labeled set of this run."""
         return self.train(name, recipe.student, self.labeled_examples, recipe.control_train, recipe.control_view)
-
-    def test(self, model: Artifact, view: View) -> Artifact:
-        """SCORES of the test set by a network."""
-        return self.score(model, view, "test")
-
-    def score(self, model: Artifact, view: View, corpus: str, thumbnails: bool = False) -> Artifact:
-        """SCORES of a labeled corpus by a network, with as many classes per sample as accuracies need."""
-        source = replace(self._network(model, view, thumbnails), config=replace(self.recipe.label, p=TOP))
-        return source.label(self.root, self.start.corpora[corpus], self.start.shards[corpus])
-
-    def _network(self, model: Artifact, view: View, thumbnails: bool) -> TrainedNetwork:
-        recipe = self.recipe
-        return TrainedNetwork(
-            network=model,
-            view=view,
-            config=recipe.label,
-            resources=recipe.resources,
-            retry_rejects=recipe.retry_rejects,
-            thumbnails=thumbnails,
-        )
-
-    def _materialize(self, name: str, corpus: str, picks: Artifact, scores: Artifact | None = None) -> Artifact:
-        recipe = self.recipe
-        task = WritingTask(
-            shards=Shards(self.start.shards[corpus]),
-            corpus=self.start.corpora[corpus],
-            config=recipe.materialize,
-            max_jpeg_pixels=recipe.max_jpeg_pixels,
-            digests=name == "labeled",
-        )
-        return materialize(self.root, name, picks, task, recipe.label.reject_limit, recipe.retry_rejects, scores)
 
     def train(
         self,

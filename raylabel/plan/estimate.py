@@ -27,7 +27,7 @@ from raylabel.plan.passes import PICTURES_ROW, Passes
 from raylabel.plan.report import Plan, Reach, Work
 from raylabel.plan.traffic import CorpusSize, Traffic
 from raylabel.recipes.recipe import Recipe
-from raylabel.report.page import CURVES
+from raylabel.report.charts import CURVES
 from raylabel.selection.duplicates import BUCKET_ROWS
 from raylabel.selection.select import GROUP_CANDIDATES
 from raylabel.store.artifact import Root

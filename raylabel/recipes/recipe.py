@@ -1,11 +1,10 @@
-"""A recipe: the corpora, teacher, selection, student and training of a run; and the checks of these."""
+"""A recipe: the corpora, teacher, selection, student and training of a run."""
 
-import importlib.util
 import re
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
-from raylabel.compute.resources import Cluster, Resources
+from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.evaluate.precision import Truth
@@ -13,7 +12,7 @@ from raylabel.features.thumbnails import SIDE, has_thumbnails
 from raylabel.labels.source import LabelSource
 from raylabel.labels.teacher import Label
 from raylabel.media.view import View
-from raylabel.models import Model, check, check_input
+from raylabel.models import Model
 from raylabel.recipes.control import Control
 from raylabel.recipes.space import Settings, apply
 from raylabel.recipes.teacher import Teacher
@@ -87,6 +86,10 @@ class Recipe:
     copies: Literal["bytes", "near"] = field(default="bytes", metadata=ADDED_LATER)
     """Samples of the corpus that are left out because they are copies of others in it: 'bytes', those with the same
     bytes, or 'near', near-duplicates too. Of several near-duplicates the one with the best score stays."""
+    audit: bool = field(default=True, metadata=NOT_IDENTITY)
+    """Say before anything is trained on the picks how many of them are expected to have their true label. It needs
+    labeled samples that the teacher has not learned from: those of `validation` or `holdout`; or else, if the teacher
+    is a head that is fitted to features, the labeled set, by heads that are fitted without a fifth of it."""
     seed: int = 0
     """Seed of every random choice: weights, order, crops."""
     retry_rejects: bool = field(default=False, metadata=NOT_IDENTITY)
@@ -148,6 +151,11 @@ class Recipe:
                 "would be picks: give a share with which a batch has some of both, or 0 or 1"
             )
         self._check_soft()
+        if self.select.precision is not None and not self.audited:
+            raise InputError(
+                f"select.precision is {self.select.precision}, but no labeled samples are held out that tell the "
+                "precision: give --holdout 0.2, a share of the labeled set, or --validation.uri, and leave --audit out"
+            )
         labeled, batch = round(self.mixed * self.pretrain.batch), self.pretrain.batch
         if self.mixed and not 0 < labeled < batch:
             raise InputError(
@@ -164,6 +172,12 @@ class Recipe:
                 raise InputError(f"{name}.soft is {config.soft}, but it is not trained on picks: unset it")
         if self.soft and self.source:
             raise InputError("pretrain.soft or finetune.soft is set, but no teacher labels the corpus: unset it")
+
+    @property
+    def audited(self) -> bool:
+        """Whether there is an audit."""
+        held = self.validation or self.holdout or (self.teacher.head.fitted and self.unlabeled.kind == "image")
+        return bool(self.audit and held and not self.source and self.select.rank != "random")
 
     @property
     def soft(self) -> bool:
@@ -245,51 +259,3 @@ class Recipe:
         except InputError as error:
             raise InputError(f"control.sweep.{error}") from error
         return [(settings, replace(self, control=control)) for settings, control in controls]
-
-
-def check_recipe(recipe: Recipe) -> None:
-    """InputError for what can be checked before any work."""
-    check(recipe.teacher.network, "teacher.model")
-    check(recipe.student, "student")
-    _check_media(recipe)
-    for name in recipe.track:
-        if importlib.util.find_spec(name) is None:
-            raise InputError(f"track names {name}, which is not installed: pip install 'raylabel[{name}]'")
-    cluster = Cluster.now()
-    cluster.teachers(recipe.resources)
-    for name, (_, config) in recipe.trainings.items():
-        if config.validate.on == "validation" and not (recipe.validation or recipe.holdout):
-            raise InputError(
-                f"{name}.validate.on is 'validation', but there is no validation set: give validation.uri, or holdout, "
-                "a share of the labeled set"
-            )
-        cluster.workers(recipe.resources, config.batch)
-        if config.sync_batchnorm and not cluster.gpus:
-            raise InputError(f"{name}.sync_batchnorm is set, but PyTorch has it for GPUs only: unset it")
-        if config.optimizer == "lamb" and importlib.util.find_spec("timm") is None:
-            raise InputError(f"{name}.optimizer is 'lamb', which needs timm: pip install 'raylabel[timm]'")
-    for _, trial in recipe.control_trials:
-        check_recipe(trial)
-
-
-def check_classes(recipe: Recipe, classes: int) -> None:
-    """InputError for what can be checked once the labels are read."""
-    recipe.select.check_against(classes, min(recipe.label.p, classes))
-
-
-def _check_media(recipe: Recipe) -> None:
-    """InputError if networks, views and corpora are not all of images, or all of videos."""
-    kind = "video" if recipe.view.clip else "image"
-    for name, corpus in recipe.corpora.items():
-        if corpus.kind != kind:
-            given = "given" if recipe.view.clip else "not given"
-            raise InputError(f"{name}.kind is '{corpus.kind}', but view.clip is {given}, as for {kind}s: change one")
-        for view in (recipe.view, recipe.teacher_view):
-            recipe.label.check_against(corpus, view)
-    if bool(recipe.teacher_view.clip) != bool(recipe.view.clip):
-        raise InputError(f"teacher.view and view differ in whether they have a clip: both have to be for {kind}s")
-    networks = ("teacher.model", recipe.teacher.model, recipe.teacher_view), ("student", recipe.student, recipe.view)
-    networks += (("student", recipe.student, recipe.control_view),)
-    for name, model, view in networks:
-        for size in {view.size, view.tested_size}:
-            check_input(model, view.clip.frames if view.clip else None, size, name)

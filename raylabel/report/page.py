@@ -5,23 +5,16 @@ characters are removed, and a Content-Security-Policy forbids the page to load o
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from raylabel.evaluate.learning_curve import Measured
 from raylabel.evaluate.results import CLIP_TOP1, STUDENT, TOP1, TOP5
-from raylabel.report.axes import Axis, linear, log
+from raylabel.report.axes import linear
+from raylabel.report.charts import Point, charts_of, in_stage_order, precision_chart, sorted_line, style
 from raylabel.report.html import data_uri, leaves, render
 from raylabel.report.summary import MODELS, Summary, detail, headline
 from raylabel.selection.leaks import KINDS_IN_WORDS
-from raylabel.text import compact
 
-CURVES = ("teacher", "control", "pretrain", "finetune", "mixed")
-"""The curves of a run, in the order of its stages; each has the same colour on all pages."""
-SERIES = 6
-"""Colours in the style of the page; further curves use the same colours, dashed."""
 NAMED_CLASSES = 60
 """Up to this many classes, each has a bar; more classes are shown as one sorted line."""
 SECONDS = 3.0
@@ -32,20 +25,6 @@ CLIP_BYTES = 64 << 10
 """Maximum size of one clip; a larger one is left out. The clips of 185 videos had 1 to 41 kB, 17 kB on average."""
 CLIPS_BYTES = 4 << 20
 """Maximum size of all clips of a page, best ranks of each class first. In base64, 3 bytes are 4 characters."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One point of a training curve, as logged."""
-
-    images: int
-    """Images, or clips of videos, processed (forward and backward) since this model's training began."""
-    loss: float
-    """Mean training loss since the last point, nats."""
-    accuracy: float
-    """Share of the images since the last point whose best class was their label, 0 to 1."""
-    lr: float
-    """Learning rate of the last step."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +115,10 @@ def write_page(
     strips: Sequence[Strip],
     pairs: Sequence[Pair] = (),
     copies: Copies | None = None,
+    expected: Mapping[str, Sequence[tuple[int, float]]] | None = None,
 ) -> str:
-    """The page as HTML text; the same arguments give the same text.
+    """The page as HTML text; the same arguments give the same text. `expected`: the precision that the audit expects of
+    the first picks, by rank, of some classes.
 
     Each number has its path in summary.json as `data-key` (names and indices joined by dots, escaped as in JSON)
     and its exact JSON as `data-value`.
@@ -170,9 +151,10 @@ def write_page(
         shares=[(name, counts[name]) for name in ("scored", "rejected", "duplicates", "near_duplicates")],
         named_classes=NAMED_CLASSES,
         fewest=by_picks[:10],
-        sorted_picks=_sorted_line([picks[i] for i in reversed(by_picks)]),
-        series=[(name, _style(name, i)) for i, name in enumerate(_in_stage_order(curves))],
-        charts=_charts(curves, {each.training: each.points for each in summary.validated}, summary.inputs),
+        sorted_picks=sorted_line([picks[i] for i in reversed(by_picks)]),
+        series=[(name, style(name, i)) for i, name in enumerate(in_stage_order(curves))],
+        charts=charts_of(curves, {each.training: each.points for each in summary.validated}, summary.inputs),
+        expected=precision_chart(expected) if expected else None,
         validated=[each.sentence(summary.inputs) for each in summary.validated],
         inputs=summary.inputs,
         counted=summary.counted,
@@ -206,94 +188,3 @@ def _playing(strips: Sequence[Strip]) -> set[tuple[int, int]]:
 def _probability(p: float) -> str:
     # Four digits are easy to compare; the log-odds beside it distinguish values beyond them.
     return "> 0.9999" if p > 0.99995 else "< 0.0001" if p < 0.00005 else f"{p:.4f}"
-
-
-def _in_stage_order(curves: Mapping[str, Sequence[Any]]) -> list[str]:
-    return sorted(curves, key=lambda name: (CURVES.index(name) if name in CURVES else len(CURVES), name))
-
-
-def _style(name: str, position: int) -> str:
-    index = CURVES.index(name) if name in CURVES else position
-    return f"s{index % SERIES}" + (" dashed" if index >= SERIES else "")
-
-
-@dataclass(frozen=True)
-class _Chart:
-    """One panel: pixel coordinates for the template to draw, in a view of WIDTH x HEIGHT."""
-
-    WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 250, 46, 14, 10, 40
-    title: str
-    x_title: str
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    lines: list[tuple[str, str, str]]  # name, style, SVG path
-    dots: list[tuple[str, str, float, float]]  # name, style, x, y
-    notes: list[str]
-
-
-def _charts(
-    curves: Mapping[str, Sequence[Point]], validated: Mapping[str, Sequence[Measured]], inputs: str
-) -> list[_Chart]:
-    """`inputs`: what `images` of the points counts, 'images' or 'clips'."""
-    if not any(curves.values()):
-        return []
-    ends = [max(p.images for p in points) for points in curves.values() if points]
-    # Pretraining may process 30 times the images of fine-tuning, whose curve would be too short on a linear axis.
-    log_x = min(ends) > 0 and max(ends) / min(ends) > 4
-    starts = [p.images for points in curves.values() for p in points if p.images > 0]
-    x_axis = log(min(starts), max(ends)) if log_x else linear(0, max(ends), compact)
-    panels = [("training loss", "loss"), ("training accuracy", "accuracy"), ("learning rate", "lr")]
-    charts = [_chart(title, field, curves, x_axis, inputs) for title, field in panels]
-    if validated:
-        # With the names of all curves, so that a training has the same colour in all charts.
-        of_all = {name: validated.get(name, ()) for name in curves}
-        charts.insert(2, _chart("accuracy in validation", "accuracy", of_all, x_axis, inputs))
-    return charts
-
-
-def _chart(
-    title: str, field: str, curves: Mapping[str, Sequence[Point | Measured]], x_axis: Axis, inputs: str
-) -> _Chart:
-    values = [v for points in curves.values() for p in points if math.isfinite(v := getattr(p, field))]
-    if field == "lr" and (above_zero := [v for v in values if v > 0]):
-        y_axis = log(min(above_zero), max(above_zero))
-    elif field == "accuracy":
-        y_axis = Axis(0, 1, False, [(i / 4, f"{25 * i}%") for i in range(5)])
-    else:
-        y_axis = linear(min([0.0, *values]), max([0.0, *values]), compact)
-    wide, high = _Chart.WIDTH - _Chart.LEFT - _Chart.RIGHT, _Chart.HEIGHT - _Chart.TOP - _Chart.BOTTOM
-    lines, dots, notes = [], [], []
-    for position, name in enumerate(_in_stage_order(curves)):
-        # One mean per pixel column, so that a million steps are drawn as fast as a hundred.
-        columns: dict[int, list[float]] = {}
-        for point in curves[name]:
-            columns.setdefault(round(x_axis.at(point.images) * wide), []).append(getattr(point, field))
-        path, pen_down = [], False
-        for x, column in sorted(columns.items()):
-            mean = sum(column) / len(column)
-            if math.isfinite(mean):
-                y = _Chart.TOP + high * (1 - y_axis.at(mean))
-                path.append(f"{'L' if pen_down else 'M'}{_Chart.LEFT + x} {y:.1f}")
-                if len(columns) == 1:
-                    dots.append((name, _style(name, position), _Chart.LEFT + x, round(y, 1)))
-            pen_down = math.isfinite(mean)
-        lines.append((name, _style(name, position), "".join(path)))
-        if lost := [p.images for p in curves[name] if not math.isfinite(getattr(p, field))]:
-            notes.append(f"{name}: {title} not finite at {min(lost):,} {inputs}")
-    return _Chart(
-        title,
-        f"{inputs} processed" + (", logarithmic" if x_axis.log else ""),
-        [(round(_Chart.LEFT + at * wide, 1), text) for at, text in x_axis.ticks],
-        [(round(_Chart.TOP + high * (1 - at), 1), text) for at, text in y_axis.ticks],
-        lines,
-        dots,
-        notes,
-    )
-
-
-def _sorted_line(picks: list[int], wide: int = 600, high: int = 100) -> str:
-    """SVG path of the area under `picks`, largest first, in a view of wide x high."""
-    if not picks or not picks[0]:
-        return ""
-    columns = [picks[x * len(picks) // wide] for x in range(wide)]
-    return f"M0 {high}" + "".join(f"L{x} {high * (1 - n / picks[0]):.1f}" for x, n in enumerate(columns)) + f"V{high}Z"

@@ -17,14 +17,17 @@ from raylabel.pipelines.curves import curves_of, trainings_of
 from raylabel.pipelines.leaks import leak_warnings
 from raylabel.pipelines.selected import pick_warnings
 from raylabel.pipelines.semi_supervised import Run
+from raylabel.report.audit import shown_precision
+from raylabel.report.charts import Point
 from raylabel.report.control import control_used
 from raylabel.report.groups import shown_copies
 from raylabel.report.head import FittedHead, ZeroShotHead
-from raylabel.report.page import Picture, Point, Strip, write_page
+from raylabel.report.page import Picture, Strip, write_page
 from raylabel.report.pairs import shown_pairs
 from raylabel.report.previews import read_previews
 from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary, Validated
 from raylabel.schema import PICKS
+from raylabel.selection.audit import Audited
 from raylabel.selection.shuffle import BATCH_ROWS
 from raylabel.store.artifact import Artifact, Built, Draft, identity_of, write_bytes
 from raylabel.store.files import filesystem, reading
@@ -38,7 +41,8 @@ ROWS = {
     "features": ("features",),
     "label": ("labels",),
     "compare": ("labeled_pairs", "pairs"),
-    "select": ("duplicates", "copies", "picks"),
+    "select": ("duplicates", "copies", "lists", "picks"),
+    "audit": ("held", "audit"),
     "materialize": ("labeled_examples", "validation_examples", "pseudo_examples"),
     "pretrain": ("pretrained",),
     "finetune": ("student",),
@@ -59,7 +63,7 @@ def write_report(run: Run) -> tuple[Artifact, Summary]:
     def build(draft: Draft) -> Built:
         networks = {name: training.network for name, training in trainings_of(run).items()}
         curves = {name: [Point(**p) for p in json.loads(a.read(CURVE))] for name, a in networks.items()}
-        page = write_page(summary, curves, _strips(run), shown_pairs(run), shown_copies(run))
+        page = write_page(summary, curves, _strips(run), shown_pairs(run), shown_copies(run), shown_precision(run))
         text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False)
         files = [write_bytes(draft.uri, SUMMARY, text.encode()), write_bytes(draft.uri, PAGE, page.encode())]
         return Built(files, {})
@@ -98,6 +102,7 @@ def summarise(run: Run) -> Summary:
             median=float(np.median(per_class)),
             max=max(per_class),
         ),
+        audit=Audited.of(run.audit.info) if run.audit else None,
         validated=_validated(run),
         leaks=run.leaks.leaks,
         warnings=(*run.start.warnings, *leak_warnings(run), *pick_warnings(run)),

@@ -27,6 +27,7 @@ from raylabel.evaluate.results import (
 )
 from raylabel.report.control import ControlUsed
 from raylabel.report.head import FittedHead, ZeroShotHead
+from raylabel.selection.audit import Audited
 from raylabel.selection.leaks import Leaks
 from raylabel.text import percent, percent_range, points
 
@@ -191,6 +192,8 @@ class Summary:
     """The head of the teacher; None if it is not computed from the names of the classes."""
     picks: Picks
     """The result of the selection."""
+    audit: Audited | None = None
+    """The precision that is expected of the picks; None without labeled samples that tell it."""
     validated: list[Validated] = field(default_factory=list)
     """Trainings that were validated meanwhile."""
     leaks: Leaks | None = None

@@ -60,6 +60,8 @@ def print_summary(summary: Summary, folder: str, console: Console | None = None)
         say(f"picks per class: min {picks.min:,} ({fewest}), median {median}, max {picks.max:,} ({most})")
     if summary.precision is not None:
         say(f"picks with the true label: {percent(summary.precision.value)} of {summary.precision.n:,}")
+    if summary.audit:
+        say(f"audit: {summary.audit.sentence}")
     if summary.leaks and summary.leaks.sentence:
         say(f"leaks: {summary.leaks.sentence}", "bold red" if summary.leaks.test else "")
     for text in summary.warnings:

@@ -35,6 +35,10 @@ class Select:
     unbalanced lists, table 5: the counts of hashtags)."""
     minimum: float | None = field(default=None, metadata=ADDED_LATER)
     """Least log-odds of a pick, or with rank 'logits' its least logit: 0 is a probability of 0.5. None: no limit."""
+    precision: float | None = field(default=None, metadata=ADDED_LATER)
+    """Least expected precision of each class's list, above 0 and up to 1: the list is the longest one that has it, of
+    at most K picks. The audit expects it from labeled samples that the teacher has not learned from: see
+    selection/audit.py. None: lists are not shortened."""
     fill: bool = field(default=False, metadata=ADDED_LATER)
     """Whether the list of a class with too few candidates is filled by repeating it, from its first sample on."""
     allow_empty: bool = field(default=False, metadata=ADDED_LATER)
@@ -51,6 +55,11 @@ class Select:
             raise InputError(f"select.rank is '{self.rank}': choose 'softmax', 'logits' or 'random'")
         if self.minimum is not None and not np.isfinite(self.minimum):
             raise InputError(f"select.minimum is {self.minimum}: give a number")
+        if self.precision is not None and not 0 < self.precision <= 1:
+            raise InputError(f"select.precision is {self.precision}: give a share above 0 and up to 1")
+        if self.precision is not None and (self.fill or self.rank == "random"):
+            other = "select.fill is set" if self.fill else "select.rank is 'random'"
+            raise InputError(f"select.precision is {self.precision}, but {other}: unset one of them")
         if self.counts not in ("", *MEASURED) and not self.counts.lower().endswith(".csv"):
             raise InputError(f"select.counts is '{self.counts}': choose 'corpus', 'zipf', or give a .csv file")
         if not 0 <= self.seed < 1 << 63:
@@ -65,6 +74,7 @@ class Select:
             f"lists of different lengths, K on average ({self.counts})": self.counts,
             f"{self.column.replace('_', '-')} of at least {self.minimum}": self.minimum is not None,
             "short lists filled by repeating them": self.fill,
+            f"lists with an expected precision of at least {self.precision}": self.precision is not None,
         }
         return "; ".join(text for text, given in found.items() if given)
 

@@ -105,7 +105,7 @@ def select(
     copied = {f"{one.uri}/{f.name}": f.rows for one in (duplicates, copies) if one for f in one.files() if f.rows}
     grouped = bool(scores.info.get("groups")) and not config.repeat_videos
     given = None if config.counts in MEASURED else list_lengths(config, classes)
-    of_config = identity_of(config)
+    of_config = identity_of(replace(config, precision=None))  # which shortens the lists later
     if config.counts and given is not None:  # what the file has, not where it is
         of_config["counts"] = hashlib.sha256(given.astype("<i8").tobytes()).hexdigest()
     identity = {
@@ -130,7 +130,7 @@ def select(
             config=config,
             lengths=np.zeros(0, np.int64) if given is None else given,
             scratch=draft.scratch("candidates"),
-            key_bits=max(0, (most - 1) // KEYS).bit_length(),
+            key_bits=key_bits(most),
             out=draft.uri,
         )
         count = min(int(ray.cluster_resources().get("CPU", 1)), -(-rows * config.p // GROUP_CANDIDATES))
@@ -151,8 +151,7 @@ def select(
                 _write_picks, slices, memory=100 * (longest if config.fill else min(longest, rows * config.p))
             )
             picks, counts, keys = (list(some) for some in zip(*reduced, strict=True))
-            buckets = [(task.scratch, keys, bucket) for bucket in range(1 << task.key_bits)]
-            samples = sum(run_tasks(_count_keys, buckets, memory=24 * min(KEYS, most)))
+            samples = count_samples(task.scratch, keys, task.key_bits)
         per_class = [count for some in counts for count in some]
         if not config.allow_empty:
             _check_candidates(classes, per_class, task.lengths, rows, config)
@@ -233,7 +232,7 @@ def _write_picks(task: SelectionTask, candidates: list[str], number: int) -> tup
         label, rank, score, key = _repeated(label, score, key, task.lengths[low:high])
     table = pa.table([label + np.int32(low), rank, score, key], schema=PICKS)
     file = write_table(task.out, f"picks-{number:05d}.parquet", table)
-    return file, np.bincount(label, minlength=high - low).tolist(), _write_keys(task, key, number)
+    return file, np.bincount(label, minlength=high - low).tolist(), write_keys(task.scratch, key, number, task.key_bits)
 
 
 def _repeated(
@@ -249,14 +248,25 @@ def _repeated(
     return found, (place + 1).astype(np.int32), score[at], key[at]
 
 
-def _write_keys(task: SelectionTask, key: np.ndarray, number: int) -> str:
-    """The keys of one slice, partitioned by a hash, so that each of them is in one partition of all slices."""
+def key_bits(picks: int) -> int:
+    """How many bits of a hash say which task counts a key, of so many picks."""
+    return max(0, (picks - 1) // KEYS).bit_length()
+
+
+def write_keys(scratch: str, key: np.ndarray, number: int, bits: int) -> str:
+    """The keys of a file of PICKS, partitioned by a hash, so that each of them is in one partition of all files."""
     mixed = key.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # of consecutive keys the upper bits differ
-    bucket = (mixed >> np.uint64(1) >> np.uint64(63 - task.key_bits)).astype(np.uint16)  # a shift by 64 is undefined
+    bucket = (mixed >> np.uint64(1) >> np.uint64(63 - bits)).astype(np.uint16)  # a shift by 64 is undefined
     order = np.argsort(bucket, kind="stable")
-    ends = np.cumsum(np.bincount(bucket, minlength=1 << task.key_bits))
+    ends = np.cumsum(np.bincount(bucket, minlength=1 << bits))
     partitions = ([key[rows]] for rows in np.split(order, ends[:-1]))
-    return write_partitions(task.scratch, f"keys-{number:05d}-{task.key_bits}.arrow", PICKED, partitions)
+    return write_partitions(scratch, f"keys-{number:05d}-{bits}.arrow", PICKED, partitions)
+
+
+def count_samples(scratch: str, keys: list[str], bits: int) -> int:
+    """The number of distinct keys in files of `write_keys`."""
+    buckets = [(scratch, keys, bucket) for bucket in range(1 << bits)]
+    return sum(run_tasks(_count_keys, buckets, memory=24 * KEYS if bits else 0))
 
 
 def _count_keys(folder: str, names: list[str], bucket: int) -> int:

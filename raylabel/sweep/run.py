@@ -18,7 +18,8 @@ from raylabel.evaluate.results import STUDENT, TOP1, require
 from raylabel.labels.holdout import hold_out
 from raylabel.pipelines.existing import MissingError, ReadOnlyRoot, find_existing
 from raylabel.pipelines.inputs import prepare
-from raylabel.recipes.recipe import Recipe, check_classes, check_recipe
+from raylabel.recipes.checks import check_classes, check_recipe
+from raylabel.recipes.recipe import Recipe
 from raylabel.recipes.space import Settings, apply
 from raylabel.report.run import write_report
 from raylabel.store.artifact import Artifact, Root, digest, identity_of, write_recipe

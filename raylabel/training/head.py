@@ -53,6 +53,11 @@ class Head:
         return self.kind != "none"
 
     @property
+    def fitted(self) -> bool:
+        """Whether it is fitted to labeled samples."""
+        return self.kind == "logistic"
+
+    @property
     def zero_shot(self) -> bool:
         """Whether it is computed from names, and no feature of a labeled sample is needed."""
         return self.kind == "zero-shot"

@@ -31,7 +31,7 @@ from raylabel.pipelines.control import ControlSweep, ControlTrial
 from raylabel.pipelines.inputs import Prepared, prepare
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes import Control, Recipe, Schedule, Search, Train, digits
-from raylabel.recipes.recipe import check_recipe
+from raylabel.recipes.checks import check_recipe
 from raylabel.schema import PICKS
 from raylabel.store.artifact import Artifact, Root, identity_of
 from raylabel.training.digests import read_digests

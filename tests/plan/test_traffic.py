@@ -34,7 +34,7 @@ from raylabel.plan import traffic
 from raylabel.plan.cost import rows_read
 from raylabel.plan.traffic import CorpusSize, Traffic
 from raylabel.recipes import cifar10
-from raylabel.report.page import CURVES
+from raylabel.report.charts import CURVES
 from raylabel.schema import PICKS, SCORES, make_key
 from raylabel.selection.config import Select
 from raylabel.selection.duplicates import find_duplicates

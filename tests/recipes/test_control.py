@@ -9,7 +9,7 @@ from raylabel.compute.resources import Cluster, Node
 from raylabel.errors import InputError
 from raylabel.media.view import Clip
 from raylabel.recipes import Control, Recipe, Schedule, cifar10, digits, modern, moving_digits
-from raylabel.recipes.recipe import check_recipe
+from raylabel.recipes.checks import check_recipe
 from raylabel.store.artifact import identity_of
 
 

@@ -13,7 +13,8 @@ from raylabel.compute.resources import Cluster, Node, Pool, Resources
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.recipes import registry as recipes
-from raylabel.recipes.recipe import Recipe, Teacher, check_recipe
+from raylabel.recipes.checks import check_recipe
+from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.training.config import Train
 from raylabel.training.schedule import Schedule, lr_at
 

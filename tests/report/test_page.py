@@ -21,12 +21,14 @@ from rich.console import Console
 from raylabel.evaluate.results import Metric, Subject
 from raylabel.media.encode import encode_mp4
 from raylabel.report import page as module
+from raylabel.report.charts import Chart, Point
 from raylabel.report.control import ControlUsed, TriedControl
 from raylabel.report.head import FittedHead, TriedStrength, ZeroShotHead
-from raylabel.report.page import NAMED_CLASSES, Copies, Film, Pair, Picture, Point, ShownGroup, Strip, write_page
+from raylabel.report.page import NAMED_CLASSES, Copies, Film, Pair, Picture, ShownGroup, Strip, write_page
 from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary
 from raylabel.report.terminal import print_summary
 from raylabel.report.thumbnails import thumbnail
+from raylabel.selection.audit import Audited
 from raylabel.selection.leaks import Leaks, SharedSet
 
 COLOURS = [(255, 0, 255), (0, 255, 0), (255, 255, 0), (0, 0, 255), (255, 0, 0), (0, 255, 255)]
@@ -96,6 +98,10 @@ def make(names: list[str], text: str = "plain", video: bool = False) -> Summary:
                 SharedSet(name="v2", labeled={"near": 2}, unlabeled={"video": 1}),
             ],
         ) if video else None,
+        audit=Audited(
+            samples=432, source="cross-fitting", foreign=0.0123, precision=0.8765 if len(names) > 2 else None,
+            low=0.8543 if len(names) > 2 else None, high=0.8987 if len(names) > 2 else None,
+        ) if video else None,
         warnings=(text, "two"),
         stages=[
             Stage(name="index", seconds=1.25),
@@ -105,6 +111,9 @@ def make(names: list[str], text: str = "plain", video: bool = False) -> Summary:
         settings={"seed": 0, text: text, "teacher": {"lr": 1e-05, "arch": None, "flags": [True, {}]}, "a.b": []},
         artifacts={"scores": "scores-0123456789ab", text: text},
     )  # fmt: skip
+
+
+EXPECTED = {"highest class": [(1, 0.99), (64, 0.9)], "median class": [(1, 0.95), (64, 0.5)]}
 
 
 def make_curves(names: tuple[str, ...] = ("finetune", "teacher", "pretrain", "control")) -> dict[str, list[Point]]:
@@ -145,8 +154,25 @@ def test_every_value_of_the_json_is_on_the_page_exactly(classes: int, video: boo
         assert json.loads(value) == expected[key], key
     missing = expected.keys() - {key for key, _ in found}
     # Empty here: nothing was validated.
-    never = {"leaks", "head", "zero_shot", "counts.near_duplicates", "picks.policy"}
+    never = {"leaks", "audit", "head", "zero_shot", "counts.near_duplicates", "picks.policy"}
     assert missing == ({"validated"} if video else {"validated", *never})
+
+
+def test_the_expected_precision_is_drawn_by_rank() -> None:
+    summary = make([f"c{i}" for i in range(3)], video=True)
+    page = write_page(summary, {}, [], expected=EXPECTED)
+    (section,) = re.findall(r"<h2>Audit</h2>(.*?)</section>", page, re.S)
+    assert all(name in section for name in EXPECTED) and "were unlike them" in section
+    first, second = (re.findall(r'class="curve" d="([^"]*)"', section))[-2:]
+    points = [[tuple(map(float, one.split())) for one in re.split("[ML]", path)[1:]] for path in (first, second)]
+    for (_, values), line in zip(EXPECTED.items(), points, strict=True):
+        x, y = zip(*line, strict=True)
+        assert x == (Chart.LEFT, Chart.WIDTH - Chart.RIGHT)
+        high = Chart.HEIGHT - Chart.TOP - Chart.BOTTOM
+        assert y == pytest.approx([Chart.TOP + high * (1 - p) for _, p in values], abs=0.06)
+    unlike = dataclasses.replace(summary, audit=dataclasses.replace(summary.audit, precision=None, low=None, high=None))
+    assert "so nothing is expected" in write_page(unlike, {}, [])
+    assert "<h2>Audit</h2>" not in write_page(dataclasses.replace(summary, audit=None), {}, [])
 
 
 def test_groups_of_copies_and_pairs_are_shown_side_by_side() -> None:

@@ -1,0 +1,66 @@
+"""The precision that is expected of the picks of a run, before anything is trained on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from raylabel.compute.progress import say
+from raylabel.labels.cross_fit import cross_fit
+from raylabel.labels.source import SCORES_NAME, gives_scores
+from raylabel.schema import HELD, PICKS, SCORES
+from raylabel.selection.audit import Audited, HeldOut, audit
+from raylabel.selection.shorten import shorten
+from raylabel.store.artifact import Artifact
+
+if TYPE_CHECKING:
+    from raylabel.pipelines.semi_supervised import Run
+
+
+def held_of(run: Run) -> Artifact | None:
+    """SCORES of the validation set by the teacher, or else of a head that is fitted to features HELD of the labeled
+    set; None if there is neither, or no audit."""
+    recipe, start = run.recipe, run.start
+    if not recipe.audited:
+        return None
+    if start.validation:
+        corpus, _ = start.validation
+        source = run.network(run.teacher, recipe.teacher_view)
+        return source.label(run.root, start.corpora[corpus], start.shards[corpus])
+    assert run.labeled_features
+    p = min(recipe.label.p, len(start.classes))
+    return cross_fit(run.root, run.labeled_features, start.labels, recipe.teacher.head, p, recipe.seed)
+
+
+def audit_of(run: Run) -> Artifact | None:
+    """AUDIT of the lists."""
+    if not run.held or not gives_scores(run.labels):
+        return None
+    classes = len(run.start.classes)
+    found = audit(run.root, run.lists, run.labels, _held_out(run, run.held), run.recipe.select, classes)
+    say(f"audit: {Audited.of(found.info).sentence}")  # now, not after days of training
+    return found
+
+
+def shortened(run: Run) -> Artifact:
+    """The lists as far as the audit says."""
+    select = run.recipe.select
+    if select.precision is None:
+        return run.lists
+    assert run.audit
+    return shorten(run.root, run.lists, run.audit, run.start.classes, select.allow_empty)
+
+
+def _held_out(run: Run, held: Artifact) -> HeldOut:
+    if held.name != SCORES_NAME:
+        return HeldOut(held.table("held-", HELD), "cross-fitting", (held.digest,))
+    assert run.start.validation
+    labels = run.start.validation[1]
+    scores = held.table("scores-", SCORES, ["key", "classes", "log_odds", "logits"])
+    picks = labels.table("picks-", PICKS, ["key", "label"]).sort_by("key")
+    key, known = scores.column("key").to_numpy(), picks.column("key").to_numpy()
+    scores, picks = scores.filter(pa.array(np.isin(key, known))), picks.filter(pa.array(np.isin(known, key)))
+    table = scores.add_column(1, HELD.field("label"), picks.column("label")).cast(HELD)
+    return HeldOut(table, "validation", (held.digest, labels.digest))

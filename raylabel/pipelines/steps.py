@@ -1,0 +1,54 @@
+"""What stages of a run do more than once: label a corpus by a network, and store training examples."""
+
+from dataclasses import replace
+
+from raylabel.corpus import Shards
+from raylabel.evaluate.classify import TOP
+from raylabel.labels.teacher import TrainedNetwork
+from raylabel.media.view import View
+from raylabel.pipelines.inputs import Prepared
+from raylabel.recipes.recipe import Recipe
+from raylabel.store.artifact import Artifact, Root
+from raylabel.training.examples import materialize
+from raylabel.training.media import WritingTask
+
+
+class Steps:
+    """Steps of a run, which has these fields."""
+
+    root: Root
+    recipe: Recipe
+    start: Prepared
+
+    def test(self, model: Artifact, view: View) -> Artifact:
+        """SCORES of the test set by a network."""
+        return self.score(model, view, "test")
+
+    def score(self, model: Artifact, view: View, corpus: str, thumbnails: bool = False) -> Artifact:
+        """SCORES of a labeled corpus by a network, with as many classes per sample as accuracies need."""
+        source = replace(self.network(model, view, thumbnails), config=replace(self.recipe.label, p=TOP))
+        return source.label(self.root, self.start.corpora[corpus], self.start.shards[corpus])
+
+    def network(self, model: Artifact, view: View, thumbnails: bool = False) -> TrainedNetwork:
+        """A network as a label source, with the recipe's settings."""
+        recipe = self.recipe
+        return TrainedNetwork(
+            network=model,
+            view=view,
+            config=recipe.label,
+            resources=recipe.resources,
+            retry_rejects=recipe.retry_rejects,
+            thumbnails=thumbnails,
+        )
+
+    def materialize(self, name: str, corpus: str, picks: Artifact, scores: Artifact | None = None) -> Artifact:
+        """EXAMPLES of PICKS of a corpus, the artifact `examples-<name>`; with SOFT if SCORES are given."""
+        recipe = self.recipe
+        task = WritingTask(
+            shards=Shards(self.start.shards[corpus]),
+            corpus=self.start.corpora[corpus],
+            config=recipe.materialize,
+            max_jpeg_pixels=recipe.max_jpeg_pixels,
+            digests=name == "labeled",
+        )
+        return materialize(self.root, name, picks, task, recipe.label.reject_limit, recipe.retry_rejects, scores)
