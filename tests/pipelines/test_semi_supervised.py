@@ -254,6 +254,29 @@ def test_soft_targets_are_of_the_picks_and_not_of_labels(first, ray_local, monke
         replace(soft, source=GivenLabels())
 
 
+def test_lists_end_where_the_held_out_labels_say(first, ray_local, monkeypatch, capfd):
+    folder, _ = first
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["job", *SHORT, *given_teacher(folder)])
+    root, plain = Root.open("runs"), _options("", Options[Recipe]).recipe
+    assert Run(root, plain, prepare(root, plain)).audit is None  # a given teacher may have learned from all labels
+    held = replace(plain, holdout=0.4)
+    run = Run(root, held, prepare(root, held)).build("picks")
+    assert run.audit and run.audit.info["samples"] == 20 and run.picks == run.lists
+    least = run.audit.info["precision"] + 0.01
+    short = replace(held, select=replace(held.select, precision=least, allow_empty=True))
+    again = Run(root, short, run.start).build("picks")
+    assert again.lists == run.lists and again.picks != again.lists and again.audit
+    assert again.audit.info["precision"] >= least
+    assert again.picks.info["per_class"] == again.audit.info["lengths"]
+    assert "of the picks (" in capfd.readouterr().out
+    assert Run(root, replace(short, audit=True), run.start).picks == again.picks
+    with pytest.raises(InputError, match="^select.precision is .*, but no labeled samples are held out"):
+        replace(plain, select=short.select)
+    with pytest.raises(InputError, match="^select.precision is .*, but no labeled samples are held out"):
+        replace(short, audit=False)
+
+
 def test_another_k_needs_other_picks_and_what_is_trained_on_them(first, ray_local, monkeypatch):
     folder, _ = first
     monkeypatch.chdir(folder)
