@@ -42,7 +42,8 @@ class PlanTask:
     corpus: Corpus
     shards: Shards
     queue: int | None
-    """Only so many picks of each class, those with the last ranks; None: all."""
+    """Only so many picks of each class, those with the last ranks, and of each sample only the first of these; None:
+    all."""
     out: str
     """Folder of the plans."""
 
@@ -120,6 +121,8 @@ def _picks_of(task: PlanTask, key: np.ndarray) -> pa.Table:
         found.append([order[place[mine]], *(own.column(name).to_numpy() for name in ("label", "rank", "score"))])
     at, label, rank, score = (np.concatenate(parts) for parts in zip(*found, strict=True))
     by = np.lexsort((rank, label, at))
+    if task.queue is not None:  # a person says once what is in a picture
+        by = by[np.diff(at[by], prepend=-1) > 0]
     at = at[by]
     samples, index = np.unique(at, return_inverse=True)
     columns = {"at": at, "label": label[by], "rank": rank[by], "score": score[by]}

@@ -78,10 +78,13 @@ class Staged:
         write_file(f"{self.folder}/{SUMMARY}", json.dumps(contents, indent=2, ensure_ascii=False).encode())
 
     def _read(self) -> dict[str, Any] | None:
+        fs, path = filesystem(f"{self.uri}/{SUMMARY}")
+        if not fs.get_file_info(path).is_file:
+            return None
         try:
             found = json.loads(read_file(f"{self.uri}/{SUMMARY}"))
             return found if {"export", "complete"} <= found.keys() else None
-        except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError):
+        except (ValueError, AttributeError):  # of another program
             return None
 
     def _exists(self) -> bool:

@@ -3,13 +3,16 @@
 import csv
 import io
 import json
+import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import webdataset
 from corpora import add
@@ -28,9 +31,14 @@ from raylabel.labels.truth import GivenLabels
 from raylabel.schema import PICKS
 from raylabel.ship import hand_over, pick_files
 from raylabel.ship.hand_over import export_picks
+from raylabel.ship.pick_files import FilesTask
+from raylabel.ship.pick_plan import PlanTask, plan_arguments, plan_file
 from raylabel.ship.picked import find_picks
-from raylabel.store.artifact import Root
+from raylabel.store.artifact import Built, Root
+from raylabel.store.files import list_files, read_file, write_file
+from raylabel.store.uses import Record, write_record
 from raylabel.training import media as writing
+from raylabel.training.examples import media_of
 from raylabel.training.media import Materialize
 
 CLASSES = (*HOSTILE, "line\nbreak", "plain")
@@ -118,6 +126,7 @@ def test_datasets_reads_the_same_picks_and_pictures(
         exported(case, tmp_path / "picks", "webdataset")
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves the last tar open
 def test_webdataset_reads_the_same_picks_and_pictures(case: PickedRoot, tmp_path: Path) -> None:
     exported(case, tmp_path / "picks", "webdataset")
     tars = sorted(map(str, (tmp_path / "picks" / "data").glob("*.tar")))
@@ -133,12 +142,17 @@ def test_webdataset_reads_the_same_picks_and_pictures(case: PickedRoot, tmp_path
     assert sorted(again.info["classes"]) == sorted(CLASSES) and again.info["per_class"] == [20] * 6
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
 def read_list(folder: Path, corpus: Corpus) -> list[tuple[str, str, int, float]]:
     """(path, label) as raylabel reads the lists, with the rank and the score that csv reads in them."""
     root = Root.open(str(folder / "again"))
     shards = Shards(index_corpus(root, "labeled", corpus))
     labels = read_labels(corpus, shards).column("label").to_pylist()
-    rows = [row for uri in corpus.uri for row in csv.DictReader(Path(uri).open(newline="", encoding="utf-8"))]
+    rows = [row for uri in corpus.uri for row in read_csv(Path(uri))]
     assert [row["label"] for row in rows] == labels
     return [(row["path"], row["label"], int(row["rank"]), np.float32(row["score"])) for row in rows]
 
@@ -177,7 +191,7 @@ def test_segments_are_listed_and_their_clips_exported(ray_local: None, tmp_path:
         (segments[row["key"]], "ab"[row["label"]], row["rank"], row["score"]): clips[row["key"]] for row in case.rows
     }
     exported(case, tmp_path / "list", "csv")
-    rows = list(csv.DictReader((tmp_path / "list" / "picks-00000.csv").open()))
+    rows = read_csv(tmp_path / "list" / "picks-00000.csv")
     listed = [f"{row['path']}#t={row['start']},{row['end']}" for row in rows]
     assert listed == [segments[row["key"]] for row in case.rows]
     again = Corpus(uri=(f"{tmp_path}/list/picks-00000.csv",), kind="video", start="start", end="end")
@@ -237,27 +251,29 @@ def annotated(folder: Path, choose: Any) -> str:
 
 
 def test_label_studio_gets_the_last_ranks_and_its_labels_come_back(case: PickedRoot, tmp_path: Path) -> None:
-    found = exported(case, tmp_path / "the queue", "label-studio", per_class=3)
+    found = exported(case, tmp_path / "the queue", "label-studio", per_class=6)
     folder = tmp_path / "the queue"
     (tasks,) = [json.loads(path.read_text()) for path in folder.glob("tasks-*.json")]
-    expected = {pick: data for pick, data in case.expected().items() if pick[2] > 17}
-    assert found.exported == len(tasks) == len(expected) == 18
-    pictures = {}
+    last = {pick: data for pick, data in case.expected().items() if pick[2] > 14}
+    first = {pick[0]: pick for pick in reversed(last)}  # a sample that is in the queue of two classes is one task
+    expected = {pick: data for pick, data in last.items() if first[pick[0]] == pick}
+    assert found.exported == len(tasks) == len(expected) < len(last) == 36
+    pictures, results = {}, []
     for task in tasks:
         data, (prediction,) = task["data"], task["predictions"]
         assert data["image"] == f"/data/local-files/?d=the%20queue/media/{Path(data['path']).name}"
         pick = data["uri"], data["class"], data["rank"], np.float32(data["score"])
         pictures[pick] = Path(data["path"]).read_bytes()
         (result,) = prediction["result"]
+        results.append(result)
         assert result["value"] == {"choices": [data["class"]]}
         assert prediction["score"] == pytest.approx(1 / (1 + np.exp(-data["score"])))
     assert pictures == expected and [pick[:3] for pick in pictures] == [pick[:3] for pick in expected]
     view = ElementTree.parse(folder / "config.xml").getroot()
     assert [choice.get("value") for choice in view.iter("Choice")] == list(CLASSES)
     (choices,) = view.iter("Choices")
-    assert (
-        (choices.get("name"), choices.get("toName")) == ("choice", "image") == (result["from_name"], result["to_name"])
-    )
+    assert (choices.get("name"), choices.get("toName")) == ("choice", "image")
+    assert {(one["from_name"], one["to_name"]) for one in results} == {("choice", "image")}
 
     # An annotator who calls each picture of class 0 one of class 1, and skips class 4.
     def choose(data: Any) -> str | None:
@@ -268,22 +284,16 @@ def test_label_studio_gets_the_last_ranks_and_its_labels_come_back(case: PickedR
     corpus = Corpus(uri=(labels,), label="choice")
     shards = index_corpus(root, "labeled", corpus)
     again = GivenLabels().label(root, corpus, shards)
-    assert dict(zip(again.info["classes"], again.info["per_class"], strict=True)) == {
-        CLASSES[1]: 6,
-        **{CLASSES[index]: 3 for index in (2, 3, 5)},
-    }
+    chosen = {pick[0]: choice for pick in expected if (choice := choose({"class": pick[1]}))}
+    counts = dict(zip(again.info["classes"], again.info["per_class"], strict=True))
+    assert counts == Counter(chosen.values()) and set(counts) == {CLASSES[index] for index in (1, 2, 3, 5)}
     of = Subject(model="teacher", seed=0, dataset="u", split="unlabeled")
     truth = Truth(uri=labels, id="uri", label="choice")
-    queue = {pick[0] for pick in expected if choose({"class": pick[1]}) is not None}
-    if len(queue) == 15:  # no sample is in the queue of two classes
-        (row,) = pick_precision(of, case.picks, case.shards.artifact, 1.0, truth, CLASSES)
-        label = {pick[0]: choose({"class": pick[1]}) for pick in expected}
-        known = [label[pick[0]] == pick[1] for pick in case.expected() if label.get(pick[0])]
-        assert (row.value, row.n) == (np.mean(known), len(known))
-    with pytest.raises(InputError, match="column 'annotator' does not contain class indices|none of the picks"):
-        pick_precision(
-            of, case.picks, case.shards.artifact, 1.0, Truth(uri=labels, id="uri", label="created_at"), ("x",)
-        )
+    (row,) = pick_precision(of, case.picks, case.shards.artifact, 1.0, truth, CLASSES)
+    right = [chosen[pick[0]] == pick[1] for pick in case.expected() if pick[0] in chosen]
+    assert (row.value, row.n) == (np.mean(right), len(right))
+    with pytest.raises(InputError, match="column 'choice' does not contain class indices: .* or only names of classes"):
+        pick_precision(of, case.picks, case.shards.artifact, 1.0, truth, CLASSES[2:])
 
 
 def test_a_run_without_examples_gives_the_same_files(photos: Path, tmp_path: Path) -> None:
@@ -296,3 +306,160 @@ def test_a_run_without_examples_gives_the_same_files(photos: Path, tmp_path: Pat
     exported(case, tmp_path / "media", "hf")
     one, other = ((tmp_path / name / "data" / "000000.parquet").read_bytes() for name in ("corpus", "media"))
     assert one == other
+
+
+def test_a_stopped_export_goes_on_to_the_same_files(case: PickedRoot, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(pick_files, "FILE_BYTES", 5000)
+    exported(case, tmp_path / "whole", "webdataset")
+    whole = contents_of(tmp_path / "whole")
+    (media,) = Path(case.root.uri).glob("media-*")
+    lost = sorted(media.glob("media-*"))[-1]
+    data = lost.read_bytes()
+    lost.unlink()
+    try:
+        with pytest.raises(InputError, match=f"cannot read '{lost}'.* restore the file"):
+            exported(case, tmp_path / "stopped", "webdataset")
+    finally:
+        lost.write_bytes(data)
+    assert not (tmp_path / "stopped").exists()
+    (begun,) = tmp_path.glob("stopped.*.tmp")
+    first = begun / "data" / "000000.tar"
+    while not (begun / "scratch" / "export" / "done" / "000000.json").exists():  # other tasks run to their end
+        time.sleep(0.02)
+    stamp = first.stat().st_ino, first.stat().st_mtime_ns
+    exported(case, tmp_path / "stopped", "webdataset")
+    assert contents_of(tmp_path / "stopped") == whole and not begun.exists()
+    first = tmp_path / "stopped" / "data" / "000000.tar"
+    assert (first.stat().st_ino, first.stat().st_mtime_ns) == stamp  # it was not written again
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_object_store_gets_the_same_files(case: PickedRoot, bucket: str, tmp_path: Path) -> None:
+    exported(case, tmp_path / "picks", "hf")
+    exported(case, f"{bucket}/picks", "hf")
+    names = list_files(f"{bucket}/picks")
+    assert {name: read_file(f"{bucket}/picks/{name}") for name in names} == contents_of(tmp_path / "picks")
+    exported(case, f"{bucket}/queue", "label-studio", per_class=2)
+    for task in json.loads(read_file(f"{bucket}/queue/tasks-00000.json")):
+        assert task["data"]["image"] == task["data"]["path"] and read_file(task["data"]["path"])
+    write_file(f"{bucket}/other/x", b"")
+    with pytest.raises(InputError, match="s3://pictures/other' exists, and is another export"):
+        exported(case, f"{bucket}/other", "hf")
+
+
+def test_rejected_samples_are_left_out_and_counted(ray_local: None, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for number, data in enumerate([*digit_images()[0][:19], b"no picture"]):
+        (tmp_path / "photos" / f"{number:02d}.png").write_bytes(data)
+    case = picked_root(tmp_path, Corpus(uri=(f"{tmp_path}/photos",)), ("a", "b"), each=20)
+    case.finished_run(case.materialize(Materialize()))
+    found = exported(case, tmp_path / "picks", "webdataset")
+    assert (found.exported, found.rejected) == (38, 1)
+    assert "- Left out: 1 samples that cannot be decoded." in (tmp_path / "picks" / "README.md").read_text()
+
+
+def test_files_begin_anew_at_a_limit_and_row_groups_are_small(
+    case: PickedRoot, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The task itself, in this process."""
+    found = find_picks(case.picks.uri)
+    assert found.examples
+    out = str(tmp_path / "out")
+    plan = PlanTask(
+        picks=found.picks, examples=found.examples, corpus=found.corpus, shards=found.shards, queue=None, out=out
+    )
+    planned = [one for arguments in plan_arguments(plan) for one in plan_file(*arguments)]
+    assert len(planned) == 4 and sum(one.picks for one in planned) == 120
+    task = FilesTask(
+        form="hf", media=media_of(found.examples), kind="image", classes=CLASSES, plans=out, out=out, done=f"{out}/done"
+    )
+    monkeypatch.setattr(pick_files, "GROUP_ROWS", 7)
+    monkeypatch.setattr(pick_files, "FILE_BYTES", 4000)
+    record = pick_files.write_files(task, 3, planned)
+    names = [file["name"] for file in record["files"]]
+    assert names == [f"data/000003{'' if n == 0 else f'-{n}'}.parquet" for n in range(len(names))] and len(names) > 2
+    files = [pq.ParquetFile(tmp_path / "out" / name) for name in names]
+    sizes = [file.metadata.row_group(group).num_rows for file in files for group in range(file.num_row_groups)]
+    assert max(sizes) <= 7 and sum(sizes) == 120 == sum(file["rows"] for file in record["files"])
+    for file in files:
+        file.close()
+    sizes = np.array([3, 3, 3, 100, 1, 1])
+    monkeypatch.setattr(pick_files, "GROUP_BYTES", 6)
+    assert list(pick_files._runs(sizes)) == [(0, 2), (2, 3), (3, 4), (4, 6)]
+
+
+def test_a_run_that_is_not_finished_is_known_by_its_record(photos: Path, tmp_path: Path) -> None:
+    case = picked_root(tmp_path, Corpus(uri=(str(photos),)), ("a", "b"), each=5)
+    with pytest.raises(InputError, match="no run in '.*runs' uses .*/picks-.*, so its classes and its corpus are not"):
+        find_picks(case.picks.uri)
+    truth = case.root.make("truth", {}, lambda draft: Built([], {"classes": ["a", "b"]}))
+    folders = [one.uri.rpartition("/")[2] for one in (truth, case.picks, case.shards.artifact)]
+    write_record(case.root.uri, "run-x-1", Record(run="x", command="", time="", uses=(*folders, "examples-begun")))
+    found = find_picks(f"{case.picks.uri}/")
+    assert (found.classes, found.recipe, found.examples) == (("a", "b"), "x", None)
+    assert found.shards == case.shards and found.corpus == case.corpus
+    case.finished_run(name="run-one", classes=("a", "b"))
+    case.finished_run(name="run-two", classes=("c", "d"))
+    with pytest.raises(InputError, match="the runs 'run-one-.*', 'run-two-.*' use .* different classes, corpora or"):
+        find_picks(case.picks.uri)
+    (two,) = Path(case.root.uri).glob("run-two-*")
+    assert find_picks(case.picks.uri, str(two)).classes == ("c", "d")
+    with pytest.raises(InputError, match="run 'run-x' does not use .*: give one of 'run-one-.*', 'run-two"):
+        find_picks(case.picks.uri, "run-x")
+    for folder in (case.shards.artifact.uri, f"{tmp_path}/none-1"):
+        with pytest.raises(InputError, match="is not complete PICKS: give a folder such as"):
+            find_picks(folder)
+
+
+def test_what_cannot_be_exported_is_an_error(case: PickedRoot, photos: Path, tmp_path: Path) -> None:
+    for form, more, match in [
+        (
+            "csv",
+            {},
+            r"class 'line\\nbreak' has a TAB or a line end, which a list cannot have: give --format hf or webdata",
+        ),
+        ("label-studio", {"per_class": 0}, "per_class is 0: give at least 1 pick of each class"),
+    ]:
+        with pytest.raises(InputError, match=match):
+            exported(case, tmp_path / "out", form, **more)
+    for where, what in (photos, "corpus"), (Path(case.picks.uri), "picks"):
+        with pytest.raises(InputError, match=f"to is '.*', in the {what} '{where}' itself: give a place outside of it"):
+            exported(case, where / "out", "hf")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="file' exists, and is another export"):
+        exported(case, tmp_path / "file", "hf")
+    named = replace(find_picks(case.picks.uri), classes=("\x1b", *CLASSES[1:]))
+    with pytest.raises(InputError, match=r"class '\\x1b' has a character that XML cannot have"):
+        export_picks(named, "label-studio", str(tmp_path / "out"))
+    corpus = Corpus(uri=(write_folders(tmp_path),))
+    given = GivenLabels().label(case.root, corpus, index_corpus(case.root, "labeled", corpus))
+    with pytest.raises(InputError, match="was not ranked by a score, so none of its picks are the last ones"):
+        export_picks(replace(named, picks=given), "label-studio", str(tmp_path / "out"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folders"]
+
+
+def write_folders(folder: Path) -> str:
+    for number, data in enumerate(digit_images()[0][:4]):
+        path = folder / "folders" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return str(folder / "folders")
+
+
+def test_picks_of_a_source_are_exported_with_its_classes(ray_local: None, tmp_path: Path) -> None:
+    root, corpus = Root.open(str(tmp_path / "runs")), Corpus(uri=(write_folders(tmp_path),))
+    shards = index_corpus(root, "labeled", corpus)
+    given = GivenLabels().label(root, corpus, shards)
+    case = PickedRoot(root, corpus, Shards(shards), given, ("a", "b"))
+    case.finished_run(classes=("x", "y", "z"))
+    found = exported(case, tmp_path / "list", "csv")
+    assert found.exported == 4
+    assert [(row["label"], row["rank"], row["score"]) for row in read_csv(tmp_path / "list" / "picks-00000.csv")] == [
+        ("a", "1", "0"),
+        ("a", "2", "0"),
+        ("b", "1", "0"),
+        ("b", "2", "0"),
+    ]
