@@ -191,7 +191,8 @@ class _Parquet(_Writer):
         self.schema = hf_schema(self.task.kind, self.task.classes)
         paths = [f"{self.task.kind}.bytes", f"{self.task.kind}.path", *self.schema.names[1:]]
         compression = {path: "none" if path.endswith(".bytes") else "zstd" for path in paths}
-        self.writer = pq.ParquetWriter(sink, self.schema, compression=compression, use_dictionary=paths[1:])
+        how: dict[str, Any] = {"compression": compression, "use_dictionary": paths[1:]}
+        self.writer = pq.ParquetWriter(sink, self.schema, **how)
 
     def write(self, media: pa.Array, picks: pa.Table) -> None:
         encoded = pa.StructArray.from_arrays(

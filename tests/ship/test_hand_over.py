@@ -131,7 +131,8 @@ def test_webdataset_reads_the_same_picks_and_pictures(case: PickedRoot, tmp_path
     exported(case, tmp_path / "picks", "webdataset")
     tars = sorted(map(str, (tmp_path / "picks" / "data").glob("*.tar")))
     found = {}
-    for sample in webdataset.WebDataset(tars, shardshuffle=False, empty_check=False):
+    reader: Any = webdataset
+    for sample in reader.WebDataset(tars, shardshuffle=False, empty_check=False):
         row = json.loads(sample["json"])
         assert CLASSES[int(sample["cls"])] == row["class"] and len(sample.keys() & {"png", "jpg"}) == 1
         found[row["uri"], row["class"], row["rank"], np.float32(row["score"])] = sample["png"]
@@ -154,7 +155,7 @@ def read_list(folder: Path, corpus: Corpus) -> list[tuple[str, str, int, float]]
     labels = read_labels(corpus, shards).column("label").to_pylist()
     rows = [row for uri in corpus.uri for row in read_csv(Path(uri))]
     assert [row["label"] for row in rows] == labels
-    return [(row["path"], row["label"], int(row["rank"]), np.float32(row["score"])) for row in rows]
+    return [(row["path"], row["label"], int(row["rank"]), float(np.float32(row["score"]))) for row in rows]
 
 
 def test_lists_are_a_labeled_set_with_the_same_picks_in_order(
