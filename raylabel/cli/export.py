@@ -53,7 +53,11 @@ class PicksOptions:
     to: str
     """A folder that does not exist, local or s3://, gs://."""
     per_class: int = 20
-    """Picks of each class for Label Studio: those with the last ranks."""
+    """Picks of each class for Label Studio: those with the last ranks, unless predictions are given."""
+    predictions: str = ""
+    """For Label Studio: what `raylabel predict` wrote, as parquet, of the picks that were exported with --format hf.
+    The picks are then those whose best class is another one there, the surest first: where teacher and student
+    disagree."""
     run: str = ""
     """The run whose classes, corpus and media are used, if several runs use the picks in different ways."""
 
@@ -101,5 +105,5 @@ def _export_picks(options: PicksOptions) -> None:
 
     picked = find_picks(options.artifact, options.run)
     with working(Resources()):
-        found = export_picks(picked, options.format, options.to, options.per_class)
+        found = export_picks(picked, options.format, options.to, options.per_class, options.predictions)
     print_picks(found)

@@ -5,6 +5,7 @@ With media, the rows are in the order of MEDIA, which mixes the classes as train
 the media are read once, in long runs. Lists and tasks are in the order of PICKS.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 from raylabel.compute.progress import PatientProgress
 from raylabel.corpus.config import THREADS
+from raylabel.errors import InputError
 from raylabel.labels.teacher import Label
 from raylabel.selection.shuffle import run_tasks
 from raylabel.ship.label_studio import CONFIG, check_queue, interface, task_files
@@ -20,6 +22,7 @@ from raylabel.ship.pick_card import CARD, write_card
 from raylabel.ship.pick_files import FILE_BYTES, FilesTask, divide, write_files
 from raylabel.ship.pick_lists import CLASSES, ListTask, check_listable, write_list
 from raylabel.ship.pick_plan import PlanTask, plan_arguments, plan_file
+from raylabel.ship.pick_queue import Queue, border, disagreement
 from raylabel.ship.picked import Picked
 from raylabel.ship.staged import Staged
 from raylabel.store.artifact import Artifact, Root, digest
@@ -48,26 +51,34 @@ class HandedOver:
     bytes: int
 
 
-def export_picks(picked: Picked, form: PickForm, to: str, per_class: int = PER_CLASS) -> HandedOver:
+def export_picks(
+    picked: Picked, form: PickForm, to: str, per_class: int = PER_CLASS, predictions: str = ""
+) -> HandedOver:
     """Writes the folder `to`, or completes it. Without work if that was done. `per_class`: picks of each class in the
-    queue for Label Studio.
+    queue for Label Studio, those with the last ranks or, with `predictions`, those that are something else there; see
+    pick_queue.py.
 
     If the run has no EXAMPLES of the picks yet, their media are first read from the corpus, as training does it, into
     files that are deleted at the end. InputError if something else is at `to`, or the form cannot have the picks.
     """
-    queue = per_class if form == "label-studio" else None
+    queue = None
+    if predictions and form != "label-studio":
+        raise InputError(f"predictions is '{predictions}', which is only for --format label-studio: leave it out")
     if form == "csv":
         check_listable(picked.shards, picked.classes)
-    elif queue is not None:
-        check_queue(picked, queue)
+    elif form == "label-studio":
+        check_queue(picked, per_class, not predictions)
+        queue = disagreement(picked, predictions, per_class) if predictions else border(picked, per_class)
     examples = picked.examples if form != "csv" else None
-    identity = {"picks": picked.picks.digest, "examples": examples and examples.digest, "form": form, "queue": queue}
+    identity = {"picks": picked.picks.digest, "examples": examples and examples.digest, "form": form}
+    identity |= {"queue": [predictions, hashlib.sha256(queue.codes.tobytes()).hexdigest()]} if queue else {}
     identity |= {"shards": picked.shards.artifact.digest, "classes": picked.classes}
     staged = Staged.of(to, digest(identity))
     staged.check_outside({uri: "corpus" for uri in picked.corpus.uri} | {picked.picks.uri: "picks"})
     if done := staged.claim():
         return _handed(staged, picked, form, done)
-    staged.begin({"form": form})
+    of = {"form": form, "picks": picked.picks.uri.rpartition("/")[2]}
+    staged.begin(of)
     rejected, records = 0, list[dict[str, Any]]()
     if form == "csv":
         records = _write_lists(picked, staged)
@@ -78,14 +89,15 @@ def export_picks(picked: Picked, form: PickForm, to: str, per_class: int = PER_C
     files = [file for record in records for file in record["files"]]
     if form == "csv":
         write_file(f"{staged.folder}/{CLASSES}", "".join(f"{name}\n" for name in picked.classes).encode())
-    elif form == "label-studio":
+    elif queue:
         write_file(f"{staged.folder}/{CONFIG}", interface(picked.corpus.kind, picked.classes).encode())
-        files = []
-        for name, data in task_files(picked, staged.uri, [row for record in records for row in record["files"]]):
+        written = []
+        for name, data in task_files(picked, staged.uri, files, queue.said):
             write_file(f"{staged.folder}/{name}", data)
-            files.append({"name": name, "bytes": len(data)})
+            written.append({"name": name, "bytes": len(data)})
+        files = written
     exported = sum(record["picks"] for record in records)
-    summary = {"form": form, "exported": exported, "rejected": rejected, "files": files}
+    summary: dict[str, Any] = {**of, "exported": exported, "rejected": rejected, "files": files}
     if form in ("hf", "webdataset"):
         write_file(f"{staged.folder}/{CARD}", write_card(picked, form, exported, rejected).encode())
     staged.finish(summary)
@@ -127,7 +139,7 @@ def _write_lists(picked: Picked, staged: Staged) -> list[dict[str, Any]]:
 
 
 def _write_media(
-    picked: Picked, examples: Artifact, form: Any, staged: Staged, queue: int | None
+    picked: Picked, examples: Artifact, form: Any, staged: Staged, queue: Queue | None
 ) -> list[dict[str, Any]]:
     media, plans = media_of(examples), f"{staged.scratch}/plans"
     plan = PlanTask(
@@ -135,7 +147,7 @@ def _write_media(
         examples=examples,
         corpus=picked.corpus,
         shards=picked.shards,
-        queue=queue,
+        queue=queue and queue.codes,
         out=plans,
     )
     rows = max((file.rows for file in examples.files("examples-")), default=0)

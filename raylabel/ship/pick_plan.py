@@ -41,9 +41,8 @@ class PlanTask:
     examples: Artifact
     corpus: Corpus
     shards: Shards
-    queue: int | None
-    """Only so many picks of each class, those with the last ranks, and of each sample only the first of these; None:
-    all."""
+    queue: np.ndarray | None
+    """`Queue.codes` of the picks that are wanted, and of each sample only the first of these; None: all."""
     out: str
     """Folder of the plans."""
 
@@ -109,14 +108,14 @@ def _picks_of(task: PlanTask, key: np.ndarray) -> pa.Table:
     """The picks of these samples: their place `at` in `key`, label, rank, score and uri, by (at, label, rank)."""
     order = np.argsort(key)
     ordered = key[order]
-    least = np.array(task.picks.info["per_class"]) - (task.queue or 0)  # ranks above this one are in the queue
     found = []
     for batch in read_picks(task.picks):
         place = np.searchsorted(ordered, batch.column("key").to_numpy())
         place[place == len(ordered)] = 0
         mine = ordered[place] == batch.column("key").to_numpy()
         if task.queue is not None:
-            mine &= batch.column("rank").to_numpy() > least[batch.column("label").to_numpy()]
+            code = batch.column("label").to_numpy().astype(np.int64) << 32 | batch.column("rank").to_numpy()
+            mine &= np.isin(code, task.queue)
         own = batch.filter(pa.array(mine))
         found.append([order[place[mine]], *(own.column(name).to_numpy() for name in ("label", "rank", "score"))])
     at, label, rank, score = (np.concatenate(parts) for parts in zip(*found, strict=True))

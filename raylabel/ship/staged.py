@@ -78,15 +78,20 @@ class Staged:
         write_file(f"{self.folder}/{SUMMARY}", json.dumps(contents, indent=2, ensure_ascii=False).encode())
 
     def _read(self) -> dict[str, Any] | None:
-        fs, path = filesystem(f"{self.uri}/{SUMMARY}")
-        if not fs.get_file_info(path).is_file:
-            return None
-        try:
-            found = json.loads(read_file(f"{self.uri}/{SUMMARY}"))
-            return found if {"export", "complete"} <= found.keys() else None
-        except (ValueError, AttributeError):  # of another program
-            return None
+        return read_summary(f"{self.uri}/{SUMMARY}") or None
 
     def _exists(self) -> bool:
         fs, path = filesystem(self.uri)
         return fs.get_file_info(path).type != pafs.FileType.NotFound or bool(list_files(self.uri))
+
+
+def read_summary(uri: str) -> dict[str, Any]:
+    """The summary of an export; empty if there is none, or if the file is of another program."""
+    fs, path = filesystem(uri)
+    if not fs.get_file_info(path).is_file:
+        return {}
+    try:
+        found = json.loads(read_file(uri))
+        return found if {"export", "complete"} <= found.keys() else {}
+    except (ValueError, AttributeError):
+        return {}

@@ -12,28 +12,36 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
 from corpora import add
+from finished_runs import digits_network
 from helpers import digit_images, example_rows, write_parquet
 from picked import HOSTILE, Pick, PickedRoot, picked_root
 from PIL import Image
 from videos import scene, video
 
+from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, Shards, index_corpus
 from raylabel.corpus.config import Kind
 from raylabel.corpus.labels import read_labels
 from raylabel.errors import InputError
 from raylabel.evaluate.precision import Truth, pick_precision
 from raylabel.evaluate.results import Subject
+from raylabel.labels.teacher import Label
 from raylabel.labels.truth import GivenLabels
 from raylabel.schema import PICKS
 from raylabel.ship import hand_over, pick_files
 from raylabel.ship.hand_over import export_picks
+from raylabel.ship.output import Output
 from raylabel.ship.pick_files import FilesTask
 from raylabel.ship.pick_plan import PlanTask, plan_arguments, plan_file
 from raylabel.ship.picked import find_picks
+from raylabel.ship.predict import predict
+from raylabel.ship.prediction import Prediction
+from raylabel.ship.shipped import find_network
 from raylabel.store.artifact import Built, Root
 from raylabel.store.files import list_files, read_file, write_file
 from raylabel.store.uses import Record, write_record
@@ -464,3 +472,69 @@ def test_picks_of_a_source_are_exported_with_its_classes(ray_local: None, tmp_pa
         ("b", "1", "0"),
         ("b", "2", "0"),
     ]
+
+
+def test_the_queue_may_have_what_another_network_calls_something_else(case: PickedRoot, tmp_path: Path) -> None:
+    exported(case, tmp_path / "picks", "hf")
+    rows = pq.read_table(tmp_path / "picks" / "data" / "000000.parquet").drop_columns("image").to_pylist()
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 6, len(rows))
+    label[::2] = [row["label"] for row in rows[::2]]
+    probability = rng.choice([0.25, 0.5, 0.75], len(rows))  # with ties
+    (tmp_path / "said" / "predictions").mkdir(parents=True)
+    table = pa.table(
+        {
+            "uri": [f"{tmp_path}/picks/data/000000.parquet#{row}" for row in range(len(rows))],
+            "label": [CLASSES[index] for index in label],
+            "probability": probability,
+        }
+    )
+    for part in range(2):  # one has a row that was rejected
+        pq.write_table(table.slice(60 * part, 60 - part), tmp_path / "said" / "predictions" / f"{part:06d}.parquet")
+
+    def found(per_class: int) -> list[dict[str, Any]]:
+        to = tmp_path / f"queue {per_class}"
+        exported(case, to, "label-studio", per_class=per_class, predictions=f"{tmp_path}/said")
+        return [task["data"] for task in json.loads((to / "tasks-00000.json").read_text())]
+
+    differ = [
+        (-probability[at], row["rank"], row["label"], row["uri"], CLASSES[label[at]])
+        for at, row in enumerate(rows[:-1])
+        if label[at] != row["label"]
+    ]
+    for per_class in (4, 50):
+        best = [one for index in range(6) for one in sorted(one for one in differ if one[2] == index)[:per_class]]
+        first = {one[3]: one for one in sorted(best, key=lambda one: (one[2], one[1]), reverse=True)}
+        expected = {(CLASSES[one[2]], one[1], one[3], one[4], -one[0]) for one in first.values()}
+        names = "class", "rank", "uri", "predicted", "probability"
+        assert {tuple(data[name] for name in names) for data in found(per_class)} == expected and expected
+    for predictions, form, match in [
+        ("said", "hf", "predictions is '.*said', which is only for --format label-studio: leave it out"),
+        ("picks", "label-studio", "predictions is '.*picks': give what raylabel predict wrote, as parquet"),
+        ("picks/data/000000.parquet", "label-studio", "000000.parquet' has no column 'probability': give what"),
+    ]:
+        with pytest.raises(InputError, match=match):
+            exported(case, tmp_path / "out", form, predictions=f"{tmp_path}/{predictions}")
+    (tmp_path / "picks" / "export.json").write_text('{"export": "", "complete": true, "picks": "picks-other"}')
+    with pytest.raises(InputError, match="is not of these picks: export .*/picks-.* with --format hf, and predict"):
+        exported(case, tmp_path / "out", "label-studio", predictions=f"{tmp_path}/said")
+
+
+@pytest.mark.slow
+def test_what_a_student_predicts_of_exported_picks_is_a_queue(photos: Path, tmp_path: Path) -> None:
+    classes = tuple(f"digit {number}" for number in range(10))
+    case = picked_root(tmp_path, Corpus(uri=(str(photos),)), classes, each=6)
+    case.finished_run()
+    exported(case, tmp_path / "picks", "hf")
+    label = Label(batch=32, precision="fp32")
+    student = find_network(digits_network(case.root, label, classes).uri)
+    output = Output.of(f"{tmp_path}/said", None, Prediction)
+    corpus = Corpus(uri=(f"{tmp_path}/picks",))
+    predict(case.root, student, corpus, replace(label, p=1), output, Resources(teachers=1))
+    exported(case, tmp_path / "queue", "label-studio", per_class=99, predictions=f"{tmp_path}/said")
+    tasks = json.loads((tmp_path / "queue" / "tasks-00000.json").read_text())
+    said = pq.read_table(tmp_path / "said" / "predictions").to_pylist()
+    rows = pq.read_table(tmp_path / "picks" / "data").to_pylist()
+    assert len(said) == len(rows) == 60
+    differ = {(row["uri"], one["label"]) for row, one in zip(rows, said, strict=True) if row["class"] != one["label"]}
+    assert {(task["data"]["uri"], task["data"]["predicted"]) for task in tasks} == differ and len(differ) > 10
