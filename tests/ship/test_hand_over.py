@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -444,6 +445,13 @@ def test_what_cannot_be_exported_is_an_error(case: PickedRoot, photos: Path, tmp
     with pytest.raises(InputError, match=r"class '\\x1b' has a character that XML cannot have"):
         export_picks(named, "label-studio", str(tmp_path / "out"))
     corpus = Corpus(uri=(write_folders(tmp_path),))
+    old = case.root.make(
+        "examples-old", {}, lambda draft: Built([], {"lane_items": [[1]], "rejected": 0, "items": 1, "samples": 1})
+    )
+    with pytest.raises(InputError, match="examples-old-.* was made by an earlier version of raylabel"):
+        export_picks(replace(find_picks(case.picks.uri), examples=old), "hf", str(tmp_path / "out"))
+    for begun in tmp_path.glob("out.*.tmp"):
+        shutil.rmtree(begun)
     given = GivenLabels().label(case.root, corpus, index_corpus(case.root, "labeled", corpus))
     with pytest.raises(InputError, match="was not ranked by a score, so none of its picks are the last ones"):
         export_picks(replace(named, picks=given), "label-studio", str(tmp_path / "out"))
