@@ -84,12 +84,18 @@ def connected(uri: str, resources: Resources) -> Iterator[Root]:
     work_begins()
     check_kept(uri)
     root = Root.open(uri)
-    with held(root):
-        connect()
-        stop_on_sigterm()  # again: ray.init has set its own handler
-        with watched(resources.patience):
-            ready(resources)  # the cluster may have scaled down to its head
-            yield root
+    with held(root), working(resources):
+        yield root
+
+
+@contextmanager
+def working(resources: Resources) -> Iterator[None]:
+    """Ray connected, for a command that writes to no root. For use in `readable`, once the work has begun."""
+    connect()
+    stop_on_sigterm()  # again: ray.init has set its own handler
+    with watched(resources.patience):
+        ready(resources)  # the cluster may have scaled down to its head
+        yield
 
 
 def check_kept(uri: str, option: str = "root") -> None:

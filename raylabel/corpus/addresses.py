@@ -1,12 +1,13 @@
 """Where the samples of a shard are, as a user names them; found without reading media."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from raylabel.corpus.config import Corpus
-from raylabel.corpus.lists import file_uri, split_line
+from raylabel.corpus.lists import Entry, file_uri, split_line
 from raylabel.corpus.share import rows_of
 
 
@@ -19,13 +20,18 @@ def addresses(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int], nam
     uri = shard["uri"]
     if shard["format"] == "webdataset":
         return (f"{uri}#{name}" for name in names)
-    whole = rows_of(corpus.share, shard)[np.asarray(rows)].tolist()
     if shard["format"] == "parquet":
-        return (f"{uri}#{row}" for row in whole)
-    return (_of_file(uri, shard["paths"][row]) for row in whole)
+        return (f"{uri}#{row}" for row in rows_of(corpus.share, shard)[np.asarray(rows)].tolist())
+    return map(_address, entries(corpus, shard, rows))
 
 
-def _of_file(uri: str, line: str) -> str:
-    entry = split_line(uri, line)
+def entries(corpus: Corpus, shard: Mapping[str, Any], rows: Sequence[int]) -> Iterator[Entry]:
+    """Some rows of a shard of loose files as a list has them, with the URIs of the files as their paths."""
+    for row in rows_of(corpus.share, shard)[np.asarray(rows)].tolist():
+        entry = split_line(shard["uri"], shard["paths"][row])
+        yield replace(entry, path=file_uri(shard["uri"], entry.path))
+
+
+def _address(entry: Entry) -> str:
     segment = f"{entry.start},{entry.end}" if entry.end else entry.start
-    return file_uri(uri, entry.path) + (f"#t={segment}" if segment else "")
+    return entry.path + (f"#t={segment}" if segment else "")

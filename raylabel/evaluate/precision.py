@@ -1,12 +1,13 @@
 """How many picks have their true label, where it is known: a measurement, never an input of training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raylabel.corpus import Shards
@@ -33,23 +34,25 @@ class Truth:
     """Column that identifies a sample. For parquet files, the corpus has it too. For loose files, it contains paths,
     absolute or relative to the folder of this table, or s3:// and gs:// URIs; segments of a video share its label."""
     label: str = "label"
-    """Column of class indices in this table; empty or null if the label is not known."""
+    """Column of class indices in this table, or of the names of classes; empty or null if the label is not known."""
 
 
-def pick_precision(of: Subject, picks: Artifact, shards: Artifact, share: float, truth: Truth | None) -> list[Metric]:
+def pick_precision(
+    of: Subject, picks: Artifact, shards: Artifact, share: float, truth: Truth | None, classes: Sequence[str] = ()
+) -> list[Metric]:
     """Share of picks whose label is the true one; n is the number of picks whose true label is known. No row without a
-    truth table. `share` is that of the corpus.
+    truth table. `share` is that of the corpus; `classes`: the names of the classes, in the order of their indices.
 
     Ids are compared as text. The truth table and the ids of the picks are held in memory: a corpus with true labels is
-    small enough. Reads the ids of the shards that contain picks. InputError if a table lacks its column, a label is not
-    a number, an id has two labels, no pick has a known label, or the corpus is of tars, whose samples have no ids.
+    small enough. Reads the ids of the shards that contain picks. InputError if a table lacks its column, a label is no
+    class, an id has two labels, no pick has a known label, or the corpus is of tars, whose samples have no ids.
     """
     if truth is None:
         return []
     corpus = Shards(shards)
     if corpus.format == "webdataset":
         raise InputError(f"truth.uri is '{truth.uri}', but the samples of tars have no ids to join by: give no truth")
-    known = _read_truth(truth, corpus.format == "files")
+    known = _read_truth(truth, corpus.format == "files", classes)
     if len(known["id"].unique()) < len(known):
         raise InputError(f"truth.uri '{truth.uri}': column '{truth.id}' names a sample twice: give each one label")
     table = picks.table("picks", PICKS, ["label", "key"]).sort_by("key")
@@ -79,7 +82,7 @@ def pick_precision(of: Subject, picks: Artifact, shards: Artifact, share: float,
 _TEXT = pa.large_string()
 
 
-def _read_truth(truth: Truth, files: bool) -> pa.Table:
+def _read_truth(truth: Truth, files: bool, classes: Sequence[str]) -> pa.Table:
     """(id as text, true label as int64) of the samples whose label is known; the ids of loose files are full URIs."""
     if truth.uri.lower().endswith(".csv"):
         # An empty field is null, as in a parquet file.
@@ -94,8 +97,11 @@ def _read_truth(truth: Truth, files: bool) -> pa.Table:
     try:
         labels = labels.cast(pa.int64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        what = f"truth.uri '{truth.uri}': column '{truth.label}' does not contain class indices"
-        raise InputError(f"{what}: {one_line(error)}; give zero-based numbers") from error
+        named = labels.cast(_TEXT)
+        labels = pc.index_in(named, value_set=pa.array(classes, _TEXT)).cast(pa.int64())  # pyright: ignore[reportAttributeAccessIssue]
+        if labels.null_count != named.null_count:
+            what = f"truth.uri '{truth.uri}': column '{truth.label}' does not contain class indices"
+            raise InputError(f"{what}: {one_line(error)}; give zero-based numbers, or only names of classes") from error
     return pa.table({"id": ids, "true": labels}).drop_null()
 
 

@@ -31,7 +31,9 @@ def metrics_of(run: Run) -> list[Metric]:
         paired_gain(of(model=STUDENT), right[STUDENT].top1, right[CONTROL].top1),
         *_clean(run, right, of),
         *curve_metrics(run),
-        *pick_precision(picked, run.picks, start.shards["unlabeled"], recipe.unlabeled.share, recipe.truth),
+        *pick_precision(
+            picked, run.picks, start.shards["unlabeled"], recipe.unlabeled.share, recipe.truth, start.classes
+        ),
     ]
 
 

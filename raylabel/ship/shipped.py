@@ -54,7 +54,7 @@ def find_network(uri: str, run: str = "") -> Shipped:
     network = _open(uri)
     root = Root(network.uri.rpartition("/")[0])
     sweeps = _sweeps(root, network)
-    found = {name: one for name, one in _summaries(root).items() if name in sweeps or _uses(one, network)}
+    found = {name: one for name, one in summaries(root).items() if name in sweeps or _uses(one, network)}
     if run:
         name = run.rstrip("/").rpartition("/")[2]
         if name not in found:
@@ -102,7 +102,7 @@ def _open(uri: str) -> Artifact:
     )
 
 
-def _summaries(root: Root) -> dict[str, dict[str, Any]]:
+def summaries(root: Root) -> dict[str, dict[str, Any]]:
     """Folder → summary.json of each finished run in the root."""
 
     def read(name: str) -> dict[str, Any] | None:

@@ -1,14 +1,18 @@
-"""`raylabel export` as users call it: students of real runs, in a process without raylabel; and its errors."""
+"""`raylabel export` as users call it: students and picks of real runs, in programs without raylabel; and its errors."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from exportable import check_formats
 from heads import environment
+from helpers import digit_images, write_parquet
 from paths import JOBS, PYTHONPATH
+from picked import picked_root
 
+from raylabel.corpus import Corpus
 from raylabel.models.trained import WEIGHTS
 from raylabel.ship.shipped import find_network
 
@@ -20,10 +24,10 @@ SMALL = (
 )
 
 
-def call(*command: str, folder: Path) -> subprocess.CompletedProcess:
+def call(*command: str, folder: Path, **more: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, *command],
-        env=environment(PYTHONPATH=PYTHONPATH),
+        env=environment(PYTHONPATH=PYTHONPATH, **more),
         cwd=folder,
         capture_output=True,
         text=True,
@@ -32,10 +36,15 @@ def call(*command: str, folder: Path) -> subprocess.CompletedProcess:
 
 
 def test_help_does_not_import_torch(tmp_path: Path) -> None:
-    done = call("-c", f"{LOOK}\n{SCRIPT}", "export", "--help", folder=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("usage: raylabel export [-h] model ARTIFACT [--to STR] [--run STR]")
-    assert done.stdout.endswith("\nFalse\n")
+    for arguments, usage in [
+        ((), "[-h] {model,picks}"),
+        (("model",), "model [-h] ARTIFACT [--to STR] [--run STR]"),
+        (("picks",), "picks [-h] [OPTIONS] ARTIFACT"),
+    ]:
+        done = call("-c", f"{LOOK}\n{SCRIPT}", "export", *arguments, "--help", folder=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(f"usage: raylabel export {usage}")
+        assert done.stdout.endswith("\nFalse\n")
 
 
 def test_a_folder_that_is_no_network_is_one_line(tmp_path: Path) -> None:
@@ -43,6 +52,22 @@ def test_a_folder_that_is_no_network_is_one_line(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: 'runs/student-1' is not a complete trained network: give a folder such as")
     assert len(done.stderr.splitlines()) == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_picks_are_exported_by_the_command(cluster: dict[str, str], tmp_path: Path) -> None:
+    corpus = Corpus(uri=(str(write_parquet(tmp_path / "u.parquet", digit_images()[0][:30])),))
+    case = picked_root(tmp_path, corpus, ("a", "b"), each=10)
+    case.finished_run()
+    options = "export", "picks", case.picks.uri, "--format", "hf", "--to", "out"
+    done = call("-c", SCRIPT, *options, folder=tmp_path, **cluster)
+    assert done.returncode == 0, done.stderr
+    assert f"20 picks of {case.picks.uri}: 1 file, " in done.stdout
+    assert done.stdout.endswith(f"\n{tmp_path}/out\n")
+    table = pq.read_table(tmp_path / "out" / "data")
+    rows = {(row["class"], row["rank"], row["image"]["bytes"]) for row in table.to_pylist()}
+    assert rows == {(name, rank, data) for (_, name, rank, _), data in case.expected().items()}
 
 
 @pytest.mark.slow
