@@ -1,0 +1,231 @@
+"""TAGS of a corpus in every form, compared with a loop over its samples in Python."""
+
+import csv
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from corpora import tar_bytes
+
+from raylabel.corpus import Corpus, Shards, index_corpus
+from raylabel.corpus.share import rows_of
+from raylabel.errors import InputError
+from raylabel.labels import tag_table
+from raylabel.labels.tag_table import make_tags
+from raylabel.labels.tags import Tags
+from raylabel.schema import TAGS
+from raylabel.store.artifact import Artifact, Root
+
+CLASSES = ("playing guitar", "dog, hound", "cat", "great dog", "unseen", "???")
+# The oracle of the map, by hand.
+OF: dict[str, list[int]] = {
+    "playingguitar": [0],
+    "guitarplaying": [0],
+    "playguitar": [0],
+    "guitarplay": [0],
+    "dog": [1],
+    "hound": [1],
+    "cat": [2],
+    "greatdog": [3],
+    "doggreat": [3],
+    "unseen": [4],
+}
+SOME = [tag for tag in OF if tag != "unseen"]
+OTHERS = ["park", "猫", "dogs", "c" * 100]
+
+
+def random_tags(count: int, seed: int) -> list[list[str]]:
+    """The tags of each sample: 0 to 4, of which some are not of a class."""
+    rng = random.Random(seed)
+    return [rng.choices([*SOME, *OTHERS], k=rng.choice([0, 0, 1, 2, 4])) for _ in range(count)]
+
+
+def written(tags: list[str], rng: random.Random) -> str:
+    """A string with these tags in another form each."""
+    forms = (str.title, str.upper, "#{}".format, "＃{}".format, str)
+    return "".join(rng.choice(forms)(tag) + rng.choice([" ", ", ", ";", "\u3000"]) for tag in tags)
+
+
+def as_parquet(folder: Path, files: list[list[list[str]]]) -> Corpus:
+    for number, tags in enumerate(files):
+        lists = [None if not some and number else [f"#{tag}" for tag in some] for some in tags]
+        table = pa.table({"image": [b"x"] * len(tags), "tags": pa.array(lists, pa.list_(pa.string()))})
+        pq.write_table(table, folder / f"{number}.parquet", row_group_size=50)
+    return Corpus(uri=(str(folder / "*.parquet"),))
+
+
+def as_tar(folder: Path, files: list[list[list[str]]]) -> Corpus:
+    rng = random.Random(1)
+    for number, tags in enumerate(files):
+        members = []
+        for row, some in enumerate(tags):
+            value = rng.choice([some, written(some, rng)])  # lists and strings
+            members += [(f"{row:04}.json", json.dumps({"tags": value}).encode()), (f"{row:04}.jpg", b"x")]
+        (folder / f"{number}.tar").write_bytes(tar_bytes(*members))
+    return Corpus(uri=(str(folder / "*.tar"),))
+
+
+def as_csv(folder: Path, files: list[list[list[str]]]) -> Corpus:
+    rng = random.Random(2)
+    for number, tags in enumerate(files):
+        with open(folder / f"{number}.csv", "w", newline="", encoding="utf-8") as file:
+            rows = ((f"{number}/{row:04}.jpg", written(some, rng)) for row, some in enumerate(tags))
+            csv.writer(file).writerows([("path", "tags"), *rows])
+        (folder / f"{number}").mkdir(exist_ok=True)
+        (folder / f"{number}" / "0000.jpg").write_bytes(b"x")
+    return Corpus(uri=(str(folder / "*.csv"),))
+
+
+FORMS: dict[str, tuple[Callable[[Path, list[list[list[str]]]], Corpus], str]] = {
+    "parquet": (as_parquet, "tags"),
+    "tar": (as_tar, "json:tags"),
+    "csv": (as_csv, "tags"),
+}
+COUNTS = (130, 1, 260, 90)
+
+
+def brute_force(shards: Shards, rows: dict[str, list[list[str]]]) -> dict[int, list[int]]:
+    """Key → classes; `rows`: the tags of each row of a shard or list, by its URI."""
+    found, taken = {}, dict.fromkeys(rows, 0)
+    for number in range(len(shards)):
+        shard = shards.row(number)
+        first = taken[shard["uri"]]
+        taken[shard["uri"]] += shard["rows"]
+        for row, tags in enumerate(rows[shard["uri"]][first : first + shard["rows"]]):
+            if classes := sorted({c for tag in tags for c in OF.get(tag, [])}):
+                found[number << 32 | row] = classes
+    return found
+
+
+def table_of(made: Artifact) -> dict[int, list[int]]:
+    table = made.table("tags-", TAGS)
+    keys = table["key"].to_pylist()
+    assert keys == sorted(set(keys))
+    return dict(zip(keys, table["classes"].to_pylist(), strict=True))
+
+
+def files_of(made: Artifact) -> list[tuple[str, int]]:
+    return [(file.name, file.rows) for file in made.files()]
+
+
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_tags_of_a_loop_in_python(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tag_table, "PART", 100)
+    write, column = FORMS[form]
+    files = [random_tags(count, seed) for seed, count in enumerate(COUNTS)]
+    (tmp_path / "c").mkdir()
+    corpus, root = write(tmp_path / "c", files), Root.open(str(tmp_path / "root"))
+    shards = index_corpus(root, "c", corpus)
+    rows = {f"{tmp_path}/c/{number}.{form}": tags for number, tags in enumerate(files)}
+    made = make_tags(root, Tags(column=column), corpus, shards, CLASSES)
+    oracle = brute_force(Shards(shards), rows)
+    assert table_of(made) == oracle
+    assert [name for name, _ in files_of(made)] == [f"tags-{n:06d}.parquet" for n in range(len(made.files()))]
+    assert len(made.files()) == {"parquet": 3, "tar": 3, "csv": 4}[form]
+    every = [tags for some in files for tags in some]
+    info = made.info
+    counts = [sum(c in classes for classes in oracle.values()) for c in range(len(CLASSES))]
+    assert info["samples"] == sum(COUNTS) and info["with_tags"] == sum(map(bool, every))
+    assert info["tagged"] == len(oracle) and info["other"] == sum(map(bool, every)) - len(oracle)
+    assert info["per_class"] == counts and info["pairs"] == sum(counts) and info["classes"] == list(CLASSES)
+    assert info["without_sample"] == ["unseen", "???"] and info["without_tag"] == ["???"]
+    assert info["tags"] == len(OF) and info["ambiguous_tags"] == info["unreadable"] == 0
+    assert set(info["other_tags"]) <= {tag[:80] for tag in OTHERS} and info["other_tags"]
+    again = make_tags(root, Tags(column=column), corpus, index_corpus(root, "c", corpus), CLASSES)
+    assert again == made
+
+
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_a_share_has_the_tags_that_its_samples_have_in_the_whole(form: str, tmp_path: Path) -> None:
+    write, column = FORMS[form]
+    corpus = write(tmp_path, [[[tag] for tag in SOME] * 20])
+    root = Root.open(str(tmp_path / "root"))
+    every = Shards(index_corpus(root, "c", corpus))
+    half = replace(corpus, share=0.5)
+    some = Shards(index_corpus(root, "c", half))
+    whole = table_of(make_tags(root, Tags(column=column), corpus, every.artifact, CLASSES))
+    found = table_of(make_tags(root, Tags(column=column), half, some.artifact, CLASSES))
+    rows = rows_of(0.5, some.row(0)).tolist()
+    assert 0 < len(rows) < len(whole) == every.samples
+    assert found == {row: whole[whole_row] for row, whole_row in enumerate(rows)}
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_run_that_resumes_reads_only_the_parts_that_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tag_table, "PART", 100)
+    files = [random_tags(count, seed) for seed, count in enumerate(COUNTS)]
+    corpus, root = as_parquet(tmp_path, files), Root.open(str(tmp_path / "root"))
+    shards = index_corpus(root, "c", corpus)
+    (tmp_path / "3.parquet").rename(tmp_path / "3")
+    with pytest.raises(InputError, match="cannot read the tags of '.*3.parquet'"):
+        make_tags(root, Tags(), corpus, shards, CLASSES)
+    (folder,) = (tmp_path / "root").glob("tags-*")
+    wait_for(lambda: len(list(folder.glob("scratch/tags/parts/*.json"))) == 2)
+    (tmp_path / "0.parquet").unlink()
+    (tmp_path / "3").rename(tmp_path / "3.parquet")
+    made = make_tags(root, Tags(), corpus, shards, CLASSES)
+    rows = {f"{tmp_path}/{number}.parquet": tags for number, tags in enumerate(files)}
+    assert table_of(made) == brute_force(Shards(shards), rows)
+    assert made.info["per_class"][1] == sum(1 in classes for classes in table_of(made).values())
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == []
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_parts_of_a_list_are_kept_and_another_tag_in_it_is_other_tags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tag_table, "PART", 3000)
+    tags = [["cat"]] * 9000
+    corpus, root = as_csv(tmp_path, [tags]), Root.open(str(tmp_path / "root"))
+    shards = index_corpus(root, "c", corpus)
+    text = (tmp_path / "0.csv").read_text("utf-8")
+    (tmp_path / "0.csv").write_text(text.replace("0/8999", "0/9998"), "utf-8")
+    with pytest.raises(InputError, match="changed since it was indexed"):
+        make_tags(root, Tags(), corpus, shards, CLASSES)
+    (tmp_path / "0.csv").write_text(text, "utf-8")
+    made = make_tags(root, Tags(), corpus, shards, CLASSES)
+    assert len(table_of(made)) == 9000 and len(made.files()) > 2
+    (tmp_path / "0.csv").write_text(text.replace("cat", "dog").replace("Cat", "Dog").replace("CAT", "DOG"), "utf-8")
+    again = index_corpus(root, "c", corpus)
+    assert again == shards
+    other = make_tags(root, Tags(), corpus, again, CLASSES)
+    assert other != made and other.info["per_class"] == [0, 9000, 0, 0, 0, 0]
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_map_may_give_a_tag_to_two_classes_and_a_corpus_may_grow(tmp_path: Path) -> None:
+    corpus, root = as_parquet(tmp_path, [[["pup"], ["cat", "pup"], ["park"], []]]), Root.open(str(tmp_path / "root"))
+    (tmp_path / "map.csv").write_text("class,tag\ndog,pup\nwolf,pup\ncat,cat\n")
+    tags, names = Tags(map=str(tmp_path / "map.csv")), ("wolf", "cat", "dog", "owl")
+    made = make_tags(root, tags, corpus, index_corpus(root, "c", corpus), names)
+    assert table_of(made) == {0: [0, 2], 1: [0, 1, 2]}
+    assert made.info["ambiguous"] == [{"tag": "pup", "classes": ["wolf", "dog"]}]
+    assert (made.info["pairs"], made.info["other"], made.info["other_tags"]) == (5, 1, ["park"])
+    assert made.info["without_sample"] == made.info["without_tag"] == ["owl"]
+    as_parquet(tmp_path, [[["pup"], ["cat", "pup"], ["park"], []], [["cat"]]])
+    grown = make_tags(root, tags, corpus, index_corpus(root, "c", corpus), names)
+    assert grown != made and table_of(grown) == {0: [0, 2], 1: [0, 1, 2], 1 << 32: [1]}
+    (tmp_path / "map.csv").write_text("class,tag\ndog,dog\n")
+    with pytest.raises(InputError, match="no tag of the corpus .* is of a class: its tags are such as 'pup', 'cat'"):
+        make_tags(root, tags, corpus, index_corpus(root, "c", corpus), names)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_corpus_without_tags_is_an_error(tmp_path: Path) -> None:
+    corpus, root = as_tar(tmp_path, [[["cat"], ["dog"]]]), Root.open(str(tmp_path / "root"))
+    shards = index_corpus(root, "c", corpus)
+    with pytest.raises(InputError, match="no sample of the corpus .* has tags in 'json:hashtags'; set tags.column"):
+        make_tags(root, Tags(column="json:hashtags"), corpus, shards, CLASSES)
+    with pytest.raises(InputError, match="'jpg:x' .*; set tags.column"):
+        make_tags(root, Tags(column="jpg:x"), corpus, shards, CLASSES)
+    with pytest.raises(InputError, match="tags.column is empty"):
+        Tags(column="")
