@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus.columns import plain, plain_type
 from raylabel.corpus.config import Corpus, locate
-from raylabel.corpus.csvs import csv_rows
+from raylabel.corpus.csvs import csv_header
 from raylabel.corpus.fingerprint import fingerprint_packed, row_count_changed, stale_shard, verify_open
 from raylabel.corpus.label_rule import field_is, json_value, split_column, split_member
 from raylabel.corpus.lists import list_cells
@@ -110,9 +110,7 @@ def read_listed_tags(corpus: Corpus, shards: Shards, numbers: range, column: str
     InputError if the list has no such column, or other rows than when it was indexed.
     """
     uri = shards.row(numbers[0])["uri"]
-    header = csv_rows(uri, corpus.media or "path")
-    name, field = split_column(column, next(header)[1])
-    header.close()
+    name, field = split_column(column, csv_header(uri, corpus.media or "path"))
     cells = list_cells(corpus, uri, name, OPTION)
     for number in numbers:
         heartbeat()

@@ -3,19 +3,28 @@
 import csv
 import json
 import random
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from corpora import tar_bytes
+from heads import eventually
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raylabel.corpus import Corpus, Shards, index_corpus
 from raylabel.corpus.share import rows_of
+from raylabel.corpus.tags import TagTexts
 from raylabel.errors import InputError
 from raylabel.labels import tag_table
+from raylabel.labels.tag_map import read_tag_map
 from raylabel.labels.tag_table import make_tags
 from raylabel.labels.tags import Tags
 from raylabel.schema import TAGS
@@ -143,6 +152,39 @@ def test_every_form_gives_the_tags_of_a_loop_in_python(
     assert again == made
 
 
+batches = st.lists(st.tuples(st.booleans(), st.lists(st.lists(st.sampled_from("abcdx#")), max_size=5)), max_size=4)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from("abcd")), min_size=1), batches)
+def test_the_classes_of_samples_are_those_of_a_loop_in_python(
+    pairs: list[tuple[int, str]], found: list[tuple[bool, list[list[str]]]]
+) -> None:
+    """Batches of samples, each with lists or strings of tags, of which some are of several classes."""
+    names, rows, texts = ("k", "l", "m"), dict[int, list[str]](), list[TagTexts]()
+    for single, samples in found:
+        keys = range(len(rows), len(rows) + len(samples))
+        rows |= dict(zip(keys, samples, strict=True))
+        values = [
+            (key, tag)
+            for key, tags in zip(keys, samples, strict=True)
+            for tag in (tags if single else [";".join(tags)])
+        ]
+        key, text = zip(*values, strict=True) if values else ((), ())
+        texts.append(TagTexts(np.array(key, np.int64), pa.array(text, pa.large_string()), single))
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "map.csv").write_text("class,tag\n" + "".join(f"{names[c]},{tag}\n" for c, tag in pairs))
+        task: Any = SimpleNamespace(folder=folder, scratch=folder)
+        record = tag_table._commit(task, read_tag_map(f"{folder}/map.csv", names), 0, reversed(texts))
+        table = pq.read_table(f"{folder}/tags-000000.parquet", schema=TAGS)
+    oracle = {key: sorted({c for c, tag in pairs if tag in tags}) for key, tags in rows.items()}
+    oracle = {key: classes for key, classes in oracle.items() if classes}
+    assert list(zip(*table.to_pydict().values(), strict=True)) == list(oracle.items())
+    assert record["per_class"] == [sum(c in classes for classes in oracle.values()) for c in range(3)]
+    tagged = sum(any(tag != "#" for tag in tags) for tags in rows.values())
+    assert (record.get("with_tags", 0), record.get("other", 0)) == (tagged, tagged - len(oracle))
+
+
 @pytest.mark.usefixtures("ray_local")
 @pytest.mark.parametrize("form", ["parquet", "csv"])
 def test_a_share_has_the_tags_that_its_samples_have_in_the_whole(form: str, tmp_path: Path) -> None:
@@ -169,7 +211,7 @@ def test_a_run_that_resumes_reads_only_the_parts_that_are_left(tmp_path: Path, m
     with pytest.raises(InputError, match="cannot read the tags of '.*3.parquet'"):
         make_tags(root, Tags(), corpus, shards, CLASSES)
     (folder,) = (tmp_path / "root").glob("tags-*")
-    wait_for(lambda: len(list(folder.glob("scratch/tags/parts/*.json"))) == 2)
+    eventually(lambda: len(list(folder.glob("scratch/tags/parts/*.json"))) == 2)
     (tmp_path / "0.parquet").unlink()
     (tmp_path / "3").rename(tmp_path / "3.parquet")
     made = make_tags(root, Tags(), corpus, shards, CLASSES)
@@ -191,12 +233,14 @@ def test_parts_of_a_list_are_kept_and_another_tag_in_it_is_other_tags(
     (tmp_path / "0.csv").write_text(text.replace("0/8999", "0/9998"), "utf-8")
     with pytest.raises(InputError, match="changed since it was indexed"):
         make_tags(root, Tags(), corpus, shards, CLASSES)
+    (first,) = (tmp_path / "root").glob("tags-*/tags-000000.parquet")
+    before = first.stat().st_mtime_ns
     (tmp_path / "0.csv").write_text(text, "utf-8")
     made = make_tags(root, Tags(), corpus, shards, CLASSES)
     assert len(table_of(made)) == 9000 and len(made.files()) > 2
+    assert first.stat().st_mtime_ns == before
     (tmp_path / "0.csv").write_text(text.replace("cat", "dog").replace("Cat", "Dog").replace("CAT", "DOG"), "utf-8")
     again = index_corpus(root, "c", corpus)
-    assert again == shards
     other = make_tags(root, Tags(), corpus, again, CLASSES)
     assert other != made and other.info["per_class"] == [0, 9000, 0, 0, 0, 0]
 
@@ -225,7 +269,7 @@ def test_a_corpus_without_tags_is_an_error(tmp_path: Path) -> None:
     shards = index_corpus(root, "c", corpus)
     with pytest.raises(InputError, match="no sample of the corpus .* has tags in 'json:hashtags'; set tags.column"):
         make_tags(root, Tags(column="json:hashtags"), corpus, shards, CLASSES)
-    with pytest.raises(InputError, match="'jpg:x' .*; set tags.column"):
+    with pytest.raises(InputError, match="has tags in 'jpg:x'; set tags.column"):
         make_tags(root, Tags(column="jpg:x"), corpus, shards, CLASSES)
     with pytest.raises(InputError, match="tags.column is empty"):
         Tags(column="")
