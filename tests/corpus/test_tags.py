@@ -3,9 +3,11 @@
 import csv
 import itertools
 import json
+import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +20,10 @@ from raylabel.corpus import tags as module
 from raylabel.corpus.share import used
 from raylabel.corpus.tags import TagTexts, list_fingerprint, read_listed_tags, read_tags, tag_lists
 from raylabel.errors import InputError
+from raylabel.store.files import filesystem
+
+if TYPE_CHECKING:
+    from cloud import Cloud
 
 Tag = str | list[str] | None
 
@@ -263,3 +269,20 @@ def test_a_large_parquet_file_is_not_held(tmp_path: Path, monkeypatch: pytest.Mo
     found = read_tags(corpus, shards, range(1), "tags")
     assert next(found).texts.to_pylist() == ["t0", "t1", "t2"]  # of a row group of 7
     assert texts_of(corpus, shards) == tagged(tags)
+
+
+def test_of_an_object_store_only_the_column_is_read_with_few_requests(
+    bucket: str, server: "Cloud", tmp_path: Path
+) -> None:
+    tags = [f"tag{i}" for i in range(2000)]
+    media = [random.Random(i).randbytes(2000) for i in range(2000)]
+    fs, path = filesystem(f"{bucket}/a.parquet")
+    pq.write_table(pa.table({"image": media, "tags": tags}), path, row_group_size=500, filesystem=fs)
+    corpus = Corpus(uri=(f"{bucket}/a.parquet",))
+    shards = index_here(corpus, tmp_path / "root")
+    shards.row(0)
+    with server.counting() as found:
+        assert texts_of(corpus, shards) == dict(enumerate(tags))
+    # Its size, its footer, the column of each of four row groups, and the two ends that a fingerprint is of.
+    assert len(found.of("a.parquet")) <= 1 + 2 + 4 + 2, found.of("a.parquet").kinds
+    assert found.of("a.parquet").bytes < 4_000_000 / 10  # of the media
