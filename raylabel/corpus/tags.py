@@ -52,12 +52,13 @@ class TagTexts:
     """One of them, and why."""
 
 
-def tag_lists(shards: Shards) -> list[range]:
-    """The numbers of the shards of each CSV list, for a corpus of lists; empty for parquet files and tars. InputError
-    if the corpus is of another form, in which there are no tags."""
+def tag_lists(shards: Shards) -> dict[str, range]:
+    """URI → the numbers of the shards of each CSV list, in order, for a corpus of lists; empty for parquet files and
+    tars. InputError if the corpus is of another form, in which there are no tags."""
     if shards.format != "files":
-        return []
+        return {}
     uris = shards.columns("uri")["uri"].combine_chunks().dictionary_encode()
+    firsts = [0, *(np.flatnonzero(np.diff(uris.indices.to_numpy())) + 1).tolist(), len(shards)]
     for uri in uris.dictionary.to_pylist():
         if not uri.lower().endswith(".csv"):
             what = "loose files in a folder" if uri.endswith("/") else "a *.txt list"
@@ -65,8 +66,8 @@ def tag_lists(shards: Shards) -> list[range]:
                 f"'{uri}' has no tags, since it is {what}: give parquet files, tars, or a *.csv list of the files "
                 f"with a column that {OPTION} names"
             )
-    bounds = [0, *(np.flatnonzero(np.diff(uris.indices.to_numpy())) + 1).tolist(), len(shards)]
-    return [range(first, end) for first, end in zip(bounds, bounds[1:], strict=False)]
+    # The shards of a list follow each other, so the dictionary is in their order.
+    return dict(zip(uris.dictionary.to_pylist(), itertools.starmap(range, itertools.pairwise(firsts)), strict=True))
 
 
 def list_fingerprint(uri: str) -> str:

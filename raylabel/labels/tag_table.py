@@ -1,15 +1,15 @@
 """The tags of a corpus → TAGS: the classes of each sample that has a tag of one (Yalniz et al. 2019 §3.3).
 
 The shards are divided into parts of a fixed number of rows, whatever the cluster. A task reads the tags of one part, or
-of a CSV list those of all its parts in one pass, and commits each part: a run that resumes reads only what is left.
+of a large CSV list those of all its parts in one pass, and commits each part: a run that resumes makes only the others.
 """
 
 import itertools
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -60,24 +60,20 @@ def make_tags(root: Root, tags: Tags, corpus: Corpus, shards: Artifact, names: t
     }
     if lists:  # whose tags are not in SHARDS
         with ThreadPoolExecutor(16) as pool:
-            found = pool.map(list_fingerprint, [of.row(numbers.start)["uri"] for numbers in lists])
-            identity["lists"] = list(found)
+            identity["lists"] = list(pool.map(list_fingerprint, lists))
 
     def build(draft: Draft) -> Built:
         task = _Tagging(corpus, of, tags.column, draft.uri, draft.scratch("tags"))
-        parts = _divide(of.rows, lists)
+        parts = _divide(of.rows, list(lists.values()))
         committed = committed_parts(task.scratch)
         todo = {number: some for number, some in parts.items() if number not in committed}
-        jobs: list[tuple[dict[int, range], range | None]] = [({number: todo[number]}, None) for number in todo]
-        if lists:
-            inside = [{number: some for number, some in todo.items() if some.start in numbers} for numbers in lists]
-            jobs = [(some, numbers) for some, numbers in zip(inside, lists, strict=True) if some]
+        jobs = [(task, part, some) for part, some in _jobs(parts, list(lists.values()), todo)]
         reference, total = ray.put(tag_map), of.samples
         largest = max((int(of.rows[some.start : some.stop].sum()) for some in todo.values()), default=0)
         with PatientProgress("read tags", total, "samples") as progress:
             made = run_tasks(
                 _tag,
-                [(task, reference, *job) for job in jobs],
+                [(*job, reference) for job in jobs],
                 lambda share: progress.update(int(total * (1 - len(todo) * (1 - share) / len(parts)))),
                 READ + ROW * largest,
             )
@@ -103,24 +99,47 @@ class _Tagging:
     """Folder of the records of committed parts."""
 
 
-def _divide(rows: np.ndarray, lists: list[range]) -> dict[int, range]:
-    """Number of a part → the numbers of its shards, which are of one CSV list if there are `lists`. `rows`: int64
-    [S]."""
-    part = (np.cumsum(rows) - rows) // PART
-    starts = {0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), *(numbers.start for numbers in lists)}
-    return dict(enumerate(itertools.starmap(range, pairwise([*sorted(starts), len(rows)]))))
+def _divide(rows: np.ndarray, lists: Sequence[range]) -> dict[int, range]:
+    """Number of a part → the numbers of its shards; `rows`: int64 [S]. `lists`: the shards of each CSV list, of which
+    small ones are not divided, and large ones are in parts of their own."""
+    first = np.cumsum(rows) - rows
+    large = {numbers for numbers in lists if rows[numbers.start : numbers.stop].sum() > PART}
+    for numbers in lists:
+        if numbers not in large:
+            first[numbers.start : numbers.stop] = first[numbers.start]
+    ends = {end for numbers in large for end in (numbers.start, numbers.stop)}
+    starts = sorted({0, *(np.flatnonzero(np.diff(first // PART)) + 1).tolist(), *ends, len(rows)})
+    return dict(enumerate(itertools.starmap(range, itertools.pairwise(starts))))
 
 
-def _tag(task: _Tagging, tag_map: TagMap, parts: Mapping[int, range], of_list: range | None) -> list[dict[str, Any]]:
-    """Commits these parts, in order, and returns their records. `of_list`: the shards of the CSV list that they are
+def _jobs(
+    parts: Mapping[int, range], lists: Sequence[range], todo: Collection[int]
+) -> Iterator[tuple[dict[int, range], list[range]]]:
+    """(parts, the CSV lists that they are of) of each task: one part, or those of a large list. Only parts in `todo`,
+    and no task without one."""
+    begin = {numbers.start for numbers in lists}
+    starts = [numbers.start for numbers in lists]
+    runs: list[list[int]] = []
+    for number, numbers in parts.items():
+        if not lists or numbers.start in begin:
+            runs.append([])
+        runs[-1].append(number)
+    for run in runs:
+        if some := {number: parts[number] for number in run if number in todo}:
+            first, end = parts[run[0]].start, parts[run[-1]].stop
+            yield some, list(lists[bisect_left(starts, first) : bisect_left(starts, end)])
+
+
+def _tag(task: _Tagging, parts: Mapping[int, range], lists: Sequence[range], tag_map: TagMap) -> list[dict[str, Any]]:
+    """Commits these parts, in order, and returns their records. `lists`: the shards of the CSV lists that they are
     of."""
-    if of_list is None:
+    if not lists:
         return [
             _commit(task, tag_map, number, read_tags(task.corpus, task.shards, numbers, task.column))
             for number, numbers in parts.items()
         ]
-    shards = read_listed_tags(task.corpus, task.shards, of_list, task.column)
-    records, at = list[dict[str, Any]](), of_list.start
+    each = (read_listed_tags(task.corpus, task.shards, numbers, task.column) for numbers in lists)
+    shards, records, at = itertools.chain.from_iterable(each), list[dict[str, Any]](), lists[0].start
     for number, numbers in parts.items():
         for _ in itertools.islice(shards, numbers.start - at):
             pass  # of a part that is committed
@@ -148,10 +167,8 @@ def _commit(task: _Tagging, tag_map: TagMap, number: int, found: Iterable[TagTex
         with_tags = len(np.unique(own))
         counts.update(with_tags=with_tags, other=with_tags - len(tagged), unreadable=texts.unreadable)
         example = example or texts.example
-    table, per_class = (
-        _table(np.concatenate(keys), np.concatenate(classes)),
-        np.bincount(np.concatenate(classes), minlength=len(tag_map.names)),
-    )
+    key, label = np.concatenate(keys), np.concatenate(classes)
+    table, per_class = _table(key, label), np.bincount(label, minlength=len(tag_map.names))
     groups = [table[start : start + ROW_GROUP] for start in range(0, max(1, len(table)), ROW_GROUP)]
     file = write_table(task.folder, f"tags-{number:06d}.parquet", *groups)
     record = {**counts, "example": example, "other_tags": list(other_tags)[:EXAMPLES], "per_class": per_class.tolist()}

@@ -61,7 +61,7 @@ def as_csv(folder: Path, tags: list[Tag]) -> Corpus:
 
 def read(corpus: Corpus, shards: Shards, column: str = "tags") -> Iterator[TagTexts]:
     if lists := tag_lists(shards):
-        for numbers in lists:
+        for numbers in lists.values():
             for found in read_listed_tags(corpus, shards, numbers, column):
                 yield from found
     else:
@@ -246,8 +246,8 @@ def test_the_rows_of_each_list_are_read_once_and_compared(tmp_path: Path) -> Non
         uris += as_csv(tmp_path / name, [f"{name}{i}" for i in range(10)]).uri
     corpus = Corpus(uri=tuple(uris))
     shards = index_here(corpus, tmp_path / "root", run=3)
-    assert tag_lists(shards) == [range(4), range(4, 8)]
-    found = [list(read_listed_tags(corpus, shards, numbers, "tags")) for numbers in tag_lists(shards)]
+    assert tag_lists(shards) == dict(zip(uris, [range(4), range(4, 8)], strict=True))
+    found = [list(read_listed_tags(corpus, shards, numbers, "tags")) for numbers in tag_lists(shards).values()]
     assert [[[text for one in some for text in one.texts.to_pylist()] for some in of] for of in found] == [
         [[f"{name}{i}" for i in range(first, min(first + 3, 10))] for first in range(0, 10, 3)] for name in "ab"
     ]

@@ -185,6 +185,42 @@ def test_the_classes_of_samples_are_those_of_a_loop_in_python(
     assert (record.get("with_tags", 0), record.get("other", 0)) == (tagged, tagged - len(oracle))
 
 
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=6), min_size=1, max_size=8), st.booleans(), st.data())
+def test_parts_and_tasks_have_every_shard_once(sizes: list[list[int]], listed: bool, data: st.DataObject) -> None:
+    """Shards of lists: each task reads whole lists, and only large lists are in several parts."""
+    rows, ends = np.concatenate(sizes), np.cumsum([len(some) for some in sizes]).tolist()
+    lists = [range(end - len(some), end) for some, end in zip(sizes, ends, strict=True)] if listed else []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tag_table, "PART", 100)
+        parts = tag_table._divide(rows, lists)
+        todo = data.draw(st.sets(st.sampled_from(sorted(parts))))
+        jobs, every = list(tag_table._jobs(parts, lists, todo)), list(tag_table._jobs(parts, lists, parts))
+    assert list(parts) == list(range(len(parts)))
+    assert [number for numbers in parts.values() for number in numbers] == list(range(len(rows)))
+    together = 60 if not lists else max(60, *(total for some in sizes if (total := sum(some)) <= 100), 0)
+    assert all(rows[list(numbers)].sum() <= 100 + together for numbers in parts.values())
+    assert [number for some, _ in every for number in some] == list(parts)
+    assert sorted(number for some, _ in jobs for number in some) == sorted(todo)
+    for some, of in every if lists else []:
+        assert [n for numbers in some.values() for n in numbers] == [n for numbers in of for n in numbers]
+        assert len(some) == 1 or (len(of) == 1 and rows[list(of[0])].sum() > 100)
+    assert all((set(some) <= set(whole)) for some, of in jobs for whole, other in every if lists and of == other)
+    assert listed or all(len(some) == 1 and not of for some, of in jobs)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_small_lists_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [random_tags(30, seed) for seed in range(5)]
+    corpus, root = as_csv(tmp_path, files), Root.open(str(tmp_path / "root"))
+    shards = index_corpus(root, "c", corpus)
+    monkeypatch.setattr(tag_table, "PART", 70)
+    made = make_tags(root, Tags(), corpus, shards, CLASSES)
+    rows = {f"{tmp_path}/{number}.csv": tags for number, tags in enumerate(files)}
+    assert table_of(made) == brute_force(Shards(shards), rows)
+    assert len(made.files()) == 2
+
+
 @pytest.mark.usefixtures("ray_local")
 @pytest.mark.parametrize("form", ["parquet", "csv"])
 def test_a_share_has_the_tags_that_its_samples_have_in_the_whole(form: str, tmp_path: Path) -> None:
