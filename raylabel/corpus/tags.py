@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raylabel.compute.watchdog import heartbeat
-from raylabel.corpus.columns import plain, plain_type
+from raylabel.corpus.columns import plain_type
 from raylabel.corpus.config import Corpus, locate
 from raylabel.corpus.csvs import csv_header
 from raylabel.corpus.fingerprint import fingerprint_packed, row_count_changed, stale_shard, verify_open
@@ -171,11 +171,10 @@ def _of_column(
     uri: str, column: pa.Array, field: str | None, mine: np.ndarray, key: np.ndarray, first: int
 ) -> Iterator[TagTexts]:
     """The texts of consecutive rows of a parquet file from row `first` on, of those that are `mine`, bool [rows]."""
-    column = plain(column)
     single = _is_list(column.type)
     # Flattened before anything else: Arrow 26 casts a list_view to a list with other values.
     at = pc.list_parent_indices(column).to_numpy() if single else np.arange(len(column))  # pyright: ignore
-    texts = plain(pc.list_flatten(column) if single else column).cast(pa.large_string())  # pyright: ignore
+    texts = (pc.list_flatten(column) if single else column).cast(pa.large_string())  # pyright: ignore
     wanted = mine[at] & texts.is_valid().to_numpy(zero_copy_only=False)
     at, texts = at[wanted], texts.filter(pa.array(wanted))
     if field is None and _is_utf8(texts):

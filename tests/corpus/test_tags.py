@@ -185,7 +185,7 @@ def test_json_that_has_no_texts_is_counted_and_a_missing_field_is_no_tag(tmp_pat
         ("91.jpg", b"x"),
         ("91.json", b"\xff"),
         ("92.jpg", b"x"),
-        ("92.json", b"x" * 1_048_577),
+        ("92.json", b'{"t": "' + b"x" * 1_048_577 + b'"}'),
     ]
     (tmp_path / "a.tar").write_bytes(tar_bytes(*members))
     found, counts = unreadable(Corpus(uri=(str(tmp_path / "a.tar"),)), tmp_path / "root", "json:t")
@@ -229,7 +229,8 @@ def test_what_has_no_such_column_is_an_error(write: Callable, error: str, tmp_pa
 def test_a_shard_that_changed_since_it_was_indexed_is_an_error(write: Callable, tmp_path: Path) -> None:
     corpus = write(tmp_path, ["a", "b"])
     shards = index_here(corpus, tmp_path / "root")
-    for tags in (["a"], ["a", "b", "c"]):
+    others = [["a"], ["a", "b", "c"], *([["a", "c"]] if write is not as_csv else [])]  # see list_fingerprint
+    for tags in others:
         write(tmp_path, tags)
         with pytest.raises(InputError, match="changed since it was indexed"):
             texts_of(corpus, shards)
