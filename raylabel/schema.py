@@ -82,6 +82,10 @@ def features_schema(width: int) -> pa.Schema:
 # with the media, or what the members of a sample without media have in common. SHARDS do not contain them.
 NAMES = pa.schema([SCORES.field("key"), pa.field("name", pa.string(), nullable=False)])
 
+# Samples of a corpus that have a tag of a class, in key order, each with its classes in ascending order: see
+# labels/tag_table.py.
+TAGS = pa.schema([SCORES.field("key"), SCORES.field("classes")])
+
 # Small copies of the pictures of a corpus beside its SCORES, from which near-duplicates are found: one row per readable
 # sample, in key order; the bytes are those of uint8 [side, side, 3].
 THUMBNAILS = pa.schema(

@@ -37,6 +37,11 @@ def csv_rows(uri: str, wanted: str) -> Iterator[tuple[int, list[str]]]:
             raise InputError(f"{where} is not valid CSV: {error}; quote fields as in RFC 4180") from error
 
 
+def csv_header(uri: str, wanted: str) -> list[str]:
+    """The header, as for `csv_rows`."""
+    return next(csv_rows(uri, wanted))[1]
+
+
 def _read(text: io.TextIOWrapper, wanted: str) -> tuple[Any, bool]:
     """(a csv.reader of the text, whether there are blanks around its fields), as the first line says."""
     first = text.readline()

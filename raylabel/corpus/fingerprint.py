@@ -63,7 +63,7 @@ def measure_packed(
             return _measure_tar(corpus, uri, known, streams)
         fs, path, _ = locate(uri)
         with fs.open_input_file(path) as file:
-            size, fingerprint = _fingerprint_packed(file)
+            size, fingerprint = fingerprint_packed(file)
             rows = _parquet_rows(corpus, uri, file)
         used = rows if corpus.share == 1 else int(np.count_nonzero(of_packed(corpus.share, fingerprint, rows)))
         return used, size, fingerprint, None
@@ -168,7 +168,7 @@ def verify_open(shard: Mapping[str, Any], file: Ranges) -> None:
     if isinstance(file, RangeFile):
         file.check()
     else:
-        _check_same(shard, _fingerprint_packed(file))
+        _check_same(shard, fingerprint_packed(file))
 
 
 def _check_same(shard: Mapping[str, Any], now: tuple[int, str]) -> None:
@@ -187,7 +187,8 @@ def row_count_changed(shard: Mapping[str, Any]) -> InputError:
     return InputError(f"'{shard['uri']}' changed since it was indexed: {what}; restore it, or index the corpus again")
 
 
-def _fingerprint_packed(file: Ranges) -> tuple[int, str]:
+def fingerprint_packed(file: Ranges) -> tuple[int, str]:
+    """(bytes, fingerprint) of an open file: a hash of its size and of its first and last 64 KiB."""
     size = file.size()
     edges = (file.read_at(min(size, EDGE), at) for at in (0, max(0, size - EDGE)))
     return size, _hash_edges(size, *edges)

@@ -77,6 +77,17 @@ def not_a_label(text: str, source: str | None) -> str | None:
 def json_field(text: str | None, field: str) -> str | None:
     """The field of a JSON text, as text for `clean`; None if it is not there or null. `field` may name a field of an
     object in it, as in `meta.label`. ValueError if the text is not a JSON object or the field is no text or integer."""
+    found = json_value(text, field)
+    if found is None or isinstance(found, str):
+        return found
+    if isinstance(found, bool) or not isinstance(found, int):
+        raise ValueError(f"{field_is(found, field)}: give {EXPECTED}")
+    return str(found)
+
+
+def json_value(text: str | None, field: str) -> Any:
+    """The value of the field of a JSON text, None if it is not there; see `json_field`. ValueError if the text is not a
+    JSON object."""
     if not text or not text.strip():
         return None
     value = _parsed(text)
@@ -85,12 +96,14 @@ def json_field(text: str | None, field: str) -> str | None:
     found: Any = value
     for name in field.split("."):
         found = found.get(name) if isinstance(found, dict) else None
-    if found is None or isinstance(found, str):
-        return found
-    if isinstance(found, bool) or not isinstance(found, int):
-        what = {bool: "a boolean", float: "a floating-point number", list: "a list"}.get(type(found), "an object")
-        raise ValueError(f"has {json.dumps(found)[:80]} in the field '{field}', which is {what}: give {EXPECTED}")
-    return str(found)
+    return found
+
+
+def field_is(found: Any, field: str) -> str:
+    """What is in a field of a JSON text, for an error."""
+    what = {bool: "a boolean", int: "an integer", float: "a floating-point number", list: "a list"}
+    named = what.get(type(found), "an object")
+    return f"has {json.dumps(found)[:80]} in the field '{field}', which is {named}"
 
 
 def _parsed(text: str) -> Any:

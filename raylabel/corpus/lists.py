@@ -68,31 +68,43 @@ def _text_lines(corpus: Corpus, uri: str, paths: Paths) -> Iterator[str]:
         yield "\t".join([paths.read(path, where), *label])
 
 
+def list_cells(corpus: Corpus, uri: str, column: str, option: str) -> Iterator[tuple[str, str]]:
+    """The rows of the CSV list `uri` as in `list_lines`, each with its cell of another column. InputError also if there
+    is no such column; `option`: the name of the field that names it."""
+    return _csv_cells(corpus, uri, Paths(corpus, lambda path: file_uri(uri, path)), ((option, column),))
+
+
 def _csv_lines(corpus: Corpus, uri: str, paths: Paths) -> Iterator[str]:
+    return (line for line, _ in _csv_cells(corpus, uri, paths))
+
+
+def _csv_cells(
+    corpus: Corpus, uri: str, paths: Paths, more: Sequence[tuple[str, str]] = ()
+) -> Iterator[tuple[str, str]]:
+    """(line in SHARDS, cell of the column that `more` names, if it does) of each row of a CSV list."""
     rows = csv_rows(uri, corpus.media or "path")
     _, header = next(rows)
-    columns = _find_columns(corpus, uri, header)
+    columns = _find_columns(corpus, uri, header, more)
     for number, row in rows:
-        path, *others = ("" if at is None else row[at] for at in columns)
+        path, label, start, end, group, *cell = ("" if at is None else row[at] for at in columns)
         where = f"line {number} of '{uri}'"
-        yield _line([paths.read(path, where), *others], where)
+        yield _line([paths.read(path, where), label, start, end, group], where), cell[0] if cell else ""
 
 
-def _find_columns(corpus: Corpus, uri: str, header: Sequence[str]) -> list[int | None]:
-    """The indices in the header of path, label, start, end and group; None for a column that is not used."""
+def _find_columns(corpus: Corpus, uri: str, header: Sequence[str], more: Sequence[tuple[str, str]]) -> list[int | None]:
+    """The indices in the header of path, label, start, end and group, None for a column that is not used, then those of
+    `more`: (name of the field that names it, column)."""
     found: list[int | None] = []
-    wanted = [("media", corpus.media or "path"), ("label", corpus.label), ("start", corpus.start)]
-    for field, name in [*wanted, ("end", corpus.end), ("group", corpus.group)]:
-        if name is None and field == "label" and "label" in header:
+    wanted = [("corpus.media", corpus.media or "path"), ("corpus.label", corpus.label), ("corpus.start", corpus.start)]
+    for field, name in [*wanted, ("corpus.end", corpus.end), ("corpus.group", corpus.group), *more]:
+        if name is None and field == "corpus.label" and "label" in header:
             name = "label"
         if name is not None and name not in header:
             name = name.strip(" ")  # the blanks around the names in a header are not part of them
         count = 0 if name is None else header.count(name)
         if name is not None and count != 1:
             what = f"has {count} columns" if count else "has no column"
-            raise InputError(
-                f"the CSV list '{uri}' {what} '{name}': its header is {', '.join(header)}; set corpus.{field}"
-            )
+            raise InputError(f"the CSV list '{uri}' {what} '{name}': its header is {', '.join(header)}; set {field}")
         found.append(None if name is None else header.index(name))
     return found
 

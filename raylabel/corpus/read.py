@@ -105,11 +105,16 @@ def read_keys(corpus: Corpus, shards: Shards, keys: Sequence[int]) -> dict[int, 
 
 def label_column(corpus: Corpus, shard: Mapping[str, Any], names: Sequence[str]) -> tuple[str, str | None]:
     """(the column of a parquet file with the labels, their JSON field or None). InputError if it is not in `names`."""
-    column, field = split_column(corpus.label_column, names)
+    return find_column(corpus.label_column, shard["uri"], names, "labels", "corpus.label")
+
+
+def find_column(wanted: str, uri: str, names: Sequence[str], what: str, option: str) -> tuple[str, str | None]:
+    """(the column that `wanted` names, its JSON field or None). InputError if the file `uri` has only the columns
+    `names`; `what` is in the column, and `option` is the name of the field that names it."""
+    column, field = split_column(wanted, names)
     if column not in names:
         raise InputError(
-            f"no labels: no column '{column}' in '{shard['uri']}', it has {', '.join(names)}; "
-            "set corpus.label to one of them"
+            f"no {what}: no column '{column}' in '{uri}', it has {', '.join(names)}; set {option} to one of them"
         )
     return column, field
 
