@@ -56,9 +56,8 @@ SCORES = pa.schema(
         pa.field("classes", pa.list_(pa.int32()), nullable=False),
         pa.field("log_odds", pa.list_(pa.float32()), nullable=False),
         pa.field("logits", pa.list_(pa.float32()), nullable=False),
-        pa.field(
-            "clips", pa.list_(pa.int32()), nullable=False
-        ),  # best class of each of a video's M clips; empty for images
+        # best class of each of a video's M clips; empty for images
+        pa.field("clips", pa.list_(pa.int32()), nullable=False),
     ]
 )
 
@@ -82,8 +81,7 @@ def features_schema(width: int) -> pa.Schema:
 # with the media, or what the members of a sample without media have in common. SHARDS do not contain them.
 NAMES = pa.schema([SCORES.field("key"), pa.field("name", pa.string(), nullable=False)])
 
-# Samples of a corpus that have a tag of a class, in key order, each with its classes in ascending order: see
-# labels/tag_table.py.
+# Samples of a corpus that have a tag of a class, in key order, each with its classes in ascending order.
 TAGS = pa.schema([SCORES.field("key"), SCORES.field("classes")])
 
 # Small copies of the pictures of a corpus beside its SCORES, from which near-duplicates are found: one row per readable

@@ -34,7 +34,7 @@ def shorten(root: Root, picks: Artifact, audited: Artifact, classes: tuple[str, 
         kept = {"picks": sum(per_class), "samples": count_samples(scratch, keys, bits), "per_class": per_class}
         return Built(files, {name: kept.get(name, value) for name, value in picks.info.items() if name != "seconds"})
 
-    return root.make("picks", {"picks": picks.digest, "lengths": lengths.tolist()}, build)
+    return root.make("picks", {**picks.identity, "lengths": lengths.tolist()}, build)
 
 
 def _shorten(
