@@ -13,11 +13,11 @@ class Tags:
     labels/tag_text.py.
     """
 
-    column: str = "tags"
-    """Where the tags of a sample are: the column of a parquet file or of a CSV list, or the tar members' extension.
-    `json:tags` is the field `tags` of the JSON in that member or column, and `json:meta.tags` a field of an object in
-    it. A string has tags separated by white space, commas or semicolons; a list of strings, as a column of parquet or
-    in JSON, has one tag in each. Files in folders and *.txt lists have no tags."""
+    column: str = ""
+    """Where the tags of a sample are; empty: there are none. The column of a parquet file or of a CSV list, or the tar
+    members' extension. `json:tags` is the field `tags` of the JSON in that member or column, and `json:meta.tags` a
+    field of an object in it. A string has tags separated by white space, commas or semicolons; a list of strings, as a
+    column of parquet or in JSON, has one tag in each. Files in folders and *.txt lists have no tags."""
 
     map: str = ""
     """A CSV file with the columns `class` and `tag`, which says the tags of each class, in several rows if there are
@@ -25,5 +25,5 @@ class Tags:
     any order, each as it is or as its stem, as in playingguitar and guitarplay. Commas separate synonyms."""
 
     def __post_init__(self) -> None:
-        if not self.column:
-            raise InputError("tags.column is empty: name the column or the tar members' extension with the tags")
+        if self.map and not self.column:
+            raise InputError(f"tags.map is '{self.map}', but tags.column is not given: name where the tags are")

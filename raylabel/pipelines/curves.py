@@ -26,7 +26,7 @@ class Training(NamedTuple):
 def trainings_of(run: Run) -> dict[str, Training]:
     """The trainings of a run, by their names in the report."""
     recipe, found = run.recipe, dict[str, Training]()
-    if recipe.teacher.train and not (run.start.teacher or recipe.source):
+    if recipe.teacher.train and not run.start.teacher and recipe.taught:
         found["teacher"] = Training(TEACHER, run.teacher, recipe.teacher.train)
     found |= {
         "control": Training(CONTROL, run.control, run.chosen.control_train),

@@ -29,7 +29,7 @@ def frozen_network(run: Run, thumbnails: bool = False) -> Frozen:
 
 def features_of(run: Run, corpus: str) -> Artifact | None:
     """FEATURES of a corpus of the run by its frozen network; None if it has none."""
-    if not run.recipe.teacher.head.given or run.recipe.source:
+    if not (run.recipe.teacher.head.given and run.recipe.taught):
         return None
     frozen = frozen_network(run, corpus == "unlabeled" and keeps_thumbnails(run))
     return frozen.features(run.root, run.start.corpora[corpus], run.start.shards[corpus])

@@ -71,7 +71,7 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
         warnings.append(
             "teacher.train is not used: the teacher is given; to fine-tune it, see teacher.train.init.weights"
         )
-    if recipe.teacher.head.zero_shot and not recipe.source:
+    if recipe.teacher.head.zero_shot and recipe.taught:
         warnings += text_warnings(texts_of(recipe.teacher.head, classes))
     for text in warnings:  # now, not after days of scoring
         say(f"warning: {text}")
@@ -129,7 +129,7 @@ def given_weights(root: Root, recipe: Recipe, classes: int) -> dict[str, Artifac
     """The weights that trainings start from, by `Init.weights`. InputError if they or the layers that an `Init` names
     do not fit the network."""
     found: dict[str, Artifact] = {}
-    if recipe.teacher.head.given and not recipe.source:
+    if recipe.teacher.head.given and recipe.taught:
         found[recipe.teacher.given_weights] = frozen_weights(root, recipe.teacher)
     for name, (model, config) in recipe.trainings.items():
         source = config.init.weights

@@ -23,7 +23,7 @@ def metrics_of(run: Run) -> list[Metric]:
     """Accuracies on the test set, the gain, learning curves, the precision of the picks."""
     recipe, start = run.recipe, run.start
     of = functools.partial(Subject, seed=recipe.seed, dataset=", ".join(recipe.test.uri), split="test")
-    labeler = recipe.source.name if recipe.source else TEACHER
+    labeler = TEACHER if recipe.taught else run.source.name
     picked = Subject(model=labeler, seed=recipe.seed, dataset=", ".join(recipe.unlabeled.uri), split="unlabeled")
     right = {name: hits(scores, start.test_labels) for name, scores in run.tests.items()}
     return [

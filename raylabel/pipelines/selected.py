@@ -9,7 +9,7 @@ from raylabel.compute.progress import say
 from raylabel.labels.source import gives_scores
 from raylabel.selection.copies import find_copies
 from raylabel.selection.duplicates import find_duplicates
-from raylabel.selection.select import empty_classes, select
+from raylabel.selection.select import TAGS_NAME, empty_classes, select
 from raylabel.store.artifact import Artifact
 from raylabel.text import listed
 
@@ -30,9 +30,10 @@ def copies_of(run: Run) -> Artifact | None:
 
 
 def picks_of(run: Run) -> Artifact:
-    """PICKS: those of the source, or the K best samples of each class, without copies and, unless `recipe.leaks` is
-    'report', without samples of the evaluation sets."""
-    if run.duplicates is None:
+    """PICKS: those of the source; K random ones of each class with a tag of it; or the K best samples of each class,
+    without copies and, unless `recipe.leaks` is 'report', without samples of the evaluation sets."""
+    tagged = run.labels.name == TAGS_NAME
+    if run.duplicates is None and not tagged:
         return run.labels
     pairs = None if run.recipe.leaks == "report" else run.pairs
     found = select(run.root, run.labels, run.duplicates, run.recipe.select, run.start.classes, pairs, run.copies)
@@ -43,7 +44,7 @@ def picks_of(run: Run) -> Artifact:
 
 def pick_warnings(run: Run) -> list[str]:
     """What the user should know about classes without picks, if these are allowed."""
-    return _warnings(run.picks, run.start.classes) if run.duplicates else []
+    return _warnings(run.picks, run.start.classes) if "k" in run.picks.info else []
 
 
 def _warnings(picks: Artifact, classes: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Self
 from raylabel.errors import InputError
 from raylabel.evaluate.given_teacher import check_teacher, problem_of
 from raylabel.evaluate.results import CONTROL, MIXED, PRETRAINED, STUDENT, TEACHER, Metric
+from raylabel.labels.hashtags import Hashtags
 from raylabel.labels.source import LabelSource
 from raylabel.media.view import View
 from raylabel.models import Model
@@ -50,7 +51,7 @@ class Run(Steps):
     def build(self, last: str = "tests") -> Self:
         """Builds the stages up to `last`, in order: an error that ends the run is found as early as possible."""
         for stage in STAGES[: STAGES.index(last) + 1]:
-            if stage != "teacher" or not self.recipe.source:
+            if stage != "teacher" or self.recipe.taught:
                 getattr(self, stage)
         return self
 
@@ -100,7 +101,7 @@ class Run(Steps):
     def teacher_test(self) -> Artifact | None:
         """SCORES of the test set by the teacher; None if another source labels the corpus."""
         view = self.recipe.teacher_view
-        return None if self.recipe.source else self.score(self.teacher, view, "test", keeps_thumbnails(self))
+        return self.score(self.teacher, view, "test", keeps_thumbnails(self)) if self.recipe.taught else None
 
     @cached_property
     def teacher_check(self) -> Artifact | None:
@@ -236,7 +237,9 @@ class Run(Steps):
     @property
     def source(self) -> LabelSource:
         """The label source of the corpus."""
-        return self.recipe.source or replace(
+        if not self.recipe.taught:
+            return self.recipe.source or Hashtags(tags=self.recipe.tags, classes=self.start.classes)
+        return replace(
             self.network(self.teacher, self.recipe.teacher_view, keeps_thumbnails(self)), features=self.features
         )
 

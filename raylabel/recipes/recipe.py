@@ -10,6 +10,7 @@ from raylabel.errors import InputError
 from raylabel.evaluate.precision import Truth
 from raylabel.features.thumbnails import SIDE, has_thumbnails
 from raylabel.labels.source import LabelSource
+from raylabel.labels.tags import Tags
 from raylabel.labels.teacher import Label
 from raylabel.media.view import View
 from raylabel.models import Model
@@ -51,6 +52,12 @@ class Recipe:
     """The network that labels the corpus, and its training."""
     source: LabelSource | None = field(default=None, metadata=ADDED_LATER)
     """Label source to use instead of the teacher, a frozen dataclass (labels/source.py); None: the teacher."""
+    labeler: Literal["teacher", "tags"] = field(default="teacher", metadata=ADDED_LATER)
+    """What labels the corpus if no source is given: the teacher, or its `tags`, as in weakly supervised pre-training
+    (Yalniz et al. 2019 §4.4). With tags there is no teacher, a class lists K random samples that have a tag of it
+    (`select.rank` is 'random'), and neither copies nor samples of the evaluation sets are removed."""
+    tags: Tags = field(default=Tags(), metadata=ADDED_LATER)
+    """Where the tags of the corpus are, and of which class each is."""
     label: Label = Label()
     """How the corpus is scored."""
     select: Select = Select()
@@ -129,7 +136,7 @@ class Recipe:
                     f"{what}, but the teacher's view has {self.teacher_view.tested_size} pixels: near-duplicates are "
                     f"found in views of at least {SIDE}"
                 )
-            if self.source:
+            if not self.taught:
                 raise InputError(f"{what}, but no teacher labels the corpus: leave it out, or give no source")
         if self.validation and self.holdout:
             raise InputError(f"validation is given and holdout is {self.holdout}: keep one")
@@ -150,6 +157,7 @@ class Recipe:
                 f"finetune_picks is {self.finetune_picks}, so {picked} of the {batch} {self.view.inputs} of a batch "
                 "would be picks: give a share with which a batch has some of both, or 0 or 1"
             )
+        self._check_tags()
         self._check_soft()
         if self.select.precision is not None and not self.audited:
             raise InputError(
@@ -163,6 +171,28 @@ class Recipe:
                 "give a share with which a batch has some of both, or 0 for no such training"
             )
 
+    @property
+    def taught(self) -> bool:
+        """Whether a teacher labels the corpus."""
+        return not self.source and self.labeler == "teacher"
+
+    def _check_tags(self) -> None:
+        if self.labeler not in ("teacher", "tags"):
+            raise InputError(f"labeler is '{self.labeler}': choose 'teacher' or 'tags'")
+        if self.labeler == "teacher" or self.source:
+            return
+        if not self.tags.column:
+            raise InputError(
+                "labeler is 'tags', but there are none: say where they are, for example --tags.column tags"
+            )
+        if self.select.rank != "random":
+            raise InputError(
+                f"labeler is 'tags', which have no order, but select.rank is '{self.select.rank}': give --select.rank "
+                "random"
+            )
+        if self.select.minimum is not None:
+            raise InputError(f"labeler is 'tags', which have no scores, but select.minimum is {self.select.minimum}")
+
     def _check_soft(self) -> None:
         """InputError if a training has soft targets whose samples have no probabilities of the teacher."""
         on_labels = {"teacher.train": self.teacher.train, "control.train": self.control.train}
@@ -170,14 +200,14 @@ class Recipe:
         for name, config in on_labels.items():
             if config and config.soft:
                 raise InputError(f"{name}.soft is {config.soft}, but it is not trained on picks: unset it")
-        if self.soft and self.source:
+        if self.soft and not self.taught:
             raise InputError("pretrain.soft or finetune.soft is set, but no teacher labels the corpus: unset it")
 
     @property
     def audited(self) -> bool:
         """Whether there is an audit."""
         held = self.validation or self.holdout or (self.teacher.head.fitted and self.unlabeled.kind == "image")
-        return bool(self.audit and held and not self.source and self.select.rank != "random")
+        return bool(self.audit and held and self.taught and self.select.rank != "random")
 
     @property
     def soft(self) -> bool:
@@ -224,7 +254,7 @@ class Recipe:
     def trainings(self) -> dict[str, tuple[Model, Train]]:
         """Name of each training's config in the recipe → network and config, without that of a given teacher."""
         teacher, found = self.teacher, dict[str, tuple[Model, Train]]()
-        if teacher.train and not (teacher.given_weights or self.source):
+        if teacher.train and not teacher.given_weights and self.taught:
             found["teacher.train"] = teacher.model, teacher.train
         if self.control.train:
             found["control.train"] = self.student, self.control.train

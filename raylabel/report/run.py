@@ -88,7 +88,7 @@ def summarise(run: Run) -> Summary:
         test_per_class=run.start.test_labels.info["per_class"],
         control=control_used(recipe, run.control_sweep),
         head=FittedHead.of(run.teacher.info) if run.labeled_features else None,
-        zero_shot=ZeroShotHead.of(run.teacher.info) if recipe.teacher.head.zero_shot and not recipe.source else None,
+        zero_shot=ZeroShotHead.of(run.teacher.info) if recipe.teacher.head.zero_shot and recipe.taught else None,
         picks=Picks(
             total=picks["picks"],
             samples=picks["samples"],

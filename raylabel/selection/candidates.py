@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from raylabel.errors import InputError
-from raylabel.schema import SCORES
+from raylabel.schema import SCORES, TAGS
 from raylabel.selection.config import Select
 from raylabel.selection.shuffle import BATCH_ROWS, open_table
 
@@ -25,6 +25,8 @@ class Scored:
     classes: int
     grouped: bool
     """Whether a class lists only the best segment of each source video."""
+    tagged: bool = False
+    """Whether these are TAGS: a sample is a candidate for all its classes, in a random order."""
 
 
 def read_candidates(
@@ -33,6 +35,9 @@ def read_candidates(
     """(label, score, [key, and the group if there are groups]) of the candidates in the batches of a file, each [n].
     `drop`: the keys of samples that are none, int64, ascending. InputError if the file has other lists, a class that
     there is not, or NaN."""
+    if scored.tagged:
+        yield from _read_tagged(scored, name, config, drop)
+        return
     where, p = f"{scored.folder}/{name}", config.p
     columns = ["key", "classes", config.column] + ["group"] * scored.grouped
     with open_table(scored.folder, name, SCORES) as file:
@@ -56,6 +61,19 @@ def read_candidates(
             if config.rank == "random":
                 score = random_numbers(own[0], label, config.seed)
             yield label, score, own
+
+
+def _read_tagged(
+    scored: Scored, name: str, config: Select, drop: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
+    with open_table(scored.folder, name, TAGS) as file:
+        for batch in file.iter_batches(BATCH_ROWS, columns=TAGS.names, use_threads=False):
+            lists = batch.column("classes")
+            key = np.repeat(batch.column("key").to_numpy(), lists.value_lengths().to_numpy(zero_copy_only=False))
+            label = lists.flatten().to_numpy()
+            once = ~np.isin(key, drop)
+            key, label = key[once], label[once]
+            yield label, random_numbers(key, label, config.seed), [key]
 
 
 def random_numbers(key: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:

@@ -36,6 +36,7 @@ from raylabel.selection.topk import STAGED, TopK
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, identity_of, write_table
 from raylabel.text import listed
 
+TAGS_NAME = "tags"  # of the artifact with TAGS
 SLICE = 64  # classes per file of PICKS
 
 # Candidates of one map task: about two seconds of work. A task keeps C * K of them, a quarter with C = 1,000 and
@@ -82,7 +83,7 @@ class SelectionTask:
 def select(
     root: Root,
     scores: Artifact,
-    duplicates: Artifact,
+    duplicates: Artifact | None,
     config: Select,
     classes: tuple[str, ...],
     pairs: Artifact | None = None,
@@ -90,7 +91,8 @@ def select(
 ) -> Artifact:
     """PICKS, the artifact `picks`: per class the first K of its candidates, by score descending, then key ascending.
 
-    A sample is a candidate for the first P of its classes in SCORES, unless its key is in `duplicates`, `copies` or
+    `scores`: SCORES, or TAGS without `duplicates`. A sample is a candidate for the first P of its classes in SCORES, or
+    for all in TAGS, in a random order; unless its key is in `duplicates`, `copies` or
     `pairs`, a better segment of the same video is a candidate, or its score is below `config.minimum`. A class with
     fewer than K candidates keeps all, or repeats them (`config.fill`). K differs by class with `config.counts`. Files
     `picks-*`, one per 64 classes, ordered by (label, rank).
@@ -98,9 +100,11 @@ def select(
     InputError if P is above C or above the classes per sample in SCORES, or if a class has no candidates and
     `config.allow_empty` is not set.
     """
-    kept = scores.info["p"]
-    config.check_against(len(classes), kept)
-    files = scores.files("scores-")
+    tagged = scores.name == TAGS_NAME
+    kept = 0 if tagged else scores.info["p"]
+    if not tagged:
+        config.check_against(len(classes), kept)
+    files = scores.files(f"{scores.name}-")
     rows = sum(f.rows for f in files)
     copied = {f"{one.uri}/{f.name}": f.rows for one in (duplicates, copies) if one for f in one.files() if f.rows}
     grouped = bool(scores.info.get("groups")) and not config.repeat_videos
@@ -108,12 +112,8 @@ def select(
     of_config = identity_of(replace(config, precision=None))  # which shortens the lists later
     if config.counts and given is not None:  # what the file has, not where it is
         of_config["counts"] = hashlib.sha256(given.astype("<i8").tobytes()).hexdigest()
-    identity = {
-        "select": of_config,
-        "scores": scores.digest,
-        "duplicates": duplicates.digest,
-        "classes": len(classes),
-    }
+    identity = {"select": of_config, scores.name: scores.digest, "classes": len(classes)}
+    identity |= {"duplicates": duplicates.digest} if duplicates else {}
     if copies and copies.info["copies"]:
         identity["copies"] = copies.digest
     removed = pairs.files("pairs-") if pairs and pairs.info["removed"] else []
@@ -122,9 +122,9 @@ def select(
 
     def build(draft: Draft) -> Built:
         most = len(classes) * config.k  # picks
-        most = most if config.fill else min(most, rows * config.p)
+        most = most if config.fill else min(most, scores.info["pairs"] if tagged else rows * config.p)
         task = SelectionTask(
-            scores=Scored(folder=scores.uri, kept=kept, classes=len(classes), grouped=grouped),
+            scores=Scored(folder=scores.uri, kept=kept, classes=len(classes), grouped=grouped, tagged=tagged),
             copies=list(copied),
             removed=[f"{pairs.uri}/{f.name}" for f in removed] if pairs else [],
             config=config,

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from raylabel.corpus import Corpus, Shards
 from raylabel.corpus.config import absolute
 from raylabel.errors import InputError
+from raylabel.labels.source import SCORES_NAME
+from raylabel.selection.select import TAGS_NAME
 from raylabel.ship.shipped import corpus_of, summaries
 from raylabel.store.artifact import Artifact, Root
 from raylabel.store.uses import read_records
@@ -118,12 +120,13 @@ def _as_used(
 
 
 def _content(root: Root, picks: Artifact) -> str | None:
-    """The digest of the contents of the corpus that the picks are of; None if the SCORES are gone."""
+    """The digest of the contents of the corpus that the picks are of; None if the SCORES or TAGS are gone."""
     identity = picks.identity
-    if "scores" not in identity:
+    of = next((name for name in (SCORES_NAME, TAGS_NAME) if name in identity), None)
+    if of is None:
         return identity.get("shards")
     try:
-        return Artifact(f"{root.uri}/scores-{identity['scores']}", "scores", identity["scores"]).identity["shards"]
+        return Artifact(f"{root.uri}/{of}-{identity[of]}", of, identity[of]).identity["shards"]
     except FileNotFoundError:
         return None
 
