@@ -8,28 +8,22 @@ import time
 from dataclasses import replace
 
 from raylabel.compute.resources import Cluster
-from raylabel.corpus import Shards, unit_rows
-from raylabel.inference.scores import PART
+from raylabel.corpus import Shards
+from raylabel.errors import InputError
 from raylabel.models import Model
 from raylabel.models.build import state_bytes
 from raylabel.pipelines.inputs import Prepared, prepare
 from raylabel.plan import traffic
-from raylabel.plan.cost import (
-    Expected,
-    materializing_seconds,
-    rows_read,
-    sorting_seconds,
-)
+from raylabel.plan.cost import Expected, materializing_seconds, rows_read
 from raylabel.plan.done import Done
 from raylabel.plan.expect import expect
 from raylabel.plan.measure import TRIAL, Measured, Pilot, examples_of, scratch_root
-from raylabel.plan.passes import PICTURES_ROW, Passes
+from raylabel.plan.passes import Passes
 from raylabel.plan.report import Plan, Reach, Work
+from raylabel.plan.selection import Selection
 from raylabel.plan.traffic import CorpusSize, Traffic
 from raylabel.recipes.recipe import Recipe
 from raylabel.report.charts import CURVES
-from raylabel.selection.duplicates import BUCKET_ROWS
-from raylabel.selection.select import GROUP_CANDIDATES
 from raylabel.store.artifact import Root
 from raylabel.store.files import is_local
 from raylabel.training.config import Train
@@ -45,6 +39,8 @@ def plan(root: Root, recipe: Recipe, device_hour_price: float | None = None) -> 
     `device_hour_price`: dollars for an hour of a device. InputError: input that the user can fix. The pilot's progress
     goes to stderr.
     """
+    if not recipe.taught:
+        raise InputError("a plan is of a run whose teacher labels the corpus: leave out labeler and source")
     cluster, start = Cluster.now(), prepare(root, recipe)
     done = Done(root, recipe, start)
     begin = time.monotonic()
@@ -102,7 +98,7 @@ class _Costs:
             self._teacher(),
             *((self.passes.features(),) if recipe.teacher.features else ()),
             self.passes.label(),
-            self._select(),
+            Selection(self.passes, self.expected.picks).work(),
             self._materialize(),
             self._train("pretrain", recipe.student, recipe.pretrain, "pseudo_examples"),
             self._finetune(),
@@ -126,33 +122,6 @@ class _Costs:
         if teacher.head.given:
             return self.passes.labeled_features()
         return self._train("teacher", teacher.model, teacher.train, "labeled_examples")
-
-    def _select(self) -> Work:
-        found, labeled, scores = self.measured.selected, self.measured.teacher, self.done["labels"]
-        if found is None:
-            return Work.nothing("select")
-        rows, cpus, select = self.corpora["unlabeled"].samples, self.cluster.cpus, self.recipe.select
-        per_row = labeled.bytes_per_row if labeled else 0.0
-        stored = [f.bytes for f in scores.files("scores-")] if scores else []
-        files = len(stored) or -(-rows // (PART * unit_rows(self.start.corpora["unlabeled"])))
-        picked = self.expected.picks * found.bytes_per_pick
-        size = sum(stored) or rows * per_row
-        row, others = self.passes.thumbnail_row, self.corpora.keys() - {"labeled", "unlabeled", "test"}
-        sets = self.corpora["test"].samples * (per_row + row)
-        if row:  # of samples that no network scores, the thumbnails are made
-            sets += sum(self.corpora[name].samples for name in others) * (PICTURES_ROW + row)
-        asked = traffic.pairs(files, size, rows * row, sets)
-        if row:  # the labeled set is compared too
-            asked += traffic.pairs(1, 0, 0, sets)
-            asked += sum(map(self.passes.pictures, {"labeled", *others}), Traffic())
-        asked += traffic.select(rows, files, size, select.p, select.k, self.classes, cpus, picked)
-        return Work(
-            stage="select",
-            images=rows,
-            seconds=sorting_seconds(rows, min(cpus, -(-rows // BUCKET_ROWS)), found.duplicates)
-            + sorting_seconds(rows, min(cpus, -(-rows * select.p // GROUP_CANDIDATES)), found.select),
-            traffic=asked.rounded(),
-        )
 
     def _materialize(self) -> Work:
         """The work for the labeled, the validation and the split set, and for the picks."""

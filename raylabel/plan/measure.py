@@ -6,31 +6,38 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from rich.console import Console
 
 from raylabel.compute.progress import Progress
 from raylabel.compute.resources import Cluster
-from raylabel.corpus import Shards
+from raylabel.corpus import Shards, unit_rows
 from raylabel.evaluate.classify import TOP
+from raylabel.features.thumbnails import has_thumbnails
 from raylabel.inference.batches import ScoringTask
 from raylabel.inference.network import Network
+from raylabel.inference.pictures import Pictures
+from raylabel.inference.scorer import Scorer
 from raylabel.labels.features import feature_width
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.pipelines.inputs import Prepared
 from raylabel.plan.done import Done
 from raylabel.plan.pilot import (
+    Compared,
     Labeled,
     Materialized,
     MeasuredHead,
     Selected,
     Trained,
+    measure_comparing,
     measure_head,
     measure_labeling,
     measure_materializing,
     measure_selection,
     measure_training,
     random_network,
+    stored_thumbnails,
 )
 from raylabel.recipes.recipe import Recipe
 from raylabel.store.artifact import Artifact, Draft, Root, identity_of
@@ -63,10 +70,22 @@ class Measured:
     head: MeasuredHead | None
     """None unless it labels the corpus from stored features."""
     selected: Selected | None
+    compared: Compared | None
+    """None if no near-duplicates are left to be searched for."""
+    pictures: Labeled | None
+    """Of making thumbnails without a network."""
     materialized: Mapping[str, Materialized]
     """By the stage that writes the EXAMPLES."""
     trained: Mapping[str, Trained]
     """By the name of the training."""
+
+
+def compares(recipe: Recipe, done: Done) -> bool:
+    """Whether near-duplicates are left to be searched for."""
+    scores = done["labels"]
+    kept = bool(scores.files("thumbnails-")) if scores else has_thumbnails(recipe.teacher_view.tested_size)
+    stages = ("labeled_pairs", "pairs", *(("copies",) if recipe.copies == "near" else ()))
+    return kept and not all(done[stage] for stage in stages)
 
 
 @dataclass(frozen=True)
@@ -158,6 +177,10 @@ class Pilot:
         if not done["picks"]:
             todo["selected"] = self._select
         written = {stage: corpus for stage, corpus in self.stages.items() if not done[stage]}
+        if compares(recipe, done):
+            todo["compared"] = lambda: self._compare(found.get("teacher"))
+            if not done["labeled_pairs"]:
+                todo["pictures"] = self._pictures
         for corpus in dict.fromkeys(written.values()):
             todo[f"examples of {corpus}"] = lambda corpus=corpus: self._write(corpus)
         for kind, training in {_kind(training): training for training in reversed(trainings)}.items():
@@ -173,6 +196,8 @@ class Pilot:
             student=found.get("student"),
             head=found.get("head"),
             selected=found.get("selected"),
+            compared=found.get("compared"),
+            pictures=found.get("pictures"),
             materialized={stage: found[f"examples of {corpus}"] for stage, corpus in written.items()},
             trained={training.name: found[_kind(training)] for training in trainings},
         )
@@ -181,9 +206,25 @@ class Pilot:
         recipe = self.recipe
         model = model or random_network(self.root, arch, self.classes)
         precision = self.cluster.precision(recipe.label.precision)
-        scorer = Network(model, view, precision, min(p, self.classes))
-        shards, pool = Shards(self.start.shards[corpus]), self.cluster.teachers(recipe.resources)
-        return measure_labeling(ScoringTask(scorer, self.start.corpora[corpus], shards, recipe.label.batch, pool))
+        kept = corpus == "unlabeled" and has_thumbnails(view.tested_size)
+        return self._score(Network(model, view, precision, min(p, self.classes), thumbnails=kept), corpus)
+
+    def _score(self, scorer: Scorer, corpus: str) -> Labeled:
+        shards, pool = Shards(self.start.shards[corpus]), self.cluster.teachers(self.recipe.resources)
+        batch = self.recipe.label.batch
+        return measure_labeling(ScoringTask(scorer, self.start.corpora[corpus], shards, batch, pool))
+
+    def _pictures(self) -> Labeled:
+        return self._score(Pictures(self.recipe.teacher_view), "labeled")
+
+    def _compare(self, labeled: Labeled | None) -> Compared:
+        scores, unit = self.done["labels"], unit_rows(self.start.corpora["unlabeled"])
+        if scores and scores.files("thumbnails-"):
+            sample = ray.get(stored_thumbnails.remote(scores))
+        else:
+            assert labeled is not None
+            sample = labeled.thumbnails
+        return measure_comparing(*sample, unit, self.recipe.copies == "near")
 
     def _head(self) -> MeasuredHead:
         teacher, label = self.recipe.teacher, self.recipe.label

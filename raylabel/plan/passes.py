@@ -122,10 +122,13 @@ class Passes:
         """Bytes of a row of THUMBNAILS; 0 if the corpus has none."""
         return THUMBNAIL_ROW if has_thumbnails(self.recipe.teacher_view.tested_size) else 0
 
-    def pictures(self, name: str) -> Traffic:
-        """Requests and bytes of making the thumbnails of a corpus that no network scores."""
-        done = self.done["labeled_pairs"] is not None
-        return Traffic() if done or not self.thumbnail_row else self._scoring(name, None, PICTURES_ROW + THUMBNAIL_ROW)
+    def pictures(self, name: str) -> Work:
+        """Making the thumbnails of a corpus that no network scores."""
+        found, work = self.measured.pictures, Work.nothing("select")
+        if found is None:
+            return work
+        seconds = found.start + self._labeling(name, found)
+        return replace(work, seconds=seconds, traffic=self._scoring(name, None, PICTURES_ROW + THUMBNAIL_ROW))
 
     def _labeling(self, name: str, found: Labeled) -> float:
         actors, unit = self.cluster.teachers(self.recipe.resources).actors, unit_rows(self.start.corpora[name])

@@ -12,7 +12,7 @@ import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -68,13 +68,13 @@ def find_copies(root: Root, scores: Artifact, duplicates: Artifact, threshold: f
     identity = {"scores": scores.digest, "duplicates": duplicates.digest, "threshold": threshold, "version": VERSION}
 
     def build(draft: Draft) -> Built:
-        layout, groups = _Layout.of(rows, draft), group_files(files, -(-rows // MAPPED))
+        layout, groups = Layout.of(rows, draft.scratch("copies")), group_files(files, -(-rows // MAPPED))
         names = [group_name(index, groups) for index in range(len(groups))]
         sizes = {file.name: file.rows for file in files}
         with PatientProgress("compare the corpus with itself", rows, "samples") as progress:
             exist = set(list_files(layout.scratch))
-            if layout.partitions > 1 and CENTROIDS not in exist:
-                some = _spread(files, layout.partitions * TRAINED)
+            if layout.trained and CENTROIDS not in exist:
+                some = _spread(files, layout.trained)
                 memory = 4 * ROW.itemsize * sum(sizes[name] for name in some)
                 run_tasks(_train, [(scores, some, layout)], memory=memory)
             copied = [f"{duplicates.uri}/{file.name}" for file in duplicates.files("duplicates-") if file.rows]
@@ -101,7 +101,7 @@ def find_copies(root: Root, scores: Artifact, duplicates: Artifact, threshold: f
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """How the samples are divided."""
 
     scratch: str
@@ -111,14 +111,19 @@ class _Layout:
     """Tasks that compare; each has neighbouring partitions."""
 
     @classmethod
-    def of(cls, rows: int, draft: Draft) -> "_Layout":
+    def of(cls, rows: int, scratch: str) -> Self:
         partitions = 1 if rows <= WHOLE else -(-rows // PARTITION)
         together = max(1, BUCKET // (PROBES * PARTITION))
-        return cls(draft.scratch("copies"), partitions, -(-partitions // together))
+        return cls(scratch, partitions, -(-partitions // together))
 
     @property
     def probes(self) -> int:
         return min(PROBES, self.partitions)
+
+    @property
+    def trained(self) -> int:
+        """Samples that the centroids are learned from, at least; none for a single partition."""
+        return self.partitions * TRAINED if self.partitions > 1 else 0
 
     def bucket(self, partition: np.ndarray) -> np.ndarray:
         return partition * self.buckets // self.partitions
@@ -143,7 +148,7 @@ def _spread(files: Sequence[File], rows: int) -> list[str]:
     return [files[i].name for i in np.linspace(0, len(files) - 1, count).round().astype(int)]
 
 
-def _train(scores: Artifact, names: list[str], layout: _Layout) -> None:
+def _train(scores: Artifact, names: list[str], layout: Layout) -> None:
     """Writes the centroids of the partitions."""
     features = list[np.ndarray]()
     for name in names:
@@ -155,7 +160,7 @@ def _train(scores: Artifact, names: list[str], layout: _Layout) -> None:
     write_file(f"{layout.scratch}/{CENTROIDS}", out.getbuffer())
 
 
-def _divide(scores: Artifact, names: list[str], copied: list[str], layout: _Layout, name: str) -> None:
+def _divide(scores: Artifact, names: list[str], copied: list[str], layout: Layout, name: str) -> None:
     """Writes the samples of some files, each once for each of its partitions, by bucket."""
     dropped = copied_keys(scores.uri, names, copied)
     centroids = np.load(io.BytesIO(read_file(f"{layout.scratch}/{CENTROIDS}"))) if layout.partitions > 1 else None
@@ -190,14 +195,14 @@ def _best(scores: Artifact, part: int) -> np.ndarray:
     return column.values.to_numpy()[column.offsets.to_numpy()[:-1]]
 
 
-def _read_starts(layout: _Layout, names: Sequence[str]) -> np.ndarray:
+def _read_starts(layout: Layout, names: Sequence[str]) -> np.ndarray:
     """int64 [map tasks, buckets + 1]."""
     with ThreadPoolExecutor(16) as pool:  # small files
         uris = (f"{layout.scratch}/{_starts(name)}" for name in names)
         return np.stack([np.load(io.BytesIO(data)) for data in pool.map(read_file, uris)])
 
 
-def _compare(layout: _Layout, bucket: int, names: list[str], starts: np.ndarray, threshold: float) -> None:
+def _compare(layout: Layout, bucket: int, names: list[str], starts: np.ndarray, threshold: float) -> None:
     """Writes the pairs of the partitions of a bucket: of a sample and one that is kept in the partition."""
     import torch
 
@@ -231,7 +236,7 @@ def _compare(layout: _Layout, bucket: int, names: list[str], starts: np.ndarray,
     write_table(layout.scratch, _pairs(bucket), pa.table(columns, schema=COPIES))
 
 
-def _decide(layout: _Layout, folder: str) -> tuple[list[File], dict[str, int]]:
+def _decide(layout: Layout, folder: str) -> tuple[list[File], dict[str, int]]:
     """Writes COPIES, from the pairs of all buckets, and counts them."""
 
     def read(bucket: int) -> pa.Table:

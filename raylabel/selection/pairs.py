@@ -79,7 +79,7 @@ def find_pairs(
         gathered = ray.remote(num_cpus=1, max_retries=3, memory=3 * BYTES * others)(gather).remote(sets, before, near)
         tasks = [
             (gathered, scores, draft.uri, run, known, threshold or 1.0, near)
-            for run in _runs({number: parts[number].rows for number in todo}, others)
+            for run in task_parts({number: parts[number].rows for number in todo}, others)
         ]
 
         def show(share: float) -> None:
@@ -208,7 +208,7 @@ def find_references(pairs: Artifact, of_set: str) -> dict[str, np.ndarray]:
     return found
 
 
-def _runs(rows: Mapping[int, int], others: int) -> Iterator[list[int]]:
+def task_parts(rows: Mapping[int, int], others: int) -> Iterator[list[int]]:
     """The parts of each task."""
     run, pairs = list[int](), 0
     for number, count in rows.items():

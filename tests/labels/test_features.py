@@ -12,6 +12,7 @@ import pytest
 import torch
 from harness import actors_among, descendants
 from helpers import DIGITS_VIEW, contents, digit_images, random_model, write_parquet
+from scoring import scored_in_this_process
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
@@ -91,7 +92,8 @@ def test_features_are_those_of_a_plain_pass_and_a_head_on_them_gives_the_same_sc
     scores = TrainedNetwork(
         network=random_model(root), view=DIGITS_VIEW, config=CONFIG, resources=Resources(teachers=1)
     )
-    ranked = scores.label(root, corpus, shards).table("scores-", SCORES)
+    with scored_in_this_process(tmp_path):
+        ranked = scores.label(root, corpus, shards).table("scores-", SCORES)
     table = features.table("features-", features_schema(64))
     assert table.select(["key", "digest", "group"]).equals(ranked.select(["key", "digest", "group"]))
 
@@ -107,7 +109,8 @@ def test_features_are_those_of_a_plain_pass_and_a_head_on_them_gives_the_same_sc
     weight, bias = head.weight.detach().numpy(), head.bias.detach().numpy()
     np.testing.assert_allclose(x @ weight.T + bias, model.decision_function(x), atol=1e-3)
     source = TrainedNetwork(network=teacher, view=DIGITS_VIEW, config=CONFIG, resources=Resources(teachers=1))
-    made = source.label(root, corpus, shards).table("scores-", SCORES)
+    with scored_in_this_process(tmp_path):
+        made = source.label(root, corpus, shards).table("scores-", SCORES)
     stored = torch.from_numpy(rows.copy()).float() @ head.weight.T + head.bias
     found = torch.tensor(made.column("logits").to_pylist())
     order = torch.tensor(made.column("classes").to_pylist()).long()

@@ -216,7 +216,7 @@ def test_small_lists_are_read_together(tmp_path: Path, monkeypatch: pytest.Monke
     corpus, root = as_csv(tmp_path, files), Root.open(str(tmp_path / "root"))
     shards = index_corpus(root, "c", corpus)
     monkeypatch.setattr(tag_table, "PART", 70)
-    made = make_tags(root, Tags(), corpus, shards, CLASSES)
+    made = make_tags(root, Tags(column="tags"), corpus, shards, CLASSES)
     rows = {f"{tmp_path}/{number}.csv": tags for number, tags in enumerate(files)}
     assert table_of(made) == brute_force(Shards(shards), rows)
     assert len(made.files()) == 2
@@ -246,12 +246,12 @@ def test_a_run_that_resumes_reads_only_the_parts_that_are_left(tmp_path: Path, m
     shards = index_corpus(root, "c", corpus)
     (tmp_path / "3.parquet").rename(tmp_path / "3")
     with pytest.raises(InputError, match="cannot read the tags of '.*3.parquet'"):
-        make_tags(root, Tags(), corpus, shards, CLASSES)
+        make_tags(root, Tags(column="tags"), corpus, shards, CLASSES)
     (folder,) = (tmp_path / "root").glob("tags-*")
     eventually(lambda: len(list(folder.glob("scratch/tags/parts/*.json"))) == 2)
     (tmp_path / "0.parquet").unlink()
     (tmp_path / "3").rename(tmp_path / "3.parquet")
-    made = make_tags(root, Tags(), corpus, shards, CLASSES)
+    made = make_tags(root, Tags(column="tags"), corpus, shards, CLASSES)
     rows = {f"{tmp_path}/{number}.parquet": tags for number, tags in enumerate(files)}
     assert table_of(made) == brute_force(Shards(shards), rows)
     assert made.info["per_class"][1] == sum(1 in classes for classes in table_of(made).values())
@@ -283,10 +283,10 @@ def test_parts_of_a_list_that_are_left_are_the_same_bytes(
 @pytest.mark.usefixtures("ray_local")
 def test_another_tag_in_a_list_is_other_tags(tmp_path: Path) -> None:
     corpus, root = as_csv(tmp_path, [[["cat"]] * 50]), Root.open(str(tmp_path / "root"))
-    made = make_tags(root, Tags(), corpus, index_corpus(root, "c", corpus), CLASSES)
+    made = make_tags(root, Tags(column="tags"), corpus, index_corpus(root, "c", corpus), CLASSES)
     text = (tmp_path / "0.csv").read_text("utf-8")
     (tmp_path / "0.csv").write_text(text.replace("cat", "dog").replace("Cat", "Dog").replace("CAT", "DOG"), "utf-8")
-    other = make_tags(root, Tags(), corpus, index_corpus(root, "c", corpus), CLASSES)
+    other = make_tags(root, Tags(column="tags"), corpus, index_corpus(root, "c", corpus), CLASSES)
     assert len(root.named("shards-c")) == 1  # SHARDS have no tags
     assert made.info["per_class"] == [0, 0, 50, 0, 0, 0] and other.info["per_class"] == [0, 50, 0, 0, 0, 0]
 
@@ -295,7 +295,7 @@ def test_another_tag_in_a_list_is_other_tags(tmp_path: Path) -> None:
 def test_a_map_may_give_a_tag_to_two_classes_and_a_corpus_may_grow(tmp_path: Path) -> None:
     corpus, root = as_parquet(tmp_path, [[["pup"], ["cat", "pup"], ["park"], []]]), Root.open(str(tmp_path / "root"))
     (tmp_path / "map.csv").write_text("class,tag\ndog,pup\nwolf,pup\ncat,cat\n")
-    tags, names = Tags(map=str(tmp_path / "map.csv")), ("wolf", "cat", "dog", "owl")
+    tags, names = Tags(column="tags", map=str(tmp_path / "map.csv")), ("wolf", "cat", "dog", "owl")
     made = make_tags(root, tags, corpus, index_corpus(root, "c", corpus), names)
     assert table_of(made) == {0: [0, 2], 1: [0, 1, 2]}
     assert made.info["ambiguous"] == [{"tag": "pup", "classes": ["wolf", "dog"]}]
@@ -317,5 +317,5 @@ def test_a_corpus_without_tags_is_an_error(tmp_path: Path) -> None:
         make_tags(root, Tags(column="json:hashtags"), corpus, shards, CLASSES)
     with pytest.raises(InputError, match="has tags in 'jpg:x'; set tags.column"):
         make_tags(root, Tags(column="jpg:x"), corpus, shards, CLASSES)
-    with pytest.raises(InputError, match="tags.column is empty"):
-        Tags(column="")
+    with pytest.raises(InputError, match="tags.map is .*but tags.column is not given"):
+        Tags(map="m.csv")

@@ -1,6 +1,7 @@
 """Copies of test pictures that are planted in the labeled set and in the corpus of a run."""
 
 import io
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from copies import COPIES, encoded, photographs
 from helpers import write_parquet
 from PIL import Image
+from scoring import scored_in_this_process
 
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
@@ -60,6 +62,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Root:
     return Root.open(str(tmp_path_factory.mktemp("root")))
 
 
+@pytest.fixture(scope="module")
+def here(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Networks score in this process."""
+    with scored_in_this_process(tmp_path_factory.mktemp("here")):
+        yield
+
+
 @pytest.fixture
 def recipe(media, tmp_path: Path) -> Recipe:
     torch.manual_seed(0)
@@ -82,7 +91,7 @@ def recipe(media, tmp_path: Path) -> Recipe:
     )
 
 
-def test_copies_of_test_pictures_are_not_selected(ray_local, root, tmp_path, media, recipe, monkeypatch, capsys):
+def test_copies_of_test_pictures_are_not_selected(here, root, tmp_path, media, recipe, monkeypatch, capsys):
     start = prepare(root, recipe)
     run = Run(root, recipe, start).build("picks")
     table = run.labels.table("thumbnails-", THUMBNAILS)
@@ -152,7 +161,7 @@ def test_copies_of_test_pictures_are_not_selected(ray_local, root, tmp_path, med
 
 
 def test_further_evaluation_sets_and_the_held_out_split_are_removed_too(
-    ray_local, root, tmp_path, media, recipe, monkeypatch
+    here, root, tmp_path, media, recipe, monkeypatch
 ):
     """The set `v2` has altered copies of some samples of the corpus and of one that is labeled. Of the labeled samples
     that are in the corpus byte for byte, some are held out. Corpora that were scored before are not scored again."""
@@ -231,7 +240,7 @@ def test_accuracies_are_also_reported_without_what_leaks(ray_local, tmp_path, re
     assert any(stage.name == "compare" for stage in summary.stages)
 
 
-def test_what_is_not_large_enough_has_no_thumbnails(ray_local, tmp_path, media, recipe):
+def test_what_is_not_large_enough_has_no_thumbnails(here, tmp_path, media, recipe):
     root = Root.open(str(tmp_path / "root"))
     small = replace(recipe, view=replace(VIEW, size=16, resize=16))
     run = Run(root, small, prepare(root, small)).build("picks")

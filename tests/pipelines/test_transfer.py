@@ -1,6 +1,7 @@
 """A transfer of two small networks to scikit-learn's digits, against scikit-learn and the networks themselves."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 from finished_runs import digits_network
 from helpers import DIGITS_VIEW, contents, random_model
 from image_sets import write_lines, write_pictures
+from scoring import scored_in_this_process
 from sklearn.linear_model import LogisticRegression
+from trainings import in_this_process
 
 from raylabel.compute.resources import Resources
 from raylabel.datasets import cub200, imagenet, imagenet_a
@@ -68,7 +71,15 @@ TRAININGS = ("finetune", "probe", "scratch")
 
 
 @pytest.fixture(scope="module")
-def run(ray_local: None, root: Root, candidates: tuple[Candidate, ...]) -> TransferRun:
+def here(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Networks score and train in this process."""
+    folder = tmp_path_factory.mktemp("here")
+    with scored_in_this_process(folder), in_this_process(folder):
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(here: None, root: Root, candidates: tuple[Candidate, ...]) -> TransferRun:
     found = TransferRun(root, recipe(protocols=FEATURES), candidates)
     assert found.outcomes
     return found
@@ -294,7 +305,7 @@ def natural_adversarial(folder: Path) -> tuple[Corpus, Corpus, int]:
 
 
 @pytest.mark.parametrize("made_up", [cub, ilsvrc, natural_adversarial])
-def test_standard_sets_in_their_own_layouts(ray_local: None, tmp_path: Path, root: Root, candidates, made_up):
+def test_standard_sets_in_their_own_layouts(here: None, tmp_path: Path, root: Root, candidates, made_up):
     labeled, test, count = made_up(tmp_path)
     (tmp_path / "real.json").write_text(json.dumps([[0], [], [0, 1], [1], [], [7]]))  # images 2 and 5 have no label
     real = str(tmp_path / "real.json") if made_up is ilsvrc else ""

@@ -156,7 +156,8 @@ def _trained(
     from raylabel.training.validation import VALIDATION
 
     folder.mkdir()
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # only the server imports torch and Ray: 10 s of CPU time
+    context.set_forkserver_preload(["helpers", "ray.train.torch", "raylabel.training.loop"])
     arguments = (world, str(folder), fields, stops, saves)
     ranks = [context.Process(target=_run, args=(rank, *arguments)) for rank in range(world)]
     for one in ranks:

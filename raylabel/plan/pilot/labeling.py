@@ -23,7 +23,6 @@ from raylabel.models.build import build
 from raylabel.models.trained import WEIGHTS, describe
 from raylabel.models.weights import save_weights
 from raylabel.plan.pilot.process import draw, peak_device_memory, peak_memory, stretch
-from raylabel.schema import SCORES
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
 from raylabel.store.encoding import encode_table
 
@@ -33,6 +32,7 @@ SHARE = 0.001  # of the corpus; all actors stop once it is labeled, unless BATCH
 BATCHES = 8  # per actor that are labeled at least: of a small corpus, more than the share, and units more than once
 STRETCHES = 8  # of the corpus that an actor visits, about, unless it is done before
 HEAD_SECONDS = 1.0  # in which a head ranks features
+PICTURES = 8192  # samples whose thumbnails are returned, at most; in all, not per actor
 PROBE = 16  # images of the first batch on a CPU, which shows how slow the network is
 
 
@@ -51,7 +51,10 @@ class Labeled:
     seen: int
     """Samples that were labeled or rejected, each counted once."""
     rows: pa.Table
-    """SCORES of the samples that could be read."""
+    """SCORES of the samples that could be read, or PICTURES."""
+    thumbnails: tuple[np.ndarray, np.ndarray]
+    """Of some of these samples, if the scorer keeps thumbnails: keys int64 [n] and thumbnails uint8 [n, side * side *
+    3]."""
     bytes_per_row: float
     """Bytes per row of SCORES, as they are stored."""
 
@@ -85,9 +88,15 @@ def measure_labeling(task: ScoringTask) -> Labeled:
             count = max(len(actors), min(2 * free, len(stretches)))
             decoders = [decoder.remote(task, _round_robin(stretches, i, count)) for i in range(count)]
         quota = max(int(SHARE * task.shards.samples) // len(actors), BATCHES * task.batch)
+        pictures = -(-PICTURES // len(actors))
         running = [
             actor.run.remote(
-                _round_robin(stretches, i, len(actors)), decoders[i :: len(actors)], quota, SECONDS, MIN_SECONDS
+                _round_robin(stretches, i, len(actors)),
+                decoders[i :: len(actors)],
+                quota,
+                pictures,
+                SECONDS,
+                MIN_SECONDS,
             )
             for i, actor in enumerate(actors)
         ]
@@ -96,7 +105,7 @@ def measure_labeling(task: ScoringTask) -> Labeled:
         for actor in [*actors, *decoders]:
             ray.kill(actor)
     seen = _each_once(pa.concat_tables(one["rows"] for one in found))
-    rows = seen.filter(pc.field("reason") == "").select(SCORES.names)
+    rows = seen.filter(pc.field("reason") == "").select(task.scorer.kept.schema.names)
     return Labeled(
         slots_per_second=sum(one["slots"] / one["seconds"] for one in found) / len(found),
         start=start,
@@ -104,6 +113,7 @@ def measure_labeling(task: ScoringTask) -> Labeled:
         device_memory=max(one["device_memory"] or 0 for one in found) or None,
         seen=seen.num_rows,
         rows=rows,
+        thumbnails=_pictures(_each_once(pa.concat_tables(one["pictures"] for one in found))),
         # Without what a file has of no row: the pilot may have few rows, a file of SCORES has 65,000.
         bytes_per_row=(encode_table(rows).nbytes - encode_table(rows[:0]).nbytes) / max(1, rows.num_rows),
     )
@@ -159,6 +169,13 @@ def _round_robin(stretches: Sequence[Sequence[Unit]], first: int, count: int) ->
     return [unit for units in stretches[first % len(stretches) :: count] for unit in units]
 
 
+def _pictures(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    some = rows.filter(pc.field("reason") == "")
+    flat: Any = some.column("thumbnail").combine_chunks()
+    pixels = flat.flatten().to_numpy()
+    return some.column("key").to_numpy(), pixels.reshape(len(some), len(pixels) // max(1, len(some)))
+
+
 def _each_once(rows: pa.Table) -> pa.Table:
     _, first = np.unique(rows.column("key").to_numpy(), return_index=True)
     return rows.take(first)
@@ -177,23 +194,33 @@ class _Labeler:
         return time.monotonic() - begin
 
     def run(
-        self, units: Sequence[Unit], decoders: Sequence[Any], quota: int, seconds: float, min_seconds: float
+        self,
+        units: Sequence[Unit],
+        decoders: Sequence[Any],
+        quota: int,
+        pictures: int,
+        seconds: float,
+        min_seconds: float,
     ) -> dict[str, Any]:
-        """Scores the units repeatedly for `seconds`, or for `min_seconds` if `quota` slots are scored by then."""
-        tables, slots, begin, now = [], 0, time.monotonic(), 0.0
+        """Scores the units repeatedly for `seconds`, or for `min_seconds` if `quota` slots are scored by then. Returns
+        the thumbnails of `pictures` samples."""
+        tables, small, slots, begin, now = [], [], 0, time.monotonic(), 0.0
         seen: set[int] = set()
         for table in itertools.chain.from_iterable(self._tables(units, decoders)):
             slots += self._task.batch
             key = table.column("key")[0].as_py()
             if key not in seen:
                 seen.add(key)
-                tables.append(table)
+                tables.append(table.drop_columns("thumbnail"))
+                small.append(table.select(["key", "reason", "thumbnail"])[: max(0, pictures)])
+                pictures -= len(table)
             now = time.monotonic() - begin
             if now >= seconds or (slots >= quota and now >= min_seconds):
                 break
         rows = pa.concat_tables(tables)
         memory, device = peak_memory(), peak_device_memory()
-        return {"rows": rows, "slots": slots, "seconds": now, "memory": memory, "device_memory": device}
+        found = {"rows": rows, "pictures": pa.concat_tables(small)}
+        return found | {"slots": slots, "seconds": now, "memory": memory, "device_memory": device}
 
     def _tables(self, units: Sequence[Unit], decoders: Sequence[Any]) -> Iterator[Iterator[pa.Table]]:
         waiting = collections.deque(decoder.next.remote() for _ in range(2) for decoder in decoders)
