@@ -16,16 +16,27 @@ def main() -> None:
         # Imported now, because PyTorch takes seconds: --help and a wrong field need not wait for it.
         from raylabel.pipelines.existing import ReadOnlyRoot, find_existing
         from raylabel.pipelines.inputs import prepare
+        from raylabel.pipelines.rounds import next_round
         from raylabel.pipelines.semi_supervised import Run
+        from raylabel.report.rounds import print_rounds, round_of, write_rounds
         from raylabel.report.run import write_report
         from raylabel.report.terminal import print_summary
         from raylabel.tracking.tracker import say_where, tracked
 
-        recipe, start = options.recipe, prepare(root, options.recipe)
-        find_existing(Run(ReadOnlyRoot(root.uri, root), recipe, start))
-        with tracked(root, recipe, start) as tracker:
-            page, summary = write_report(Run(root, recipe, start, tracker.watch))
-            tracker.finish(summary.metrics, page)
-        root.uses.finish(f"{page.name}-{page.digest}")
-        print_summary(summary, page.uri)
+        recipe, run, rounds = options.recipe, None, []
+        while recipe:
+            before, start = run, prepare(root, recipe)
+            find_existing(Run(ReadOnlyRoot(root.uri, root), recipe, start))
+            with tracked(root, recipe, start) as tracker:
+                run = Run(root, recipe, start, tracker.watch)
+                page, summary = write_report(run)
+                tracker.finish(summary.metrics, page)
+            print_summary(summary, page.uri)
+            if options.recipe.rounds:
+                rounds.append(round_of(run, summary, page, before))
+            recipe = next_round(run)
+            if not recipe:
+                root.uses.finish(f"{page.name}-{page.digest}")
+        if rounds:
+            print_rounds(rounds, write_rounds(root, options.recipe.name, rounds).uri)
         say_where(root)

@@ -1,6 +1,7 @@
 """What of a recipe can be checked before any work, and what once its labels are read."""
 
 import importlib.util
+from dataclasses import replace
 
 from raylabel.compute.resources import Cluster
 from raylabel.errors import InputError
@@ -12,6 +13,8 @@ def check_recipe(recipe: Recipe) -> None:
     """InputError for what can be checked before any work."""
     check(recipe.teacher.network, "teacher.model")
     check(recipe.student, "student")
+    for arch in recipe.rounds:
+        check(replace(recipe.student, arch=arch), "rounds")
     _check_media(recipe)
     for name in recipe.track:
         if importlib.util.find_spec(name) is None:

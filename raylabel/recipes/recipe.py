@@ -73,6 +73,10 @@ class Recipe:
     finetune_picks: float = field(default=0.0, metadata=ADDED_LATER)
     """Share of each batch of fine-tuning that is picks, 0 to 1; with 1 there are no labels in it. 0, the labeled set
     alone, is the recommendation of Yalniz et al. 2019 (§3, and the second of table 1)."""
+    rounds: tuple[str, ...] = field(default=(), metadata=NOT_IDENTITY)
+    """Architectures of the students of further rounds, in each of which the student of the round before is the teacher
+    (Yalniz et al. 2019 §4.2). With a validation set, no round follows a student that is not measurably better on it
+    than its teacher."""
     control: Control = field(default=Control(), metadata=ADDED_LATER)
     """How to train the control, if not as the student."""
     mixed: float = field(default=0.0, metadata=ADDED_LATER)
@@ -157,6 +161,8 @@ class Recipe:
                 f"finetune_picks is {self.finetune_picks}, so {picked} of the {batch} {self.view.inputs} of a batch "
                 "would be picks: give a share with which a batch has some of both, or 0 or 1"
             )
+        if self.rounds and not self.taught:
+            raise InputError(f"rounds is {self.rounds}, but no teacher labels the corpus: leave it out")
         self._check_tags()
         self._check_soft()
         if self.select.precision is not None and not self.audited:
