@@ -31,19 +31,14 @@ SHARDS = pa.schema(
 )
 
 # What indexing found in a tar beside its rows, so that an unchanged tar is not read again: see TarMeasure.
+_PASSED = pa.struct([("extension", pa.string()), ("count", pa.int64()), ("examples", pa.list_(pa.string()))])
 TARS = pa.schema(
     [
         SHARDS.field("shard"),
         pa.field("runs", pa.int64(), nullable=False),
         pa.field("without", pa.int64(), nullable=False),
         pa.field("example", pa.string(), nullable=False),
-        pa.field(
-            "passed",
-            pa.list_(
-                pa.struct([("extension", pa.string()), ("count", pa.int64()), ("examples", pa.list_(pa.string()))])
-            ),
-            nullable=False,
-        ),
+        pa.field("passed", pa.list_(_PASSED), nullable=False),
     ]
 )
 
@@ -86,9 +81,7 @@ TAGS = pa.schema([SCORES.field("key"), SCORES.field("classes")])
 
 # Small copies of the pictures of a corpus beside its SCORES, from which near-duplicates are found: one row per readable
 # sample, in key order; the bytes are those of uint8 [side, side, 3].
-THUMBNAILS = pa.schema(
-    [SCORES.field("key"), pa.field("thumbnail", pa.binary(THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3), nullable=False)]
-)
+THUMBNAILS = pa.schema([SCORES.field("key"), pa.field("thumbnail", pa.binary(THUMBNAIL_SIDE**2 * 3), nullable=False)])
 
 BESIDE = {"names": NAMES, "thumbnails": THUMBNAILS}
 """Tables that a scoring may keep beside SCORES or FEATURES, by the names of their files."""
@@ -166,6 +159,12 @@ HELD = pa.schema(
         pa.field("label", pa.int32(), nullable=False),
         *(SCORES.field(name) for name in ("classes", "log_odds", "logits")),
     ]
+)
+
+# Those of them whose label is likely wrong, the likeliest first: `best` is the class that the teacher ranks first.
+SUSPECTS = pa.schema(
+    [HELD.field(n) for n in ("key", "label")]
+    + [pa.field("best", pa.int32(), nullable=False), pa.field("log_odds", pa.float32(), nullable=False)]
 )
 
 # The selected multiset, ordered by (label, rank); ranks start at 1. A sample may have several labels.

@@ -83,7 +83,10 @@ def leak_warnings(run: Run) -> list[str]:
 def _examples(run: Run, pairs: Artifact) -> Iterator[str]:
     """The first pairs, as a user names them."""
     for row in itertools.islice(first_pairs(pairs), EXAMPLES):
-        mine, other = (_place(run, *of) for of in (("unlabeled", row["key"]), (row["set"], row["reference"])))
+        mine, other = (
+            place_of(run, corpus, key)
+            for corpus, key in (("unlabeled", row["key"]), (corpus_of(run, row["set"]), row["reference"]))
+        )
         similarity = "" if row["similarity"] is None else f" {row['similarity']:.3f}"
         yield f"{mine} = {other} ({row['kind']}{similarity})"
 
@@ -93,8 +96,9 @@ def corpus_of(run: Run, of_set: str) -> str:
     return run.start.validation[0] if of_set == VALIDATION and run.start.validation else of_set
 
 
-def _place(run: Run, of_set: str, key: int) -> str:
-    (shard, row), corpus = split_key(key), corpus_of(run, of_set)
+def place_of(run: Run, corpus: str, key: int) -> str:
+    """Where a sample is, as a user names it; of a tar, its row."""
+    shard, row = split_key(key)
     found = Shards(run.start.shards[corpus]).row(shard)
     return next(addresses(run.start.corpora[corpus], found, [row], [f"row {row}"]))
 

@@ -58,7 +58,7 @@ def next_round(run: Run) -> Recipe | None:
         gain = found.gain
         of = f"on the validation set (n = {gain.n:,}) the student has {percent(found.top1.value)}"
         ends = f"{points(gain.low or 0)} to {points(gain.high or 0)}"
-        say(f"no further round: {of} and gains {points(gain.value)} points over its teacher ({ends})")
+        say(f"no further round: {of}, {points(gain.value)} points over its teacher ({ends})")
         return None
     arch, *others = recipe.rounds
     name, _, number = recipe.name.rpartition(ROUND) if ROUND in recipe.name else (recipe.name, "", "1")

@@ -40,6 +40,21 @@ class Film:
 
 
 @dataclass(frozen=True)
+class Suspect:
+    """A labeled sample whose label is likely wrong."""
+
+    address: str
+    """Where the sample is."""
+    label: str
+    """Names of classes."""
+    found: str
+    """The class that the teacher ranks first."""
+    probability: float
+    """Of that class."""
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
 class Picture:
     """One pick, as it is shown on the page."""
 
@@ -116,6 +131,7 @@ def write_page(
     pairs: Sequence[Pair] = (),
     copies: Copies | None = None,
     expected: Mapping[str, Sequence[tuple[int, float]]] | None = None,
+    suspects: Sequence[Suspect] = (),
 ) -> str:
     """The page as HTML text; the same arguments give the same text. `expected`: the precision that the audit expects of
     the first picks, by rank, of some classes.
@@ -155,6 +171,7 @@ def write_page(
         series=[(name, style(name, i)) for i, name in enumerate(in_stage_order(curves))],
         charts=charts_of(curves, {each.training: each.points for each in summary.validated}, summary.inputs),
         expected=precision_chart(expected) if expected else None,
+        suspects=suspects,
         validated=[each.sentence(summary.inputs) for each in summary.validated],
         inputs=summary.inputs,
         counted=summary.counted,

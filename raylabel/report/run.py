@@ -17,7 +17,7 @@ from raylabel.pipelines.curves import curves_of, trainings_of
 from raylabel.pipelines.leaks import leak_warnings
 from raylabel.pipelines.selected import pick_warnings
 from raylabel.pipelines.semi_supervised import Run
-from raylabel.report.audit import shown_precision
+from raylabel.report.audit import shown_precision, shown_suspects
 from raylabel.report.charts import Point
 from raylabel.report.control import control_used
 from raylabel.report.groups import shown_copies
@@ -63,7 +63,15 @@ def write_report(run: Run) -> tuple[Artifact, Summary]:
     def build(draft: Draft) -> Built:
         networks = {name: training.network for name, training in trainings_of(run).items()}
         curves = {name: [Point(**p) for p in json.loads(a.read(CURVE))] for name, a in networks.items()}
-        page = write_page(summary, curves, _strips(run), shown_pairs(run), shown_copies(run), shown_precision(run))
+        page = write_page(
+            summary,
+            curves,
+            _strips(run),
+            shown_pairs(run),
+            shown_copies(run),
+            shown_precision(run),
+            shown_suspects(run),
+        )
         text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False)
         files = [write_bytes(draft.uri, SUMMARY, text.encode()), write_bytes(draft.uri, PAGE, page.encode())]
         return Built(files, {})

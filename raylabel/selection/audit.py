@@ -22,6 +22,7 @@ from raylabel.schema import AUDIT, PICKS, SCORES
 from raylabel.selection.config import Select
 from raylabel.selection.correctness import LEVEL, Correctness, expect, fit_correctness, longest
 from raylabel.selection.shuffle import BATCH_ROWS, open_table, run_tasks
+from raylabel.selection.suspects import find_suspects
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
 from raylabel.text import percent, percent_range
 
@@ -29,6 +30,7 @@ FOREIGN = 0.05
 """Share of samples that are unlike the labeled ones above which the corpus is not taken to be of their classes."""
 PARTS = 256  # of SCORES that are compared with the labeled samples, evenly spaced
 VALUES = 1000  # at which the distributions are compared, at most
+NAMES = ("samples", "source", "foreign", "precision", "low", "high", "suspects")  # of the info that Audited has
 GRID = 8  # ranks per factor of two in AUDIT
 
 
@@ -50,11 +52,13 @@ class Audited:
     low: float | None
     """Of its 95% interval."""
     high: float | None
+    suspects: int
+    """Of the labeled samples, those whose label is likely wrong."""
 
     @classmethod
     def of(cls, info: dict[str, Any]) -> "Audited":
         """`info`: of the artifact."""
-        return cls(**{name: info[name] for name in ("samples", "source", "foreign", "precision", "low", "high")})
+        return cls(**{name: info[name] for name in NAMES})
 
     @property
     def sentence(self) -> str:
@@ -91,11 +95,11 @@ class AuditTask:
 
 
 def audit(root: Root, picks: Artifact, scores: Artifact, held: HeldOut, config: Select, classes: int) -> Artifact:
-    """AUDIT of PICKS that were selected from SCORES, the artifact `audit`.
+    """AUDIT of PICKS that were selected from SCORES, the artifact `audit`; and SUSPECTS of the labeled samples.
 
     Info: that of Audited, and with `config.precision` lengths: of each class, the most picks whose
-    expected precision is at least this. If `foreign` is above FOREIGN there is no precision, and no file; InputError
-    if the lists depend on it.
+    expected precision is at least this. If `foreign` is above FOREIGN there is no precision, and no AUDIT;
+    InputError if the lists depend on it.
     """
 
     def build(draft: Draft) -> Built:
@@ -107,16 +111,19 @@ def audit(root: Root, picks: Artifact, scores: Artifact, held: HeldOut, config: 
                 f"{len(held.table):,} labeled samples that the teacher has not learned from, so that the precision of "
                 "the lists is not known: give --select.k without --select.precision"
             )
+        suspects = find_suspects(held.table, classes)
         info: dict[str, Any] = {"samples": len(held.table), "source": held.source, "foreign": foreign}
+        info["suspects"] = len(suspects)
+        listed = write_table(draft.uri, "suspects.parquet", suspects)
         if foreign > FOREIGN:
-            return Built([], info | dict.fromkeys(("precision", "low", "high")))
+            return Built([listed], info | dict.fromkeys(("precision", "low", "high")))
         label = columns["classes"][:, : config.p]
         right = label == held.table.column("label").to_numpy()[:, None]
         model = fit_correctness(label.ravel(), columns[config.column][:, : config.p].ravel(), right.ravel(), classes)
         task = AuditTask(model=model, picks=picks.uri, out=draft.uri, precision=config.precision)
         names = [file.name for file in picks.files("picks-")]
         found = run_tasks(_audit, [(task, name) for name in names], memory=100 * config.k)
-        files = [file for file, _, _ in found]
+        files = [listed, *(file for file, _, _ in found)]
         lengths = dict(pair for _, _, some in found for pair in some.items())
         total = np.sum([right for _, right, _ in found], axis=0) / max(1, sum(lengths.values()))
         low, high = np.quantile(total, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()

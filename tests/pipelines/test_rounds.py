@@ -92,7 +92,7 @@ def test_no_round_follows_a_gain_inside_the_noise(two, monkeypatch, capfd, low, 
     monkeypatch.setattr(module, "validated", lambda run: Validated(top1=top1, gain=gain))
     assert (next_round(first) is not None) == goes_on
     said = capfd.readouterr().out
-    assert ("no further round: on the validation set (n = 100) the student has 80.0% and gains" in said) != goes_on
+    assert ("no further round: on the validation set (n = 100) the student has 80.0%, +3.0 points" in said) != goes_on
 
 
 def test_a_wrong_round_is_an_error(ray_local):

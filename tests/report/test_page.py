@@ -24,7 +24,7 @@ from raylabel.report import page as module
 from raylabel.report.charts import Chart, Point
 from raylabel.report.control import ControlUsed, TriedControl
 from raylabel.report.head import FittedHead, TriedStrength, ZeroShotHead
-from raylabel.report.page import NAMED_CLASSES, Copies, Film, Pair, Picture, ShownGroup, Strip, write_page
+from raylabel.report.page import NAMED_CLASSES, Copies, Film, Pair, Picture, ShownGroup, Strip, Suspect, write_page
 from raylabel.report.summary import Counts, PassedOver, Picks, Reject, Stage, Summary
 from raylabel.report.terminal import print_summary
 from raylabel.report.thumbnails import thumbnail
@@ -99,7 +99,8 @@ def make(names: list[str], text: str = "plain", video: bool = False) -> Summary:
             ],
         ) if video else None,
         audit=Audited(
-            samples=432, source="cross-fitting", foreign=0.0123, precision=0.8765 if len(names) > 2 else None,
+            samples=432, source="cross-fitting", foreign=0.0123, suspects=7,
+            precision=0.8765 if len(names) > 2 else None,
             low=0.8543 if len(names) > 2 else None, high=0.8987 if len(names) > 2 else None,
         ) if video else None,
         warnings=(text, "two"),
@@ -170,6 +171,11 @@ def test_the_expected_precision_is_drawn_by_rank() -> None:
         assert x == (Chart.LEFT, Chart.WIDTH - Chart.RIGHT)
         high = Chart.HEIGHT - Chart.TOP - Chart.BOTTOM
         assert y == pytest.approx([Chart.TOP + high * (1 - p) for _, p in values], abs=0.06)
+    suspect = Suspect(
+        address="a.jpg", label="c0", found="c<1", probability=0.99, jpeg=thumbnail(Image.new("RGB", (8, 8)))
+    )
+    shown = write_page(summary, {}, [], suspects=[suspect])
+    assert 'title="a.jpg"' in shown and "or <bdi>c&lt;1</bdi>" in shown and "p 0.9900" in shown
     unlike = dataclasses.replace(summary, audit=dataclasses.replace(summary.audit, precision=None, low=None, high=None))
     assert "so nothing is expected" in write_page(unlike, {}, [])
     assert "<h2>Audit</h2>" not in write_page(dataclasses.replace(summary, audit=None), {}, [])
