@@ -20,7 +20,7 @@ from raylabel.pipelines.edited import check_edited
 from raylabel.recipes.checks import check_classes, check_recipe
 from raylabel.recipes.recipe import Recipe
 from raylabel.recipes.teacher import Teacher
-from raylabel.selection.config import MEASURED
+from raylabel.selection.config import MEASURED, TAGGED
 from raylabel.selection.leaks import find_leaks
 from raylabel.selection.lengths import read_counts
 from raylabel.store.artifact import Artifact, Root
@@ -86,7 +86,7 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
         validation = "validation", of_validation
     find_leaks(recipe.leaks, groups["labeled"], groups["test"])  # those that are found without scores
     check_classes(recipe, len(classes))
-    if recipe.select.counts not in ("", *MEASURED):
+    if recipe.select.counts not in ("", TAGGED, *MEASURED):
         read_counts(recipe.select.counts, classes)
     return Prepared(
         corpora=corpora,

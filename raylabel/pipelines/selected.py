@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from raylabel.compute.progress import say
 from raylabel.labels.source import gives_scores
+from raylabel.labels.tag_table import make_tags
+from raylabel.selection.config import TAGGED
 from raylabel.selection.copies import find_copies
 from raylabel.selection.duplicates import find_duplicates
 from raylabel.selection.select import TAGS_NAME, empty_classes, select
@@ -36,10 +38,19 @@ def picks_of(run: Run) -> Artifact:
     if run.duplicates is None and not tagged:
         return run.labels
     pairs = None if run.recipe.leaks == "report" else run.pairs
-    found = select(run.root, run.labels, run.duplicates, run.recipe.select, run.start.classes, pairs, run.copies)
+    config, classes = run.recipe.select, run.start.classes
+    counts = _tagged(run) if config.counts == TAGGED else ()
+    found = select(run.root, run.labels, run.duplicates, config, classes, pairs, run.copies, counts)
     for text in _warnings(found, run.start.classes):  # now, not after days of training
         say(f"warning: {text}")
     return found
+
+
+def _tagged(run: Run) -> Sequence[int]:
+    """Samples of the corpus that have a tag of each class."""
+    start, tags = run.start, run.recipe.tags
+    found = make_tags(run.root, tags, start.corpora["unlabeled"], start.shards["unlabeled"], start.classes)
+    return found.info["per_class"]
 
 
 def pick_warnings(run: Run) -> list[str]:

@@ -185,12 +185,11 @@ class Recipe:
     def _check_tags(self) -> None:
         if self.labeler not in ("teacher", "tags"):
             raise InputError(f"labeler is '{self.labeler}': choose 'teacher' or 'tags'")
+        needs = {"labeler": self.labeler, "select.counts": self.select.counts}
+        for name in (name for name, value in needs.items() if value == "tags" and not self.tags.column):
+            raise InputError(f"{name} is 'tags', but there are none: say where they are, such as --tags.column tags")
         if self.labeler == "teacher" or self.source:
             return
-        if not self.tags.column:
-            raise InputError(
-                "labeler is 'tags', but there are none: say where they are, for example --tags.column tags"
-            )
         if self.select.rank != "random":
             raise InputError(
                 f"labeler is 'tags', which have no order, but select.rank is '{self.select.rank}': give --select.rank "

@@ -13,6 +13,8 @@ from raylabel.store.artifact import ADDED_LATER
 
 MEASURED = ("corpus", "zipf")
 """Values of `counts` that need the number of samples of each class in the corpus."""
+TAGGED = "tags"
+"""The value of `counts` that needs the tagged samples of each class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,8 @@ class Select:
     counts: str = field(default="", metadata=ADDED_LATER)
     """How many samples each class has, C * K in all. Empty: K each, as the paper recommends. 'corpus': in proportion to
     the samples of the corpus whose best class it is. 'zipf': 1/r of the largest, with the classes ordered by these
-    numbers, r from 1. Or a CSV file with the columns `class` and `count`, to which they are in proportion (the paper's
+    numbers, r from 1. 'tags': in proportion to the samples that have a tag of the class, of the recipe's `tags`. Or a
+    CSV file with the columns `class` and `count`, to which they are in proportion (the paper's
     unbalanced lists, table 5: the counts of hashtags)."""
     minimum: float | None = field(default=None, metadata=ADDED_LATER)
     """Least log-odds of a pick, or with rank 'logits' its least logit: 0 is a probability of 0.5. None: no limit."""
@@ -60,8 +63,8 @@ class Select:
         if self.precision is not None and (self.fill or self.rank == "random"):
             other = "select.fill is set" if self.fill else "select.rank is 'random'"
             raise InputError(f"select.precision is {self.precision}, but {other}: unset one of them")
-        if self.counts not in ("", *MEASURED) and not self.counts.lower().endswith(".csv"):
-            raise InputError(f"select.counts is '{self.counts}': choose 'corpus', 'zipf', or give a .csv file")
+        if self.counts not in ("", TAGGED, *MEASURED) and not self.counts.lower().endswith(".csv"):
+            raise InputError(f"select.counts is '{self.counts}': choose 'corpus', 'zipf', 'tags', or give a .csv file")
         if not 0 <= self.seed < 1 << 63:
             raise InputError(f"select.seed is {self.seed}: give an integer of 0 or more, below 2^63")
         if self.seed and self.rank != "random":

@@ -10,18 +10,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from raylabel.errors import InputError
-from raylabel.selection.config import MEASURED, Select
+from raylabel.selection.config import MEASURED, TAGGED, Select
 from raylabel.store.files import read_file, reading
 from raylabel.text import listed
 
 
 def list_lengths(config: Select, classes: Sequence[str], measured: np.ndarray | None = None) -> np.ndarray:
     """int64 [C]: the most samples of each class's list, C * K in all. `measured`: int [C], the samples of the corpus
-    whose best class it is, if `counts` is one of MEASURED. InputError if the file of counts is not one of these
-    classes."""
+    whose best class it is, if `counts` is one of MEASURED, or that have a tag of it, if it is TAGGED. InputError if the
+    file of counts is not one of these classes."""
     if not config.counts:
         return np.full(len(classes), config.k, np.int64)
-    if config.counts not in MEASURED:
+    if config.counts not in (*MEASURED, TAGGED):
         return share_out(read_counts(config.counts, classes), len(classes) * config.k)
     assert measured is not None
     weights = measured.astype(np.float64)

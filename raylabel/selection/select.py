@@ -88,13 +88,15 @@ def select(
     classes: tuple[str, ...],
     pairs: Artifact | None = None,
     copies: Artifact | None = None,
+    tagged_samples: Sequence[int] = (),
 ) -> Artifact:
     """PICKS, the artifact `picks`: per class the first K of its candidates, by score descending, then key ascending.
 
     `scores`: SCORES, or TAGS without `duplicates`. A sample is a candidate for the first P of its classes in SCORES, or
     for all in TAGS, in a random order; unless its key is in `duplicates`, `copies` or
     `pairs`, a better segment of the same video is a candidate, or its score is below `config.minimum`. A class with
-    fewer than K candidates keeps all, or repeats them (`config.fill`). K differs by class with `config.counts`. Files
+    fewer than K candidates keeps all, or repeats them (`config.fill`). K differs by class with `config.counts`, in
+    proportion to `tagged_samples` [C] if that is 'tags'. Files
     `picks-*`, one per 64 classes, ordered by (label, rank).
     Info: picks (rows), samples (distinct keys), per_class (rows of each class), and the fields of `config`.
     InputError if P is above C or above the classes per sample in SCORES, or if a class has no candidates and
@@ -108,7 +110,7 @@ def select(
     rows = sum(f.rows for f in files)
     copied = {f"{one.uri}/{f.name}": f.rows for one in (duplicates, copies) if one for f in one.files() if f.rows}
     grouped = bool(scores.info.get("groups")) and not config.repeat_videos
-    given = None if config.counts in MEASURED else list_lengths(config, classes)
+    given = None if config.counts in MEASURED else list_lengths(config, classes, np.array(tagged_samples))
     of_config = identity_of(replace(config, precision=None))  # which shortens the lists later
     if config.counts and given is not None:  # what the file has, not where it is
         of_config["counts"] = hashlib.sha256(given.astype("<i8").tobytes()).hexdigest()

@@ -21,6 +21,7 @@ from raylabel.recipes.recipe import Recipe
 from raylabel.report.run import write_report
 from raylabel.schema import PICKS
 from raylabel.selection.config import Select
+from raylabel.selection.lengths import share_out
 from raylabel.ship.picked import find_picks
 from raylabel.store.artifact import Root
 
@@ -66,6 +67,24 @@ def test_a_student_learns_from_tags_without_a_teacher(ray_local, tmp_path):
     assert find_picks(run.picks.uri).corpus == run.start.corpora["unlabeled"]
     with pytest.raises(InputError, match="a plan is of a run whose teacher labels the corpus"):
         plan(root, recipe)
+
+
+def test_lists_are_as_long_as_the_tags_say(ray_local, tmp_path):
+    recipe, _ = weak(tmp_path)
+    root, short = Root.open(str(tmp_path / "root")), replace(recipe.pretrain, images=128)
+    taught = replace(
+        recipe,
+        labeler="teacher",
+        teacher=replace(recipe.teacher, train=short),
+        select=Select(k=20, p=10, counts="tags"),
+    )
+    with in_this_process(tmp_path), scored_in_this_process(tmp_path):
+        run = Run(root, taught).build("lists")
+    (tags,) = root.named("tags")
+    lengths = share_out(np.array(tags.info["per_class"], float), 200)
+    assert run.lists.info["lengths"] == run.lists.info["per_class"] == lengths.tolist() and len(set(lengths)) > 3
+    with pytest.raises(InputError, match="select.counts is 'tags', but there are none"):
+        replace(taught, tags=Tags())
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,8 @@ def test_shares_are_in_proportion_and_sum_to_the_total(weights, more):
 def test_lengths_of_the_lists():
     assert list_lengths(Select(k=7), names(3)).tolist() == [7, 7, 7]
     measured = np.array([10, 0, 60, 20])
-    assert list_lengths(Select(k=100, counts="corpus"), names(4), measured).tolist() == [45, 1, 265, 89]
+    for counts in ("corpus", "tags"):
+        assert list_lengths(Select(k=100, counts=counts), names(4), measured).tolist() == [45, 1, 265, 89]
     # 1/2, 1/3 ... of the largest: 12, 6, 4 and 3 shares of 25.
     assert list_lengths(Select(k=101, counts="zipf"), names(4), measured).tolist() == [65, 49, 193, 97]
     nothing = list_lengths(Select(k=5, counts="corpus"), names(2), np.zeros(2, int))
@@ -134,7 +135,7 @@ def test_a_wrong_file_of_counts_is_an_error(tmp_path: Path, text, message):
     [
         ({"rank": "best"}, "select.rank is 'best': choose 'softmax', 'logits' or 'random'"),
         ({"minimum": math.nan}, "select.minimum is nan: give a number"),
-        ({"counts": "tags"}, "select.counts is 'tags': choose 'corpus', 'zipf', or give a .csv file"),
+        ({"counts": "views"}, "select.counts is 'views': choose 'corpus', 'zipf', 'tags', or give a .csv file"),
         ({"rank": "random", "seed": -1}, r"select.seed is -1: give an integer of 0 or more, below 2\^63"),
         ({"seed": 1}, "select.seed is 1, but select.rank is 'softmax': unset one of them"),
     ],
