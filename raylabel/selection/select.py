@@ -153,7 +153,7 @@ def select(
                 _write_picks, slices, memory=100 * (longest if config.fill else min(longest, rows * config.p))
             )
             picks, counts, keys = (list(some) for some in zip(*reduced, strict=True))
-            samples = count_samples(task.scratch, keys, task.key_bits)
+            samples = count_samples(task.scratch, keys, task.key_bits, most)
         per_class = [count for some in counts for count in some]
         if not config.allow_empty:
             _check_candidates(classes, per_class, task.lengths, rows, config)
@@ -265,10 +265,10 @@ def write_keys(scratch: str, key: np.ndarray, number: int, bits: int) -> str:
     return write_partitions(scratch, f"keys-{number:05d}-{bits}.arrow", PICKED, partitions)
 
 
-def count_samples(scratch: str, keys: list[str], bits: int) -> int:
-    """The number of distinct keys in files of `write_keys`."""
+def count_samples(scratch: str, keys: list[str], bits: int, most: int) -> int:
+    """The number of distinct keys in files of `write_keys`, which have at most `most`."""
     buckets = [(scratch, keys, bucket) for bucket in range(1 << bits)]
-    return sum(run_tasks(_count_keys, buckets, memory=24 * KEYS if bits else 0))
+    return sum(run_tasks(_count_keys, buckets, memory=24 * min(KEYS, most)))
 
 
 def _count_keys(folder: str, names: list[str], bucket: int) -> int:

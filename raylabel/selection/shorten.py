@@ -31,7 +31,11 @@ def shorten(root: Root, picks: Artifact, audited: Artifact, classes: tuple[str, 
         found = run_tasks(_shorten, [(picks.uri, draft.uri, name, lengths, scratch, bits) for name in names])
         files, keys = [file for file, _, _ in found], [name for _, name, _ in found]
         per_class = np.sum([counts for _, _, counts in found], axis=0).tolist()
-        kept = {"picks": sum(per_class), "samples": count_samples(scratch, keys, bits), "per_class": per_class}
+        kept = {
+            "picks": sum(per_class),
+            "samples": count_samples(scratch, keys, bits, sum(per_class)),
+            "per_class": per_class,
+        }
         return Built(files, {name: kept.get(name, value) for name, value in picks.info.items() if name != "seconds"})
 
     return root.make("picks", {**picks.identity, "lengths": lengths.tolist()}, build)

@@ -87,5 +87,5 @@ class MixedStream(Stream):
 def _moved(items: Iterable[Item], places: np.ndarray, batch: int) -> Iterator[Item]:
     """The items of one of the streams, with their positions in the mixed stream."""
     count = len(places)
-    for number, *item in items:
-        yield number // count * batch + int(places[number % count]), *item
+    for number, key, media, label, soft in items:
+        yield number // count * batch + int(places[number % count]), key, media, label, soft

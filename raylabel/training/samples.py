@@ -155,7 +155,7 @@ def sort_picks(
 
 
 def merge_picks(
-    folder: str, number: int, pieces: list[tuple[str, int, int]], shards: Shards, scores: Artifact | None = None
+    folder: str, number: int, pieces: list[tuple[str, int, int]], shards: Shards, scores: Artifact | None
 ) -> tuple[File, list[tuple[int, str]]]:
     """Writes the SAMPLES of a range of cells, from pieces of sorted runs (name, begin, end), with SOFT if SCORES are
     given; also the digest of the keys of each cell that has some."""

@@ -219,7 +219,7 @@ class Stream:
                 sandbox.close()
 
         with contextlib.closing(ahead(prepare(), AHEAD)) as batches:
-            for filling, *batch_of in batches:
+            for filling, pixels, labels, soft in batches:
                 for run in filling:
                     run.result()
-                yield tuple(batch_of)
+                yield pixels, labels, soft

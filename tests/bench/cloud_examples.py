@@ -270,7 +270,7 @@ def _sort(*arguments: Any) -> tuple[Any, int]:
 
 
 def _merge(folder: str, pieces: Any, shards: Shards) -> tuple[int, int]:
-    return merge_picks(folder, 0, pieces, shards)[0].rows, _peak()
+    return merge_picks(folder, 0, pieces, shards, None)[0].rows, _peak()
 
 
 def mixing(samples: int = 256 * 4096, classes: int = 1000, batch: int = 1536) -> None:

@@ -39,8 +39,8 @@ from raylabel.selection.select import (
     SelectionTask,
     _count_keys,
     _write_candidates,
-    _write_keys,
     _write_picks,
+    write_keys,
 )
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
 
@@ -171,7 +171,8 @@ def row_13(classes: int = 21_000, k: int = 16_000) -> None:
                 picked = _peak("reduce task", _write_picks, task, written * 20, 3)
                 many = dataclasses.replace(task, key_bits=0)
                 keys = [
-                    _write_keys(many, np.random.default_rng(i).integers(0, 10**9, KEYS // 16), i) for i in range(16)
+                    write_keys(many.scratch, np.random.default_rng(i).integers(0, 10**9, KEYS // 16), i, many.key_bits)
+                    for i in range(16)
                 ]
                 _peak("counting the samples", _count_keys, task.scratch, keys, 0)
                 assert picked[0].rows == 64 * k

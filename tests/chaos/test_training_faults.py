@@ -170,7 +170,7 @@ def effective_history(training: Training) -> dict[int, int]:
 
 def clean_history(training: Training) -> dict[int, int]:
     items = Stream(training.examples, SEED).items(0, training.steps * BATCH)
-    return {g: key for g, key, _, _ in items}
+    return {g: key for g, key, *_ in items}
 
 
 @pytest.mark.slow

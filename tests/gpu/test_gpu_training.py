@@ -61,10 +61,10 @@ def train(task: TrainingTask, folder: str, stop: int = 0, recorder: Recorder | N
     batches, normalise, after = loop.Stream.batches, loop.normalise, loop.Agreement.after
 
     def watched(*arguments: Any) -> Iterator[Any]:
-        for pixels, labels in (found := batches(*arguments)):
+        for pixels, labels, soft in (found := batches(*arguments)):
             digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
             recorder.batches.append((digest, int(pixels.sum(dtype=np.int64))))
-            yield pixels, labels
+            yield pixels, labels, soft
         found.close()
 
     def counted(pixels: Any, view: Any) -> Any:

@@ -81,7 +81,7 @@ def test_a_recipe_may_import_its_neighbors_and_other_nodes_need_none_of_the_file
     (folder / "neighbor_config.py").write_text(
         "from dataclasses import dataclass\nfrom raylabel.recipes import Recipe\nimport neighbor_package\n\n"
         "@dataclass(frozen=True, kw_only=True)\nclass Longer(Recipe):\n"
-        "    def rounds(self): return neighbor_package.inner.ROUNDS\n"
+        "    def extra(self): return neighbor_package.inner.ROUNDS\n"
     )
     (folder / "neighbor_late.py").write_text(
         "import neighbor_config\n\nclass Late(neighbor_config.Longer):\n    def late(self): return 7\n"
@@ -91,7 +91,7 @@ def test_a_recipe_may_import_its_neighbors_and_other_nodes_need_none_of_the_file
         "def mine():\n    from neighbor_late import Late\n    return Late(**vars(digits()))\n"
     )
     recipe = recipes.make(recipes.find(f"{folder}/mine.py:mine"), "")
-    elsewhere = "import pickle, sys; recipe = pickle.load(sys.stdin.buffer); print(recipe.rounds(), recipe.late())"
+    elsewhere = "import pickle, sys; recipe = pickle.load(sys.stdin.buffer); print(recipe.extra(), recipe.late())"
     pickled = cloudpickle.dumps(recipe)  # pyright: ignore[reportPrivateImportUsage]
     run = subprocess.run([sys.executable, "-c", elsewhere], input=pickled, cwd=tmp_path, capture_output=True)
     assert run.stdout == b"4 7\n", run.stderr.decode()

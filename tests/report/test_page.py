@@ -176,6 +176,7 @@ def test_the_expected_precision_is_drawn_by_rank() -> None:
     )
     shown = write_page(summary, {}, [], suspects=[suspect])
     assert 'title="a.jpg"' in shown and "or <bdi>c&lt;1</bdi>" in shown and "p 0.9900" in shown
+    assert summary.audit
     unlike = dataclasses.replace(summary, audit=dataclasses.replace(summary.audit, precision=None, low=None, high=None))
     assert "so nothing is expected" in write_page(unlike, {}, [])
     assert "<h2>Audit</h2>" not in write_page(dataclasses.replace(summary, audit=None), {}, [])

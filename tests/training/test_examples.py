@@ -79,7 +79,7 @@ def test_examples_hold_exactly_the_picks(ray_local, tmp_path, media, pairs):
     stream = Stream(made, seed=0)
     sizes = [lane.size for lane in stream.lanes]
     assert sum(sizes) == len(pairs) and len(sizes) == 4
-    epoch = [(label, key) for g, key, _, label in stream.items(0, 4 * max(sizes)) if g // 4 < sizes[g % 4]]
+    epoch = [(label, key) for g, key, _, label, _ in stream.items(0, 4 * max(sizes)) if g // 4 < sizes[g % 4]]
     assert Counter(epoch) == Counter(pairs)
 
 
@@ -88,7 +88,7 @@ def test_files_of_a_corpus_sorted_by_class_are_well_mixed(ray_local, tmp_path):
     order = np.argsort(labels, kind="stable")
     media = [some[i] for i in order], some[:1]
     made = make(tmp_path, media, [(int(labels[i]), key) for key, i in enumerate(order)], Materialize(lanes=8))
-    first = [label for _, _, _, label in Stream(made, seed=0).items(0, 200)]
+    first = [label for _, _, _, label, _ in Stream(made, seed=0).items(0, 200)]
     assert min(Counter(first)[c] for c in range(10)) >= 8  # 20 are expected; in corpus order, all are of one class
 
 
