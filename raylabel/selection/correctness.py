@@ -149,7 +149,8 @@ def _maximum(
         change = covariance @ of_shared
         changes = np.einsum("cij,cj->ci", inverse, of_own - curvature @ change)
         largest = max(np.abs(change).max(), np.abs(changes).max())
-        shared, own = shared + change * min(1, 2 / largest), own + changes * min(1, 2 / largest)
+        step = 2 / max(2, largest)  # a full step may be too long while the weights are far from those at its end
+        shared, own = shared + change * step, own + changes * step
         if largest < 1e-8:
             break
     return shared, own, (inverse, link, covariance)  # pyright: ignore

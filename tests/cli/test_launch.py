@@ -38,7 +38,7 @@ from test_launch import Clusters
 
 @dataclass(frozen=True, kw_only=True)
 class Longer(Recipe):
-    rounds: int = 1
+    extra: int = 1
 
 def clusters():
     return Clusters(name="mine", count=3)
@@ -67,11 +67,11 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., An
 def test_a_recipe_of_any_type_has_its_fields_on_the_command_line(options: Callable[..., Any]) -> None:
     read = options(Options[Clusters], "{own}:clusters", "--count", "5", "--resources.patience", "7", "--root", "r")
     assert read == Options(recipe=Clusters(name="mine", count=5, resources=Resources(patience=7)), root="r")
-    read = options(Options[Recipe], "{own}:longer", "--rounds", "4", "--select.k", "7").recipe
-    assert (type(read).__name__, read.rounds, read.select.k) == ("Longer", 4, 7)
+    read = options(Options[Recipe], "{own}:longer", "--extra", "4", "--select.k", "7").recipe
+    assert (type(read).__name__, read.extra, read.select.k) == ("Longer", 4, 7)
     assert read.select.p == recipes.digits().select.p
     # A process that does not have the file can unpickle the recipe.
-    look = "import pickle, sys; print(pickle.load(sys.stdin.buffer).rounds)"
+    look = "import pickle, sys; print(pickle.load(sys.stdin.buffer).extra)"
     sent = cloudpickle.dumps(read)  # pyright: ignore[reportPrivateImportUsage]
     assert subprocess.run([sys.executable, "-c", look], input=sent, capture_output=True).stdout == b"4\n"
 

@@ -289,7 +289,7 @@ def test_another_k_needs_other_picks_and_what_is_trained_on_them(first, ray_loca
             getattr(run, stage)
         except MissingError:
             missing.add(stage)
-    assert missing == {"picks", "pseudo_examples", "pretrained", "student", "tests", "metrics"}
+    assert missing == {"lists", "picks", "pseudo_examples", "pretrained", "student", "tests", "metrics"}
 
 
 @pytest.mark.slow
