@@ -49,3 +49,9 @@ def test_planted_errors_are_found():
     found = find_suspects(held(label.tolist(), order, odds), C).column("key").to_numpy()
     assert len(np.intersect1d(found, wrong)) >= 32  # of 40; by chance it were a tenth of those that are found
     assert len(np.intersect1d(found[:25], wrong)) >= 20
+
+
+def test_a_class_as_probable_as_for_its_own_samples_is_enough():
+    classes = np.array([[0, 1, 2], [0, 1, 2]], np.int32)
+    odds = np.array([[1, -1, -2], [1, -1, -2]], np.float32)
+    assert find_suspects(held([0, 1], classes, odds), C).column("key").to_pylist() == [1]
