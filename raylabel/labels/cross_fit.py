@@ -12,7 +12,7 @@ from raylabel.compute.tasks import fetch
 from raylabel.errors import InputError
 from raylabel.labels.features import needs, read_labeled
 from raylabel.schema import HELD
-from raylabel.store.artifact import Artifact, Built, Draft, File, Root, identity_of, write_table
+from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
 from raylabel.training.head import Head
 from raylabel.training.logistic import fit_logistic, folds_of
 
@@ -20,25 +20,25 @@ FOLDS = 5  # or as many as the smallest class has samples
 ROWS = 1 << 14  # samples that are ranked together
 
 
-def cross_fit(root: Root, features: Artifact, labels: Artifact, config: Head, p: int, seed: int) -> Artifact:
-    """HELD of the labeled set, the artifact `held`: each sample as the head ranks it that is fitted to the other folds
-    as the teacher is to all samples. `labels`: PICKS. Info: samples, folds. InputError if a class has too few samples.
-    """
+def cross_fit(root: Root, features: Artifact, labels: Artifact, strength: float, p: int, seed: int) -> Artifact:
+    """HELD of the labeled set, the artifact `held`: each sample as the head ranks it that is fitted to the other folds.
+    `labels`: PICKS. `strength`: that of the teacher's head. Heads with other ones have other scores for equally certain
+    samples. Info: samples, folds. InputError if a class has too few samples."""
     classes = len(labels.info["classes"])
 
     def build(draft: Draft) -> Built:
         asked = _cross_fit.options(**needs(features, classes))
-        file, folds = fetch(asked.remote(draft.uri, features, labels, classes, config, p, seed))
+        file, folds = fetch(asked.remote(draft.uri, features, labels, classes, strength, p, seed))
         say(f"audit: {file.rows:,} labeled samples, ranked by {folds} heads that were fitted without them")
         return Built([file], {"samples": file.rows, "folds": folds})
 
-    identity = {"features": features.digest, "labels": labels.digest, "head": identity_of(config)}
+    identity = {"features": features.digest, "labels": labels.digest, "strength": strength}
     return root.make("held", {**identity, "p": p, "seed": seed, "folds": FOLDS}, build)
 
 
 @ray.remote(num_cpus=1, max_retries=3)
 def _cross_fit(
-    folder: str, features: Artifact, labels: Artifact, classes: int, config: Head, p: int, seed: int
+    folder: str, features: Artifact, labels: Artifact, classes: int, strength: float, p: int, seed: int
 ) -> tuple[File, int]:
     import torch
 
@@ -47,12 +47,12 @@ def _cross_fit(
     found = read_labeled(features, labels)
     least = int(np.bincount(found.label, minlength=classes).min())
     folds = min(FOLDS, least)
-    if folds < 2 or least - -(-least // folds) < (2 if len(set(config.strengths)) > 1 else 1):
+    if folds < 2:
         raise InputError(
-            f"a class has {least} labeled samples, too few for the audit, which fits heads without some of them: "
+            f"a class has {least} labeled sample, too few for the audit, which fits heads without some of them: "
             "label more, or leave it out by --audit False"
         )
-    fold = folds_of(found.label, folds, seed)
+    fold, config = folds_of(found.label, folds, seed), Head(kind="logistic", strengths=(strength,))
     columns = [np.empty((len(fold), p), dtype) for dtype in (np.int32, np.float32, np.float32)]
     device = "cuda" if ray.get_gpu_ids() else "cpu"
     for number in range(folds):

@@ -31,7 +31,7 @@ def held_of(run: Run) -> Artifact | None:
         return source.label(run.root, start.corpora[corpus], start.shards[corpus])
     assert run.labeled_features
     p = min(recipe.label.p, len(start.classes))
-    return cross_fit(run.root, run.labeled_features, start.labels, recipe.teacher.head, p, recipe.seed)
+    return cross_fit(run.root, run.labeled_features, start.labels, run.teacher.info["strength"], p, recipe.seed)
 
 
 def audit_of(run: Run) -> Artifact | None:

@@ -1,6 +1,7 @@
 """Soft targets: from SCORES to the targets of a batch, against the formula."""
 
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from raylabel.schema import SCORES
 from raylabel.store.artifact import Built, Root, write_table
 from raylabel.training.config import Train
 from raylabel.training.examples import materialize, media_of
-from raylabel.training.media import Materialize, WritingTask
+from raylabel.training.media import GROUP, Materialize, WritingTask
 from raylabel.training.mixed_stream import MixedStream, Mixture
 from raylabel.training.schedule import Schedule
 from raylabel.training.soft import Soft, make_targets, stack
@@ -125,8 +126,9 @@ def made(ray_local, tmp_path_factory):
     names = tuple(map(str, range(10)))
     picks = root.make("picks", {"soft": True}, lambda draft: write_picks(draft, key, label, names))
     task = WritingTask(shards=Shards(shards), corpus=corpus, config=Materialize(lanes=4))
-    examples = materialize(root, "picked", picks, task, 0.05, scores=of_scores)
-    plain = materialize(root, "picked", picks, task, 0.05)
+    with patch.dict(GROUP, image=5):  # three groups in each lane
+        examples = materialize(root, "picked", picks, task, 0.05, scores=of_scores)
+        plain = materialize(root, "picked", picks, task, 0.05)
     return examples, plain, {int(keys[i]): Soft(classes[i], odds[i]) for i in some}
 
 
