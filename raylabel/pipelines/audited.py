@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from raylabel.compute.progress import say
+from raylabel.errors import InputError
 from raylabel.labels.cross_fit import cross_fit
 from raylabel.labels.source import SCORES_NAME, gives_scores
 from raylabel.schema import HELD, PICKS, SCORES
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def held_of(run: Run) -> Artifact | None:
     """SCORES of the validation set by the teacher, or else of a head that is fitted to features HELD of the labeled
-    set; None if there is neither, or no audit."""
+    set; None if there is neither, or no audit: a class with a single labeled sample has none beside it to fit to."""
     recipe, start = run.recipe, run.start
     if not recipe.audited:
         return None
@@ -29,6 +30,8 @@ def held_of(run: Run) -> Artifact | None:
         corpus, _ = start.validation
         source = run.network(run.teacher, recipe.teacher_view)
         return source.label(run.root, start.corpora[corpus], start.shards[corpus])
+    if min(start.labels.info["per_class"]) < 2:
+        return None
     assert run.labeled_features
     p = min(recipe.label.p, len(start.classes))
     return cross_fit(run.root, run.labeled_features, start.labels, run.teacher.info["strength"], p, recipe.seed)
@@ -49,7 +52,11 @@ def shortened(run: Run) -> Artifact:
     select = run.recipe.select
     if select.precision is None:
         return run.lists
-    assert run.audit
+    if not run.audit:
+        raise InputError(
+            f"select.precision is {select.precision}, but a class has a single labeled sample, so that its precision "
+            "is not known: label more, or give --holdout, --validation.uri or no precision"
+        )
     return shorten(run.root, run.lists, run.audit, run.start.classes, select.allow_empty)
 
 
