@@ -1,10 +1,11 @@
 """How many of the picks of each class are expected to have their true label, from labeled samples that the teacher has
 not learned from; and lists that end where too few would.
 
-It is right if the corpus is of the labeled classes. That is tested with the log-odds of the best classes: a corpus in
-which a share of the samples is of no class has at most this share more samples below any value than the labeled set.
-So the largest difference of the two distributions is a lower bound of the share, less what chance may add (Dvoretzky,
-Kiefer and Wolfowitz 1956, with the constant of Massart 1990).
+It is right only if the corpus is of the labeled classes. One consequence of that is tested, with the log-odds of the
+best classes: a corpus in which a share of the samples is of no class has at most this share more samples below any
+value than the labeled set. So the largest difference of the two distributions is a lower bound of the share, less what
+chance may add (Dvoretzky, Kiefer and Wolfowitz 1956, with the constant of Massart 1990). It may be 0 for a corpus that
+is mostly of no class: a teacher may be as sure of pictures of other things.
 
 Letters: C classes, K picks of a class, n labeled samples.
 """
@@ -62,13 +63,14 @@ class Audited:
 
     @property
     def sentence(self) -> str:
-        """'90.1% of the picks (88.0 to 91.9) are expected to have their true label, by 500 ...'"""
+        """'90.1% of the picks (88.0 to 91.9) are expected to have their true label if ..., by 500 ...'"""
         by = f"{self.samples:,} labeled samples that the teacher has not learned from ({self.source})"
         if self.precision is None or self.low is None or self.high is None:
             unlike = f"at least {percent(self.foreign)} of the corpus is unlike the {by}"
             return f"the precision of the picks is not known: {unlike}"
         ends = percent_range(self.low, self.high)
-        return f"{percent(self.precision)} of the picks ({ends}) are expected to have their true label, by {by}"
+        found = f"{percent(self.precision)} of the picks ({ends}) are expected to have their true label"
+        return f"{found} if the corpus is of the labeled classes, by {by}"
 
 
 @dataclass(frozen=True)
