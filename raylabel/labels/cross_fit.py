@@ -50,7 +50,7 @@ def _cross_fit(
     if folds < 2:
         raise InputError(
             f"a class has {least} labeled sample, too few for the audit, which fits heads without some of them: "
-            "label more, or leave it out by --audit False"
+            "label more, or leave it out by --no-audit"
         )
     fold, config = folds_of(found.label, folds, seed), Head(kind="logistic", strengths=(strength,))
     columns = [np.empty((len(fold), p), dtype) for dtype in (np.int32, np.float32, np.float32)]

@@ -168,7 +168,7 @@ class Recipe:
         if self.select.precision is not None and not self.audited:
             raise InputError(
                 f"select.precision is {self.select.precision}, but no labeled samples are held out that tell the "
-                "precision: give --holdout 0.2, a share of the labeled set, or --validation.uri, and leave --audit out"
+                "precision: give --holdout 0.2, a share of the labeled set, or --validation.uri, without --no-audit"
             )
         labeled, batch = round(self.mixed * self.pretrain.batch), self.pretrain.batch
         if self.mixed and not 0 < labeled < batch:

@@ -58,5 +58,5 @@ def test_too_few_samples_of_a_class_are_an_error(ray_local, tmp_path):
     root = Root.open(str(tmp_path))
     label = np.array([0, 0, 0, 1, 1, 1, 2])
     feature = np.eye(7, D).astype(np.float16)
-    with pytest.raises(InputError, match="a class has 1 labeled sample, too few for the audit.*--audit False"):
+    with pytest.raises(InputError, match="a class has 1 labeled sample, too few for the audit.*--no-audit"):
         cross_fit(root, features_of(root, feature), labels_of(root, label), STRENGTH, P, seed=0)
