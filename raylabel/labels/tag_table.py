@@ -24,6 +24,7 @@ from raylabel.labels.tag_map import EXAMPLES, TagMap, make_tag_map, read_tag_map
 from raylabel.labels.tag_text import split_tags
 from raylabel.labels.tags import Tags
 from raylabel.schema import TAGS, check
+from raylabel.selection.select import TAGS_NAME
 from raylabel.selection.shuffle import run_tasks
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 from raylabel.store.parts import commit_part, committed_parts, files_of
@@ -83,7 +84,7 @@ def make_tags(root: Root, tags: Tags, corpus: Corpus, shards: Artifact, names: t
             raise _no_tags(corpus, tags, info)
         return Built(files_of(committed), {"samples": total, **info})
 
-    return root.make("tags", identity, build)
+    return root.make(TAGS_NAME, identity, build)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from raylabel.features.partitions import ITERATIONS
 from raylabel.inference.pool import units_of_item
 from raylabel.plan.pilot import Compared, Materialized, Sorted
+from raylabel.selection.candidates import lists_of
 from raylabel.selection.config import Select
 from raylabel.selection.copies import MAPPED, Layout
 from raylabel.selection.leaders import BLOCK, CONFIRMED
@@ -135,7 +136,7 @@ def expected_picks(
     new[1:] = (digest[order][1:] != digest[order][:-1]).any(axis=1)
     kept = np.sort(order[new])  # byte-identical copies count once, under the smallest key
     p, scale, count = config.p, samples / max(1, seen), len(classes)
-    label, value = (_lists(scores, name)[kept, :p].ravel() for name in ("classes", config.column))
+    label, value = (lists_of(scores, name)[kept, :p].ravel() for name in ("classes", config.column))
     lengths = list_lengths(config, classes, np.bincount(label[::p], minlength=count))
     units = np.unique(key[kept] // unit)
     stretch = np.cumsum(np.diff(units, prepend=units[:1]) > 1)  # adjacent units were drawn together
@@ -165,9 +166,3 @@ def expected_picks(
         low, high = min(reach, math.floor(ends[0])), max(reach, math.ceil(ends[1]))
     picks = round(float((lengths * (expected > 0) if config.fill else np.minimum(expected, lengths)).sum()))
     return Expected((reach, low, high), picks, min(samples, round(distinct * scale)))
-
-
-def _lists(table: pa.Table, name: str) -> np.ndarray:
-    """A column of lists of one length as an array [rows, length]."""
-    column = table.column(name).combine_chunks()
-    return column.flatten().to_numpy().reshape(len(column), -1)

@@ -13,6 +13,7 @@ CURVES = ("teacher", "control", "pretrain", "finetune", "mixed")
 """The curves of a run, in the order of its stages; each has the same colour on all pages."""
 SERIES = 6
 """Colours in the style of the page; further curves use the same colours, dashed."""
+SHARES = Axis(0, 1, False, [(i / 4, f"{25 * i}%") for i in range(5)])
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _chart(
     if field == "lr" and (above_zero := [v for v in values if v > 0]):
         y_axis = log(min(above_zero), max(above_zero))
     elif field == "accuracy":
-        y_axis = Axis(0, 1, False, [(i / 4, f"{25 * i}%") for i in range(5)])
+        y_axis = SHARES
     else:
         y_axis = linear(min([0.0, *values]), max([0.0, *values]), compact)
     wide, high = Chart.WIDTH - Chart.LEFT - Chart.RIGHT, Chart.HEIGHT - Chart.TOP - Chart.BOTTOM
@@ -101,37 +102,29 @@ def _chart(
         lines.append((name, style(name, position), "".join(path)))
         if lost := [p.images for p in curves[name] if not math.isfinite(getattr(p, field))]:
             notes.append(f"{name}: {title} not finite at {min(lost):,} {inputs}")
-    return Chart(
-        title,
-        f"{inputs} processed" + (", logarithmic" if x_axis.log else ""),
-        [(round(Chart.LEFT + at * wide, 1), text) for at, text in x_axis.ticks],
-        [(round(Chart.TOP + high * (1 - at), 1), text) for at, text in y_axis.ticks],
-        lines,
-        dots,
-        notes,
-    )
+    x_title = f"{inputs} processed" + (", logarithmic" if x_axis.log else "")
+    return Chart(title, x_title, *_ticks(x_axis, y_axis), lines, dots, notes)
+
+
+def _ticks(x_axis: Axis, y_axis: Axis) -> tuple[list[tuple[float, str]], list[tuple[float, str]]]:
+    """Positions and texts of the ticks of both axes."""
+    wide, high = Chart.WIDTH - Chart.LEFT - Chart.RIGHT, Chart.HEIGHT - Chart.TOP - Chart.BOTTOM
+    x = [(round(Chart.LEFT + at * wide, 1), text) for at, text in x_axis.ticks]
+    return x, [(round(Chart.TOP + high * (1 - at), 1), text) for at, text in y_axis.ticks]
 
 
 def precision_chart(expected: Mapping[str, Sequence[tuple[int, float]]]) -> Chart:
     """The expected precision of the first picks against their number, of some classes: name → (rank, precision)."""
     ranks = [rank for points in expected.values() for rank, _ in points]
     x_axis = log(min(ranks), max(ranks))
-    y_axis = Axis(0, 1, False, [(i / 4, f"{25 * i}%") for i in range(5)])
+    y_axis = SHARES
     wide, high = Chart.WIDTH - Chart.LEFT - Chart.RIGHT, Chart.HEIGHT - Chart.TOP - Chart.BOTTOM
     lines = []
     for number, (name, points) in enumerate(expected.items()):
         places = [(Chart.LEFT + x_axis.at(rank) * wide, Chart.TOP + high * (1 - y_axis.at(p))) for rank, p in points]
         path = "".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(places))
         lines.append((name, f"s{number % SERIES}", path))
-    return Chart(
-        "expected precision",
-        "picks of a class, logarithmic",
-        [(round(Chart.LEFT + at * wide, 1), text) for at, text in x_axis.ticks],
-        [(round(Chart.TOP + high * (1 - at), 1), text) for at, text in y_axis.ticks],
-        lines,
-        [],
-        [],
-    )
+    return Chart("expected precision", "picks of a class, logarithmic", *_ticks(x_axis, y_axis), lines, [], [])
 
 
 def sorted_line(picks: list[int], wide: int = 600, high: int = 100) -> str:

@@ -14,7 +14,7 @@ from raylabel.pipelines.rounds import overlap, validated
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.report.summary import Summary
 from raylabel.report.terminal import WIDTH
-from raylabel.store.artifact import Artifact, Built, Root, write_bytes
+from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.store.names import SUMMARY
 from raylabel.text import encodable, percent, slug
 
@@ -63,8 +63,11 @@ def write_rounds(root: Root, name: str, rounds: Sequence[Round]) -> Artifact:
     """The artifact `rounds-<name>` with summary.json."""
     text = json.dumps([asdict(one) for one in rounds], indent=2, ensure_ascii=False)
     identity = {"runs": [one.run for one in rounds], "summary": text}
-    built = lambda draft: Built([write_bytes(draft.uri, SUMMARY, text.encode())], {})  # noqa: E731
-    return root.make(f"rounds-{slug(name)}", identity, built)
+
+    def build(draft: Draft) -> Built:
+        return Built([write_bytes(draft.uri, SUMMARY, text.encode())], {})
+
+    return root.make(f"rounds-{slug(name)}", identity, build)
 
 
 def print_rounds(rounds: Sequence[Round], folder: str, console: Console | None = None) -> None:

@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 
 from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
 from raylabel.schema import AUDIT, PICKS, SCORES
+from raylabel.selection.candidates import lists_of
 from raylabel.selection.config import Select
 from raylabel.selection.correctness import LEVEL, Correctness, expect, fit_correctness, longest
 from raylabel.selection.shuffle import BATCH_ROWS, open_table, run_tasks
@@ -105,7 +107,7 @@ def audit(root: Root, picks: Artifact, scores: Artifact, held: HeldOut, config: 
     """
 
     def build(draft: Draft) -> Built:
-        columns = {name: _lists(held.table, name) for name in ("classes", "log_odds", config.column)}
+        columns = {name: lists_of(held.table, name) for name in ("classes", "log_odds", config.column)}
         foreign = _foreign(columns["log_odds"][:, 0], scores)
         if config.precision is not None and foreign > FOREIGN:
             raise InputError(
@@ -122,7 +124,8 @@ def audit(root: Root, picks: Artifact, scores: Artifact, held: HeldOut, config: 
         label = columns["classes"][:, : config.p]
         right = label == held.table.column("label").to_numpy()[:, None]
         model = fit_correctness(label.ravel(), columns[config.column][:, : config.p].ravel(), right.ravel(), classes)
-        task = AuditTask(model=model, picks=picks.uri, out=draft.uri, precision=config.precision)
+        # Put once: the model of 21,000 classes has megabytes, and there are hundreds of files.
+        task = ray.put(AuditTask(model=model, picks=picks.uri, out=draft.uri, precision=config.precision))
         names = [file.name for file in picks.files("picks-")]
         found = run_tasks(_audit, [(task, name) for name in names], memory=100 * config.k)
         files = [listed, *(file for file, _, _ in found)]
@@ -157,7 +160,7 @@ def _count_below(folder: str, name: str, values: np.ndarray) -> np.ndarray:
     counts = np.zeros(len(values) + 1, np.int64)
     with open_table(folder, name, SCORES) as file:
         for batch in file.iter_batches(BATCH_ROWS, columns=["log_odds"], use_threads=False):
-            best = _lists(pa.Table.from_batches([batch]), "log_odds")[:, 0]
+            best = lists_of(pa.Table.from_batches([batch]), "log_odds")[:, 0]
             counts += np.bincount(np.searchsorted(values, best, side="right"), minlength=len(counts))
     return counts
 
@@ -189,9 +192,3 @@ def _ranks(last: int) -> np.ndarray:
     """1 to `last`, GRID in each factor of two."""
     steps = int(math.log2(last) * GRID) + 1
     return np.unique(np.append(np.rint(2 ** (np.arange(steps) / GRID)).astype(np.int64), last))
-
-
-def _lists(table: pa.Table, name: str) -> np.ndarray:
-    """A column of lists of one length as an array [rows, length]."""
-    column = table.column(name).combine_chunks()
-    return column.flatten().to_numpy().reshape(len(column), -1)

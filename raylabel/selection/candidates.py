@@ -100,3 +100,9 @@ def _entries(lists: pa.ListArray, kept: int, where: str) -> np.ndarray:
     if (lengths != kept).any():
         raise InputError(f"{where}: a list does not have the {kept} entries of these scores: score again")
     return lists.flatten().to_numpy().reshape(-1, kept)
+
+
+def lists_of(table: pa.Table, name: str) -> np.ndarray:
+    """A column of lists of one length as an array [rows, length]."""
+    column = table.column(name).combine_chunks()
+    return column.flatten().to_numpy().reshape(len(column), -1)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from raylabel.schema import SUSPECTS
+from raylabel.selection.candidates import lists_of
 
 
 def find_suspects(held: pa.Table, classes: int) -> pa.Table:
@@ -17,8 +18,7 @@ def find_suspects(held: pa.Table, classes: int) -> pa.Table:
     the samples with its label; by log-odds, descending. A class that is not among the P best of a sample counts as not
     probable there."""
     label, key = (held.column(name).to_numpy() for name in ("label", "key"))
-    lists = {name: held.column(name).combine_chunks() for name in ("classes", "log_odds")}
-    best, log_odds = (values.flatten().to_numpy().reshape(len(held), -1) for values in lists.values())
+    best, log_odds = (lists_of(held, name) for name in ("classes", "log_odds"))
     p = 1 / (1 + np.exp(-np.clip(log_odds.astype(np.float64), -700, 700)))
     own = np.where(best == label[:, None], p, 0).sum(1)
     mean = np.bincount(label, own, classes) / np.maximum(1, np.bincount(label, minlength=classes))
