@@ -13,6 +13,7 @@ from raylabel.labels.cross_fit import cross_fit
 from raylabel.labels.source import SCORES_NAME, gives_scores
 from raylabel.schema import HELD, PICKS, SCORES
 from raylabel.selection.audit import Audited, HeldOut, audit
+from raylabel.selection.doubts import doubts
 from raylabel.selection.shorten import shorten
 from raylabel.store.artifact import Artifact
 
@@ -49,6 +50,22 @@ def audit_of(run: Run) -> Artifact | None:
 
 def shortened(run: Run) -> Artifact:
     """The lists as far as the audit says."""
+    found = _shortened(run)
+    for text in doubts_of(run, found):  # now, not after days of training
+        say(f"warning: {text}")
+    return found
+
+
+def doubts_of(run: Run, picks: Artifact) -> list[str]:
+    """Why no gain is expected from pre-training on these picks; none if they are not of a selection."""
+    if "k" not in picks.info:
+        return []
+    audited = Audited.of(run.audit.info) if run.audit else None
+    found = doubts(picks.info["samples"], run.labeled_examples.info["samples"], audited)
+    return [f"do not expect a gain: {reason}" for reason in found]
+
+
+def _shortened(run: Run) -> Artifact:
     select = run.recipe.select
     if select.precision is None:
         return run.lists

@@ -13,6 +13,7 @@ from raylabel.corpus import Shards
 from raylabel.evaluate.results import metrics
 from raylabel.labels.source import gives_scores
 from raylabel.models.trained import CURVE
+from raylabel.pipelines.audited import doubts_of
 from raylabel.pipelines.curves import curves_of, trainings_of
 from raylabel.pipelines.leaks import leak_warnings
 from raylabel.pipelines.selected import pick_warnings
@@ -113,7 +114,7 @@ def summarise(run: Run) -> Summary:
         audit=Audited.of(run.audit.info) if run.audit else None,
         validated=_validated(run),
         leaks=run.leaks.leaks,
-        warnings=(*run.start.warnings, *leak_warnings(run), *pick_warnings(run)),
+        warnings=(*run.start.warnings, *leak_warnings(run), *pick_warnings(run), *doubts_of(run, run.picks)),
         stages=[_stage(name, some) for name, some in stages.items()],
         hardware=run.student.info["hardware"],
         settings=identity_of(recipe),
