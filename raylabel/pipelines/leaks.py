@@ -34,7 +34,7 @@ def leaks_of(run: Run, pairs: Artifact | None) -> Leaking:
     """Those in the labeled set, and with the PAIRS of the corpus also those in it."""
     for text in leak_warnings(run) if pairs else ():  # now, not after days of training
         say(f"warning: {text}")
-    start, tested = run.start, run.teacher_test
+    start, tested = run.start, run.tested
     known = labeled_digests(run) if tested else None
     groups = start.groups["labeled"], start.groups["test"]
     return find_leaks(run.recipe.leaks, *groups, tested, known, pairs, run.labeled_pairs)
@@ -48,32 +48,44 @@ def labeled_digests(run: Run) -> pa.Table:
 
 def keeps_thumbnails(run: Run) -> bool:
     """Whether the samples of the run are large enough for near-duplicates to be found."""
-    return has_thumbnails(run.recipe.teacher_view.tested_size)
+    return has_thumbnails(run.recipe.compared_view.tested_size)
+
+
+def tested_of(run: Run) -> Artifact | None:
+    """SCORES of the test set by the teacher, or its PICTURES; None if the corpus is not compared with it."""
+    return run.teacher_test or (_pictures(run, TEST) if run.recipe.pictured else None)
+
+
+def seen_of(run: Run) -> Artifact | None:
+    """SCORES of the corpus, or its PICTURES; None if only the media of picks are read."""
+    if gives_scores(run.labels):
+        return run.labels
+    return _pictures(run, "unlabeled") if run.recipe.pictured else None
 
 
 def labeled_pairs_of(run: Run) -> Artifact | None:
     """PAIRS of the labeled set with the evaluation sets; None if it has no thumbnails. Copies are found by DIGESTS."""
-    tested = run.teacher_test
+    tested = run.tested
     if not (tested and tested.files("thumbnails-")):
         return None
     return find_pairs(run.root, _pictures(run, "labeled"), _sets(run, tested), run.recipe.near)
 
 
 def pairs_of(run: Run) -> Artifact | None:
-    """PAIRS of the corpus with the evaluation sets; None if no teacher labels it."""
-    tested = run.teacher_test
-    if not (tested and gives_scores(run.labels)):
+    """PAIRS of the corpus with the evaluation sets; None if they are not compared."""
+    tested = run.tested
+    if not (tested and run.seen):
         return None
     sets = _sets(run, tested)
     if run.recipe.holdout and run.start.validation and tested.files("thumbnails-"):
         sets[VALIDATION] = Reference(_pictures(run, "labeled"), run.start.validation[1])
-    return find_pairs(run.root, run.labels, sets, run.recipe.near)
+    return find_pairs(run.root, run.seen, sets, run.recipe.near)
 
 
 def leak_warnings(run: Run) -> list[str]:
     """What the user should check if many samples of the corpus are in an evaluation set."""
-    pairs, samples = run.pairs, run.labels.info.get("scored", 0)
-    if not pairs or pairs.info["removed"] <= MANY * samples:
+    pairs = run.pairs
+    if not (pairs and run.seen) or pairs.info["removed"] <= MANY * (samples := run.seen.info["scored"]):
         return []
     examples = " · ".join(_examples(run, pairs))
     share = f"{pairs.info['removed']:,} of {samples:,} samples of the corpus are also in an evaluation set"
@@ -118,7 +130,7 @@ def _pictures(run: Run, corpus: str) -> Artifact:
         run.root,
         start.corpora[corpus],
         start.shards[corpus],
-        recipe.teacher_view,
+        recipe.compared_view,
         recipe.label.batch,
         recipe.resources,
         recipe.label.reject_limit,

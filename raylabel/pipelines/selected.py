@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from raylabel.compute.progress import say
-from raylabel.labels.source import gives_scores
 from raylabel.labels.tag_table import make_tags
 from raylabel.selection.config import TAGGED
 from raylabel.selection.copies import find_copies
@@ -20,15 +19,15 @@ if TYPE_CHECKING:
 
 
 def duplicates_of(run: Run) -> Artifact | None:
-    """DUPLICATES; None if the source gives PICKS."""
-    return find_duplicates(run.root, run.labels) if gives_scores(run.labels) else None
+    """DUPLICATES; None if only the media of picks are read."""
+    return find_duplicates(run.root, run.seen) if run.seen else None
 
 
 def copies_of(run: Run) -> Artifact | None:
     """COPIES; None unless they are asked for."""
-    if run.recipe.copies == "bytes" or run.duplicates is None:
+    if run.recipe.copies == "bytes" or not (run.seen and run.duplicates):
         return None
-    return find_copies(run.root, run.labels, run.duplicates, run.recipe.near)
+    return find_copies(run.root, run.seen, run.duplicates, run.recipe.near)
 
 
 def picks_of(run: Run) -> Artifact:

@@ -23,7 +23,7 @@ from raylabel.pipelines.control import ControlSweep, split_labels, trial_runs, t
 from raylabel.pipelines.finetuned import finetuned
 from raylabel.pipelines.frozen import features_of, headed_teacher
 from raylabel.pipelines.inputs import Prepared, prepare
-from raylabel.pipelines.leaks import keeps_thumbnails, labeled_pairs_of, leaks_of, pairs_of
+from raylabel.pipelines.leaks import keeps_thumbnails, labeled_pairs_of, leaks_of, pairs_of, seen_of, tested_of
 from raylabel.pipelines.metrics import metrics_of
 from raylabel.pipelines.selected import copies_of, duplicates_of, picks_of
 from raylabel.pipelines.steps import Steps
@@ -116,6 +116,11 @@ class Run(Steps):
         return found
 
     @cached_property
+    def tested(self) -> Artifact | None:
+        """The test set as the corpus is compared with it: SCORES by the teacher, or PICTURES; None if it is not."""
+        return tested_of(self)
+
+    @cached_property
     def labeled_pairs(self) -> Artifact | None:
         """PAIRS of the labeled set with the evaluation sets; None if its pictures are too small for near-duplicates."""
         return labeled_pairs_of(self)
@@ -136,8 +141,13 @@ class Run(Steps):
         return self.source.label(self.root, self.start.corpora["unlabeled"], self.start.shards["unlabeled"])
 
     @cached_property
+    def seen(self) -> Artifact | None:
+        """The corpus as copies are found in it: SCORES, or PICTURES; None if only the media of picks are read."""
+        return seen_of(self)
+
+    @cached_property
     def pairs(self) -> Artifact | None:
-        """PAIRS of the corpus with the evaluation sets; None if no teacher labels it."""
+        """PAIRS of the corpus with the evaluation sets; None if they are not compared."""
         return pairs_of(self)
 
     @cached_property
@@ -148,7 +158,7 @@ class Run(Steps):
 
     @cached_property
     def duplicates(self) -> Artifact | None:
-        """DUPLICATES of the corpus; None if the source gives PICKS."""
+        """DUPLICATES of the corpus; None if only the media of picks are read."""
         return duplicates_of(self)
 
     @cached_property

@@ -1,6 +1,5 @@
 """A recipe: the corpora, teacher, selection, student and training of a run."""
 
-import re
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
@@ -8,13 +7,13 @@ from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.evaluate.precision import Truth
-from raylabel.features.thumbnails import SIDE, has_thumbnails
 from raylabel.labels.source import LabelSource
 from raylabel.labels.tags import Tags
 from raylabel.labels.teacher import Label
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.recipes.control import Control
+from raylabel.recipes.fields import check_fields
 from raylabel.recipes.space import Settings, apply
 from raylabel.recipes.teacher import Teacher
 from raylabel.selection.config import Select
@@ -25,7 +24,6 @@ from raylabel.training.config import Train
 from raylabel.training.media import Materialize
 
 Tracking = Literal["mlflow", "wandb"]
-NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +53,7 @@ class Recipe:
     labeler: Literal["teacher", "tags"] = field(default="teacher", metadata=ADDED_LATER)
     """What labels the corpus if no source is given: the teacher, or its `tags`, as in weakly supervised pre-training
     (Yalniz et al. 2019 §4.4). With tags there is no teacher, a class lists K random samples that have a tag of it
-    (`select.rank` is 'random'), and neither copies nor samples of the evaluation sets are removed."""
+    (`select.rank` is 'random')."""
     tags: Tags = field(default=Tags(), metadata=ADDED_LATER)
     """Where the tags of the corpus are, and of which class each is."""
     label: Label = Label()
@@ -86,7 +84,8 @@ class Recipe:
     leaks: Policy = field(default="remove", metadata=NOT_IDENTITY)
     """What to do if samples of the test set are also in the training data, as segments of one source video, byte for
     byte, or as near-duplicates: 'report' it; 'remove' such samples of the corpus, which are then never selected, and
-    report the rest; or end with an 'error'."""
+    report the rest; or end with an 'error'. If tags label the corpus, its media are read once for this, and for copies
+    within it: 'skip' looks for neither."""
     against: dict[str, str] = field(default_factory=dict, metadata=NOT_IDENTITY)
     """Further evaluation sets, by name. What is said of the test set in `leaks` holds for these too, but nothing is
     measured on them. Each is one URI, with or without labels, of the same kind of media:
@@ -113,100 +112,22 @@ class Recipe:
     such as MLFLOW_TRACKING_URI and WANDB_MODE, say how."""
 
     def __post_init__(self) -> None:
-        for name in ("labeled", "unlabeled", "test", "view", "pretrain", "finetune"):
-            getattr(self, name).check(name)
-        if self.teacher.view:
-            self.teacher.view.check("teacher.view")
-        if self.teacher.train:
-            self.teacher.train.check("teacher.train")
-        if self.validation:
-            self.validation.check("validation")
-        if not 0 <= self.holdout < 1:
-            raise InputError(f"holdout is {self.holdout}: give a share of the labeled set from 0 to 1, 1 excluded")
-        for name in self.against:
-            if not NAME.fullmatch(name) or name in self.own_corpora:
-                raise InputError(
-                    f"against has a set '{name}': give a name of letters, digits, '_', '.' and '-', other than "
-                    f"{', '.join(self.own_corpora)}"
-                )
-        if not 0 < self.near <= 1:
-            raise InputError(f"near is {self.near}: give a similarity above 0 and up to 1")
-        if self.copies not in ("bytes", "near"):
-            raise InputError(f"copies is '{self.copies}': choose 'bytes' or 'near'")
-        compares = {"copies is 'near'": self.copies == "near", "against is given": bool(self.against)}
-        for what in (name for name, given in compares.items() if given):
-            if not has_thumbnails(self.teacher_view.tested_size):
-                raise InputError(
-                    f"{what}, but the teacher's view has {self.teacher_view.tested_size} pixels: near-duplicates are "
-                    f"found in views of at least {SIDE}"
-                )
-            if not self.taught:
-                raise InputError(f"{what}, but no teacher labels the corpus: leave it out, or give no source")
-        if self.validation and self.holdout:
-            raise InputError(f"validation is given and holdout is {self.holdout}: keep one")
-        if self.finetune.init.weights:
-            raise InputError(
-                f"finetune.init.weights is '{self.finetune.init.weights}', but fine-tuning starts from the pre-trained "
-                "student: give it as pretrain.init.weights"
-            )
-        if self.teacher.features and self.unlabeled.kind == "video":
-            raise InputError(
-                "teacher.features is set, but the scores of a video are a mean over its clips, which are not those of "
-                "its feature: unset it"
-            )
-        self.control.check("control", self.view)
-        picked, batch = round(self.finetune_picks * self.finetune.batch), self.finetune.batch
-        if self.finetune_picks not in (0, 1) and not 0 < picked < batch:
-            raise InputError(
-                f"finetune_picks is {self.finetune_picks}, so {picked} of the {batch} {self.view.inputs} of a batch "
-                "would be picks: give a share with which a batch has some of both, or 0 or 1"
-            )
-        if self.rounds and not self.taught:
-            raise InputError(f"rounds is {self.rounds}, but no teacher labels the corpus: leave it out")
-        self._check_tags()
-        self._check_soft()
-        if self.select.precision is not None and not self.audited:
-            raise InputError(
-                f"select.precision is {self.select.precision}, but no labeled samples are held out that tell the "
-                "precision: give --holdout 0.2, a share of the labeled set, or --validation.uri, without --no-audit"
-            )
-        labeled, batch = round(self.mixed * self.pretrain.batch), self.pretrain.batch
-        if self.mixed and not 0 < labeled < batch:
-            raise InputError(
-                f"mixed is {self.mixed}, so {labeled} of the {batch} {self.view.inputs} of a batch would be labeled: "
-                "give a share with which a batch has some of both, or 0 for no such training"
-            )
+        check_fields(self)
 
     @property
     def taught(self) -> bool:
         """Whether a teacher labels the corpus."""
         return not self.source and self.labeler == "teacher"
 
-    def _check_tags(self) -> None:
-        if self.labeler not in ("teacher", "tags"):
-            raise InputError(f"labeler is '{self.labeler}': choose 'teacher' or 'tags'")
-        needs = {"labeler": self.labeler, "select.counts": self.select.counts}
-        for name in (name for name, value in needs.items() if value == "tags" and not self.tags.column):
-            raise InputError(f"{name} is 'tags', but there are none: say where they are, such as --tags.column tags")
-        if self.labeler == "teacher" or self.source:
-            return
-        if self.select.rank != "random":
-            raise InputError(
-                f"labeler is 'tags', which have no order, but select.rank is '{self.select.rank}': give --select.rank "
-                "random"
-            )
-        if self.select.minimum is not None:
-            raise InputError(f"labeler is 'tags', which have no scores, but select.minimum is {self.select.minimum}")
+    @property
+    def pictured(self) -> bool:
+        """Whether no network scores the corpus, but its samples are compared, with each other and with test samples."""
+        return not self.source and self.labeler == "tags" and self.leaks != "skip"
 
-    def _check_soft(self) -> None:
-        """InputError if a training has soft targets whose samples have no probabilities of the teacher."""
-        on_labels = {"teacher.train": self.teacher.train, "control.train": self.control.train}
-        on_labels |= {} if self.finetune_picks else {"finetune": self.finetune}
-        for name, config in on_labels.items():
-            if config and config.soft:
-                raise InputError(f"{name}.soft is {config.soft}, but it is not trained on picks: unset it")
-        if self.soft and not self.taught:
-            raise InputError("pretrain.soft or finetune.soft is set, but no teacher labels the corpus: unset it")
+    @property
+    def compared_view(self) -> View:
+        """View in which samples are compared: that in which the teacher sees them."""
+        return self.teacher_view if self.taught else self.view
 
     @property
     def audited(self) -> bool:

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 
 from raylabel.corpus import Shards
 from raylabel.evaluate.results import metrics
-from raylabel.labels.source import gives_scores
 from raylabel.models.trained import CURVE
 from raylabel.pipelines.audited import doubts_of
 from raylabel.pipelines.curves import curves_of, trainings_of
@@ -41,7 +40,7 @@ ROWS = {
     "teacher": ("labeled_features", "teacher"),
     "features": ("features",),
     "label": ("labels",),
-    "compare": ("labeled_pairs", "pairs"),
+    "compare": ("tested", "labeled_pairs", "seen", "pairs"),
     "select": ("duplicates", "copies", "lists", "picks"),
     "audit": ("held", "audit"),
     "materialize": ("labeled_examples", "validation_examples", "pseudo_examples"),
@@ -153,10 +152,10 @@ def _validated(run: Run) -> list[Validated]:
 
 
 def _labeled_info(run: Run) -> dict[str, Any]:
-    """samples, scored, rejected and reasons of the corpus. A label source that gives PICKS reads no media, so rejects
-    are found when the picks are materialized."""
-    if gives_scores(run.labels):
-        return run.labels.info
+    """samples, scored, rejected and reasons of the corpus. If only the media of picks are read, these are its samples,
+    and rejects are found when they are materialized."""
+    if run.seen:
+        return run.seen.info
     found, samples = run.pseudo_examples.info, run.picks.info["samples"]
     return {"samples": samples, "scored": samples - found["rejected"], **{n: found[n] for n in ("rejected", "reasons")}}
 

@@ -22,8 +22,10 @@ def doubts(samples: int, labeled: int, audited: Audited | None) -> list[str]:
     if audited and audited.high is not None and audited.high < LEAST:
         most = f"at most {percent(audited.high)} of the picks are expected to have their true label"
         found.append(f"{most}, and with less than {percent(LEAST)} students have lost")
-    precision = audited.precision if audited and audited.precision is not None else 1.0
-    if (right := round(precision * samples)) <= labeled:
-        have = "picked" if precision == 1 else "picked samples are expected to have their true label"
-        found.append(f"{right:,} {have}, and {labeled:,} labeled samples have theirs")
+    if audited and audited.precision is not None:
+        if (right := round(audited.precision * samples)) <= labeled:
+            have = f"{right:,} picked samples are expected to have their true label"
+            found.append(f"{have}, and {labeled:,} labeled samples have theirs")
+    elif samples <= labeled:
+        found.append(f"{samples:,} samples are picked, and {labeled:,} labeled samples have their true labels")
     return found

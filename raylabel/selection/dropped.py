@@ -9,7 +9,10 @@ import pyarrow.parquet as pq
 
 from raylabel.schema import DUPLICATES
 from raylabel.selection.pairs import read_keys
+from raylabel.store.artifact import write_table
 from raylabel.store.files import filesystem, reading
+
+ROW_GROUP = 1 << 16  # rows, which are read by range of keys
 
 
 def keys_to_drop(scores: str, names: list[str], copies: list[str], removed: list[str]) -> np.ndarray:
@@ -21,6 +24,14 @@ def keys_to_drop(scores: str, names: list[str], copies: list[str], removed: list
     return np.union1d(copied_keys(scores, names, copies), read_keys(_beside(removed, names)))
 
 
+def write_removed(uris: list[str], folder: str) -> str:
+    """The keys of samples that are in a set, in these files of PAIRS, as one file that `copied_keys` reads: its URI."""
+    key = read_keys(uris)
+    table = pa.table([key, key], schema=DUPLICATES)
+    groups = [table[start : start + ROW_GROUP] for start in range(0, max(1, len(table)), ROW_GROUP)]
+    return f"{folder}/{write_table(folder, 'removed.parquet', *groups).name}"
+
+
 def _beside(uris: list[str], names: list[str]) -> list[str]:
     """Of files that each belong to a file of SCORES, those that belong to these."""
     numbers = {name.rpartition("-")[2] for name in names}
@@ -28,7 +39,7 @@ def _beside(uris: list[str], names: list[str]) -> list[str]:
 
 
 def copied_keys(scores: str, names: list[str], copies: list[str]) -> np.ndarray:
-    """The keys of files of DUPLICATES and COPIES in the range of keys of these SCORES or PICTURES files."""
+    """The keys of files of DUPLICATES and COPIES in the range of keys of these SCORES, PICTURES or TAGS files."""
     between = key_range(scores, names) if copies else None
     if not between:
         return np.empty(0, np.int64)
@@ -36,7 +47,7 @@ def copied_keys(scores: str, names: list[str], copies: list[str]) -> np.ndarray:
 
 
 def key_range(folder: str, names: list[str]) -> tuple[int, int] | None:
-    """The first and the last key in files of SCORES or PICTURES, read from their footers; None if they are empty."""
+    """The first and the last key in files of SCORES, PICTURES or TAGS, by their footers; None if they are empty."""
     fs, path = filesystem(folder)
 
     def of_file(name: str) -> list[tuple[int, int]]:

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from raylabel.compute.progress import Progress
 from raylabel.errors import InputError
-from raylabel.inference.pictures import PICTURES
-from raylabel.schema import DUPLICATES, SCORES
+from raylabel.inference.pictures import schema_of
+from raylabel.schema import DUPLICATES
 from raylabel.selection.shuffle import (
     BATCH_ROWS,
     group_files,
@@ -58,7 +58,7 @@ def find_duplicates(root: Root, scores: Artifact) -> Artifact:
 
 def _write_hashes(scores: Artifact, names: list[str], bits: int, folder: str, group: str) -> str:
     """The (digest, key) of some files, a partition per bucket: the digests with the same first `bits` bits."""
-    schema = SCORES if scores.name == "scores" else PICTURES
+    schema = schema_of(scores)
     words, keys = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)]
     for name in names:
         with open_table(scores.uri, name, schema) as file:

@@ -16,13 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raylabel.errors import InputError
-from raylabel.schema import SCORES, split_key
+from raylabel.inference.pictures import schema_of
+from raylabel.schema import split_key
 from raylabel.selection.compare import IN_A_SET
 from raylabel.selection.pairs import count_samples, find_references
 from raylabel.store.artifact import Artifact
 from raylabel.text import printable
 
-Policy = Literal["report", "remove", "error"]
+Policy = Literal["report", "remove", "error", "skip"]
 EXAMPLES = 5  # source videos named in the message
 TEST = "test"  # the name of the test set in PAIRS
 
@@ -136,8 +137,9 @@ def find_leaks(
     """How much of the test set is also in the labeled set or in the corpus.
 
     labeled, test: (key, group) of all samples, in key order, as `read_groups` returns them. The groups are names of
-    source videos; equal names are the same video. tested: SCORES of the test set by any model. digests: DIGESTS of the
-    labeled set. pairs, labeled_pairs: PAIRS of the corpus and of the labeled set, among them those with the set 'test'.
+    source videos; equal names are the same video. tested: SCORES of the test set by any model, or its PICTURES.
+    digests: DIGESTS of the labeled set. pairs, labeled_pairs: PAIRS of the corpus and of the labeled set, among them
+    those with the set 'test'.
     What is not given is not compared, so that a leak of the labeled set is found before anything is trained or labeled.
     The labeled set is compared by name and by digest; the corpus by digest and by the `group` of SCORES, which
     identifies a video without a name by its bytes; both by near-duplicates.
@@ -149,7 +151,7 @@ def find_leaks(
     video, copy, group = _among(names, mine), np.zeros(len(key), bool), np.zeros(len(key), np.int64)
     labeled_copies = 0
     if tested:
-        rows = tested.table("scores-", SCORES, ["key", "digest", "group"])
+        rows = tested.table(f"{tested.name}-", schema_of(tested), ["key", "digest", "group"])
         at, theirs = np.searchsorted(key, rows.column("key").to_numpy()), rows.column("digest").combine_chunks()
         if digests is not None:
             ours = digests.column("digest").combine_chunks()

@@ -23,7 +23,7 @@ from raylabel.errors import InputError
 from raylabel.schema import PICKS
 from raylabel.selection.candidates import Scored, read_candidates
 from raylabel.selection.config import MEASURED, Select
-from raylabel.selection.dropped import keys_to_drop
+from raylabel.selection.dropped import keys_to_drop, write_removed
 from raylabel.selection.lengths import list_lengths
 from raylabel.selection.shuffle import (
     group_files,
@@ -61,9 +61,9 @@ class SelectionTask:
 
     scores: Scored
     copies: list[str]
-    """Files of DUPLICATES and COPIES that have rows, by their URIs."""
+    """Files of DUPLICATES and COPIES that have rows, and of PAIRS of a corpus with TAGS, by their URIs."""
     removed: list[str]
-    """Files of PAIRS whose samples are no candidates, by their URIs."""
+    """Files of PAIRS of a corpus with SCORES, whose samples are no candidates, by their URIs."""
     config: Select
     scratch: str
     """Folder of what tasks write for other tasks: candidates, and keys of PICKS."""
@@ -92,7 +92,7 @@ def select(
 ) -> Artifact:
     """PICKS, the artifact `picks`: per class the first K of its candidates, by score descending, then key ascending.
 
-    `scores`: SCORES, or TAGS without `duplicates`. A sample is a candidate for the first P of its classes in SCORES, or
+    `scores`: SCORES, or TAGS. A sample is a candidate for the first P of its classes in SCORES, or
     for all in TAGS, in a random order; unless its key is in `duplicates`, `copies` or `pairs`, a better segment of the
     same video is a candidate, or its score is below `config.minimum`. A class with fewer than K candidates keeps all,
     or repeats them (`config.fill`). K differs by class with `config.counts`, in proportion to `tagged_samples` [C] if
@@ -124,13 +124,19 @@ def select(
     def build(draft: Draft) -> Built:
         most = len(classes) * config.k  # picks
         most = most if config.fill else min(most, scores.info["pairs"] if tagged else rows * config.p)
+        scratch, paired = draft.scratch("candidates"), [f"{pairs.uri}/{f.name}" for f in removed] if pairs else []
+        if tagged and pairs and paired:  # each file of PAIRS belongs to one of PICTURES, and none to one of TAGS
+            (whole,) = run_tasks(write_removed, [(paired, scratch)], memory=32 * pairs.info["removed"])
+            dropped, paired = {**copied, whole: pairs.info["removed"]}, []
+        else:
+            dropped = copied
         task = SelectionTask(
             scores=Scored(folder=scores.uri, kept=kept, classes=len(classes), grouped=grouped, tagged=tagged),
-            copies=list(copied),
-            removed=[f"{pairs.uri}/{f.name}" for f in removed] if pairs else [],
+            copies=list(dropped),
+            removed=paired,
             config=config,
             lengths=np.zeros(0, np.int64) if given is None else given,
-            scratch=draft.scratch("candidates"),
+            scratch=scratch,
             key_bits=key_bits(most),
             out=draft.uri,
         )
@@ -139,7 +145,7 @@ def select(
         maps = [(task, run, group_name(i, runs)) for i, run in enumerate(runs)]
         with Progress("select", rows, "samples") as progress:
             share, size = -(-rows // len(runs)), 32 if grouped else 24
-            memory = size * min(share * config.p, KEPT + STAGED) + 16 * min(share, sum(copied.values()))
+            memory = size * min(share * config.p, KEPT + STAGED) + 16 * min(share, sum(dropped.values()))
             if given is None:
                 counted = run_tasks(_count_best, [(task, run) for run in runs], memory=memory)
                 task = replace(task, lengths=list_lengths(config, classes, np.sum(counted, axis=0)))

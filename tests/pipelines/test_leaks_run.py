@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from copies import COPIES, encoded, photographs
@@ -18,6 +20,7 @@ from raylabel.errors import InputError
 from raylabel.evaluate.results import CLEAN_GAIN, CLEAN_TOP1, TOP1, require
 from raylabel.features.thumbnails import thumbnails
 from raylabel.inference import scores as stage
+from raylabel.labels.tags import Tags
 from raylabel.media.image_views import eval_pixels
 from raylabel.media.view import View
 from raylabel.models import Model
@@ -205,8 +208,9 @@ def test_further_evaluation_sets_and_the_held_out_split_are_removed_too(
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"view": SMALL, "copies": "near"}, "copies is 'near', but the teacher's view has 16 pixels.* at least 24$"),
-        ({"view": SMALL, "against": {"v2": "/v2"}}, "against is given, but the teacher's view has 16 pixels"),
+        ({"view": SMALL, "copies": "near"}, "copies is 'near', but the view has 16 pixels.* at least 24$"),
+        ({"view": SMALL, "against": {"v2": "/v2"}}, "against is given, but the view has 16 pixels"),
+        ({"leaks": "skip"}, "leaks is 'skip', which saves reading a corpus that tags label: choose 'report'"),
         ({"copies": "all"}, "copies is 'all': choose 'bytes' or 'near'$"),
         ({"against": {"test": "/v2"}}, "against has a set 'test': give a name of .* than labeled, unlabeled, test"),
         ({"against": {"a b": "/v2"}}, "against has a set 'a b': give a name of letters, digits, '_', '.' and '-', "),
@@ -223,6 +227,43 @@ def test_a_further_evaluation_set_is_not_a_part_of_the_corpus(ray_local, tmp_pat
         prepare(root, replace(recipe, against={"a": "/v2", "b": "/v2/"}))
     with pytest.raises(InputError, match="^the reference set '.*unlabeled.parquet' is the corpus itself"):
         prepare(root, replace(recipe, against={"a": corpus}))
+
+
+def test_a_corpus_that_tags_label_is_compared_too(here, root, tmp_path, media, recipe):
+    """The same samples are removed as in a run with a teacher, and copies within the corpus too."""
+    taught = Run(root, replace(recipe, copies="near")).build("picks")
+    corpus, count = tmp_path / "tagged.parquet", len(media["unlabeled"])
+    tags = [["zero", "one"][i % 2 :] for i in range(count)]
+    pq.write_table(pa.table({"image": media["unlabeled"], "tags": tags}), corpus, row_group_size=7)
+    (tmp_path / "map.csv").write_text("class,tag\n0,zero\n1,one\n")
+    tagged = replace(
+        recipe,
+        unlabeled=Corpus(uri=(str(corpus),)),
+        labeler="tags",
+        tags=Tags(column="tags", map=str(tmp_path / "map.csv")),
+        select=Select(k=200, p=1, rank="random"),
+    )
+    run = Run(root, replace(tagged, copies="near")).build("leaks").build("picks")
+    assert run.tested and run.seen and run.copies and run.pairs and taught.pairs and taught.copies
+    assert run.tested.name == run.seen.name == "pictures"
+    of_runs = [{(row["key"], row["reference"], row["kind"]) for row in one.pairs.table("pairs-", PAIRS).to_pylist()}
+               for one in (run, taught) if one.pairs]  # fmt: skip
+    assert of_runs[0] == of_runs[1]
+    copied = set(run.copies.table("copies-", COPIED).column("key").to_pylist())
+    removed = {key for key, _, kind in of_runs[0] if kind != "below"}
+    picks = run.picks.table("picks-", PICKS)
+    pairs = set(zip(picks["key"].to_pylist(), picks["label"].to_pylist(), strict=True))
+    left = set(range(count)) - removed - copied
+    assert pairs == {(key, label) for key in left for label in range(key % 2, 2)}
+    assert run.leaks.leaks == taught.leaks.leaks and run.leaks.keys.tolist() == taught.leaks.keys.tolist()
+    assert run.leaks.leaks.removed == len(removed) > PLANTED
+    report = Run(root, replace(tagged, leaks="report")).build("picks")
+    assert set(report.picks.table("picks-", PICKS)["key"].to_pylist()) == set(range(count))
+    skipped = Run(root, replace(tagged, leaks="skip")).build("picks")
+    assert skipped.tested is skipped.seen is skipped.pairs is skipped.duplicates is None
+    assert set(skipped.picks.table("picks-", PICKS)["key"].to_pylist()) == set(range(count))
+    with pytest.raises(InputError, match="copies is 'near', but leaks is 'skip': choose 'remove'"):
+        replace(tagged, leaks="skip", copies="near")
 
 
 @pytest.mark.slow

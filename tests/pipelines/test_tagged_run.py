@@ -56,7 +56,8 @@ def test_a_student_learns_from_tags_without_a_teacher(ray_local, tmp_path):
     with in_this_process(tmp_path), scored_in_this_process(tmp_path):
         run = Run(root, recipe)
         artifact, summary = write_report(run)
-    assert run.teacher_test is run.duplicates is run.pairs is run.audit is None
+    assert run.teacher_test is run.audit is None and run.tested and run.seen and run.seen.name == "pictures"
+    assert summary.counts.samples == 600 == summary.counts.scored + summary.counts.duplicates
     assert not any(one.name == "teacher" for some in run.artifacts.values() for one in some)
     picks = run.picks.table("picks-", PICKS)
     right = truth[picks["key"].to_numpy()] == picks["label"].to_numpy()
