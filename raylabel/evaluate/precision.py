@@ -16,7 +16,8 @@ from raylabel.corpus.csvs import csv_columns
 from raylabel.corpus.lists import file_uri, split_line
 from raylabel.corpus.share import rows_of
 from raylabel.errors import InputError
-from raylabel.evaluate.results import PRECISION, Metric, Subject
+from raylabel.evaluate.classify import wilson
+from raylabel.evaluate.results import BORDER, PRECISION, Metric, Subject
 from raylabel.schema import PICKS
 from raylabel.store.artifact import Artifact
 from raylabel.store.files import filesystem
@@ -40,8 +41,9 @@ class Truth:
 def pick_precision(
     of: Subject, picks: Artifact, shards: Artifact, share: float, truth: Truth | None, classes: Sequence[str] = ()
 ) -> list[Metric]:
-    """Share of picks whose label is the true one; n is the number of picks whose true label is known. No row without a
-    truth table. `share` is that of the corpus; `classes`: the names of the classes, in the order of their indices.
+    """Share of picks whose label is the true one; n is the number of picks whose true label is known. If not all are,
+    as after people have labeled the last picks of each list, also that of the last picks. No row without a truth table.
+    `share` is that of the corpus; `classes`: the names of the classes, in the order of their indices.
 
     Ids are compared as text. The truth table and the ids of the picks are held in memory: a corpus with true labels is
     small enough. Reads the ids of the shards that contain picks. InputError if a table lacks its column, a label is no
@@ -55,7 +57,7 @@ def pick_precision(
     known = _read_truth(truth, corpus.format == "files", classes)
     if len(known["id"].unique()) < len(known):
         raise InputError(f"truth.uri '{truth.uri}': column '{truth.id}' names a sample twice: give each one label")
-    table = picks.table("picks", PICKS, ["label", "key"]).sort_by("key")
+    table = picks.table("picks", PICKS, ["label", "rank", "key"]).sort_by("key")
     keys = table["key"].to_numpy()
     numbers, firsts = np.unique(keys >> 32, return_index=True)
     rows = np.split(keys & 0xFFFFFFFF, firsts[1:])  # of each shard
@@ -69,14 +71,27 @@ def pick_precision(
 
     with ThreadPoolExecutor(THREADS) as pool:
         ids = [chunk for column in pool.map(ids_of, map(corpus.row, numbers.tolist()), rows) for chunk in column.chunks]
-    picked = pa.table({"id": pa.chunked_array(ids, _TEXT), "label": table["label"]})
+    picked = pa.table({"id": pa.chunked_array(ids, _TEXT), "label": table["label"], "rank": table["rank"]})
     both = picked.join(known, "id", join_type="inner")
     if not len(both):
         raise InputError(
             f"truth.uri '{truth.uri}': none of the picks' ids is in column '{truth.id}': set truth.id to that column"
         )
-    share = float(np.mean(both["label"].to_numpy() == both["true"].to_numpy()))
-    return [Metric(**vars(of), metric=PRECISION, value=share, n=len(both))]
+    right = both["label"].to_numpy() == both["true"].to_numpy()
+    found = [Metric(**vars(of), metric=PRECISION, value=float(right.mean()), n=len(both))]
+    if len(both) < len(table):
+        found.append(_border(of, picked["label"].to_numpy(), both["label"].to_numpy(), both["rank"].to_numpy(), right))
+    return found
+
+
+def _border(of: Subject, picked: np.ndarray, label: np.ndarray, rank: np.ndarray, right: np.ndarray) -> Metric:
+    """The last picks of each list. `picked`: the classes of all picks; label, rank, right: of those whose true label is
+    known, and whether it is that class."""
+    counts = np.bincount(picked)
+    longest = int((counts[label] - rank).max()) + 1  # from the first that is known to the end of its list
+    n, hits = int(np.minimum(counts, longest).sum()), int(right[rank > counts[label] - longest].sum())
+    low, high = wilson(hits, n)
+    return Metric(**vars(of), metric=BORDER, value=hits / n, low=low, high=high, n=n)
 
 
 _TEXT = pa.large_string()

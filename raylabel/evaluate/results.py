@@ -41,6 +41,10 @@ CLEAN_GAIN = "clean_gain_top1"
 PRECISION = "pick_precision"
 """Share of picks whose label is the true one, n the picks whose true label is known; no row without a truth table. It
 has no interval."""
+BORDER = "border_precision"
+"""Share right of the last picks of each list, as many as from the first of a list whose true label is known; a pick
+whose label is not known counts as wrong. No row if all are known. Wilson interval: its lower end is a bound for the
+whole lists, if the first picks of a list are no worse than its last."""
 
 ECE = "ece"
 """Expected calibration error of the probability of the best class, a fraction. It has no interval."""
@@ -75,7 +79,7 @@ class Metric(Subject):
 
     metric: str
     """Id of the metric: top1, top5, clip_top1, subset_top1, real_top1, gain_top1, clean_top1, clean_gain_top1,
-    pick_precision, ece, ece_calibrated, curve_area, images_to_95, or another that an evaluator uses."""
+    pick_precision, border_precision, ece, ece_calibrated, curve_area, images_to_95, or another of an evaluator."""
     value: float
     low: float | None = None
     """Lower end of the 95% interval; None where there is no interval."""

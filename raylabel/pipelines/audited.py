@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from raylabel.compute.progress import say
 from raylabel.errors import InputError
+from raylabel.evaluate.precision import pick_precision
+from raylabel.evaluate.results import BORDER, TEACHER, Metric, Subject, find
 from raylabel.labels.cross_fit import cross_fit
 from raylabel.labels.source import SCORES_NAME, gives_scores
 from raylabel.schema import HELD, PICKS, SCORES
@@ -16,6 +18,7 @@ from raylabel.selection.audit import Audited, HeldOut, audit
 from raylabel.selection.doubts import doubts
 from raylabel.selection.shorten import shorten
 from raylabel.store.artifact import Artifact
+from raylabel.text import percent
 
 if TYPE_CHECKING:
     from raylabel.pipelines.semi_supervised import Run
@@ -53,6 +56,20 @@ def shortened(run: Run) -> Artifact:
     found = _shortened(run)
     for text in doubts_of(run, found):  # now, not after days of training
         say(f"warning: {text}")
+    return found
+
+
+def precision_of(run: Run) -> list[Metric]:
+    """How many of the picks have their true label, where it is known."""
+    recipe, start = run.recipe, run.start
+    labeler = TEACHER if recipe.taught else run.source.name
+    of = Subject(model=labeler, seed=recipe.seed, dataset=", ".join(recipe.unlabeled.uri), split="unlabeled")
+    shards = start.shards["unlabeled"]
+    found = pick_precision(of, run.picks, shards, recipe.unlabeled.share, recipe.truth, start.classes)
+    if border := find(found, metric=BORDER):
+        right = f"{round(border.value * border.n):,} of the last {border.n:,} picks of the lists have their true label"
+        least = f"at least {percent(border.low or 0.0)} of all have it"
+        say(f"audit: {right}: {least} if the first picks of a list are no worse than its last")
     return found
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raylabel.evaluate.classify import Hits, accuracy, hits, paired_gain, share_right
-from raylabel.evaluate.precision import pick_precision
-from raylabel.evaluate.results import CLEAN_GAIN, CLEAN_TOP1, CONTROL, STUDENT, TEACHER, TOP1, Metric, Subject, require
+from raylabel.evaluate.results import CLEAN_GAIN, CLEAN_TOP1, CONTROL, STUDENT, TOP1, Metric, Subject, require
 from raylabel.pipelines.curves import curve_metrics
 from raylabel.schema import PICKS
 from raylabel.store.artifact import Artifact
@@ -23,17 +22,13 @@ def metrics_of(run: Run) -> list[Metric]:
     """Accuracies on the test set, the gain, learning curves, the precision of the picks."""
     recipe, start = run.recipe, run.start
     of = functools.partial(Subject, seed=recipe.seed, dataset=", ".join(recipe.test.uri), split="test")
-    labeler = TEACHER if recipe.taught else run.source.name
-    picked = Subject(model=labeler, seed=recipe.seed, dataset=", ".join(recipe.unlabeled.uri), split="unlabeled")
     right = {name: hits(scores, start.test_labels) for name, scores in run.tests.items()}
     return [
         *(row for name, hit in right.items() for row in accuracy(of(model=name), hit, len(start.classes))),
         paired_gain(of(model=STUDENT), right[STUDENT].top1, right[CONTROL].top1),
         *_clean(run, right, of),
         *curve_metrics(run),
-        *pick_precision(
-            picked, run.picks, start.shards["unlabeled"], recipe.unlabeled.share, recipe.truth, start.classes
-        ),
+        *run.precision,
     ]
 
 

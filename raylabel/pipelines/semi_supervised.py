@@ -18,7 +18,7 @@ from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.start import import_weights
 from raylabel.pipelines.artifacts import artifacts_of
-from raylabel.pipelines.audited import audit_of, held_of, shortened
+from raylabel.pipelines.audited import audit_of, held_of, precision_of, shortened
 from raylabel.pipelines.control import ControlSweep, split_labels, trial_runs, try_controls
 from raylabel.pipelines.finetuned import finetuned
 from raylabel.pipelines.frozen import features_of, headed_teacher
@@ -185,6 +185,11 @@ class Run(Steps):
     def picks(self) -> Artifact:
         """PICKS: the lists, or with `select.precision` their beginnings that are expected to have it."""
         return shortened(self)
+
+    @cached_property
+    def precision(self) -> list[Metric]:
+        """How many of the picks have their true label, where it is known: before anything is trained on them."""
+        return precision_of(self)
 
     @cached_property
     def pseudo_examples(self) -> Artifact:

@@ -13,9 +13,22 @@ from typing import Any, get_type_hints
 from ray import cloudpickle
 
 from raylabel.errors import InputError
-from raylabel.recipes.images import cifar10, digits, flowers, imagenet_yfcc_resnet50
+from raylabel.recipes.images import (
+    cifar10,
+    digits,
+    flowers,
+    imagenet_ig_resnet50,
+    imagenet_ig_weak_resnet50,
+    imagenet_yfcc_resnet50,
+)
 from raylabel.recipes.transfers import cub200_resnet50, sign_digits
-from raylabel.recipes.videos import actions, kinetics_r2plus1d18, kinetics_r2plus1d34, moving_digits
+from raylabel.recipes.videos import (
+    actions,
+    kinetics_ig_weak_r2plus1d18,
+    kinetics_r2plus1d18,
+    kinetics_r2plus1d34,
+    moving_digits,
+)
 from raylabel.text import one_line
 
 NAMED: dict[str, Callable[..., Any]] = {
@@ -23,10 +36,13 @@ NAMED: dict[str, Callable[..., Any]] = {
     "cifar10": cifar10,
     "flowers": flowers,
     "imagenet-yfcc-resnet50": imagenet_yfcc_resnet50,
+    "imagenet-ig-resnet50": imagenet_ig_resnet50,
+    "imagenet-ig-weak-resnet50": imagenet_ig_weak_resnet50,
     "moving-digits": moving_digits,
     "actions": actions,
     "kinetics-r2plus1d18": kinetics_r2plus1d18,
     "kinetics-r2plus1d34": kinetics_r2plus1d34,
+    "kinetics-ig-weak-r2plus1d18": kinetics_ig_weak_r2plus1d18,
     "sign-digits": sign_digits,
     "cub200-resnet50": cub200_resnet50,
 }

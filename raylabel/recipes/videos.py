@@ -6,6 +6,7 @@ from raylabel import datasets
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
 from raylabel.evaluate.precision import Truth
+from raylabel.labels.tags import Tags
 from raylabel.labels.teacher import Label
 from raylabel.media.view import Clip, View
 from raylabel.models import Model
@@ -138,3 +139,21 @@ def kinetics_r2plus1d34(data: str) -> Recipe:
     """
     recipe = kinetics_r2plus1d18(data)
     return replace(recipe, name="kinetics-r2plus1d34", student=Model(arch="r2plus1d_34"))
+
+
+def kinetics_ig_weak_r2plus1d18(data: str) -> Recipe:
+    """Weakly supervised pre-training on hashtags (Yalniz et al. 2019 §5.1, table 7: 71.5 top-1): not yet run.
+
+    `raylabel semi-supervised kinetics-ig-weak-r2plus1d18 --data DIR`. As `kinetics-r2plus1d18`, but the tars in the
+    folder unlabeled have a field `tags` in their JSON members, and no teacher is needed: tags are made from the names
+    of the classes, as for IG-Kinetics. With `--student.arch r2plus1d_34` it gives the pre-trained network that a
+    teacher of the semi-weak run starts from. K is as in that run, which is an assumption.
+    """
+    recipe = kinetics_r2plus1d18(data)
+    return replace(
+        recipe,
+        name="kinetics-ig-weak-r2plus1d18",
+        labeler="tags",
+        tags=Tags(column="json:tags"),
+        select=Select(k=4_000, p=1, rank="random", allow_empty=True),  # 41 of 400 classes have no hashtag
+    )

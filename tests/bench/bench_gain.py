@@ -51,7 +51,7 @@ Make = Callable[[str, Path, int, int, int], Recipe]
 """(folder of the sets, folder for other files, seed, workers, scale) → a recipe."""
 
 
-def shorter(recipe: Recipe, teacher: int, student: int, scale: int, arch: str = "resnet14x1") -> Recipe:
+def shorter(recipe: Recipe, teacher: int, student: int, scale: int, arch: str = "resnet8x1") -> Recipe:
     """With a teacher and a student of this architecture, trained on so many images; a tenth more to fine-tune."""
     network, base = Model(arch=arch), recipe.pretrain
     if not recipe.teacher.head.given:
@@ -65,9 +65,10 @@ def shorter(recipe: Recipe, teacher: int, student: int, scale: int, arch: str = 
 
 
 def flowers(data: str, folder: Path, seed: int, workers: int, scale: int) -> Recipe:
-    """100 labels; a head on a frozen network labels 2,509 photographs."""
+    """100 labels; a head on a frozen network labels 2,509 photographs, of which small copies are trained on."""
     found = flowers_of_bench(f"{data}/flowers", str(lite0_weights(folder)), seed, workers, False)
-    return shorter(replace(found, view=View(size=32, resize=32, min_scale=0.3)), 0, 30_000, scale)
+    small = replace(found.materialize, short_side=48)
+    return shorter(replace(found, view=View(size=32, resize=32, min_scale=0.3), materialize=small), 0, 15_000, scale)
 
 
 def digits(data: str, folder: Path, seed: int, workers: int, scale: int) -> Recipe:
@@ -78,7 +79,7 @@ def digits(data: str, folder: Path, seed: int, workers: int, scale: int) -> Reci
     pq.write_table(table.slice(100), folder / "labeled-300.parquet")
     test = Corpus(uri=(f"{folder}/test.parquet", f"{folder}/labeled-300.parquet"))
     recipe = replace(recipe, labeled=Corpus(uri=(f"{folder}/labeled-100.parquet",)), test=test)
-    return shorter(recipe, 20_000, 30_000, scale, "resnet8x1")
+    return shorter(recipe, 20_000, 15_000, scale)
 
 
 def signs(data: str, folder: Path, seed: int, workers: int, scale: int) -> Recipe:
@@ -86,7 +87,7 @@ def signs(data: str, folder: Path, seed: int, workers: int, scale: int) -> Recip
     recipe = sign_digits(data, folder, seed, workers, scale)
     schedule = Schedule(lr=0.05, warmup=0.05)
     train = Train(images=1, batch=64, schedule=schedule, weight_decay=5e-4)
-    return shorter(replace(recipe, pretrain=train, finetune=fine(train)), 30_000, 30_000, scale)
+    return shorter(replace(recipe, pretrain=train, finetune=fine(train)), 20_000, 15_000, scale)
 
 
 def few_cifar10(data: str, folder: Path, seed: int, workers: int, scale: int) -> Recipe:
@@ -99,12 +100,12 @@ def few_cifar10(data: str, folder: Path, seed: int, workers: int, scale: int) ->
     recipe = recipes.cifar10(f"{data}/cifar10")
     labeled = Corpus(uri=(f"{folder}/few.parquet",), classes=recipe.labeled.classes)
     recipe = replace(recipe, labeled=labeled, holdout=0.5, seed=seed, resources=Resources(workers=workers))
-    return shorter(recipe, 60_000, 60_000, scale)
+    return shorter(recipe, 20_000, 20_000, scale)
 
 
 def distracted(data: str, folder: Path, seed: int, workers: int, scale: int) -> Recipe:
     """The corpus of bench_k.py, of which 82% are of no class: 250 labels and 250 held out."""
-    return shorter(no_class(data, folder, seed, workers, scale), 60_000, 60_000, scale)
+    return shorter(no_class(data, folder, seed, workers, scale), 20_000, 20_000, scale)
 
 
 def fine(train: Train) -> Train:

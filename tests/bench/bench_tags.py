@@ -71,7 +71,7 @@ def cifar10(_: Root, data: str, folder: Path, scale: int) -> Recipe:
     table = pa.concat_tables(pq.read_table(f"{data}/unlabeled-{part}.parquet") for part in (0, 1)).sort_by("id")
     truth = table.select(["id"]).join(pq.read_table(f"{data}/unlabeled-truth.parquet"), "id").sort_by("id")
     names = Path(f"{data}/classes.txt").read_text().split()
-    train, model = replace(recipe.pretrain, images=60_000 // scale), Model(arch="resnet14x1")
+    train, model = replace(recipe.pretrain, images=20_000 // scale), Model(arch="resnet8x1")
     return replace(
         recipe,
         unlabeled=tagged(table, truth["label"].to_numpy().astype(np.int64), names, path),
@@ -80,7 +80,7 @@ def cifar10(_: Root, data: str, folder: Path, scale: int) -> Recipe:
         select=Select(k=3_000, p=2),
         student=model,
         pretrain=train,
-        finetune=replace(recipe.finetune, images=6_000 // scale),
+        finetune=replace(recipe.finetune, images=2_000 // scale),
     )
 
 

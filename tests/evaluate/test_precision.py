@@ -2,6 +2,7 @@
 
 import csv
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,24 +12,61 @@ import pytest
 from raylabel import datasets
 from raylabel.corpus import Corpus, Shards, index_corpus
 from raylabel.errors import InputError
+from raylabel.evaluate.classify import wilson
 from raylabel.evaluate.precision import Truth, pick_precision
 from raylabel.evaluate.results import Subject
 from raylabel.schema import PICKS, make_key
 from raylabel.store.artifact import Artifact, Built, Root, write_table
 
+OF = Subject(model="teacher", seed=0, dataset="u", split="unlabeled")
+
 
 def pick(root: Root, name: str, pairs: list[tuple[int, int]]) -> Artifact:
     """PICKS of (label, key)."""
-    rows = [{"label": c, "rank": 1, "score": 0.0, "key": key} for c, key in pairs]
+    ranks, seen = [], Counter[int]()
+    for c, _ in pairs:
+        seen[c] += 1
+        ranks.append(seen[c])
+    rows = [{"label": c, "rank": r, "score": 0.0, "key": key} for (c, key), r in zip(pairs, ranks, strict=True)]
     table = pa.Table.from_pylist(rows, schema=PICKS)
-    return root.make(name, {}, lambda d: Built([write_table(d.uri, "picks-0.parquet", table)], {}))
+    return root.make(name, {}, lambda d: Built([write_table(d.uri, "picks-0.parquet", table)], {"picks": len(pairs)}))
 
 
 def precision(picks: Artifact, shards: Artifact, truth: Truth | None) -> tuple[float, int] | None:
     """(value, n) of the row."""
-    rows = pick_precision(Subject(model="teacher", seed=0, dataset="u", split="unlabeled"), picks, shards, 1.0, truth)
-    assert all((row.model, row.metric, row.low, row.high) == ("teacher", "pick_precision", None, None) for row in rows)
+    rows = pick_precision(OF, picks, shards, 1.0, truth)
+    assert all(
+        (row.model, row.metric, row.low, row.high) == ("teacher", "pick_precision", None, None) for row in rows[:1]
+    )
+    assert [row.metric for row in rows[1:]] == ["border_precision"] * (
+        0 < len(rows) and rows[0].n < picks.info["picks"]
+    )
     return (rows[0].value, rows[0].n) if rows else None
+
+
+def test_the_last_picks_of_each_list_bound_the_precision_of_all(ray_local, tmp_path):
+    """Lists of 5, 3 and 2 picks. People looked at the last two of each; what they left out is wrong."""
+    ids = [str(row) for row in range(10)]
+    pq.write_table(pa.table({"image": [b"x"] * 10, "id": ids}), tmp_path / "u.parquet")
+    root = Root.open(str(tmp_path / "root"))
+    shards = index_corpus(root, "unlabeled", Corpus(uri=(str(tmp_path / "u.parquet"),)))
+    lists = [0] * 5 + [1] * 3 + [2] * 2
+    picks = pick(root, "picks", list(zip(lists, range(10), strict=True)))
+
+    def border(said: dict[str, int]) -> tuple[float, int] | None:
+        pq.write_table(pa.table({"id": list(said), "label": list(said.values())}), tmp_path / "truth.parquet")
+        rows = pick_precision(OF, picks, shards, 1.0, Truth(uri=str(tmp_path / "truth.parquet")))
+        if len(rows) == 1:
+            return None
+        assert (rows[1].low, rows[1].high) == wilson(round(rows[1].value * rows[1].n), rows[1].n)
+        return rows[1].value, rows[1].n
+
+    assert border({"3": 0, "4": 0, "6": 1, "7": 1, "8": 2, "9": 2}) == (1.0, 6)
+    assert border({"3": 0, "4": 1, "6": 1, "8": 2}) == (3 / 6, 6)  # 7 and 9 show no class
+    assert border({"4": 0, "7": 1, "9": 0}) == (2 / 3, 3)
+    assert border({"3": 0, "7": 1}) == (2 / 6, 6)  # all of the last class are wrong
+    assert border({"0": 0}) == (1 / 10, 10)
+    assert border({one: lists[int(one)] for one in ids}) is None  # all are known
 
 
 def test_precision_joins_by_id_across_shards(ray_local, tmp_path):

@@ -80,7 +80,8 @@ def test_features_are_those_of_a_plain_pass_and_a_head_on_them_gives_the_same_sc
     root = Root.open(str(tmp_path / "root"))
     shards = index_corpus(root, "labeled", corpus)
     network = frozen(root)
-    features = network.features(root, corpus, shards)
+    with scored_in_this_process(tmp_path):
+        features = network.features(root, corpus, shards)
     assert features.name == "features" and len(features.files("features-")) == 3
     assert (features.info["samples"], features.info["scored"], features.info["rejected"]) == (500, 498, 2)
     key, rows, norm = matrix(features)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from clip_models import SMALLEST, network, save, without_warnings
 from helpers import contents, digit_images, write_parquet
+from scoring import scored_in_this_process
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus
@@ -80,8 +81,9 @@ def test_scores_are_those_of_open_clip_and_the_same_bytes_from_stored_features(
         )
         return source.label(to, corpus, shards)
 
-    plain = scores(Root.open(str(tmp_path / "plain")), None)
-    stored = trunk.features(root, corpus, shards)
+    with scored_in_this_process(tmp_path):
+        plain = scores(Root.open(str(tmp_path / "plain")), None)
+        stored = trunk.features(root, corpus, shards)
     monkeypatch.setattr(stage, "score", None)  # nothing is read
     ranked = scores(root, stored)
     assert ranked.digest == plain.digest and contents(ranked) == contents(plain)

@@ -51,6 +51,22 @@ def test_the_video_recipe_of_the_paper_has_its_settings(tmp_path):
     assert other.student.arch == "r2plus1d_34" and other.view == recipe.view
 
 
+def test_the_runs_of_hashtags_have_the_settings_of_the_paper(tmp_path):
+    made = {
+        name: recipes.make(recipes.find(f"imagenet-{name}"), str(tmp_path))
+        for name in ("yfcc-resnet50", "ig-resnet50", "ig-weak-resnet50")
+    }
+    plain, semi_weak, weak = made.values()
+    assert semi_weak.select == replace(plain.select, k=64_000) and semi_weak.taught and not weak.taught
+    assert (weak.select.k, weak.select.rank, weak.tags.column) == (64_000, "random", "json:tags")
+    assert semi_weak.pretrain == weak.pretrain == plain.pretrain and weak.unlabeled == semi_weak.unlabeled
+    video, tagged = (
+        recipes.make(recipes.find(f"kinetics-{name}"), str(tmp_path)) for name in ("r2plus1d18", "ig-weak-r2plus1d18")
+    )
+    assert (tagged.labeler, tagged.select.k, tagged.tags.map) == ("tags", 4_000, "")
+    assert replace(tagged, name=video.name, labeler="teacher", tags=video.tags, select=video.select) == video
+
+
 @pytest.mark.parametrize("name", recipes.returning(Recipe))
 def test_the_control_has_the_images_and_settings_of_the_student(name, tmp_path):
     function = recipes.find(name)

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from copies import encoded, photographs
 from corpora import add
 from helpers import open_in_chromium, write_parquet
 from PIL import Image
+from scoring import scored_in_this_process
 from videos import scene, video
 
 from raylabel.compute.resources import Resources
@@ -58,10 +60,11 @@ class Case:
 
 
 @pytest.fixture
-def case(ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+def case(ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
     monkeypatch.setattr(units, "UNIT", 16)
     monkeypatch.setattr(stage, "PART", 2)
-    return Case(tmp_path, Root.open(str(tmp_path / "runs")))
+    with scored_in_this_process(tmp_path):
+        yield Case(tmp_path, Root.open(str(tmp_path / "runs")))
 
 
 @pytest.fixture(scope="module")

@@ -299,7 +299,7 @@ def test_label_studio_gets_the_last_ranks_and_its_labels_come_back(case: PickedR
     assert counts == Counter(chosen.values()) and set(counts) == {CLASSES[index] for index in (1, 2, 3, 5)}
     of = Subject(model="teacher", seed=0, dataset="u", split="unlabeled")
     truth = Truth(uri=labels, id="uri", label="choice")
-    (row,) = pick_precision(of, case.picks, case.shards.artifact, 1.0, truth, CLASSES)
+    row, _ = pick_precision(of, case.picks, case.shards.artifact, 1.0, truth, CLASSES)
     right = [chosen[pick[0]] == pick[1] for pick in case.expected() if pick[0] in chosen]
     assert (row.value, row.n) == (np.mean(right), len(right))
     with pytest.raises(InputError, match="column 'choice' does not contain class indices: .* or only names of classes"):
