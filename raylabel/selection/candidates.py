@@ -46,7 +46,7 @@ def read_candidates(
             label = _entries(batch.column("classes"), scored.kept, where)[:, :p]
             score = _entries(batch.column(config.column), scored.kept, where)[:, :p]
             if len(drop):
-                once = drop[np.searchsorted(drop, own[0]).clip(max=len(drop) - 1)] != own[0]
+                once = _others(own[0], drop)
                 own, label, score = [values[once] for values in own], label[once], score[once]
             if label.size and not 0 <= label.min() <= label.max() < scored.classes:
                 raise InputError(
@@ -71,9 +71,15 @@ def _read_tagged(
             lists = batch.column("classes")
             key = np.repeat(batch.column("key").to_numpy(), lists.value_lengths().to_numpy(zero_copy_only=False))
             label = lists.flatten().to_numpy()
-            once = ~np.isin(key, drop)
-            key, label = key[once], label[once]
+            if len(drop):
+                once = _others(key, drop)
+                key, label = key[once], label[once]
             yield label, random_numbers(key, label, config.seed), [key]
+
+
+def _others(key: np.ndarray, drop: np.ndarray) -> np.ndarray:
+    """bool [n]: the keys that are not among `drop`, ascending. np.isin would sort all of them for each batch."""
+    return drop[np.searchsorted(drop, key).clip(max=len(drop) - 1)] != key
 
 
 def random_numbers(key: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:

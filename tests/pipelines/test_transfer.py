@@ -304,7 +304,12 @@ def natural_adversarial(folder: Path) -> tuple[Corpus, Corpus, int]:
     return labeled, imagenet_a(str(folder)), 4
 
 
-@pytest.mark.parametrize("made_up", [cub, ilsvrc, natural_adversarial])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "made_up", [pytest.param(cub, marks=SLOW), ilsvrc, pytest.param(natural_adversarial, marks=SLOW)]
+)
 def test_standard_sets_in_their_own_layouts(here: None, tmp_path: Path, root: Root, candidates, made_up):
     labeled, test, count = made_up(tmp_path)
     (tmp_path / "real.json").write_text(json.dumps([[0], [], [0, 1], [1], [], [7]]))  # images 2 and 5 have no label
