@@ -29,6 +29,7 @@ ARTIFACTS = {
     "pairs": "pairs",
     "duplicates": "duplicates",
     "copies": "copies",
+    "held": "scores",
     "picks": "picks",
     "pseudo_examples": "examples-picked",
     "pretrained": "pretrained",

@@ -99,6 +99,7 @@ class _Costs:
             *((self.passes.features(),) if recipe.teacher.features else ()),
             self.passes.label(),
             Selection(self.passes, self.expected.picks).work(),
+            *((self.passes.audit(),) if recipe.audited and self.start.validation else ()),
             self._materialize(),
             self._train("pretrain", recipe.student, recipe.pretrain, "pseudo_examples"),
             self._finetune(),

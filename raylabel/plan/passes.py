@@ -74,6 +74,14 @@ class Passes:
         seconds = head.start + samples / (tasks * head.samples_per_second)
         return Work(stage="label", images=samples, seconds=seconds, traffic=asked.rounded())
 
+    def audit(self) -> Work:
+        """The teacher scores the validation set; heads without a part of the labeled set take a moment to fit."""
+        found, held = self.measured.teacher, self.start.validation
+        if self.done["held"] or found is None or not (self.recipe.audited and held):
+            return Work.nothing("audit")
+        network = self.recipe.teacher.network
+        return self.then_score(Work.nothing("audit"), held[0], network, found, found.bytes_per_row)
+
     def evaluate(self) -> Work:
         """Each network scores the test set."""
         total, student = Work.nothing("evaluate"), self.measured.student
