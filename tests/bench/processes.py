@@ -7,7 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -77,11 +77,14 @@ def in_other_environment(python: str, module: str, function: str, *arguments: An
     return pickle.loads(found)
 
 
-def accuracy_arguments(doc: str | None, dataset: str) -> argparse.Namespace:
-    """The command line of a bench of accuracies on one of the data sets of the tests; `doc` is its docstring."""
-    data = Path(__file__).resolve().parents[3] / "shared" / "data" / dataset
+def accuracy_arguments(doc: str | None, dataset: str = "", sets: Iterable[str] = ()) -> argparse.Namespace:
+    """The command line of a bench of accuracies on one of the data sets of the tests; `doc` is its docstring. Or on
+    several, of which the user may choose some: then `data` is the folder of all."""
+    data, names = Path(__file__).resolve().parents[3] / "shared" / "data" / dataset, tuple(sets)
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=str(data))
+    if names:
+        parser.add_argument("--sets", nargs="+", choices=names, default=names, help="some of them; default: all")
     parser.add_argument(
         "--root", help="folder of the results, from which a later run resumes; default: a temporary folder"
     )
