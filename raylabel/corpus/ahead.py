@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,8 @@ class UnitReader:
     def _prepare_more(self) -> None:
         for run in islice(self._todo, AHEAD - len(self._prepared)):
             first, last, plan = run[0], run[-1], self._queue.plan()
-            rows = first.only or range(first.first, last.first + last.rows)
+            only = tuple(chain.from_iterable(unit.only for unit in run))
+            rows = only or range(first.first, last.first + last.rows)
             prepared = self._fetcher.submit(self._prepare, first.shard, rows, self._queue, plan)
             self._prepared.append((run, rows, prepared))
         if len(self._prepared) < AHEAD:
@@ -91,13 +92,19 @@ class UnitReader:
 def _runs(units: Sequence[Unit]) -> Iterator[list[Unit]]:
     run: list[Unit] = []
     for unit in units:
-        follows = run and (run[-1].shard, run[-1].first + run[-1].rows) == (unit.shard, unit.first)
-        if run and (not follows or unit.only or run[-1].only):
+        if run and not _follows(run[-1], unit):
             yield run
             run = []
         run.append(unit)
     if run:
         yield run
+
+
+def _follows(one: Unit, other: Unit) -> bool:
+    """Whether both are of one shard, and other rows of it after those of the first, without a gap if all are read."""
+    if one.shard != other.shard or bool(one.only) != bool(other.only):
+        return False
+    return one.only[-1] < other.only[0] if one.only else one.first + one.rows == other.first
 
 
 def _open(

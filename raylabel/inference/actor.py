@@ -70,7 +70,7 @@ class ScoringActor:
         if table.schema.names == BATCH.names:
             call = _Call(unpack_batches(table, self._task))
         else:
-            units = [unit for units in units_of(table) for unit in units]
+            units = [unit for units in units_of(self._task, table) for unit in units]
             reader = UnitReader(self._task.corpus, self._task.shards, units, self._fetcher)
             sandbox = self._sandbox or shared_sandbox(self._task.scorer.parser)
             call = _Call(batches(self._task, reader, sandbox, self._threads), reader)

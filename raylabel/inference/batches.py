@@ -16,6 +16,7 @@ from raylabel.corpus import Corpus, Sample, Shards, Unit, UnitRange
 from raylabel.corpus.ahead import UnitReader
 from raylabel.corpus.sample import media_digest, sample_digest
 from raylabel.inference.scorer import RANKED, Scorer
+from raylabel.inference.subset import Subset
 from raylabel.media.sandbox.sandbox import Sandbox, shared_sandbox
 from raylabel.prefetch import ahead
 from raylabel.schema import DIGEST_BYTES, split_key
@@ -44,6 +45,8 @@ class ScoringTask:
     pool: Pool
     names: bool = False
     """Whether NAMES are asked for; then the shards are tars."""
+    subset: Subset | None = None
+    """The samples that are scored, if not all are."""
 
 
 def item(units: Sequence[Unit]) -> pa.Table:
@@ -62,7 +65,7 @@ def item(units: Sequence[Unit]) -> pa.Table:
 
 def decode(task: ScoringTask, table: pa.Table) -> Iterator[pa.Table]:
     """Rows of ITEM → rows of BATCH. Runs in a Ray task."""
-    for units in units_of(table):
+    for units in units_of(task, table):
         reader = UnitReader(task.corpus, task.shards, units, shared_fetcher())
         for facts, batch in batches(task, reader, shared_sandbox(task.scorer.parser), None, reuse=False):
             yield _pack(facts, batch)
@@ -87,10 +90,12 @@ class Facts:
         self.stage[slot], self.reason[slot], self.detail[slot] = stage, reason, detail
 
 
-def units_of(table: pa.Table) -> Iterator[list[Unit]]:
+def units_of(task: ScoringTask, table: pa.Table) -> Iterator[list[Unit]]:
+    """The units of each row of ITEM, with the rows that are scored."""
     for row in table.to_pylist():
         values = zip(row["shard"], row["first"], row["rows"], row["only"], strict=True)
-        yield [Unit(shard, first, rows, tuple(only)) for shard, first, rows, only in values]
+        units = [Unit(shard, first, rows, tuple(only)) for shard, first, rows, only in values]
+        yield task.subset.narrow(units) if task.subset else units
 
 
 @functools.cache

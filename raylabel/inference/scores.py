@@ -8,8 +8,10 @@ same units on any cluster. So the bytes do not depend on the number of actors, t
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from raylabel.compute.autoscaler import ready
 from raylabel.compute.progress import Progress
@@ -22,6 +24,7 @@ from raylabel.inference.pool import score
 from raylabel.inference.reuse import Earlier, find_earlier, rejected_units
 from raylabel.inference.scorer import RANKED, Scorer
 from raylabel.inference.stored import score_stored
+from raylabel.inference.subset import Subset, units_between
 from raylabel.schema import THUMBNAIL_SIDE
 from raylabel.store.artifact import Artifact, Built, Draft, Root
 from raylabel.store.parts import committed_parts, files_of
@@ -54,17 +57,19 @@ class Scoring:
     """Also write the NAMES of the samples, for a corpus of tars."""
     features: Artifact | None = None
     """FEATURES of the corpus by the trunk of the scorer's network: its head ranks them, and no sample is read."""
+    subset: Artifact | None = None
+    """A table with the keys of the samples that are scored, such as TAGS; None: all are."""
 
 
 def make_scores(root: Root, scoring: Scoring, former: Sequence[Scoring] = ()) -> Artifact:
-    """SCORES, the artifact `scores`: every sample of the corpus as the scorer ranks it; or FEATURES, the artifact
-    `features`, of a scorer that computes them.
+    """SCORES, the artifact `scores`: every sample of the corpus, or of a subset of it, as the scorer ranks it; or
+    FEATURES, the artifact `features`, of a scorer that computes them.
 
-    Shards that the same source scored as part of an earlier state of the corpus are reused; with `retry_rejects`
-    everything except the rejects is (reject_retry.py). Files `scores-*` and `rejects-*`, one per part, and `names-*`
-    and `thumbnails-*` if they are asked for. Info: samples,
-    scored, rejected, reasons, groups (rows that have one), images (scored in the build that took `seconds`), earlier
-    (reused in it), p. InputError if too many samples could not be read, or if a shard changed while it was scored.
+    Shards that the same source scored as part of an earlier state of the corpus are reused, unless there is a subset;
+    with `retry_rejects` everything except the rejects is (reject_retry.py). Files `scores-*` and `rejects-*`, one per
+    part, and `names-*` and `thumbnails-*` if they are asked for. Info: samples, scored, rejected, reasons, groups (rows
+    that have one), images (scored in the build that took `seconds`), earlier (reused in it), p. InputError if too many
+    samples could not be read, or if a shard changed while it was scored.
 
     `former`: the same scoring as earlier versions of raylabel did it. SCORES that they made are returned, and those
     that they began are completed in the same way, so that no artifact has scores of two arithmetics.
@@ -75,17 +80,22 @@ def make_scores(root: Root, scoring: Scoring, former: Sequence[Scoring] = ()) ->
     scoring = choices[identities.index(identity)]
     cluster, shards, unit = ready(scoring.resources), scoring.shards, unit_rows(scoring.corpus)
     pool = cluster.teachers(scoring.resources)
-    task = ScoringTask(scoring.scorer, scoring.corpus, Shards(shards), scoring.batch, pool, scoring.names)
+    subset = scoring.subset
+    whole = ScoringTask(scoring.scorer, scoring.corpus, Shards(shards), scoring.batch, pool, scoring.names)
     verb = {RANKED.name: "label", "pictures": "make thumbnails of"}.get(name, "compute features of")
     stage = shards.name.replace("shards-", f"{verb} ") + (scoring.by and f" by {scoring.by}")
 
     def build(draft: Draft, before: Artifact | None) -> Built:
+        task = replace(whole, subset=Subset.of(subset, unit)) if subset else whole
         units = Units(task.shards.rows, unit)
+        counts = task.subset.counts(units) if task.subset else None
         if before:
             part = functools.partial(_retried_part, before, frozenset(file.name for file in before.files("rejects-")))
         else:
-            part = functools.partial(_part, units, find_earlier(root, name, identity, task.shards, unit, PART))
-        tally = RejectTally(task.shards.samples, scoring.reject_limit, corpus=shards.name.removeprefix("shards-"))
+            earlier = None if subset else find_earlier(root, name, identity, task.shards, unit, PART)
+            part = functools.partial(_part, units, counts, earlier)
+        samples = task.shards.samples if counts is None else int(counts.sum())
+        tally = RejectTally(samples, scoring.reject_limit, corpus=shards.name.removeprefix("shards-"))
         count, features = -(-len(units) // PART), scoring.features
         found = _build(draft, stage, task, count, part, tally, scoring.retry_rejects, features)
         if before and found.info["rejected"] == before.info["rejected"]:
@@ -101,6 +111,7 @@ def _identity(scoring: Scoring) -> dict[str, Any]:
     unit = [unit_rows(scoring.corpus), PART]
     found = {"source": dict(scoring.source), "shards": scoring.shards.info["content"], "unit": unit}
     found |= {"names": True} if scoring.names else {}
+    found |= {"subset": scoring.subset.digest} if scoring.subset else {}
     return found | ({"thumbnails": THUMBNAIL_SIDE} if scoring.scorer.kept.thumbnails else {})
 
 
@@ -149,8 +160,8 @@ def _build(
     return Built(files_of(committed), info)
 
 
-def _part(units: Units, earlier: Earlier | None, number: int) -> Part:
-    of_part = units.between(number * PART, (number + 1) * PART)
+def _part(units: Units, counts: np.ndarray | None, earlier: Earlier | None, number: int) -> Part:
+    of_part = units_between(units, counts, number * PART, (number + 1) * PART)
     if not earlier:
         return Part(number, of_part)
     known = earlier.known[of_part.shard]

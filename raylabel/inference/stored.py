@@ -25,6 +25,7 @@ from raylabel.inference.network import Network
 from raylabel.inference.parts import Part, write_part
 from raylabel.inference.reuse import Reader, Rows, read_rows
 from raylabel.inference.scorer import RANKED
+from raylabel.inference.subset import Subset
 from raylabel.prefetch import ahead
 from raylabel.schema import SCORES, make_key
 from raylabel.store.artifact import Artifact
@@ -48,7 +49,7 @@ def score_stored(
     waiting: list[Any] = []
     left = parts()
     while run := list(itertools.islice(left, min(RUN, max(1, size)))):
-        waiting.append(rank.remote(folder, features.uri, head, task.batch, task.scorer.p, thumbnails, run))
+        waiting.append(rank.remote(folder, features.uri, head, task.batch, task.scorer.p, thumbnails, task.subset, run))
         if len(waiting) == IN_FLIGHT:
             (done,), waiting = ray.wait(waiting)
             yield from fetch(done)
@@ -80,7 +81,14 @@ def _load_head(model: Artifact) -> _Head:
 
 @ray.remote(max_retries=3)
 def _rank(
-    folder: str, features: str, head: _Head, batch: int, p: int, thumbnails: bool, parts: list[Part]
+    folder: str,
+    features: str,
+    head: _Head,
+    batch: int,
+    p: int,
+    thumbnails: bool,
+    subset: Subset | None,
+    parts: list[Part],
 ) -> list[dict[str, Any]]:
     """Ranks and commits the parts, and returns their records. `features`: the folder of FEATURES."""
     import torch
@@ -94,7 +102,8 @@ def _rank(
     reader, read = Reader(kept.name, beside), functools.partial(read_rows, features, name="features", beside=beside)
     stored = (read(part.number) if len(part.units) else None for part in parts)
     for part, rows in zip(parts, ahead(stored, depth=1), strict=True):
-        ranked = [_rank_part(features, rows, weight, bias, batch, p, part.units)] if rows else []
+        units = subset.narrow(part.units) if subset else part.units
+        ranked = [_rank_part(features, rows, weight, bias, batch, p, units)] if rows else []
         found.append(write_part(folder, kept, part, reader, ranked, beside))
     return found
 
@@ -106,7 +115,7 @@ def _rank_part(folder: str, rows: Rows, weight: Any, bias: Any, batch: int, p: i
     table, rejects, *thumbnails = rows
     key, count = table.column("key").to_numpy(), len(table)
     column = table.column("feature").combine_chunks()
-    matrix = column.flatten().to_numpy().reshape(count, -1)
+    matrix = column.flatten().to_numpy().reshape(count, column.type.list_size)  # of a part without any, too
     ranked = np.zeros(count, bool)
     found = [np.empty((count, p), kind) for kind in (np.int32, np.float32, np.float32)]
     without: list[np.ndarray] = []

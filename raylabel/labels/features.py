@@ -44,6 +44,8 @@ class Frozen:
     retry_rejects: bool = False
     thumbnails: bool = False
     """Also keep THUMBNAILS, from which near-duplicates are found."""
+    subset: Artifact | None = None
+    """A table with the keys of the samples that are scored; None: all are."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -75,6 +77,7 @@ class Frozen:
             resources=self.resources,
             retry_rejects=self.retry_rejects,
             by=self.weights.name,
+            subset=self.subset,
         )
         return make_scores(root, scoring, [replace(scoring, scorer=network)] if self.thumbnails else [])
 

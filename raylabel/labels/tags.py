@@ -1,8 +1,9 @@
 """The configuration of the tags of a corpus, such as hashtags, as labels of its samples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from raylabel.errors import InputError
+from raylabel.store.artifact import ADDED_LATER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,11 @@ class Tags:
     several. Empty: they are made from the names of the classes (labels/tag_map.py): the words of `playing guitar` in
     any order, each as it is or as its stem, as in playingguitar and guitarplay. Commas separate synonyms."""
 
+    filter: bool = field(default=False, metadata=ADDED_LATER)
+    """The teacher scores only the samples that have a tag of a class, as in the semi-weak runs of Yalniz et al. 2019
+    (§4.4)."""
+
     def __post_init__(self) -> None:
-        if self.map and not self.column:
-            raise InputError(f"tags.map is '{self.map}', but tags.column is not given: name where the tags are")
+        for name, value in {"map": self.map, "filter": self.filter}.items():
+            if value and not self.column:
+                raise InputError(f"tags.{name} is {value!r}, but tags.column is not given: name where the tags are")

@@ -72,6 +72,8 @@ class TrainedNetwork:
     """Also keep the names of the samples of tars, which SHARDS do not contain."""
     thumbnails: bool = False
     """Also keep THUMBNAILS, from which near-duplicates are found."""
+    subset: Artifact | None = None
+    """A table with the keys of the samples that are scored; None: all are."""
 
     @property
     def name(self) -> str:
@@ -128,4 +130,5 @@ class TrainedNetwork:
             by=model.name,
             names=self.names,
             features=self.features,
+            subset=self.subset,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from raylabel.labels.features import Frozen, make_head
@@ -32,6 +33,8 @@ def features_of(run: Run, corpus: str) -> Artifact | None:
     if not (run.recipe.teacher.head.given and run.recipe.taught):
         return None
     frozen = frozen_network(run, corpus == "unlabeled" and keeps_thumbnails(run))
+    if corpus == "unlabeled":
+        frozen = replace(frozen, subset=run.subset)
     return frozen.features(run.root, run.start.corpora[corpus], run.start.shards[corpus])
 
 

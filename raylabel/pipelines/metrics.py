@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from raylabel.errors import InputError
 from raylabel.evaluate.classify import Hits, accuracy, hits, paired_gain, share_right
+from raylabel.evaluate.given_teacher import check_teacher, problem_of
 from raylabel.evaluate.results import CLEAN_GAIN, CLEAN_TOP1, CONTROL, STUDENT, TOP1, Metric, Subject, require
 from raylabel.pipelines.curves import curve_metrics
 from raylabel.schema import PICKS
@@ -41,6 +43,17 @@ def _clean(run: Run, right: Mapping[str, Hits], of: Callable[..., Subject]) -> I
     for name, hit in right.items():
         yield share_right(of(model=name), CLEAN_TOP1, hit.top1[clean])
     yield paired_gain(of(model=STUDENT), right[STUDENT].top1[clean], right[CONTROL].top1[clean], CLEAN_GAIN)
+
+
+def check_of(run: Run) -> Artifact | None:
+    """The accuracy of a given or zero-shot teacher; None for others."""
+    teacher = run.recipe.teacher
+    if not run.teacher_test or not teacher.checked:
+        return None
+    found = check_teacher(run.root, run.teacher_test, run.start.test_labels, teacher.head)
+    if not teacher.unchecked and (problem := problem_of(found, run.start.classes, teacher.head)):
+        raise InputError(problem)
+    return found
 
 
 def validate(run: Run, network: Artifact, held: Artifact) -> Metric:

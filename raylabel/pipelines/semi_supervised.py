@@ -9,8 +9,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Self
 
-from raylabel.errors import InputError
-from raylabel.evaluate.given_teacher import check_teacher, problem_of
 from raylabel.evaluate.results import CONTROL, MIXED, PRETRAINED, STUDENT, TEACHER, Metric
 from raylabel.labels.hashtags import Hashtags
 from raylabel.labels.source import LabelSource
@@ -24,8 +22,8 @@ from raylabel.pipelines.finetuned import finetuned
 from raylabel.pipelines.frozen import features_of, headed_teacher
 from raylabel.pipelines.inputs import Prepared, prepare
 from raylabel.pipelines.leaks import keeps_thumbnails, labeled_pairs_of, leaks_of, pairs_of, seen_of, tested_of
-from raylabel.pipelines.metrics import metrics_of
-from raylabel.pipelines.selected import copies_of, duplicates_of, picks_of
+from raylabel.pipelines.metrics import check_of, metrics_of
+from raylabel.pipelines.selected import copies_of, duplicates_of, picks_of, subset_of
 from raylabel.pipelines.steps import Steps
 from raylabel.pipelines.workers import check_workers
 from raylabel.recipes.recipe import Recipe
@@ -107,13 +105,7 @@ class Run(Steps):
     def teacher_check(self) -> Artifact | None:
         """The accuracy of a given or zero-shot teacher; None for others. InputError if its classes are likely in
         another order."""
-        teacher = self.recipe.teacher
-        if not self.teacher_test or not teacher.checked:
-            return None
-        found = check_teacher(self.root, self.teacher_test, self.start.test_labels, teacher.head)
-        if not teacher.unchecked and (problem := problem_of(found, self.start.classes, teacher.head)):
-            raise InputError(problem)
-        return found
+        return check_of(self)
 
     @cached_property
     def tested(self) -> Artifact | None:
@@ -129,6 +121,11 @@ class Run(Steps):
     def labeled_leaks(self) -> Leaks:
         """How much of the test set is in the labeled set, which is known before the corpus is labeled."""
         return leaks_of(self, None).leaks
+
+    @cached_property
+    def subset(self) -> Artifact | None:
+        """TAGS of the corpus, if only tagged samples are scored; None otherwise."""
+        return subset_of(self)
 
     @cached_property
     def features(self) -> Artifact | None:
@@ -254,9 +251,8 @@ class Run(Steps):
         """The label source of the corpus."""
         if not self.recipe.taught:
             return self.recipe.source or Hashtags(tags=self.recipe.tags, classes=self.start.classes)
-        return replace(
-            self.network(self.teacher, self.recipe.teacher_view, keeps_thumbnails(self)), features=self.features
-        )
+        network = self.network(self.teacher, self.recipe.teacher_view, keeps_thumbnails(self))
+        return replace(network, features=self.features, subset=self.subset)
 
     def validation_set(self, config: Train) -> Artifact | None:
         """EXAMPLES that a training is validated on."""

@@ -41,6 +41,8 @@ def plan(root: Root, recipe: Recipe, device_hour_price: float | None = None) -> 
     """
     if not recipe.taught:
         raise InputError("a plan is of a run whose teacher labels the corpus: leave out labeler and source")
+    if recipe.tags.filter:
+        raise InputError("a plan does not read tags: leave out tags.filter for a plan of the whole corpus")
     cluster, start = Cluster.now(), prepare(root, recipe)
     done = Done(root, recipe, start)
     begin = time.monotonic()

@@ -99,6 +99,8 @@ def _check_tags(recipe: Recipe) -> None:
     needs = {"labeler": recipe.labeler, "select.counts": recipe.select.counts}
     for name in (name for name, value in needs.items() if value == "tags" and not recipe.tags.column):
         raise InputError(f"{name} is 'tags', but there are none: say where they are, such as --tags.column tags")
+    if not recipe.taught and recipe.tags.filter:
+        raise InputError("tags.filter is set, but no teacher scores the corpus: leave it out")
     if recipe.labeler == "teacher" or recipe.source:
         return
     if recipe.select.rank != "random":

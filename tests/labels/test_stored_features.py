@@ -19,6 +19,7 @@ import torch
 from cloud import Cloud
 from helpers import DIGITS_VIEW, contents, digit_images, random_model, write_parquet
 from ray.exceptions import RayTaskError
+from scoring import keys_table, scored_in_this_process
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, index_corpus, units
@@ -80,8 +81,8 @@ class Set:
         labels = GivenLabels().label(self.root, self.corpus, self.shards)
         return make_head(self.root, self.frozen(), self.features(), labels, HEAD, seed=1)
 
-    def scores(self, teacher: Artifact, features: Artifact | None, retry: bool = False) -> Artifact:
-        source = TrainedNetwork(
+    def source(self, teacher: Artifact, features: Artifact | None, retry: bool = False) -> TrainedNetwork:
+        return TrainedNetwork(
             network=teacher,
             view=DIGITS_VIEW,
             config=LABEL,
@@ -90,7 +91,9 @@ class Set:
             features=features,
             thumbnails=True,
         )
-        return source.label(self.root, self.corpus, self.shards)
+
+    def scores(self, teacher: Artifact, features: Artifact | None, retry: bool = False) -> Artifact:
+        return self.source(teacher, features, retry).label(self.root, self.corpus, self.shards)
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +117,18 @@ def digits(made: tuple[Set, Artifact], tmp_path: Path) -> Set:
     """In a copy of the root."""
     shutil.copytree(made[0].root.uri, tmp_path / "root")
     return made[0].to(tmp_path / "root")
+
+
+def test_of_a_subset_the_bytes_are_those_of_the_whole_network(digits: Set, teacher: Artifact, tmp_path: Path):
+    subset = keys_table(digits.root, np.array([0, 3, *range(60, 180), 250, 498, 499]), 2)
+    other, found = digits.to(tmp_path / "other"), []
+    with scored_in_this_process(tmp_path):
+        features = replace(digits.frozen(), subset=subset).features(digits.root, digits.corpus, digits.shards)
+        for one, stored_features in ((digits, features), (other, None)):
+            source = replace(digits.source(teacher, stored_features), subset=subset)
+            found.append(source.label(one.root, one.corpus, one.shards))
+    assert contents(found[0]) == contents(found[1]) and features.info["samples"] == 125
+    assert (found[0].info["scored"], found[0].info["rejected"]) == (121, 4)
 
 
 @pytest.fixture

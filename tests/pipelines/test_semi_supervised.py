@@ -25,6 +25,7 @@ from raylabel.errors import InputError
 from raylabel.labels.truth import GivenLabels
 from raylabel.models import Model
 from raylabel.pipelines import semi_supervised
+from raylabel.pipelines.audited import doubts_of
 from raylabel.pipelines.existing import MissingError, ReadOnlyRoot
 from raylabel.pipelines.inputs import prepare
 from raylabel.pipelines.semi_supervised import STAGES, Run
@@ -269,7 +270,9 @@ def test_lists_end_where_the_held_out_labels_say(first, ray_local, monkeypatch, 
     assert again.lists == run.lists and again.picks != again.lists and again.audit
     assert again.audit.info["precision"] >= least
     assert again.picks.info["per_class"] == again.audit.info["lengths"]
-    assert "of the picks (" in capfd.readouterr().out
+    said = capfd.readouterr().out  # before anything is trained on picks: the teacher of this run is not trained
+    assert "of the picks (" in said and "\nwarning: do not expect a gain: at most " in said
+    assert doubts_of(run, run.picks) and "pretrained" not in run.__dict__
     assert Run(root, replace(short, audit=True), run.start).picks == again.picks
     with pytest.raises(InputError, match="^select.precision is .*, but no labeled samples are held out"):
         replace(plain, select=short.select)
@@ -289,7 +292,7 @@ def test_another_k_needs_other_picks_and_what_is_trained_on_them(first, ray_loca
             getattr(run, stage)
         except MissingError:
             missing.add(stage)
-    assert missing == {"lists", "picks", "pseudo_examples", "pretrained", "student", "tests", "metrics"}
+    assert missing == {"lists", "picks", "precision", "pseudo_examples", "pretrained", "student", "tests", "metrics"}
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from helpers import digit_images
@@ -19,7 +20,7 @@ from raylabel.plan.estimate import plan
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.recipe import Recipe
 from raylabel.report.run import write_report
-from raylabel.schema import PICKS
+from raylabel.schema import PICKS, SCORES, TAGS
 from raylabel.selection.config import Select
 from raylabel.selection.lengths import share_out
 from raylabel.ship.picked import find_picks
@@ -87,6 +88,17 @@ def test_lists_are_as_long_as_the_tags_say(ray_local, tmp_path):
     with pytest.raises(InputError, match="select.counts is 'tags', but there are none"):
         replace(taught, tags=Tags())
 
+    filtered = replace(taught, tags=replace(recipe.tags, filter=True), select=Select(k=20, p=10, allow_empty=True))
+    with in_this_process(tmp_path), scored_in_this_process(tmp_path):
+        some = Run(root, filtered).build("lists")
+    assert some.subset == tags and some.teacher == run.teacher
+    keys = tags.table("tags-", TAGS, ["key"])["key"]
+    whole = run.labels.table("scores-", SCORES)
+    assert some.labels.table("scores-", SCORES).equals(whole.filter(pc.is_in(whole["key"], value_set=keys)))  # pyright: ignore
+    assert set(some.lists.table("picks-", PICKS)["key"].to_pylist()) <= set(keys.to_pylist())
+    with pytest.raises(InputError, match="a plan does not read tags: leave out tags.filter"):
+        plan(root, filtered)
+
 
 @pytest.mark.parametrize(
     "fields, message",
@@ -96,6 +108,7 @@ def test_lists_are_as_long_as_the_tags_say(ray_local, tmp_path):
         ({"select": Select(k=20, p=1)}, "select.rank is 'softmax': give --select.rank random"),
         ({"select": Select(k=20, p=1, rank="random", minimum=0.0)}, "which have no scores, but select.minimum is 0.0"),
         ({"copies": "near"}, "near"),
+        ({"tags": Tags(column="tags", filter=True)}, "tags.filter is set, but no teacher scores the corpus"),
     ],
 )
 def test_what_tags_do_not_have_is_an_error(tmp_path, fields, message):

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from projection import CLASSES, Projection
 
@@ -19,7 +21,8 @@ from raylabel.inference.pool import _split
 from raylabel.inference.reuse import Reader
 from raylabel.inference.scores import Scoring, make_scores
 from raylabel.labels.teacher import Label
-from raylabel.store.artifact import Artifact, Root
+from raylabel.schema import TAGS
+from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 
 
 def score(
@@ -43,6 +46,21 @@ def score(
         retry_rejects=retry_rejects,
     )
     return make_scores(root, scoring)
+
+
+def keys_table(root: Root, keys: np.ndarray, files: int, name: str = "tags") -> Artifact:
+    """TAGS of these keys, ascending, in so many files, each with small row groups."""
+
+    def build(draft: Draft) -> Built:
+        made = []
+        for number, some in enumerate(np.array_split(keys, files)):
+            lists = pa.array([[0]] * len(some), TAGS.field("classes").type)
+            table = pa.Table.from_arrays([pa.array(some, pa.int64()), lists], schema=TAGS)
+            groups = [table[first : first + 5] for first in range(0, max(1, len(table)), 5)]
+            made.append(write_table(draft.uri, f"{name}-{number:06d}.parquet", *groups))
+        return Built(made, {})
+
+    return root.make(name, {"keys": keys.tolist(), "files": files}, build)
 
 
 @contextmanager
