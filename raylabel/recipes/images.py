@@ -144,17 +144,18 @@ def imagenet_yfcc_resnet50(data: str) -> Recipe:
 def imagenet_ig_resnet50(data: str) -> Recipe:
     """The paper's semi-weak run (Yalniz et al. 2019 §4.4, table 6: 80.9 top-1, weakly supervised 78.2): not yet run.
 
-    `raylabel semi-supervised imagenet-ig-resnet50 --data DIR`. As `imagenet-yfcc-resnet50`, but `data` contains
-    ig1b, pictures with at least one of 1,500 hashtags, and resnext101_32x48d.safetensors is a teacher that was
-    pre-trained on hashtags and fine-tuned on ImageNet (85.4 top-1). Of the runs of `imagenet-ig-weak-resnet50`, the
-    one with `--student.arch resnext101_32x48d` gives it: `--teacher.train.init.weights` of this recipe with a
-    `teacher.train`, instead of the checkpoint. K = 64,000 (§4.4).
+    `raylabel semi-supervised imagenet-ig-resnet50 --data DIR`. As `imagenet-yfcc-resnet50`, but `data` contains ig
+    (WebDataset tars whose JSON members have a field `tags`), of which pictures with at least one hashtag are scored;
+    hashtags.csv, the 1,500 tags of the classes; and as resnext101_32x48d.safetensors a teacher that was pre-trained on
+    hashtags and fine-tuned on ImageNet (85.4 top-1): `imagenet-ig-weak-resnet50` with `--student.arch
+    resnext101_32x48d` trains one. K = 64,000 (§4.4).
     """
     recipe = imagenet_yfcc_resnet50(data)
     return replace(
         recipe,
         name="imagenet-ig-resnet50",
-        unlabeled=Corpus(uri=(f"{data}/ig1b",)),
+        unlabeled=Corpus(uri=(f"{data}/ig",)),
+        tags=Tags(column="json:tags", map=f"{data}/hashtags.csv", filter=True),
         select=replace(recipe.select, k=64_000),
     )
 
@@ -162,16 +163,15 @@ def imagenet_ig_resnet50(data: str) -> Recipe:
 def imagenet_ig_weak_resnet50(data: str) -> Recipe:
     """Weakly supervised pre-training on hashtags (Yalniz et al. 2019 §4.4, table 6: 78.2 top-1): not yet run.
 
-    `raylabel semi-supervised imagenet-ig-weak-resnet50 --data DIR`. `data` contains the folders imagenet-train and
-    imagenet-val, ig1b (WebDataset tars whose JSON members have a field `tags`) and hashtags.csv, the tags of each
-    class. The length and the rates are those of the paper's other runs; a list of 64,000 for each class, as many as in
-    its semi-weak run, is an assumption: what its weak baseline samples is not in the source.
+    `raylabel semi-supervised imagenet-ig-weak-resnet50 --data DIR`, with the data of `imagenet-ig-resnet50` and no
+    teacher. The length and the rates are those of the paper's other runs; a list of 64,000 for each class, as many as
+    in its semi-weak run, is an assumption: what its weak baseline samples is not in the source.
     """
     recipe = imagenet_ig_resnet50(data)
     return replace(
         recipe,
         name="imagenet-ig-weak-resnet50",
         labeler="tags",
-        tags=Tags(column="json:tags", map=f"{data}/hashtags.csv"),
+        tags=replace(recipe.tags, filter=False),
         select=Select(k=64_000, p=1, rank="random"),
     )

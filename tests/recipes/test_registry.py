@@ -58,6 +58,7 @@ def test_the_runs_of_hashtags_have_the_settings_of_the_paper(tmp_path):
     }
     plain, semi_weak, weak = made.values()
     assert semi_weak.select == replace(plain.select, k=64_000) and semi_weak.taught and not weak.taught
+    assert semi_weak.tags.filter and weak.tags == replace(semi_weak.tags, filter=False)
     assert (weak.select.k, weak.select.rank, weak.tags.column) == (64_000, "random", "json:tags")
     assert semi_weak.pretrain == weak.pretrain == plain.pretrain and weak.unlabeled == semi_weak.unlabeled
     video, tagged = (
