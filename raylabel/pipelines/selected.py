@@ -38,26 +38,22 @@ def picks_of(run: Run) -> Artifact:
         return run.labels
     pairs = None if run.recipe.leaks == "report" else run.pairs
     config, classes = run.recipe.select, run.start.classes
-    counts = tags_of(run).info["per_class"] if config.counts == TAGGED else ()
+    counts = run.tags.info["per_class"] if run.tags and config.counts == TAGGED else ()
     found = select(run.root, run.labels, run.duplicates, config, classes, pairs, run.copies, counts)
     for text in _warnings(found, run.start.classes):  # now, not after days of training
         say(f"warning: {text}")
     return found
 
 
-def tags_of(run: Run) -> Artifact:
-    """TAGS of the corpus."""
-    start, tags = run.start, run.recipe.tags
-    return make_tags(run.root, tags, start.corpora["unlabeled"], start.shards["unlabeled"], start.classes)
-
-
-def subset_of(run: Run) -> Artifact | None:
-    """TAGS, if only the samples with a tag of a class are scored."""
-    if not run.recipe.tags.filter:
+def tags_of(run: Run) -> Artifact | None:
+    """TAGS of the corpus, if they say what is scored, or how long the lists are."""
+    start, recipe = run.start, run.recipe
+    if not (recipe.tags.filter or recipe.select.counts == TAGGED):
         return None
-    found = tags_of(run)
-    tagged, samples = (found.info[name] for name in ("tagged", "samples"))
-    say(f"tags: {tagged:,} of {samples:,} samples of the corpus have a tag of a class, the others are not scored")
+    found = make_tags(run.root, recipe.tags, start.corpora["unlabeled"], start.shards["unlabeled"], start.classes)
+    if recipe.tags.filter:
+        tagged, samples = (found.info[name] for name in ("tagged", "samples"))
+        say(f"tags: {tagged:,} of {samples:,} samples of the corpus have a tag of a class, the others are not scored")
     return found
 
 

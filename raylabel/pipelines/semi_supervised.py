@@ -23,7 +23,7 @@ from raylabel.pipelines.frozen import features_of, headed_teacher
 from raylabel.pipelines.inputs import Prepared, prepare
 from raylabel.pipelines.leaks import keeps_thumbnails, labeled_pairs_of, leaks_of, pairs_of, seen_of, tested_of
 from raylabel.pipelines.metrics import check_of, metrics_of
-from raylabel.pipelines.selected import copies_of, duplicates_of, picks_of, subset_of
+from raylabel.pipelines.selected import copies_of, duplicates_of, picks_of, tags_of
 from raylabel.pipelines.steps import Steps
 from raylabel.pipelines.workers import check_workers
 from raylabel.recipes.recipe import Recipe
@@ -123,9 +123,9 @@ class Run(Steps):
         return leaks_of(self, None).leaks
 
     @cached_property
-    def subset(self) -> Artifact | None:
-        """TAGS of the corpus, if only tagged samples are scored; None otherwise."""
-        return subset_of(self)
+    def tags(self) -> Artifact | None:
+        """TAGS of the corpus, if they say what is scored, or how long the lists are; None otherwise."""
+        return tags_of(self)
 
     @cached_property
     def features(self) -> Artifact | None:
@@ -253,6 +253,11 @@ class Run(Steps):
             return self.recipe.source or Hashtags(tags=self.recipe.tags, classes=self.start.classes)
         network = self.network(self.teacher, self.recipe.teacher_view, keeps_thumbnails(self))
         return replace(network, features=self.features, subset=self.subset)
+
+    @property
+    def subset(self) -> Artifact | None:
+        """The TAGS of the samples that are scored; None: all are."""
+        return self.tags if self.recipe.tags.filter else None
 
     def validation_set(self, config: Train) -> Artifact | None:
         """EXAMPLES that a training is validated on."""

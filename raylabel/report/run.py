@@ -39,7 +39,7 @@ STRIPS = 10  # classes whose picks are shown
 ROWS = {
     "teacher": ("labeled_features", "teacher"),
     "features": ("features",),
-    "label": ("labels",),
+    "label": ("tags", "labels"),
     "compare": ("tested", "labeled_pairs", "seen", "pairs"),
     "select": ("duplicates", "copies", "lists", "picks"),
     "audit": ("held", "audit"),

@@ -83,6 +83,7 @@ def test_lists_are_as_long_as_the_tags_say(ray_local, tmp_path):
     with in_this_process(tmp_path), scored_in_this_process(tmp_path):
         run = Run(root, taught).build("lists")
     (tags,) = root.named("tags")
+    assert run.tags == tags and not run.subset
     lengths = share_out(np.array(tags.info["per_class"], float), 200)
     assert run.lists.info["lengths"] == run.lists.info["per_class"] == lengths.tolist() and len(set(lengths)) > 3
     with pytest.raises(InputError, match="select.counts is 'tags', but there are none"):
