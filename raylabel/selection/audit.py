@@ -31,6 +31,7 @@ from raylabel.text import percent, percent_range
 
 FOREIGN = 0.05
 """Share of samples that are unlike the labeled ones above which the corpus is not taken to be of their classes."""
+VERSION = 2  # of the model
 PARTS = 256  # of SCORES that are compared with the labeled samples, evenly spaced
 VALUES = 1000  # at which the distributions are compared, at most
 NAMES = ("samples", "source", "foreign", "precision", "low", "high", "suspects")  # of the info that Audited has
@@ -137,7 +138,13 @@ def audit(root: Root, picks: Artifact, scores: Artifact, held: HeldOut, config: 
             info["lengths"] = [lengths.get(label, 0) for label in range(classes)]
         return Built(files, info)
 
-    identity = {"picks": picks.digest, "scores": scores.digest, "held": list(held.of), "precision": config.precision}
+    identity = {
+        "version": VERSION,
+        "picks": picks.digest,
+        "scores": scores.digest,
+        "held": list(held.of),
+        "precision": config.precision,
+    }
     return root.make("audit", {**identity, "p": config.p, "column": config.column}, build)
 
 

@@ -3,7 +3,9 @@
 A pair of a sample and one of its classes is right if the class is the true one. The log-odds that a pair is right are
 (a + u_c) + (b + v_c) * score for a class c: a calibration of the score as in Platt 1999 for all classes together, from
 which each class differs by as much as its held-out samples say. u and v are normal with means of 0; their variances are
-estimated by EM, and the coefficients by Newton's method (empirical Bayes with the approximation of Laplace).
+estimated by EM, and the coefficients by Newton's method (empirical Bayes with the approximation of Laplace). Of few
+classes that differ little, the likeliest variance is 0, and intervals would be too narrow: so the variances have a
+prior, a scaled inverse chi-squared distribution (as Chung et al. 2013 keep them from 0 by one of another form).
 
 Letters: C classes, n pairs, R draws.
 """
@@ -17,7 +19,7 @@ DRAWS = 200
 LEVEL = 0.95  # of an interval
 SCALE = 5.0  # standard deviation of a and b, of scores with a standard deviation of 1, before any pair is seen
 ROUNDS, STEPS = 50, 100  # of EM and of Newton's method, at most
-LEAST = 1e-4  # variance of u and v
+VARIANCE, KNOWN = 0.5, 2  # of u and v, before any pair is seen, as if so many classes had shown it
 CHUNK = 1 << 12  # picks that are computed together
 
 
@@ -69,11 +71,11 @@ def fit_correctness(label: np.ndarray, score: np.ndarray, right: np.ndarray, cla
     the teacher has not learned from."""
     center, scale = float(score.mean()), float(score.std()) or 1.0
     x, y = (score.astype(np.float64) - center) / scale, right.astype(np.float64)
-    shared, own, variance = np.array([0.0, 1.0]), np.zeros((classes, 2)), np.array([0.5, 0.5])
+    shared, own, variance = np.array([0.0, 1.0]), np.zeros((classes, 2)), np.full(2, VARIANCE)
     for _ in range(ROUNDS):
         shared, own, (inverse, link, covariance) = _maximum(label, x, y, classes, variance, shared, own)
         spread = own**2 + np.einsum("cii->ci", inverse + link @ covariance @ link.transpose(0, 2, 1))
-        before, variance = variance, np.maximum(spread.mean(0), LEAST)
+        before, variance = variance, (spread.sum(0) + KNOWN * VARIANCE) / (classes + KNOWN)
         if np.abs(variance - before).max() < 1e-3 * before.max():
             break
     return Correctness(center, scale, shared, covariance, own, inverse, link)  # pyright: ignore

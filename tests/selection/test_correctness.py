@@ -25,7 +25,8 @@ def test_coefficients_are_the_most_likely_ones():
     spread = model.own**2 + np.einsum(
         "cii->ci", model.own_covariance + model.link @ model.shared_covariance @ model.link.transpose(0, 2, 1)
     )
-    variance = spread.mean(0)  # at the end of EM this is also what it began with
+    # At the end of EM this is also what it began with.
+    variance = (spread.sum(0) + correctness.KNOWN * correctness.VARIANCE) / (4 + correctness.KNOWN)
 
     def loss(values: np.ndarray) -> float:
         shared, own = values[:2], values[2:].reshape(4, 2)
