@@ -9,7 +9,8 @@ Settings: five corpora, most with several K. A setting has a gain if the 95% int
 control (Student's t of the paired differences) is above zero; the stronger control is that of the paper's training or
 of `modern` with the higher mean, each on as many images as the student. The warning is right where it is given for most
 seeds and there is no gain, or for a minority of them and there is one. Beside it: how many settings are right if a gain
-is always expected, and if it never is. Settings, lengths and the rules of the warning were fixed before any result.
+is always expected, and if it never is; and the coverage of the audit, as in bench_audit.py. Settings, lengths and the
+rules of the warning were fixed before any result.
 """
 
 import statistics
@@ -25,6 +26,7 @@ from figures import STUDENT_T, print_paired, print_value
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 from bench_audit import digits as digits_of_audit
+from bench_audit import measure as coverage
 from bench_audit import no_class, sign_digits
 from bench_flowers import flowers as flowers_of_bench
 from networks import lite0_weights
@@ -32,7 +34,7 @@ from processes import accuracy_arguments, connect
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
-from raylabel.evaluate.results import CONTROL, PRECISION, PRETRAINED, STUDENT, TEACHER, TOP1, Metric, require
+from raylabel.evaluate.results import CONTROL, PRETRAINED, STUDENT, TEACHER, TOP1, Metric, require
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.pipelines.audited import doubts_of
@@ -155,7 +157,7 @@ def main() -> None:
 def measure(root: Root, name: str, made: list[Recipe]) -> tuple[bool, list[float]]:
     """(whether most of the runs warn, the gain over the stronger control of each, in points)."""
     tops: dict[str, list[float]] = {}
-    warned, expected = [], []
+    warned: list[bool] = []
     for recipe in made:
         run = Run(root, recipe).build()
         warned.append(bool(doubts_of(run, run.picks)))
@@ -164,15 +166,11 @@ def measure(root: Root, name: str, made: list[Recipe]) -> tuple[bool, list[float
         other = Run(root, replace(recipe, control=control), run.start)
         found = {f"{model}, top-1": top1(run.metrics, model) for model in (TEACHER, CONTROL, PRETRAINED, STUDENT)}
         found[f"{CONTROL} as in modern, top-1"] = top1(other.build().metrics, CONTROL)
-        found["picks with their true label"] = 100 * require(run.metrics, metric=PRECISION).value
-        if run.audit and run.audit.info["precision"] is not None:
-            expected.append(100 * run.audit.info["precision"])
+        found |= coverage(root, recipe)
         for figure, value in found.items():
             tops.setdefault(figure, []).append(value)
     for figure, values in tops.items():
         print_value("gain", f"{name}: {figure}", values, "%")
-    if expected:
-        print_value("gain", f"{name}: picks that are expected to have it", expected, "%")
     print_value("gain", f"{name}: seeds of {len(made)} with the warning", [sum(warned)], "seeds")
     controls = [tops[f"{CONTROL}, top-1"], tops[f"{CONTROL} as in modern, top-1"]]
     stronger = max(controls, key=statistics.mean)
