@@ -25,9 +25,11 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 
 
 def training(root: Path) -> int:
-    """Students whose pre-training has written a checkpoint, if one of them is not complete; 0 otherwise."""
-    begun = [folder for folder in root.glob("pretrained-*") if any(folder.rglob("*checkpoint*"))]
-    return len(begun) if any(not (folder / "manifest.json").exists() for folder in begun) else 0
+    """Students whose pre-training has begun, if one of them has written a checkpoint and is not complete; 0
+    otherwise."""
+    folders = list(root.glob("pretrained-*"))
+    going_on = [one for one in folders if not (one / "manifest.json").exists() and any(one.rglob("*checkpoint*"))]
+    return len(folders) if going_on else 0
 
 
 def start(folder: str, root: Path, arguments: tuple[str, ...]) -> subprocess.Popen:
