@@ -23,7 +23,7 @@ from raylabel.compute.ray_internals import session_folder
 from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus.ahead import UnitReader
 from raylabel.errors import InputError
-from raylabel.inference.batches import BATCH, Facts, ScoringTask, batches, units_of, unpack_batches
+from raylabel.inference.batches import BATCH, Facts, ScoringTask, batches, scored_units, unpack_batches
 from raylabel.inference.crash_journal import MAX_CRASHES, CrashJournal
 from raylabel.inference.scorer import Found, Kept
 from raylabel.media.sandbox.sandbox import Sandbox, shared_sandbox
@@ -70,7 +70,7 @@ class ScoringActor:
         if table.schema.names == BATCH.names:
             call = _Call(unpack_batches(table, self._task))
         else:
-            units = [unit for units in units_of(self._task, table) for unit in units]
+            units = [unit for units in scored_units(self._task, table) for unit in units]
             reader = UnitReader(self._task.corpus, self._task.shards, units, self._fetcher)
             sandbox = self._sandbox or shared_sandbox(self._task.scorer.parser)
             call = _Call(batches(self._task, reader, sandbox, self._threads), reader)

@@ -65,7 +65,7 @@ def item(units: Sequence[Unit]) -> pa.Table:
 
 def decode(task: ScoringTask, table: pa.Table) -> Iterator[pa.Table]:
     """Rows of ITEM → rows of BATCH. Runs in a Ray task."""
-    for units in units_of(task, table):
+    for units in scored_units(task, table):
         reader = UnitReader(task.corpus, task.shards, units, shared_fetcher())
         for facts, batch in batches(task, reader, shared_sandbox(task.scorer.parser), None, reuse=False):
             yield _pack(facts, batch)
@@ -90,12 +90,15 @@ class Facts:
         self.stage[slot], self.reason[slot], self.detail[slot] = stage, reason, detail
 
 
-def units_of(task: ScoringTask, table: pa.Table) -> Iterator[list[Unit]]:
+def scored_units(task: ScoringTask, table: pa.Table) -> Iterator[list[Unit]]:
     """The units of each row of ITEM, with the rows that are scored."""
+    return (task.subset.narrow(units) if task.subset else units for units in units_of(table))
+
+
+def units_of(table: pa.Table) -> Iterator[list[Unit]]:
     for row in table.to_pylist():
         values = zip(row["shard"], row["first"], row["rows"], row["only"], strict=True)
-        units = [Unit(shard, first, rows, tuple(only)) for shard, first, rows, only in values]
-        yield task.subset.narrow(units) if task.subset else units
+        yield [Unit(shard, first, rows, tuple(only)) for shard, first, rows, only in values]
 
 
 @functools.cache

@@ -93,7 +93,7 @@ def make_scores(root: Root, scoring: Scoring, former: Sequence[Scoring] = ()) ->
             part = functools.partial(_retried_part, before, frozenset(file.name for file in before.files("rejects-")))
         else:
             earlier = None if subset else find_earlier(root, name, identity, task.shards, unit, PART)
-            part = functools.partial(_part, units, counts, earlier)
+            part = functools.partial(_part, units, earlier, counts=counts)
         samples = task.shards.samples if counts is None else int(counts.sum())
         tally = RejectTally(samples, scoring.reject_limit, corpus=shards.name.removeprefix("shards-"))
         count, features = -(-len(units) // PART), scoring.features
@@ -160,7 +160,7 @@ def _build(
     return Built(files_of(committed), info)
 
 
-def _part(units: Units, counts: np.ndarray | None, earlier: Earlier | None, number: int) -> Part:
+def _part(units: Units, earlier: Earlier | None, number: int, counts: np.ndarray | None = None) -> Part:
     of_part = units_between(units, counts, number * PART, (number + 1) * PART)
     if not earlier:
         return Part(number, of_part)
