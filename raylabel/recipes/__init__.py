@@ -9,13 +9,26 @@ from raylabel.media.view import Clip, View
 from raylabel.models import Model
 from raylabel.models.init import Init
 from raylabel.recipes.control import Control
-from raylabel.recipes.images import cifar10, digits, flowers, imagenet_yfcc_resnet50
+from raylabel.recipes.images import (
+    cifar10,
+    digits,
+    flowers,
+    imagenet_ig_resnet50,
+    imagenet_ig_weak_resnet50,
+    imagenet_yfcc_resnet50,
+)
 from raylabel.recipes.modern import modern
 from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.recipes.space import Search
 from raylabel.recipes.transfer import Transfer
 from raylabel.recipes.transfers import cub200_resnet50, sign_digits
-from raylabel.recipes.videos import actions, kinetics_r2plus1d18, kinetics_r2plus1d34, moving_digits
+from raylabel.recipes.videos import (
+    actions,
+    kinetics_ig_weak_r2plus1d18,
+    kinetics_r2plus1d18,
+    kinetics_r2plus1d34,
+    moving_digits,
+)
 from raylabel.selection.config import Select
 from raylabel.training.config import Train
 from raylabel.training.head import Head
@@ -47,7 +60,10 @@ __all__ = [
     "cub200_resnet50",
     "digits",
     "flowers",
+    "imagenet_ig_resnet50",
+    "imagenet_ig_weak_resnet50",
     "imagenet_yfcc_resnet50",
+    "kinetics_ig_weak_r2plus1d18",
     "kinetics_r2plus1d18",
     "kinetics_r2plus1d34",
     "modern",

@@ -63,6 +63,7 @@ def rows(table: Any, name: str) -> np.ndarray:
     return table.column(name).combine_chunks().flatten().to_numpy().reshape(len(table), -1).copy()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_scores_are_those_of_open_clip_and_the_same_bytes_from_stored_features(
     ray_local, theirs, file, tmp_path, monkeypatch

@@ -163,6 +163,7 @@ def test_copies_of_test_pictures_are_not_selected(here, root, tmp_path, media, r
         Run(root, replace(recipe, leaks="error"), start).build("labels")
 
 
+@pytest.mark.slow
 def test_further_evaluation_sets_and_the_held_out_split_are_removed_too(
     here, root, tmp_path, media, recipe, monkeypatch
 ):

@@ -100,6 +100,7 @@ def test_a_wrong_round_is_an_error(ray_local):
         check_recipe(replace(recipes.digits(), rounds=("resnet9000",)))
 
 
+@pytest.mark.slow
 def test_the_student_and_its_teacher_are_compared_on_the_validation_set(two, tmp_path):
     _, (first, _), _ = two
     root = Root(first.root.uri)
