@@ -34,8 +34,8 @@ def training(root: Path) -> int:
 
 def start(folder: str, root: Path, arguments: tuple[str, ...]) -> subprocess.Popen:
     command = [sys.executable, str(JOBS / "semi_supervised.py"), *arguments, *ROUNDS, "--root", str(root)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, env=environment(RAY_TMPDIR=folder), text=True, **pipes)
+    env = environment(RAY_TMPDIR=folder)
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finish(folder: str, root: Path, arguments: tuple[str, ...]) -> str:
