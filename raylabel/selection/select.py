@@ -92,11 +92,11 @@ def select(
 ) -> Artifact:
     """PICKS, the artifact `picks`: per class the first K of its candidates, by score descending, then key ascending.
 
-    `scores`: SCORES, or TAGS. A sample is a candidate for the first P of its classes in SCORES, or
-    for all in TAGS, in a random order; unless its key is in `duplicates`, `copies` or `pairs`, a better segment of the
-    same video is a candidate, or its score is below `config.minimum`. A class with fewer than K candidates keeps all,
-    or repeats them (`config.fill`). K differs by class with `config.counts`, in proportion to `tagged_samples` [C] if
-    that is 'tags'. Files `picks-*`, one per 64 classes, ordered by (label, rank).
+    `scores`: SCORES, or TAGS. A sample is a candidate for the first P of its classes in SCORES, or for all in TAGS, in
+    a random order; unless its key is in `duplicates`, `copies` or `pairs`, a better segment of the same video is a
+    candidate, or its score is below `config.minimum`. A class with fewer than K candidates keeps all, or repeats them
+    (`config.fill`). K differs by class with `config.counts`, in proportion to `tagged_samples` [C] if that is 'tags'.
+    Files `picks-*`, one per 64 classes, ordered by (label, rank).
     Info: picks (rows), samples (distinct keys), per_class (rows of each class), and the fields of `config`.
     InputError if P is above C or above the classes per sample in SCORES, or if a class has no candidates and
     `config.allow_empty` is not set.
