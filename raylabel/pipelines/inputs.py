@@ -97,7 +97,7 @@ def prepare(root: Root, recipe: Recipe) -> Prepared:
         classes=classes,
         warnings=tuple(warnings),
         groups=groups,
-        teacher=given_teacher(root, recipe.teacher, len(classes)),
+        teacher=given_teacher(root, recipe.teacher, len(classes)) if recipe.taught else None,
         weights=given_weights(root, recipe, len(classes)),
     )
 

@@ -15,6 +15,7 @@ from trainings import in_this_process
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.labels.tags import Tags
+from raylabel.pipelines.inputs import prepare
 from raylabel.pipelines.semi_supervised import Run
 from raylabel.plan.estimate import plan
 from raylabel.recipes import registry as recipes
@@ -69,6 +70,12 @@ def test_a_student_learns_from_tags_without_a_teacher(ray_local, tmp_path):
     assert find_picks(run.picks.uri).corpus == run.start.corpora["unlabeled"]
     with pytest.raises(InputError, match="a plan is of a run whose teacher labels the corpus"):
         plan(root, recipe)
+
+
+def test_the_teacher_of_a_run_that_tags_label_is_not_read(ray_local, tmp_path):
+    recipe, _ = weak(tmp_path)
+    teacher = replace(recipe.teacher, train=None, checkpoint=str(tmp_path / "missing.safetensors"))
+    assert prepare(Root.open(str(tmp_path / "root")), replace(recipe, teacher=teacher)).teacher is None
 
 
 def test_lists_are_as_long_as_the_tags_say(ray_local, tmp_path):
