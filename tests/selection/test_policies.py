@@ -43,7 +43,7 @@ def brute_force(rows, config: Select, lengths: list[int]) -> list[tuple[int, int
     return picks
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_lists_are_those_of_brute_force(data):
     classes, k = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 5))

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from projection import CLASSES, Projection
+from sandboxes import use_again
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
@@ -21,6 +22,7 @@ from raylabel.inference.pool import _split
 from raylabel.inference.reuse import Reader
 from raylabel.inference.scores import Scoring, make_scores
 from raylabel.labels.teacher import Label
+from raylabel.report import previews
 from raylabel.schema import TAGS
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 
@@ -83,4 +85,5 @@ def scored_in_this_process(folder: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "score", score_here)
         patch.setattr(actor, "_journal_path", lambda: str(folder / f"journal-{uuid.uuid4().hex}"))
+        use_again(patch, actor, previews)
         yield

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch.distributed
 from helpers import DIGITS_VIEW, digit_images, write_parquet
+from sandboxes import use_again
 
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus, Shards, index_corpus
 from raylabel.labels.truth import GivenLabels
 from raylabel.models import Model
 from raylabel.store.artifact import Artifact, Root
-from raylabel.training import loop, worker_group
+from raylabel.training import loop, stream, validation, worker_group
 from raylabel.training.config import Train
 from raylabel.training.examples import materialize
 from raylabel.training.loop import TrainingTask
@@ -66,6 +67,7 @@ def in_this_process(folder: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker_group, "fit", fit_here)
         patch.setattr(loop, "handle_sigterm", lambda: None)  # of a worker's process
+        use_again(patch, stream, validation)
         yield
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
