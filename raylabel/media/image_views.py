@@ -75,8 +75,12 @@ def eval_pixels(data: bytes, view: View) -> np.ndarray:
     else:
         pixels = decode_pixels(data, view.max_jpeg_pixels)
         size = pixels.shape[1], pixels.shape[0]
+    return _center(pixels, size, view, view.tested_size)
+
+
+def _center(pixels: np.ndarray, size: tuple[float, float], view: View, side: int) -> np.ndarray:
+    """The centre of a picture of `size` (width, height), uint8 [side, side, 3]."""
     to = (view.resize, view.resize) if view.squash else with_short_side(size, view.resize)
-    side = view.tested_size
     left, top = (round((n - side) / 2) for n in to)
     if max(to) > _MAX_ASPECT * min(to):
         box = (left, top, left + side, top + side)
@@ -114,9 +118,13 @@ def train_pixels(data: bytes, view: View, random: np.random.Generator) -> np.nda
 
     The number of values taken from `random` depends only on `view`, so the next picture's view does not depend on
     this picture's size. `data` is the encoded picture. Raises Reject as `decode_image` does, before drawing a value.
-    The array may be read-only or a reversed view. Pillow resizes the picture, unlike at evaluation.
+    The array may be read-only or a reversed view. Pillow resizes the picture, unlike at evaluation, but not the centre.
     """
-    if view.crop == "padded":
+    if view.crop == "center":
+        pixels = decode_pixels(data, view.max_jpeg_pixels)
+        pixels = _center(pixels, (pixels.shape[1], pixels.shape[0]), view, view.size)
+        pixels = pixels[:, ::-1] if random.random() < 0.5 and view.flip else pixels
+    elif view.crop == "padded":
         pixels = _padded_crop(decode_pixels(data, view.max_jpeg_pixels), view, random.random(3).tolist())
     else:
         image = decode_image(data, view.max_jpeg_pixels)

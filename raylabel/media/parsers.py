@@ -24,11 +24,7 @@ def eval_parser(view: dict) -> Callable[[bytes, Sequence[float]], np.ndarray]:
         warm_up()
         return lambda data, numbers: eval_clips(data, config, segment_of(numbers))
 
-    import torch
-
-    torch.set_num_threads(1)
-    # In its first call torch reads the processor's features from a file. A child cannot, and would use slower code.
-    resize(np.zeros((2, 2, 3), np.uint8), (2, 2), (4, 4))
+    _warm_up_resize()
     return lambda data, _: eval_pixels(data, config)
 
 
@@ -42,7 +38,17 @@ def train_parser(view: dict) -> Callable[[bytes, Sequence[int]], np.ndarray]:
 
         warm_up()
         return lambda data, numbers: train_clip(data, config, rng(*numbers))
+    if config.crop == "center":
+        _warm_up_resize()
     return lambda data, numbers: train_pixels(data, config, rng(*numbers))
+
+
+def _warm_up_resize() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    # In its first call torch reads the processor's features from a file. A child cannot, and would use slower code.
+    resize(np.zeros((2, 2, 3), np.uint8), (2, 2), (4, 4))
 
 
 def _view_of(fields: dict) -> View:

@@ -66,19 +66,25 @@ def train_clip(data: bytes, view: "View", random: np.random.Generator) -> np.nda
 
     The first frame is uniform among those for which the clip ends within the video. The short side is uniform from
     `view.resize` to `clip.max_resize`, the position of the crop is uniform, and with `view.flip` half of the clips are
-    mirrored. Size, crop, mirroring and augmentation are the same for all frames of a clip. Takes five values from
-    `random`, and one with an augmentation, for every video.
+    mirrored. With `view.crop` 'center' it is one of the clips of `eval_clips`, of `view.size` pixels. Size, crop,
+    mirroring and augmentation are the same for all frames of a clip. Takes five values from `random`, and one with an
+    augmentation, for every video.
     """
     from raylabel.media.video import Video
 
     clip = _clip_of(view)
     start, side, x, y, flip = random.random(5).tolist()
     video = Video(data)
-    first = int(start * (_room(video.frames, clip) + 1))
-    indices = (first + clip.stride * np.arange(clip.frames)) % video.frames
-    largest = max(clip.max_resize, view.resize)
-    to = with_short_side((video.width, video.height), view.resize + int(side * (largest - view.resize + 1)))
-    left, top = (int(draw * (n - view.size + 1)) for draw, n in zip((x, y), to, strict=True))
+    if view.crop == "center":
+        indices = eval_indices(video.frames, clip)[int(start * clip.count)]
+        to = with_short_side((video.width, video.height), view.resize)
+        left, top = (round((n - view.size) / 2) for n in to)
+    else:
+        first = int(start * (_room(video.frames, clip) + 1))
+        indices = (first + clip.stride * np.arange(clip.frames)) % video.frames
+        largest = max(clip.max_resize, view.resize)
+        to = with_short_side((video.width, video.height), view.resize + int(side * (largest - view.resize + 1)))
+        left, top = (int(draw * (n - view.size + 1)) for draw, n in zip((x, y), to, strict=True))
     frames = video.read(indices, to, (left, top, left + view.size, top + view.size))
     frames = frames[:, :, ::-1] if view.flip and flip < 0.5 else frames
     augment = make_augment(view)

@@ -33,7 +33,7 @@ class Clip:
 
     count: int = 10
     """M, clips per video at scoring and testing, uniformly spaced from the first frame to the last (Yalniz et al. 2019
-    §5.1: 10). Training draws one clip at a random position."""
+    §5.1: 10). Training draws one clip at a random position; with `view.crop` 'center' one of these M."""
 
     max_resize: int = 0
     """Scale jitter: in training the short side is drawn between `view.resize` and this value, in pixels, before the
@@ -83,10 +83,11 @@ class View:
     most 50 million pixels. If it is progressive, its decoder also needs about 3 bytes per pixel (6 without chroma
     subsampling) of the sandbox's 1 GB. The limit of other formats is always 50 million pixels."""
 
-    crop: Literal["random_resized", "padded"] = "random_resized"
-    """Training crop. 'random_resized': a random fraction of the area, resized (Inception crop, Szegedy et al. 2015).
-    'padded': short side resized to `size`, padding with zeros, a random `size` square (He et al. 2016, §4.2). Clips
-    ignore it: they are resized as `clip.max_resize` describes, and a random `size` square is cropped."""
+    crop: Literal["random_resized", "padded", "center"] = "random_resized"
+    """Training crop. 'random_resized': a random fraction of the area, resized (Inception crop, Szegedy et al. 2015); of
+    clips a random `size` square, after they are resized as `clip.max_resize` describes. 'padded': short side resized to
+    `size`, padding with zeros, a random `size` square (He et al. 2016, §4.2); not of clips. 'center': the square of
+    evaluation, of `size` pixels, and of a video one of the clips of evaluation."""
 
     min_scale: float = 0.08
     """'random_resized': the smallest fraction of the picture's area that a crop may cover, in (0, 1]; the largest is
@@ -129,7 +130,7 @@ class View:
             )
         if self.crop == "padded" and self.padding >= self.size:
             raise InputError(f"{name}.padding is {self.padding}: give less than {name}.size, {self.size}")
-        choices = {"crop": ("random_resized", "padded"), "interpolation": ("bilinear", "bicubic")}
+        choices = {"crop": ("random_resized", "padded", "center"), "interpolation": ("bilinear", "bicubic")}
         for field, known in (choices | {"augment": ("none", "trivial")}).items():
             if getattr(self, field) not in known:
                 raise InputError(f"{name}.{field} is {getattr(self, field)!r}: give {' or '.join(map(repr, known))}")
@@ -158,6 +159,10 @@ class View:
         if self.clip and 0 < self.clip.max_resize < self.resize:
             raise InputError(
                 f"{name}.clip.max_resize is {self.clip.max_resize}: give 0, or at least {name}.resize, {self.resize}"
+            )
+        if self.clip and self.clip.max_resize and self.crop == "center":
+            raise InputError(
+                f"{name}.clip.max_resize is {self.clip.max_resize}, but {name}.crop is 'center': leave it out"
             )
 
     @property
@@ -196,6 +201,9 @@ class View:
         """What training pixels depend on, as plain JSON. `max_jpeg_pixels` is left out: a larger JPEG is an error."""
         shown = {"size": self.size, "flip": self.flip, "mean": list(self.mean), "std": list(self.std)}
         shown |= self._given("interpolation", "augment", "erase")
+        if self.crop == "center":
+            clip = self.clip and {name: getattr(self.clip, name) for name in ("frames", "stride", "count")}
+            return shown | self._given("squash") | {"crop": self.crop, "resize": self.resize, "clip": clip}
         if self.clip:
             largest = max(self.resize, self.clip.max_resize)
             clip = {"frames": self.clip.frames, "stride": self.clip.stride, "max_resize": largest}

@@ -26,6 +26,7 @@ from raylabel.media.view import View
 
 IMAGENET = View()
 SMALL = View(size=32, resize=32, crop="padded")
+CROPS = "random_resized", "padded", "center"
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -129,7 +130,7 @@ def test_pixels_of_very_long_pictures_are_little_off(width, height, interpolatio
 
 
 @pytest.mark.parametrize("width, height", [(1, 2_000_000), (2_000_000, 1), (65535, 2)])
-@pytest.mark.parametrize("view", [IMAGENET, View(crop="padded"), View(size=1, resize=1)])
+@pytest.mark.parametrize("view", [IMAGENET, View(crop="padded"), View(crop="center"), View(size=1, resize=1)])
 def test_extremely_long_pictures_take_little_memory(width, height, view):
     # The whole resized picture would have 10^11 pixels.
     data = encode(Image.new("RGB", (width, height), (9, 8, 7)), "PNG")
@@ -208,7 +209,7 @@ def test_dct_scale_does_not_change_other_formats_or_training():
     whole = replace(DCT, dct_scale=False)
     assert (eval_pixels(lossless(image), DCT) == eval_pixels(lossless(image), whole)).all()
     data = encode(image, "JPEG")
-    for crop in ("random_resized", "padded"):
+    for crop in CROPS:
         a, b = (train_pixels(data, replace(view, crop=crop), np.random.default_rng(0)) for view in (DCT, whole))
         assert (a == b).all()
 
@@ -217,7 +218,7 @@ def test_dct_scale_does_not_change_other_formats_or_training():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from(["random_resized", "padded"]), st.integers(0, 2**32))
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from(CROPS), st.integers(0, 2**32))
 def test_train_pixels_are_a_pure_function_with_a_fixed_number_of_draws(width, height, crop, seed):
     view = View(size=16, resize=16, crop=crop)
     first, second = np.random.default_rng(seed), np.random.default_rng(seed)
@@ -245,7 +246,7 @@ def test_random_resized_crop_equals_torchvision_for_the_same_box(monkeypatch, in
         assert (found == np.asarray(expected)).all()
 
 
-@pytest.mark.parametrize("crop", ["random_resized", "padded"])
+@pytest.mark.parametrize("crop", CROPS)
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 3}])
 @pytest.mark.parametrize("width, height", [(90, 70), (48, 48), (300, 211)])
 def test_training_pixels_of_jpeg_equal_those_of_pillow(width, height, crop, options):
@@ -257,7 +258,7 @@ def test_training_pixels_of_jpeg_equal_those_of_pillow(width, height, crop, opti
         assert (found == train_pixels(lossless(picture), view, np.random.default_rng(seed))).all()
 
 
-@pytest.mark.parametrize("crop", ["random_resized", "padded"])
+@pytest.mark.parametrize("crop", CROPS)
 def test_undecodable_pictures_are_rejected(crop):
     data = encode(smooth(90, 70), "JPEG")[:-300]
     with pytest.raises(Reject, match="truncated"):
@@ -346,7 +347,7 @@ def test_padded_crop_has_uniform_shifts_and_flips_half_of_the_time():
     assert ((shifts - expected) ** 2 / expected).sum() < 80 + 4 * math.sqrt(160)  # chi squared, 80 degrees of freedom
 
 
-@pytest.mark.parametrize("crop", ["random_resized", "padded"])
+@pytest.mark.parametrize("crop", CROPS)
 def test_flip_mirrors_half_of_the_time_or_never(crop):
     image = Image.fromarray(np.tile(np.arange(64, dtype=np.uint8), (64, 1))[..., None].repeat(3, 2) + 10)
     view = View(size=32, resize=32, crop=crop, padding=0)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from raylabel.errors import InputError
 from raylabel.media import image
 from raylabel.media.image_views import eval_pixels, normalise, train_pixels
 from raylabel.media.video_views import eval_clips, train_clip
@@ -30,7 +31,7 @@ VALUES: dict[str, list[Any]] = {
     "squash": [False, True],
     "dct_scale": [False, True],
     "max_jpeg_pixels": [4_000, 200_000_000],
-    "crop": ["random_resized", "padded"],
+    "crop": ["random_resized", "padded", "center"],
     "min_scale": [0.08, 0.5],
     "padding": [0, 4],
     "flip": [True, False],
@@ -60,7 +61,8 @@ def draw_clips(data: st.DataObject, base: View | None = None) -> View:
     view, changed = draw_view(data, base), data.draw(st.sets(st.sampled_from(list(OF_CLIP)), max_size=3))
     fields = {name: data.draw(st.sampled_from(OF_CLIP[name])) for name in sorted(changed)}
     clip = replace((base and base.clip) or Clip(), **fields)
-    return replace(view, crop="random_resized", dct_scale=False, squash=False, interpolation="bilinear", clip=clip)
+    crop = "center" if view.crop == "center" else "random_resized"
+    return replace(view, crop=crop, dct_scale=False, squash=False, interpolation="bilinear", clip=clip)
 
 
 def picture() -> bytes:
@@ -111,13 +113,31 @@ def test_every_field_of_an_identity_changes_pixels(draw: Callable[..., View]):
     if base.clip:
         changes = [c for c in changes if not c.keys() & {"crop", "interpolation"} and c not in PICTURES]
         changes += [{"clip": replace(base.clip, **{n: v})} for n, values in OF_CLIP.items() for v in values]
-    for view in [base] if base.clip else [base, replace(base, crop="padded")]:
+    bases = [base, replace(base, crop="center")]
+    for view in bases if base.clip else [*bases, replace(base, crop="padded")]:
         for change in changes:
             other = replace(view, **change)
             if other.training_identity != view.training_identity:
                 assert of_training(other) != of_training(view), change
             if other.evaluation_identity != view.evaluation_identity:
                 assert of_evaluation(other) != of_evaluation(view), change
+
+
+@pytest.mark.parametrize("clip", [None, Clip(frames=3, count=4)])
+def test_a_centre_crop_trains_on_the_pixels_of_evaluation(clip: Clip | None):
+    view = View(size=16, eval_size=20, resize=24, crop="center", flip=False, dct_scale=not clip, clip=clip)
+    tested = replace(view, eval_size=0, dct_scale=False)
+    tested = eval_clips(VIDEO, tested) if clip else [eval_pixels(PICTURE, tested)]
+    make, media, found = train_clip if clip else train_pixels, VIDEO if clip else PICTURE, set()
+    for seed in range(40):
+        pixels = make(media, view, np.random.default_rng(seed))
+        (same,) = [number for number, one in enumerate(tested) if np.array_equal(one, pixels)]
+        found.add(same)
+        mirrored = make(media, replace(view, flip=True), np.random.default_rng(seed))
+        assert np.array_equal(mirrored, pixels) or np.array_equal(mirrored, pixels[..., ::-1, :])
+    assert found == set(range(len(tested)))
+    with pytest.raises(InputError, match="^view.clip.max_resize is 30, but view.crop is 'center': leave it out"):
+        replace(view, dct_scale=False, clip=Clip(max_resize=30)).check("view")
 
 
 def test_fields_that_training_does_not_see_are_not_in_its_identity():

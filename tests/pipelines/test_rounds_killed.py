@@ -14,8 +14,8 @@ from networks import lite0_weights
 from paths import JOBS
 
 ROUNDS = (
-    *("--rounds", "resnet8x2", "--student.arch", "resnet8x1", "--select.k", "20", "--pretrain.images", "6400"),
-    *("--pretrain.checkpoint-minutes", "0.001", "--finetune.images", "640", "--resources.workers", "1"),
+    *("--rounds", "resnet8x2", "--student.arch", "resnet8x1", "--select.k", "20", "--pretrain.images", "3200"),
+    *("--pretrain.checkpoint-minutes", "0.001", "--finetune.images", "320", "--resources.workers", "1"),
 )
 MOMENTS: dict[str, Callable[[Path], bool]] = {
     "within the first round": lambda root: training(root) == 1,
@@ -40,7 +40,7 @@ def start(folder: str, root: Path, arguments: tuple[str, ...]) -> subprocess.Pop
 
 def finish(folder: str, root: Path, arguments: tuple[str, ...]) -> str:
     job = start(folder, root, arguments)
-    out, _ = job.communicate(timeout=900)
+    out, _ = job.communicate(timeout=1800)
     assert job.returncode == 0, out
     return out
 
@@ -69,7 +69,7 @@ def flowers(request: pytest.FixtureRequest, folder: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("arguments", [digits, flowers])
 def test_two_rounds_that_are_killed_end_as_without_a_kill(request, ray_folder, tmp_path, arguments):
     of_set, root = arguments(request, tmp_path), tmp_path / "root"
@@ -77,7 +77,7 @@ def test_two_rounds_that_are_killed_end_as_without_a_kill(request, ray_folder, t
     whole = made(root)
     root.rename(tmp_path / "whole")  # digests have the paths of embedded data, which is in the root
     for moment, reached in MOMENTS.items():
-        job, deadline = start(ray_folder, root, of_set), time.monotonic() + 600
+        job, deadline = start(ray_folder, root, of_set), time.monotonic() + 1200
         while not reached(root):
             assert job.poll() is None and time.monotonic() < deadline, (moment, job.communicate())
             time.sleep(0.02)

@@ -435,7 +435,7 @@ def in_process(function, data: bytes, *arguments) -> tuple[np.ndarray, tuple[str
         return np.zeros((view.size, view.size, 3), np.uint8), (reject.reason, reject.detail)
 
 
-@pytest.mark.parametrize("crop", ["padded", "random_resized"])
+@pytest.mark.parametrize("crop", ["padded", "random_resized", "center"])
 def test_training_views_are_determined_by_their_numbers(crop):
     view = View(size=24, resize=24, crop=crop)
     media = [png(np.random.default_rng(i).integers(0, 256, (30, 40, 3), np.uint8)) for i in range(20)]
