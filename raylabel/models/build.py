@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from raylabel.errors import InputError
-from raylabel.models.c3d import C3D
+from raylabel.models.c3d import C3D, SmallC3D
 from raylabel.models.clip_networks import build_clip, is_clip
 from raylabel.models.clip_tower import ClipNetwork
-from raylabel.models.config import RESNEXT101, SMALL, Model, check
+from raylabel.models.config import RESNEXT101, SMALL, SMALL_C3D, Model, check
 from raylabel.models.head import head_of
 from raylabel.models.small import SmallResNet
 from raylabel.models.timm_networks import build_timm, is_timm
@@ -81,6 +81,8 @@ def _build(model: Model, classes: int) -> nn.Module:
         return SmallResNet(int(small[2]), int(small[3]), classes)
     if model.arch == "c3d":
         return C3D(classes)
+    if narrow := SMALL_C3D.fullmatch(model.arch):
+        return SmallC3D(int(narrow[1]), classes)
     if is_timm(model.arch):
         return build_timm(model.arch, model.size, classes)
     if is_clip(model.arch):

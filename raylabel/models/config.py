@@ -21,13 +21,16 @@ Stem = Literal["imagenet", "small"]
 RESNEXT101 = {f"resnext101_32x{d}d": d for d in (4, 16, 32, 48)}
 
 SMALL = re.compile(r"(resnet|r2plus1d)(\d+)x([1-9]\d*)")
+SMALL_C3D = re.compile(r"c3dx([1-9]\d*)")
 
 VIDEO = ("r2plus1d_18", "r2plus1d_34", "r3d_18", "mc3_18", "c3d")
-_EXAMPLES = ("resnet8x1", "resnet20x1", "resnet56x1", "r2plus1d8x1", "r2plus1d14x1")
+_EXAMPLES = ("resnet8x1", "resnet20x1", "resnet56x1", "r2plus1d8x1", "r2plus1d14x1", "c3dx1")
 
 C3D_FRAMES = 16
 C3D_SIZE = 112
 """Side in pixels. fc6 of C3D takes 512 channels of 1 x 4 x 4, the size that such a clip has there."""
+SMALL_C3D_LEAST = 8
+"""Frames, and pixels of a side: the pools of the small network halve both three times."""
 
 
 Features = Literal["raw", "unit"]
@@ -50,7 +53,8 @@ class Model:
     weights need.
 
     For clips: torchvision's r2plus1d_18, r3d_18 or mc3_18, r2plus1d_34 as in VMZ, c3d (only for 16 frames of 112 x 112
-    pixels), or r2plus1d{6n+2}x{w}, which is resnet{6n+2}x{w} with (2+1)D convolutions ('r2plus1d8x1').
+    pixels), c3dx{w}, which is c3d with w eighths of its channels for clips of 16 to 32 pixels ('c3dx2'), or
+    r2plus1d{6n+2}x{w}, which is resnet{6n+2}x{w} with (2+1)D convolutions ('r2plus1d8x1').
     """
 
     stem: Stem = "imagenet"
@@ -91,7 +95,7 @@ def check(model: Model, name: str = "model") -> None:
         check_timm(arch, model.size, name)
     elif is_clip(arch):
         check_clip(arch, name)
-    elif arch not in _names():
+    elif not SMALL_C3D.fullmatch(arch) and arch not in _names():
         close = difflib.get_close_matches(arch.lower(), [*_names(), *_EXAMPLES], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "see torchvision.models.list_models()"
         raise InputError(f"{name}.arch is {arch!r}, which is not a known network: {hint}")
@@ -112,7 +116,7 @@ def is_torchvision_name(weights: str) -> bool:
 
 def takes_clips(model: Model) -> bool:
     """Whether the input is clips [B, 3, T, H, W] instead of images [B, 3, H, W]."""
-    return model.arch in VIDEO or model.arch.startswith("r2plus1d")
+    return model.arch in VIDEO or model.arch.startswith(("r2plus1d", "c3d"))
 
 
 def check_input(model: Model, frames: int | None, size: int, name: str = "model") -> None:
@@ -139,6 +143,12 @@ def check_input(model: Model, frames: int | None, size: int, name: str = "model"
         raise InputError(
             f"{name}.arch is 'c3d', which takes clips of {C3D_FRAMES} frames of {C3D_SIZE} x {C3D_SIZE} pixels, but "
             f"the view gives {frames} of {size} x {size}: set view.clip.frames and view.size, or use r2plus1d_18"
+        )
+    if SMALL_C3D.fullmatch(model.arch) and frames is not None and min(frames, size) < SMALL_C3D_LEAST:
+        least = SMALL_C3D_LEAST
+        raise InputError(
+            f"{name}.arch is '{model.arch}', which takes clips of at least {least} frames of {least} x {least} pixels, "
+            f"but the view gives {frames} of {size} x {size}: set view.clip.frames and view.size"
         )
 
 

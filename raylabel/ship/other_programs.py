@@ -15,7 +15,7 @@ from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.build import EXTRA, build
 from raylabel.models.clip_networks import clip_name, is_clip, model_config
-from raylabel.models.config import RESNEXT101, SMALL
+from raylabel.models.config import RESNEXT101, SMALL, SMALL_C3D
 from raylabel.models.head import head_of
 from raylabel.models.timm_networks import TIMM, fixed_size, is_timm
 from raylabel.models.trained import WEIGHTS
@@ -151,4 +151,6 @@ def _own(model: Model) -> tuple[str, str]:
     if small := SMALL.fullmatch(model.arch):
         module, name = ("small", "SmallResNet") if small[1] == "resnet" else ("video", "SmallR2Plus1D")
         return module, f"{name}({small[2]}, {small[3]}, "
+    if narrow := SMALL_C3D.fullmatch(model.arch):
+        return "c3d", f"SmallC3D({narrow[1]}, "
     return {"r2plus1d_34": ("video", "r2plus1d_34("), "c3d": ("c3d", "C3D(")}.get(model.arch, ("", ""))

@@ -118,7 +118,9 @@ def layer_in_float32(network: nn.Module) -> nn.Module:
     return found
 
 
-@pytest.mark.parametrize("arch", ["resnet8x1", "r2plus1d8x1", "r2plus1d_18", "r2plus1d_34", "r3d_18", "mc3_18", "c3d"])
+@pytest.mark.parametrize(
+    "arch", ["resnet8x1", "r2plus1d8x1", "r2plus1d_18", "r2plus1d_34", "r3d_18", "mc3_18", "c3d", "c3dx1"]
+)
 def test_the_head_of_each_network_is_its_last_layer(arch: str):
     """Those of torchvision for images are in `test_every_torchvision_classifier_gives_logits`."""
     network = on_meta(Model(arch=arch), 7).eval()

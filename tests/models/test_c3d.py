@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from raylabel.errors import InputError
 from raylabel.models import Model, check_input
 from raylabel.models.build import build
+from raylabel.models.c3d import C3D
 
 
 @pytest.mark.parametrize(
@@ -91,3 +92,29 @@ def test_other_clip_shapes_are_refused_with_the_shape_that_is_needed(frames: int
     ) as e:
         check_input(Model(arch="c3d"), frames, size)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(("width", "frames", "size"), [(1, 8, 16), (2, 16, 32), (1, 9, 19)])
+def test_the_narrow_network_has_the_layers_of_c3d(width: int, frames: int, size: int):
+    whole, narrow = on_meta(Model(arch="c3d"), 7), on_meta(Model(arch=f"c3dx{width}"), 7)
+    assert isinstance(narrow, C3D) and list(narrow.state_dict()) == list(whole.state_dict())
+    for (name, one), other in zip(narrow.named_parameters(), whole.parameters(), strict=True):
+        places = 4 if name == "fc6.weight" else 1  # 1 x 2 x 2 of them, not 1 x 4 x 4
+        ends = [n in (3, 7) for n in other.shape[:2]]  # colours and classes
+        expected = [n if end else n * width // 8 for n, end in zip(other.shape[:2], ends, strict=True)]
+        assert one.shape[0] == expected[0] and (one.ndim == 1 or one.shape[1] * places == expected[1]), name
+        assert one.shape[2:] == other.shape[2:]
+    assert not any(isinstance(module, nn.BatchNorm3d) for module in narrow.modules())
+    torch.manual_seed(0)
+    network, clips = build(Model(arch=f"c3dx{width}"), 7), torch.randn(64, 3, frames, size, size)
+    logits = network.eval()(clips)
+    assert logits.shape == (64, 7)
+    assert 1e-3 < logits.std(0).min()  # the signal of the clip reaches the last layer
+
+
+@pytest.mark.parametrize(("frames", "size"), [(7, 16), (8, 7), (4, 32)])
+def test_the_narrow_network_refuses_clips_of_which_nothing_would_be_left(frames: int, size: int):
+    with pytest.raises(InputError, match=f"at least 8 frames of 8 x 8 pixels, but the view gives {frames} of {size}"):
+        check_input(Model(arch="c3dx1"), frames, size)
+    with pytest.raises((RuntimeError, ValueError)):
+        on_meta(Model(arch="c3dx1"), 7)(torch.empty(1, 3, frames, size, size, device="meta"))

@@ -16,7 +16,7 @@ from raylabel.models import Model, check, check_input, takes_clips
 from raylabel.models.build import build, memory_format
 from raylabel.models.weights import load_weights, save_weights
 
-ARCHS = ["r2plus1d_18", "r3d_18", "mc3_18", "r2plus1d_34", "c3d", "r2plus1d8x1", "r2plus1d14x2"]
+ARCHS = ["r2plus1d_18", "r3d_18", "mc3_18", "r2plus1d_34", "c3d", "r2plus1d8x1", "r2plus1d14x2", "c3dx1"]
 
 
 @pytest.mark.parametrize("arch", ["r2plus1d_18", "r3d_18", "mc3_18"])
@@ -267,7 +267,7 @@ def test_gradients_of_short_clips_are_correct(frames: int):
 def test_the_view_must_fit_the_network():
     for arch in ARCHS:
         check_input(Model(arch=arch), 16, 112)
-        if arch != "c3d":
+        if not arch.startswith("c3d"):
             check_input(Model(arch=arch), 1, 24)
         with pytest.raises(
             InputError, match=f"^model.arch is '{arch}', which takes clips of video, but the view gives images"
@@ -289,6 +289,8 @@ def test_the_view_must_fit_the_network():
         ("C3D", "c3d"),
         ("r2plus1d9x1", "r2plus1d8x1 and r2plus1d14x1"),
         ("r2plus1d8", "r2plus1d8x1"),
+        ("c3dx", "c3dx1"),
+        ("c3dx0", "c3dx1"),
     ],
 )
 def test_error_for_an_unknown_network_names_the_closest(arch: str, close: str):

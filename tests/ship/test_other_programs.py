@@ -35,6 +35,7 @@ SOME = {
     Model(arch="clip/ViT-S-32-alt", features="unit"): (224, 224),
     Model(arch="clip/RN50.openai"): (224, 224),
     Model(arch="r2plus1d8x2"): (4, 8, 8),
+    Model(arch="c3dx1"): (8, 8, 8),
     Model(arch="r3d_18"): (2, 16, 16),
 }
 LARGE = {
