@@ -12,10 +12,15 @@ def write_picks(draft: Draft, key: np.ndarray, label: np.ndarray, classes: tuple
 
     Info: picks, samples, per_class, classes (names in the order of class indices).
     """
-    counts = np.bincount(label, minlength=len(classes))
+    counts = np.bincount(label, minlength=len(classes)).tolist()
+    info = {"picks": len(key), "samples": len(key), "per_class": counts, "classes": list(classes)}
+    return Built([write_table(draft.uri, "picks-00000.parquet", sorted_picks(key, label))], info)
+
+
+def sorted_picks(key: np.ndarray, label: np.ndarray) -> pa.Table:
+    """PICKS of these pairs (int64 [N]), by label and key, with the score 0."""
     order = np.lexsort((key, label))
-    rank = np.arange(len(order)) - (np.cumsum(counts) - counts)[label[order]] + 1
-    columns = [label[order].astype(np.int32), rank.astype(np.int32), np.zeros(len(order), np.float32), key[order]]
-    table = check(pa.Table.from_arrays([pa.array(c) for c in columns], schema=PICKS), PICKS, draft.uri)
-    info = {"picks": len(order), "samples": len(order), "per_class": counts.tolist(), "classes": list(classes)}
-    return Built([write_table(draft.uri, "picks-00000.parquet", table)], info)
+    key, label = key[order], label[order]
+    rank = np.arange(len(label)) - np.searchsorted(label, label) + 1
+    columns = [label.astype(np.int32), rank.astype(np.int32), np.zeros(len(label), np.float32), key]
+    return check(pa.Table.from_arrays([pa.array(c) for c in columns], schema=PICKS), PICKS, "picks")

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from raylabel.errors import InputError
+from raylabel.rng import WEYL, mixed
 from raylabel.schema import SCORES, TAGS
 from raylabel.selection.config import Select
 from raylabel.selection.shuffle import BATCH_ROWS, open_table
@@ -85,19 +86,10 @@ def _others(key: np.ndarray, drop: np.ndarray) -> np.ndarray:
 def random_numbers(key: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:
     """float32 [n]: a random number from -1 to 0 for each sample and class, a function of these and the seed.
 
-    float32 is finest near 0, so that the best of many are hardly ever tied. The bits are mixed as in splitmix64 (Steele
-    et al. 2014).
+    float32 is finest near 0, so that the best of many are hardly ever tied.
     """
-    mixed = key.astype(np.uint64) + np.uint64(_WEYL) * label.astype(np.uint64)
-    for value in (np.uint64(0), np.uint64(seed)):
-        mixed += np.uint64(_WEYL) + value
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-        mixed ^= mixed >> np.uint64(31)
-    return (-(mixed.astype(np.float64) + 1) / 2**64).astype(np.float32)
-
-
-_WEYL = 0x9E3779B97F4A7C15
+    pairs = key.astype(np.uint64) + np.uint64(WEYL) * label.astype(np.uint64)
+    return (-(mixed(pairs, 0, seed).astype(np.float64) + 1) / 2**64).astype(np.float32)
 
 
 def _entries(lists: pa.ListArray, kept: int, where: str) -> np.ndarray:
