@@ -66,6 +66,12 @@ class Train:
     """Momentum of SGD; the decay of the first moment (beta 1) of the others."""
     beta2: float = field(default=0.999, metadata=ADDED_LATER)
     """Decay of the second moment (beta 2) of the others; SGD has none."""
+    direction: Literal["gradient", "random"] = field(default="gradient", metadata=ADDED_LATER)
+    """random: each gradient is replaced by a random vector of its norm, over all parameters together: a control of what
+    the direction is worth."""
+    steps_per_gradient: int = field(default=1, metadata=ADDED_LATER)
+    """Steps that are taken with each gradient, m. Above 1, all but the first use a stale one. Images are processed, and
+    the rate of the schedule changes, once in m steps; weight decay, momentum and the average change in each."""
     weight_decay: float = 1e-4
     """Weight decay (1e-4 in the paper). A part of the gradient with SGD and Adam, apart from it with AdamW, a part of
     the step with LAMB."""
@@ -126,8 +132,11 @@ class Train:
             raise InputError(
                 f"{name}.temperature is {self.temperature}, but {name}.soft is 0: give a share, or unset it"
             )
-        if self.accumulate < 1:
-            raise InputError(f"{name}.accumulate is {self.accumulate}: give at least 1")
+        for key in ("accumulate", "steps_per_gradient"):
+            if (value := getattr(self, key)) < 1:
+                raise InputError(f"{name}.{key} is {value}: give at least 1")
+        if self.direction not in ("gradient", "random"):
+            raise InputError(f"{name}.direction is {self.direction!r}: give 'gradient' or 'random'")
         self.schedule.check(f"{name}.schedule")
         self.init.check(f"{name}.init")
         self.validate.check(f"{name}.validate")

@@ -47,14 +47,18 @@ class Learner:
         self._evaluated: Any = self._average.module if self._average else None
         self._best: dict[str, Any] = {}
 
-    def step(self, lr: float) -> None:
-        """Changes the weights by their gradients, and clears these."""
+    def step(self, lr: float, seed: int = 0) -> None:
+        """Changes the weights by their gradients, and clears these. `seed`: of a random direction, the same on all
+        workers."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group["scale"]
-        self._optimizer.step()
+        if self._config.direction == "random":
+            _turn([p.grad for p in self.module.parameters() if p.grad is not None], seed)
+        for _ in range(self._config.steps_per_gradient):
+            self._optimizer.step()
+            if self._average:
+                self._average.update_parameters(self.module)
         self._optimizer.zero_grad()
-        if self._average:
-            self._average.update_parameters(self.module)
 
     def evaluated(self) -> Any:
         """The network that would be the result now, the same on all ranks, which must call this together."""
@@ -91,7 +95,7 @@ class Learner:
         return found
 
     def load(self, files: Mapping[str, bytes], where: str, step: int) -> dict[str, dict[str, Any]]:
-        """Loads the network and the average after `step` steps, on the first rank. Returns the moments, for `restore`.
+        """Loads the network and the average after `step` batches, on the first rank. Returns the moments for `restore`.
         InputError naming `where` if the files are of another network."""
         import safetensors.torch
 
@@ -104,17 +108,17 @@ class Learner:
         return {file: safetensors.torch.load(files[file]) for file in self._moments.values()}
 
     def restore(self, moments: Mapping[str, Mapping[str, Any]], step: int) -> None:
-        """Sets the state of the optimizer after `step` steps, on all ranks: that of the first rank's `moments`. The
+        """Sets the state of the optimizer after `step` batches, on all ranks: that of the first rank's `moments`. The
         other ranks have the weights from DDP."""
         import torch
         import torch.distributed
 
-        init = self._config.init
+        init, each = self._config.init, self._config.steps_per_gradient
         thaw = init.thaws_at(self._config.steps)
         late = set(covered(self.module, init.frozen, dict(self.module.named_parameters())))
         for group in self._optimizer.param_groups:
             if self._config.optimizer == "lamb":
-                group["step"] = torch.tensor(float(step))  # for all parameters of the group
+                group["step"] = torch.tensor(float(each * step))  # for all parameters of the group
         for name, parameter in self.module.named_parameters():
             state = self._optimizer.state[parameter]
             for key, file in self._moments.items():
@@ -125,7 +129,7 @@ class Learner:
                 # In the memory format that the optimizer uses. A buffer of zeros has the same effect as no buffer.
                 state[key] = torch.empty_like(parameter).copy_(loaded)
             if self._config.optimizer in ("adam", "adamw"):
-                state["step"] = torch.tensor(float(max(0, step - thaw) if name in late else step))
+                state["step"] = torch.tensor(float(each * (max(0, step - thaw) if name in late else step)))
 
 
 def make_optimizer(module: Any, config: Train) -> Any:
@@ -141,6 +145,19 @@ def make_optimizer(module: Any, config: Train) -> Any:
         return torch.optim.SGD(groups, lr=config.schedule.lr, momentum=config.momentum)
     kind = _lamb() if config.optimizer == "lamb" else getattr(torch.optim, _NAMES[config.optimizer])
     return kind(groups, lr=config.schedule.lr, betas=(config.momentum, config.beta2))
+
+
+def _turn(gradients: list[Any], seed: int) -> None:
+    """Replaces gradients by a random vector of the same norm."""
+    import torch
+
+    generator = torch.Generator(gradients[0].device).manual_seed(seed)
+    random = [torch.empty_like(gradient).normal_(generator=generator) for gradient in gradients]
+    wanted, found = (
+        torch.linalg.vector_norm(torch.stack([one.norm() for one in some])) for some in (gradients, random)
+    )
+    for gradient, other in zip(gradients, random, strict=True):
+        gradient.copy_(other * (wanted / found))
 
 
 def _lamb() -> Any:

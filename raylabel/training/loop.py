@@ -153,7 +153,7 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
             label = torch.from_numpy(labels).to(device, non_blocking=True)
             images, target = mix(images, targets(label, soft))
             sums += _add_gradients(parallel, (images, target, label), task, world)
-            learner.step(lr)
+            learner.step(lr, hash((task.seed, step)))
             step += 1
             if step % every == 0 or step == last:
                 torch.distributed.all_reduce(sums)

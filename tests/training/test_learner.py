@@ -51,7 +51,7 @@ def taught(module: nn.Module, config: Train, first: int, last: int, learner: Lea
     learner = learner or Learner(module, config, rank=0)
     for step in range(first, last):
         compute_gradients(module, step)
-        learner.step(0.1 / (1 + step))
+        learner.step(0.1 / (1 + step), seed=step)
     return learner
 
 
@@ -60,8 +60,9 @@ def equal(a: nn.Module, b: nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("optimizer", TORCH)
-def test_steps_are_those_of_torch(optimizer: str):
-    config = replace(CONFIG, optimizer=optimizer, beta2=0.99, ema=0.8)
+@pytest.mark.parametrize("each", [1, 3])
+def test_steps_are_those_of_torch(optimizer: str, each: int):
+    config = replace(CONFIG, optimizer=optimizer, beta2=0.99, ema=0.8, steps_per_gradient=each)
     learner = taught(network(), config, 0, 5)
     expected = network()
     torchs = TORCH[optimizer](expected.parameters())
@@ -70,11 +71,55 @@ def test_steps_are_those_of_torch(optimizer: str):
         torchs.zero_grad()
         compute_gradients(expected, step)
         torchs.param_groups[0]["lr"] = 0.1 / (1 + step)
-        torchs.step()
-        average.update_parameters(expected)
+        for _ in range(each):
+            torchs.step()
+            average.update_parameters(expected)
     assert equal(learner.module, expected)
     kept = learner.tensors()[AVERAGE]
     assert all(torch.equal(kept[name], x) for name, x in average.module.state_dict().items())
+
+
+@pytest.mark.parametrize("each", [2, 4, 8])
+def test_stale_steps_without_momentum_are_one_step_of_so_many_times_the_rate(each: int):
+    """All numbers are multiples of 2^-12 below 2^7, so that no sum is rounded. With momentum it is not so."""
+    found = []
+    for momentum, steps, lr in [(0.0, each, 1 / 64), (0.0, 1, each / 64), (0.9, each, 1 / 64)]:
+        torch.manual_seed(0)
+        module = nn.Linear(20, 5)
+        for parameter in module.parameters():
+            parameter.data = torch.randint(-64, 64, parameter.shape) / 64
+            parameter.grad = torch.randint(-64, 64, parameter.shape) / 64
+        config = replace(CONFIG, momentum=momentum, weight_decay=0.0, steps_per_gradient=steps)
+        Learner(module, config, rank=0).step(lr)
+        found.append(module)
+    stale, one, with_momentum = found
+    assert equal(stale, one) and not equal(with_momentum, one)
+
+
+def test_a_random_direction_has_the_norm_of_the_gradient():
+    def turned(seed: int, scale: float = 1.0) -> torch.Tensor:
+        module = network()
+        module.get_submodule("layer1").requires_grad_(False)
+        before = torch.nn.utils.parameters_to_vector(module.parameters()).detach().clone()
+        compute_gradients(module, 0)
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                parameter.grad *= scale
+        gradients.append(torch.cat([(p.grad if p.grad is not None else 0 * p).flatten() for p in module.parameters()]))
+        config = replace(CONFIG, momentum=0.0, weight_decay=0.0, direction="random")
+        Learner(module, config, rank=0).step(1.0, seed)
+        return before - torch.nn.utils.parameters_to_vector(module.parameters()).detach()
+
+    gradients: list[torch.Tensor] = []
+    one, again, other, none = turned(3), turned(3), turned(4), turned(3, scale=0.0)
+    frozen = (gradients[0] == 0) & (one == 0)
+    trained = ~frozen
+    assert frozen.sum() > 4_000 and torch.equal(one, again) and not none.any()
+    for step in (one, other):
+        assert step.norm() == pytest.approx(gradients[0].norm().item(), rel=1e-4)
+    for a, b in ((one, gradients[0]), (one, other)):
+        assert abs(torch.cosine_similarity(a, b, dim=0)) < 5 / trained.sum() ** 0.5
+    assert one[trained].std() == pytest.approx((gradients[0].norm() / trained.sum() ** 0.5).item(), rel=0.05)
 
 
 def test_the_average_is_that_of_its_formula():
@@ -93,9 +138,10 @@ def test_the_average_is_that_of_its_formula():
 
 
 @pytest.mark.parametrize("optimizer", TORCH)
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_learner_from_a_checkpoint_goes_on_to_the_same_bits(optimizer: str, ema: float):
+@pytest.mark.parametrize("ema, each, direction", [(0.0, 1, "gradient"), (0.9, 1, "gradient"), (0.9, 3, "random")])
+def test_a_learner_from_a_checkpoint_goes_on_to_the_same_bits(optimizer: str, ema: float, each: int, direction):
     config = replace(CONFIG, optimizer=optimizer, ema=ema, decay_norms=False)
+    config = replace(config, steps_per_gradient=each, direction=direction)
     whole = taught(network(), config, 0, 6)
     half = taught(network(), config, 0, 3)
     files = {file: save_tensors(tensors) for file, tensors in half.tensors().items()}

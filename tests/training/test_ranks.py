@@ -29,6 +29,7 @@ EVERYTHING: dict[str, Any] = {
     "cutmix": 1.0,
     "ema": 0.7,
     "accumulate": 2,
+    "steps_per_gradient": 2,
     "validate": Validate(on="validation", points=5, keep_best=True),
     "init": Init(frozen=("conv1", "bn1", "layer1"), frozen_until=0.4, first_lr=0.3),
 }
@@ -266,8 +267,9 @@ def _check_against_a_plain_loop(fields: dict[str, Any], found: dict[str, bytes],
             for part, target in zip(images.chunk(parts), targets.chunk(parts), strict=True):
                 smoothing = fields.get("label_smoothing", 0.0)
                 (cross_entropy(module(part), target, reduction="sum", label_smoothing=smoothing) / BATCH).backward()
-        optimizer.step()
-        average.update_parameters(module)
+        for _ in range(fields.get("steps_per_gradient", 1)):
+            optimizer.step()
+            average.update_parameters(module)
     pairs = [(WEIGHTS, module), (AVERAGE, average.module)]
     assert (AVERAGE in found) == bool(fields.get("ema"))
     for file, expected in [pair for pair in pairs if pair[0] in found]:
