@@ -12,6 +12,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import local_job
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -36,7 +37,7 @@ from raylabel.store.artifact import Root
 from raylabel.training.examples import media_of
 from raylabel.training.mixed_stream import Mixture
 
-JOB = JOBS / "semi_supervised.py"
+JOB, LOCAL = JOBS / "semi_supervised.py", Path(local_job.__file__)
 pytestmark = pytest.mark.timeout(900)  # a whole run, on a slow machine
 
 
@@ -49,9 +50,9 @@ SHORT = (
 )
 
 
-def job(*arguments: str, folder: Path, **more: str) -> subprocess.CompletedProcess:
+def job(*arguments: str, folder: Path, script: Path = JOB, **more: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, str(JOB), *arguments],
+        [sys.executable, str(script), *arguments],
         capture_output=True,
         text=True,
         cwd=folder,
@@ -67,12 +68,12 @@ def ray_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture(scope="module")
-def first(tmp_path_factory, ray_folder: Path) -> tuple[Path, str]:
+@pytest.fixture(scope="module", params=[LOCAL, pytest.param(JOB, marks=pytest.mark.slow)], ids=["local", "job"])
+def first(request, tmp_path_factory, ray_folder: Path) -> tuple[Path, str]:
     """The folder of a finished run of `digits` with an untrained teacher and little training, and what it printed."""
     folder = tmp_path_factory.mktemp("digits")
     secrets = SECRETS | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_TMPDIR": str(ray_folder)}
-    done = job(*SHORT, *given_teacher(folder), folder=folder, **secrets)
+    done = job(*SHORT, *given_teacher(folder), folder=folder, script=request.param, **secrets)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder / "stderr.txt").write_text(done.stderr)
     return folder, done.stdout
