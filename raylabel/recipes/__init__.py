@@ -4,6 +4,7 @@ from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
 from raylabel.evaluate.knn import Knn
 from raylabel.evaluate.precision import Truth
+from raylabel.labels.drawn import RandomLabels, ShuffledLabels
 from raylabel.labels.teacher import Label
 from raylabel.media.view import Clip, View
 from raylabel.models import Model
@@ -45,11 +46,13 @@ __all__ = [
     "Label",
     "Materialize",
     "Model",
+    "RandomLabels",
     "Recipe",
     "Resources",
     "Schedule",
     "Search",
     "Select",
+    "ShuffledLabels",
     "Teacher",
     "Train",
     "Transfer",
