@@ -14,9 +14,10 @@ def rng(seed: int, purpose: int, *counter: int) -> np.random.Generator:
 
 
 def mixed(numbers: np.ndarray, *seeds: int) -> np.ndarray:
-    """A hash of each number and the seeds, uint64 [n], with the bits of splitmix64 (Steele et al. 2014)."""
+    """A hash of each number and the seeds, uint64 [n], by the function of splitmix64 (Steele et al. 2014)."""
     found = numbers.astype(np.uint64)
-    for seed in seeds:
+    # The numbers are mixed before the first seed is added: consecutive numbers with the next seed would be the same.
+    for seed in (0, *seeds):
         found += np.uint64((WEYL + seed) % 2**64)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             found = (found ^ (found >> np.uint64(shift))) * np.uint64(factor)

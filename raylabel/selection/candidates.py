@@ -89,7 +89,7 @@ def random_numbers(key: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:
     float32 is finest near 0, so that the best of many are hardly ever tied.
     """
     pairs = key.astype(np.uint64) + np.uint64(WEYL) * label.astype(np.uint64)
-    return (-(mixed(pairs, 0, seed).astype(np.float64) + 1) / 2**64).astype(np.float32)
+    return (-(mixed(pairs, seed).astype(np.float64) + 1) / 2**64).astype(np.float32)
 
 
 def _entries(lists: pa.ListArray, kept: int, where: str) -> np.ndarray:
