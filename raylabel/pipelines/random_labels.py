@@ -1,0 +1,216 @@
+"""Random-label pre-training: a set with its true labels, random ones or none → networks → fine-tuned on another set.
+
+Pondenkandath et al. 2018 (arXiv 1811.01640) §3, tables 1 and 2.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from raylabel.compute.progress import say
+from raylabel.compute.resources import Cluster
+from raylabel.corpus import Shards, read_groups
+from raylabel.corpus.label_rule import name_warnings
+from raylabel.errors import InputError
+from raylabel.evaluate.classified import classified_metrics, right_of
+from raylabel.evaluate.classify import paired_gain
+from raylabel.evaluate.on_scores import classify_scores
+from raylabel.evaluate.results import Metric, Subject
+from raylabel.labels.drawn import RandomLabels, ShuffledLabels
+from raylabel.labels.holdout import hold_out
+from raylabel.labels.source import LabelSource
+from raylabel.labels.teacher import TrainedNetwork
+from raylabel.labels.truth import GivenLabels
+from raylabel.models import check, check_input
+from raylabel.models.start import check_start
+from raylabel.pipelines.inputs import index_corpora, lacking_classes
+from raylabel.recipes.random_labels import Labels, RandomPretraining
+from raylabel.store.artifact import Artifact, Root
+from raylabel.training.digests import read_digests
+from raylabel.training.examples import materialize
+from raylabel.training.loop import TrainingTask
+from raylabel.training.media import WritingTask
+from raylabel.training.train import train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one kind of labels gives in one direction."""
+
+    pretrained_on: str
+    """The set of pre-training: first or second."""
+    finetuned_on: str
+    labels: Labels
+    pretrained: Artifact | None
+    """The network before fine-tuning; None without pre-training."""
+    network: Artifact
+    """The fine-tuned network."""
+    classified: Artifact
+    """CLASSIFIED of the test set by it."""
+    metrics: tuple[Metric, ...]
+    gain: Metric | None = None
+    """Its top-1 minus that without pre-training; None of the latter, or if that is not run."""
+
+
+class RandomLabelsRun:
+    """The artifacts of a recipe. Reading a property returns an artifact if the root has it, or else builds it.
+    InputError if the user has to fix an input."""
+
+    def __init__(self, root: Root, recipe: RandomPretraining):
+        """Checks the recipe, indexes its corpora and reads their labels."""
+        _check(recipe)
+        self.root, self.recipe = root, recipe
+        sets = {"first": recipe.first, "second": recipe.second}
+        given = {f"{name}-{part}": getattr(one, part) for name, one in sets.items() for part in ("labeled", "test")}
+        self.corpora, self.shards = index_corpora(root, given)
+        self.truth = {name: self._labels(name, GivenLabels()) for name in sets}
+        self.classes = {name: tuple(one.info["classes"]) for name, one in self.truth.items()}
+        self.test_labels = {
+            name: GivenLabels(classes=classes).label(root, self.corpora[f"{name}-test"], self.shards[f"{name}-test"])
+            for name, classes in self.classes.items()
+        }
+        self.warnings = tuple(
+            f"{name}: {text}"
+            for name, classes in self.classes.items()
+            for text in (*name_warnings(classes), *lacking_classes(classes, self.test_labels[name]))
+        )
+        for text in self.warnings:
+            say(f"warning: {text}")
+        self._used: dict[str, Artifact] = {}
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """What the results are made from, in the order in which it was made."""
+        return list(self._used.values())
+
+    @cached_property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """The result of each kind of labels, direction by direction."""
+        return tuple(one for before, after in self.recipe.directions for one in self._of_direction(before, after))
+
+    def source(self, name: str, labels: Labels) -> LabelSource:
+        """The label source of a set in pre-training."""
+        recipe, own = self.recipe, self.classes[name]
+        if labels == "random":
+            names = own if recipe.classes in (0, len(own)) else tuple(map(str, range(recipe.classes)))
+            return RandomLabels(classes=names, seed=recipe.seed)
+        return ShuffledLabels(seed=recipe.seed) if labels == "shuffled" else GivenLabels()
+
+    def pretrained(self, name: str, labels: Labels) -> Artifact:
+        """The network that is trained on labels of this kind of a set."""
+        picks = self._use(self._labels(name, self.source(name, labels)))
+        examples, config = self._examples(name, picks), self.recipe.pretrain
+        task = TrainingTask(
+            model=self.recipe.model,
+            classes=len(picks.info["classes"]),
+            examples=examples,
+            config=config,
+            view=self.recipe.view,
+            seed=self.recipe.seed,
+            validation=examples if config.validate.given else None,
+        )
+        return self._use(train(self.root, f"pretrained-{labels}", task, self.recipe.resources))
+
+    def finetuned(self, name: str, labels: Labels, start: Artifact | None) -> Artifact:
+        """The network that is trained on the true labels of a set, from `start`; None: from random weights."""
+        recipe = self.recipe
+        learned, held = self._split(name)
+        examples, config = self._examples(name, learned), recipe.finetune
+        tested = {"none": None, "labeled": examples, "validation": held and self._examples(name, held, "validation")}
+        init = replace(config.init, head="new") if start else replace(config.init, take=(), head="same")
+        task = TrainingTask(
+            model=recipe.model,
+            classes=len(self.classes[name]),
+            examples=examples,
+            config=replace(config, init=init),
+            view=recipe.view,
+            seed=recipe.seed,
+            init=start,
+            validation=tested[config.validate.on],
+        )
+        return self._use(train(self.root, f"finetuned-{labels}", task, recipe.resources))
+
+    def _of_direction(self, before: str, after: str) -> Iterator[Outcome]:
+        right: dict[str, np.ndarray] = {}
+        for labels in sorted(self.recipe.labels, key=lambda one: one != "none"):  # the others are compared with it
+            start = None if labels == "none" else self.pretrained(before, labels)
+            network = self.finetuned(after, labels, start)
+            made = self._use(classify_scores(self.root, self._tested(after, network), self.test_labels[after]))
+            subject = Subject(
+                model=f"{after} after {labels} of {before}" if start else f"{after} alone",
+                seed=self.recipe.seed,
+                dataset=", ".join(self.corpora[f"{after}-test"].uri),
+                split="test",
+            )
+            right[labels] = right_of(made)
+            gain = paired_gain(subject, right[labels], right["none"]) if start and "none" in right else None
+            yield Outcome(
+                pretrained_on=before,
+                finetuned_on=after,
+                labels=labels,
+                pretrained=start,
+                network=network,
+                classified=made,
+                metrics=tuple(classified_metrics(subject, made, len(self.classes[after]))),
+                gain=gain,
+            )
+
+    def _labels(self, name: str, source: LabelSource) -> Artifact:
+        return source.label(self.root, self.corpora[f"{name}-labeled"], self.shards[f"{name}-labeled"])
+
+    def _split(self, name: str) -> tuple[Artifact, Artifact | None]:
+        """PICKS of the true labels that a set is fine-tuned on, and of those that are held out."""
+        truth, share, corpus = self.truth[name], self.recipe.holdout, f"{name}-labeled"
+        if not share:
+            return truth, None
+        groups = read_groups(self.corpora[corpus], Shards(self.shards[corpus]))
+        digests = read_digests(self.root, truth, self.shards[corpus], self.corpora[corpus])
+        return hold_out(self.root, truth, groups, digests, share, self.recipe.seed, "holdout")
+
+    def _examples(self, name: str, picks: Artifact, part: str = "labeled") -> Artifact:
+        recipe, corpus = self.recipe, f"{name}-labeled"
+        task = WritingTask(
+            shards=Shards(self.shards[corpus]),
+            corpus=self.corpora[corpus],
+            config=recipe.materialize,
+            max_jpeg_pixels=recipe.view.max_jpeg_pixels,
+        )
+        limit = recipe.label.reject_limit
+        return self._use(materialize(self.root, f"{name}-{part}", picks, task, limit, recipe.retry_rejects))
+
+    def _tested(self, name: str, network: Artifact) -> Artifact:
+        """SCORES of the test set of a set, with all classes of each sample."""
+        recipe = self.recipe
+        source = TrainedNetwork(
+            network=network,
+            view=recipe.view,
+            config=replace(recipe.label, p=len(self.classes[name])),
+            resources=recipe.resources,
+            retry_rejects=recipe.retry_rejects,
+        )
+        return self._use(source.label(self.root, self.corpora[f"{name}-test"], self.shards[f"{name}-test"]))
+
+    def _use(self, artifact: Artifact) -> Artifact:
+        return self._used.setdefault(artifact.uri, artifact)
+
+
+def _check(recipe: RandomPretraining) -> None:
+    """InputError for what can be checked before any work."""
+    check(recipe.model)
+    kind, cluster = "video" if recipe.view.clip else "image", Cluster.now()
+    cluster.teachers(recipe.resources)
+    for size in {recipe.view.size, recipe.view.tested_size}:
+        check_input(recipe.model, recipe.view.clip.frames if recipe.view.clip else None, size)
+    for name in ("pretrain", "finetune"):
+        config = getattr(recipe, name)
+        cluster.workers(recipe.resources, config.batch)
+        # The names of layers that are taken are checked as those of frozen ones are, before days of pre-training.
+        for init in (config.init, replace(config.init, frozen=config.init.take, frozen_until=0.5)):
+            check_start(name, recipe.model, 2, init, None)
+    for name, one in (("first", recipe.first), ("second", recipe.second)):
+        for part in ("labeled", "test"):
+            if (found := getattr(one, part).kind) != kind:
+                raise InputError(f"{name}.{part}.kind is '{found}', but the view is for {kind}s: change one")
+            recipe.label.check_against(getattr(one, part), recipe.view)
