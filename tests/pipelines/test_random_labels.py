@@ -123,7 +123,7 @@ def test_nothing_is_done_again(run, monkeypatch, tmp_path):
     monkeypatch.setattr("raylabel.training.train.Workers", None)
     with scored_in_this_process(tmp_path):
         again = RandomLabelsRun(run.root, run.recipe)
-        assert again.outcomes == run.outcomes and again.artifacts == run.artifacts
+        assert again.outcomes == run.outcomes and set(again.artifacts) <= set(run.artifacts)
 
 
 def test_held_out_samples_validate_fine_tuning_alone(run, tmp_path):
