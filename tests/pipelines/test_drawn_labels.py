@@ -37,6 +37,7 @@ def recipe(tmp_path) -> Recipe:
     )
 
 
+@pytest.mark.slow  # that random labels are memorized is also in test_random_labels.py
 def test_a_network_memorizes_random_labels(ray_local, tmp_path, recipe):
     root = Root.open(str(tmp_path / "root"))
     with in_this_process(tmp_path), scored_in_this_process(tmp_path):
