@@ -1,4 +1,5 @@
-"""The main job as a user starts it: real processes, the embedded data, and the report that it writes."""
+"""The main job as a user starts it: the embedded data, and the report that it writes. Its networks are trained and
+score in other processes in the slow tests alone."""
 
 import json
 import os
