@@ -18,8 +18,17 @@ def mixed(numbers: np.ndarray, *seeds: int) -> np.ndarray:
     found = numbers.astype(np.uint64)
     # The numbers are mixed before the first seed is added: consecutive numbers with the next seed would be the same.
     for seed in (0, *seeds):
-        found += np.uint64((WEYL + seed) % 2**64)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            found = (found ^ (found >> np.uint64(shift))) * np.uint64(factor)
-        found ^= found >> np.uint64(31)
+        found = finalize(found + np.uint64((WEYL + seed) % 2**64))
     return found
+
+
+def finalize(states: np.ndarray) -> np.ndarray:
+    """The output of splitmix64 for each state, uint64 [n]."""
+    states = (states ^ (states >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    states = (states ^ (states >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return states ^ (states >> np.uint64(31))
+
+
+def uniform(hashes: np.ndarray) -> np.ndarray:
+    """Hashes as numbers in [0, 1), float64 [n]: the upper 53 bits are a double without rounding."""
+    return (hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -15,20 +15,18 @@ from typing import Any
 import numpy as np
 
 from raylabel.corpus.lists import split_line
+from raylabel.rng import WEYL, finalize, uniform
 
 
 def of_packed(share: float, fingerprint: str, count: int) -> np.ndarray:
     """Which of the first `count` rows of a parquet file or tar belong to the share; bool [count]."""
-    # The finalizer of SplitMix64 (Steele, Lea, Flood 2014).
-    mixed = np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + _hash(fingerprint)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return _below(share, mixed ^ (mixed >> np.uint64(31)))
+    states = np.arange(count, dtype=np.uint64) * np.uint64(WEYL) + _hash(fingerprint)
+    return uniform(finalize(states)) < share
 
 
 def of_files(share: float, uri: str, lines: Sequence[str]) -> np.ndarray:
     """Which loose files belong to the share; bool [len(lines)]. `uri` and `lines` are those of SHARDS."""
-    return _below(share, np.array([_hash(split_line(uri, line).path) for line in lines], np.uint64))
+    return uniform(np.array([_hash(split_line(uri, line).path) for line in lines], np.uint64)) < share
 
 
 def of_whole(share: float, shard: Mapping[str, Any], values: list[Any]) -> list[Any]:
@@ -65,8 +63,3 @@ def _rows_of_packed(share: float, fingerprint: str, rows: int) -> np.ndarray:
 
 def _hash(text: str) -> np.uint64:
     return np.frombuffer(hashlib.blake2b(text.encode(), digest_size=8).digest(), "<u8")[0]
-
-
-def _below(share: float, hashes: np.ndarray) -> np.ndarray:
-    # The upper 53 bits are a double in [0, 1) without rounding.
-    return (hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53 < share

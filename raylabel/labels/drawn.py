@@ -17,7 +17,7 @@ from raylabel.errors import InputError
 from raylabel.labels.picks import sorted_picks
 from raylabel.labels.source import make_picks
 from raylabel.labels.truth import GivenLabels
-from raylabel.rng import mixed
+from raylabel.rng import mixed, uniform
 from raylabel.schema import PICKS, make_key
 from raylabel.selection.select import SLICE
 from raylabel.selection.shuffle import run_tasks
@@ -122,9 +122,7 @@ class _Drawing:
 
 def draw(key: np.ndarray, classes: int, seed: int, round: int = 0) -> np.ndarray:
     """The random label of each key, int64 [n], from 0 to `classes` - 1."""
-    # The upper 53 bits are a double in [0, 1) without rounding.
-    uniform = (mixed(key, seed, round) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return (uniform * classes).astype(np.int64)
+    return (uniform(mixed(key, seed, round)) * classes).astype(np.int64)
 
 
 def _slices(classes: int, samples: int) -> list[tuple[int, int]]:

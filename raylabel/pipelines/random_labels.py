@@ -26,6 +26,7 @@ from raylabel.labels.truth import GivenLabels
 from raylabel.models import check, check_input
 from raylabel.models.start import check_start
 from raylabel.pipelines.inputs import index_corpora, lacking_classes
+from raylabel.pipelines.steps import Used
 from raylabel.recipes.random_labels import Labels, RandomPretraining
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.digests import read_digests
@@ -54,13 +55,14 @@ class Outcome:
     """Its top-1 minus that without pre-training; None of the latter, or if that is not run."""
 
 
-class RandomLabelsRun:
+class RandomLabelsRun(Used):
     """The artifacts of a recipe. Reading a property returns an artifact if the root has it, or else builds it.
     InputError if the user has to fix an input."""
 
     def __init__(self, root: Root, recipe: RandomPretraining):
         """Checks the recipe, indexes its corpora and reads their labels."""
         _check(recipe)
+        super().__init__()
         self.root, self.recipe = root, recipe
         sets = {"first": recipe.first, "second": recipe.second}
         given = {f"{name}-{part}": getattr(one, part) for name, one in sets.items() for part in ("labeled", "test")}
@@ -78,17 +80,16 @@ class RandomLabelsRun:
         )
         for text in self.warnings:
             say(f"warning: {text}")
-        self._used: dict[str, Artifact] = {}
-
-    @property
-    def artifacts(self) -> list[Artifact]:
-        """What the results are made from, in the order in which it was made."""
-        return list(self._used.values())
 
     @cached_property
     def outcomes(self) -> tuple[Outcome, ...]:
         """The result of each kind of labels, direction by direction."""
         return tuple(one for before, after in self.recipe.directions for one in self._of_direction(before, after))
+
+    @cached_property
+    def splits(self) -> dict[str, tuple[Artifact, Artifact | None]]:
+        """PICKS of the true labels that each set is fine-tuned on, and of those that are held out."""
+        return {after: self._split(after) for _, after in self.recipe.directions}
 
     def source(self, name: str, labels: Labels) -> LabelSource:
         """The label source of a set in pre-training."""
@@ -116,9 +117,11 @@ class RandomLabelsRun:
     def finetuned(self, name: str, labels: Labels, start: Artifact | None) -> Artifact:
         """The network that is trained on the true labels of a set, from `start`; None: from random weights."""
         recipe = self.recipe
-        learned, held = self._split(name)
+        learned, held = self.splits[name]
         examples, config = self._examples(name, learned), recipe.finetune
-        tested = {"none": None, "labeled": examples, "validation": held and self._examples(name, held, "validation")}
+        validation = examples if config.validate.on == "labeled" else None
+        if held and config.validate.on == "validation":
+            validation = self._examples(name, held, "validation")
         init = replace(config.init, head="new") if start else replace(config.init, take=(), head="same")
         task = TrainingTask(
             model=recipe.model,
@@ -128,7 +131,7 @@ class RandomLabelsRun:
             view=recipe.view,
             seed=recipe.seed,
             init=start,
-            validation=tested[config.validate.on],
+            validation=validation,
         )
         return self._use(train(self.root, f"finetuned-{labels}", task, recipe.resources))
 
@@ -161,7 +164,6 @@ class RandomLabelsRun:
         return source.label(self.root, self.corpora[f"{name}-labeled"], self.shards[f"{name}-labeled"])
 
     def _split(self, name: str) -> tuple[Artifact, Artifact | None]:
-        """PICKS of the true labels that a set is fine-tuned on, and of those that are held out."""
         truth, share, corpus = self.truth[name], self.recipe.holdout, f"{name}-labeled"
         if not share:
             return truth, None
@@ -191,9 +193,6 @@ class RandomLabelsRun:
             retry_rejects=recipe.retry_rejects,
         )
         return self._use(source.label(self.root, self.corpora[f"{name}-test"], self.shards[f"{name}-test"]))
-
-    def _use(self, artifact: Artifact) -> Artifact:
-        return self._used.setdefault(artifact.uri, artifact)
 
 
 def _check(recipe: RandomPretraining) -> None:

@@ -13,6 +13,21 @@ from raylabel.training.examples import materialize
 from raylabel.training.media import WritingTask
 
 
+class Used:
+    """Remembers the artifacts that its results are made from."""
+
+    def __init__(self) -> None:
+        self._used: dict[str, Artifact] = {}
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """What the results are made from, in the order in which it was made."""
+        return list(self._used.values())
+
+    def _use(self, artifact: Artifact) -> Artifact:
+        return self._used.setdefault(artifact.uri, artifact)
+
+
 class Steps:
     """Steps of a run, which has these fields."""
 

@@ -23,6 +23,7 @@ from raylabel.labels.holdout import hold_out
 from raylabel.labels.teacher import TrainedNetwork
 from raylabel.models.init import TRUNK, Init
 from raylabel.models.start import check_trunk, import_weights
+from raylabel.pipelines.steps import Used
 from raylabel.pipelines.transfer_inputs import Candidate, Prepared, prepare
 from raylabel.recipes.transfer import Protocol, Transfer
 from raylabel.store.artifact import Artifact, Root
@@ -54,20 +55,15 @@ class Outcome:
     """Top-1 of the first network by the same protocol minus this one; None of the first one itself."""
 
 
-class TransferRun:
+class TransferRun(Used):
     """The artifacts of a transfer. Reading a property returns the artifact if the root has it, or else builds it.
     InputError if the user has to fix an input."""
 
     def __init__(self, root: Root, recipe: Transfer, candidates: tuple[Candidate, ...], start: Prepared | None = None):
         """`candidates`: those that `recipe.networks` name."""
+        super().__init__()
         self.root, self.recipe, self.candidates = root, recipe, candidates
         self.start = start or prepare(root, recipe, candidates)
-        self._used: dict[str, Artifact] = {}
-
-    @property
-    def artifacts(self) -> list[Artifact]:
-        """What the results are made from, in the order in which it was made."""
-        return list(self._used.values())
 
     @cached_property
     def outcomes(self) -> tuple[Outcome, ...]:
@@ -226,6 +222,3 @@ class TransferRun:
             dataset=", ".join(self.recipe.test.uri),
             split="test",
         )
-
-    def _use(self, artifact: Artifact) -> Artifact:
-        return self._used.setdefault(artifact.uri, artifact)

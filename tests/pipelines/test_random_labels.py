@@ -133,7 +133,7 @@ def test_held_out_samples_validate_fine_tuning_alone(run, tmp_path):
         held = RandomLabelsRun(run.root, recipe)
         (one,) = held.outcomes
     assert one.gain is None and one.pretrained in [other.pretrained for other in run.outcomes]
-    learned, validated = held._split("second")
+    learned, validated = held.splits["second"]
     assert validated and validated.info["samples"] == 10 == 40 - learned.info["samples"]
     assert identity(one.network)["examples"] == held._examples("second", learned).digest
     assert len(json.loads(one.network.read("validation.json"))) == 2
