@@ -59,7 +59,7 @@ class C3D(nn.Module):
 
 
 class SmallC3D(C3D):
-    """C3D for clips of 16 to 32 pixels, with `width` eighths of its channels, so that it can be trained on a CPU.
+    """C3D for clips of 16 to 32 pixels, with `width` eighths of its channels: small enough for a CPU.
 
     The fourth pool halves time alone, and the last one gives 1 x 2 x 2 places whatever the size of the clip: five
     halvings would leave one place of 32 pixels. The linear layers begin with He's normal initialisation too (fan in):
