@@ -32,6 +32,7 @@ LAYERS = (
     ("plan",),
     ("sweep",),
     ("transfer",),
+    ("experiments",),
     ("inventory",),
     ("cli",),
 )

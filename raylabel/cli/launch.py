@@ -22,13 +22,20 @@ from raylabel.corpus.config import is_text
 from raylabel.errors import InputError
 from raylabel.recipes import Recipe
 from raylabel.recipes import registry as recipes
+from raylabel.recipes.random_labels import RandomPretraining
+from raylabel.recipes.redrawing import Redrawing
 from raylabel.recipes.transfer import Transfer
 from raylabel.store.artifact import Root, identity_of
 from raylabel.store.files import filesystem
 from raylabel.store.root_lock import held
 from raylabel.store.uses import RecordedRoot
 
-RUN_BY: dict[type, str] = {Recipe: "semi-supervised", Transfer: "transfer"}
+RUN_BY: dict[type, str] = {
+    Recipe: "semi-supervised",
+    Transfer: "transfer",
+    RandomPretraining: "random-labels",
+    Redrawing: "redrawn-labels",
+}
 """The command that runs the recipes of a type."""
 
 

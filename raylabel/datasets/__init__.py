@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from raylabel.corpus import Corpus
 from raylabel.datasets.actions import actions, hmdb51, kinetics, ucf101
 from raylabel.datasets.cub import cub200
-from raylabel.datasets.digits import digits
+from raylabel.datasets.digits import digits, half_of_digits
 from raylabel.datasets.imagenet import imagenet, real_labels
 from raylabel.datasets.imagenet_subsets import imagenet_a, imagenet_r, imagenet_sketch, imagenet_v2
 from raylabel.datasets.listed import SCHEME
-from raylabel.datasets.moving_digits import moving_digits
+from raylabel.datasets.moving_digits import half_of_moving_digits, moving_digits
 from raylabel.datasets.standard import list_set
 from raylabel.errors import InputError
 from raylabel.store.artifact import Artifact, Root
@@ -33,8 +34,16 @@ __all__ = [
 ]
 
 EMBEDDED = "embedded://"
-# Each is a folder with labeled.parquet, unlabeled.parquet and test.parquet.
-SETS: dict[str, Callable[[Root], Artifact]] = {"digits": digits, "moving-digits": moving_digits}
+# Each is a folder with labeled.parquet and test.parquet; the whole ones have unlabeled.parquet too.
+SETS: dict[str, Callable[[Root], Artifact]] = {
+    "digits": digits,
+    "digits-0-4": partial(half_of_digits, first=0),
+    "digits-5-9": partial(half_of_digits, first=5),
+    "moving-digits": moving_digits,
+    "moving-digits-straight": partial(half_of_moving_digits, diagonal=False),
+    "moving-digits-diagonal": partial(half_of_moving_digits, diagonal=True),
+}
+WHOLE = ("digits", "moving-digits")
 
 
 def resolve(root: Root, corpus: Corpus) -> Corpus:
@@ -57,9 +66,10 @@ def resolve(root: Root, corpus: Corpus) -> Corpus:
 
 def _embedded(root: Root, uri: str) -> str:
     name, _, part = uri.removeprefix(EMBEDDED).partition("/")
-    if name not in SETS or part not in ("labeled", "unlabeled", "test"):
-        known = " or ".join(f"{EMBEDDED}{name}" for name in SETS)
+    if name not in SETS or part not in ("labeled", "test", *(("unlabeled",) if name in WHOLE else ())):
+        known = ", ".join(f"{EMBEDDED}{name}" for name in SETS)
         raise InputError(
-            f"no embedded data set '{uri}' in corpus.uri: give {known}, with /labeled, /unlabeled or /test"
+            f"no embedded data set '{uri}' in corpus.uri: give one of {known}, with /labeled or /test; "
+            f"{' and '.join(WHOLE)} have /unlabeled too"
         )
     return f"{SETS[name](root).uri}/{part}.parquet"

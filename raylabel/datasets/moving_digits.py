@@ -11,6 +11,7 @@ SIDE = 16  # pixels of a frame; a digit is 8 pixels wide and wraps around at the
 FRAMES, FPS = 16, 8
 NOISE = 0.3
 SPLIT = {"labeled": 2, "test": 50}  # videos per class; the unlabeled set has the rest
+HALF_LABELED = 50  # videos per class of a half
 _STEPS = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1))  # down, right
 _CRF = 12
 
@@ -24,15 +25,7 @@ def moving_digits(root: Root) -> Artifact:
     """
 
     def build(draft: Draft) -> Built:
-        from sklearn.datasets import load_digits
-
-        digits = load_digits(return_X_y=True)[0].reshape(-1, 8, 8) / 16
-        random = np.random.default_rng(0)
-        order, directions = random.permutation(len(digits)), np.arange(len(digits)) % len(DIRECTIONS)
-        media = [
-            encode_mp4(_frames(digits[i], d, random), FPS, _CRF)
-            for i, d in zip(order, directions.tolist(), strict=True)
-        ]
+        media, directions = _videos()
         files, start = [], 0
         for name in ("labeled", "test", "unlabeled"):
             count = SPLIT[name] * len(DIRECTIONS) if name in SPLIT else len(media) - start
@@ -45,6 +38,33 @@ def moving_digits(root: Root) -> Artifact:
         return Built(files, {"videos": len(media)})
 
     return root.make("moving-digits", {**SPLIT, "seed": 0}, build)
+
+
+def half_of_moving_digits(root: Root, diagonal: bool) -> Artifact:
+    """The videos whose digits move along the sides of the frame, or diagonally, as a data set of their own: 50 of each
+    of four directions, labeled, and the rest to test on."""
+
+    def build(draft: Draft) -> Built:
+        media, directions = _videos()
+        files, own = [], np.flatnonzero(directions % 2 == diagonal)
+        for name, rows in zip(("labeled", "test"), np.split(own, [4 * HALF_LABELED]), strict=True):
+            columns = {"video": pa.array([media[i] for i in rows], pa.binary())}
+            columns["label"] = pa.array([DIRECTIONS[d] for d in directions[rows]])
+            files.append(write_table(draft.uri, f"{name}.parquet", pa.table(columns)))
+        return Built(files, {"videos": len(own)})
+
+    return root.make("moving-digits-half", {"diagonal": diagonal, "labeled": HALF_LABELED, "seed": 0}, build)
+
+
+def _videos() -> tuple[list[bytes], np.ndarray]:
+    """(MP4 files, their directions), in a random order."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits(return_X_y=True)[0].reshape(-1, 8, 8) / 16
+    random = np.random.default_rng(0)
+    order, directions = random.permutation(len(digits)), np.arange(len(digits)) % len(DIRECTIONS)
+    pairs = zip(order, directions.tolist(), strict=True)
+    return [encode_mp4(_frames(digits[i], d, random), FPS, _CRF) for i, d in pairs], directions
 
 
 def _frames(digit: np.ndarray, direction: int, random: np.random.Generator) -> list[np.ndarray]:

@@ -44,6 +44,12 @@ class LearningCurve:
         return max(self.points, key=lambda point: point.accuracy) if self.config.keep_best else self.points[-1]
 
     @property
+    def early(self) -> Measured:
+        """The first point after a tenth of the training, or later."""
+        end = self.points[-1].images
+        return next(point for point in self.points if 10 * point.images >= end)
+
+    @property
     def area(self) -> float:
         """Mean accuracy between the first point and the last, by straight lines between the points: the area under the
         curve of accuracy against images, divided by the images between them. Of one point: its accuracy."""

@@ -51,6 +51,8 @@ ECE = "ece"
 CALIBRATED = "ece_calibrated"
 """The same after temperature scaling on samples that are neither trained on nor tested."""
 
+EARLY_TOP1 = "early_top1"
+"""Top-1 after the first tenth of a training that is validated, at the first point then or later. Wilson interval."""
 CURVE_AREA = "curve_area"
 """Mean top-1 over a training that is validated: the area under the curve of accuracy against images, divided by the
 images between its first point and its last. It has no interval."""

@@ -30,6 +30,8 @@ PILOT, PROBE = re.compile(rf"pilot-{UUID}"), re.compile(rf"\.probe-{UUID}")
 TEMPORARY = re.compile(rf".+\.{UUID}\.tmp")
 OWN = {"drivers", FOLDER, TRACKING}
 """Folders of raylabel that are no results."""
+RESULTS = ("run-", "transfer-", "random-labels-", "redrawn-labels-")
+"""The beginnings of the names of artifacts that are the results of a command."""
 OLD = 3600  # seconds after which a probe is one of a killed process: a run writes one before it has the root lock
 
 
@@ -152,7 +154,7 @@ def _read(root: str, name: str, mentioned: set[str]) -> Folder | None:
         return replace(folder, known_as=frozenset({own, info.get("content", own)}))
     if of in ("scores", "features"):
         return replace(folder, source=_digests(json.dumps(identity.get("source", {}))))
-    if of.startswith(("run-", "transfer-")) and (summary := _text(f"{uri}/{SUMMARY}")):
+    if of.startswith(RESULTS) and (summary := _text(f"{uri}/{SUMMARY}")):
         gain, when = _gain(_json(f"{uri}/{SUMMARY}", summary)), _time(f"{uri}/{MANIFEST}")
         return replace(folder, gain=gain, time=when)
     return folder

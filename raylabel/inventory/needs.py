@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from raylabel.inventory.contents import Contents, Folder, refers_to
+from raylabel.inventory.contents import RESULTS, Contents, Folder, refers_to
 from raylabel.store.names import DEDUPLICATION, PREDICTION
 
 # Artifacts to which nothing refers, and which a run finds again by those to which they refer. The record of a run lists
@@ -116,7 +116,7 @@ class Needs:
             if name.startswith("sweep-"):
                 of_sweeps |= record.mentioned
         complete = [name for name, folder in self._folders.items() if folder.complete]
-        done = {name for name in complete if name.startswith(("run-", "transfer-"))}
+        done = {name for name in complete if name.startswith(RESULTS)}
         return done - of_sweeps
 
     def _run(self, name: str, records: list[str], finished: bool) -> Run:

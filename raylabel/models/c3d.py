@@ -40,7 +40,8 @@ class C3D(nn.Module):
         self.dropout = nn.Dropout(0.5)
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                mode = "fan_in" if small else "fan_out"
+                nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # pyright: ignore[reportArgumentType]
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, 0, (2 / module.in_features) ** 0.5 if small else 0.01)
@@ -62,8 +63,9 @@ class SmallC3D(C3D):
     """C3D for clips of 16 to 32 pixels, with `width` eighths of its channels: small enough for a CPU.
 
     The fourth pool halves time alone, and the last one gives 1 x 2 x 2 places whatever the size of the clip: five
-    halvings would leave one place of 32 pixels. The linear layers begin with He's normal initialisation too (fan in):
-    with so few inputs, a standard deviation of 0.01 would let hardly anything through.
+    halvings would leave one place of 32 pixels. All layers begin with He's normal initialisation by their inputs (fan
+    in), which keeps the scale of what passes them. There is no normalisation: where the channels double, or a linear
+    layer has few inputs, the initialisation of C3D lets so little through that nothing is learned for many epochs.
     """
 
     def __init__(self, width: int, classes: int):

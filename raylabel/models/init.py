@@ -3,14 +3,19 @@
 PyTorch is not imported here, so that a command line can be parsed without it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
-from typing import Literal
+from typing import Literal, get_args
 
 from raylabel.errors import InputError
+from raylabel.store.artifact import ADDED_LATER
+
+Taken = Literal["weights", "norms"]
 
 TRUNK = "trunk"
 """In a list of layers: all but the head."""
+CONVOLUTIONS = "convolutions"
+"""In a list of layers: all convolutions, without the normalisation layers between them."""
 PENULTIMATE = "penultimate"
 """As the layer of features: the one before the head. What the head takes is the feature."""
 
@@ -27,16 +32,21 @@ class Init:
     weights, and in fine-tuning those of the pre-trained student, which is all that it can start from."""
 
     take: tuple[str, ...] = ()
-    """Layers whose weights are taken, by the beginnings of their names ('conv1', 'layer1.0'), or 'trunk': all but the
-    head, which is the last layer. The others start with random weights. Empty: all layers, and the head too if it has
-    as many classes."""
+    """Layers whose weights are taken, by the beginnings of their names ('conv1', 'layer1.0'), 'trunk', which is all but
+    the head, the last layer, or 'convolutions'. The others start with random weights. Empty: all layers, and the head
+    too if it has as many classes."""
+
+    what: Taken = field(default="weights", metadata=ADDED_LATER)
+    """What is taken of these layers. norms: they start with random weights too, each tensor scaled to the norm of the
+    one in the weights; statistics, and tensors that start at zero, are as in a new network. A control: it shows what
+    the scale of the weights is worth without their directions."""
 
     head: Literal["same", "new"] = "same"
     """new: the head starts with random weights, also if those that are taken have as many classes."""
 
     frozen: tuple[str, ...] = ()
-    """Layers that do not change, by the beginnings of their names, or 'trunk'. Their normalisation layers use stored
-    statistics, and their dropout is off."""
+    """Layers that do not change, as in `take`. Their normalisation layers use stored statistics, and their dropout is
+    off."""
 
     frozen_until: float = 1.0
     """Fraction of the training for which they are frozen, over 0 and at most 1, in whole steps, rounded up."""
@@ -50,13 +60,15 @@ class Init:
         are checked where the network is known."""
         if self.head not in ("same", "new"):
             raise InputError(f"{name}.head is {self.head!r}: give 'same' or 'new'")
+        if self.what not in get_args(Taken):
+            raise InputError(f"{name}.what is {self.what!r}: give 'weights' or 'norms'")
         if not 0 < self.frozen_until <= 1:
             raise InputError(f"{name}.frozen_until is {self.frozen_until}: give a fraction over 0 and at most 1")
         if not 0 < self.first_lr <= 1:
             raise InputError(f"{name}.first_lr is {self.first_lr}: give a number over 0 and at most 1")
-        for field in ("take", "frozen"):
-            if bad := [layer for layer in getattr(self, field) if not layer]:
-                raise InputError(f"{name}.{field} has {bad[0]!r}: give names of layers, or '{TRUNK}'")
+        for key in ("take", "frozen"):
+            if bad := [layer for layer in getattr(self, key) if not layer]:
+                raise InputError(f"{name}.{key} has {bad[0]!r}: give names of layers, '{TRUNK}' or '{CONVOLUTIONS}'")
 
     def thaws_at(self, steps: int) -> int:
         """The step of a training of `steps` steps before which the frozen layers begin to be trained; 0: none is

@@ -10,12 +10,14 @@ from raylabel.errors import InputError
 from raylabel.models.build import build
 from raylabel.models.config import Model
 from raylabel.models.head import head_of
-from raylabel.models.init import TRUNK, Init
+from raylabel.models.init import CONVOLUTIONS, TRUNK, Init
 from raylabel.models.sources import find_source, is_name
 from raylabel.models.trained import WEIGHTS as FILE
 from raylabel.models.trained import open_network
 from raylabel.models.weights import describe_misfits, misfits_of, save_tensors
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
+
+CONVOLUTION = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 WEIGHTS = "weights"
 """The name of artifacts with weights that the user gives to start from."""
@@ -41,8 +43,17 @@ def start_network(model: Model, classes: int, init: Init, weights: Artifact | No
     generator. InputError if the weights do not fit."""
     network = build(model, classes)
     if weights:
-        network.load_state_dict(taken(network, read_weights(weights), init, weights.uri), strict=False)
+        state = taken(network, read_weights(weights), init, weights.uri)
+        if init.what == "norms":
+            state = _scaled(network, state)
+        network.load_state_dict(state, strict=False)
     return network
+
+
+def _scaled(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters of the network that are in `state` and not zero, each with the norm that it has there."""
+    own = {name: one.detach() for name, one in network.named_parameters() if name in state}
+    return {name: one * (state[name].float().norm() / one.norm()) for name, one in own.items() if one.any()}
 
 
 def read_weights(weights: Artifact) -> dict[str, Tensor]:
@@ -92,9 +103,15 @@ def covered(network: nn.Module, layers: Iterable[str], names: Iterable[str]) -> 
         known = [name for name, _ in network.named_modules()]
         if layer == TRUNK:
             found.update(name for name in names if not _is_in(name, head))
+        elif layer == CONVOLUTIONS:
+            convolutions = [name for name, module in network.named_modules() if isinstance(module, CONVOLUTION)]
+            found.update(name for name in names if any(_is_in(name, one) for one in convolutions))
         elif layer not in known:
             close = difflib.get_close_matches(layer, known, n=3, cutoff=0.5) or [n for n, _ in network.named_children()]
-            raise InputError(f"the network has no layer '{layer}': give '{TRUNK}' or, for example, {', '.join(close)}")
+            raise InputError(
+                f"the network has no layer '{layer}': give '{TRUNK}', '{CONVOLUTIONS}' or, for example, "
+                f"{', '.join(close)}"
+            )
         else:
             found.update(name for name in names if _is_in(name, layer))
     return [name for name in names if name in found]

@@ -3,9 +3,10 @@
 Pondenkandath et al. 2018 (arXiv 1811.01640) §3, tables 1 and 2.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import get_args
 
 import numpy as np
 
@@ -15,9 +16,10 @@ from raylabel.corpus import Shards, read_groups
 from raylabel.corpus.label_rule import name_warnings
 from raylabel.errors import InputError
 from raylabel.evaluate.classified import classified_metrics, right_of
-from raylabel.evaluate.classify import paired_gain
+from raylabel.evaluate.classify import paired_gain, wilson
+from raylabel.evaluate.learning_curve import LearningCurve
 from raylabel.evaluate.on_scores import classify_scores
-from raylabel.evaluate.results import Metric, Subject
+from raylabel.evaluate.results import EARLY_TOP1, Metric, Subject
 from raylabel.labels.drawn import RandomLabels, ShuffledLabels
 from raylabel.labels.holdout import hold_out
 from raylabel.labels.source import LabelSource
@@ -51,8 +53,17 @@ class Outcome:
     classified: Artifact
     """CLASSIFIED of the test set by it."""
     metrics: tuple[Metric, ...]
-    gain: Metric | None = None
-    """Its top-1 minus that without pre-training; None of the latter, or if that is not run."""
+    gains: Mapping[Labels, Metric]
+    """Its top-1 minus that of each kind of labels before it, in the order of `Labels`."""
+    learned: LearningCurve | None
+    """Accuracy on what is learned in pre-training; None if it is not measured."""
+    curve: LearningCurve | None
+    """Accuracy while it is fine-tuned; None if it is not measured."""
+
+    @property
+    def gain(self) -> Metric | None:
+        """Its top-1 minus that without pre-training; None of the latter, or if that is not run."""
+        return self.gains.get("none")
 
 
 class RandomLabelsRun(Used):
@@ -101,8 +112,8 @@ class RandomLabelsRun(Used):
 
     def pretrained(self, name: str, labels: Labels) -> Artifact:
         """The network that is trained on labels of this kind of a set."""
-        picks = self._use(self._labels(name, self.source(name, labels)))
-        examples, config = self._examples(name, picks), self.recipe.pretrain
+        picks, config = self._picks(name, labels), self.recipe.pretrain
+        examples = self._examples(name, picks)
         task = TrainingTask(
             model=self.recipe.model,
             classes=len(picks.info["classes"]),
@@ -116,12 +127,8 @@ class RandomLabelsRun(Used):
 
     def finetuned(self, name: str, labels: Labels, start: Artifact | None) -> Artifact:
         """The network that is trained on the true labels of a set, from `start`; None: from random weights."""
-        recipe = self.recipe
-        learned, held = self.splits[name]
-        examples, config = self._examples(name, learned), recipe.finetune
-        validation = examples if config.validate.on == "labeled" else None
-        if held and config.validate.on == "validation":
-            validation = self._examples(name, held, "validation")
+        recipe, config = self.recipe, self.recipe.finetune
+        examples = self._examples(name, self.splits[name][0])
         init = replace(config.init, head="new") if start else replace(config.init, take=(), head="same")
         task = TrainingTask(
             model=recipe.model,
@@ -131,13 +138,14 @@ class RandomLabelsRun(Used):
             view=recipe.view,
             seed=recipe.seed,
             init=start,
-            validation=validation,
+            validation=self._validation(name),
         )
         return self._use(train(self.root, f"finetuned-{labels}", task, recipe.resources))
 
     def _of_direction(self, before: str, after: str) -> Iterator[Outcome]:
         right: dict[str, np.ndarray] = {}
-        for labels in sorted(self.recipe.labels, key=lambda one: one != "none"):  # the others are compared with it
+        # Each kind of labels is compared with those before it.
+        for labels in sorted(self.recipe.labels, key=get_args(Labels).index):
             start = None if labels == "none" else self.pretrained(before, labels)
             network = self.finetuned(after, labels, start)
             made = self._use(classify_scores(self.root, self._tested(after, network), self.test_labels[after]))
@@ -148,7 +156,11 @@ class RandomLabelsRun(Used):
                 split="test",
             )
             right[labels] = right_of(made)
-            gain = paired_gain(subject, right[labels], right["none"]) if start and "none" in right else None
+            validation, pretrain = self._validation(after), self.recipe.pretrain.validate
+            curve = LearningCurve.of(network, validation, self.recipe.finetune.validate) if validation else None
+            learned = None
+            if start and pretrain.given:
+                learned = LearningCurve.of(start, self._examples(before, self._picks(before, labels)), pretrain)
             yield Outcome(
                 pretrained_on=before,
                 finetuned_on=after,
@@ -156,9 +168,30 @@ class RandomLabelsRun(Used):
                 pretrained=start,
                 network=network,
                 classified=made,
-                metrics=tuple(classified_metrics(subject, made, len(self.classes[after]))),
-                gain=gain,
+                metrics=(*classified_metrics(subject, made, len(self.classes[after])), *self._rising(subject, curve)),
+                gains={one: paired_gain(subject, right[labels], right[one]) for one in right if one != labels},
+                learned=learned,
+                curve=curve,
             )
+
+    def _rising(self, subject: Subject, curve: LearningCurve | None) -> Iterator[Metric]:
+        """METRICS rows of a fine-tuning that is validated."""
+        if curve:
+            n, early, on = curve.samples, curve.early.accuracy, replace(subject, split=self.recipe.finetune.validate.on)
+            low, high = wilson(round(early * n), n)
+            yield Metric(**vars(on), metric=EARLY_TOP1, value=early, low=low, high=high, n=n)
+            yield from curve.metrics(on)
+
+    def _picks(self, name: str, labels: Labels) -> Artifact:
+        """PICKS of the labels of pre-training."""
+        return self._use(self._labels(name, self.source(name, labels)))
+
+    def _validation(self, name: str) -> Artifact | None:
+        """EXAMPLES that fine-tuning is validated on; None without validation."""
+        learned, held = self.splits[name]
+        if self.recipe.finetune.validate.on == "labeled":
+            return self._examples(name, learned)
+        return self._examples(name, held, "validation") if held and self.recipe.finetune.validate.given else None
 
     def _labels(self, name: str, source: LabelSource) -> Artifact:
         return source.label(self.root, self.corpora[f"{name}-labeled"], self.shards[f"{name}-labeled"])

@@ -18,8 +18,19 @@ from raylabel.recipes.images import (
     imagenet_ig_weak_resnet50,
     imagenet_yfcc_resnet50,
 )
+from raylabel.recipes.memorized import (
+    random_digits,
+    random_moving_digits,
+    random_sports1m_kinetics,
+    random_ucf101_hmdb51,
+    redrawn_cifar10,
+    redrawn_digits,
+    redrawn_moving_digits,
+)
 from raylabel.recipes.modern import modern
+from raylabel.recipes.random_labels import LabeledSet, RandomPretraining
 from raylabel.recipes.recipe import Recipe, Teacher
+from raylabel.recipes.redrawing import Redrawing
 from raylabel.recipes.space import Search
 from raylabel.recipes.transfer import Transfer
 from raylabel.recipes.transfers import cub200_resnet50, sign_digits
@@ -31,7 +42,7 @@ from raylabel.recipes.videos import (
     moving_digits,
 )
 from raylabel.selection.config import Select
-from raylabel.training.config import Train
+from raylabel.training.config import Train, Validate
 from raylabel.training.head import Head
 from raylabel.training.media import Materialize
 from raylabel.training.schedule import Schedule, scaled_lr
@@ -44,10 +55,13 @@ __all__ = [
     "Init",
     "Knn",
     "Label",
+    "LabeledSet",
     "Materialize",
     "Model",
     "RandomLabels",
+    "RandomPretraining",
     "Recipe",
+    "Redrawing",
     "Resources",
     "Schedule",
     "Search",
@@ -57,6 +71,7 @@ __all__ = [
     "Train",
     "Transfer",
     "Truth",
+    "Validate",
     "View",
     "actions",
     "cifar10",
@@ -71,6 +86,13 @@ __all__ = [
     "kinetics_r2plus1d34",
     "modern",
     "moving_digits",
+    "random_digits",
+    "random_moving_digits",
+    "random_sports1m_kinetics",
+    "random_ucf101_hmdb51",
+    "redrawn_cifar10",
+    "redrawn_digits",
+    "redrawn_moving_digits",
     "scaled_lr",
     "sign_digits",
 ]

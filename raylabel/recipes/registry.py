@@ -21,6 +21,15 @@ from raylabel.recipes.images import (
     imagenet_ig_weak_resnet50,
     imagenet_yfcc_resnet50,
 )
+from raylabel.recipes.memorized import (
+    random_digits,
+    random_moving_digits,
+    random_sports1m_kinetics,
+    random_ucf101_hmdb51,
+    redrawn_cifar10,
+    redrawn_digits,
+    redrawn_moving_digits,
+)
 from raylabel.recipes.transfers import cub200_resnet50, sign_digits
 from raylabel.recipes.videos import (
     actions,
@@ -45,6 +54,13 @@ NAMED: dict[str, Callable[..., Any]] = {
     "kinetics-ig-weak-r2plus1d18": kinetics_ig_weak_r2plus1d18,
     "sign-digits": sign_digits,
     "cub200-resnet50": cub200_resnet50,
+    "random-digits": random_digits,
+    "random-moving-digits": random_moving_digits,
+    "random-ucf101-hmdb51": random_ucf101_hmdb51,
+    "random-sports1m-kinetics": random_sports1m_kinetics,
+    "redrawn-digits": redrawn_digits,
+    "redrawn-moving-digits": redrawn_moving_digits,
+    "redrawn-cifar10": redrawn_cifar10,
 }
 
 RENAMED = {"checkpoint_every": "now `checkpoint_minutes`, in minutes instead of steps"}

@@ -35,7 +35,10 @@ def in_stage_order(curves: Mapping[str, Sequence[Any]]) -> list[str]:
 
 
 def style(name: str, position: int) -> str:
-    index = CURVES.index(name) if name in CURVES else position
+    return _series(CURVES.index(name) if name in CURVES else position)
+
+
+def _series(index: int) -> str:
     return f"s{index % SERIES}" + (" dashed" if index >= SERIES else "")
 
 
@@ -51,6 +54,11 @@ class Chart:
     lines: list[tuple[str, str, str]]  # name, style, SVG path
     dots: list[tuple[str, str, float, float]]  # name, style, x, y
     notes: list[str]
+
+    @property
+    def series(self) -> list[tuple[str, str]]:
+        """(name, style) of each line."""
+        return [(name, style) for name, style, _ in self.lines]
 
 
 def charts_of(
@@ -116,15 +124,20 @@ def _ticks(x_axis: Axis, y_axis: Axis) -> tuple[list[tuple[float, str]], list[tu
 def precision_chart(expected: Mapping[str, Sequence[tuple[int, float]]]) -> Chart:
     """The expected precision of the first picks against their number, of some classes: name → (rank, precision)."""
     ranks = [rank for points in expected.values() for rank, _ in points]
-    x_axis = log(min(ranks), max(ranks))
-    y_axis = SHARES
+    return share_chart("expected precision", expected, "picks of a class, logarithmic", log(min(ranks), max(ranks)))
+
+
+def share_chart(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], x_title: str, x_axis: Axis) -> Chart:
+    """Shares against any quantity: name → (x, share) of its points."""
     wide, high = Chart.WIDTH - Chart.LEFT - Chart.RIGHT, Chart.HEIGHT - Chart.TOP - Chart.BOTTOM
-    lines = []
-    for number, (name, points) in enumerate(expected.items()):
-        places = [(Chart.LEFT + x_axis.at(rank) * wide, Chart.TOP + high * (1 - y_axis.at(p))) for rank, p in points]
+    lines, dots = [], []
+    for number, (name, points) in enumerate(curves.items()):
+        places = [(Chart.LEFT + x_axis.at(x) * wide, Chart.TOP + high * (1 - SHARES.at(share))) for x, share in points]
         path = "".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(places))
-        lines.append((name, f"s{number % SERIES}", path))
-    return Chart("expected precision", "picks of a class, logarithmic", *_ticks(x_axis, y_axis), lines, [], [])
+        lines.append((name, _series(number), path))
+        if len(places) == 1:
+            dots.append((name, _series(number), *(round(place, 1) for place in places[0])))
+    return Chart(title, x_title, *_ticks(x_axis, SHARES), lines, dots, [])
 
 
 def sorted_line(picks: list[int], wide: int = 600, high: int = 100) -> str:
