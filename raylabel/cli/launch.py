@@ -22,6 +22,7 @@ from raylabel.corpus.config import is_text
 from raylabel.errors import InputError
 from raylabel.recipes import Recipe
 from raylabel.recipes import registry as recipes
+from raylabel.recipes.arbitrary_labels import ArbitraryLabels
 from raylabel.recipes.random_labels import RandomPretraining
 from raylabel.recipes.redrawing import Redrawing
 from raylabel.recipes.transfer import Transfer
@@ -35,6 +36,7 @@ RUN_BY: dict[type, str] = {
     Transfer: "transfer",
     RandomPretraining: "random-labels",
     Redrawing: "redrawn-labels",
+    ArbitraryLabels: "arbitrary-labels",
 }
 """The command that runs the recipes of a type."""
 

@@ -13,6 +13,7 @@ from raylabel.datasets.imagenet_subsets import imagenet_a, imagenet_r, imagenet_
 from raylabel.datasets.listed import SCHEME
 from raylabel.datasets.moving_digits import half_of_moving_digits, moving_digits
 from raylabel.datasets.standard import list_set
+from raylabel.datasets.statefarm import statefarm
 from raylabel.errors import InputError
 from raylabel.store.artifact import Artifact, Root
 
@@ -30,6 +31,7 @@ __all__ = [
     "moving_digits",
     "real_labels",
     "resolve",
+    "statefarm",
     "ucf101",
 ]
 

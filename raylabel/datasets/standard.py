@@ -15,6 +15,7 @@ from raylabel.datasets.imagenet_subsets import (
     read_imagenet_v2,
 )
 from raylabel.datasets.listed import CLASSES, LIST, SCHEME, Listed, make_list
+from raylabel.datasets.statefarm import read_statefarm
 from raylabel.errors import InputError
 from raylabel.store.artifact import Root
 
@@ -25,6 +26,7 @@ READERS: dict[str, tuple[int, Callable[..., Listed]]] = {
     "hmdb51": (2, read_hmdb51),
     "imagenet": (1, read_imagenet),
     "kinetics": (1, read_kinetics),
+    "statefarm": (2, read_statefarm),
     "ucf101": (2, read_ucf101),
 }
 # Each takes the folder of the set and the names in `Corpus.classes`.

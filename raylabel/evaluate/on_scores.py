@@ -53,6 +53,23 @@ def _classify(
     return with_unread(tables, labels), temperature
 
 
+def cross_entropy(scores: Artifact, labels: Artifact) -> tuple[float, int]:
+    """(mean cross-entropy, nats, samples that could be read) of the PICKS `labels`. The SCORES have all classes."""
+    classes = len(labels.info["classes"])
+    memory = 16 * labels.info["samples"] * classes
+    total, samples = fetch(_summed_loss.options(memory=memory).remote(scores, labels, classes))
+    return total / max(1, samples), samples
+
+
+@ray.remote(num_cpus=1, max_retries=3)
+def _summed_loss(scores: Artifact, labels: Artifact, classes: int) -> tuple[float, int]:
+    total, samples = 0.0, 0
+    for _, label, log_p in _labeled(scores, labels, classes):
+        total -= float(log_p[np.arange(len(label)), label].astype(np.float64).sum())
+        samples += len(label)
+    return total, samples
+
+
 def _labeled(scores: Artifact, labels: Artifact, classes: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(key int64 [n], label int64 [n], log probabilities float32 [n, C]) of some of the samples at a time."""
     picks = labels.table("picks-", PICKS, ["key", "label"]).sort_by("key")

@@ -48,6 +48,8 @@ whole lists, if the first picks of a list are no worse than its last."""
 
 ECE = "ece"
 """Expected calibration error of the probability of the best class, a fraction. It has no interval."""
+LOSS = "loss"
+"""Mean cross-entropy of the samples that could be read, nats. It has no interval."""
 CALIBRATED = "ece_calibrated"
 """The same after temperature scaling on samples that are neither trained on nor tested."""
 

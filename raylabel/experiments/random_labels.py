@@ -78,8 +78,8 @@ def _headline(outcomes: Sequence[Outcome]) -> str:
 
 def _detail(run: RandomLabelsRun) -> str:
     sets = "; ".join(
-        f"{after}: {run.splits[after][0].info['samples']:,} labeled samples of {len(run.classes[after])} classes, "
-        f"{run.test_labels[after].info['samples']:,} to test on"
+        f"{run.recipe.set_name(after)}: {run.splits[after][0].info['samples']:,} labeled samples of "
+        f"{len(run.classes[after])} classes, {run.test_labels[after].info['samples']:,} to test on"
         for _, after in run.recipe.directions
     )
     return f"{run.recipe.model.arch}, seed {run.recipe.seed}; {sets}"
@@ -91,7 +91,7 @@ def _findings(run: RandomLabelsRun, outcomes: Sequence[Outcome]) -> Iterator[Fin
         ("true", "random", "True labels of another set help more than random ones"),
     ):
         gains = {
-            f"{one.finetuned_on} after {one.pretrained_on}": one.gains[over]
+            f"{run.recipe.set_name(one.finetuned_on)} after {run.recipe.set_name(one.pretrained_on)}": one.gains[over]
             for one in outcomes
             if one.labels == labels and over in one.gains
         }
@@ -102,8 +102,9 @@ def _findings(run: RandomLabelsRun, outcomes: Sequence[Outcome]) -> Iterator[Fin
 def _tables(run: RandomLabelsRun) -> Iterator[Table]:
     for before, after in run.recipe.directions:
         own = [one for one in run.outcomes if one.finetuned_on == after]
+        names = run.recipe.set_name(before), run.recipe.set_name(after)
         yield Table(
-            title=f"Fine-tuned on the true labels of {after}, after {before}",
+            title=f"Fine-tuned on the true labels of {names[1]}, after {names[0]}",
             columns=[
                 Column(title="top-1", form="percent", plotted=True),
                 Column(title="points over none", form="points"),
@@ -116,7 +117,7 @@ def _tables(run: RandomLabelsRun) -> Iterator[Table]:
         if learned := [_learned(run, one) for one in own if one.learned]:
             targets = run.recipe.pretrain.validate.targets
             yield Table(
-                title=f"Pre-training on {before}",
+                title=f"Pre-training on {names[0]}",
                 columns=[
                     Column(title="classes", form="count"),
                     Column(title="learned", form="percent"),
@@ -168,6 +169,8 @@ def _curves(run: RandomLabelsRun) -> Iterator[Curves]:
         samples = run.splits[after][0].info["samples"]
         what = "held-out samples" if recipe.finetune.validate.on == "validation" else "what is learned"
         if finetuned := {NAMES[one.labels]: epochs_of(one.curve, samples) for one in own if one.curve}:
-            yield Curves(title=f"Fine-tuning on {after}: accuracy on {what}", curves=finetuned)
+            yield Curves(title=f"Fine-tuning on {recipe.set_name(after)}: accuracy on {what}", curves=finetuned)
         if learned := {NAMES[one.labels]: epochs_of(one.learned, one.learned.samples) for one in own if one.learned}:
-            yield Curves(title=f"Pre-training on {before}: accuracy on what is learned", curves=learned)
+            yield Curves(
+                title=f"Pre-training on {recipe.set_name(before)}: accuracy on what is learned", curves=learned
+            )

@@ -1,5 +1,7 @@
 """Prints the results of an experiment to the terminal."""
 
+import textwrap
+
 from rich import box
 from rich.console import Console
 from rich.table import Table as Printed
@@ -11,6 +13,8 @@ from raylabel.report.terminal import WIDTH
 from raylabel.store.names import PAGE, SUMMARY
 from raylabel.text import encodable
 
+TITLE = 8
+"""Columns of the terminal that the title of a column may take, if its numbers take fewer."""
 STYLES = {"agrees": "green", "disagrees": "red"}
 
 
@@ -43,11 +47,12 @@ def _printed(table: Table, console: Console) -> Printed:
         [_cell(column.form, cell) for column, cell in zip(table.columns, row.cells, strict=True)] for row in table.rows
     ]
     printed = Printed(box=box.SIMPLE_HEAD, pad_edge=False)
-    printed.add_column("", overflow="fold", min_width=18)
+    printed.add_column("", overflow="fold")
     for number, column in enumerate(table.columns):
         # Titles are folded, and numbers are not.
         widest = max((len(line) for cells in rows for line in cells[number].splitlines()), default=0)
-        printed.add_column(column.title, justify="right", overflow="fold", min_width=widest)
+        title = "\n".join(textwrap.wrap(column.title, max(widest, TITLE)))
+        printed.add_column(title, justify="right", no_wrap=True)
     for row, cells in zip(table.rows, rows, strict=True):
         printed.add_row(Text(encodable(row.name, console)), *cells)
     return printed

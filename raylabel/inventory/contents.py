@@ -30,7 +30,7 @@ PILOT, PROBE = re.compile(rf"pilot-{UUID}"), re.compile(rf"\.probe-{UUID}")
 TEMPORARY = re.compile(rf".+\.{UUID}\.tmp")
 OWN = {"drivers", FOLDER, TRACKING}
 """Folders of raylabel that are no results."""
-RESULTS = ("run-", "transfer-", "random-labels-", "redrawn-labels-")
+RESULTS = ("run-", "transfer-", "random-labels-", "redrawn-labels-", "arbitrary-labels-")
 """The beginnings of the names of artifacts that are the results of a command."""
 OLD = 3600  # seconds after which a probe is one of a killed process: a run writes one before it has the root lock
 

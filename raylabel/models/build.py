@@ -13,10 +13,11 @@ from raylabel.errors import InputError
 from raylabel.models.c3d import C3D, SmallC3D
 from raylabel.models.clip_networks import build_clip, is_clip
 from raylabel.models.clip_tower import ClipNetwork
-from raylabel.models.config import RESNEXT101, SMALL, SMALL_C3D, Model, check
+from raylabel.models.config import RESNEXT101, SMALL, SMALL_C3D, TWO_LAYERS, Model, check
 from raylabel.models.head import head_of
 from raylabel.models.small import SmallResNet
 from raylabel.models.timm_networks import build_timm, is_timm
+from raylabel.models.two_layers import TwoConvolutions, TwoLinear
 from raylabel.models.unit import UnitLinear
 
 # Both have auxiliary classifiers for training, which are not built here. torchvision's weights of both were trained
@@ -83,6 +84,10 @@ def _build(model: Model, classes: int) -> nn.Module:
         return C3D(classes)
     if narrow := SMALL_C3D.fullmatch(model.arch):
         return SmallC3D(int(narrow[1]), classes)
+    if two := TWO_LAYERS.fullmatch(model.arch):
+        if two[1] == "linear2":
+            return TwoLinear(model.size, classes)
+        return TwoConvolutions(model.size, classes, pool=bool(two[2]), norm=bool(two[3]))
     if is_timm(model.arch):
         return build_timm(model.arch, model.size, classes)
     if is_clip(model.arch):

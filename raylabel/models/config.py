@@ -22,9 +22,11 @@ RESNEXT101 = {f"resnext101_32x{d}d": d for d in (4, 16, 32, 48)}
 
 SMALL = re.compile(r"(resnet|r2plus1d)(\d+)x([1-9]\d*)")
 SMALL_C3D = re.compile(r"c3dx([1-9]\d*)")
+TWO_LAYERS = re.compile(r"(conv2|linear2)(_pool)?(_norm)?")
+"""Two convolutions, or none, and two linear layers."""
 
 VIDEO = ("r2plus1d_18", "r2plus1d_34", "r3d_18", "mc3_18", "c3d")
-_EXAMPLES = ("resnet8x1", "resnet20x1", "resnet56x1", "r2plus1d8x1", "r2plus1d14x1", "c3dx1")
+_EXAMPLES = ("resnet8x1", "resnet20x1", "resnet56x1", "r2plus1d8x1", "r2plus1d14x1", "c3dx1", "conv2")
 
 C3D_FRAMES = 16
 C3D_SIZE = 112
@@ -52,6 +54,9 @@ class Model:
     ('clip/ViT-B-32.laion2b_s34b_b79k'): its image tower and a last layer. With a tag it has the activation that these
     weights need.
 
+    conv2, conv2_norm, conv2_pool and conv2_pool_norm: two convolutions and two linear layers, for pictures of `size`
+    pixels, without and with BatchNorm and pools behind the convolutions; linear2: the linear layers alone.
+
     For clips: torchvision's r2plus1d_18, r3d_18 or mc3_18, r2plus1d_34 as in VMZ, c3d (only for 16 frames of 112 x 112
     pixels), c3dx{w}, which is c3d with w eighths of its channels for clips of 16 to 32 pixels ('c3dx2'), or
     r2plus1d{6n+2}x{w}, which is resnet{6n+2}x{w} with (2+1)D convolutions ('r2plus1d8x1').
@@ -63,8 +68,9 @@ class Model:
     """
 
     size: int = field(default=0, metadata=ADDED_LATER)
-    """Side of the input in pixels, for networks of timm that are built for one size, such as vision transformers. 0:
-    the size that its weights were trained for. Weights are resampled to another size by timm.
+    """Side of the input in pixels, for networks that are built for one size: conv2 and linear2, and networks of timm
+    such as vision transformers. 0: the size that the weights of timm were trained for. Weights are resampled to another
+    size by timm.
     """
 
     features: Features = field(default="raw", metadata=ADDED_LATER)
@@ -95,17 +101,31 @@ def check(model: Model, name: str = "model") -> None:
         check_timm(arch, model.size, name)
     elif is_clip(arch):
         check_clip(arch, name)
+    elif TWO_LAYERS.fullmatch(arch):
+        _check_two_layers(model, name)
     elif not SMALL_C3D.fullmatch(arch) and arch not in _names():
         close = difflib.get_close_matches(arch.lower(), [*_names(), *_EXAMPLES], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "see torchvision.models.list_models()"
         raise InputError(f"{name}.arch is {arch!r}, which is not a known network: {hint}")
-    if type(model.size) is not int or model.size < 0 or (model.size and not is_timm(arch)):
-        raise InputError(f"{name}.size is {model.size!r}, which only some networks of timm have: leave it out")
+    sized = is_timm(arch) or TWO_LAYERS.fullmatch(arch)
+    if type(model.size) is not int or model.size < 0 or (model.size and not sized):
+        raise InputError(f"{name}.size is {model.size!r}, which only conv2 and networks of timm have: leave it out")
     if model.features not in get_args(Features):
         raise InputError(f"{name}.features is {model.features!r}: give {' or '.join(map(repr, get_args(Features)))}")
     if stem == "small" and (small or not re.match(r"(wide_)?resne(x)?t\d", arch)):
         raise InputError(
             f"{name}.stem is 'small', which only ResNet and ResNeXt can have, not '{arch}': give 'imagenet'"
+        )
+
+
+def _check_two_layers(model: Model, name: str) -> None:
+    arch = model.arch
+    if arch.startswith("linear2_"):
+        raise InputError(f"{name}.arch is '{arch}', but linear2 has no convolutions: give linear2")
+    least = 20 if "_pool" in arch else 5
+    if arch.startswith("conv2") and model.size < least or model.size < 1:
+        raise InputError(
+            f"{name}.size is {model.size}, but {arch} is built for one size: give that of the view, at least {least}"
         )
 
 
@@ -133,6 +153,11 @@ def check_input(model: Model, frames: int | None, size: int, name: str = "model"
         raise InputError(
             f"{name}.arch is '{model.arch}', which is built for {side} x {side} pixels, but the view gives {size} x "
             f"{size}: set {name}.size to {size}, or the size of the view to {side}"
+        )
+    if TWO_LAYERS.fullmatch(model.arch) and model.size != size:
+        raise InputError(
+            f"{name}.arch is '{model.arch}', which is built for {model.size} x {model.size} pixels, but the view gives "
+            f"{size} x {size}: set {name}.size to {size}"
         )
     if is_clip(model.arch) and (side := clip_side(model.arch)) != size:
         raise InputError(

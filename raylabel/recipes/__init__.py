@@ -9,6 +9,8 @@ from raylabel.labels.teacher import Label
 from raylabel.media.view import Clip, View
 from raylabel.models import Model
 from raylabel.models.init import Init
+from raylabel.recipes.arbitrary import arbitrary_cifar10, arbitrary_digits, statefarm, statefarm_by_driver
+from raylabel.recipes.arbitrary_labels import ArbitraryLabels
 from raylabel.recipes.control import Control
 from raylabel.recipes.images import (
     cifar10,
@@ -48,6 +50,7 @@ from raylabel.training.media import Materialize
 from raylabel.training.schedule import Schedule, scaled_lr
 
 __all__ = [
+    "ArbitraryLabels",
     "Clip",
     "Control",
     "Corpus",
@@ -74,6 +77,8 @@ __all__ = [
     "Validate",
     "View",
     "actions",
+    "arbitrary_cifar10",
+    "arbitrary_digits",
     "cifar10",
     "cub200_resnet50",
     "digits",
@@ -95,4 +100,6 @@ __all__ = [
     "redrawn_moving_digits",
     "scaled_lr",
     "sign_digits",
+    "statefarm",
+    "statefarm_by_driver",
 ]

@@ -96,8 +96,8 @@ def random_ucf101_hmdb51(data: str) -> RandomPretraining:
     )
     return RandomPretraining(
         name="random-ucf101-hmdb51",
-        first=LabeledSet(labeled=datasets.ucf101(ucf, "train"), test=datasets.ucf101(ucf, "test")),
-        second=LabeledSet(labeled=datasets.hmdb51(hmdb, "train"), test=datasets.hmdb51(hmdb, "test")),
+        first=LabeledSet(name="UCF101", labeled=datasets.ucf101(ucf, "train"), test=datasets.ucf101(ucf, "test")),
+        second=LabeledSet(name="HMDB51", labeled=datasets.hmdb51(hmdb, "train"), test=datasets.hmdb51(hmdb, "test")),
         model=Model(arch="c3d"),
         view=view,
         pretrain=train,
@@ -126,8 +126,10 @@ def random_sports1m_kinetics(data: str) -> RandomPretraining:
     return replace(
         recipe,
         name="random-sports1m-kinetics",
-        first=LabeledSet(labeled=sports[0], test=sports[1]),
-        second=LabeledSet(labeled=datasets.kinetics(kinetics, "train"), test=datasets.kinetics(kinetics, "val")),
+        first=LabeledSet(name="Sports-1M", labeled=sports[0], test=sports[1]),
+        second=LabeledSet(
+            name="Kinetics", labeled=datasets.kinetics(kinetics, "train"), test=datasets.kinetics(kinetics, "val")
+        ),
         reverse=False,
         pretrain=replace(recipe.pretrain, images=200 * SPORTS1M),
         finetune=replace(recipe.finetune, images=20 * KINETICS),
@@ -163,7 +165,7 @@ def redrawn_digits() -> Redrawing:
 def redrawn_moving_digits() -> Redrawing:
     """Random labels of 500 clips of moving digits, embedded, drawn again four times.
 
-    `raylabel redrawn-labels redrawn-moving-digits`, on 2 CPU cores.
+    `raylabel redrawn-labels redrawn-moving-digits`, on 2 CPU cores. Frames are scaled to 8 x 8 pixels.
     """
     recipe = redrawn_digits()
     return replace(
@@ -174,7 +176,7 @@ def redrawn_moving_digits() -> Redrawing:
         corpus=Corpus(uri=("embedded://moving-digits/unlabeled",), kind="video", share=0.36),
         classes=8,
         model=Model(arch="r2plus1d8x1"),
-        view=MOVING_DIGITS,
+        view=replace(MOVING_DIGITS, size=8, resize=8),
         train=replace(recipe.train, images=10_000, validate=replace(MEMORIZED, points=20)),
     )
 
@@ -201,7 +203,7 @@ def redrawn_cifar10(data: str) -> Redrawing:
 
 def _embedded(name: str, kind: Kind = "image") -> LabeledSet:
     labeled, test = (Corpus(uri=(f"embedded://{name}/{part}",), kind=kind) for part in ("labeled", "test"))
-    return LabeledSet(labeled=labeled, test=test)
+    return LabeledSet(name=name, labeled=labeled, test=test)
 
 
 DIGITS = View(size=8, resize=8, crop="center", flip=False, mean=(0.3, 0.3, 0.3), std=(0.37, 0.37, 0.37))

@@ -20,6 +20,8 @@ Labels = Literal["none", "random", "shuffled", "true"]
 class LabeledSet:
     """A labeled set, and one to test on."""
 
+    name: str = field(default="", metadata=NOT_IDENTITY)
+    """Its name in the report; empty: 'first' or 'second'."""
     labeled: Corpus
     """What is trained on."""
     test: Corpus
@@ -95,6 +97,10 @@ class RandomPretraining:
             raise InputError("pretrain.validate.on is 'validation', but of random labels none are held out: 'labeled'")
         if self.finetune.validate.on == "validation" and not self.holdout:
             raise InputError("finetune.validate.on is 'validation', but nothing is held out: give holdout")
+
+    def set_name(self, which: str) -> str:
+        """The name of the 'first' or the 'second' set in the report."""
+        return getattr(self, which).name or which
 
     @property
     def directions(self) -> tuple[tuple[str, str], ...]:

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 from ray import cloudpickle
 
 from raylabel.errors import InputError
+from raylabel.recipes.arbitrary import arbitrary_cifar10, arbitrary_digits, statefarm, statefarm_by_driver
 from raylabel.recipes.images import (
     cifar10,
     digits,
@@ -61,6 +62,10 @@ NAMED: dict[str, Callable[..., Any]] = {
     "redrawn-digits": redrawn_digits,
     "redrawn-moving-digits": redrawn_moving_digits,
     "redrawn-cifar10": redrawn_cifar10,
+    "arbitrary-digits": arbitrary_digits,
+    "arbitrary-cifar10": arbitrary_cifar10,
+    "statefarm": statefarm,
+    "statefarm-by-driver": statefarm_by_driver,
 }
 
 RENAMED = {"checkpoint_every": "now `checkpoint_minutes`, in minutes instead of steps"}

@@ -1,6 +1,7 @@
 """What a training starts from: the weights that are taken, the layers that are frozen, the learning rates by depth."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -119,6 +120,7 @@ def test_something_must_be_trained():
         ("first_lr", {"first_lr": 0.0}),
         ("first_lr", {"first_lr": 2.0}),
         ("head", {"head": "old"}),
+        ("what", {"what": "signs"}),
         ("take", {"take": ("",)}),
         ("frozen", {"frozen": ("",)}),
     ],
@@ -191,3 +193,35 @@ def test_weights_are_a_file_a_network_or_a_name(root: Root, tmp_path: Path, monk
         import_weights(root, "ResNet18_Weights.IMAGENET1K_V1", MODEL)
     made = import_weights(root, "ResNet18_Weights.IMAGENET1K_V1", Model(arch="resnet18"))
     assert not check_start("pretrain", Model(arch="resnet18"), 1000, Init(), made)
+
+
+def test_the_convolutions_alone_are_taken(root: Root):
+    given, random = network(), network(seed=2)
+    found = started(Init(take=("convolutions",)), weights_of(root, given, 10)).state_dict()
+    convolutions = {name for name, x in given.state_dict().items() if x.ndim == 4}
+    assert len(convolutions) == 9
+    for name, x in found.items():
+        assert torch.equal(x, (given if name in convolutions else random).state_dict()[name]), name
+
+
+@pytest.mark.parametrize("head", ["same", "new"])
+def test_norms_are_taken_without_directions(root: Root, head: Literal["same", "new"]):
+    given, random = network(), network(seed=2).state_dict()
+    with torch.no_grad():
+        for module in given.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 2)
+                module.bias.uniform_(0.5, 2)
+                module.running_mean = torch.rand(module.num_features)
+    norms = {name: float(x.detach().norm()) for name, x in given.named_parameters()}
+    found = started(Init(what="norms", head=head), weights_of(root, given, 10))
+    scaled = 0
+    for name, x in found.state_dict().items():
+        if head == "new" and name.startswith("fc.") or name not in norms or not random[name].any():
+            assert torch.equal(x, random[name]), name  # also statistics, and biases that start at zero
+        else:
+            assert x.norm() == pytest.approx(norms[name], rel=1e-5), name
+            cosine = torch.cosine_similarity(x.flatten(), random[name].flatten(), 0)
+            assert cosine == pytest.approx(1, abs=1e-5), name
+            scaled += 1
+    assert scaled == 9 + 9 + 2 * (head == "same")  # convolutions, BatchNorm's weights, the head
