@@ -40,8 +40,8 @@ from raylabel.training.loop import TrainingTask
 from raylabel.training.media import WritingTask
 from raylabel.training.train import train
 
-UNCHANGED = 1e-30
-"""A learning rate at which no weight in float32 changes, while BatchNorm's statistics do."""
+UNCHANGED = 1e-60
+"""A learning rate that is 0 in float32: no weight changes, while BatchNorm's statistics do."""
 TRAIN_LOSS, TRAIN_TOP1 = "train_loss", "train_top1"
 """Mean loss and top-1 over the images of a training, while it changes the network, as Keras reports an epoch."""
 

@@ -58,10 +58,10 @@ class ArbitraryLabels:
     """Nothing is tuned on it."""
     arms: tuple[Arm, ...] = get_args(Arm)
     """arbitrary: as in the post. true: the first epoch is on true labels. teacher: it is on those of a teacher
-    (question 2 of the post). direction: it is on arbitrary ones, by random vectors of the gradients' norms (question 3).
-    calibrated: in the first epoch no weight changes, but BatchNorm's statistics do. frozen: random layers are frozen,
-    and the head is trained for both epochs (the post's third run). linear: no convolutions, both epochs on true labels.
-    whole: all layers, both epochs on true labels."""
+    (question 2 of the post). direction: it is on arbitrary ones, by random vectors of the norms of the gradients
+    (question 3). calibrated: in the first epoch no weight changes, but BatchNorm's statistics do. frozen: random layers
+    are frozen, and the head is trained for both epochs (the post's third run). linear: no convolutions, both epochs on
+    true labels. whole: all layers, both epochs on true labels."""
     model: Model
     """The network."""
     linear: Model = Model(arch="linear2")

@@ -202,7 +202,7 @@ def top1(found: list[Metric], model: str) -> float:
 
 def lowest(gains: list[float]) -> float:
     """Of the 95% interval of the mean."""
-    return statistics.mean(gains) - STUDENT_T * statistics.stdev(gains) / len(gains) ** 0.5
+    return statistics.mean(gains) - STUDENT_T[len(gains)] * statistics.stdev(gains) / len(gains) ** 0.5
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-STUDENT_T = 4.303  # 97.5% quantile of Student's t with 2 degrees of freedom, for means of three seeds
+STUDENT_T = {3: 4.303, 5: 2.776}
+"""Seeds → 97.5% quantile of Student's t with one degree of freedom less, for means over the seeds."""
 
 
 def interleave(arms: Mapping[str, Callable[[], float]], repeats: int = 5) -> dict[str, list[float]]:
@@ -39,11 +40,10 @@ def print_value(bench: str, figure: str, values: Sequence[float], unit: str, aga
 
 
 def print_paired(bench: str, figure: str, mine: Sequence[float], other: Sequence[float], unit: str = "points") -> float:
-    """Prints and returns the mean of the differences per seed; the range is its 95% interval (Student's t). It is for
-    three seeds."""
+    """Prints and returns the mean of the differences per seed; the range is its 95% interval (Student's t)."""
     differences = [m - o for m, o in zip(mine, other, strict=True)]
-    assert len(differences) == 3, "STUDENT_T is the quantile for three seeds"
-    mean, half = statistics.mean(differences), STUDENT_T * statistics.stdev(differences) / len(differences) ** 0.5
+    n, mean = len(differences), statistics.mean(differences)
+    half = STUDENT_T[n] * statistics.stdev(differences) / n**0.5
     figure = f"{figure}: mean of the differences, and as range its 95% interval"
     _print(bench, figure, "", "value", [mean - half, mean, mean + half], unit)
     return mean
