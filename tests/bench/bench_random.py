@@ -25,7 +25,7 @@ from raylabel.experiments.random_labels import write_random_labels
 from raylabel.media.view import View
 from raylabel.pipelines.random_labels import Outcome, RandomLabelsRun
 from raylabel.recipes.memorized import random_digits, random_moving_digits
-from raylabel.recipes.random_labels import Labels, LabeledSet, RandomPretraining
+from raylabel.recipes.random_labels import LabeledSet, Labels, RandomPretraining
 from raylabel.store.artifact import Root
 
 SETS = ("cifar10", "moving-digits")
