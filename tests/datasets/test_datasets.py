@@ -1,10 +1,12 @@
 """Standard sets in the layouts of their archives, and the lists that are made of them."""
 
 import csv
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 import pytest
 from corpora import Indexed, read_all
 
@@ -274,3 +276,37 @@ def test_the_actions_set(shared: Path, read: Read) -> None:
     assert sum(map(len, groups)) == len(set.union(*groups))  # no source video is in two parts
     with pytest.raises(InputError, match="no part 'train' of actions: give one of labeled, test, unlabeled"):
         read(actions(str(folder), "train"))
+
+
+@pytest.mark.parametrize(
+    "names, labels, labeled",
+    [
+        (("digits-0-4", "digits-5-9"), [set("01234"), set("56789")], 40),
+        (
+            ("moving-digits-straight", "moving-digits-diagonal"),
+            [{"east", "north", "west", "south"}, {"northeast", "northwest", "southwest", "southeast"}],
+            50,
+        ),
+    ],
+)
+def test_the_halves_of_an_embedded_set(tmp_path: Path, names, labels, labeled: int) -> None:
+    root, kind = Root.open(str(tmp_path / "root")), "video" if "moving" in names[0] else "image"
+    media: list[bytes] = []
+    for name, expected in zip(names, labels, strict=True):
+        for part in ("labeled", "test"):
+            (uri,) = resolve(root, Corpus(uri=(f"embedded://{name}/{part}",), kind=kind)).uri
+            table = pq.read_table(uri)
+            counts = Counter(table["label"].to_pylist())
+            assert set(counts) == expected
+            if part == "labeled":
+                assert set(counts.values()) == {labeled}
+            media += table[kind].to_pylist()
+    assert len(media) == 1_797
+    whole = "moving-digits" if kind == "video" else "digits"
+    of_whole: list[bytes] = []
+    for part in ("labeled", "unlabeled", "test"):
+        (uri,) = resolve(root, Corpus(uri=(f"embedded://{whole}/{part}",), kind=kind)).uri
+        of_whole += pq.read_table(uri)[kind].to_pylist()
+    assert Counter(media) == Counter(of_whole)
+    with pytest.raises(InputError, match=f"no embedded data set 'embedded://{names[0]}/unlabeled'"):
+        resolve(root, Corpus(uri=(f"embedded://{names[0]}/unlabeled",)))

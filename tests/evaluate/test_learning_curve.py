@@ -44,3 +44,10 @@ def test_metrics_have_the_kept_network_and_the_targets_that_were_reached():
     best = curve(points, keep_best=True)
     assert best.kept == Measured(200, 0.75) and next(best.metrics(OF)).value == 0.75
     assert curve(points, targets=(0.9,)).reached == {0.9: None}
+
+
+def test_the_early_accuracy_is_that_of_the_first_point_after_a_tenth():
+    points = {100 * i: i / 100 for i in range(1, 21)}  # 20 points, as by default
+    assert curve(points).early == Measured(200, 0.02)
+    assert curve({1: 0.1, 99: 0.2, 101: 0.3, 1_000: 0.4}).early == Measured(101, 0.3)
+    assert curve({64: 0.25}).early == Measured(64, 0.25)

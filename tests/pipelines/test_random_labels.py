@@ -13,7 +13,9 @@ from trainings import in_this_process
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
-from raylabel.evaluate.results import TOP1
+from raylabel.evaluate.results import CURVE_AREA, EARLY_TOP1, TOP1, require
+from raylabel.experiments.comparison import Value
+from raylabel.experiments.random_labels import write_random_labels
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.init import Init
@@ -23,6 +25,7 @@ from raylabel.pipelines.random_labels import RandomLabelsRun
 from raylabel.recipes.random_labels import LabeledSet, RandomPretraining
 from raylabel.schema import PICKS, SCORES
 from raylabel.store.artifact import Root
+from raylabel.store.names import SUMMARY
 from raylabel.training.config import Train, Validate
 from raylabel.training.examples import media_of
 from raylabel.training.schedule import Schedule
@@ -43,11 +46,11 @@ def make(folder: Path) -> RandomPretraining:
     return RandomPretraining(
         name="digits",
         first=sets[0],
-        second=sets[1],
+        second=replace(sets[1], name="high"),
         labels=("true", "random", "none"),
         model=Model(arch="resnet8x1"),
         view=VIEW,
-        pretrain=replace(TRAIN, validate=Validate(on="labeled", points=5)),
+        pretrain=replace(TRAIN, validate=Validate(on="labeled", points=5, targets=(0.5,))),
         finetune=replace(TRAIN, images=400, init=Init(take=("conv1", "bn1", "layer1"))),
         resources=Resources(workers=1),
     )
@@ -73,7 +76,7 @@ def identity(artifact) -> dict:
 
 def test_each_labeling_starts_the_same_fine_tuning(run):
     kinds = [(one.pretrained_on, one.finetuned_on, one.labels) for one in run.outcomes]
-    order = "none", "true", "random"  # the first one is what the others are compared with
+    order = "none", "random", "true"  # each is compared with those before it
     assert kinds == [*(("first", "second", kind) for kind in order), *(("second", "first", kind) for kind in order)]
     for one in run.outcomes:
         trained = identity(one.network)
@@ -112,18 +115,43 @@ def test_accuracies_and_gains_are_those_of_the_scores(run):
         found[one.finetuned_on, one.labels] = accuracy = np.mean([best[key] == label for key, label in pairs])
         (top1,) = (row for row in one.metrics if row.metric == TOP1)
         assert top1.value == pytest.approx(accuracy) and top1.n == 100
-        if one.labels == "none":
-            assert one.gain is None
-        else:
-            assert one.gain and one.gain.value == pytest.approx(accuracy - found[one.finetuned_on, "none"])
+        before = {"none": [], "random": ["none"], "true": ["none", "random"]}[one.labels]
+        assert list(one.gains) == before and one.gain == one.gains.get("none")
+        for kind in before:
+            assert one.gains[kind].value == pytest.approx(accuracy - found[one.finetuned_on, kind])
     assert min(found.values()) > 0.3
 
 
-def test_nothing_is_done_again(run, monkeypatch, tmp_path):
+def test_nothing_is_done_again_and_the_results_are_those_of_the_outcomes(run, monkeypatch, tmp_path):
     monkeypatch.setattr("raylabel.training.train.Workers", None)
     with scored_in_this_process(tmp_path):
         again = RandomLabelsRun(run.root, run.recipe)
         assert again.outcomes == run.outcomes and set(again.artifacts) <= set(run.artifacts)
+        page, comparison = write_random_labels(again)
+    assert json.loads(page.read(SUMMARY)) == comparison.to_dict()
+    titles = [table.title for table in comparison.tables]
+    assert titles == [
+        "Fine-tuned on the true labels of high, after first",
+        "Pre-training on first",
+        "Fine-tuned on the true labels of first, after high",
+        "Pre-training on high",
+    ]
+    tuned, learned, *_ = comparison.tables
+    assert [row.name for row in tuned.rows] == ["no pre-training", "random labels", "true labels"]
+    assert [column.title for column in tuned.columns] == ["top-1", "points over none"]  # nothing else is measured
+    for row, one in zip(tuned.rows, run.outcomes, strict=False):
+        assert row.cells[0] == Value.of(require(one.metrics, metric=TOP1))
+        assert row.cells[1] == (Value.of(one.gain) if one.gain else None)
+    random = run.outcomes[1]
+    images = next(p.images for p in random.learned.points if p.accuracy >= 0.5)
+    assert [cell and cell.value for cell in learned.rows[0].cells] == [5, 1.0, images / 40]
+    assert [one.title for one in comparison.curves] == [
+        "Pre-training on first: accuracy on what is learned",
+        "Pre-training on high: accuracy on what is learned",
+    ]
+    claim, other = comparison.findings
+    assert "high after first: " in claim.here and "first after high: " in claim.here
+    assert "True labels" in other.claim
 
 
 def test_held_out_samples_validate_fine_tuning_alone(run, tmp_path):
@@ -136,7 +164,11 @@ def test_held_out_samples_validate_fine_tuning_alone(run, tmp_path):
     learned, validated = held.splits["second"]
     assert validated and validated.info["samples"] == 10 == 40 - learned.info["samples"]
     assert identity(one.network)["examples"] == held._examples("second", learned).digest
-    assert len(json.loads(one.network.read("validation.json"))) == 2
+    points = json.loads(one.network.read("validation.json"))
+    assert len(points) == 2 and one.curve and [p.accuracy for p in one.curve.points] == [p["accuracy"] for p in points]
+    early = require(one.metrics, metric=EARLY_TOP1, split="validation")
+    assert early.value == points[0]["accuracy"] and early.n == 10  # the first point is behind the first tenth
+    assert require(one.metrics, metric=CURVE_AREA, split="validation").value == one.curve.area
 
 
 @pytest.mark.parametrize(
