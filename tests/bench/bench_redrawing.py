@@ -41,7 +41,8 @@ def main() -> None:
 def measure(root: Root, name: str, recipe: Redrawing, quick: bool) -> None:
     found: dict[Key, list[Drawing]] = {}
     for seed in (0,) if quick else (0, 1, 2):
-        run = RedrawingRun(root, replace(recipe, seed=seed, **({"redraws": 2, "controlled": (1,)} if quick else {})))
+        short = {"redraws": min(2, recipe.redraws), "controlled": (1,)} if quick else {}
+        run = RedrawingRun(root, replace(recipe, seed=seed, **short))
         write_redrawing(run)
         for one in run.drawings:
             found.setdefault((one.redraw, one.start), []).append(one)

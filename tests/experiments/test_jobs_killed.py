@@ -115,7 +115,4 @@ def test_one_worker_and_three_make_the_same_artifacts(ray_local, tmp_path: Path,
         counted = {json.loads((root / name / "manifest.json").read_text())["info"].get("workers") for name in found}
         assert counted - {None} == {workers}
         root.rename(tmp_path / f"root-{workers}")
-    names = [
-        {name for name in some if not name.startswith(("random-labels", "redrawn-", "arbitrary-"))} for some in folders
-    ]
     assert folders[0] == folders[1]
