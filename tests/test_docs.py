@@ -8,6 +8,8 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from paths import REPOSITORY
 
+from raylabel import recipes
+from raylabel.cli.launch import RUN_BY
 from raylabel.report.summary import Summary
 
 README, CONTRIBUTING, CHANGELOG = (REPOSITORY / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG"))
@@ -106,9 +108,23 @@ def test_the_recipe_in_the_readme_works():
     names: dict[str, Any] = {}
     exec(code, names)
     assert names["my_recipe"]().name == "birds"
-    (others,) = re.findall(r"^(.*), for other fields of a recipe, come from `raylabel.recipes`", text, re.MULTILINE)
-    for name in re.findall(r"`(\w+)`", others):
-        exec(f"from raylabel.recipes import {name}", {})
+
+
+@pytest.mark.parametrize("recipe", RUN_BY)
+def test_the_types_of_all_fields_are_in_the_module_of_recipes(recipe: type):
+    assert "`raylabel.recipes` has the types of all fields." in README.read_text()
+    seen, left = set[type](), [recipe]
+    while left:
+        one = left.pop()
+        seen.add(one)
+        for found in get_type_hints(one).values():
+            inner = [found, *get_args(found)]
+            left += [
+                kind for kind in inner if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind not in seen
+            ]
+    assert len(seen) > 8
+    for kind in seen:
+        assert getattr(recipes, kind.__name__, None) is kind, f"from raylabel.recipes import {kind.__name__}"
 
 
 def test_the_glossary_is_short():

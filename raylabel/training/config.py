@@ -79,6 +79,11 @@ class Train:
     """Decay the parameters with one dimension too, which are those of normalisation layers and the biases."""
     label_smoothing: float = field(default=0.0, metadata=ADDED_LATER)
     """Share of each target that is spread equally over all classes (Szegedy et al. 2015, arXiv 1512.00567 §7)."""
+    label_noise: float = field(default=0.0, metadata=ADDED_LATER)
+    """Share of the labels that are replaced by a random class, drawn anew whenever a sample is trained on. The accuracy
+    of the training curve is by the labels themselves."""
+    dropout: float = field(default=0.0, metadata=ADDED_LATER)
+    """Share of the features before the last layer that are dropped, beside the dropout that some networks have."""
     soft: float = field(default=0.0, metadata=ADDED_LATER)
     """Share of each target that is the teacher's probabilities, 0 to 1; the rest is the label of the pick. Only for
     trainings on picks. 0, the label alone, is the paper's (§3). training/soft.py has the formula."""
@@ -118,7 +123,7 @@ class Train:
             raise InputError(f"{name}.batch is {self.batch}: give at least 2, because BatchNorm needs 2 images")
         if not 0 <= self.momentum < 1:
             raise InputError(f"{name}.momentum is {self.momentum}: give a number from 0 to 1, 1 excluded")
-        for key in ("beta2", "label_smoothing", "ema"):
+        for key in ("beta2", "label_smoothing", "label_noise", "dropout", "ema"):
             if not 0 <= (value := getattr(self, key)) < 1:
                 raise InputError(f"{name}.{key} is {value}: give a number from 0 to 1, 1 excluded")
         for key in ("weight_decay", "mixup", "cutmix"):

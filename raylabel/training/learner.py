@@ -12,6 +12,7 @@ from raylabel.models.start import covered, lr_scales
 from raylabel.models.trained import WEIGHTS
 from raylabel.models.weights import load_weights
 from raylabel.training.config import Train
+from raylabel.training.noise import drop_features
 
 MOMENTUM, VARIANCE = "momentum.safetensors", "variance.safetensors"  # first and second moments of the gradient
 AVERAGE, BEST = "average.safetensors", "best.safetensors"
@@ -38,6 +39,7 @@ class Learner:
         from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
         self.module, self._rank = module, rank
+        drop_features(module, config.dropout)
         self._config, self._moments = config, MOMENTS[config.optimizer]
         self._optimizer = make_optimizer(module, config)
         # The first rank alone needs it: the weights of all are the same.

@@ -16,6 +16,7 @@ from raylabel.schema import SOFT
 from raylabel.store.artifact import Artifact
 from raylabel.store.files import read_file, reading
 from raylabel.training.config import Train
+from raylabel.training.noise import replace_labels
 
 THREADS = 8  # that read files of SCORES; they mostly wait
 
@@ -71,15 +72,17 @@ def make_targets(config: Train, classes: int) -> Callable[[Any, Soft | None], An
     p_c = 1 / (1 + exp(-log_odds_c)) for its P stored classes. At T = 1, q_c = p_c, and the rest of the mass, 1 - sum p,
     is spread equally over the other C - P classes; if there are none, q is divided by its sum. At other temperatures q
     is proportional to p_c^(1/T) for the P classes and 0 for others (Hinton et al. 2015, arXiv 1503.02531 §2, without
-    the temperature of the student). The target of a sample without log-odds is onehot(y).
+    the temperature of the student). The target of a sample without log-odds is onehot(y). Before that,
+    `config.label_noise` replaces labels.
     """
+    noise = config.label_noise
     if not config.soft:
-        return lambda labels, soft: labels
+        return lambda labels, soft: replace_labels(labels, noise, classes)
     import torch
     from torch.nn import functional
 
     def targets(labels: Any, soft: Soft | None) -> Any:
-        hard = functional.one_hot(labels, classes).float()
+        hard = functional.one_hot(replace_labels(labels, noise, classes), classes).float()
         if soft is None:
             return hard
         of, log_odds = (torch.from_numpy(column).to(labels.device) for column in soft)
