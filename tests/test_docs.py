@@ -118,10 +118,9 @@ def test_the_types_of_all_fields_are_in_the_module_of_recipes(recipe: type):
         one = left.pop()
         seen.add(one)
         for found in get_type_hints(one).values():
-            inner = [found, *get_args(found)]
-            left += [
-                kind for kind in inner if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind not in seen
-            ]
+            for kind in (found, *get_args(found)):
+                if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind not in seen:
+                    left.append(kind)
     assert len(seen) > 8
     for kind in seen:
         assert getattr(recipes, kind.__name__, None) is kind, f"from raylabel.recipes import {kind.__name__}"

@@ -5,6 +5,7 @@ from raylabel.corpus import Corpus
 from raylabel.evaluate.knn import Knn
 from raylabel.evaluate.precision import Truth
 from raylabel.labels.drawn import RandomLabels, ShuffledLabels
+from raylabel.labels.tags import Tags
 from raylabel.labels.teacher import Label
 from raylabel.media.view import Clip, View
 from raylabel.models import Model
@@ -70,6 +71,7 @@ __all__ = [
     "Search",
     "Select",
     "ShuffledLabels",
+    "Tags",
     "Teacher",
     "Train",
     "Transfer",
