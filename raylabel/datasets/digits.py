@@ -55,7 +55,7 @@ def _shuffled() -> tuple[list[bytes], np.ndarray, np.ndarray, list[np.ndarray]]:
     """(the images, their labels [1797], their indices in a random order [1797], and those of each class)."""
     from sklearn.datasets import load_digits
 
-    images, labels = load_digits(return_X_y=True)
+    images, labels = map(np.asarray, load_digits(return_X_y=True))
     media = [_png(np.round(image.reshape(8, 8) * (255 / 16)).astype(np.uint8)) for image in images]
     order = np.random.default_rng(0).permutation(len(labels))
     return media, labels, order, [order[labels[order] == c] for c in range(10)]

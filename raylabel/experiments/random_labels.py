@@ -16,6 +16,7 @@ from raylabel.experiments.comparison import (
     write_comparison,
 )
 from raylabel.pipelines.random_labels import Outcome, RandomLabelsRun
+from raylabel.recipes.random_labels import Labels
 from raylabel.store.artifact import Artifact, identity_of
 
 EXPERIMENT = "random-labels"
@@ -86,10 +87,11 @@ def _detail(run: RandomLabelsRun) -> str:
 
 
 def _findings(run: RandomLabelsRun, outcomes: Sequence[Outcome]) -> Iterator[Finding]:
-    for labels, over, claim in (
+    claims: tuple[tuple[Labels, Labels, str], ...] = (
         ("random", "none", "Pre-training on random labels raises the accuracy"),
         ("true", "random", "True labels of another set help more than random ones"),
-    ):
+    )
+    for labels, over, claim in claims:
         gains = {
             f"{run.recipe.set_name(one.finetuned_on)} after {run.recipe.set_name(one.pretrained_on)}": one.gains[over]
             for one in outcomes

@@ -114,11 +114,14 @@ class ArbitraryLabelsRun(Used):
 
     def _results(self) -> Iterator[Result]:
         right: dict[Arm, np.ndarray] = {}
-        for arm in (one for one in ARMS if one in self.recipe.arms):  # each is compared with those before it
+        # Each is compared with those before it.
+        for arm in sorted(self.recipe.arms, key=list(ARMS).index):
             epochs = tuple(self._epochs(arm))
             right[arm] = right_of(epochs[-1].classified)
             subject = self._subject(arm, len(epochs))
-            gains = {one: paired_gain(subject, right[arm], right[one]) for one in right if one != arm}
+            gains: dict[Arm, Metric] = {
+                one: paired_gain(subject, right[arm], right[one]) for one in right if one != arm
+            }
             yield Result(arm=arm, epochs=epochs, gains=gains)
 
     def _epochs(self, arm: Arm) -> Iterator[Epoch]:

@@ -143,7 +143,7 @@ class RandomLabelsRun(Used):
         return self._use(train(self.root, f"finetuned-{labels}", task, recipe.resources))
 
     def _of_direction(self, before: str, after: str) -> Iterator[Outcome]:
-        right: dict[str, np.ndarray] = {}
+        right: dict[Labels, np.ndarray] = {}
         # Each kind of labels is compared with those before it.
         for labels in sorted(self.recipe.labels, key=get_args(Labels).index):
             start = None if labels == "none" else self.pretrained(before, labels)

@@ -40,13 +40,14 @@ def main() -> None:
 
 def measure(root: Root, name: str, recipe: Redrawing, quick: bool) -> None:
     found: dict[Key, list[Drawing]] = {}
+    length = 0.0
     for seed in (0,) if quick else (0, 1, 2):
         short = {"redraws": min(2, recipe.redraws), "controlled": (1,)} if quick else {}
         run = RedrawingRun(root, replace(recipe, seed=seed, **short))
         write_redrawing(run)
         for one in run.drawings:
             found.setdefault((one.redraw, one.start), []).append(one)
-    length = recipe.train.processed / run.samples
+        length = recipe.train.processed / run.samples
     epochs: dict[float, dict[Key, list[float]]] = {}
     for target in recipe.train.validate.targets:
         to = epochs[target] = {}

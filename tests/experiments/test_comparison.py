@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import open_in_chromium
@@ -77,7 +78,7 @@ def test_every_value_of_the_json_is_on_the_page_exactly(kind: str):
     found = Parsed(write_comparison_page(data)).numbers
 
     def value_at(key: str):
-        value = data
+        value: Any = data
         for part in key.split("."):
             value = value[int(part)] if isinstance(value, list) else value[part]
         return value

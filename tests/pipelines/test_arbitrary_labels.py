@@ -147,10 +147,11 @@ def test_what_is_measured_is_that_of_the_scores_and_curves(run, tmp_path):
     label = dict(zip(truth["key"].to_pylist(), truth["label"].to_pylist(), strict=True))
     tops = {}
     for one in run.results:
+        right = list[bool]()
         for epoch in one.epochs:
             with scored_in_this_process(tmp_path):
                 scores = run._scored(epoch.network, "test").table("scores-", SCORES)
-            losses, right = [], []
+            losses, right = list[float](), list[bool]()
             for row in scores.to_pylist():
                 odds = dict(zip(row["classes"], row["log_odds"], strict=True))
                 losses.append(math.log1p(math.exp(-odds[label[row["key"]]])))

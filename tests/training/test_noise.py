@@ -1,5 +1,7 @@
 """Labels that are replaced and features that are dropped: their shares, and what stays as it is."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from scipy.stats import binomtest, chisquare
@@ -81,4 +83,4 @@ def test_a_learner_drops_features_of_the_network_but_not_of_the_evaluated_one():
 def test_a_share_is_below_one(field: str):
     for value in (-0.1, 1.0):
         with pytest.raises(InputError, match=f"^pretrain.{field} is {value}: give a number from 0 to 1, 1 excluded"):
-            Train(images=8, schedule=SCHEDULE, **{field: value}).check("pretrain")
+            replace(Train(images=8, schedule=SCHEDULE), **{field: value}).check("pretrain")
