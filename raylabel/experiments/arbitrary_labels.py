@@ -9,6 +9,7 @@ from raylabel.experiments.comparison import Column, Comparison, Finding, Row, Ta
 from raylabel.pipelines.arbitrary_labels import TRAIN_LOSS, TRAIN_TOP1, ArbitraryLabelsRun, Epoch, Result
 from raylabel.recipes.arbitrary_labels import Arm
 from raylabel.store.artifact import Artifact, identity_of
+from raylabel.text import percent
 
 EXPERIMENT = "arbitrary-labels"
 NAMES: dict[Arm, str] = {
@@ -17,7 +18,7 @@ NAMES: dict[Arm, str] = {
     "teacher": "a teacher's labels, then the head",
     "direction": "random directions, then the head",
     "calibrated": "statistics alone, then the head",
-    "frozen": "the head alone, twice",
+    "frozen": "the head alone twice",
     "linear": "no convolutions, true labels twice",
     "whole": "all layers, true labels twice",
 }
@@ -49,16 +50,15 @@ CLAIMS: tuple[tuple[str, Arm, Arm, str], ...] = (
 def write_arbitrary_labels(run: ArbitraryLabelsRun) -> tuple[Artifact, Comparison]:
     """(the artifact of the experiment, its results). Builds what is missing first."""
     recipe, results = run.recipe, run.results
-    findings = list(_findings(results))
     comparison = Comparison(
         experiment=EXPERIMENT,
         name=recipe.name,
-        headline=_headline(findings),
+        headline=_headline(results),
         detail=(
             f"{recipe.model.arch}, {run.truth.info['samples']:,} labeled samples of {len(run.classes)} classes, "
             f"{run.test_labels.info['samples']:,} to test on, seed {recipe.seed}"
         ),
-        findings=findings,
+        findings=list(_findings(results)),
         tables=[_table(run, last=True), _table(run, last=False)],
         curves=[],
         warnings=run.warnings,
@@ -70,11 +70,12 @@ def write_arbitrary_labels(run: ArbitraryLabelsRun) -> tuple[Artifact, Compariso
     return write_comparison(run.root, comparison, [*inputs, metrics(run.root, recipe.name, rows)])
 
 
-def _headline(findings: Sequence[Finding]) -> str:
-    if not findings:
-        return "Accuracy after two epochs"
-    first = findings[0]
-    return f"{first.claim}: {first.verdict}"
+def _headline(results: Sequence[Result]) -> str:
+    """The arms that the post compares, and the others if these are not run."""
+    shown = [one for one in results if one.arm in ("arbitrary", "frozen")] or results
+    tops = [f"{NAMES[one.arm]}: {percent(require(one.last.metrics, metric=TOP1).value)}" for one in shown]
+    text = "; ".join(tops)
+    return text[:1].upper() + text[1:]
 
 
 def _findings(results: Sequence[Result]) -> Iterator[Finding]:
@@ -101,7 +102,8 @@ def _table(run: ArbitraryLabelsRun, last: bool) -> Table:
         if last:
             gain = _gain(one, run.results[0]) if one.arm != run.results[0].arm else None
             cells.append(Value.of(gain) if gain else None)
-        rows.append(Row(name=NAMES[one.arm], cells=cells))
+        name = NAMES[one.arm]
+        rows.append(Row(name=name if last else name.partition(", then")[0].removesuffix(" twice"), cells=cells))
     more = [Column(title=f"points over {run.results[0].arm}", form="points")] if last else []
     return Table(
         title="After the last epoch" if last else "After the first epoch",

@@ -3,12 +3,13 @@ here; summary.json and report.html."""
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from raylabel.evaluate.learning_curve import LearningCurve
 from raylabel.evaluate.results import Metric
+from raylabel.experiments.looks import Looks
 from raylabel.experiments.page import write_comparison_page
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.store.names import PAGE, SUMMARY
@@ -122,16 +123,18 @@ class Comparison:
         return json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
 
 
-def write_comparison(root: Root, comparison: Comparison, inputs: Sequence[Artifact]) -> tuple[Artifact, Comparison]:
+def write_comparison(
+    root: Root, comparison: Comparison, inputs: Sequence[Artifact], looks: Callable[[], Sequence[Looks]] = tuple
+) -> tuple[Artifact, Comparison]:
     """(the artifact of the experiment, its results with the artifacts that they are made from). summary.json and
-    report.html contain the same numbers."""
+    report.html contain the same numbers; `looks` makes the pictures of the page, if the artifact does not exist."""
     artifacts = {f"{a.name}-{a.digest}": a.uri.rpartition("/")[2] for a in inputs}
     comparison = dataclasses.replace(comparison, artifacts=artifacts)
     data = comparison.to_dict()
 
     def build(draft: Draft) -> Built:
         text = json.dumps(data, indent=2, ensure_ascii=False)
-        page = write_comparison_page(data)
+        page = write_comparison_page(data, looks())
         return Built([write_bytes(draft.uri, SUMMARY, text.encode()), write_bytes(draft.uri, PAGE, page.encode())], {})
 
     identity = {"settings": comparison.settings, "artifacts": artifacts}

@@ -1,17 +1,18 @@
 """One self-contained HTML page about an experiment: no script, no external resource, every number from its summary."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raylabel.experiments.forms import BARE, FORMS
+from raylabel.experiments.looks import Looks
 from raylabel.report.axes import Axis, linear
 from raylabel.report.charts import share_chart
 from raylabel.report.html import leaves, render
 from raylabel.text import compact
 
 
-def write_comparison_page(data: Mapping[str, Any]) -> str:
-    """The page as HTML text of a Comparison as plain JSON; the same numbers give the same text.
+def write_comparison_page(data: Mapping[str, Any], looks: Sequence[Looks] = ()) -> str:
+    """The page as HTML text of a Comparison as plain JSON; the same arguments give the same text.
 
     Each number has its path in summary.json as `data-key` and its exact JSON as `data-value`.
     """
@@ -20,6 +21,7 @@ def write_comparison_page(data: Mapping[str, Any]) -> str:
         data,
         axes=[_axis_of(table) for table in data["tables"]],
         charts=[_chart_of(one) for one in data["curves"]],
+        looks=looks,
         forms=FORMS,
         bare=BARE,
         settings=list(leaves(data["settings"], ("settings",))),

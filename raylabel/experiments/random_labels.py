@@ -15,6 +15,7 @@ from raylabel.experiments.comparison import (
     epochs_of,
     write_comparison,
 )
+from raylabel.experiments.looks import Looks, look
 from raylabel.pipelines.random_labels import Outcome, RandomLabelsRun
 from raylabel.recipes.random_labels import Labels
 from raylabel.store.artifact import Artifact, identity_of
@@ -51,7 +52,22 @@ def write_random_labels(run: RandomLabelsRun) -> tuple[Artifact, Comparison]:
     )
     rows = [row for one in outcomes for row in (*one.metrics, *_gains(one))]
     inputs = [*run.shards.values(), *run.truth.values(), *run.test_labels.values(), *run.artifacts]
-    return write_comparison(run.root, comparison, [*inputs, metrics(run.root, recipe.name, rows)])
+    inputs.append(metrics(run.root, recipe.name, rows))
+    return write_comparison(run.root, comparison, inputs, lambda: list(_looks(run)))
+
+
+def _looks(run: RandomLabelsRun) -> Iterator[Looks]:
+    """What the pre-trained networks look at in pictures that they have learned."""
+    for before, after in run.recipe.directions if not run.recipe.view.clip else ():
+        networks = {
+            NAMES[one.labels]: (one.pretrained, run.labels(before, one.labels))
+            for one in run.outcomes
+            if one.finetuned_on == after and one.pretrained
+        }
+        if networks:
+            corpus = f"{before}-labeled"
+            title = f"Pictures of {run.recipe.set_name(before)}, after pre-training on them"
+            yield look(title, run.corpora[corpus], run.shards[corpus], networks, run.recipe.view)
 
 
 def _gains(outcome: Outcome) -> Iterator[Metric]:

@@ -160,7 +160,8 @@ class ArbitraryLabelsRun(Used):
             max_jpeg_pixels=recipe.view.max_jpeg_pixels,
         )
         limit = recipe.label.reject_limit
-        examples = self._use(materialize(self.root, "labeled", picks, task, limit, recipe.retry_rejects))
+        part = "teacher" if name == "teacher" else "labeled"
+        examples = self._use(materialize(self.root, part, picks, task, limit, recipe.retry_rejects))
         training = TrainingTask(
             model=model,
             classes=len(self.classes),

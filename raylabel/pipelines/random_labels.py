@@ -112,7 +112,7 @@ class RandomLabelsRun(Used):
 
     def pretrained(self, name: str, labels: Labels) -> Artifact:
         """The network that is trained on labels of this kind of a set."""
-        picks, config = self._picks(name, labels), self.recipe.pretrain
+        picks, config = self.labels(name, labels), self.recipe.pretrain
         examples = self._examples(name, picks)
         task = TrainingTask(
             model=self.recipe.model,
@@ -160,7 +160,7 @@ class RandomLabelsRun(Used):
             curve = LearningCurve.of(network, validation, self.recipe.finetune.validate) if validation else None
             learned = None
             if start and pretrain.given:
-                learned = LearningCurve.of(start, self._examples(before, self._picks(before, labels)), pretrain)
+                learned = LearningCurve.of(start, self._examples(before, self.labels(before, labels)), pretrain)
             yield Outcome(
                 pretrained_on=before,
                 finetuned_on=after,
@@ -182,8 +182,8 @@ class RandomLabelsRun(Used):
             yield Metric(**vars(on), metric=EARLY_TOP1, value=early, low=low, high=high, n=n)
             yield from curve.metrics(on)
 
-    def _picks(self, name: str, labels: Labels) -> Artifact:
-        """PICKS of the labels of pre-training."""
+    def labels(self, name: str, labels: Labels) -> Artifact:
+        """PICKS of the labels of this kind of a set, as pre-training learns them."""
         return self._use(self._labels(name, self.source(name, labels)))
 
     def _validation(self, name: str) -> Artifact | None:

@@ -1,5 +1,6 @@
 """The page of an experiment shows exactly the numbers of its summary, and opens in a browser; the terminal's table."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from helpers import open_in_chromium
 from pages import HOSTILE, Parsed, leaves
+from PIL import Image
 from rich.console import Console
 
 from raylabel.evaluate.results import GAIN, Metric
@@ -21,8 +23,10 @@ from raylabel.experiments.comparison import (
     Value,
     write_comparison,
 )
+from raylabel.experiments.looks import Look, Looks
 from raylabel.experiments.page import write_comparison_page
 from raylabel.experiments.terminal import print_comparison
+from raylabel.report.html import data_uri
 from raylabel.store.artifact import Root
 from raylabel.store.names import PAGE, SUMMARY
 
@@ -90,6 +94,21 @@ def test_every_value_of_the_json_is_on_the_page_exactly(kind: str):
     rest = {key for key in missing if not key.endswith((".form", ".plotted"))}
     empty = {key for key in rest if value_at(key) in ([], None, ())}  # no section; a number without an interval
     assert rest == empty
+
+
+def test_pictures_are_in_the_page_as_they_are_and_their_texts_stay_texts():
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), (10, 200, 30)).save(out, "PNG")
+    pictures = [out.getvalue() + bytes([i]) for i in range(3)]  # what follows the end of a PNG is no part of it
+
+    def page(text: str) -> Parsed:
+        shown = Look(picture=pictures[0], maps=pictures[1:], labels=[text, "b"])
+        looks = Looks(title=text, networks=[text, "true labels"], looks=[shown], side=8)
+        return Parsed(write_comparison_page(WHOLE.to_dict(), [looks]))
+
+    found = page(HOSTILE[0])
+    assert found.elements == page("harmless").elements
+    assert found.addresses == [data_uri("image/png", one) for one in pictures]
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)

@@ -25,7 +25,7 @@ from raylabel.pipelines.random_labels import RandomLabelsRun
 from raylabel.recipes.random_labels import LabeledSet, RandomPretraining
 from raylabel.schema import PICKS, SCORES
 from raylabel.store.artifact import Root
-from raylabel.store.names import SUMMARY
+from raylabel.store.names import PAGE, SUMMARY
 from raylabel.training.config import Train, Validate
 from raylabel.training.examples import media_of
 from raylabel.training.schedule import Schedule
@@ -129,6 +129,7 @@ def test_nothing_is_done_again_and_the_results_are_those_of_the_outcomes(run, mo
         assert again.outcomes == run.outcomes and set(again.artifacts) <= set(run.artifacts)
         page, comparison = write_random_labels(again)
     assert json.loads(page.read(SUMMARY)) == comparison.to_dict()
+    assert page.read(PAGE).decode().count("data:image/png;base64,") == 2 * 10 * 3  # sets, pictures, and maps of two
     titles = [table.title for table in comparison.tables]
     assert titles == [
         "Fine-tuned on the true labels of high, after first",
