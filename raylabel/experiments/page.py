@@ -6,7 +6,7 @@ from typing import Any
 from raylabel.experiments.forms import BARE, FORMS
 from raylabel.experiments.looks import Looks
 from raylabel.report.axes import Axis, linear
-from raylabel.report.charts import share_chart
+from raylabel.report.charts import SERIES, Chart, share_chart
 from raylabel.report.html import leaves, render
 from raylabel.text import compact
 
@@ -20,7 +20,7 @@ def write_comparison_page(data: Mapping[str, Any], looks: Sequence[Looks] = ()) 
         "experiments/page.html.j2",
         data,
         axes=[_axis_of(table) for table in data["tables"]],
-        charts=[_chart_of(one) for one in data["curves"]],
+        charts=_charts_of(data["curves"]),
         looks=looks,
         forms=FORMS,
         bare=BARE,
@@ -38,7 +38,12 @@ def _axis_of(table: Mapping[str, Any]) -> tuple[int, Axis] | None:
     return column, linear(min(ends), max(ends), "{:g}%".format)
 
 
-def _chart_of(one: Mapping[str, Any]):
-    curves = {name: [(x, share) for x, share in points] for name, points in one["curves"].items()}
-    longest = max((points[-1][0] for points in curves.values() if points), default=1.0)
-    return share_chart(one["title"], curves, "epochs", linear(0, longest, compact))
+def _charts_of(given: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    names = list(dict.fromkeys(name for one in given for name in one["curves"]))
+    charts = list[Chart]()
+    for one in given:
+        curves = {name: [(x, share) for x, share in points] for name, points in one["curves"].items()}
+        axis = linear(0, max((points[-1][0] for points in curves.values() if points), default=1.0), compact)
+        # More names than colours would be dashed, in charts that need it not.
+        charts.append(share_chart(one["title"], curves, "epochs", axis, names if len(names) <= SERIES else ()))
+    return charts

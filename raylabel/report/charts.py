@@ -127,11 +127,19 @@ def precision_chart(expected: Mapping[str, Sequence[tuple[int, float]]]) -> Char
     return share_chart("expected precision", expected, "picks of a class, logarithmic", log(min(ranks), max(ranks)))
 
 
-def share_chart(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], x_title: str, x_axis: Axis) -> Chart:
-    """Shares against any quantity: name → (x, share) of its points."""
+def share_chart(
+    title: str,
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    x_title: str,
+    x_axis: Axis,
+    names: Sequence[str] = (),
+) -> Chart:
+    """Shares against any quantity: name → (x, share) of its points. `names`: of the curves of several charts, in which
+    each has the same colour."""
     wide, high = Chart.WIDTH - Chart.LEFT - Chart.RIGHT, Chart.HEIGHT - Chart.TOP - Chart.BOTTOM
     lines, dots = [], []
-    for number, (name, points) in enumerate(curves.items()):
+    for name, points in curves.items():
+        number = list(names or curves).index(name)
         places = [(Chart.LEFT + x_axis.at(x) * wide, Chart.TOP + high * (1 - SHARES.at(share))) for x, share in points]
         path = "".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(places))
         lines.append((name, _series(number), path))
