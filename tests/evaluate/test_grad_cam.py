@@ -1,5 +1,7 @@
 """Grad-CAM against CAM in closed form, against gradients by differences, and on a network that looks at one corner."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,7 +20,7 @@ def resized(maps: Tensor, side: int) -> Tensor:
 
 def test_for_one_linear_layer_behind_a_mean_it_is_cam():
     torch.manual_seed(0)
-    network = build(Model(arch="resnet8x1"), 5).eval()
+    network: Any = build(Model(arch="resnet8x1"), 5).eval()
     images, classes = torch.randn(4, 3, 32, 32), torch.tensor([0, 4, 2, 2])
     with torch.no_grad():
         x = network.relu(network.bn1(network.conv1(images)))
@@ -31,7 +33,7 @@ def test_for_one_linear_layer_behind_a_mean_it_is_cam():
 
 def test_the_weights_are_mean_gradients_behind_a_flattening():
     torch.manual_seed(0)
-    network = build(Model(arch="conv2_norm", size=8), 3).double().eval()
+    network: Any = build(Model(arch="conv2_norm", size=8), 3).double().eval()
     images, classes = torch.randn(2, 3, 8, 8, dtype=torch.float64), torch.tensor([2, 0])
     with torch.no_grad():
         x = network.bn1(F.relu(network.conv1(network.bn0(images))))

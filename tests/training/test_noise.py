@@ -1,6 +1,7 @@
 """Labels that are replaced and features that are dropped: their shares, and what stays as it is."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def test_targets_are_those_of_the_replaced_labels(soft: float):
 @pytest.mark.parametrize("arch", ["resnet8x1", "squeezenet1_1"])
 def test_features_are_dropped_in_training_alone(arch: str):
     torch.manual_seed(0)
-    network = build(Model(arch=arch), 4).eval()
+    network: Any = build(Model(arch=arch), 4).eval()
     names, images = list(network.state_dict()), torch.randn(64, 3, 32, 32)
     before, taken = network(images), []
     last = network.fc if arch == "resnet8x1" else network.classifier[1]
