@@ -83,7 +83,8 @@ class Metric(Subject):
 
     metric: str
     """Id of the metric: top1, top5, clip_top1, subset_top1, real_top1, gain_top1, clean_top1, clean_gain_top1,
-    pick_precision, border_precision, ece, ece_calibrated, curve_area, images_to_95, or another of an evaluator."""
+    pick_precision, border_precision, ece, ece_calibrated, curve_area, early_top1,
+    loss, images_to_95, or another of an evaluator."""
     value: float
     low: float | None = None
     """Lower end of the 95% interval; None where there is no interval."""

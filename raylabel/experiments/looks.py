@@ -5,15 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from raylabel.compute.tasks import fetch
+from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus import Corpus, Shards, read_keys
 from raylabel.media.image_views import normalise
 from raylabel.media.parsers import eval_parser
 from raylabel.media.sandbox.sandbox import Parser, Sandbox
 from raylabel.media.view import View
-from raylabel.schema import PICKS
+from raylabel.schema import make_key
 from raylabel.store.artifact import Artifact
 
 PICTURES = 10
@@ -49,8 +52,8 @@ def look(
     networks: Mapping[str, tuple[Artifact, Artifact]],
     view: View,
 ) -> Looks:
-    """Pictures that networks have learned. `networks`: name → (network, PICKS that it has learned), all of the same
-    samples. Samples that cannot be read are left out."""
+    """Pictures that networks have learned, evenly spaced in the corpus. `networks`: name → (network, PICKS that it has
+    learned). Samples that not all have learned, or that cannot be read, are left out."""
     made = fetch(_look.options(memory=4 << 30).remote(corpus, shards, list(networks.values()), view))
     return Looks(title=title, networks=list(networks), looks=made, side=view.tested_size)
 
@@ -62,10 +65,11 @@ def _look(corpus: Corpus, shards: Artifact, networks: Sequence[tuple[Artifact, A
     from raylabel.evaluate.grad_cam import class_maps
     from raylabel.models.trained import load_model
 
-    labels = [_labels(picks) for _, picks in networks]
-    keys = sorted(labels[0])
-    chosen = [keys[i] for i in np.linspace(0, len(keys) - 1, min(PICTURES, len(keys))).round().astype(int)]
-    samples = [one for one in read_keys(corpus, Shards(shards), chosen).values() if one.media]
+    of_corpus = Shards(shards)
+    chosen = _evenly_spaced(of_corpus)
+    labels = [_labels(picks, chosen) for _, picks in networks]
+    learned = [key for key in chosen if all(key in of for of in labels)]
+    samples = [one for one in read_keys(corpus, of_corpus, learned).values() if one.media]
     pixels = np.empty((len(samples), *view.eval_shape), np.uint8)
     with Sandbox(Parser.of(eval_parser, view.cpu_seconds, view=view)) as sandbox:
         rejects = sandbox.fill(pixels, [one.media or b"" for one in samples], [()] * len(samples))
@@ -89,10 +93,26 @@ def _look(corpus: Corpus, shards: Artifact, networks: Sequence[tuple[Artifact, A
     ]
 
 
-def _labels(picks: Artifact) -> dict[int, int]:
-    """Key → label."""
-    table = picks.table("picks-", PICKS, ["key", "label"])
-    return dict(zip(table.column("key").to_pylist(), table.column("label").to_pylist(), strict=True))
+def _evenly_spaced(shards: Shards) -> list[int]:
+    """Keys of PICTURES samples, or of all if there are fewer."""
+    ends = np.cumsum(shards.rows)
+    total = int(ends[-1])
+    places = np.linspace(0, total - 1, min(PICTURES, total)).round().astype(np.int64)
+    shard = np.searchsorted(ends, places, "right")
+    first = (ends - shards.rows)[shard]
+    return [make_key(s, row) for s, row in zip(shard.tolist(), (places - first).tolist(), strict=True)]
+
+
+def _labels(picks: Artifact, keys: list[int]) -> dict[int, int]:
+    """Key → label, of these keys."""
+    found, wanted = dict[int, int](), pa.array(keys, pa.int64())
+    for file in picks.files("picks-"):
+        with picks.opened(file) as opened:
+            for batch in opened.iter_batches(columns=["key", "label"]):
+                heartbeat()
+                some = batch.filter(pc.is_in(batch.column("key"), value_set=wanted))
+                found |= dict(zip(some.column("key").to_pylist(), some.column("label").to_pylist(), strict=True))
+    return found
 
 
 def _under(pixels: np.ndarray, found: np.ndarray) -> np.ndarray:

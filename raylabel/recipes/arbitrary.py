@@ -32,6 +32,7 @@ def arbitrary_digits() -> ArbitraryLabels:
     halves = ("digits-0-4", "digits-5-9")
     return ArbitraryLabels(
         name="arbitrary-digits",
+        arms=("arbitrary", "true", "calibrated", "frozen"),
         labeled=Corpus(uri=tuple(f"embedded://{half}/test" for half in halves)),
         test=Corpus(uri=tuple(f"embedded://{half}/labeled" for half in halves)),
         model=Model(arch="conv2", size=8),

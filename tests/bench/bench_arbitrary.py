@@ -12,6 +12,7 @@ that five seeds take an hour; those of the unlabeled part of `flowers` are train
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +27,7 @@ from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.pipelines.arbitrary_labels import TRAIN_LOSS, TRAIN_TOP1, ArbitraryLabelsRun
 from raylabel.recipes.arbitrary import arbitrary_cifar10, arbitrary_digits
-from raylabel.recipes.arbitrary_labels import ArbitraryLabels
+from raylabel.recipes.arbitrary_labels import Arm, ArbitraryLabels
 from raylabel.store.artifact import Root
 from raylabel.training.schedule import Schedule
 
@@ -46,6 +47,7 @@ def main() -> None:
                 recipe = replace(
                     recipe,
                     name=f"{name}-{arch}",
+                    arms=get_args(Arm),
                     model=Model(arch=arch, size=recipe.view.size),
                     resources=Resources(workers=arguments.workers),
                 )

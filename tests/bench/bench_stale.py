@@ -78,7 +78,7 @@ def trained(
     )
     tops, seconds = list[float](), list[float]()
     for seed in seeds:
-        run = RandomLabelsRun(root, replace(recipe(workers), finetune=train, seed=seed))
+        run = RandomLabelsRun(root, replace(recipe(train, workers), seed=seed))
         write_random_labels(run)
         tops.append(100 * require(run.outcomes[0].metrics, metric=TOP1, split="test").value)
         seconds.append(run.outcomes[0].network.info["seconds"])
@@ -87,7 +87,7 @@ def trained(
     return tops
 
 
-def recipe(workers: int) -> RandomPretraining:
+def recipe(train: Train, workers: int) -> RandomPretraining:
     """Training without pre-training, on all digits."""
     both = ("digits-0-4", "digits-5-9")
     labeled, test = (Corpus(uri=tuple(f"embedded://{half}/{part}" for half in both)) for part in ("test", "labeled"))
@@ -99,6 +99,7 @@ def recipe(workers: int) -> RandomPretraining:
         second=digits,
         reverse=False,
         labels=("none",),
+        finetune=train,
         holdout=0.0,
         resources=Resources(workers=workers),
     )
