@@ -27,7 +27,7 @@ from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.pipelines.arbitrary_labels import TRAIN_LOSS, TRAIN_TOP1, ArbitraryLabelsRun
 from raylabel.recipes.arbitrary import arbitrary_cifar10, arbitrary_digits
-from raylabel.recipes.arbitrary_labels import Arm, ArbitraryLabels
+from raylabel.recipes.arbitrary_labels import ArbitraryLabels, Arm
 from raylabel.store.artifact import Root
 from raylabel.training.schedule import Schedule
 
