@@ -5,8 +5,6 @@ The random numbers are those of torch's default generator.
 
 from typing import Any
 
-from raylabel.models.head import head_of
-
 
 def drop_features(network: Any, share: float) -> None:
     """From now on, in training mode, this share of what the last layer takes is zero, and the rest is scaled so that
@@ -14,6 +12,8 @@ def drop_features(network: Any, share: float) -> None:
     if not share:
         return
     from torch.nn import functional
+
+    from raylabel.models.head import head_of  # imports PyTorch, which a command line is parsed without
 
     def drop(layer: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
         return functional.dropout(given[0], share, layer.training), *given[1:]

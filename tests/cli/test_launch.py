@@ -17,7 +17,7 @@ from raylabel.cli.launch import RUN_BY, Options, _options
 from raylabel.cli.main import COMMANDS
 from raylabel.compute.resources import Resources
 from raylabel.errors import InputError
-from raylabel.recipes import Recipe, Transfer, registry
+from raylabel.recipes import Recipe, Redrawing, Transfer, registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +102,12 @@ def test_a_command_offers_the_named_recipes_of_its_type(monkeypatch: pytest.Monk
 
     monkeypatch.setitem(registry.NAMED, "mine", mine)
     assert list(registry.returning(Clusters)) == ["mine"]
-    others = ["mine", "sign-digits", "cub200-resnet50"]
-    assert list(registry.returning(Transfer)) == others[1:]
-    assert list(registry.returning(Recipe)) == [name for name in registry.NAMED if name not in others]
+    others = ["sign-digits", "cub200-resnet50"]
+    assert list(registry.returning(Transfer)) == others
+    assert list(registry.returning(Redrawing)) == ["redrawn-digits", "redrawn-moving-digits", "redrawn-cifar10"]
+    assert [name for name in registry.returning(Recipe) if name in ("mine", "random-digits", *others)] == []
+    by_type = [name for kind in RUN_BY for name in registry.returning(kind)]
+    assert sorted(["mine", *by_type]) == sorted(registry.NAMED)
     monkeypatch.setattr("sys.argv", ["raylabel clusters"])
     assert _options("", Options[Clusters]).recipe == mine()
 
@@ -126,9 +129,7 @@ def test_a_recipe_needs_one_import_line() -> None:
 
 def test_the_command_line_is_parsed_without_pytorch() -> None:
     """Importing PyTorch takes seconds, and `--help` and errors about a field do not need it."""
-    code = (
-        "import sys, raylabel.cli.semi_supervised, raylabel.cli.sweep, raylabel.cli.plan; print('torch' in sys.modules)"
-    )
+    code = "import sys, raylabel.cli.semi_supervised, raylabel.cli.sweep, raylabel.cli.plan, raylabel.cli.random_labels; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(PYTHONPATH=str(REPOSITORY)), capture_output=True, text=True
     )

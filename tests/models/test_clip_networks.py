@@ -112,7 +112,7 @@ def test_random_weights_are_those_of_open_clip_with_the_same_seed(name: str):
         (Model(arch="clip/ViT-B-23"), "'clip/ViT-B-23', which open_clip does not have: did you mean clip/ViT-B-32"),
         (Model(arch="clip/qqqqqqqqqqq"), r"see open_clip.list_models\(\)"),
         (Model(arch="clip/ViT-B-32.laion3b"), "has no such weights of ViT-B-32: give clip/ViT-B-32.openai, clip/ViT-B"),
-        (Model(arch="clip/ViT-B-32", size=128), "^model.size is 128, which only some networks of timm have"),
+        (Model(arch="clip/ViT-B-32", size=128), "^model.size is 128, which only conv2 and networks of timm have"),
         (Model(arch="clip/ViT-B-32", stem="small"), "'small', which only ResNet"),
     ],
 )

@@ -90,7 +90,7 @@ def test_features_are_those_before_timms_classifier(arch: str):
         (Model(arch="timm/deit_tiny_distilled_patch16_224"), r"several last layers for classes"),
         (Model(arch="timm/qwen3_vit_88m_enc"), r"has no last layer for classes"),
         (Model(arch="timm/resnet18", size=128), r"^model.size is 128, but timm/resnet18 takes pictures of any size"),
-        (Model(arch="resnet18", size=128), "^model.size is 128, which only some networks of timm have"),
+        (Model(arch="resnet18", size=128), "^model.size is 128, which only conv2 and networks of timm have"),
         (Model(arch="timm/resnet18", stem="small"), "'small', which only ResNet"),
     ],
 )
