@@ -110,7 +110,7 @@ def _labels(picks: Artifact, keys: list[int]) -> dict[int, int]:
         with picks.opened(file) as opened:
             for batch in opened.iter_batches(columns=["key", "label"]):
                 heartbeat()
-                some = batch.filter(pc.is_in(batch.column("key"), value_set=wanted))
+                some = batch.filter(pc.is_in(batch.column("key"), value_set=wanted))  # pyright: ignore
                 found |= dict(zip(some.column("key").to_pylist(), some.column("label").to_pylist(), strict=True))
     return found
 

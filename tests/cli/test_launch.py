@@ -129,7 +129,8 @@ def test_a_recipe_needs_one_import_line() -> None:
 
 def test_the_command_line_is_parsed_without_pytorch() -> None:
     """Importing PyTorch takes seconds, and `--help` and errors about a field do not need it."""
-    code = "import sys, raylabel.cli.semi_supervised, raylabel.cli.sweep, raylabel.cli.plan, raylabel.cli.random_labels; print('torch' in sys.modules)"
+    commands = ", ".join(f"raylabel.cli.{name}" for name in ("semi_supervised", "sweep", "plan", "random_labels"))
+    code = f"import sys, {commands}; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(PYTHONPATH=str(REPOSITORY)), capture_output=True, text=True
     )
