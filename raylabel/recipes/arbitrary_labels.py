@@ -1,18 +1,15 @@
 """One epoch on arbitrary labels, then the head on true ones: which set, network and arms."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.labels.teacher import Label
-from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.init import Init
-from raylabel.store.artifact import NOT_IDENTITY
+from raylabel.recipes.experiment import Experiment
 from raylabel.training.config import Train
-from raylabel.training.media import Materialize
 
 Labels = Literal["true", "shuffled", "teacher"]
 Change = Literal["all", "head", "direction", "statistics"]
@@ -45,13 +42,11 @@ ARMS: dict[Arm, tuple[Stage, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArbitraryLabels:
+class ArbitraryLabels(Experiment):
     """A network is trained on arbitrary labels for one epoch, all before its linear layers is frozen, and these are
     trained on true labels for one epoch: the fast.ai post "Why pseudo-label when you can arbitrarily-label?", and the
     controls that it lacks."""
 
-    name: str
-    """Name of the experiment in the report."""
     labeled: Corpus
     """The labeled set that is trained on. The arbitrary labels are its true ones, shuffled."""
     test: Corpus
@@ -62,14 +57,10 @@ class ArbitraryLabels:
     (question 3). calibrated: in the first epoch no weight changes, but BatchNorm's statistics do. frozen: random layers
     are frozen, and the head is trained for both epochs (the post's third run). linear: no convolutions, both epochs on
     true labels. whole: all layers, both epochs on true labels."""
-    model: Model
-    """The network."""
     linear: Model = Model(arch="linear2")
     """The network without convolutions; its size is that of the view."""
     frozen: tuple[str, ...] = ("bn0", "conv1", "bn1", "conv2", "bn2")
     """The layers that are frozen for the head: all before the flattening."""
-    view: View
-    """How a sample becomes its input."""
     train: Train
     """How each epoch is trained, also on a teacher's labels; `images` are those of one epoch."""
     teacher: Train
@@ -78,14 +69,6 @@ class ArbitraryLabels:
     """Share of the labeled set that the teacher is trained on; it labels the whole set. Not in the post."""
     label: Label = Label()
     """How samples are scored."""
-    materialize: Materialize = Materialize()
-    """How the training examples are stored."""
-    seed: int = 0
-    """Seed of every random choice: labels, weights, order."""
-    retry_rejects: bool = field(default=False, metadata=NOT_IDENTITY)
-    """Read the samples again that an earlier run rejected."""
-    resources: Resources = field(default=Resources(), metadata=NOT_IDENTITY)
-    """Resources that the run may use; they do not change the identity of a result."""
 
     def __post_init__(self) -> None:
         for name in ("labeled", "test", "view", "train", "teacher"):

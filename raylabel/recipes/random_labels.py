@@ -3,15 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.labels.teacher import Label
-from raylabel.media.view import View
-from raylabel.models import Model
+from raylabel.recipes.experiment import Experiment
 from raylabel.store.artifact import NOT_IDENTITY
 from raylabel.training.config import Train
-from raylabel.training.media import Materialize
 
 Labels = Literal["none", "random", "shuffled", "true"]
 
@@ -34,12 +31,10 @@ class LabeledSet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomPretraining:
+class RandomPretraining(Experiment):
     """Pre-training on labels of one set, among them random ones, and fine-tuning on the true labels of another
     (Pondenkandath et al. 2018, arXiv 1811.01640, §3)."""
 
-    name: str
-    """Name of the experiment in the report."""
     first: LabeledSet
     """The set that is pre-trained on."""
     second: LabeledSet
@@ -51,10 +46,6 @@ class RandomPretraining:
     other samples. true: the true ones. The others are compared with none."""
     classes: int = 0
     """Number of random classes; 0: as many as the set has. The paper does not say how many it has."""
-    model: Model
-    """The network."""
-    view: View
-    """How a sample becomes its input. Memorizing is without augmentation: `crop` 'center', no `flip`."""
     pretrain: Train
     """How it is pre-trained. The paper has a rate of 0.1, momentum 0.9, a decay with a patience of 10 and 200 epochs;
     factor, batch and weight decay are not in it. Its accuracy can be measured on what is learned (`validate.on`
@@ -66,14 +57,6 @@ class RandomPretraining:
     """Share of the labeled set of fine-tuning that is held out for `finetune.validate.on` 'validation'."""
     label: Label = Label()
     """How samples are scored."""
-    materialize: Materialize = Materialize()
-    """How the training examples are stored."""
-    seed: int = 0
-    """Seed of every random choice: labels, weights, order, which samples are held out."""
-    retry_rejects: bool = field(default=False, metadata=NOT_IDENTITY)
-    """Read the samples again that an earlier run rejected."""
-    resources: Resources = field(default=Resources(), metadata=NOT_IDENTITY)
-    """Resources that the run may use; they do not change the identity of a result."""
 
     def __post_init__(self) -> None:
         for name in ("first", "second", "view", "pretrain", "finetune"):

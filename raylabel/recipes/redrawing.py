@@ -2,15 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
-from raylabel.media.view import View
-from raylabel.models import Model
 from raylabel.models.init import Init
+from raylabel.recipes.experiment import Experiment
 from raylabel.store.artifact import NOT_IDENTITY
 from raylabel.training.config import Train
-from raylabel.training.media import Materialize
 
 KEPT = "all"
 """The start from all weights of the drawing before."""
@@ -32,12 +29,10 @@ def init_of(start: str) -> Init | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Redrawing:
+class Redrawing(Experiment):
     """One network memorizes random labels, which are drawn again several times; its weights are kept (Pondenkandath et
     al. 2018, arXiv 1811.01640, Figure 1). Optimizer and learning rate begin anew with each drawing."""
 
-    name: str
-    """Name of the experiment in the report."""
     corpus: Corpus
     """The samples. Their own labels are not read."""
     classes: int = 10
@@ -50,27 +45,17 @@ class Redrawing:
     these layers alone, the others random. Or names of layers with + between them, 'conv1+bn1+layer1'."""
     controlled: tuple[int, ...] = (1, 4)
     """The redraws with controls, counted from 1."""
-    model: Model
-    """The network."""
-    view: View
-    """How a sample becomes its input. Memorizing is without augmentation: `crop` 'center', no `flip`."""
     train: Train
     """How each drawing is trained on; `images` are those of one drawing. `validate.on` is 'labeled': the accuracy on
     what is learned, in evaluation mode; `validate.targets` are the accuracies whose epochs are compared."""
     reject_limit: float = field(default=0.05, metadata=NOT_IDENTITY)
-    """The run stops if a larger fraction of the samples cannot be decoded."""
-    materialize: Materialize = Materialize()
-    """How the training examples are stored."""
-    seed: int = 0
-    """Seed of every random choice: labels, weights, order."""
-    retry_rejects: bool = field(default=False, metadata=NOT_IDENTITY)
-    """Read the samples again that an earlier run rejected."""
-    resources: Resources = field(default=Resources(), metadata=NOT_IDENTITY)
-    """Resources that the run may use; they do not change the identity of a result."""
+    """Share of samples that may be unreadable before the run stops, 0 to 1."""
 
     def __post_init__(self) -> None:
         for name in ("corpus", "view", "train"):
             getattr(self, name).check(name)
+        if not 0 <= self.reject_limit <= 1:
+            raise InputError(f"reject_limit is {self.reject_limit}: give a share between 0 and 1")
         if self.classes < 2:
             raise InputError(f"classes is {self.classes}: give two or more")
         if self.redraws < 1:
