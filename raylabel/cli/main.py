@@ -11,8 +11,9 @@ from pathlib import Path
 from raylabel.cli.output import guard_output
 
 COMMANDS = (
-    *("semi-supervised", "sweep", "transfer", "random-labels", "redrawn-labels"),
-    *("arbitrary-labels", "plan", "predict", "deduplicate", "export", "list", "clean"),
+    *("semi-supervised", "sweep", "transfer"),
+    *("random-labels", "redrawn-labels", "arbitrary-labels"),
+    *("plan", "predict", "deduplicate", "export", "list", "clean"),
 )
 """Each is a module of this package with a `main()`; its docstring is the help text."""
 

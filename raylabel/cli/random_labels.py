@@ -1,7 +1,7 @@
 """Pre-training on random labels of one set, and fine-tuning on the true labels of another (Pondenkandath et al. 2018).
 
 - raylabel random-labels                                        five digits, and the five others: on a laptop
-- raylabel random-labels random-moving-digits --reverse False   only one way, on video
+- raylabel random-labels random-moving-digits --reverse         both ways, on video
 - raylabel random-labels my.py:my_sets --labels none random shuffled true    a function that returns RandomPretraining
 - raylabel random-labels random-digits --help                   what each field means
 

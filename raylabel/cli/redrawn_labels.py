@@ -1,7 +1,7 @@
 """How fast random labels are memorized that are drawn again and again (Pondenkandath et al. 2018, Figure 1).
 
 - raylabel redrawn-labels                                       embedded digits, on a laptop
-- raylabel redrawn-labels redrawn-cifar10 --data DIR            1,000 pictures of CIFAR-10
+- raylabel redrawn-labels redrawn-cifar10 --data DIR            984 pictures of CIFAR-10
 - raylabel redrawn-labels redrawn-digits --controls none norms conv1+bn1    other controls; names of layers with +
 - raylabel redrawn-labels redrawn-digits --help                 what each field means
 

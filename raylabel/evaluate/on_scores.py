@@ -4,6 +4,7 @@ Letters: N samples, C classes.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,12 +27,12 @@ def classify_scores(
 ) -> Artifact:
     """CLASSIFIED of the PICKS `labels`, the artifact `classified`. The SCORES have all classes, and maybe further
     samples. `held`: (SCORES, PICKS) for the temperature of temperature scaling; None: there is none. Info:
-    temperature."""
+    temperature; loss, the mean cross-entropy in nats of the samples that could be read, and read, their number."""
 
     def build(draft: Draft) -> Built:
         size = 16 * sum(one.info["samples"] for one in (labels, *(held[1:] if held else ()))) * classes
-        table, temperature = fetch(_classify.options(memory=size).remote(scores, labels, held, classes))
-        return Built([write_table(draft.uri, FILE, table)], {"temperature": temperature})
+        table, info = fetch(_classify.options(memory=size).remote(scores, labels, held, classes))
+        return Built([write_table(draft.uri, FILE, table)], info)
 
     classes = len(labels.info["classes"])
     known = [one.digest for one in held] if held else None
@@ -41,33 +42,18 @@ def classify_scores(
 @ray.remote(num_cpus=1, max_retries=3)
 def _classify(
     scores: Artifact, labels: Artifact, held: tuple[Artifact, Artifact] | None, classes: int
-) -> tuple[pa.Table, float | None]:
+) -> tuple[pa.Table, dict[str, Any]]:
     temperature = None
     if held:
         known = list(_labeled(*held, classes))
         temperature = fit_temperature(np.concatenate([p for *_, p in known]), np.concatenate([y for _, y, _ in known]))
     occurring = occurring_classes(labels)
-    tables = [
-        classified(key, label, log_p, occurring, temperature) for key, label, log_p in _labeled(scores, labels, classes)
-    ]
-    return with_unread(tables, labels), temperature
-
-
-def cross_entropy(scores: Artifact, labels: Artifact) -> tuple[float, int]:
-    """(mean cross-entropy, nats, samples that could be read) of the PICKS `labels`. The SCORES have all classes."""
-    classes = len(labels.info["classes"])
-    memory = 16 * labels.info["samples"] * classes
-    total, samples = fetch(_summed_loss.options(memory=memory).remote(scores, labels, classes))
-    return total / max(1, samples), samples
-
-
-@ray.remote(num_cpus=1, max_retries=3)
-def _summed_loss(scores: Artifact, labels: Artifact, classes: int) -> tuple[float, int]:
-    total, samples = 0.0, 0
-    for _, label, log_p in _labeled(scores, labels, classes):
-        total -= float(log_p[np.arange(len(label)), label].astype(np.float64).sum())
-        samples += len(label)
-    return total, samples
+    tables, loss = list[pa.Table](), 0.0
+    for key, label, log_p in _labeled(scores, labels, classes):
+        tables.append(classified(key, label, log_p, occurring, temperature))
+        loss -= float(log_p[np.arange(len(label)), label].astype(np.float64).sum())
+    read = sum(map(len, tables))
+    return with_unread(tables, labels), {"temperature": temperature, "loss": loss / max(1, read), "read": read}
 
 
 def _labeled(scores: Artifact, labels: Artifact, classes: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

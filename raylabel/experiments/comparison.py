@@ -15,7 +15,7 @@ from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.store.names import PAGE, SUMMARY
 from raylabel.text import points, slug
 
-Form = Literal["percent", "points", "epochs", "nats", "count", "ratio"]
+Form = Literal["percent", "points", "epochs", "nats", "count"]
 Verdict = Literal["agrees", "disagrees", "mixed", "not measurable", "one run"]
 
 

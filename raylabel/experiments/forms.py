@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from raylabel.text import percent, percentage, points, three_digits
+from raylabel.text import percent, percentage, points
 
 FORMS: Mapping[str, Callable[[float], str]] = {
     "percent": percent,
@@ -10,7 +10,6 @@ FORMS: Mapping[str, Callable[[float], str]] = {
     "epochs": lambda x: f"{x:,.1f}",
     "nats": lambda x: f"{x:.2f}",
     "count": lambda x: f"{x:,.0f}",
-    "ratio": three_digits,
 }
 BARE = {**FORMS, "percent": percentage}
 """In an interval, whose unit is that of the number before it."""

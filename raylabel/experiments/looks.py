@@ -1,6 +1,7 @@
 """What networks look at in some pictures: each picture, and the maps of its class by each network, side by side."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from raylabel.schema import make_key
 from raylabel.store.artifact import Artifact
 
 PICTURES = 10
+BYTES = 2_000  # of memory for a value of a pixel, about: outputs of all layers, and their gradients
 COLOUR = np.array([235, 60, 20], np.float32)
 """Of what a network looks at."""
 
@@ -54,7 +56,10 @@ def look(
 ) -> Looks:
     """Pictures that networks have learned, evenly spaced in the corpus. `networks`: name → (network, PICKS that it has
     learned). Samples that not all have learned, or that cannot be read, are left out."""
-    made = fetch(_look.options(memory=4 << 30).remote(corpus, shards, list(networks.values()), view))
+    # One network at a time, and what it computes of the pictures.
+    largest = max(sum(file.bytes for file in network.files("model")) for network, _ in networks.values())
+    memory = 3 * largest + PICTURES * math.prod(view.eval_shape) * BYTES
+    made = fetch(_look.options(memory=memory).remote(corpus, shards, list(networks.values()), view))
     return Looks(title=title, networks=list(networks), looks=made, side=view.tested_size)
 
 

@@ -60,7 +60,7 @@ def _looks(run: RandomLabelsRun) -> Iterator[Looks]:
     """What the pre-trained networks look at in pictures that they have learned."""
     for before, after in run.recipe.directions if not run.recipe.view.clip else ():
         networks = {
-            NAMES[one.labels]: (one.pretrained, run.labels(before, one.labels))
+            NAMES[one.labels]: (one.pretrained, run.picks(before, one.labels))
             for one in run.outcomes
             if one.finetuned_on == after and one.pretrained
         }

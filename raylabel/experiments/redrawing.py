@@ -48,7 +48,7 @@ def write_redrawing(run: RedrawingRun) -> tuple[Artifact, Comparison]:
         settings=identity_of(recipe),
     )
     rows = metrics(run.root, recipe.name, list(run.metrics()))
-    return write_comparison(run.root, comparison, [run.shards, *run.artifacts, rows])
+    return write_comparison(run.root, comparison, [*run.shards.values(), *run.artifacts, rows])
 
 
 def epochs_to(drawing: Drawing, target: float) -> float | None:

@@ -12,32 +12,26 @@ import numpy as np
 
 from raylabel.compute.progress import say
 from raylabel.compute.resources import Cluster
-from raylabel.corpus import Shards, read_groups
 from raylabel.corpus.label_rule import name_warnings
 from raylabel.errors import InputError
 from raylabel.evaluate.classified import classified_metrics, right_of
 from raylabel.evaluate.classify import paired_gain
-from raylabel.evaluate.on_scores import classify_scores, cross_entropy
+from raylabel.evaluate.on_scores import classify_scores
 from raylabel.evaluate.results import LOSS, Metric, Subject
 from raylabel.labels.drawn import ShuffledLabels
-from raylabel.labels.holdout import hold_out
-from raylabel.labels.teacher import TrainedNetwork
 from raylabel.labels.truth import GivenLabels
-from raylabel.models import check, check_input
+from raylabel.models import Model, check, check_input
 from raylabel.models.init import Init
 from raylabel.models.start import check_start
 from raylabel.models.trained import CURVE
 from raylabel.pipelines.inputs import index_corpora, lacking_classes
-from raylabel.pipelines.steps import Used
+from raylabel.pipelines.steps import ExperimentSteps
 from raylabel.recipes.arbitrary_labels import ARMS, ArbitraryLabels, Arm, Labels, Stage
 from raylabel.selection.config import Select
 from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
-from raylabel.training.digests import read_digests
-from raylabel.training.examples import materialize
 from raylabel.training.loop import TrainingTask
-from raylabel.training.media import WritingTask
 from raylabel.training.train import train
 
 UNCHANGED = 1e-60
@@ -71,7 +65,7 @@ class Result:
         return self.epochs[-1]
 
 
-class ArbitraryLabelsRun(Used):
+class ArbitraryLabelsRun(ExperimentSteps):
     """The artifacts of a recipe. Reading a property returns an artifact if the root has it, or else builds it.
     InputError if the user has to fix an input."""
 
@@ -96,11 +90,9 @@ class ArbitraryLabelsRun(Used):
     @cached_property
     def teacher(self) -> Artifact:
         """The network that is trained on a share of the labeled set."""
-        groups = read_groups(self.corpora["labeled"], Shards(self.shards["labeled"]))
-        digests = read_digests(self.root, self.truth, self.shards["labeled"], self.corpora["labeled"])
-        share, seed = self.recipe.teacher_share, self.recipe.seed
-        _, learned = hold_out(self.root, self.truth, groups, digests, share, seed, "teacher_share")
-        return self._train("teacher", learned, self.recipe.teacher, self.recipe.model, seed, None)
+        recipe = self.recipe
+        _, learned = self._hold_out("labeled", self.truth, recipe.teacher_share, "teacher_share")
+        return self._train("teacher", learned, recipe.teacher, recipe.model, recipe.seed, None)
 
     def picks(self, labels: Labels) -> Artifact:
         """PICKS of the labeled set with labels of this kind."""
@@ -108,7 +100,7 @@ class ArbitraryLabelsRun(Used):
             return self.truth
         if labels == "shuffled":
             return self._use(self._labels("labeled", ShuffledLabels(seed=self.recipe.seed)))
-        scores = self._scored(self.teacher, "labeled")
+        scores = self._scores(self.teacher, "labeled", self.recipe.label, len(self.classes))
         every = Select(k=self.truth.info["samples"], p=1, repeat_videos=True, allow_empty=True)
         return self._use(select(self.root, scores, None, every, self.classes))
 
@@ -127,14 +119,14 @@ class ArbitraryLabelsRun(Used):
     def _epochs(self, arm: Arm) -> Iterator[Epoch]:
         network = None
         for number, stage in enumerate(ARMS[arm]):
+            say(f"{arm}: epoch {number + 1} of {len(ARMS[arm])}")
             network = self._stage(stage, network, self.recipe.seed + (number << 20))  # samples in another order
-            scores = self._scored(network, "test")
+            scores = self._scores(network, "test", self.recipe.label, len(self.classes))
             made = self._use(classify_scores(self.root, scores, self.test_labels))
             subject = self._subject(arm, number + 1)
-            loss, read = cross_entropy(scores, self.test_labels)
             rows = [
                 *classified_metrics(subject, made, len(self.classes)),
-                Metric(**vars(subject), metric=LOSS, value=loss, n=read),
+                Metric(**vars(subject), metric=LOSS, value=made.info["loss"], n=made.info["read"]),
                 *self._of_training(subject, network),
             ]
             yield Epoch(network=network, classified=made, metrics=tuple(rows))
@@ -151,17 +143,11 @@ class ArbitraryLabelsRun(Used):
         model = replace(recipe.linear, size=recipe.view.size) if stage.linear else recipe.model
         return self._train(f"epoch-{stage.labels}", self.picks(stage.labels), config, model, seed, before)
 
-    def _train(self, name: str, picks: Artifact, config: Train, model, seed: int, before: Artifact | None) -> Artifact:
-        recipe = self.recipe
-        task = WritingTask(
-            shards=Shards(self.shards["labeled"]),
-            corpus=self.corpora["labeled"],
-            config=recipe.materialize,
-            max_jpeg_pixels=recipe.view.max_jpeg_pixels,
-        )
-        limit = recipe.label.reject_limit
-        part = "teacher" if name == "teacher" else "labeled"
-        examples = self._use(materialize(self.root, part, picks, task, limit, recipe.retry_rejects))
+    def _train(
+        self, name: str, picks: Artifact, config: Train, model: Model, seed: int, before: Artifact | None
+    ) -> Artifact:
+        recipe, part = self.recipe, "teacher" if name == "teacher" else "labeled"
+        examples = self._examples(part, "labeled", picks, recipe.label.reject_limit)
         training = TrainingTask(
             model=model,
             classes=len(self.classes),
@@ -185,21 +171,6 @@ class ArbitraryLabelsRun(Used):
     def _subject(self, arm: Arm, epoch: int) -> Subject:
         uris = ", ".join(self.corpora["test"].uri)
         return Subject(model=f"{arm} {epoch}", seed=self.recipe.seed, dataset=uris, split="test")
-
-    def _labels(self, corpus: str, source: GivenLabels | ShuffledLabels) -> Artifact:
-        return source.label(self.root, self.corpora[corpus], self.shards[corpus])
-
-    def _scored(self, network: Artifact, corpus: str) -> Artifact:
-        """SCORES of a labeled corpus, with all classes of each sample."""
-        recipe = self.recipe
-        source = TrainedNetwork(
-            network=network,
-            view=recipe.view,
-            config=replace(recipe.label, p=len(self.classes)),
-            resources=recipe.resources,
-            retry_rejects=recipe.retry_rejects,
-        )
-        return self._use(source.label(self.root, self.corpora[corpus], self.shards[corpus]))
 
 
 def _check(recipe: ArbitraryLabels) -> None:

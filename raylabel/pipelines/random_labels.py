@@ -12,7 +12,6 @@ import numpy as np
 
 from raylabel.compute.progress import say
 from raylabel.compute.resources import Cluster
-from raylabel.corpus import Shards, read_groups
 from raylabel.corpus.label_rule import name_warnings
 from raylabel.errors import InputError
 from raylabel.evaluate.classified import classified_metrics, right_of
@@ -21,20 +20,15 @@ from raylabel.evaluate.learning_curve import LearningCurve
 from raylabel.evaluate.on_scores import classify_scores
 from raylabel.evaluate.results import EARLY_TOP1, Metric, Subject
 from raylabel.labels.drawn import RandomLabels, ShuffledLabels
-from raylabel.labels.holdout import hold_out
 from raylabel.labels.source import LabelSource
-from raylabel.labels.teacher import TrainedNetwork
 from raylabel.labels.truth import GivenLabels
 from raylabel.models import check, check_input
 from raylabel.models.start import check_start
 from raylabel.pipelines.inputs import index_corpora, lacking_classes
-from raylabel.pipelines.steps import Used
+from raylabel.pipelines.steps import ExperimentSteps
 from raylabel.recipes.random_labels import Labels, RandomPretraining
 from raylabel.store.artifact import Artifact, Root
-from raylabel.training.digests import read_digests
-from raylabel.training.examples import materialize
 from raylabel.training.loop import TrainingTask
-from raylabel.training.media import WritingTask
 from raylabel.training.train import train
 
 
@@ -66,7 +60,7 @@ class Outcome:
         return self.gains.get("none")
 
 
-class RandomLabelsRun(Used):
+class RandomLabelsRun(ExperimentSteps):
     """The artifacts of a recipe. Reading a property returns an artifact if the root has it, or else builds it.
     InputError if the user has to fix an input."""
 
@@ -78,11 +72,10 @@ class RandomLabelsRun(Used):
         sets = {"first": recipe.first, "second": recipe.second}
         given = {f"{name}-{part}": getattr(one, part) for name, one in sets.items() for part in ("labeled", "test")}
         self.corpora, self.shards = index_corpora(root, given)
-        self.truth = {name: self._labels(name, GivenLabels()) for name in sets}
+        self.truth = {name: self._labels(f"{name}-labeled", GivenLabels()) for name in sets}
         self.classes = {name: tuple(one.info["classes"]) for name, one in self.truth.items()}
         self.test_labels = {
-            name: GivenLabels(classes=classes).label(root, self.corpora[f"{name}-test"], self.shards[f"{name}-test"])
-            for name, classes in self.classes.items()
+            name: self._labels(f"{name}-test", GivenLabels(classes=classes)) for name, classes in self.classes.items()
         }
         self.warnings = tuple(
             f"{name}: {text}"
@@ -112,8 +105,8 @@ class RandomLabelsRun(Used):
 
     def pretrained(self, name: str, labels: Labels) -> Artifact:
         """The network that is trained on labels of this kind of a set."""
-        picks, config = self.labels(name, labels), self.recipe.pretrain
-        examples = self._examples(name, picks)
+        picks, config = self.picks(name, labels), self.recipe.pretrain
+        examples = self._stored(name, picks)
         task = TrainingTask(
             model=self.recipe.model,
             classes=len(picks.info["classes"]),
@@ -128,7 +121,7 @@ class RandomLabelsRun(Used):
     def finetuned(self, name: str, labels: Labels, start: Artifact | None) -> Artifact:
         """The network that is trained on the true labels of a set, from `start`; None: from random weights."""
         recipe, config = self.recipe, self.recipe.finetune
-        examples = self._examples(name, self.splits[name][0])
+        examples = self._stored(name, self.splits[name][0])
         init = replace(config.init, head="new") if start else replace(config.init, take=(), head="same")
         task = TrainingTask(
             model=recipe.model,
@@ -148,7 +141,8 @@ class RandomLabelsRun(Used):
         for labels in sorted(self.recipe.labels, key=get_args(Labels).index):
             start = None if labels == "none" else self.pretrained(before, labels)
             network = self.finetuned(after, labels, start)
-            made = self._use(classify_scores(self.root, self._tested(after, network), self.test_labels[after]))
+            scores = self._scores(network, f"{after}-test", self.recipe.label, len(self.classes[after]))
+            made = self._use(classify_scores(self.root, scores, self.test_labels[after]))
             subject = Subject(
                 model=f"{after} after {labels} of {before}" if start else f"{after} alone",
                 seed=self.recipe.seed,
@@ -160,7 +154,7 @@ class RandomLabelsRun(Used):
             curve = LearningCurve.of(network, validation, self.recipe.finetune.validate) if validation else None
             learned = None
             if start and pretrain.given:
-                learned = LearningCurve.of(start, self._examples(before, self.labels(before, labels)), pretrain)
+                learned = LearningCurve.of(start, self._stored(before, self.picks(before, labels)), pretrain)
             yield Outcome(
                 pretrained_on=before,
                 finetuned_on=after,
@@ -182,50 +176,23 @@ class RandomLabelsRun(Used):
             yield Metric(**vars(on), metric=EARLY_TOP1, value=early, low=low, high=high, n=n)
             yield from curve.metrics(on)
 
-    def labels(self, name: str, labels: Labels) -> Artifact:
-        """PICKS of the labels of this kind of a set, as pre-training learns them."""
-        return self._use(self._labels(name, self.source(name, labels)))
+    def picks(self, name: str, labels: Labels) -> Artifact:
+        """PICKS of a set with labels of this kind, as pre-training learns them."""
+        return self._use(self._labels(f"{name}-labeled", self.source(name, labels)))
 
     def _validation(self, name: str) -> Artifact | None:
         """EXAMPLES that fine-tuning is validated on; None without validation."""
         learned, held = self.splits[name]
         if self.recipe.finetune.validate.on == "labeled":
-            return self._examples(name, learned)
-        return self._examples(name, held, "validation") if held and self.recipe.finetune.validate.given else None
-
-    def _labels(self, name: str, source: LabelSource) -> Artifact:
-        return source.label(self.root, self.corpora[f"{name}-labeled"], self.shards[f"{name}-labeled"])
+            return self._stored(name, learned)
+        return self._stored(name, held, "validation") if held and self.recipe.finetune.validate.given else None
 
     def _split(self, name: str) -> tuple[Artifact, Artifact | None]:
-        truth, share, corpus = self.truth[name], self.recipe.holdout, f"{name}-labeled"
-        if not share:
-            return truth, None
-        groups = read_groups(self.corpora[corpus], Shards(self.shards[corpus]))
-        digests = read_digests(self.root, truth, self.shards[corpus], self.corpora[corpus])
-        return hold_out(self.root, truth, groups, digests, share, self.recipe.seed, "holdout")
+        truth, share = self.truth[name], self.recipe.holdout
+        return self._hold_out(f"{name}-labeled", truth, share, "holdout") if share else (truth, None)
 
-    def _examples(self, name: str, picks: Artifact, part: str = "labeled") -> Artifact:
-        recipe, corpus = self.recipe, f"{name}-labeled"
-        task = WritingTask(
-            shards=Shards(self.shards[corpus]),
-            corpus=self.corpora[corpus],
-            config=recipe.materialize,
-            max_jpeg_pixels=recipe.view.max_jpeg_pixels,
-        )
-        limit = recipe.label.reject_limit
-        return self._use(materialize(self.root, f"{name}-{part}", picks, task, limit, recipe.retry_rejects))
-
-    def _tested(self, name: str, network: Artifact) -> Artifact:
-        """SCORES of the test set of a set, with all classes of each sample."""
-        recipe = self.recipe
-        source = TrainedNetwork(
-            network=network,
-            view=recipe.view,
-            config=replace(recipe.label, p=len(self.classes[name])),
-            resources=recipe.resources,
-            retry_rejects=recipe.retry_rejects,
-        )
-        return self._use(source.label(self.root, self.corpora[f"{name}-test"], self.shards[f"{name}-test"]))
+    def _stored(self, name: str, picks: Artifact, part: str = "labeled") -> Artifact:
+        return self._examples(f"{name}-{part}", f"{name}-labeled", picks, self.recipe.label.reject_limit)
 
 
 def _check(recipe: RandomPretraining) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from raylabel.compute.progress import say
 from raylabel.compute.resources import Cluster
 from raylabel.corpus import Shards
 from raylabel.errors import InputError
@@ -18,12 +19,10 @@ from raylabel.models import check, check_input
 from raylabel.models.start import check_start
 from raylabel.models.trained import CURVE
 from raylabel.pipelines.inputs import index_corpora
-from raylabel.pipelines.steps import Used
+from raylabel.pipelines.steps import ExperimentSteps
 from raylabel.recipes.redrawing import FRESH, KEPT, Redrawing, init_of
 from raylabel.store.artifact import Artifact, Root
-from raylabel.training.examples import materialize
 from raylabel.training.loop import TrainingTask
-from raylabel.training.media import WritingTask
 from raylabel.training.train import train
 
 FIRST_LOSS = "first_epoch_loss"
@@ -46,7 +45,7 @@ class Drawing:
     """Mean training loss of the first pass over the samples, nats."""
 
 
-class RedrawingRun(Used):
+class RedrawingRun(ExperimentSteps):
     """The artifacts of a recipe. Reading a property returns an artifact if the root has it, or else builds it.
     InputError if the user has to fix an input."""
 
@@ -55,9 +54,8 @@ class RedrawingRun(Used):
         _check(recipe)
         super().__init__()
         self.root, self.recipe = root, recipe
-        corpora, shards = index_corpora(root, {"corpus": recipe.corpus})
-        self.corpus, self.shards = corpora["corpus"], shards["corpus"]
-        self.samples = Shards(self.shards).samples
+        self.corpora, self.shards = index_corpora(root, {"corpus": recipe.corpus})
+        self.samples = Shards(self.shards["corpus"]).samples
 
     @cached_property
     def drawings(self) -> tuple[Drawing, ...]:
@@ -68,19 +66,12 @@ class RedrawingRun(Used):
         """EXAMPLES with the labels of a drawing; the media are those of all others."""
         recipe = self.recipe
         source = RandomLabels(classes=tuple(map(str, range(recipe.classes))), seed=recipe.seed)
-        picks = self._use(source.label(self.root, self.corpus, self.shards, redraw))
-        task = WritingTask(
-            shards=Shards(self.shards),
-            corpus=self.corpus,
-            config=recipe.materialize,
-            max_jpeg_pixels=recipe.view.max_jpeg_pixels,
-        )
-        made = materialize(self.root, "drawn", picks, task, recipe.reject_limit, recipe.retry_rejects)
-        return self._use(made)
+        picks = self._use(source.label(self.root, self.corpora["corpus"], self.shards["corpus"], redraw))
+        return self._examples("drawn", "corpus", picks, recipe.reject_limit)
 
     def metrics(self) -> Iterator[Metric]:
         """METRICS rows of all trainings; the model is that of `model_of`."""
-        dataset = ", ".join(self.corpus.uri)
+        dataset = ", ".join(self.corpora["corpus"].uri)
         for one in self.drawings:
             subject = Subject(model=model_of(one), seed=self.recipe.seed, dataset=dataset, split="labeled")
             yield from one.curve.metrics(subject)
@@ -92,6 +83,7 @@ class RedrawingRun(Used):
             kept = self._train(redraw, KEPT if redraw else FRESH, before)
             yield kept
             for start in self.recipe.controls if redraw in self.recipe.controlled else ():
+                say(f"redraw {redraw}: control from {start}")
                 yield self._train(redraw, start, before)
             before = kept.network
 

@@ -8,6 +8,7 @@ from raylabel.corpus import Corpus
 from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.recipes.arbitrary_labels import ArbitraryLabels
+from raylabel.recipes.memorized import CIFAR10, DIGITS
 from raylabel.training.config import Train
 from raylabel.training.media import Materialize
 from raylabel.training.schedule import Schedule
@@ -36,7 +37,7 @@ def arbitrary_digits() -> ArbitraryLabels:
         labeled=Corpus(uri=tuple(f"embedded://{half}/test" for half in halves)),
         test=Corpus(uri=tuple(f"embedded://{half}/labeled" for half in halves)),
         model=Model(arch="conv2", size=8),
-        view=View(size=8, resize=8, crop="center", flip=False, mean=(0.3, 0.3, 0.3), std=(0.37, 0.37, 0.37)),
+        view=DIGITS,
         train=train,
         teacher=train,
         materialize=Materialize(lanes=8),
@@ -57,9 +58,7 @@ def arbitrary_cifar10(data: str) -> ArbitraryLabels:
         labeled=Corpus(uri=(f"{data}/labeled-4k.parquet",), classes=classes),
         test=Corpus(uri=(f"{data}/test.parquet",), classes=classes),
         model=Model(arch="conv2", size=32),
-        view=View(
-            size=32, resize=32, crop="center", flip=False, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
-        ),
+        view=CIFAR10,
         train=train,
         teacher=train,
     )

@@ -16,6 +16,21 @@ from raylabel.training.config import Train, Validate
 from raylabel.training.media import Materialize
 from raylabel.training.schedule import Schedule
 
+# Without augmentation, the pixels of evaluation.
+DIGITS = View(size=8, resize=8, crop="center", flip=False, mean=(0.3, 0.3, 0.3), std=(0.37, 0.37, 0.37))
+CIFAR10 = View(
+    size=32, resize=32, crop="center", flip=False, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
+)
+MOVING_DIGITS = View(
+    size=16,
+    resize=16,
+    crop="center",
+    flip=False,
+    mean=(0.2, 0.2, 0.2),
+    std=(0.18, 0.18, 0.18),
+    clip=Clip(frames=8, count=1),
+)
+
 UCF101 = 9_537  # training clips of split 1
 SPORTS1M = 400_000  # clips that the paper takes of it, about 40%
 
@@ -75,7 +90,8 @@ def random_ucf101_hmdb51(data: str) -> RandomPretraining:
     `raylabel random-labels random-ucf101-hmdb51 --data DIR`, on GPUs; `data` contains the folders ucf101 and hmdb51.
     C3D, 200 epochs, a rate of 0.1 with a momentum of 0.9 and a plateau of 10 epochs are the paper's. Not in it: the
     number of random classes (here that of the set), batch, factor of the plateau, weight decay, how fine-tuning differs
-    (here not at all, but for a tenth of the epochs), and which split.
+    (here not at all, but for a tenth of the images), and which split. Lengths are for UCF101; in the other direction
+    HMDB51, which is smaller, is passed 534 times.
     """
     ucf, hmdb = f"{data}/ucf101", f"{data}/hmdb51"
     view = View(
@@ -182,7 +198,7 @@ def redrawn_moving_digits() -> Redrawing:
 
 
 def redrawn_cifar10(data: str) -> Redrawing:
-    """Random labels of 1,000 pictures of CIFAR-10, drawn again four times.
+    """Random labels of 984 pictures of CIFAR-10, drawn again four times.
 
     `raylabel redrawn-labels redrawn-cifar10 --data DIR`; `data` contains labeled-4k.parquet. resnet8x1 is the smallest
     network of this family.
@@ -194,9 +210,7 @@ def redrawn_cifar10(data: str) -> Redrawing:
         redraws=4,
         controlled=(1, 4),
         corpus=Corpus(uri=(f"{data}/labeled-4k.parquet",), share=0.25),
-        view=View(
-            size=32, resize=32, crop="center", flip=False, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
-        ),
+        view=CIFAR10,
         train=replace(recipe.train, images=50_000, batch=50, validate=replace(MEMORIZED, points=50)),
     )
 
@@ -204,15 +218,3 @@ def redrawn_cifar10(data: str) -> Redrawing:
 def _embedded(name: str, kind: Kind = "image") -> LabeledSet:
     labeled, test = (Corpus(uri=(f"embedded://{name}/{part}",), kind=kind) for part in ("labeled", "test"))
     return LabeledSet(name=name, labeled=labeled, test=test)
-
-
-DIGITS = View(size=8, resize=8, crop="center", flip=False, mean=(0.3, 0.3, 0.3), std=(0.37, 0.37, 0.37))
-MOVING_DIGITS = View(
-    size=16,
-    resize=16,
-    crop="center",
-    flip=False,
-    mean=(0.2, 0.2, 0.2),
-    std=(0.18, 0.18, 0.18),
-    clip=Clip(frames=8, count=1),
-)

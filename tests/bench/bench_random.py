@@ -22,9 +22,9 @@ from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
 from raylabel.evaluate.results import CURVE_AREA, EARLY_TOP1, TOP1, require
 from raylabel.experiments.random_labels import write_random_labels
-from raylabel.media.view import View
+from raylabel.models import Model
 from raylabel.pipelines.random_labels import Outcome, RandomLabelsRun
-from raylabel.recipes.memorized import random_digits, random_moving_digits
+from raylabel.recipes.memorized import CIFAR10, random_digits, random_moving_digits
 from raylabel.recipes.random_labels import LabeledSet, Labels, RandomPretraining
 from raylabel.store.artifact import Root
 
@@ -104,10 +104,7 @@ def recipe_of(name: str, data: str, folder: Path, quick: bool) -> RandomPretrain
             pq.write_table(labeled.slice(1_000 * half, 1_000), path)
             corpora = [Corpus(uri=(uri,), classes=classes) for uri in (str(path), f"{source}/test.parquet")]
             sets.append(LabeledSet(name=f"half {half + 1}", labeled=corpora[0], test=corpora[1]))
-        view = View(
-            size=32, resize=32, crop="center", flip=False, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
-        )
-        recipe = replace(recipe, first=sets[0], second=sets[1], view=view)
+        recipe = replace(recipe, first=sets[0], second=sets[1], model=Model(arch="resnet8x1"), view=CIFAR10)
         pretrain = replace(pretrain, images=50_000, batch=50)
         finetune = replace(finetune, images=30_000, batch=50)
     if quick:

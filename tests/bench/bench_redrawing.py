@@ -1,4 +1,4 @@
-"""How fast random labels are memorized that are drawn again (Pondenkandath et al. 2018, Figure 1): 1,000 pictures of
+"""How fast random labels are memorized that are drawn again (Pondenkandath et al. 2018, Figure 1): 984 pictures of
 CIFAR-10 and 500 clips of `moving-digits`, three paired seeds, with controls at redraws 1 and 4.
 
     python tests/bench/bench_redrawing.py --data DIR    # DIR: the folder with cifar10

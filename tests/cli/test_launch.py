@@ -1,5 +1,8 @@
 """The command line of a recipe of any type."""
 
+import importlib
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -110,6 +113,24 @@ def test_a_command_offers_the_named_recipes_of_its_type(monkeypatch: pytest.Monk
     assert sorted(["mine", *by_type]) == sorted(registry.NAMED)
     monkeypatch.setattr("sys.argv", ["raylabel clusters"])
     assert _options("", Options[Clusters]).recipe == mine()
+
+
+def examples() -> list[tuple[type, str]]:
+    """(type of recipe, arguments) of each example in the help of a command that names a built-in recipe, or none."""
+    found = []
+    for kind, command in RUN_BY.items():
+        text = importlib.import_module(f"raylabel.cli.{command.replace('-', '_')}").__doc__ or ""
+        for line in re.findall(rf"^- raylabel {command}(.*)$", text, re.MULTILINE):
+            arguments = "" if line.startswith("  ") else re.split(r" {2,}", line.strip())[0]
+            if not re.search(r"my\.py|--help", arguments):
+                found.append((kind, arguments))
+    return found
+
+
+@pytest.mark.parametrize("kind, arguments", examples())
+def test_the_examples_of_the_help_are_accepted(monkeypatch: pytest.MonkeyPatch, kind: type, arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", ["raylabel", *shlex.split(arguments)])
+    assert isinstance(_options("", Options[kind]).recipe, kind)
 
 
 def test_every_command_in_run_by_exists() -> None:

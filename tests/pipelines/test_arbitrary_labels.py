@@ -135,7 +135,7 @@ def test_directions_are_random_and_labels_are_those_of_the_arm(run):
 def test_a_teacher_of_half_of_the_labels_gives_all(run, tmp_path):
     with in_this_process(tmp_path), scored_in_this_process(tmp_path):
         picks = run.picks("teacher").table("picks-", PICKS).sort_by("key")
-        best = run._scored(run.teacher, "labeled").table("scores-", SCORES).sort_by("key")
+        best = run._scores(run.teacher, "labeled", run.recipe.label, 10).table("scores-", SCORES).sort_by("key")
     assert picks["key"].to_pylist() == best["key"].to_pylist() and len(picks) == 120
     assert picks["label"].to_pylist() == [classes[0] for classes in best["classes"].to_pylist()]
     truth = run.truth.table("picks-", PICKS).sort_by("key")["label"].to_numpy()
@@ -150,7 +150,7 @@ def test_what_is_measured_is_that_of_the_scores_and_curves(run, tmp_path):
         right = list[bool]()
         for epoch in one.epochs:
             with scored_in_this_process(tmp_path):
-                scores = run._scored(epoch.network, "test").table("scores-", SCORES)
+                scores = run._scores(epoch.network, "test", run.recipe.label, 10).table("scores-", SCORES)
             losses, right = list[float](), list[bool]()
             for row in scores.to_pylist():
                 odds = dict(zip(row["classes"], row["log_odds"], strict=True))

@@ -90,7 +90,7 @@ def test_each_labeling_starts_the_same_fine_tuning(run):
 
 def test_the_labels_of_one_set_share_its_media_and_random_ones_are_memorized(run):
     for name in ("first", "second"):
-        examples = [run._examples(name, run._labels(name, run.source(name, k))) for k in ("random", "shuffled", "true")]
+        examples = [run._stored(name, run.picks(name, k)) for k in ("random", "shuffled", "true")]
         assert len({media_of(one) for one in examples}) == 1 and len(set(examples)) == 3
         assert (
             examples[-1].digest
@@ -108,7 +108,7 @@ def test_the_labels_of_one_set_share_its_media_and_random_ones_are_memorized(run
 def test_accuracies_and_gains_are_those_of_the_scores(run):
     found = {}
     for one in run.outcomes:
-        scores = run._tested(one.finetuned_on, one.network).table("scores-", SCORES)
+        scores = run._scores(one.network, f"{one.finetuned_on}-test", run.recipe.label, 5).table("scores-", SCORES)
         best = dict(zip(scores["key"].to_pylist(), (c[0] for c in scores["classes"].to_pylist()), strict=True))
         truth = run.test_labels[one.finetuned_on].table("picks-", PICKS)
         pairs = zip(truth["key"].to_pylist(), truth["label"].to_pylist(), strict=True)
@@ -164,7 +164,7 @@ def test_held_out_samples_validate_fine_tuning_alone(run, tmp_path):
     assert one.gain is None and one.pretrained in [other.pretrained for other in run.outcomes]
     learned, validated = held.splits["second"]
     assert validated and validated.info["samples"] == 10 == 40 - learned.info["samples"]
-    assert identity(one.network)["examples"] == held._examples("second", learned).digest
+    assert identity(one.network)["examples"] == held._stored("second", learned).digest
     points = json.loads(one.network.read("validation.json"))
     assert len(points) == 2 and one.curve and [p.accuracy for p in one.curve.points] == [p["accuracy"] for p in points]
     early = require(one.metrics, metric=EARLY_TOP1, split="validation")
