@@ -33,7 +33,7 @@ def arbitrary_digits() -> ArbitraryLabels:
     halves = ("digits-0-4", "digits-5-9")
     return ArbitraryLabels(
         name="arbitrary-digits",
-        arms=("arbitrary", "true", "calibrated", "frozen"),
+        arms=("arbitrary", "calibrated", "frozen"),  # the others with --arms
         labeled=Corpus(uri=tuple(f"embedded://{half}/test" for half in halves)),
         test=Corpus(uri=tuple(f"embedded://{half}/labeled" for half in halves)),
         model=Model(arch="conv2", size=8),

@@ -4,7 +4,7 @@
     python tests/bench/bench_arbitrary.py --quick       # one seed
 
 conv2 is the network as posted, conv2_norm the one of the course that the post follows. Rates, batches and lengths were
-fixed before any result was seen: one epoch, Adam at 1e-4 as in the post; 1e-3 for `digits` and `flowers`, whose epochs
+not chosen by a result: one epoch, Adam at 1e-4 as in the post; 1e-3 for `digits` and `flowers`, whose epochs
 have 1,397 and 2,509 pictures instead of 20,220. Pictures of `cifar10` and `flowers` are scaled to 16 x 16 pixels, so
 that five seeds take an hour; those of the unlabeled part of `flowers` are trained on, with their true labels.
 """

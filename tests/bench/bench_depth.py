@@ -4,7 +4,7 @@
     python tests/bench/bench_depth.py --quick       # one seed
 
 The labels are drawn again once. Networks start from the first layers of the one that memorized the first labels, up to
-a depth, and from all but one block of it. The settings are those of `redrawn-digits`, fixed before any result was seen.
+a depth, and from all but one block of it. The settings are those of `redrawn-digits`, and were not chosen by a result.
 """
 
 import tempfile

@@ -6,7 +6,7 @@ paired seeds.
 
 Each arm regularises the training on random labels of five digits, which is then fine-tuned on five others without it,
 except for the crops, which fine-tuning has too; the gain is that over no pre-training with the same fine-tuning. The
-settings are those of `random-digits`, with a constant rate in pre-training; fixed before any result was seen.
+settings are those of `random-digits`, with a constant rate in pre-training; not chosen by a result.
 """
 
 import tempfile
