@@ -35,12 +35,13 @@ SCALE = "The scale of the weights is enough for that"
 def write_redrawing(run: RedrawingRun) -> tuple[Artifact, Comparison]:
     """(the artifact of the experiment, its results). Builds what is missing first."""
     recipe = run.recipe
-    findings = list(_findings(run))
+    findings, samples = list(_findings(run)), run.drawings[0].curve.samples
+    unknown = "The first labels were not memorized" if recipe.train.validate.targets else "Labels that are drawn again"
     comparison = Comparison(
         experiment=EXPERIMENT,
         name=recipe.name,
-        headline=findings[0].here if findings else "The first labels were not memorized",
-        detail=f"{recipe.model.arch}, {run.samples:,} samples, {recipe.classes} random classes, seed {recipe.seed}",
+        headline=findings[0].here if findings else unknown,
+        detail=f"{recipe.model.arch}, {samples:,} samples, {recipe.classes} random classes, seed {recipe.seed}",
         findings=findings,
         tables=[_table(run)],
         curves=list(_curves(run)),
@@ -92,7 +93,7 @@ def _table(run: RedrawingRun) -> Table:
         reached = [epochs_to(one, target) for target in targets]
         cells = [*reached, one.curve.area, one.curve.points[-1].accuracy, one.first_loss]
         rows.append(Row(name=_name(one), cells=[None if cell is None else Value(value=cell) for cell in cells]))
-    epochs = run.recipe.train.processed / run.samples
+    epochs = run.recipe.train.processed / run.drawings[0].curve.samples
     return Table(
         title="Memorizing each drawing of the labels",
         columns=[
@@ -121,10 +122,11 @@ def _started(one: Drawing) -> str:
 def _curves(run: RedrawingRun) -> Iterator[Curves]:
     kept = [one for one in run.drawings if not one.redraw or one.start == KEPT]
     yield Curves(
-        title="Accuracy on what is learned", curves={_name(one): epochs_of(one.curve, run.samples) for one in kept}
+        title="Accuracy on what is learned",
+        curves={_name(one): epochs_of(one.curve, one.curve.samples) for one in kept},
     )
     for redraw, some in groupby(run.drawings, key=lambda one: one.redraw):
         of = list(some)
         if len(of) > 1:
-            curves = {_started(one): epochs_of(one.curve, run.samples) for one in of}
+            curves = {_started(one): epochs_of(one.curve, one.curve.samples) for one in of}
             yield Curves(title=f"Redraw {redraw}, by what is kept", curves=curves)

@@ -10,7 +10,6 @@ from functools import cached_property
 
 from raylabel.compute.progress import say
 from raylabel.compute.resources import Cluster
-from raylabel.corpus import Shards
 from raylabel.errors import InputError
 from raylabel.evaluate.learning_curve import LearningCurve
 from raylabel.evaluate.results import Metric, Subject
@@ -55,7 +54,6 @@ class RedrawingRun(ExperimentSteps):
         super().__init__()
         self.root, self.recipe = root, recipe
         self.corpora, self.shards = index_corpora(root, {"corpus": recipe.corpus})
-        self.samples = Shards(self.shards["corpus"]).samples
 
     @cached_property
     def drawings(self) -> tuple[Drawing, ...]:
@@ -100,13 +98,9 @@ class RedrawingRun(ExperimentSteps):
             validation=examples,
         )
         network = self._use(train(self.root, f"drawn-{redraw}", task, recipe.resources))
-        return Drawing(
-            redraw=redraw,
-            start=start,
-            network=network,
-            curve=LearningCurve.of(network, examples, recipe.train.validate),
-            first_loss=first_loss(network, self.samples),
-        )
+        curve = LearningCurve.of(network, examples, recipe.train.validate)
+        first = first_loss(network, curve.samples)
+        return Drawing(redraw=redraw, start=start, network=network, curve=curve, first_loss=first)
 
 
 def model_of(drawing: Drawing) -> str:

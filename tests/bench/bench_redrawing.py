@@ -47,7 +47,7 @@ def measure(root: Root, name: str, recipe: Redrawing, quick: bool) -> None:
         write_redrawing(run)
         for one in run.drawings:
             found.setdefault((one.redraw, one.start), []).append(one)
-        length = recipe.train.processed / run.samples
+        length = recipe.train.processed / run.drawings[0].curve.samples
     epochs: dict[float, dict[Key, list[float]]] = {}
     for target in recipe.train.validate.targets:
         to = epochs[target] = {}
