@@ -65,7 +65,7 @@ class Result:
         return self.epochs[-1]
 
 
-class ArbitraryLabelsRun(ExperimentSteps):
+class ArbitraryLabelsRun(ExperimentSteps[ArbitraryLabels]):
     """The artifacts of a recipe. Reading a property returns an artifact if the root has it, or else builds it.
     InputError if the user has to fix an input."""
 

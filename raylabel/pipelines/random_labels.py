@@ -60,7 +60,7 @@ class Outcome:
         return self.gains.get("none")
 
 
-class RandomLabelsRun(ExperimentSteps):
+class RandomLabelsRun(ExperimentSteps[RandomPretraining]):
     """The artifacts of a recipe. Reading a property returns an artifact if the root has it, or else builds it.
     InputError if the user has to fix an input."""
 

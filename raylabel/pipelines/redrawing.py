@@ -44,7 +44,7 @@ class Drawing:
     """Mean training loss of the first pass over the samples, nats."""
 
 
-class RedrawingRun(ExperimentSteps):
+class RedrawingRun(ExperimentSteps[Redrawing]):
     """The artifacts of a recipe. Reading a property returns an artifact if the root has it, or else builds it.
     InputError if the user has to fix an input."""
 

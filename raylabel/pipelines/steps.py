@@ -1,6 +1,7 @@
 """What stages of a run do more than once: label a corpus by a network, and store training examples."""
 
 from dataclasses import replace
+from typing import Generic, TypeVar
 
 from raylabel.corpus import Corpus, Shards, read_groups
 from raylabel.evaluate.classify import TOP
@@ -15,6 +16,9 @@ from raylabel.store.artifact import Artifact, Root
 from raylabel.training.digests import read_digests
 from raylabel.training.examples import materialize
 from raylabel.training.media import WritingTask
+
+
+E = TypeVar("E", bound=Experiment)
 
 
 class Used:
@@ -32,11 +36,11 @@ class Used:
         return self._used.setdefault(artifact.uri, artifact)
 
 
-class ExperimentSteps(Used):
+class ExperimentSteps(Used, Generic[E]):
     """Steps of an experiment, which has these fields."""
 
     root: Root
-    recipe: Experiment
+    recipe: E
     corpora: dict[str, Corpus]
     """By their names."""
     shards: dict[str, Artifact]
