@@ -17,7 +17,6 @@ from raylabel.training.digests import read_digests
 from raylabel.training.examples import materialize
 from raylabel.training.media import WritingTask
 
-
 E = TypeVar("E", bound=Experiment)
 
 

@@ -22,6 +22,8 @@ from raylabel.recipes.images import (
     imagenet_yfcc_resnet50,
 )
 from raylabel.recipes.memorized import (
+    random_actions,
+    random_cifar10,
     random_digits,
     random_moving_digits,
     random_sports1m_kinetics,
@@ -93,6 +95,8 @@ __all__ = [
     "kinetics_r2plus1d34",
     "modern",
     "moving_digits",
+    "random_actions",
+    "random_cifar10",
     "random_digits",
     "random_moving_digits",
     "random_sports1m_kinetics",

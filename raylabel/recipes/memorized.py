@@ -22,8 +22,8 @@ CIFAR10 = View(
     size=32, resize=32, crop="center", flip=False, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
 )
 MOVING_DIGITS = View(
-    size=16,
-    resize=16,
+    size=8,
+    resize=8,
     crop="center",
     flip=False,
     mean=(0.2, 0.2, 0.2),
@@ -67,7 +67,8 @@ def random_digits() -> RandomPretraining:
 
 
 def random_moving_digits() -> RandomPretraining:
-    """Digits that move straight or diagonally: what random and true labels of one half give the other.
+    """Digits that move straight or diagonally, in frames of 8 x 8 pixels: what random and true labels of one half give
+    the other.
 
     `raylabel random-labels random-moving-digits`, on 2 CPU cores: not yet run.
     """
@@ -82,6 +83,64 @@ def random_moving_digits() -> RandomPretraining:
         pretrain=replace(recipe.pretrain, images=6_000),
         finetune=replace(recipe.finetune, images=2_000),
         label=Label(batch=32),
+    )
+
+
+def random_cifar10(data: str) -> RandomPretraining:
+    """1,000 pictures of CIFAR-10, and 100 of flowers: what random and true labels of the first give the second.
+
+    `raylabel random-labels random-cifar10 --data DIR`, on 2 CPU cores: not yet run. `data` contains cifar10 and
+    flowers, each with classes.txt, test.parquet and labeled-4k.parquet or labeled-100.parquet. All pictures are scaled
+    to 32 x 32 pixels.
+    """
+    recipe, cifar10, flowers = random_digits(), f"{data}/cifar10", f"{data}/flowers"
+    first, second = (
+        LabeledSet(
+            name=name,
+            labeled=Corpus(uri=(f"{folder}/{labeled}.parquet",), classes=f"{folder}/classes.txt", share=share),
+            test=Corpus(uri=(f"{folder}/test.parquet",), classes=f"{folder}/classes.txt"),
+        )
+        for name, folder, labeled, share in (
+            ("CIFAR-10", cifar10, "labeled-4k", 0.25),
+            ("flowers", flowers, "labeled-100", 1.0),
+        )
+    )
+    return replace(
+        recipe,
+        name="random-cifar10",
+        first=first,
+        second=second,
+        view=CIFAR10,
+        pretrain=replace(recipe.pretrain, images=50_000, batch=50),
+        finetune=replace(recipe.finetune, images=5_000),
+        holdout=0.25,
+    )
+
+
+def random_actions(data: str) -> RandomPretraining:
+    """Moving digits, embedded, and 40 surveillance clips: what random and true labels of the first give the second.
+
+    `raylabel random-labels random-actions --data DIR`, on 2 CPU cores: not yet run. `data` contains manifest.csv (file,
+    split, label, group) and classes.txt, as for the recipe `actions`.
+    """
+    recipe = random_moving_digits()
+    return replace(
+        recipe,
+        name="random-actions",
+        first=_embedded("moving-digits", "video"),
+        second=LabeledSet(
+            name="actions", labeled=datasets.actions(data, "labeled"), test=datasets.actions(data, "test")
+        ),
+        view=replace(
+            MOVING_DIGITS,
+            size=16,
+            resize=16,
+            mean=KINETICS_MEAN,
+            std=KINETICS_STD,
+            clip=Clip(frames=8, stride=2, count=3),
+        ),
+        finetune=replace(recipe.finetune, images=1_000),
+        holdout=0.25,
     )
 
 
@@ -194,7 +253,7 @@ def redrawn_moving_digits() -> Redrawing:
         corpus=Corpus(uri=("embedded://moving-digits/unlabeled",), kind="video", share=0.36),
         classes=8,
         model=Model(arch="r2plus1d8x1"),
-        view=replace(MOVING_DIGITS, size=8, resize=8),
+        view=MOVING_DIGITS,
         train=replace(recipe.train, images=10_000, validate=replace(MEMORIZED, points=20)),
     )
 

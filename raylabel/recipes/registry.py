@@ -23,6 +23,8 @@ from raylabel.recipes.images import (
     imagenet_yfcc_resnet50,
 )
 from raylabel.recipes.memorized import (
+    random_actions,
+    random_cifar10,
     random_digits,
     random_moving_digits,
     random_sports1m_kinetics,
@@ -57,6 +59,8 @@ NAMED: dict[str, Callable[..., Any]] = {
     "cub200-resnet50": cub200_resnet50,
     "random-digits": random_digits,
     "random-moving-digits": random_moving_digits,
+    "random-cifar10": random_cifar10,
+    "random-actions": random_actions,
     "random-ucf101-hmdb51": random_ucf101_hmdb51,
     "random-sports1m-kinetics": random_sports1m_kinetics,
     "redrawn-digits": redrawn_digits,
