@@ -12,6 +12,7 @@ FRAMES, FPS = 16, 8
 NOISE = 0.3
 SPLIT = {"labeled": 2, "test": 50}  # videos per class; the unlabeled set has the rest
 HALF_LABELED = 50  # videos per class of a half
+_VIDEO = pa.schema([("video", pa.binary())])
 _STEPS = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1))  # down, right
 _CRF = 12
 
@@ -42,10 +43,13 @@ def moving_digits(root: Root) -> Artifact:
 
 def half_of_moving_digits(root: Root, diagonal: bool) -> Artifact:
     """The videos whose digits move along the sides of the frame, or diagonally, as a data set of their own: 50 of each
-    of four directions, labeled, and the rest to test on."""
+    of four directions, labeled, and the rest to test on. The files are those of `moving_digits`."""
 
     def build(draft: Draft) -> Built:
-        media, directions = _videos()
+        whole = moving_digits(root)
+        parts = ("labeled", "test", "unlabeled")  # in the order in which they were cut
+        media = [v for part in parts for v in whole.table(part, _VIDEO, ["video"])["video"].to_pylist()]
+        directions = np.arange(len(media)) % len(DIRECTIONS)
         files, own = [], np.flatnonzero(directions % 2 == diagonal)
         for name, rows in zip(("labeled", "test"), np.split(own, [4 * HALF_LABELED]), strict=True):
             columns = {"video": pa.array([media[i] for i in rows], pa.binary())}

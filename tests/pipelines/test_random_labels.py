@@ -31,7 +31,7 @@ from raylabel.training.examples import media_of
 from raylabel.training.schedule import Schedule
 
 VIEW = View(size=8, resize=8, crop="center", flip=False, mean=(0.3, 0.3, 0.3), std=(0.37, 0.37, 0.37))
-TRAIN = Train(images=2_000, batch=20, schedule=Schedule(lr=0.05), precision="fp32")
+TRAIN = Train(images=1_600, batch=40, schedule=Schedule(lr=0.1), precision="fp32")
 
 
 def make(folder: Path) -> RandomPretraining:

@@ -28,12 +28,12 @@ from raylabel.training.examples import media_of
 from raylabel.training.schedule import Schedule
 
 TRAIN = Train(
-    images=1_600,
+    images=1_000,
     batch=20,
     schedule=Schedule(lr=0.05, warmup=0.0, drops=0),
     weight_decay=0.0,
     precision="fp32",
-    validate=Validate(on="labeled", points=40, targets=(0.5, 0.95)),
+    validate=Validate(on="labeled", points=25, targets=(0.5, 0.95)),
 )
 
 
