@@ -76,6 +76,31 @@ def test_it_shows_where_the_class_is_and_nothing_where_nothing_speaks_for_it():
     assert torch.equal(found[0], expected) and not found[1].any()
 
 
+class Permuted(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1)
+
+
+class Mean(nn.Module):
+    def __init__(self, *positions: int):
+        super().__init__()
+        self.positions = positions
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(self.positions)
+
+
+def test_channels_may_be_the_last_dimension():
+    torch.manual_seed(0)
+    convolution, head = nn.Conv2d(3, 5, 3, stride=2), nn.Linear(5, 3)
+    first = nn.Sequential(convolution, nn.ReLU(), Mean(2, 3), head)
+    last = nn.Sequential(convolution, nn.ReLU(), Permuted(), Mean(1, 2), head)
+    images, classes = torch.randn(4, 3, 15, 15), torch.tensor([0, 1, 2, 1])
+    expected = class_maps(first, images.clone(), classes)
+    assert expected.any()
+    torch.testing.assert_close(class_maps(last, images.clone(), classes), expected)
+
+
 def test_a_network_without_positions_is_an_error():
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     with pytest.raises(ValueError, match="no layer of the network has an output with several positions"):
