@@ -4,7 +4,7 @@ import numpy as np
 
 WEYL = 0x9E3779B97F4A7C15
 
-LANE_ORDER, WINDOW_ORDER, AUGMENT = 1, 2, 3  # purposes: streams of different purposes never coincide
+LANE_ORDER, WINDOW_ORDER, AUGMENT, CENTROIDS = 1, 2, 3, 4  # purposes: streams of different purposes never coincide
 
 
 def rng(seed: int, purpose: int, *counter: int) -> np.random.Generator:

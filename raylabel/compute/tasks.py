@@ -1,7 +1,9 @@
 """Tasks on the cluster: how many there are for some shards, and their results."""
 
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayTaskError
@@ -10,7 +12,10 @@ from raylabel.compute.resources import Cluster
 from raylabel.compute.watchdog import progressed
 from raylabel.errors import find_input_error
 
+PROCESS_BYTES = 200e6  # of a worker process that has imported Arrow and the modules of a task
 CHUNK = 256  # shards of one task, at most
+
+T = TypeVar("T")
 
 
 def chunks(count: int, cpus: float | None = None) -> list[range]:
@@ -34,3 +39,37 @@ def fetch(reference: Any, *others: Any) -> Any:
         raise
     progressed()
     return found
+
+
+def run_tasks(
+    task: Callable[..., T],
+    arguments: Iterable[tuple[Any, ...]],
+    progress: Callable[[float], None] | None = None,
+    memory: float = 0,
+) -> list[T]:
+    """Runs `task` on each tuple of arguments in Ray; results in order. `progress` is called with the share done.
+    `memory`: bytes that one task takes beside those of every process, so that Ray starts no more than fit on a node."""
+    # If a task fails, the others run to their end, which is harmless. They are not cancelled: if ray.cancel coincides
+    # with the reply of a task that has just ended, Ray 2.60 aborts the driver (task_manager.cc, "Tried to complete task
+    # that was not pending").
+    remote = _remote(task).options(memory=_fitting(PROCESS_BYTES + memory))
+    references = [remote.remote(*a) for a in arguments]
+    waiting = references
+    while waiting:
+        ready, waiting = ray.wait(waiting)
+        ray.get(ready)
+        progressed()
+        if progress:
+            progress(1 - len(waiting) / len(references))
+    return ray.get(references)
+
+
+def _fitting(memory: float) -> int:
+    """`memory`, or that of the largest node if no node has so much: the task would wait for ever."""
+    most = max((node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    return int(min(memory, most))
+
+
+@cache
+def _remote(task: Callable[..., Any]) -> Any:
+    return ray.remote(num_cpus=1, max_retries=3)(task)  # once per function: Ray exports each new remote function

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from raylabel.compute.progress import PatientProgress
+from raylabel.compute.tasks import run_tasks
 from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus import Corpus, Shards
 from raylabel.errors import InputError
@@ -20,7 +21,6 @@ from raylabel.labels.truth import GivenLabels
 from raylabel.rng import mixed, uniform
 from raylabel.schema import PICKS, make_key
 from raylabel.selection.select import SLICE
-from raylabel.selection.shuffle import run_tasks
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
 
 VERSION = 1  # of the numbers

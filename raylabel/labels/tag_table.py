@@ -17,6 +17,7 @@ import pyarrow as pa
 import ray
 
 from raylabel.compute.progress import PatientProgress
+from raylabel.compute.tasks import run_tasks
 from raylabel.corpus import Corpus, Shards
 from raylabel.corpus.tags import TagTexts, list_fingerprint, read_listed_tags, read_tags, tag_lists
 from raylabel.errors import InputError
@@ -25,7 +26,6 @@ from raylabel.labels.tag_text import split_tags
 from raylabel.labels.tags import Tags
 from raylabel.schema import TAGS, check
 from raylabel.selection.select import TAGS_NAME
-from raylabel.selection.shuffle import run_tasks
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 from raylabel.store.parts import commit_part, committed_parts, files_of
 from raylabel.text import listed

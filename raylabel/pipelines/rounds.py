@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raylabel.compute.progress import say
+from raylabel.compute.tasks import run_tasks
 from raylabel.evaluate.classify import accuracy, hits, paired_gain
 from raylabel.evaluate.results import STUDENT, TOP1, Metric, Subject, require
 from raylabel.recipes.recipe import Recipe
 from raylabel.recipes.teacher import Teacher
 from raylabel.schema import PICKS
-from raylabel.selection.shuffle import open_table, run_tasks
+from raylabel.selection.shuffle import open_table
 from raylabel.store.artifact import Artifact
 from raylabel.text import percent, points
 

@@ -18,13 +18,14 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from raylabel.compute.tasks import run_tasks
 from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
 from raylabel.schema import AUDIT, PICKS, SCORES
 from raylabel.selection.candidates import lists_of
 from raylabel.selection.config import Select
 from raylabel.selection.correctness import LEVEL, Correctness, expect, fit_correctness, longest
-from raylabel.selection.shuffle import BATCH_ROWS, open_table, run_tasks
+from raylabel.selection.shuffle import BATCH_ROWS, open_table
 from raylabel.selection.suspects import find_suspects
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
 from raylabel.text import percent, percent_range

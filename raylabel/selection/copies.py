@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import ray
 
 from raylabel.compute.progress import PatientProgress
+from raylabel.compute.tasks import run_tasks
 from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
 from raylabel.features.partitions import PROBES, TRAINED, centroids_of, nearest
@@ -30,7 +31,7 @@ from raylabel.selection.dropped import copied_keys
 from raylabel.selection.leaders import copies_of, keep_of
 from raylabel.selection.pairs import THRESHOLD
 from raylabel.selection.samples import number_of, read_samples, read_table
-from raylabel.selection.shuffle import group_files, group_name, run_tasks
+from raylabel.selection.shuffle import group_files, group_name
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
 from raylabel.store.files import list_files, open_ranges, read_file, reading, write_file
 

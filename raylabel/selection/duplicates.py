@@ -10,18 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from raylabel.compute.progress import Progress
+from raylabel.compute.tasks import run_tasks
 from raylabel.errors import InputError
 from raylabel.inference.pictures import schema_of
 from raylabel.schema import DUPLICATES
-from raylabel.selection.shuffle import (
-    BATCH_ROWS,
-    group_files,
-    group_name,
-    open_table,
-    read_partition,
-    run_tasks,
-    write_partitions,
-)
+from raylabel.selection.shuffle import BATCH_ROWS, group_files, group_name, open_table, read_partition, write_partitions
 from raylabel.selection.topk import sort_order
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
 

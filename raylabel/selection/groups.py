@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raylabel.compute.tasks import run_tasks
 from raylabel.compute.watchdog import heartbeat
 from raylabel.schema import COPIES
-from raylabel.selection.shuffle import run_tasks
 from raylabel.store.artifact import Artifact
 
 GROUPED = 80  # bytes of a copy in the task that counts

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import ray
 
 from raylabel.compute.progress import PatientProgress
+from raylabel.compute.tasks import run_tasks
 from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
 from raylabel.features.search import References, screen_precision
@@ -28,7 +29,6 @@ from raylabel.schema import PAIRS
 from raylabel.selection.compare import CANDIDATE, KINDS, Sets, merge, only, pairs_of, starts
 from raylabel.selection.references import Gathered, Known, Reference, find_known, gather
 from raylabel.selection.samples import number_of, read_samples, read_table, take
-from raylabel.selection.shuffle import run_tasks
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 from raylabel.store.files import read_file
 from raylabel.store.parts import commit_part, committed_parts, files_of

@@ -18,6 +18,7 @@ import pyarrow as pa
 import ray
 
 from raylabel.compute.progress import Progress
+from raylabel.compute.tasks import run_tasks
 from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
 from raylabel.schema import PICKS
@@ -25,13 +26,7 @@ from raylabel.selection.candidates import Scored, read_candidates
 from raylabel.selection.config import MEASURED, Select
 from raylabel.selection.dropped import keys_to_drop, write_removed
 from raylabel.selection.lengths import list_lengths
-from raylabel.selection.shuffle import (
-    group_files,
-    group_name,
-    read_partition,
-    run_tasks,
-    write_partitions,
-)
+from raylabel.selection.shuffle import group_files, group_name, read_partition, write_partitions
 from raylabel.selection.topk import STAGED, TopK
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, identity_of, write_table
 from raylabel.text import listed

@@ -6,10 +6,11 @@ Letters: C classes.
 import numpy as np
 import pyarrow as pa
 
+from raylabel.compute.tasks import run_tasks
 from raylabel.errors import InputError
 from raylabel.schema import PICKS
 from raylabel.selection.select import count_samples, key_bits, write_keys
-from raylabel.selection.shuffle import open_table, run_tasks
+from raylabel.selection.shuffle import open_table
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
 from raylabel.text import listed
 

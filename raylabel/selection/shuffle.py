@@ -1,64 +1,24 @@
-"""Map and reduce tasks over runs of SCORES files, and the partitioned files that they exchange.
+"""Runs of SCORES files for map and reduce tasks, and the partitioned files that these exchange.
 
 The name of a file contains everything that its bytes depend on, so a task may run twice. The driver holds only names.
 """
 
 import io
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
-from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
-import ray
 
-from raylabel.compute.watchdog import heartbeat, progressed
+from raylabel.compute.watchdog import heartbeat
 from raylabel.schema import check
 from raylabel.store.artifact import File
 from raylabel.store.files import filesystem, reading, write_file
 
-PROCESS_BYTES = 200e6  # of a worker process that has imported Arrow and the modules of a task
 BATCH_ROWS = 65_536  # rows read at a time; small enough that a batch's columns stay in the CPU's cache
-
-T = TypeVar("T")
-
-
-def run_tasks(
-    task: Callable[..., T],
-    arguments: Iterable[tuple[Any, ...]],
-    progress: Callable[[float], None] | None = None,
-    memory: float = 0,
-) -> list[T]:
-    """Runs `task` on each tuple of arguments in Ray; results in order. `progress` is called with the share done.
-    `memory`: bytes that one task takes beside those of every process, so that Ray starts no more than fit on a node."""
-    # If a task fails, the others run to their end, which is harmless. They are not cancelled: if ray.cancel coincides
-    # with the reply of a task that has just ended, Ray 2.60 aborts the driver (task_manager.cc, "Tried to complete task
-    # that was not pending").
-    remote = _remote(task).options(memory=_fitting(PROCESS_BYTES + memory))
-    references = [remote.remote(*a) for a in arguments]
-    waiting = references
-    while waiting:
-        ready, waiting = ray.wait(waiting)
-        ray.get(ready)
-        progressed()
-        if progress:
-            progress(1 - len(waiting) / len(references))
-    return ray.get(references)
-
-
-def _fitting(memory: float) -> int:
-    """`memory`, or that of the largest node if no node has so much: the task would wait for ever."""
-    most = max((node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
-    return int(min(memory, most))
-
-
-@cache
-def _remote(task: Callable[..., Any]) -> Any:
-    return ray.remote(num_cpus=1, max_retries=3)(task)  # once per function: Ray exports each new remote function
 
 
 def group_files(files: list[File], count: int) -> list[list[str]]:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from raylabel.compute.progress import PatientProgress
+from raylabel.compute.tasks import run_tasks
 from raylabel.corpus.config import THREADS
 from raylabel.errors import InputError
 from raylabel.labels.teacher import Label
-from raylabel.selection.shuffle import run_tasks
 from raylabel.ship.label_studio import CONFIG, check_queue, interface, task_files
 from raylabel.ship.pick_card import CARD, write_card
 from raylabel.ship.pick_files import FILE_BYTES, FilesTask, divide, write_files

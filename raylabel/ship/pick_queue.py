@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from raylabel.compute.tasks import run_tasks
 from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
-from raylabel.selection.shuffle import run_tasks
 from raylabel.ship.picked import Picked
 from raylabel.ship.staged import SUMMARY, read_summary
 from raylabel.store.files import filesystem, list_files, reading

@@ -17,9 +17,9 @@ from paths import JOBS, PYTHONPATH, REPOSITORY
 from raylabel.compute import watchdog as watch
 from raylabel.compute.progress import PatientProgress, Progress
 from raylabel.compute.resources import Resources
+from raylabel.compute.tasks import run_tasks
 from raylabel.compute.watchdog import heartbeat, progressed, watched
 from raylabel.errors import InputError
-from raylabel.selection.shuffle import run_tasks
 
 # The inputs are built first. Then an actor takes all CPUs, and each stage waits in another call of Ray.
 STARVED = """
@@ -31,7 +31,7 @@ from trainings import fit, digits_examples
 from raylabel.store.artifact import Root
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.errors import InputError
-from raylabel.selection.shuffle import run_tasks
+from raylabel.compute.tasks import run_tasks
 from raylabel.labels.teacher import Label, TrainedNetwork
 from raylabel.compute.resources import Resources
 from raylabel.compute.watchdog import watched

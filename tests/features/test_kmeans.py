@@ -1,0 +1,214 @@
+"""K-means over stored features, against Lloyd's algorithm in float64, faiss, and other numbers of readers."""
+
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+
+from raylabel.errors import InputError
+from raylabel.features import kmeans, readers
+from raylabel.features.kmeans import KMeans, cluster
+from raylabel.features.lloyd import FIXED, Centroids, Sums, updated
+from raylabel.rng import mixed
+from raylabel.schema import ASSIGNED, clusters_schema, features_schema, make_key
+from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
+
+FILES = 9
+
+
+def unit(feature: np.ndarray) -> np.ndarray:
+    return (feature / np.linalg.norm(feature, axis=1, keepdims=True)).astype(np.float16)
+
+
+def digits() -> np.ndarray:
+    """float16 [1797, 64], of unit length."""
+    return unit(np.asarray(load_digits(return_X_y=True)[0]) - 5)
+
+
+def stored(root: Root, feature: np.ndarray, files: int = FILES) -> Artifact:
+    """FEATURES of these, in files of different sizes, some of several row groups; one file is empty."""
+
+    def build(draft: Draft) -> Built:
+        schema, made = features_schema(feature.shape[1]), []
+        cuts = [0, *sorted(np.random.default_rng(0).integers(0, len(feature), files - 2).tolist()), len(feature)]
+        for shard, (low, high) in enumerate(zip([*cuts, cuts[-1]], [*cuts[1:], cuts[-1]], strict=False)):
+            some, n = feature[low:high], high - low
+            columns = [
+                pa.array(make_key(shard, 0) + 2 * np.arange(n)),
+                pa.array([b"0" * 16] * n, schema.field("digest").type),
+                pa.array(np.zeros(n, np.int64)),
+                pa.FixedSizeListArray.from_arrays(pa.array(some.ravel()), type=schema.field("feature").type),
+                pa.array(np.ones(n, np.float32)),
+            ]
+            table = pa.Table.from_arrays(columns, schema=schema)
+            groups = [table[i : i + 100] for i in range(0, max(1, n), 100)]
+            made.append(write_table(draft.uri, f"features-{shard:06d}.parquet", *groups))
+        return Built(made, {"scored": len(feature), "p": feature.shape[1]})
+
+    return root.make("features", {"of": int(np.frombuffer(feature.tobytes(), np.uint8).sum())}, build)
+
+
+def found(artifact: Artifact) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(centroids [k, D], sizes [k], clusters in the order of the features [N])."""
+    table = pq.read_table(f"{artifact.uri}/clusters.parquet")
+    width = table.schema.field("centroid").type.list_size
+    assert table.schema == clusters_schema(width)
+    centroids = table["centroid"].combine_chunks().flatten().to_numpy().reshape(-1, width)
+    return centroids, table["size"].to_numpy(), artifact.table("assigned-", ASSIGNED)["cluster"].to_numpy()
+
+
+def brute(feature: np.ndarray, centroids: np.ndarray, iterations: int, spherical: bool = False):
+    """Lloyd's algorithm in float64, of which no cluster becomes empty: centroids, labels, mean squared distances."""
+    x, c, distances = feature.astype(np.float64), centroids.astype(np.float64), []
+    for number in range(iterations + 1):
+        squared = ((x[:, None] - c[None]) ** 2).sum(2)
+        labels = squared.argmin(1)
+        distances.append(squared.min(1).mean())
+        if number < iterations:
+            c = np.stack([x[labels == j].mean(0) for j in range(len(c))])
+            c = c / np.linalg.norm(c, axis=1, keepdims=True) if spherical else c
+            c = c.astype(np.float32).astype(np.float64)
+    return c, labels, distances
+
+
+def start_of(feature: np.ndarray, features: Artifact, k: int, seed: int) -> np.ndarray:
+    """The features with the lowest hashes of their keys."""
+    key = features.table("features-", features_schema(feature.shape[1]), ["key"])["key"].to_numpy()
+    return feature[np.argsort(mixed(key, seed))[:k]]
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_it_is_lloyds_algorithm(ray_local, tmp_path: Path, spherical: bool):
+    root, feature = Root.open(str(tmp_path)), digits()
+    features = stored(root, feature)
+    made = cluster(root, features, KMeans(k=20, iterations=6, spherical=spherical), seed=3, readers=1)
+    centroids, sizes, labels = found(made)
+    start = start_of(feature, features, 20, 3)
+    expected, expected_labels, distances = brute(feature, start, 6, spherical)
+    np.testing.assert_allclose(centroids, expected, atol=1e-6)
+    assert (labels == expected_labels).all() and (sizes == np.bincount(labels)).all()
+    np.testing.assert_allclose(made.info["distances"], distances, rtol=1e-5)
+    assert made.info["refilled"] == [0] * 6
+    squared = made.table("assigned-", ASSIGNED)["squared"].to_numpy()
+    np.testing.assert_allclose(squared, ((feature - expected[labels]) ** 2).sum(1), atol=1e-5)
+    if spherical:
+        np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, rtol=1e-6)
+
+
+def test_the_distance_is_that_of_faiss_from_the_same_start(ray_local, tmp_path: Path):
+    root, feature = Root.open(str(tmp_path)), digits()
+    features, k = stored(root, feature), 200
+    made = cluster(root, features, KMeans(k=k), seed=0, readers=1)
+    theirs = faiss.Kmeans(64, k, niter=20, max_points_per_centroid=10**7, min_points_per_centroid=1)
+    theirs.train(feature.astype(np.float32), init_centroids=start_of(feature, features, k, 0).astype(np.float32))
+    mine = made.info["distances"][-1]
+    assert mine <= 1.01 * theirs.index.search(feature.astype(np.float32), 1)[0].mean()
+    assert found(made)[1].min() > 0
+
+
+def test_the_bytes_do_not_depend_on_readers_nor_memory(ray_local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    feature, made = digits(), []
+    for number, (count, share) in enumerate(((1, 0.4), (3, 0.0), (7, 0.4))):
+        monkeypatch.setattr(readers, "SHARE", share)
+        root = Root.open(str(tmp_path / str(number)))
+        one = cluster(root, stored(root, feature), KMeans(k=150, iterations=4), seed=1, readers=count)
+        made.append({key: value for key, value in one.manifest.items() if key != "info"} | {"d": one.info["distances"]})
+    assert made[1:] == made[:1] * 2
+
+
+def test_a_stopped_run_continues_with_the_next_iteration(ray_local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    feature, config = digits(), KMeans(k=30, iterations=5)
+    whole = Root.open(str(tmp_path / "whole"))
+    expected = cluster(whole, stored(whole, feature), config, seed=1, readers=1).manifest["files"]
+    root, write, written = Root.open(str(tmp_path / "stopped")), kmeans._write, list[int]()
+    features = stored(root, feature)
+
+    def stop(folder: str, state: kmeans._State) -> None:
+        write(folder, state)
+        written.append(state.iteration)
+        if len(written) in (1, 3):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(kmeans, "_write", stop)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            cluster(root, features, config, seed=1, readers=1)
+    assert cluster(root, features, config, seed=1, readers=1).manifest["files"] == expected
+    assert written == [1, 2, 3, 4, 5]
+
+
+def test_no_cluster_is_empty_where_features_are_equal(ray_local, tmp_path: Path):
+    # 40 different features, each 30 times: a sample of 38 has most of them several times.
+    feature = np.repeat(digits()[:40], 30, axis=0)
+    root = Root.open(str(tmp_path))
+    made = cluster(root, stored(root, feature), KMeans(k=36, iterations=3), seed=0, readers=1)
+    assert sum(made.info["refilled"]) > 0 and found(made)[1].min() > 0
+    features = stored(root, feature)
+    with pytest.raises(InputError, match="of 60 clusters stay empty: there are too few different features, lower k"):
+        cluster(root, features, KMeans(k=60, iterations=1), seed=0, readers=1)
+    with pytest.raises(InputError, match="1,200 samples cannot form 1,201 clusters: lower k"):
+        cluster(root, features, KMeans(k=1_201), seed=0)
+
+
+def test_kmeans_plus_plus_starts_far_apart(ray_local, tmp_path: Path):
+    root, feature, k = Root.open(str(tmp_path)), digits(), 20
+
+    def distance(centroids: np.ndarray) -> float:
+        return ((feature[:, None].astype(np.float32) - centroids[None]) ** 2).sum(2).min(1).mean()
+
+    sampled, far = [], []
+    for seed in range(5):
+        drawn = feature[np.random.default_rng(seed).permutation(len(feature))][: kmeans.SAMPLED * k]
+        sampled.append(distance(drawn[:k].astype(np.float32)))
+        far.append(distance(kmeans._far_apart(drawn, k, seed)))
+    assert np.mean(far) < 0.95 * np.mean(sampled)
+    features = stored(root, feature)
+    made = cluster(root, features, KMeans(k=k, iterations=1, start="k-means++"), seed=0, readers=1)
+    drawn = start_of(feature, features, kmeans.SAMPLED * k, 0)
+    assert made.info["distances"][0] == pytest.approx(distance(kmeans._far_apart(drawn, k, 0)), rel=1e-5)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 6))
+def test_sums_do_not_depend_on_their_order_nor_parts(seed: int, parts: int):
+    random = np.random.default_rng(seed)
+    feature = unit(random.standard_normal((64, 5)) * 10.0 ** random.integers(-6, 1, (64, 5)))
+    there = Centroids(feature[:7].astype(np.float32), "cpu")
+    whole, cut = Sums.zero(7, 5), Sums.zero(7, 5)
+    label, squared = there.nearest(feature, whole)
+    for some in np.array_split(random.permutation(64), parts):
+        one = Sums.zero(7, 5)
+        there.nearest(feature[some], one)
+        cut = one + cut
+    assert np.array_equal(whole.feature, cut.feature) and np.array_equal(whole.count, cut.count)
+    exact = np.zeros((7, 5), object)
+    for j, row in zip(label, feature, strict=True):
+        exact[j] += [int(float(x) * 2**24) for x in row]
+    assert (whole.feature * 2.0**24 == exact).all()
+    assert whole.distance == pytest.approx(squared.mean(), abs=2 / FIXED)
+
+
+def test_an_empty_cluster_gets_half_of_another():
+    sums = Sums(np.array([[8.0, 4.0], [0.0, 0.0], [1.0, 1.0]]), np.array([8, 0, 1]), 0)
+    centroids = updated(sums, False, np.random.default_rng(0))
+    np.testing.assert_allclose(centroids[[0, 1]].mean(0), [1, 0.5])  # a cluster of one sample gives nothing
+    np.testing.assert_allclose(np.abs(centroids[1] - [1, 0.5]), np.array([1, 0.5]) / 1024, rtol=1e-4)
+    assert centroids[2].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "change, error",
+    [
+        ({"k": 1}, "clusters.k is 1: give a whole number of at least 2"),
+        ({"iterations": 0}, "clusters.iterations is 0: give a whole number of at least 1"),
+        ({"start": "x"}, "clusters.start is 'x': give sample or k-means"),
+    ],
+)
+def test_a_wrong_config_is_an_error(change: dict, error: str):
+    with pytest.raises(InputError, match=error):
+        KMeans(**({"k": 2} | change)).check("clusters")
