@@ -15,8 +15,8 @@ from raylabel.store.artifact import Artifact, Root
 
 
 def made(count: int = 1_500, width: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    """Features float16 [N, D] of unit length, and their norms; the first six numbers have a mean and different variances,
-    the others are 0."""
+    """Features float16 [N, D] of unit length, and their norms; the first six numbers have a mean and different
+    variances, the others are 0."""
     random = np.random.default_rng(0)
     spread = np.array([9, 5, 3, 2, 1, 0.5] + [0] * (width - 6))
     raw = 4 + random.standard_normal((count, width)) * spread
