@@ -72,26 +72,6 @@ def features_schema(width: int) -> pa.Schema:
     )
 
 
-# The cluster of each sample that has FEATURES, in key order within a file.
-ASSIGNED = pa.schema(
-    [
-        pa.field("key", pa.int64(), nullable=False),
-        pa.field("cluster", pa.int32(), nullable=False),
-        pa.field("squared", pa.float32(), nullable=False),  # distance to the cluster's centroid
-    ]
-)
-
-
-def clusters_schema(width: int) -> pa.Schema:
-    """CLUSTERS of features of D = `width` numbers, one row each, in the order of their numbers."""
-    return pa.schema(
-        [
-            pa.field("size", pa.int64(), nullable=False),
-            pa.field("centroid", pa.list_(pa.field("element", pa.float32(), nullable=False), width), nullable=False),
-        ]
-    )
-
-
 # The names of the samples of tars, also of rejects, beside SCORES that are made for a prediction: that of the member
 # with the media, or what the members of a sample without media have in common. SHARDS do not contain them.
 NAMES = pa.schema([SCORES.field("key"), pa.field("name", pa.string(), nullable=False)])

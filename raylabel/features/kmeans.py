@@ -17,10 +17,10 @@ import pyarrow as pa
 from raylabel.compute.progress import PatientProgress
 from raylabel.compute.tasks import PROCESS_BYTES, fetch
 from raylabel.errors import InputError
+from raylabel.features.clusters import clusters_schema
 from raylabel.features.lloyd import updated
 from raylabel.features.readers import Readers
 from raylabel.rng import CENTROIDS, rng
-from raylabel.schema import clusters_schema
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_table
 from raylabel.store.files import list_files, read_file, write_file
 

@@ -15,10 +15,11 @@ from raylabel.compute.gpu import use_full_float32
 from raylabel.compute.resources import Cluster
 from raylabel.compute.tasks import PROCESS_BYTES, fetch
 from raylabel.compute.watchdog import heartbeat
+from raylabel.features.clusters import ASSIGNED
 from raylabel.features.lloyd import Centroids, Sums
 from raylabel.prefetch import ahead
 from raylabel.rng import mixed
-from raylabel.schema import ASSIGNED, features_schema
+from raylabel.schema import features_schema
 from raylabel.store.artifact import Artifact, File, write_table
 
 BLOCK = 8_192

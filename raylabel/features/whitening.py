@@ -5,7 +5,8 @@ Letters: B features of a row group, D numbers of a feature, d numbers of a white
 
 import io
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +30,8 @@ SMALLEST = 1e-6
 _WHITENING = "whitening.npz"
 
 
-class _Moments(NamedTuple):
+@dataclass(frozen=True)
+class _Moments:
     count: int
     total: np.ndarray
     """float64 [D]: the sum of the features."""
@@ -112,7 +114,7 @@ def _sum(features: Artifact, files: Sequence[File]) -> _Moments:
 
 @ray.remote(num_cpus=1, max_retries=3)
 def _add(*sums: _Moments) -> _Moments:
-    count, total, products = sums[0]
+    count, total, products = sums[0].count, sums[0].total, sums[0].products
     for one in sums[1:]:
         count, total, products = count + one.count, total + one.total, products + one.products
     return _Moments(count, total, products)

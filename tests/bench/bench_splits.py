@@ -59,7 +59,7 @@ def main() -> None:
             for split, values in splits.items():
                 print_value("splits", f"{arm}, {split}: top-1", values, "%")
             if not arguments.quick:
-                print_paired("splits", f"{arm}: by frame minus by source, top-1", *(splits[one] for one in SPLITS))
+                print_paired("splits", f"{arm}: by frame minus by source, top-1", splits[SPLITS[0]], splits[SPLITS[1]])
 
 
 def read(folder: Path) -> Iterator[dict]:

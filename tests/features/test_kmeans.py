@@ -1,5 +1,6 @@
 """K-means over stored features, against Lloyd's algorithm in float64, faiss, and other numbers of readers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
@@ -12,10 +13,11 @@ from stored_features import digits, stored, unit
 
 from raylabel.errors import InputError
 from raylabel.features import kmeans, readers
+from raylabel.features.clusters import ASSIGNED, clusters_schema
 from raylabel.features.kmeans import KMeans, cluster
 from raylabel.features.lloyd import FIXED, Centroids, Sums, updated
 from raylabel.rng import mixed
-from raylabel.schema import ASSIGNED, clusters_schema, features_schema
+from raylabel.schema import features_schema
 from raylabel.store.artifact import Artifact, Root
 
 
@@ -30,7 +32,7 @@ def found(artifact: Artifact) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def brute(feature: np.ndarray, centroids: np.ndarray, iterations: int, spherical: bool = False):
     """Lloyd's algorithm in float64, of which no cluster becomes empty: centroids, labels, mean squared distances."""
-    x, c, distances = feature.astype(np.float64), centroids.astype(np.float64), []
+    x, c, distances, labels = feature.astype(np.float64), centroids.astype(np.float64), [], np.empty(0)
     for number in range(iterations + 1):
         squared = ((x[:, None] - c[None]) ** 2).sum(2)
         labels = squared.argmin(1)
@@ -176,4 +178,4 @@ def test_an_empty_cluster_gets_half_of_another():
 )
 def test_a_wrong_config_is_an_error(change: dict, error: str):
     with pytest.raises(InputError, match=error):
-        KMeans(**({"k": 2} | change)).check("clusters")
+        replace(KMeans(k=2), **change).check("clusters")
