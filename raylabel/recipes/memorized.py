@@ -259,7 +259,7 @@ def redrawn_moving_digits() -> Redrawing:
 
 
 def redrawn_cifar10(data: str) -> Redrawing:
-    """Random labels of 984 pictures of CIFAR-10, drawn again four times.
+    """Random labels of 984 pictures of CIFAR-10, drawn again four times; results are in docs/random-labels.md.
 
     `raylabel redrawn-labels redrawn-cifar10 --data DIR`; `data` contains labeled-4k.parquet. resnet8x1 is the smallest
     network of this family.

@@ -7,7 +7,8 @@ paired seeds.
 For m of 2 to 16: m steps with each gradient; against one step of m times the rate, and one step of the rate, with as
 many gradients; and against a gradient for each step, which takes m times as many. The seconds of a training, of one
 worker in a group of its own, say what equal time would be. Without momentum the first two are the same but for
-rounding, which training makes larger. 1,397 digits, 400 to test on. Rates and lengths were fixed before any result was seen.
+rounding, which training makes larger. 1,397 digits, 400 to test on. Rates and lengths were fixed before any result was
+seen.
 """
 
 import tempfile
