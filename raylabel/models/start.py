@@ -117,6 +117,12 @@ def covered(network: nn.Module, layers: Iterable[str], names: Iterable[str]) -> 
     return [name for name in names if name in found]
 
 
+def of_head(network: nn.Module) -> list[str]:
+    """The parameters of the head."""
+    head = head_of(network)
+    return [name for name, _ in network.named_parameters() if _is_in(name, head)]
+
+
 def lr_scales(network: nn.Module, first: float) -> dict[str, float]:
     """Parameter → its learning rate relative to that of the last layer; that of the first layer is `first`.
 

@@ -31,7 +31,7 @@ from raylabel.selection.config import Select
 from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
-from raylabel.training.loop import TrainingTask
+from raylabel.training.task import TrainingTask
 from raylabel.training.train import train
 
 UNCHANGED = 1e-60

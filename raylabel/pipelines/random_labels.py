@@ -28,7 +28,7 @@ from raylabel.pipelines.inputs import index_corpora, lacking_classes
 from raylabel.pipelines.steps import ExperimentSteps
 from raylabel.recipes.random_labels import Labels, RandomPretraining
 from raylabel.store.artifact import Artifact, Root
-from raylabel.training.loop import TrainingTask
+from raylabel.training.task import TrainingTask
 from raylabel.training.train import train
 
 

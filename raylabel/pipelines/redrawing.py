@@ -21,7 +21,7 @@ from raylabel.pipelines.inputs import index_corpora
 from raylabel.pipelines.steps import ExperimentSteps
 from raylabel.recipes.redrawing import FRESH, KEPT, Redrawing, init_of
 from raylabel.store.artifact import Artifact, Root
-from raylabel.training.loop import TrainingTask
+from raylabel.training.task import TrainingTask
 from raylabel.training.train import train
 
 FIRST_LOSS = "first_epoch_loss"

@@ -30,8 +30,8 @@ from raylabel.recipes.recipe import Recipe
 from raylabel.selection.leaks import Leaking, Leaks
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
-from raylabel.training.loop import TrainingTask
 from raylabel.training.mixed_stream import Mixture
+from raylabel.training.task import TrainingTask
 from raylabel.training.train import train
 from raylabel.training.watch import Watch, unwatched
 

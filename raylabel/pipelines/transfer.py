@@ -30,8 +30,8 @@ from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
 from raylabel.training.examples import materialize
 from raylabel.training.head import Head
-from raylabel.training.loop import TrainingTask
 from raylabel.training.media import WritingTask
+from raylabel.training.task import TrainingTask
 from raylabel.training.train import train
 
 SCRATCH = "random weights"

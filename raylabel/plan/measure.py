@@ -43,9 +43,9 @@ from raylabel.recipes.recipe import Recipe
 from raylabel.store.artifact import Artifact, Draft, Root, identity_of
 from raylabel.store.files import delete_folder
 from raylabel.training.config import Train
-from raylabel.training.loop import TrainingTask
 from raylabel.training.media import WritingTask
 from raylabel.training.stream import Stream
+from raylabel.training.task import TrainingTask
 
 TRIAL = "control trial"
 """Name of a trial of `control.sweep`, before its number."""

@@ -108,6 +108,8 @@ class Train:
     """What it starts from, and which layers it changes."""
     validate: Validate = field(default=Validate(), metadata=ADDED_LATER)
     """On which set its accuracy is measured meanwhile, and whether the best network is kept."""
+    head_momentum: float | None = field(default=None, metadata=ADDED_LATER)
+    """Momentum of SGD for the head, the last layer; None: that of the others."""
     checkpoint_minutes: float = field(default=5.0, metadata=NOT_IDENTITY)
     """Minutes between checkpoints, which are written while training goes on. A crash costs at most so many minutes of
     training, and the time that it takes to write a checkpoint."""
@@ -142,6 +144,10 @@ class Train:
                 raise InputError(f"{name}.{key} is {value}: give at least 1")
         if self.direction not in ("gradient", "random"):
             raise InputError(f"{name}.direction is {self.direction!r}: give 'gradient' or 'random'")
+        if self.head_momentum is not None and not 0 <= self.head_momentum < 1:
+            raise InputError(f"{name}.head_momentum is {self.head_momentum}: give a number from 0 to 1, 1 excluded")
+        if self.head_momentum is not None and self.optimizer != "sgd":
+            raise InputError(f"{name}.head_momentum is given, but {name}.optimizer is '{self.optimizer}': unset it")
         self.schedule.check(f"{name}.schedule")
         self.init.check(f"{name}.init")
         self.validate.check(f"{name}.validate")

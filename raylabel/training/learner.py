@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from raylabel.errors import InputError
-from raylabel.models.start import covered, lr_scales
+from raylabel.models.start import covered, lr_scales, of_head, read_weights, taken
 from raylabel.models.trained import WEIGHTS
 from raylabel.models.weights import load_weights
+from raylabel.store.artifact import Artifact
 from raylabel.training.config import Train
 from raylabel.training.noise import drop_features
 
@@ -35,7 +36,8 @@ def result_file(config: Train) -> str:
 class Learner:
     """A network that is trained, on one worker. `module` is on the worker's device, and has the same weights on all."""
 
-    def __init__(self, module: Any, config: Train, rank: int):
+    def __init__(self, module: Any, config: Train, rank: int, start: Artifact | None = None):
+        """`start`: a network whose momentum of SGD goes on; all ranks must then call this together."""
         from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
         self.module, self._rank = module, rank
@@ -48,6 +50,8 @@ class Learner:
             self._average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
         self._evaluated: Any = self._average.module if self._average else None
         self._best: dict[str, Any] = {}
+        if start:
+            self.restore(_continued(module, config, start) if rank == 0 else {}, 0)
 
     def step(self, lr: float, seed: int = 0) -> None:
         """Changes the weights by their gradients, and clears these. `seed`: of a random direction, the same on all
@@ -138,15 +142,27 @@ def make_optimizer(module: Any, config: Train) -> Any:
     """The optimizer of a network's parameters."""
     import torch
 
-    scales, found = lr_scales(module, config.init.first_lr), dict[tuple[float, float], list[Any]]()
+    scales, found = lr_scales(module, config.init.first_lr), dict[tuple[float, float, bool], list[Any]]()
+    head = set(of_head(module)) if config.head_momentum is not None else ()
     for name, parameter in module.named_parameters():
         decay = config.weight_decay if config.decay_norms or parameter.ndim > 1 else 0.0
-        found.setdefault((scales[name], decay), []).append(parameter)
-    groups = [{"params": some, "scale": scale, "weight_decay": decay} for (scale, decay), some in found.items()]
+        found.setdefault((scales[name], decay, name in head), []).append(parameter)
+    groups = [{"params": some, "scale": scale, "weight_decay": decay} for (scale, decay, _), some in found.items()]
     if config.optimizer == "sgd":
+        for group, (*_, last) in zip(groups, found, strict=True):
+            group |= {"momentum": config.head_momentum} if last else {}
         return torch.optim.SGD(groups, lr=config.schedule.lr, momentum=config.momentum)
     kind = _lamb() if config.optimizer == "lamb" else getattr(torch.optim, _NAMES[config.optimizer])
     return kind(groups, lr=config.schedule.lr, betas=(config.momentum, config.beta2))
+
+
+def _continued(module: Any, config: Train, start: Artifact) -> dict[str, dict[str, Any]]:
+    """The momentum that a training goes on with: that of the layers that it takes."""
+    import safetensors.torch
+
+    layers = taken(module, read_weights(start), config.init, start.uri)
+    moments = safetensors.torch.load(start.read(MOMENTUM))
+    return {MOMENTUM: {name: tensor for name, tensor in moments.items() if name in layers}}
 
 
 def _turn(gradients: list[Any], seed: int) -> None:

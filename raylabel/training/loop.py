@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,55 +17,21 @@ from raylabel.compute.metrics import show_training
 from raylabel.compute.resources import node_cpus
 from raylabel.errors import DivergedError, InputError
 from raylabel.media.image_views import normalise
-from raylabel.media.view import View
-from raylabel.models import Model
 from raylabel.models.build import input_dtype, memory_format
 from raylabel.models.start import freeze, start_network
 from raylabel.models.trained import CURVE
 from raylabel.models.weights import save_tensors
-from raylabel.store.artifact import Artifact
 from raylabel.text import one_line
 from raylabel.training.checkpoint import STATE, Checkpoints, Files, Writer
-from raylabel.training.config import Train
 from raylabel.training.learner import Learner
-from raylabel.training.mixed_stream import MixedStream, Mixture
 from raylabel.training.mixing import make_mix
 from raylabel.training.preemption import Agreement, handle_sigterm
 from raylabel.training.schedule import lr_at
 from raylabel.training.soft import make_targets
-from raylabel.training.stream import Stream
+from raylabel.training.task import TrainingTask
 from raylabel.training.validation import VALIDATION, Validation, points_of
 
 POINTS = 200  # points of a training curve
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingTask:
-    """One training: everything that a worker needs for it, as plain data that can be sent to another process."""
-
-    model: Model
-    classes: int
-    examples: Artifact
-    config: Train
-    view: View
-    seed: int
-    init: Artifact | None = None
-    """Weights to start from: a trained network, or others that the user gives; None: random weights."""
-    validation: Artifact | None = None
-    """EXAMPLES to validate on, if `config.validate` is given."""
-    mixture: Mixture | None = None
-    """Other EXAMPLES that are mixed into `examples`."""
-    precision: str = ""
-    """'bf16' or 'fp32'; empty until it is chosen for the hardware."""
-    board: Any = None
-    """The actor to which rank 0 reports progress; None until it is started."""
-
-    @property
-    def stream(self) -> Stream:
-        """The items that it trains on."""
-        if self.mixture:
-            return MixedStream(self.examples, self.mixture, self.seed)
-        return Stream(self.examples, self.seed)
 
 
 def describe_step(loss: float, accuracy: float) -> str:
@@ -111,7 +76,7 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
     module = module.to(device, memory_format=memory_format(module)).train()  # pyright: ignore[reportCallIssue]
     if config.sync_batchnorm:
         module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    learner = Learner(module, config, rank)
+    learner = Learner(module, config, rank, task.init if task.continued else None)
     # Loss and correct images since the last point of the curve. Each rank sums its own until then, also over a restart,
     # so that the curve does not depend on when checkpoints are written.
     sums = torch.zeros(2, dtype=torch.float64, device=device)

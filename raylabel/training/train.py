@@ -18,8 +18,9 @@ from raylabel.compute.resources import Resources
 from raylabel.models.trained import CURVE, WEIGHTS, describe
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
 from raylabel.training.checkpoint import STATE, Checkpoints
-from raylabel.training.learner import result_file
-from raylabel.training.loop import TrainingTask, describe_step, run_worker
+from raylabel.training.learner import MOMENTUM, result_file
+from raylabel.training.loop import describe_step, run_worker
+from raylabel.training.task import TrainingTask
 from raylabel.training.validation import VALIDATION
 from raylabel.training.watch import Points, Watch, unwatched
 from raylabel.training.worker_group import Workers
@@ -47,6 +48,8 @@ def train(root: Root, name: str, task: TrainingTask, resources: Resources, watch
     }
     if task.mixture:
         identity["mixture"] = {"examples": task.mixture.examples.digest, "share": task.mixture.share}
+    if task.continued:
+        identity["continued"] = True
     if task.validation and config.validate.given:
         identity["validation"] = {"examples": task.validation.digest, "view": view.evaluation_identity}
 
@@ -70,6 +73,8 @@ def train(root: Root, name: str, task: TrainingTask, resources: Resources, watch
         made = {WEIGHTS: final.files[result_file(config)], CURVE: final.files[CURVE]}
         if config.validate.given:
             made[VALIDATION] = final.files[VALIDATION]
+        if task.continued:
+            made[MOMENTUM] = final.files[MOMENTUM]
         files = [write_bytes(draft.uri, name, data) for name, data in made.items()]
         info = {**describe(task.model, task.classes), "workers": workers.count, "hardware": cluster.name}
         info["images"] = config.processed - before  # processed in this build, which took `seconds`

@@ -45,9 +45,10 @@ from raylabel.store.artifact import Artifact, Root
 from raylabel.training.checkpoint import Checkpoint
 from raylabel.training.config import Train
 from raylabel.training.examples import materialize
-from raylabel.training.loop import TrainingTask
 from raylabel.training.media import Materialize, WritingTask
 from raylabel.training.schedule import Schedule
+from raylabel.training.stream import Stream
+from raylabel.training.task import TrainingTask
 
 BAR = 0.90
 WARM = 3  # steps at the beginning of each run that are not timed
@@ -174,7 +175,7 @@ def _measure(settings: dict[str, Any]) -> None:
 
     device = ray.train.torch.get_device()
     context = ray.train.get_context()
-    from_stream = loop.Stream.batches
+    from_stream = Stream.batches
     memory: list[tuple[np.ndarray, np.ndarray]] = []
     curves: list[bytes] = []
     first: list[float] = []
@@ -205,7 +206,7 @@ def _measure(settings: dict[str, Any]) -> None:
         return (len(times) - 1 - WARM) * size.batch / (times[-1] - times[WARM])
 
     def fit(batches: Iterator) -> None:
-        loop.Stream.batches = lambda *_: batches  # pyright: ignore[reportAttributeAccessIssue]
+        Stream.batches = lambda *_: batches  # pyright: ignore[reportAttributeAccessIssue]
         for _ in loop.steps(task, _Curves(curves)):  # pyright: ignore[reportArgumentType]
             pass
 
@@ -215,7 +216,7 @@ def _measure(settings: dict[str, Any]) -> None:
         torch.distributed.barrier()
 
     def stream(steps: int) -> Iterator:
-        whole = loop.Stream(task.examples, task.seed)
+        whole = Stream(task.examples, task.seed)
         rank, world = context.get_world_rank(), context.get_world_size()
         memory_of, threads = loop._memory(device), loop._loaders()
         return from_stream(whole, task.view, size.batch, 0, steps * size.batch, rank, world, threads, memory_of)

@@ -23,8 +23,9 @@ from raylabel.models.trained import CURVE
 from raylabel.store.artifact import Root
 from raylabel.training.checkpoint import Checkpoints
 from raylabel.training.config import Train
-from raylabel.training.loop import TrainingTask
 from raylabel.training.schedule import Schedule
+from raylabel.training.stream import Stream
+from raylabel.training.task import TrainingTask
 from raylabel.training.worker_group import fit
 
 pytestmark = [*MARKS, pytest.mark.timeout(400)]
@@ -58,7 +59,7 @@ def train(task: TrainingTask, folder: str, stop: int = 0, recorder: Recorder | N
     from raylabel.training import loop
 
     recorder = recorder or Recorder()
-    batches, normalise, after = loop.Stream.batches, loop.normalise, loop.Agreement.after
+    batches, normalise, after = Stream.batches, loop.normalise, loop.Agreement.after
 
     def watched(*arguments: Any) -> Iterator[Any]:
         for pixels, labels, soft in (found := batches(*arguments)):
@@ -72,7 +73,7 @@ def train(task: TrainingTask, folder: str, stop: int = 0, recorder: Recorder | N
         return normalise(pixels, view)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Stream, "batches", watched)
+        patch.setattr(Stream, "batches", watched)
         patch.setattr(loop, "normalise", counted)
         patch.setattr(loop.Agreement, "after", lambda self, step: after(self, step)._replace(save=step == SAVED))
         for name, value in patches.items():

@@ -36,8 +36,8 @@ from raylabel.schema import PICKS
 from raylabel.store.artifact import Artifact, Root, identity_of
 from raylabel.training.digests import read_digests
 from raylabel.training.examples import materialize
-from raylabel.training.loop import TrainingTask
 from raylabel.training.media import WritingTask
+from raylabel.training.task import TrainingTask
 from raylabel.training.train import train
 
 SHORT = Train(images=1280, batch=32, schedule=Schedule(lr=0.05, warmup=0.0, drops=0), precision="fp32")

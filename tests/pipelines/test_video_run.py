@@ -38,10 +38,10 @@ from raylabel.selection.select import select
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import Train
 from raylabel.training.examples import materialize
-from raylabel.training.loop import TrainingTask
 from raylabel.training.media import Materialize, WritingTask
 from raylabel.training.schedule import Schedule
 from raylabel.training.stream import Stream
+from raylabel.training.task import TrainingTask
 from raylabel.training.train import train
 
 CHANCE = 1 / len(DIRECTIONS)

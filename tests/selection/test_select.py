@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raylabel.compute import tasks
 from raylabel.errors import InputError
 from raylabel.schema import DUPLICATES, PICKS, SCORES, check
 from raylabel.selection import select as selection
@@ -513,7 +514,7 @@ def test_selecting_again_does_nothing_and_another_k_is_another_artifact(ray_loca
     scores = fake_scores(root, "s", rows, [100], 3)
     duplicates = find_duplicates(root, scores)
     first = select(root, scores, duplicates, Select(k=5, p=2), names(3))
-    with mock.patch.object(shuffle, "_remote", side_effect=AssertionError("ran again")):
+    with mock.patch.object(tasks, "_remote", side_effect=AssertionError("ran again")):
         assert find_duplicates(root, scores) == duplicates
         assert select(root, scores, duplicates, Select(k=5, p=2), names(3)) == first
     assert select(root, scores, duplicates, Select(k=6, p=2), names(3)).digest != first.digest

@@ -20,9 +20,9 @@ from raylabel.store.artifact import Artifact, Root
 from raylabel.training import loop, stream, validation, worker_group
 from raylabel.training.config import Train
 from raylabel.training.examples import materialize
-from raylabel.training.loop import TrainingTask
 from raylabel.training.media import Materialize, WritingTask
 from raylabel.training.schedule import Schedule
+from raylabel.training.task import TrainingTask
 from raylabel.training.train import train
 
 MODEL = Model(arch="resnet8x1")

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,7 +16,10 @@ from torchvision.ops._utils import split_normalization_params
 
 from raylabel.models import Model
 from raylabel.models.build import build
+from raylabel.models.init import Init
+from raylabel.models.trained import WEIGHTS
 from raylabel.models.weights import save_tensors
+from raylabel.store.artifact import Built, Draft, Root, write_bytes
 from raylabel.training.config import Train
 from raylabel.training.learner import AVERAGE, MOMENTUM, VARIANCE, Learner, make_optimizer, tensor_files
 from raylabel.training.schedule import Schedule
@@ -94,6 +98,49 @@ def test_stale_steps_without_momentum_are_one_step_of_so_many_times_the_rate(eac
         found.append(module)
     stale, one, with_momentum = found
     assert equal(stale, one) and not equal(with_momentum, one)
+
+
+@pytest.mark.parametrize("head", ["same", "new"])
+def test_momentum_goes_on_in_the_layers_that_are_taken(tmp_path: Path, head: Any):
+    root, first = Root.open(str(tmp_path / "root")), taught(network(), CONFIG, 0, 4)
+    state = copy.deepcopy(first.module)
+
+    def build_start(draft: Draft) -> Built:
+        files = first.tensors()
+        return Built([write_bytes(draft.uri, name, save_tensors(files[name])) for name in (WEIGHTS, MOMENTUM)], {})
+
+    start = root.make("student", {}, build_start)
+    config = replace(CONFIG, init=Init(head=head))
+    module, expected = copy.deepcopy(state), cast(Any, network())
+    taught(module, config, 4, 7, Learner(module, config, 0, start))
+    torchs = TORCH["sgd"](expected.parameters())
+    for step in range(7):
+        torchs.zero_grad()
+        compute_gradients(expected, step)
+        torchs.param_groups[0]["lr"] = 0.1 / (1 + step)
+        if step == 4 and head == "new":
+            for parameter in (expected.fc.weight, expected.fc.bias):
+                del torchs.state[parameter]["momentum_buffer"]
+        torchs.step()
+    assert equal(module, expected)
+    without = taught(copy.deepcopy(state), CONFIG, 4, 7)
+    assert not equal(without.module, expected)
+
+
+def test_the_head_may_have_its_own_momentum():
+    learner = taught(network(), replace(CONFIG, head_momentum=0.0), 0, 4)
+    expected: Any = network()
+    head = list(expected.fc.parameters())
+    trunk = [parameter for name, parameter in expected.named_parameters() if not name.startswith("fc.")]
+    torchs = TORCH["sgd"]([{"params": trunk}, {"params": head, "momentum": 0.0}])
+    for step in range(4):
+        torchs.zero_grad()
+        compute_gradients(expected, step)
+        for group in torchs.param_groups:
+            group["lr"] = 0.1 / (1 + step)
+        torchs.step()
+    assert equal(learner.module, expected)
+    assert not any(name.startswith("fc.") for name in learner.tensors()[MOMENTUM])
 
 
 def test_a_random_direction_has_the_norm_of_the_gradient():

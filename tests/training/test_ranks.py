@@ -108,6 +108,7 @@ def _run(
     from raylabel.training.checkpoint import Checkpoints
     from raylabel.training.config import Train
     from raylabel.training.preemption import Agreement
+    from raylabel.training.task import TrainingTask
 
     wait = timedelta(seconds=60)
     torch.distributed.init_process_group("gloo", f"file://{folder}/group", wait, world, rank)
@@ -118,7 +119,7 @@ def _run(
         get_node_rank=lambda: 0,
     )
     after = Agreement.after
-    task = loop.TrainingTask(
+    task = TrainingTask(
         model=Model(arch="resnet8x1"),
         classes=10,
         examples=SimpleNamespace(),  # pyright: ignore[reportArgumentType]
@@ -137,7 +138,7 @@ def _run(
         patch.setattr(ray, "get_gpu_ids", list)
         patch.setattr(loop, "handle_sigterm", lambda: None)
         patch.setattr(loop, "show_training", lambda *_: None)
-        patch.setattr(loop, "Stream", _Stream)
+        patch.setattr("raylabel.training.task.Stream", _Stream)
         patch.setattr(loop, "Validation", _Validation)
         patch.setattr(loop, "POINTS", 3)  # four steps between two points of the curve
         for stop in [*stops, ()]:

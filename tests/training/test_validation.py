@@ -22,9 +22,9 @@ from raylabel.models.trained import load_model
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training import loop, validation
 from raylabel.training.config import Train, Validate
-from raylabel.training.loop import TrainingTask
 from raylabel.training.preemption import Agreement, Decision
 from raylabel.training.schedule import Schedule
+from raylabel.training.task import TrainingTask
 from raylabel.training.train import train
 from raylabel.training.validation import VALIDATION, Validation, points_of
 
