@@ -43,8 +43,24 @@ def digits_examples(root: Root, folder: Path) -> Artifact:
     )
 
 
-def fit(root: Root, examples: Artifact, config: Train = CONFIG, workers: int = 1, init: Artifact | None = None):
-    task = TrainingTask(model=MODEL, classes=10, examples=examples, config=config, view=DIGITS_VIEW, seed=3, init=init)
+def fit(
+    root: Root,
+    examples: Artifact,
+    config: Train = CONFIG,
+    workers: int = 1,
+    init: Artifact | None = None,
+    continued: bool = False,
+) -> Artifact:
+    task = TrainingTask(
+        model=MODEL,
+        classes=10,
+        examples=examples,
+        config=config,
+        view=DIGITS_VIEW,
+        seed=3,
+        init=init,
+        continued=continued,
+    )
     return train(root, "net", task, Resources(workers=workers))
 
 

@@ -33,10 +33,17 @@ from raylabel.training.schedule import Schedule, lr_at
 from raylabel.training.stream import Stream
 
 
-def plain_loop(examples: Artifact, config: Train, module: torch.nn.Module, world: int = 1) -> torch.nn.Module:
+def plain_loop(
+    examples: Artifact,
+    config: Train,
+    module: torch.nn.Module,
+    world: int = 1,
+    optimizer: torch.optim.SGD | None = None,
+) -> torch.nn.Module:
     """Computes in one process what `world` workers should: BatchNorm sees only each worker's share of the batch."""
     module = module.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
-    optimizer = torch.optim.SGD(module.parameters(), 1, momentum=config.momentum, weight_decay=config.weight_decay)
+    decay = config.weight_decay
+    optimizer = optimizer or torch.optim.SGD(module.parameters(), 1, momentum=config.momentum, weight_decay=decay)
     parts = [
         Stream(examples, 3).batches(DIGITS_VIEW, config.batch, 0, config.processed, r, world) for r in range(world)
     ]
@@ -46,7 +53,7 @@ def plain_loop(examples: Artifact, config: Train, module: torch.nn.Module, world
         for pixels, labels, _ in shares:
             logits = module(normalise(torch.from_numpy(pixels), DIGITS_VIEW))
             loss = functional.cross_entropy(logits, torch.tensor(labels), reduction="sum")
-            (loss / sum(len(labels) for _, labels in shares)).backward()
+            (loss / sum(len(labels) for _, labels, _ in shares)).backward()
         optimizer.step()
     return module
 
@@ -54,6 +61,24 @@ def plain_loop(examples: Artifact, config: Train, module: torch.nn.Module, world
 def distance(a: torch.nn.Module, b: torch.nn.Module) -> float:
     """Largest absolute difference of a parameter. Buffers are left out: BatchNorm's are those of rank 0."""
     return max((x - y).abs().max().item() for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_trainings_that_continue_each_other_keep_the_momentum(ray_local, tmp_path):
+    root = Root.open(str(tmp_path / "root"))
+    examples = digits_examples(root, tmp_path)
+    config = Train(images=192, batch=64, schedule=Schedule(lr=0.05, warmup=0, drops=0), precision="fp32")
+    with in_this_process(tmp_path):
+        first, alone = (fit(root, examples, config, continued=one) for one in (True, False))
+        found = [fit(root, examples, config, init=first, continued=one) for one in (True, False)]
+    assert first.read(WEIGHTS) == alone.read(WEIGHTS)
+    assert [bool(one.files(MOMENTUM)) for one in (first, alone, *found)] == [True, False, True, False]
+    module = load_model(first)
+    optimizer = torch.optim.SGD(module.parameters(), 1, momentum=config.momentum, weight_decay=config.weight_decay)
+    momentum = safetensors.torch.load(first.read(MOMENTUM))
+    for name, parameter in module.named_parameters():
+        optimizer.state[parameter]["momentum_buffer"] = momentum[name].clone()
+    expected = plain_loop(examples, config, module, optimizer=optimizer)
+    assert distance(load_model(found[0]), expected) < 1e-5 < distance(load_model(found[1]), expected)
 
 
 @pytest.mark.slow
