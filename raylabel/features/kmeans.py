@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
+import ray
 
 from raylabel.compute.progress import PatientProgress
 from raylabel.compute.tasks import PROCESS_BYTES, fetch
@@ -129,8 +130,6 @@ def _start(readers: Readers, config: KMeans, seed: int) -> np.ndarray:
     """The first centroids, float32 [k, D]."""
     if config.start == "sample":
         return readers.drawn(config.k, seed).astype(np.float32)
-    import ray
-
     drawn = readers.drawn(min(SAMPLED * config.k, readers.samples), seed)
     chosen: Any = ray.remote(num_cpus=0, max_retries=3, memory=int(PROCESS_BYTES + 8 * drawn.nbytes))(_far_apart)
     return fetch(chosen.remote(drawn, config.k, seed))

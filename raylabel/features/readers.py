@@ -19,7 +19,6 @@ from raylabel.features.clusters import ASSIGNED
 from raylabel.features.lloyd import Centroids, Sums
 from raylabel.prefetch import ahead
 from raylabel.rng import mixed
-from raylabel.schema import features_schema
 from raylabel.store.artifact import Artifact, File, write_table
 
 BLOCK = 8_192
@@ -45,11 +44,11 @@ class Readers:
         shares = [files[number::count] for number in range(count)]
         whole = max(sum(file.rows for file in share) for share in shares) * 2 * width
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        room = min(node["memory"] / max(1, node.get("GPU" if gpus else "CPU", 1)) for node in nodes)
+        cpus = min(1.0, int(100 * cluster.cpus / count) / 100)  # all run at once: the sums are added by them
+        room = cpus * min(node["memory"] / max(1, node.get("GPU" if gpus else "CPU", 1)) for node in nodes)
         self.kept = int(min(whole, SHARE * room))
         """Bytes of features that an actor keeps."""
         memory = PROCESS_BYTES + self.kept + 4 * 8 * clusters * width
-        cpus = min(1.0, int(100 * cluster.cpus / count) / 100)  # all run at once: the sums are added by them
         needs = {"num_cpus": cpus, "num_gpus": 1 if gpus else 0, "memory": int(min(memory, room))}
         remote: Any = ray.remote(_Reader)
         remote = remote.options(max_restarts=-1, max_task_retries=-1, **needs)
@@ -90,7 +89,6 @@ class _Reader:
 
     def __init__(self, features: Artifact, files: Sequence[File], kept: int) -> None:
         self._features, self._files = features, files
-        self._schema = features_schema(features.info["p"])
         self._room, self._kept = kept, dict[str, list[Block]]()
         self._device = "cuda" if ray.get_gpu_ids() else "cpu"
         if self._device == "cuda":
@@ -99,10 +97,12 @@ class _Reader:
     def hashes(self, count: int, seed: int) -> np.ndarray:
         """uint64 [<= count]: the lowest hashes of the keys."""
         found = np.empty(0, np.uint64)
-        for _, blocks in self._read():
-            for key, _ in blocks:
-                found = np.concatenate([found, mixed(key, seed)])
-                found = np.partition(found, count - 1)[:count] if len(found) > count else found
+        for file in self._files:
+            heartbeat()
+            with self._features.opened(file) as opened:
+                key = opened.read(["key"]).column("key").to_numpy()
+            found = np.concatenate([found, mixed(key, seed)])
+            found = np.partition(found, count - 1)[:count] if len(found) > count else found
         return found
 
     def drawn(self, limit: np.uint64, seed: int) -> tuple[np.ndarray, np.ndarray]:
