@@ -124,6 +124,7 @@ def malicious_file(path: Path, canary: Path, kind: str) -> Path:
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "kind"),
     [

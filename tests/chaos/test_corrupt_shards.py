@@ -101,6 +101,7 @@ def test_a_damaged_page_makes_the_rows_of_its_row_group_unreadable(
     assert {(s.media, s.error) for s in found[500:1000]} == {(None, "unreadable")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", [*PACKED, "files"])
 def test_a_failing_store_is_an_error_and_not_a_reject(
     form: str, tmp_path: Path, bucket: str, faults: Plan, indexed: Indexed

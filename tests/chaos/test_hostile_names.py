@@ -399,6 +399,7 @@ def test_an_invalid_path_in_a_list_is_an_error(line: str, tmp_path: Path, ray_lo
         index_corpus(Root.open(str(tmp_path / "root")), "c", Corpus(uri=(str(tmp_path / "list.txt"),)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -412,6 +413,7 @@ def test_an_input_error_is_one_line_without_control_characters(arguments: list[s
     assert control_characters(done.stderr.decode()) == []
 
 
+@pytest.mark.long
 def test_an_unexpected_error_has_no_control_characters(tmp_path: Path):
     # Raised where raylabel uses what the recipe returned; an error in the recipe itself is one line.
     (tmp_path / "my.py").write_text(

@@ -104,6 +104,7 @@ def test_mutants_give_pixels_or_rejects_deterministically(
     assert reasons["evaluation"]["decoded"] > count / 20 and reasons["evaluation"]["corrupt"] > count / 20
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [30, pytest.param(2_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("format", ["AVIF", "HEIF"])
 def test_mutants_of_avif_and_heic_give_pixels_or_rejects_deterministically(format: str, count: int):
@@ -168,6 +169,7 @@ def gauge(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
 ALL = {**bombs.BOMBS, **{f"largest {name}": bomb for name, bomb in bombs.LARGEST.items()}}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("largest")) for name in ALL]
 )

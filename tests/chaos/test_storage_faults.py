@@ -129,6 +129,7 @@ def test_a_job_on_a_full_disk_exits_and_the_same_command_completes(
     assert done.stdout.splitlines()[-1].split() == ["lists", *clean[1]]
 
 
+@pytest.mark.long
 def test_a_disk_without_any_space_is_an_error_before_any_work(small_disk: Path, tmp_path: Path) -> None:
     space = os.statvfs(small_disk)
     (small_disk / "filler").write_bytes(bytes(space.f_bavail * space.f_frsize))
@@ -203,6 +204,7 @@ def test_the_error_names_an_object_that_always_fails(method: str, status: str, b
     assert read_file(uri) == b"before" * 100 and list_files(bucket) == ["some/object"]
 
 
+@pytest.mark.long
 def test_a_shard_that_always_fails_ends_the_run_with_its_name(
     data: Path, bucket: str, faults: Plan, ray_local: None
 ) -> None:

@@ -16,6 +16,7 @@ from raylabel.store.root_lock import held
 __all__ = ["clean", "data"]  # fixtures
 
 
+@pytest.mark.long
 def test_a_job_on_a_root_in_use_ends_with_an_error(tmp_path: Path) -> None:
     root = tmp_path / "root"
     with held(Root.open(str(root))):

@@ -45,6 +45,7 @@ def verdicts(sandbox: Sandbox, kind: str, media: list[bytes], first: int = 0) ->
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [150, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_mutants_give_frames_or_rejects_deterministically(count: int, capsys: pytest.CaptureFixture[str]):
     names = ("mp4", "mp4, mpeg4", "mkv", "webm, vp8", "webm, vp9", "avi, B-frames", "flv", "ts", "gif", "wmv")
@@ -185,6 +186,7 @@ def gauge(request: pytest.FixtureRequest) -> Iterator[tuple[str, Sandbox]]:
         yield request.param, sandbox
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "ten hours")) for n in HOSTILE])
 def test_a_hostile_video_stays_within_the_limits_and_affects_no_other(name: str, gauge: tuple[str, Sandbox]):
     kind, sandbox = gauge

@@ -34,6 +34,7 @@ def start(*options: str, folder: Path, **variables: str) -> subprocess.Popen[str
     )
 
 
+@pytest.mark.long
 def test_a_wrong_option_is_one_line_before_ray_starts(tmp_path: Path) -> None:
     """The others are in tests/ship/test_deduplicate.py, without a process."""
     (tmp_path / "photos").mkdir()

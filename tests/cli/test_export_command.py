@@ -47,6 +47,7 @@ def test_help_does_not_import_torch(tmp_path: Path) -> None:
         assert done.stdout.endswith("\nFalse\n")
 
 
+@pytest.mark.long
 def test_a_folder_that_is_no_network_is_one_line(tmp_path: Path) -> None:
     done = call("-c", SCRIPT, "export", "model", "runs/student-1", folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")

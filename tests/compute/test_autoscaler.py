@@ -23,6 +23,7 @@ def test_a_run_does_not_wait_if_the_resources_exist(ray_local: None, capsys: pyt
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.long
 def test_missing_resources_are_requested_until_the_watchdog_ends_the_run(
     ray_local: None, capsys: pytest.CaptureFixture
 ) -> None:

@@ -208,6 +208,7 @@ def test_errors_in_a_list_name_the_line(tmp_path: Path, indexed: Indexed) -> Non
             Corpus(uri=("a",), **fields).check("unlabeled")  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs /proc/self/io, which counts the bytes read")
 def test_a_list_is_read_incrementally(tmp_path: Path) -> None:
     path = tmp_path / "l.csv"

@@ -121,6 +121,7 @@ def test_a_tree_that_is_not_plain_is_an_error_that_a_field_settles(case: str, tm
     assert all(sample.media for number in range(len(shards)) for sample in read_rows(corpus, shards.row(number), [0]))
 
 
+@pytest.mark.long
 def test_the_error_does_not_depend_on_how_files_are_cut_into_shards(tmp_path: Path) -> None:
     write_files(tmp_path / "d", *(f"{a}/{b}/{i}.jpg" for a in "xyz" for b in ("good", a) for i in range(5)))
     corpus, errors = Corpus(uri=(str(tmp_path / "d"),)), set()

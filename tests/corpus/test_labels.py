@@ -118,6 +118,7 @@ def expressible(label: str) -> bool:
     return not label.startswith(".") and label not in (".", "..")
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=40)
 @given(st.lists(names.filter(expressible), min_size=1, max_size=6))
 @example(["a", "A", "7", "7.0"])

@@ -172,6 +172,7 @@ def test_a_label_after_a_separator_is_cut_off_and_no_path_is(names: list[str], s
         assert found == [f"{name}\t{i}" for i, name in enumerate(names)]
 
 
+@pytest.mark.long
 def test_a_list_of_another_form_is_read_incrementally(tmp_path: Path) -> None:
     for name, head, end in (("l.txt", "", "\n"), ("l.csv", "path;label\n", "\n")):
         path = tmp_path / name

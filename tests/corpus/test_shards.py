@@ -65,6 +65,7 @@ def rows_of_parquet(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sizes", [(32, 4096, 16), (1, 2, 2)], ids=["default sizes", "small sizes"])
 def test_shards_equal_those_of_a_plain_loop_for_every_size_of_files(tmp_path, monkeypatch, sizes):
     for module, name, value in zip((survey, packed, index), ("RUNS", "PACKED", "GROUPS"), sizes, strict=True):

@@ -146,6 +146,7 @@ def test_indexing_and_scoring_read_each_byte_once(counted: SlowFiles, tmp_path: 
     assert sample.media == media[2050] and requests(before)[1] < 0.02  # from the start of its unit
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("share", [1.0, 0.3, 0.01])
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_reading_from_the_starts_equals_reading_from_the_beginning(

@@ -200,6 +200,7 @@ def test_kinetics(layout: str, where: str, tmp_path: Path, read: Read) -> None:
             read(kinetics(str(folder), "train"))
 
 
+@pytest.mark.long
 def test_a_set_and_its_list_may_be_in_two_stores(tmp_path: Path, bucket: str, indexed: Indexed) -> None:
     lists = write_ucf101(tmp_path / "d")
     fs, _ = filesystem(bucket)
@@ -278,6 +279,7 @@ def test_the_actions_set(shared: Path, read: Read) -> None:
         read(actions(str(folder), "train"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "names, labels, labeled",
     [

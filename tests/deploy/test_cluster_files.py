@@ -251,6 +251,7 @@ def test_changes_to_the_aws_cluster_file_are_noticed(message: str, change: Chang
         check_aws(config)
 
 
+@pytest.mark.long
 def test_the_mounted_files_are_the_whole_package(tmp_path: Path) -> None:
     """pip installs the same package from the mounted files as from this repository."""
     for remote, local in read(AWS)["file_mounts"].items():

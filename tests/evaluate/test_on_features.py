@@ -75,6 +75,7 @@ def confidences(found: Artifact) -> np.ndarray:
     return table.column("confidence").to_numpy()[table.column("best").to_numpy() >= 0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("raw", [False, True])
 def test_logistic_regression_is_that_of_scikit_learn(root: Root, raw: bool):
     train, test, held = Data(root, "a", 80, 0), Data(root, "b", 61, 1, unread=3), Data(root, "c", 40, 2)

@@ -68,6 +68,7 @@ def test_it_is_lloyds_algorithm(ray_local, tmp_path: Path, spherical: bool):
         np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_the_distance_is_that_of_faiss_from_the_same_start(ray_local, tmp_path: Path):
     root, feature = Root.open(str(tmp_path)), digits()
     features, k = stored(root, feature), 200
@@ -79,6 +80,7 @@ def test_the_distance_is_that_of_faiss_from_the_same_start(ray_local, tmp_path: 
     assert found(made)[1].min() > 0
 
 
+@pytest.mark.long
 def test_the_bytes_do_not_depend_on_readers_nor_memory(ray_local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     feature, made = digits(), []
     for number, (count, share) in enumerate(((1, 0.4), (3, 0.0), (7, 0.4))):
@@ -89,6 +91,7 @@ def test_the_bytes_do_not_depend_on_readers_nor_memory(ray_local, tmp_path: Path
     assert made[1:] == made[:1] * 2
 
 
+@pytest.mark.long
 def test_a_stopped_run_continues_with_the_next_iteration(ray_local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     feature, config = digits(), KMeans(k=30, iterations=5)
     whole = Root.open(str(tmp_path / "whole"))

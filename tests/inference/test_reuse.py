@@ -171,6 +171,7 @@ def slow(tmp_path: Path):
     cloud.uninstall()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("new", [["zzz"], ["aaa"], [f"file{i:03d}x" for i in range(0, 640, 50)]])
 def test_each_file_of_earlier_scores_is_read_once(
     slow: cloud.SlowFiles, monkeypatch: pytest.MonkeyPatch, new: list[str]

@@ -119,6 +119,7 @@ def digits(made: tuple[Set, Artifact], tmp_path: Path) -> Set:
     return made[0].to(tmp_path / "root")
 
 
+@pytest.mark.long
 def test_of_a_subset_the_bytes_are_those_of_the_whole_network(digits: Set, teacher: Artifact, tmp_path: Path):
     subset = keys_table(digits.root, np.array([0, 3, *range(60, 180), 250, 498, 499]), 2)
     other, found = digits.to(tmp_path / "other"), []
@@ -207,6 +208,7 @@ def dying(when: str, marker: Path) -> Any:
     return rank
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.timeout(300)
 def test_a_killed_task_ranks_its_parts_again(digits, teacher, tmp_path, monkeypatch, when):

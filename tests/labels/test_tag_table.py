@@ -123,6 +123,7 @@ def files_of(made: Artifact) -> list[tuple[str, int]]:
     return [(file.name, file.rows) for file in made.files()]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_local")
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_tags_of_a_loop_in_python(

@@ -287,6 +287,7 @@ def test_only_the_samples_that_crash_the_teacher_or_the_parser_are_rejected(ray_
     assert poison.table("scores-", SCORES) == expected.filter([row not in rejects for row in range(400)])
 
 
+@pytest.mark.long
 def test_samples_with_scores_that_are_not_finite_are_rejects(ray_local, tmp_path):
     media, _ = digit_images()
     corpus = Corpus(uri=(str(write_parquet(tmp_path / "a.parquet", list(media[:40]))),))

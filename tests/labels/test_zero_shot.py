@@ -107,6 +107,7 @@ def test_scores_are_those_of_open_clip_and_the_same_bytes_from_stored_features(
     assert clear.sum() > 20 and torch.equal(classes[clear, 0], best[clear, 0].long())
 
 
+@pytest.mark.long
 def test_other_names_and_templates_are_another_head(ray_local, file, tmp_path, monkeypatch):
     monkeypatch.setattr(zero_shot, "_embed_all", lambda *_: (np.zeros((12, 256)), np.zeros(12)))
     root = Root.open(str(tmp_path / "root"))

@@ -121,6 +121,7 @@ def test_all_frames_of_a_clip_are_changed_in_the_same_way(view: View):
     assert sum((one != clip).any() for one in found) > 25
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("view", [replace(TRIVIAL, erase=0.5), replace(TRIVIAL, erase=0.5, crop="padded")])
 def test_pixels_of_the_sandbox_are_those_of_this_process(view: View):
     media = [_bmp(smooth(size)) for size in range(33, 63)]

@@ -150,6 +150,7 @@ def test_the_number_of_threads_does_not_change_the_result():
     assert (found[0] == found[1]).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("processor", ["default", "avx2"])
 def test_the_kind_of_processor_does_not_change_the_result(processor):
     # torch has code for each and chooses it when it is imported.

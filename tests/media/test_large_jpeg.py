@@ -185,6 +185,7 @@ def plain(width: int, height: int, mode: str, **options) -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.long
 def test_a_photograph_of_a_phone_is_decoded_in_the_sandbox(sandbox: Sandbox):
     found, pixels = filled(sandbox, plain(8160, 6144, "RGB"), plain(14_142, 14_142, "L"))
     assert found == ["decoded"] * 2

@@ -101,6 +101,7 @@ def differing(media: dict[str, bytes], most: int | None = None) -> tuple[dict[st
     return found, both
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("most", [40, pytest.param(None, marks=pytest.mark.slow)])
 def test_native_frames_equal_decord(files: dict[str, bytes], most: int | None):
     found, both = differing(files, most)
@@ -128,6 +129,7 @@ def test_any_frames_equal_decoding_in_order(decoded: dict[str, tuple[Video, np.n
     assert np.array_equal(video.read(indices), expected[indices])
 
 
+@pytest.mark.long
 def test_any_frames_of_real_files_equal_decoding_in_order(files: dict[str, bytes]):
     random = np.random.default_rng(0)
     turns = {"07-video_90.mov": 3, "08-video_180.mov": 2}

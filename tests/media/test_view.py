@@ -92,6 +92,7 @@ def of_evaluation(view: View) -> bytes:
     return shown(eval_pixels(PICTURE, view), view)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("draw", [draw_view, draw_clips])
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())

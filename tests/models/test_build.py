@@ -31,6 +31,7 @@ def one_of_each_family(names: list[str]) -> list[Any]:
     return [name if name in firsts else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "arch", one_of_each_family([n for n in TORCHVISION if not n.startswith("regnet")] + ["regnet_y_400mf"])
 )
@@ -80,6 +81,7 @@ def test_only_inputs_that_a_network_changes_itself_are_float32():
     assert input_dtype(pooling, True) == torch.float32
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arch", ["resnet8x1", "r2plus1d8x1", "squeezenet1_1"])
 def test_a_rounded_input_gives_the_bits_of_autocast(arch: str):
     """Forward, and of images backward. Of clips oneDNN's gradient of one (3, 1, 1) convolution varies from call to call

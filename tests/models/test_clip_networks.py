@@ -74,6 +74,7 @@ def embeddings(theirs: Any, inputs: torch.Tensor) -> torch.Tensor:
         return theirs.encode_image(inputs, normalize=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_the_features_are_the_embeddings_of_open_clip(name: str, root: Root, tmp_path: Path):
     model, theirs = Model(arch=f"clip/{name}"), network(name)
@@ -127,6 +128,7 @@ def test_without_open_clip_the_error_is_the_command(monkeypatch):
         check(Model(arch="clip/ViT-B-32"), "teacher.model")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", [10, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_network_of_open_clip_is_built_and_takes_pictures_of_its_size(step: int):
     for name in open_clip.list_models()[::step]:

@@ -135,6 +135,7 @@ def test_what_is_not_public_or_does_not_exist_is_an_error(server: Hub, root: Roo
         import_weights(root, "timm/test_resnett", MODEL)
 
 
+@pytest.mark.long
 def test_a_file_that_was_cut_off_is_an_error(server: Hub, root: Root):
     save_file(network(1000).state_dict(), server.file(NAME, "model.safetensors"))
     server.cut.add("model.safetensors")

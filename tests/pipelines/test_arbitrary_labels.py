@@ -83,6 +83,7 @@ def changed(before: Artifact, after: Artifact) -> set[str]:
     return {name.partition(".")[0] for name in a if not torch.equal(a[name], b[name])}
 
 
+@pytest.mark.long
 def test_each_epoch_continues_the_one_before(run):
     for one in run.results:
         inits = [epoch.network.identity["init"] for epoch in one.epochs]
@@ -94,6 +95,7 @@ def test_each_epoch_continues_the_one_before(run):
     )  # the same network
 
 
+@pytest.mark.long
 def test_the_head_is_trained_on_true_labels_and_nothing_else_changes(run):
     for one in run.results:
         first, last = (epoch.network for epoch in one.epochs)
@@ -106,6 +108,7 @@ def test_the_head_is_trained_on_true_labels_and_nothing_else_changes(run):
             assert moved == {"fc1", "bn3", "fc2"}, one.arm
 
 
+@pytest.mark.long
 def test_statistics_change_without_weights(run):
     (one,) = (one for one in run.results if one.arm == "calibrated")
     (frozen,) = (one for one in run.results if one.arm == "frozen")
@@ -120,6 +123,7 @@ def test_statistics_change_without_weights(run):
     assert torch.equal(head["bn1.running_mean"], torch.zeros(32))
 
 
+@pytest.mark.long
 def test_directions_are_random_and_labels_are_those_of_the_arm(run):
     labels = {
         kind: run.picks(kind).table("picks-", PICKS).sort_by("key")["label"].to_numpy() for kind in ("true", "shuffled")
@@ -132,6 +136,7 @@ def test_directions_are_random_and_labels_are_those_of_the_arm(run):
     assert len({by_arm[arm]["examples"] for arm in ("arbitrary", "true", "teacher")}) == 3
 
 
+@pytest.mark.long
 def test_a_teacher_of_half_of_the_labels_gives_all(run, tmp_path):
     with in_this_process(tmp_path), scored_in_this_process(tmp_path):
         picks = run.picks("teacher").table("picks-", PICKS).sort_by("key")
@@ -142,6 +147,7 @@ def test_a_teacher_of_half_of_the_labels_gives_all(run, tmp_path):
     assert 0.3 < np.mean(picks["label"].to_numpy() == truth) < 1
 
 
+@pytest.mark.long
 def test_what_is_measured_is_that_of_the_scores_and_curves(run, tmp_path):
     truth = run.test_labels.table("picks-", PICKS)
     label = dict(zip(truth["key"].to_pylist(), truth["label"].to_pylist(), strict=True))
@@ -169,6 +175,7 @@ def test_what_is_measured_is_that_of_the_scores_and_curves(run, tmp_path):
     assert tops["whole"] > 0.5 > 0.2 > require(run.results[0].epochs[0].metrics, metric=TOP1).value
 
 
+@pytest.mark.long
 def test_the_results_are_on_the_page_and_nothing_is_done_again(run, monkeypatch, tmp_path):
     monkeypatch.setattr("raylabel.training.train.Workers", None)
     with scored_in_this_process(tmp_path):

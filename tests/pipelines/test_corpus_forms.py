@@ -103,11 +103,13 @@ def lists(request, ray_local, shared, tmp_path_factory) -> dict[str, list[tuple[
     return found
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_three_forms_give_the_same_picks(lists):
     assert lists["as_files"] == lists["as_tars"] == lists["as_parquet"]
 
 
+@pytest.mark.long
 def test_no_class_lists_the_same_bytes_twice(lists):
     pairs = [(label, digest) for label, _, digest in lists["as_parquet"]]
     assert len(set(pairs)) == len(pairs)

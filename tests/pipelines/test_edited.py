@@ -121,6 +121,7 @@ def test_a_file_with_another_name_is_a_new_file_and_an_edit_is_noticed_when_a_co
     assert index(root, Corpus(uri=(str(more),)))  # another corpus in the same root
 
 
+@pytest.mark.long
 def test_the_newest_files_are_read_and_no_others(tmp_path, monkeypatch):
     folder, root = tmp_path / "data", Root.open(str(tmp_path / "root"))
     folders = [folder / f"{i}" for i in range(6)]

@@ -94,6 +94,7 @@ def recipe(media, tmp_path: Path) -> Recipe:
     )
 
 
+@pytest.mark.long
 def test_copies_of_test_pictures_are_not_selected(here, root, tmp_path, media, recipe, monkeypatch, capsys):
     start = prepare(root, recipe)
     run = Run(root, recipe, start).build("picks")
@@ -282,6 +283,7 @@ def test_accuracies_are_also_reported_without_what_leaks(ray_local, tmp_path, re
     assert any(stage.name == "compare" for stage in summary.stages)
 
 
+@pytest.mark.long
 def test_what_is_not_large_enough_has_no_thumbnails(here, tmp_path, media, recipe):
     root = Root.open(str(tmp_path / "root"))
     small = replace(recipe, view=replace(VIEW, size=16, resize=16))

@@ -74,6 +74,7 @@ def identity(artifact) -> dict:
     return json.loads(artifact.read("recipe.json"))["identity"]
 
 
+@pytest.mark.long
 def test_each_labeling_starts_the_same_fine_tuning(run):
     kinds = [(one.pretrained_on, one.finetuned_on, one.labels) for one in run.outcomes]
     order = "none", "random", "true"  # each is compared with those before it
@@ -88,6 +89,7 @@ def test_each_labeling_starts_the_same_fine_tuning(run):
     assert len({one.network.uri for one in run.outcomes}) == 6
 
 
+@pytest.mark.long
 def test_the_labels_of_one_set_share_its_media_and_random_ones_are_memorized(run):
     for name in ("first", "second"):
         examples = [run._stored(name, run.picks(name, k)) for k in ("random", "shuffled", "true")]
@@ -105,6 +107,7 @@ def test_the_labels_of_one_set_share_its_media_and_random_ones_are_memorized(run
             assert len(points) == 5 and points[-1]["accuracy"] > 0.9
 
 
+@pytest.mark.long
 def test_accuracies_and_gains_are_those_of_the_scores(run):
     found = {}
     for one in run.outcomes:
@@ -122,6 +125,7 @@ def test_accuracies_and_gains_are_those_of_the_scores(run):
     assert min(found.values()) > 0.3
 
 
+@pytest.mark.long
 def test_nothing_is_done_again_and_the_results_are_those_of_the_outcomes(run, monkeypatch, tmp_path):
     monkeypatch.setattr("raylabel.training.train.Workers", None)
     with scored_in_this_process(tmp_path):
@@ -155,6 +159,7 @@ def test_nothing_is_done_again_and_the_results_are_those_of_the_outcomes(run, mo
     assert "True labels" in other.claim
 
 
+@pytest.mark.long
 def test_held_out_samples_validate_fine_tuning_alone(run, tmp_path):
     recipe = replace(run.recipe, holdout=0.25, labels=("random",), reverse=False)
     recipe = replace(recipe, finetune=replace(recipe.finetune, validate=Validate(on="validation", points=2)))
@@ -207,6 +212,7 @@ def test_what_does_not_fit_is_an_error_before_any_work(ray_local, recipe, tmp_pa
     assert not list(tmp_path.glob("root/*-*"))
 
 
+@pytest.mark.long
 def test_the_number_of_random_classes_may_be_another_one(run):
     assert random_labels.RandomLabelsRun.source(run, "first", "random").identity["random"] == list("01234")
     run.recipe, before = replace(run.recipe, classes=7), run.recipe

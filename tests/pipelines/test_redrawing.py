@@ -67,6 +67,7 @@ def run(ray_local, tmp_path_factory) -> RedrawingRun:
     return found
 
 
+@pytest.mark.long
 def test_each_drawing_starts_from_the_one_before_and_controls_from_something_else(run):
     order = [(one.redraw, one.start) for one in run.drawings]
     assert order == [(0, "none"), (1, "all"), (2, "all"), *((2, start) for start in run.recipe.controls)]
@@ -90,6 +91,7 @@ def test_each_drawing_starts_from_the_one_before_and_controls_from_something_els
     )
 
 
+@pytest.mark.long
 def test_labels_are_other_ones_of_the_same_samples(run):
     labels = []
     for redraw in range(3):
@@ -101,6 +103,7 @@ def test_labels_are_other_ones_of_the_same_samples(run):
     assert len({media_of(run.examples(redraw)) for redraw in range(3)}) == 1
 
 
+@pytest.mark.long
 def test_every_drawing_is_memorized_and_its_epochs_are_those_of_the_curve(run):
     for one in run.drawings:
         points = json.loads(one.network.read("validation.json"))
@@ -117,6 +120,7 @@ def test_every_drawing_is_memorized_and_its_epochs_are_those_of_the_curve(run):
     assert len({(row.model, row.metric) for row in rows}) == len(rows)
 
 
+@pytest.mark.long
 def test_the_results_are_those_of_the_drawings_and_nothing_is_done_again(run, monkeypatch, tmp_path):
     monkeypatch.setattr("raylabel.training.train.Workers", None)
     again = RedrawingRun(run.root, run.recipe)
@@ -140,6 +144,7 @@ def test_the_results_are_those_of_the_drawings_and_nothing_is_done_again(run, mo
     assert set(comparison.artifacts) >= {f"{a.name}-{a.digest}" for a in run.artifacts}
 
 
+@pytest.mark.long
 def test_what_is_not_reached_is_said(run):
     harder = replace(run.recipe.train, validate=replace(run.recipe.train.validate, targets=(1.0,)))
     assert RedrawingRun(run.root, replace(run.recipe, train=harder)).drawings[0].network == run.drawings[0].network

@@ -45,6 +45,7 @@ def two(ray_local, tmp_path_factory):
     return root, runs, reports
 
 
+@pytest.mark.long
 def test_the_student_is_the_next_teacher(two):
     _, (first, second), reports = two
     assert second.recipe.name == "digits-round-2" and second.recipe.rounds == ()
@@ -59,6 +60,7 @@ def test_the_student_is_the_next_teacher(two):
     assert {first.labeled_examples, *first.tests.values()} & set(sum(second.artifacts.values(), ()))  # none twice
 
 
+@pytest.mark.long
 def test_rounds_are_compared(two):
     root, (first, second), reports = two
     pairs = [
@@ -83,6 +85,7 @@ def test_rounds_are_compared(two):
     assert artifact.uri in out.getvalue()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("low, goes_on", [(0.01, True), (0.0, False), (-0.02, False)])
 def test_no_round_follows_a_gain_inside_the_noise(two, monkeypatch, capfd, low, goes_on):
     _, (first, _), _ = two
@@ -95,11 +98,13 @@ def test_no_round_follows_a_gain_inside_the_noise(two, monkeypatch, capfd, low, 
     assert ("no further round: on the validation set (n = 100) the student has 80.0%, +3.0 points" in said) != goes_on
 
 
+@pytest.mark.long
 def test_a_wrong_round_is_an_error(ray_local):
     with pytest.raises(InputError, match="rounds.*resnet9000"):
         check_recipe(replace(recipes.digits(), rounds=("resnet9000",)))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_student_and_its_teacher_are_compared_on_the_validation_set(two, tmp_path):
     _, (first, _), _ = two

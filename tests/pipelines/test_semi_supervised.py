@@ -189,6 +189,7 @@ def test_a_student_on_labels_and_picks_mixed_is_a_row_more(first, tmp_path):
     assert mixed["examples"] == pretrained["examples"] and mixed["train"] == control["train"]
 
 
+@pytest.mark.long
 def test_the_same_command_does_nothing(first):
     folder, _ = first
     before = stamps(folder)
@@ -200,6 +201,7 @@ def test_the_same_command_does_nothing(first):
     assert {one for one in shown if not one.startswith("list ")} == {"warning", "curves"}
 
 
+@pytest.mark.long
 def test_a_student_is_fine_tuned_on_labels_on_picks_or_on_both(first, ray_local, monkeypatch):
     folder, _ = first
     monkeypatch.chdir(folder)
@@ -227,6 +229,7 @@ def test_a_student_is_fine_tuned_on_labels_on_picks_or_on_both(first, ray_local,
             replace(options.recipe, finetune_picks=share)
 
 
+@pytest.mark.long
 def test_soft_targets_are_of_the_picks_and_not_of_labels(first, ray_local, monkeypatch):
     folder, _ = first
     monkeypatch.chdir(folder)
@@ -257,6 +260,7 @@ def test_soft_targets_are_of_the_picks_and_not_of_labels(first, ray_local, monke
         replace(soft, source=GivenLabels())
 
 
+@pytest.mark.long
 def test_lists_end_where_the_held_out_labels_say(first, ray_local, monkeypatch, capfd):
     folder, _ = first
     monkeypatch.chdir(folder)
@@ -282,6 +286,7 @@ def test_lists_end_where_the_held_out_labels_say(first, ray_local, monkeypatch, 
         replace(short, audit=False)
 
 
+@pytest.mark.long
 def test_another_k_needs_other_picks_and_what_is_trained_on_them(first, ray_local, monkeypatch):
     folder, _ = first
     monkeypatch.chdir(folder)
@@ -357,6 +362,7 @@ def test_warnings_about_the_inputs_are_printed_before_any_work(ray_local, tmp_pa
     assert f"warning: {case}\nwarning: {lacking}\n" in capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recipe", [(), ("cifar10",)])
 def test_help_explains_each_field(tmp_path, recipe):
     done = job(*recipe, "--help", folder=tmp_path)

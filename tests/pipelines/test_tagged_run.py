@@ -52,6 +52,7 @@ def weak(folder: Path) -> tuple[Recipe, np.ndarray]:
     ), labels
 
 
+@pytest.mark.long
 def test_a_student_learns_from_tags_without_a_teacher(ray_local, tmp_path):
     recipe, truth = weak(tmp_path)
     root = Root.open(str(tmp_path / "root"))

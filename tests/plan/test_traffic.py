@@ -75,6 +75,7 @@ def slow(tmp_path: Path) -> Iterator[SlowFiles]:
 FORMS = {"parquet": write_parquet, "webdataset": write_tar, "files": write_files}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMS)
 def test_requests_of_a_scoring_pass_are_counted(form: str, slow: SlowFiles, indexed: Indexed, tmp_path: Path):
     rng = np.random.default_rng(0)

@@ -269,6 +269,7 @@ def page_of(text: str, classes: int = 3) -> str:
     return write_page(make([text] + [f"c{i}" for i in range(1, classes)], text, video=True), curves, strips)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("classes", [3, NAMED_CLASSES + 1])
 def test_hostile_text_adds_no_element_and_no_attribute(text: str, classes: int) -> None:
@@ -282,6 +283,7 @@ def test_hostile_text_adds_no_element_and_no_attribute(text: str, classes: int) 
         assert text in parsed.texts
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=25)
 @given(st.text(st.sampled_from("<>\"'&/=;-!]{}%\\ \n\x00a\u202e\u2028\udc80") | st.characters(), min_size=1))
 def test_any_text_adds_no_element_and_no_attribute(text: str) -> None:

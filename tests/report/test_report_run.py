@@ -35,6 +35,7 @@ def test_pictures_become_thumbnails(indexed: Index, tmp_path: Path) -> None:
     assert previews == {key: (thumbnail(Image.open(io.BytesIO(media[key]))), None) for key in (0, 4)}
 
 
+@pytest.mark.long
 def test_videos_become_films_of_their_segments(indexed: Index, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     videos = [encode_mp4(rng.integers(0, 255, (40, 32, 48, 3), np.uint8), 10) for _ in range(4)]

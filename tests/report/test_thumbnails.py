@@ -211,6 +211,7 @@ def test_films_of_videos_and_segments_are_made_in_the_sandbox() -> None:
     assert numbers(played(shown.clip)[0]) == list(range(20, 60))
 
 
+@pytest.mark.long
 def test_clips_of_real_videos_are_within_the_limit(shared: Path) -> None:
     media = [path.read_bytes() for path in sorted((shared / "actions" / "clips").iterdir())[::8]]
     with Sandbox(Parser.of(film_parser)) as sandbox:

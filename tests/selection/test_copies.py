@@ -163,6 +163,7 @@ def many(monkeypatch) -> None:
         monkeypatch.setattr(copies, name, value)
 
 
+@pytest.mark.long
 def test_in_several_partitions_copies_are_copies_and_most_are_found(ray_local, tmp_path, pictures, many):
     root = Root.open(str(tmp_path))
     parts = [take(samples_of(list(range(200)), [0] * 200, pictures), slice(i, i + 50)) for i in range(0, 200, 50)]
@@ -178,6 +179,7 @@ def test_in_several_partitions_copies_are_copies_and_most_are_found(ray_local, t
     assert len(removed) <= (~keep).sum() + 2
 
 
+@pytest.mark.long
 def test_a_stopped_search_compares_only_what_is_left(ray_local, tmp_path, pictures, many, monkeypatch):
     root, fresh = (Root.open(str(tmp_path / name)) for name in ("root", "fresh"))
     parts = [take(samples_of(list(range(200)), [0] * 200, pictures), slice(i, i + 50)) for i in range(0, 200, 50)]

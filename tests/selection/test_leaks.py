@@ -76,6 +76,7 @@ def test_the_labeled_set_is_compared_by_name(labeled, test):
         assert find_leaks("error", groups_of(labeled), groups_of(test)).leaks == leaks
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(4))
 def test_the_corpus_is_compared_by_group_and_by_bytes(ray_local, tmp_path, monkeypatch, seed):
     rng, root = np.random.default_rng(seed), Root.open(str(tmp_path))

@@ -159,6 +159,7 @@ def stamps(folder: Path, *patterns: str) -> dict[Path, tuple[int, bytes]]:
     return {path: (path.stat().st_ino, path.read_bytes()) for path in found}
 
 
+@pytest.mark.long
 def test_copies_in_a_folder_are_those_of_brute_force(
     case: Case, media: list[bytes], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_formats_give_the_same_logits_in_a_process_without_raylabel(
     assert list(check_formats(exported, tmp_path).values()) == [3, 4]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fixture", "more"), [("small", []), pytest.param("resnet18", ["timm"], marks=pytest.mark.slow)]
 )

@@ -179,6 +179,7 @@ def test_samples_of_videos_are_their_middle_clips(ray_local: None, tmp_path: Pat
     assert torch.equal(found, normalise(torch.from_numpy(pixels), view))
 
 
+@pytest.mark.long
 def test_a_test_set_that_cannot_be_read_is_an_error(ray_local: None, tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": pa.array([b"no picture"])}), tmp_path / "a.parquet")
     corpus, root = Corpus(uri=(str(tmp_path / "a.parquet"),)), Root.open(str(tmp_path / "runs"))

@@ -72,6 +72,7 @@ def check_code(some: dict[Model, tuple[int, ...]], tmp_path: Path) -> None:
         assert (found[0] == expected[folder]).all(), folder.name
 
 
+@pytest.mark.long
 def test_the_code_gives_the_same_logits_without_raylabel(tmp_path: Path) -> None:
     check_code(SOME, tmp_path)
 

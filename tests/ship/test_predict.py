@@ -95,6 +95,7 @@ def stamps(folder: Path, *patterns: str) -> dict[Path, tuple[int, bytes]]:
     return {path: (path.stat().st_ino, path.read_bytes()) for path in found}
 
 
+@pytest.mark.long
 def test_files_get_the_classes_and_probabilities_of_the_network(
     case: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

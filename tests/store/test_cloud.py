@@ -32,6 +32,7 @@ def test_the_server_counts_requests_by_kind_and_place(cloud: Cloud, bucket: str)
     assert stages["b-1"].of("a/x", "GET").bytes == 5 and stages[""].of("a/x", "GET").bytes == 5
 
 
+@pytest.mark.long
 def test_the_server_refuses_more_requests_than_a_prefix_gives(cloud: Cloud, bucket: str):
     write_file(f"{bucket}/few/x", b"1")
     cloud.limits = Limits(latency=0.001, gets=4)

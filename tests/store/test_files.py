@@ -12,6 +12,7 @@ from raylabel.store import s3_retry
 from raylabel.store.files import filesystem, list_files, read_file, write_file
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [0, 1, 100, 100_000])
 @pytest.mark.parametrize("copy", [False, True])
 def test_a_file_of_any_size_is_read_after_refusals(

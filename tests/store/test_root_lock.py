@@ -127,6 +127,7 @@ def test_a_driver_killed_on_this_machine_does_not_block_the_root(
         assert len(drivers(root)) == 1
 
 
+@pytest.mark.long
 def test_a_driver_killed_on_another_machine_blocks_the_root_for_a_while(
     root: Root, start: Start, quick: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +152,7 @@ def test_a_driver_whose_pid_is_now_of_another_process_does_not_block_the_root(
         assert drivers(root) != [f"{other.id}.json"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("machine", ["", "each its own"])
 def test_of_many_that_start_together_exactly_one_continues(root: Root, start: Start, machine: str) -> None:
     processes = [start(root, machine and f"{machine} {i}", "waits before it lists") for i in range(5)]
@@ -190,6 +192,7 @@ def test_a_driver_that_ends_or_continues_while_another_reads_its_file_is_no_erro
     assert mine._others() == [] and not then
 
 
+@pytest.mark.long
 def test_a_stall_of_the_storage_does_not_take_the_root_from_its_driver(
     root: Root, start: Start, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +225,7 @@ def test_a_waiting_driver_that_dies_is_not_waited_for(root: Root, quick: None) -
         assert time.monotonic() - begin > 1.5 and len(drivers(root)) == 1
 
 
+@pytest.mark.long
 def test_a_driver_whose_file_was_deleted_while_it_waited_writes_it_again(root: Root, start: Start, quick: None) -> None:
     first = start(root, "another")
     assert read_line(first) == "held"

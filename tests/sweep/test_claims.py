@@ -53,6 +53,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_one_trial_builds_and_the_others_wait(ray_local, tmp_path):
     (claims, first, *others), notes = builders(tmp_path, 4)
     building = first.make.remote(str(tmp_path / "go"))
@@ -80,6 +81,7 @@ def test_another_trial_builds_if_the_builder_is_killed(ray_local, tmp_path):
     assert [(build.trial, build.done) for build in ledger.builds] == [(0, False), (1, True)]
 
 
+@pytest.mark.long
 def test_an_input_error_fails_all_trials_that_need_the_artifact(ray_local, tmp_path):
     (_, first, *others), notes = builders(tmp_path, 3)
     building = first.make.remote(str(tmp_path / "go"), InputError("the loss is not a number"))
@@ -96,6 +98,7 @@ def test_an_input_error_fails_all_trials_that_need_the_artifact(ray_local, tmp_p
     assert ray.get(again.make.remote(), timeout=60) == "0"
 
 
+@pytest.mark.long
 def test_another_trial_builds_if_the_builder_raises_another_error(ray_local, tmp_path):
     (_, first, second), notes = builders(tmp_path, 2)
     building = first.make.remote(str(tmp_path / "go"), KeyError("lost"))

@@ -314,6 +314,7 @@ def hostile(text: str) -> str:
     return write_sweep_page(make(grid(fields), "fsx", text=text, soup=True), f"/runs/{text}")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_adds_no_element_and_no_attribute(text: str) -> None:
     page = hostile(text)
@@ -328,6 +329,7 @@ def _elements(page: str) -> dict:
     return {what: count for what, count in Parsed(page).elements.items() if what[0] != "wbr"}
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=25)
 @given(st.text(st.sampled_from("<>\"'&/=;-!]{}%\\ \n\x00a\u202e\u2028\udc80") | st.characters(), min_size=1))
 def test_any_text_adds_no_element_and_no_attribute(text: str) -> None:

@@ -29,6 +29,7 @@ def examples(root: Root, first: int, samples: int, lanes: int, broken: int | Non
     return stored_examples(Root.open(f"{root.uri}/{first}"), rows, layout)
 
 
+@pytest.mark.long
 @settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_a_batch_has_the_items_of_both_streams_in_their_order(tmp_path_factory, data):

@@ -173,6 +173,7 @@ def _trained(
     return {name: found.files[name] for name in (WEIGHTS, CURVE, AVERAGE, BEST, VALIDATION) if name in found.files}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fields", "world"),
     [

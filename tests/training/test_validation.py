@@ -81,6 +81,7 @@ def test_it_is_the_accuracy_of_a_plain_forward_pass(examples, pictures, group):
     assert found == [plain(module, pictures)] * 2 and 0 < found[0] < 1
 
 
+@pytest.mark.long
 def test_workers_share_the_set(examples, monkeypatch):
     """Each chunk is measured by one worker, whatever their number."""
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
@@ -112,6 +113,7 @@ def test_points_are_evenly_spaced_and_end_at_the_end(points: int, steps: int):
     assert points_of(replace(config, validate=Validate())) == set()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(200)
 def test_the_best_network_is_kept_through_interruptions(examples, pictures, tmp_path, monkeypatch):
     # The rate is so high after the first point that later networks are worse.

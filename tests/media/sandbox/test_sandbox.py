@@ -411,6 +411,7 @@ def test_the_shared_sandbox_is_reused():
     module._shared.clear()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("view", [View(size=64, resize=72), View(size=32, resize=32, crop="padded", dct_scale=True)])
 def test_pixels_equal_those_of_parsing_in_process(shared: Path, view: View):
     """A child has loaded all that decoding of unusual pictures needs, and the results are the same."""
@@ -435,6 +436,7 @@ def in_process(function, data: bytes, *arguments) -> tuple[np.ndarray, tuple[str
         return np.zeros((view.size, view.size, 3), np.uint8), (reject.reason, reject.detail)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("crop", ["padded", "random_resized", "center"])
 def test_training_views_are_determined_by_their_numbers(crop):
     view = View(size=24, resize=24, crop=crop)
