@@ -203,6 +203,9 @@ class _Board:
         self.told = told and preempted
         return told
 
+    def is_preempted(self) -> bool:
+        return self.preempted
+
     def get(self) -> tuple[int, str, Any]:
         return self.at
 
@@ -213,7 +216,7 @@ def make_board() -> Any:
     `.set.remote(done, note, points)`, called by rank 0, returns whether training is preempted. `points` are those of
     its curves, as lists and dicts: for any other type the actor would import its module, and PyTorch with it.
     `.preempt.remote(whether)` sets whether training is preempted; it returns whether `set` was called since
-    `.preempt.remote(False)`, that is, whether workers are training.
+    `.preempt.remote(False)`, that is, whether workers are training. `.is_preempted.remote()` tells without reporting.
     The actor runs on the driver's node, so that it ends with the driver and with no other node.
     """
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}

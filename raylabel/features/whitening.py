@@ -141,15 +141,16 @@ def computed(table: pa.Table) -> np.ndarray:
 def _whiten_file(features: Artifact, file: File, whitening: Artifact, folder: str) -> File:
     with np.load(io.BytesIO(whitening.read(_WHITENING))) as stored:
         mean, matrix = stored["mean"], stored["matrix"]
-    schema, groups = features_schema(matrix.shape[1]), list[pa.Table]()
+    full, groups = features_schema(matrix.shape[1]), list[pa.Table]()
     with features.opened(file) as opened:
+        schema = pa.schema([full.field(name) for name in opened.schema_arrow.names])
         for group in range(opened.num_row_groups):
             heartbeat()
             table = opened.read_row_group(group)
             found = (computed(table) - mean) @ matrix
             norm = np.linalg.norm(found, axis=1)
             unit = (found / np.maximum(norm, np.finfo(np.float32).tiny)[:, None]).astype(np.float16)
-            columns: dict[str, Any] = {name: table.column(name) for name in ("key", "digest", "group")}
+            columns: dict[str, Any] = {name: table.column(name) for name in schema.names}
             columns["feature"] = pa.FixedSizeListArray.from_arrays(unit.ravel(), type=schema.field("feature").type)
             columns["norm"] = norm
             groups.append(pa.table(columns, schema=schema))

@@ -4,6 +4,7 @@ Three artifacts: SAMPLES of the picks (samples.py); MEDIA of the set of samples 
 of the same set share; and the labels of these, in the order of the media, which are called EXAMPLES.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -77,12 +78,14 @@ def undecodable(examples: Artifact, key: int, reject: Reject) -> InputError:
     )
 
 
-def write_labels(draft: Draft, media: Artifact, labels: list[File], items: int, soft: bool = False) -> Built:
-    """EXAMPLES from the files with the labels of the media."""
+def write_labels(
+    draft: Draft, media: Artifact, labels: list[File], items: int, soft: bool = False, empty: Sequence[int] = ()
+) -> Built:
+    """EXAMPLES from the files with the labels of the media. `empty`: lanes that have media, but no labels."""
     lanes = len(np.unique(media.table("row_groups", ROW_GROUPS, ["lane"]).column("lane").to_numpy()))
     info = {name: media.info[name] for name in ("samples", "rejected", "reasons")}
-    info |= {"items": items, "lanes": lanes, "media": f"{media.name}-{media.digest}", "soft": soft}
-    return Built(labels, info)
+    info |= {"items": items, "lanes": lanes - len(empty), "media": f"{media.name}-{media.digest}", "soft": soft}
+    return Built(labels, info | ({"empty_lanes": list(empty)} if empty else {}))
 
 
 def _identity(picks: Artifact, media: Artifact) -> dict[str, Any]:

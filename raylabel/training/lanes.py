@@ -82,7 +82,7 @@ class Lane:
                 for windows in [unit] if whole else [[window] for window in unit]:
                     size = sum(window.size for window in windows)
                     begin, at = at, at + size
-                    if at <= skipped:
+                    if at <= skipped or not size:
                         continue
                     positions = np.arange(begin, at) * lanes + self.lane
                     if positions[max(0, skipped - begin)] >= share.stop:

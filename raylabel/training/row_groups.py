@@ -94,6 +94,7 @@ class _Stored:
         table = self._media.table("row_groups", ROW_GROUPS)
         self._of = {name: table.column(name).to_numpy() for name in ROW_GROUPS.names}
         numbers = np.unique(self._of["lane"])  # a lane all of whose samples were rejected has no group
+        numbers = np.setdiff1d(numbers, self._examples.info.get("empty_lanes", []))
         first = np.cumsum(self._of["rows"], dtype=np.int64) - self._of["rows"]  # row of the table of labels
         self._groups = {lane: np.flatnonzero(self._of["lane"] == numbers[lane]) for lane in wanted}
         ranges = {}
@@ -147,9 +148,7 @@ class _Stored:
             return [group for one in groups for group in self.read(lane, [one])]
         where = f"{self._media.uri}/{self._names[file[0]]}"
         with reading(where):
-            data = self._open(int(file[0])).read_at(int(size.sum()), int(offset[0]))
-            stream = pa.BufferReader(data)
-            batches = [pa.ipc.read_record_batch(pa.ipc.read_message(stream), MEDIA) for _ in groups]
+            batches = read_batches(self._open(int(file[0])), int(offset[0]), int(size.sum()), len(groups))
         if [len(batch) for batch in batches] != rows.tolist():
             raise AssertionError(f"{where}: groups have {[len(b) for b in batches]} samples, expected {rows.tolist()}")
         first = np.append(0, np.cumsum(self._of["rows"][self._groups[lane]]))
@@ -173,6 +172,12 @@ class _Stored:
                 while len(self._files) > OPEN:
                     self._files.popitem(last=False)
             return self._files[file]
+
+
+def read_batches(file: Ranges, offset: int, size: int, groups: int) -> list[pa.RecordBatch]:
+    """MEDIA of groups that follow each other in a file, with one request."""
+    stream = pa.BufferReader(file.read_at(size, offset))
+    return [pa.ipc.read_record_batch(pa.ipc.read_message(stream), MEDIA) for _ in range(groups)]
 
 
 def _by_groups(some: dict[int, tuple[int, int]], stops: list[int]) -> list[tuple[tuple[int, int], list[int]]]:

@@ -18,6 +18,7 @@ from raylabel.compute.resources import Resources
 from raylabel.models.trained import CURVE, WEIGHTS, describe
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
 from raylabel.training.checkpoint import STATE, Checkpoints
+from raylabel.training.held_group import HeldGroup
 from raylabel.training.learner import MOMENTUM, result_file
 from raylabel.training.loop import describe_step, run_worker
 from raylabel.training.task import TrainingTask
@@ -26,9 +27,16 @@ from raylabel.training.watch import Points, Watch, unwatched
 from raylabel.training.worker_group import Workers
 
 
-def train(root: Root, name: str, task: TrainingTask, resources: Resources, watch: Watch = unwatched) -> Artifact:
+def train(
+    root: Root,
+    name: str,
+    task: TrainingTask,
+    resources: Resources,
+    watch: Watch = unwatched,
+    group: HeldGroup | None = None,
+) -> Artifact:
     """The network trained on the task's examples, from random weights or from those of `init`. This function chooses
-    the task's precision. `watch` gets the points of its curves while it runs.
+    the task's precision. `watch` gets the points of its curves while it runs. `group`: workers that stay after it.
 
     A run that was killed resumes from its last checkpoint with the same sequence of samples, whatever the number of
     workers. info: seconds, images, workers (of its last start), passed_over (damaged checkpoints that were skipped, if
@@ -55,7 +63,7 @@ def train(root: Root, name: str, task: TrainingTask, resources: Resources, watch
 
     def build_model(draft: Draft) -> Built:
         board, checkpoints = make_board(), Checkpoints(draft.scratch("checkpoints"))
-        workers = Workers(resources, cluster, config.batch, task.stream, board)
+        workers = Workers(resources, cluster, config.batch, task.stream, board, group)
         worker_task = replace(task, precision=precision, board=board)
         start = checkpoints.newest()
         before = start.step * config.batch

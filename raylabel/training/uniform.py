@@ -1,4 +1,4 @@
-"""ASSIGNED → SAMPLES: each sample with its cluster as its label, so often that all clusters have equally many items.
+"""ASSIGNED → EXAMPLES: each sample with its cluster as its label, so often that all clusters have equally many items.
 
 Caron et al. 2018 §3.3 sample images uniformly over the clusters, so that a large cluster is not all that is learned. An
 epoch has N items: of C clusters each has N / C, up to one. Within a cluster all samples have equally many, up to one.
@@ -8,7 +8,6 @@ large cluster may have none in an epoch.
 Letters: C clusters that have samples, k clusters, n samples of a file, N samples.
 """
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,35 +17,37 @@ from raylabel.compute.tasks import run_tasks
 from raylabel.compute.watchdog import heartbeat
 from raylabel.features.clusters import ASSIGNED
 from raylabel.rng import permuted
+from raylabel.schema import ROW_GROUPS
 from raylabel.store.artifact import Artifact, Built, Draft, File, Root, write_table
-from raylabel.training.samples import ROWS, samples_table
+from raylabel.training.examples import write_labels
+from raylabel.training.samples import samples_table
 
 VERSION = 1
 """Of the numbers."""
-RUN = 8
-"""Files of ASSIGNED that a task reads."""
+RUN = 256
+"""Files of ASSIGNED that a task reads, and the row groups of the file that it writes."""
 
 
-def make_uniform(root: Root, name: str, clusters: Artifact, seed: int) -> Artifact:
-    """SAMPLES of all samples that have a cluster, the artifact `samples-<name>`; those that have no item in this epoch
-    have no labels. Info: samples, picks (items, as many), and keys, which does not depend on clusters or seed."""
+def make_uniform(root: Root, name: str, media: Artifact, clusters: Artifact, seed: int) -> Artifact:
+    """EXAMPLES of all samples of MEDIA, the artifact `examples-<name>`; those that have no item in this epoch have no
+    labels. `clusters`: of the features of the same media, in the order of the samples there. Info: as of `materialize`.
+    """
 
     def build(draft: Draft) -> Built:
         files = [file.name for file in clusters.files("assigned-")]
         runs = [files[first : first + RUN] for first in range(0, len(files), RUN)]
-        k = clusters.info["k"]
-        counted = run_tasks(_count, [(clusters, run, k) for run in runs])
-        counts = np.stack([count for count, _ in counted])  # [runs, k]
-        keys = hashlib.sha256("".join(digest for _, some in counted for digest in some).encode()).hexdigest()
+        counts = np.stack(run_tasks(_count, [(clusters, run, clusters.info["k"]) for run in runs]))  # [runs, k]
         sizes, before = counts.sum(0), np.cumsum(counts, 0) - counts
         quotas = quotas_of(sizes, seed)
-        tasks = [(draft.uri, n, clusters, run, before[n], sizes, quotas, seed) for n, run in enumerate(runs)]
-        made = [file for some in run_tasks(_write, tasks) for file in some]
-        total = int(sizes.sum())
-        return Built(made, {"samples": total, "picks": total, "keys": keys})
+        tasks = [(draft.uri, n, media, clusters, run, before[n], sizes, quotas, seed) for n, run in enumerate(runs)]
+        written = run_tasks(_write, tasks)
+        lane = media.table("row_groups", ROW_GROUPS, ["lane"]).column("lane").to_numpy()
+        items = sum((some for _, some in written), np.zeros(int(lane.max()) + 1, np.int64))
+        empty = [int(one) for one in np.unique(lane) if not items[one]]
+        return write_labels(draft, media, [file for file, _ in written], int(quotas.sum()), empty=empty)
 
-    identity = {"clusters": clusters.digest, "seed": seed, "version": VERSION}
-    return root.make(f"samples-{name}", identity, build)
+    identity = {"media": media.digest, "clusters": clusters.digest, "seed": seed, "version": VERSION}
+    return root.make(f"examples-{name}", identity, build)
 
 
 def quotas_of(sizes: np.ndarray, seed: int) -> np.ndarray:
@@ -63,42 +64,42 @@ def repeats(cluster: np.ndarray, position: np.ndarray, sizes: np.ndarray, quotas
     return quota // size + (permuted(position, size, seed, 1 + cluster) < quota % size)
 
 
-def _count(clusters: Artifact, names: Sequence[str], k: int) -> tuple[np.ndarray, list[str]]:
-    """The sizes of the clusters in some files, int64 [k], and a digest of the keys of each file."""
-    counts, digests = np.zeros(k, np.int64), list[str]()
+def _count(clusters: Artifact, names: Sequence[str], k: int) -> np.ndarray:
+    """The sizes of the clusters in some files, int64 [k]."""
+    counts = np.zeros(k, np.int64)
     for name in names:
         heartbeat()
-        table = clusters.table(name, ASSIGNED, ["key", "cluster"])
-        counts += np.bincount(table["cluster"].to_numpy(), minlength=k)
-        digests.append(hashlib.sha256(np.ascontiguousarray(table["key"].to_numpy(), "<i8").tobytes()).hexdigest())
-    return counts, digests
+        counts += np.bincount(clusters.table(name, ASSIGNED, ["cluster"])["cluster"].to_numpy(), minlength=k)
+    return counts
 
 
 def _write(
     folder: str,
     number: int,
+    media: Artifact,
     clusters: Artifact,
     names: Sequence[str],
     before: np.ndarray,
     sizes: np.ndarray,
     quotas: np.ndarray,
     seed: int,
-) -> list[File]:
-    """SAMPLES of some files of ASSIGNED. `before`: the sizes of the clusters in the files before."""
-    files, before = [], before.copy()
-    for at, name in enumerate(names):
+) -> tuple[File, np.ndarray]:
+    """The labels of some files of ASSIGNED, and how many each lane has there, int64 [lanes]. `before`: the sizes of the
+    clusters in the files before."""
+    table = media.table("row_groups", ROW_GROUPS, ["lane", "rows"])
+    lane = np.repeat(table.column("lane").to_numpy(), table.column("rows").to_numpy())
+    row = int(before.sum())
+    groups, before, items = list[pa.Table](), before.copy(), np.zeros(int(lane.max()) + 1, np.int64)
+    for name in names:
         heartbeat()
         table = clusters.table(name, ASSIGNED, ["key", "cluster"])
-        if not len(table):
-            continue
         cluster = table["cluster"].to_numpy().astype(np.int64)
         count = repeats(cluster, before[cluster] + places(cluster), sizes, quotas, seed)
         before += np.bincount(cluster, minlength=len(before))
-        ends = np.append(0, np.cumsum(count))
-        samples = samples_table(table["key"].to_numpy(), ends, np.repeat(cluster, count))
-        groups: list[pa.Table] = [samples.slice(first, ROWS) for first in range(0, len(samples), ROWS)]
-        files.append(write_table(folder, f"samples-{number:05d}-{at}.parquet", *groups))
-    return files
+        np.add.at(items, lane[row : row + len(count)], count)
+        row += len(count)
+        groups.append(samples_table(table["key"].to_numpy(), np.append(0, np.cumsum(count)), np.repeat(cluster, count)))
+    return write_table(folder, f"examples-{number:06d}.parquet", *groups), items
 
 
 def places(cluster: np.ndarray) -> np.ndarray:

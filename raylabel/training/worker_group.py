@@ -6,19 +6,16 @@ at that moment; the order of the samples does not depend on their number. Meanwh
 demand, the resources of the missing workers are requested again.
 """
 
-import os
-import threading
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 import ray.exceptions
 import ray.train
-import ray.train.torch
 import torch
 import torch.distributed
 
@@ -28,67 +25,51 @@ from raylabel.compute.placement_groups import remove_orphaned_placement_groups
 from raylabel.compute.ray_internals import draining_nodes, is_start_timeout
 from raylabel.compute.resources import Cluster, Resources
 from raylabel.errors import RESUME, InputError, find_input_error
-from raylabel.store.files import filesystem
 from raylabel.text import duration, one_line
-from raylabel.training.checkpoint import Checkpoint, Checkpoints
+from raylabel.training import ray_train
+from raylabel.training.checkpoint import Checkpoint
+from raylabel.training.held_group import HeldGroup
 from raylabel.training.stream import Stream
 
 # Consecutive starts that may end without a new checkpoint. By then a faulty machine has been replaced, so more failures
 # mean a bug in the loop.
 FAILURES = 5
-SILENCE = 240  # seconds that a worker waits for the others in a collective operation before it fails
 FLUSH = 25.0  # seconds for a last checkpoint when the driver is told to end; a spot notice comes 30 s ahead or more
 LOOK = 2.0  # seconds between two checks of the cluster
 SETTLED = 300.0  # seconds that a start must have trained before it is preempted to restart with more workers
 
 NO_ROOM = 600.0  # seconds that a start may wait for room for its workers, or the run's patience if that is longer
 
-# Seconds that Ray Train itself waits for that room; then the room is computed again. Ray Train may have waited for a
-# machine that was lost just before, when Ray did not know it yet.
-os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
 
+class Resumable(Protocol):
+    """What workers write while they work, and resume from."""
 
-def fit(
-    loop: Callable[[dict[str, Any]], None],
-    settings: dict[str, Any],
-    storage: str,
-    workers: int,
-    gpu: bool,
-    failures: int = 0,
-) -> Future[None]:
-    """Runs the loop on that many workers, each with the settings. `failures`: how often Ray Train may restart them.
-
-    `storage`: the folder in which Ray Train stores its state. No checkpoints are reported to Ray Train.
-    """
-    fs, path = filesystem(storage)
-    trainer = ray.train.torch.TorchTrainer(
-        loop,
-        train_loop_config=settings,
-        torch_config=ray.train.torch.TorchConfig(timeout_s=SILENCE),
-        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": 1}),
-        run_config=ray.train.RunConfig(
-            name="run",
-            storage_path=path,
-            storage_filesystem=fs,
-            failure_config=ray.train.FailureConfig(
-                max_failures=failures, max_preemption_failures=failures, controller_failure_limit=failures
-            ),
-        ),
-    )
-    # Not in the main thread: there Ray Train would install a handler of its own for Ctrl-C, and keep it.
-    return _in_thread(trainer.fit)
+    def newest(self) -> Checkpoint:
+        """How far it is."""
+        ...
 
 
 class Workers:
     """Runs one training: chooses the number of workers and restarts them from the newest checkpoint."""
 
-    def __init__(self, resources: Resources, cluster: Cluster, batch: int, stream: Stream, board: Any):
-        """InputError if the cluster has no room for the workers that `resources` asks for."""
+    def __init__(
+        self,
+        resources: Resources,
+        cluster: Cluster,
+        batch: int,
+        stream: Stream | None,
+        board: Any,
+        group: HeldGroup | None = None,
+    ):
+        """`stream`: None if any number of workers can share the work. `group`: workers that stay; None: they start and
+        end with each run. InputError if the cluster has no room for the workers that `resources` asks for."""
         self._resources, self._batch, self._stream, self._board = resources, batch, stream, board
+        self._group = group
         # Never changed: if all GPUs are lost, training waits for one instead of continuing on CPUs, 100 times slower.
         self._gpu = bool(cluster.gpus)
         self.count = self._wanted = cluster.workers(resources, batch)
-        stream.check_workers(self.count, batch)
+        if stream:
+            stream.check_workers(self.count, batch)
         self._name = f"train-{uuid.uuid4().hex}"
 
     def run(
@@ -96,7 +77,7 @@ class Workers:
         loop: Callable[[dict[str, Any]], None],
         settings: dict[str, Any],
         storage: str,
-        checkpoints: Checkpoints,
+        checkpoints: Resumable,
         start: Checkpoint,
         last: int,
         say: Callable[[str], None],
@@ -143,6 +124,8 @@ class Workers:
                     f"see the logs of the workers, in Ray's folder on their machines; {RESUME}"
                 )
             if found.step < last:
+                if self._group:
+                    self._group.close()  # its machines or its processes are ending, or there is room for more
                 say(f"{why}; training resumes from step {found.step:,}")
 
     def _attempt(self, loop: Callable[[dict[str, Any]], None], settings: dict[str, Any], storage: str) -> str:
@@ -152,7 +135,8 @@ class Workers:
         self.count, begin, drained, why = self._room(), time.monotonic(), draining_nodes(), ""
         lost = max(0, self._wanted - self.count)
         with Demand(self._name) as demand:  # for the missing workers; Ray Train requests those that it starts
-            outcome = fit(loop, settings, storage, self.count, self._gpu)
+            start = self._group.fit if self._group else ray_train.fit
+            outcome = start(loop, settings, storage, self.count, self._gpu)
             try:
                 while not outcome.done():
                     demand.ask(lost, lost if self._gpu else 0)
@@ -184,22 +168,7 @@ class Workers:
             return 1  # Ray Train then waits for the first machine
         wanted = min(self._resources.workers, cluster.gpus if self._gpu else cluster.cpus)
         most = cluster.workers(replace(self._resources, workers=wanted), self._batch)
-        return next(count for count in range(most, 0, -1) if self._stream.serves(count, self._batch))
-
-
-def _in_thread(call: Callable[[], Any]) -> Future[None]:
-    outcome: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            call()
-        except BaseException as error:  # raised again where the result is read
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(None)
-
-    threading.Thread(target=run, name="train", daemon=True).start()
-    return outcome
+        return next(n for n in range(most, 0, -1) if not self._stream or self._stream.serves(n, self._batch))
 
 
 def _lost(error: Exception) -> str:

@@ -59,9 +59,9 @@ from raylabel.models.trained import WEIGHTS, describe, load_model
 from raylabel.models.weights import save_weights
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.training.config import Train
+from raylabel.training.ray_train import fit
 from raylabel.training.schedule import Schedule
 from raylabel.training.task import TrainingTask
-from raylabel.training.worker_group import fit
 
 BAR = 0.90
 CLASSES = 1000

@@ -23,10 +23,10 @@ from raylabel.models.trained import CURVE
 from raylabel.store.artifact import Root
 from raylabel.training.checkpoint import Checkpoints
 from raylabel.training.config import Train
+from raylabel.training.ray_train import fit
 from raylabel.training.schedule import Schedule
 from raylabel.training.stream import Stream
 from raylabel.training.task import TrainingTask
-from raylabel.training.worker_group import fit
 
 pytestmark = [*MARKS, pytest.mark.timeout(400)]
 

@@ -17,9 +17,10 @@ from raylabel.corpus import Corpus, Shards, index_corpus
 from raylabel.labels.truth import GivenLabels
 from raylabel.models import Model
 from raylabel.store.artifact import Artifact, Root
-from raylabel.training import loop, stream, validation, worker_group
+from raylabel.training import decoding, loop, ray_train, stream
 from raylabel.training.config import Train
 from raylabel.training.examples import materialize
+from raylabel.training.held_group import HeldGroup
 from raylabel.training.media import Materialize, WritingTask
 from raylabel.training.schedule import Schedule
 from raylabel.training.task import TrainingTask
@@ -50,6 +51,7 @@ def fit(
     workers: int = 1,
     init: Artifact | None = None,
     continued: bool = False,
+    group: HeldGroup | None = None,
 ) -> Artifact:
     task = TrainingTask(
         model=MODEL,
@@ -61,14 +63,14 @@ def fit(
         init=init,
         continued=continued,
     )
-    return train(root, "net", task, Resources(workers=workers))
+    return train(root, "net", task, Resources(workers=workers), group=group)
 
 
 @contextmanager
 def in_this_process(folder: Path) -> Iterator[None]:
     """Trainings run their only worker in this process (Ray Train's local mode): the processes of Ray Train take half a
     minute of CPU time to start."""
-    start = worker_group.fit
+    start = ray_train.fit
 
     def fit_here(
         each: Callable[[dict[str, Any]], None], settings: dict[str, Any], storage: str, workers: int, gpu: bool
@@ -81,9 +83,9 @@ def in_this_process(folder: Path) -> Iterator[None]:
         return start(each, settings, storage, 0, gpu)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker_group, "fit", fit_here)
+        patch.setattr(ray_train, "fit", fit_here)
         patch.setattr(loop, "handle_sigterm", lambda: None)  # of a worker's process
-        use_again(patch, stream, validation)
+        use_again(patch, stream, decoding)
         yield
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

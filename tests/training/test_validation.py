@@ -20,7 +20,7 @@ from raylabel.media.image_views import eval_pixels, normalise
 from raylabel.models.build import build
 from raylabel.models.trained import load_model
 from raylabel.store.artifact import Artifact, Root
-from raylabel.training import loop, validation
+from raylabel.training import decoding, loop, validation
 from raylabel.training.config import Train, Validate
 from raylabel.training.preemption import Agreement, Decision
 from raylabel.training.schedule import Schedule
@@ -92,7 +92,7 @@ def test_workers_share_the_set(examples, monkeypatch):
         return (torch.full((len(pixels), 1), 3),)
 
     monkeypatch.setattr(validation, "rank_classes", record)
-    monkeypatch.setitem(validation.CHUNK, "images", 16)
+    monkeypatch.setitem(decoding.CHUNK, "images", 16)
     for world in 1, 3:
         shares = []
         for rank in range(world):

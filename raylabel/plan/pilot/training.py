@@ -13,8 +13,8 @@ from raylabel.store.files import read_file, write_file
 from raylabel.training.checkpoint import Checkpoints
 from raylabel.training.config import Validate
 from raylabel.training.loop import steps
+from raylabel.training.ray_train import fit
 from raylabel.training.task import TrainingTask
-from raylabel.training.worker_group import fit
 
 SECONDS = 8.0  # of training that are timed, at least half of them; start-up is not included
 WARMUP_STEPS = 3  # steps that are not timed: the batches of the first steps are decoded in advance

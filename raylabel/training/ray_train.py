@@ -1,0 +1,65 @@
+"""One run of Ray Train: a group of workers that execute a function."""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import ray.train
+import ray.train.torch
+
+from raylabel.store.files import filesystem
+
+SILENCE = 240  # seconds that a worker waits for the others in a collective operation before it fails
+
+# Seconds that Ray Train itself waits for that room; then the room is computed again. Ray Train may have waited for a
+# machine that was lost just before, when Ray did not know it yet.
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
+
+
+def fit(
+    loop: Callable[[dict[str, Any]], None],
+    settings: dict[str, Any],
+    storage: str,
+    workers: int,
+    gpu: bool,
+    failures: int = 0,
+) -> Future[None]:
+    """Runs the loop on that many workers, each with the settings. `failures`: how often Ray Train may restart them.
+
+    `storage`: the folder in which Ray Train stores its state. No checkpoints are reported to Ray Train.
+    """
+    fs, path = filesystem(storage)
+    trainer = ray.train.torch.TorchTrainer(
+        loop,
+        train_loop_config=settings,
+        torch_config=ray.train.torch.TorchConfig(timeout_s=SILENCE),
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": 1}),
+        run_config=ray.train.RunConfig(
+            name="run",
+            storage_path=path,
+            storage_filesystem=fs,
+            failure_config=ray.train.FailureConfig(
+                max_failures=failures, max_preemption_failures=failures, controller_failure_limit=failures
+            ),
+        ),
+    )
+    # Not in the main thread: there Ray Train would install a handler of its own for Ctrl-C, and keep it.
+    return in_thread(trainer.fit)
+
+
+def in_thread(call: Callable[[], Any]) -> Future[None]:
+    """The end of a call in a thread of its own."""
+    outcome: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # raised again where the result is read
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
+
+    threading.Thread(target=run, name="train", daemon=True).start()
+    return outcome
