@@ -23,6 +23,7 @@ from raylabel.errors import InputError
 from raylabel.recipes import Recipe
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.arbitrary_labels import ArbitraryLabels
+from raylabel.recipes.deep_cluster import DeepCluster
 from raylabel.recipes.random_labels import RandomPretraining
 from raylabel.recipes.redrawing import Redrawing
 from raylabel.recipes.transfer import Transfer
@@ -37,6 +38,7 @@ RUN_BY: dict[type, str] = {
     RandomPretraining: "random-labels",
     Redrawing: "redrawn-labels",
     ArbitraryLabels: "arbitrary-labels",
+    DeepCluster: "deep-cluster",
 }
 """The command that runs the recipes of a type."""
 

@@ -15,7 +15,7 @@ from raylabel.store.artifact import Artifact, Built, Draft, Root, write_bytes
 from raylabel.store.names import PAGE, SUMMARY
 from raylabel.text import points, slug
 
-Form = Literal["percent", "points", "epochs", "nats", "count"]
+Form = Literal["percent", "points", "epochs", "nats", "count", "fraction"]
 Verdict = Literal["agrees", "disagrees", "mixed", "not measurable", "one run"]
 
 
@@ -64,11 +64,13 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Accuracies while networks are trained."""
+    """Accuracies while networks are trained, or other shares."""
 
     title: str
     curves: Mapping[str, Sequence[tuple[float, float]]]
     """Name → (epochs, accuracy) of its points."""
+    axis: Literal["epochs", "rounds"] = "epochs"
+    """What is counted on the first axis."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ FORMS: Mapping[str, Callable[[float], str]] = {
     "epochs": lambda x: f"{x:,.1f}",
     "nats": lambda x: f"{x:.2f}",
     "count": lambda x: f"{x:,.0f}",
+    "fraction": lambda x: f"{x:.2f}",
 }
 BARE = {**FORMS, "percent": percentage}
 """In an interval, whose unit is that of the number before it."""

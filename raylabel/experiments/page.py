@@ -45,5 +45,5 @@ def _charts_of(given: Sequence[Mapping[str, Any]]) -> list[Chart]:
         curves = {name: [(x, share) for x, share in points] for name, points in one["curves"].items()}
         axis = linear(0, max((points[-1][0] for points in curves.values() if points), default=1.0), compact)
         # More names than colours would be dashed, in charts that need it not.
-        charts.append(share_chart(one["title"], curves, "epochs", axis, names if len(names) <= SERIES else ()))
+        charts.append(share_chart(one["title"], curves, one["axis"], axis, names if len(names) <= SERIES else ()))
     return charts

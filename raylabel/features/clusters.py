@@ -12,11 +12,15 @@ ASSIGNED = pa.schema(
 )
 
 
+SIZES = pa.schema([pa.field("size", pa.int64(), nullable=False)])
+"""The columns of CLUSTERS that do not depend on D."""
+
+
 def clusters_schema(width: int) -> pa.Schema:
     """CLUSTERS of features of D = `width` numbers, one row each, in the order of their numbers."""
     return pa.schema(
         [
-            pa.field("size", pa.int64(), nullable=False),
+            *SIZES,
             pa.field("centroid", pa.list_(pa.field("element", pa.float32(), nullable=False), width), nullable=False),
         ]
     )

@@ -85,14 +85,19 @@ def cluster(root: Root, features: Artifact, config: KMeans, seed: int, readers: 
     """
     identity = {"features": features.digest, "kmeans": identity_of(config), "seed": seed, "version": VERSION}
 
-    def build(draft: Draft) -> Built:
-        samples = features.info["scored"]
-        if samples < config.k:
-            raise InputError(f"{samples:,} samples cannot form {config.k:,} clusters: lower k")
-        with Readers(features, readers, config.k) as reading:
-            return _build(draft, reading, config, seed)
+    return root.make("clusters", identity, lambda draft: build_clusters(draft, features, config, seed, readers))
 
-    return root.make("clusters", identity, build)
+
+def build_clusters(
+    draft: Draft, features: Artifact, config: KMeans, seed: int, readers: int = 0, gpus: bool = True
+) -> Built:
+    """Writes what `cluster` makes, for an artifact with an identity of its own. `gpus`: whether readers use those of
+    the cluster, if it has some."""
+    samples = features.info["scored"]
+    if samples < config.k:
+        raise InputError(f"{samples:,} samples cannot form {config.k:,} clusters: lower k")
+    with Readers(features, readers, config.k, gpus) as reading:
+        return _build(draft, reading, config, seed)
 
 
 def _build(draft: Draft, readers: Readers, config: KMeans, seed: int) -> Built:

@@ -35,11 +35,12 @@ class Readers:
     An actor that dies with its node is started again, and reads its files again.
     """
 
-    def __init__(self, features: Artifact, count: int, clusters: int) -> None:
-        """`count`: of actors; 0: one for each GPU, or else for each CPU. `clusters`: k."""
+    def __init__(self, features: Artifact, count: int, clusters: int, on_gpus: bool = True) -> None:
+        """`count`: of actors; 0: one for each GPU, or else for each CPU. `clusters`: k. `on_gpus`: use those of the
+        cluster, if it has some."""
         cluster, files, width = Cluster.now(), features.files("features-"), features.info["p"]
         self.samples: int = features.info["scored"]
-        gpus = cluster.gpus
+        gpus = cluster.gpus if on_gpus else 0
         count = max(1, min(count or gpus or cluster.cpus, len(files)))
         shares = [files[number::count] for number in range(count)]
         whole = max(sum(file.rows for file in share) for share in shares) * 2 * width

@@ -26,11 +26,11 @@ THREADS = 32  # that read small files, which is mostly waiting
 NAME = re.compile(r"(?P<name>[^/]+)-(?P<digest>[0-9a-f]{12})")
 DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{12}(?![0-9a-f])")
 UUID = r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}"  # as uuid.uuid4 makes them
-PILOT, PROBE = re.compile(rf"pilot-{UUID}"), re.compile(rf"\.probe-{UUID}")
+PILOT, PROBE = re.compile(rf"pilot-{UUID}|\.workers-{UUID}"), re.compile(rf"\.probe-{UUID}")
 TEMPORARY = re.compile(rf".+\.{UUID}\.tmp")
 OWN = {"drivers", FOLDER, TRACKING}
 """Folders of raylabel that are no results."""
-RESULTS = ("run-", "transfer-", "random-labels-", "redrawn-labels-", "arbitrary-labels-")
+RESULTS = ("run-", "transfer-", "random-labels-", "redrawn-labels-", "arbitrary-labels-", "deep-cluster-")
 """The beginnings of the names of artifacts that are the results of a command."""
 OLD = 3600  # seconds after which a probe is one of a killed process: a run writes one before it has the root lock
 

@@ -4,6 +4,7 @@ from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
 from raylabel.evaluate.knn import Knn
 from raylabel.evaluate.precision import Truth
+from raylabel.features.kmeans import KMeans
 from raylabel.labels.drawn import RandomLabels, ShuffledLabels
 from raylabel.labels.tags import Tags
 from raylabel.labels.teacher import Label
@@ -12,7 +13,9 @@ from raylabel.models import Model
 from raylabel.models.init import Init
 from raylabel.recipes.arbitrary import arbitrary_cifar10, arbitrary_digits, statefarm, statefarm_by_driver
 from raylabel.recipes.arbitrary_labels import ArbitraryLabels
+from raylabel.recipes.clustered import cluster_digits, cluster_moving_digits
 from raylabel.recipes.control import Control
+from raylabel.recipes.deep_cluster import DeepCluster
 from raylabel.recipes.images import (
     cifar10,
     digits,
@@ -57,8 +60,10 @@ __all__ = [
     "Clip",
     "Control",
     "Corpus",
+    "DeepCluster",
     "Head",
     "Init",
+    "KMeans",
     "Knn",
     "Label",
     "LabeledSet",
@@ -84,6 +89,8 @@ __all__ = [
     "arbitrary_cifar10",
     "arbitrary_digits",
     "cifar10",
+    "cluster_digits",
+    "cluster_moving_digits",
     "cub200_resnet50",
     "digits",
     "flowers",

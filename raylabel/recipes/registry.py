@@ -14,6 +14,7 @@ from ray import cloudpickle
 
 from raylabel.errors import InputError
 from raylabel.recipes.arbitrary import arbitrary_cifar10, arbitrary_digits, statefarm, statefarm_by_driver
+from raylabel.recipes.clustered import cluster_digits, cluster_moving_digits
 from raylabel.recipes.images import (
     cifar10,
     digits,
@@ -68,6 +69,8 @@ NAMED: dict[str, Callable[..., Any]] = {
     "redrawn-cifar10": redrawn_cifar10,
     "arbitrary-digits": arbitrary_digits,
     "arbitrary-cifar10": arbitrary_cifar10,
+    "cluster-digits": cluster_digits,
+    "cluster-moving-digits": cluster_moving_digits,
     "statefarm": statefarm,
     "statefarm-by-driver": statefarm_by_driver,
 }

@@ -197,6 +197,10 @@ class Root:
             raise InputError(f"cannot write to root '{uri}': {error}; or give another --root") from error
         return cls(full)
 
+    def workers_folder(self) -> str:
+        """A new folder for the state of training workers that stay for several artifacts."""
+        return f"{self.uri}/.workers-{uuid.uuid4().hex}"
+
     def find(self, name: str, identity: Mapping[str, Any]) -> Artifact | None:
         """The artifact, if it is complete."""
         artifact = Artifact(f"{self.uri}/{name}-{digest(identity)}", name, digest(identity))

@@ -62,14 +62,14 @@ class FeatureTask:
     """The trained network; None: random weights, with which a training with this seed starts."""
     layer: str = PENULTIMATE
     """See models/trunk.py."""
-    precision: str = "auto"
-    """'auto', 'bf16' or 'fp32'."""
+    precision: str
+    """'bf16' or 'fp32'."""
     board: Any = None
     """The actor to which rank 0 reports progress; None until it is started."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the features depend on, if `precision` is that of the hardware."""
+        """What the features depend on."""
         found = {"media": self.media.digest, "model": identity_of(self.model), "layer": self.layer}
         found |= {"view": self.view.evaluation_identity, "precision": self.precision, "version": VERSION}
         weights = {"init": self.init.digest} if self.init else {"seed": self.seed, "classes": self.classes}
@@ -85,7 +85,6 @@ def media_features(
     the parts that were committed. The bytes do not depend on the number of workers. Info: scored (samples), p (D).
     """
     cluster = ready(resources)
-    task = replace(task, precision=cluster.precision(task.precision, task.view.clip is not None))
 
     def build(draft: Draft) -> Built:
         board, committed = make_board(), _Committed(draft.uri)

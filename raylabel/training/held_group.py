@@ -15,6 +15,7 @@ from typing import Any, Self
 import ray
 
 from raylabel.compute.ray_internals import draining_nodes
+from raylabel.store.files import delete_folder
 from raylabel.training import ray_train
 
 ENDS = 10.0  # seconds that workers have to end when they are told to
@@ -26,7 +27,7 @@ class HeldGroup:
     lost, when another number of them is asked for, or when one of their machines is about to be shut down."""
 
     def __init__(self, storage: str) -> None:
-        """`storage`: the folder in which Ray Train stores its state."""
+        """`storage`: the folder in which Ray Train stores its state; it is deleted at the end."""
         self._storage = storage
         self._calls: Any = None
         self._running: Future[None] | None = None
@@ -39,6 +40,7 @@ class HeldGroup:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        delete_folder(self._storage)
 
     def fit(
         self, loop: Callable[[dict[str, Any]], None], settings: dict[str, Any], _: str, workers: int, gpu: bool
@@ -48,7 +50,7 @@ class HeldGroup:
             self.close()
         if not self._running:
             self._calls, self._size, self._drained = _make_calls(), (workers, gpu), frozenset(draining_nodes())
-            self._running = ray_train.fit(_serve, {"calls": self._calls}, self._storage, workers, gpu)
+            self._running = ray_train.fit(_serve, {"calls": self._calls}, self._storage, workers, gpu, held=True)
         number = ray.get(self._calls.add.remote([ray.put((loop, settings))]))
         running, finished = self._running, self._calls.finished.remote(number, workers)
 

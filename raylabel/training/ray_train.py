@@ -17,6 +17,9 @@ SILENCE = 240  # seconds that a worker waits for the others in a collective oper
 # machine that was lost just before, when Ray did not know it yet.
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
 
+# CPUs that a held worker reserves: not 0, so that none is on a machine without CPUs, which is the head of a cluster.
+HELD_CPUS = 0.01
+
 
 def fit(
     loop: Callable[[dict[str, Any]], None],
@@ -25,8 +28,10 @@ def fit(
     workers: int,
     gpu: bool,
     failures: int = 0,
+    held: bool = False,
 ) -> Future[None]:
     """Runs the loop on that many workers, each with the settings. `failures`: how often Ray Train may restart them.
+    `held`: they reserve their GPUs, but not their CPUs, which others use while these workers wait.
 
     `storage`: the folder in which Ray Train stores its state. No checkpoints are reported to Ray Train.
     """
@@ -35,7 +40,12 @@ def fit(
         loop,
         train_loop_config=settings,
         torch_config=ray.train.torch.TorchConfig(timeout_s=SILENCE),
-        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": 1}),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": HELD_CPUS if held else 1},
+            placement_strategy="SPREAD" if held and not gpu else "PACK",
+        ),
         run_config=ray.train.RunConfig(
             name="run",
             storage_path=path,

@@ -6,7 +6,7 @@ of the cells, does not depend on their labels, nor on how the work was divided.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import ray
 
 from raylabel.compute.progress import PatientProgress
+from raylabel.compute.tasks import run_tasks
 from raylabel.compute.watchdog import heartbeat
 from raylabel.corpus import Shards
 from raylabel.schema import SAMPLES, SOFT
@@ -53,14 +54,28 @@ def make_samples(root: Root, name: str, picks: Artifact, shards: Shards, scores:
                 pieces = [(run, int(b), int(e)) for (run, _), b, e in zip(runs, begin, end, strict=True) if e > b]
                 reduces.append(_merge.remote(draft.uri, number, pieces, of, scores))
             merged = _results(reduces, lambda done: progress.update(total + done * total // len(reduces)))
-        digests = dict(cell for _, cells in merged for cell in cells)
-        keys = hashlib.sha256("".join(f"{cell} {digests[cell]}\n" for cell in sorted(digests)).encode()).hexdigest()
-        made = [file for file, _ in merged]
+        made, keys = [file for file, _ in merged], _digest_of(cells for _, cells in merged)
         return Built(made, {"samples": sum(file.rows for file in made), "picks": total, "keys": keys})
 
     identity = {"picks": picks.digest, "shards": shards.artifact.info["content"]}
     identity |= {"scores": scores.digest} if scores else {}
     return root.make(f"samples-{name}", identity, build)
+
+
+def all_samples(root: Root, name: str, shards: Shards) -> Artifact:
+    """SAMPLES of every sample of a corpus, without labels, the artifact `samples-<name>`. Info: as of `make_samples`.
+
+    Nothing but SHARDS is read.
+    """
+
+    def build(draft: Draft) -> Built:
+        step, cells, of = PICKED // CELL, shards.samples // CELL + 1, Shards(shards.artifact)
+        tasks = [(draft.uri, number, of, low, low + step) for number, low in enumerate(range(0, cells, step))]
+        made = [one for one in run_tasks(_write_all, tasks) if one]
+        files = [file for file, _ in made]
+        return Built(files, {"samples": shards.samples, "picks": 0, "keys": _digest_of(cells for _, cells in made)})
+
+    return root.make(f"samples-{name}", {"all": True, "shards": shards.artifact.info["content"]}, build)
 
 
 def read_samples(samples: Artifact, stretches: Sequence[tuple[int, int]], columns: list[str]) -> list[pa.Table]:
@@ -177,11 +192,36 @@ def merge_picks(
     table = add_soft(table, scores, shards) if scores else table
     groups = [table.slice(i, ROWS) for i in range(0, len(table), ROWS)]
     file = write_table(folder, f"samples-{number:05d}.parquet", *groups)
-    key = key[firsts]
+    return file, _digests(key[firsts], shards)
+
+
+def _write_all(
+    folder: str, number: int, shards: Shards, low: int, high: int
+) -> tuple[File, list[tuple[int, str]]] | None:
+    """As `merge_picks`, of all rows of the cells low..high-1; None if there are none."""
+    rows = np.arange(low * CELL, min(high * CELL, shards.samples), dtype=np.int64)
+    if not len(rows):
+        return None
+    ends = np.cumsum(shards.rows)
+    shard = np.searchsorted(ends, rows, side="right")
+    key = (shard << 32) + rows - (ends - shards.rows)[shard]
+    table = samples_table(key, np.zeros(len(key) + 1, np.int64), np.empty(0, np.int64))
+    groups = [table.slice(first, ROWS) for first in range(0, len(table), ROWS)]
+    return write_table(folder, f"samples-{number:05d}.parquet", *groups), _digests(key, shards)
+
+
+def _digests(key: np.ndarray, shards: Shards) -> list[tuple[int, str]]:
+    """(cell, digest of its keys) of keys in order."""
     cell, first = np.unique(_cells(key, shards), return_index=True)
     parts = np.split(key, first[1:])
     digests = [hashlib.sha256(np.ascontiguousarray(part, "<i8").tobytes()).hexdigest() for part in parts]
-    return file, list(zip(cell.tolist(), digests, strict=True))
+    return list(zip(cell.tolist(), digests, strict=True))
+
+
+def _digest_of(cells: Iterable[list[tuple[int, str]]]) -> str:
+    """That of the set of samples."""
+    digests = dict(cell for some in cells for cell in some)
+    return hashlib.sha256("".join(f"{cell} {digests[cell]}\n" for cell in sorted(digests)).encode()).hexdigest()
 
 
 _sort = ray.remote(num_cpus=1, max_retries=3)(sort_picks)

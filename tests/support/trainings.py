@@ -73,7 +73,12 @@ def in_this_process(folder: Path) -> Iterator[None]:
     start = ray_train.fit
 
     def fit_here(
-        each: Callable[[dict[str, Any]], None], settings: dict[str, Any], storage: str, workers: int, gpu: bool
+        each: Callable[[dict[str, Any]], None],
+        settings: dict[str, Any],
+        storage: str,
+        workers: int,
+        gpu: bool,
+        **_: bool,
     ) -> Future[None]:
         assert workers == 1
         if torch.distributed.is_initialized():  # Ray Train destroys the group at the end, but not if training fails
