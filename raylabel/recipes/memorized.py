@@ -241,8 +241,8 @@ def redrawn_digits() -> Redrawing:
 def redrawn_moving_digits() -> Redrawing:
     """Random labels of 500 clips of moving digits, embedded, drawn again four times.
 
-    `raylabel redrawn-labels redrawn-moving-digits`, on 2 CPU cores: not yet run to the end. Frames are scaled
-    to 8 x 8 pixels.
+    `raylabel redrawn-labels redrawn-moving-digits`, on a CPU core (AMD EPYC) some 30 min; results are in
+    docs/random-labels.md. Frames are scaled to 8 x 8 pixels.
     """
     recipe = redrawn_digits()
     return replace(

@@ -5,8 +5,6 @@ alternates between short trainings and other work would pay for that each time. 
 loop after loop.
 """
 
-import asyncio
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from types import TracebackType
@@ -14,6 +12,7 @@ from typing import Any, Self
 
 import ray
 
+from raylabel.compute.calls import make_calls
 from raylabel.compute.ray_internals import draining_nodes
 from raylabel.store.files import delete_folder
 from raylabel.training import ray_train
@@ -49,7 +48,7 @@ class HeldGroup:
         if self._running and (self._running.done() or self._size != (workers, gpu) or draining_nodes() - self._drained):
             self.close()
         if not self._running:
-            self._calls, self._size, self._drained = _make_calls(), (workers, gpu), frozenset(draining_nodes())
+            self._calls, self._size, self._drained = make_calls(), (workers, gpu), frozenset(draining_nodes())
             self._running = ray_train.fit(_serve, {"calls": self._calls}, self._storage, workers, gpu, held=True)
         number = ray.get(self._calls.add.remote([ray.put((loop, settings))]))
         running, finished = self._running, self._calls.finished.remote(number, workers)
@@ -71,51 +70,6 @@ class HeldGroup:
                 wait([self._running], timeout=ENDS)
             ray.kill(self._calls)
             self._running = self._calls = None
-
-
-class _Calls:
-    """The loops that the workers of a group run, in order; an actor."""
-
-    def __init__(self) -> None:
-        self._calls, self._finished, self._ended = list[Any](), Counter[int](), False
-        self._changed = asyncio.Condition()
-
-    async def add(self, call: list[Any]) -> int:
-        """The number of a new call: a list with the reference of a loop and its settings, which are not loaded here."""
-        async with self._changed:
-            self._calls.append(call)
-            self._changed.notify_all()
-            return len(self._calls) - 1
-
-    async def end(self) -> None:
-        async with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-
-    async def next(self, number: int) -> list[Any] | None:
-        """Call `number`, as soon as there is one; None if there will be none."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: len(self._calls) > number or self._ended)
-            return self._calls[number] if len(self._calls) > number else None
-
-    async def finish(self, number: int) -> None:
-        """Called by each worker after a call."""
-        async with self._changed:
-            self._finished[number] += 1
-            self._changed.notify_all()
-
-    async def finished(self, number: int, workers: int) -> None:
-        """Returns when so many workers have finished the call."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._finished[number] == workers)
-            self._calls[number] = None
-
-
-def _make_calls() -> Any:
-    """On the driver's node, so that it ends with the driver and with no other node."""
-    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    calls: Any = ray.remote(_Calls)
-    return calls.options(num_cpus=0, label_selector=here, max_concurrency=10_000).remote()
 
 
 def _serve(settings: dict[str, Any]) -> None:

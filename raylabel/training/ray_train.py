@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+import ray
 import ray.train
 import ray.train.torch
 
@@ -16,9 +17,6 @@ SILENCE = 240  # seconds that a worker waits for the others in a collective oper
 # Seconds that Ray Train itself waits for that room; then the room is computed again. Ray Train may have waited for a
 # machine that was lost just before, when Ray did not know it yet.
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
-
-# CPUs that a held worker reserves: not 0, so that none is on a machine without CPUs, which is the head of a cluster.
-HELD_CPUS = 0.01
 
 
 def fit(
@@ -41,10 +39,7 @@ def fit(
         train_loop_config=settings,
         torch_config=ray.train.torch.TorchConfig(timeout_s=SILENCE),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
-            use_gpu=gpu,
-            resources_per_worker={"CPU": HELD_CPUS if held else 1},
-            placement_strategy="SPREAD" if held and not gpu else "PACK",
+            num_workers=workers, use_gpu=gpu, **(_held(gpu) if held else {"resources_per_worker": {"CPU": 1}})
         ),
         run_config=ray.train.RunConfig(
             name="run",
@@ -57,6 +52,17 @@ def fit(
     )
     # Not in the main thread: there Ray Train would install a handler of its own for Ctrl-C, and keep it.
     return in_thread(trainer.fit)
+
+
+def _held(gpu: bool) -> dict[str, Any]:
+    """Where workers are that reserve no CPU: a hundredth of one would leave no room for a task beside it on a machine
+    with one. Without GPUs they are spread over the machines that have CPUs, which the head of a cluster may lack."""
+    if gpu:
+        return {"resources_per_worker": {"GPU": 1}}
+    without = [node["NodeID"] for node in ray.nodes() if node["Alive"] and not node["Resources"].get("CPU")]
+    selector = {"ray.io/node-id": f"!in({','.join(without)})"} if without else None
+    # Ray takes no empty bundle, and each machine has memory.
+    return {"resources_per_worker": {"memory": 1}, "placement_strategy": "SPREAD", "label_selector": selector}
 
 
 def in_thread(call: Callable[[], Any]) -> Future[None]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import ray.train
 from helpers import contents
 from trainings import CONFIG, digits_examples, fit
@@ -46,6 +47,7 @@ def test_the_same_processes_run_each_loop_and_end(group: HeldGroup, tmp_path: Pa
         settings = {"folder": str(tmp_path), "number": number, "late": 1}
         group.fit(note, settings, "", 2, False).result(timeout=100)
         assert len(processes(tmp_path, number)) == 2  # none has left before all have ended
+    assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]  # for tasks that run meanwhile
     first = processes(tmp_path, 0)
     assert processes(tmp_path, 1) == processes(tmp_path, 2) == first
     group.fit(note, {"folder": str(tmp_path), "number": 3}, "", 1, False).result(timeout=100)
