@@ -34,13 +34,12 @@ def fit(
     `storage`: the folder in which Ray Train stores its state. No checkpoints are reported to Ray Train.
     """
     fs, path = filesystem(storage)
+    needs: dict[str, Any] = _held(gpu) if held else {"resources_per_worker": {"CPU": 1}}
     trainer = ray.train.torch.TorchTrainer(
         loop,
         train_loop_config=settings,
         torch_config=ray.train.torch.TorchConfig(timeout_s=SILENCE),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=gpu, **(_held(gpu) if held else {"resources_per_worker": {"CPU": 1}})
-        ),
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu, **needs),
         run_config=ray.train.RunConfig(
             name="run",
             storage_path=path,
