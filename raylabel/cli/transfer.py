@@ -3,6 +3,7 @@
 - raylabel transfer sign-digits --data DIR --networks runs/student-0a1b2c3d4e5f runs/control-0a1b2c3d4e5f
 - raylabel transfer my.py:my_transfer --networks timm/resnet50.a1_in1k             a function that returns a Transfer
 - raylabel transfer sign-digits --data DIR --networks resnet18=weights.safetensors --protocols logistic knn
+- raylabel transfer sign-digits --data DIR --networks NETWORK random=NETWORK --layers layer1:4 layer2:4
 - raylabel transfer sign-digits --help                                            what each field means
 
 The first network is compared with each of the others, on the same test samples.
@@ -20,6 +21,8 @@ def main() -> None:
         from raylabel.transfer.result import print_transfer, write_transfer
 
         recipe = options.recipe
-        page, summary = write_transfer(TransferRun(root, recipe, candidates_of(recipe.networks, recipe.view)))
+        page, summary = write_transfer(
+            TransferRun(root, recipe, candidates_of(recipe.networks, recipe.view, recipe.seed))
+        )
         root.uses.finish(f"{page.name}-{page.digest}")
         print_transfer(summary, page.uri)

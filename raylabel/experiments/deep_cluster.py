@@ -65,7 +65,15 @@ def _table(rounds: tuple[Round, ...]) -> Table:
     rows = []
     for one in _shown(rounds):
         truth, before = one.truth and one.truth.nmi, (one.before.nmi, one.before.moved) if one.before else (None, None)
-        cells = [truth, *before, one.sizes.min(), one.sizes.max(), one.end["accuracy"], one.end["loss"]]
+        cells = [
+            truth,
+            *before,
+            one.sizes.min(),
+            one.sizes.max(),
+            int((one.sizes == 0).sum()) or None,
+            one.end["accuracy"],
+            one.end["loss"],
+        ]
         named = [None if cell is None else Value(value=float(cell)) for cell in cells]
         rows.append(Row(name=f"round {one.number + 1}", cells=named))
     return Table(
@@ -76,6 +84,7 @@ def _table(rounds: tuple[Round, ...]) -> Table:
             Column(title="moved", form="percent"),
             Column(title="smallest cluster", form="count"),
             Column(title="largest cluster", form="count"),
+            Column(title="empty clusters", form="count"),
             Column(title="training accuracy", form="percent"),
             Column(title="training loss", form="nats"),
         ],

@@ -8,7 +8,7 @@ Letters: D numbers of a feature, k clusters.
 
 import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -22,7 +22,7 @@ from raylabel.features.clusters import clusters_schema
 from raylabel.features.lloyd import updated
 from raylabel.features.readers import Readers
 from raylabel.rng import CENTROIDS, rng
-from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_table
+from raylabel.store.artifact import ADDED_LATER, Artifact, Built, Draft, Root, identity_of, write_table
 from raylabel.store.files import list_files, read_file, write_file
 
 VERSION = 1
@@ -47,12 +47,14 @@ class KMeans:
     apart (Arthur and Vassilvitskii 2007), among 16 k features drawn at random."""
     spherical: bool = False
     """Whether centroids have unit length, as features have; then the nearest one has the largest cosine."""
+    refill: bool = field(default=True, metadata=ADDED_LATER)
+    """Whether empty clusters take half of another one. Without it they may stay empty: a control."""
 
     def check(self, name: str) -> None:
         """InputError if a field is invalid. `name` is that of this config in the recipe."""
-        for field, least in (("k", 2), ("iterations", 1)):
-            if type(value := getattr(self, field)) is not int or value < least:
-                raise InputError(f"{name}.{field} is {value!r}: give a whole number of at least {least}")
+        for key, least in (("k", 2), ("iterations", 1)):
+            if type(value := getattr(self, key)) is not int or value < least:
+                raise InputError(f"{name}.{key} is {value!r}: give a whole number of at least {least}")
         if self.start not in get_args(Start):
             raise InputError(f"{name}.start is {self.start!r}: give {' or '.join(get_args(Start))}")
 
@@ -75,7 +77,7 @@ class _State:
 
 def cluster(root: Root, features: Artifact, config: KMeans, seed: int, readers: int = 0) -> Artifact:
     """The artifact `clusters`: CLUSTERS, and ASSIGNED with the cluster of each sample that has FEATURES. No cluster is
-    empty.
+    empty, unless `config.refill` is off.
 
     Each iteration is written, so that a run that was stopped continues with the next one. `readers`: how many actors
     read the features; 0: one for each GPU, or else for each CPU. The result does not depend on it. Info: k, samples,
@@ -109,14 +111,16 @@ def _build(draft: Draft, readers: Readers, config: KMeans, seed: int) -> Built:
             last = state.iteration >= config.iterations
             sums, files = readers.assign(state.centroids, draft.uri if last else None)
             empty = int((sums.count == 0).sum())
-            if last and not empty:
+            if last and not (empty and config.refill):
                 break
             if state.iteration >= config.iterations + REPAIRS:
                 raise InputError(
                     f"{empty:,} of {config.k:,} clusters stay empty: there are too few different features, lower k"
                 )
-            centroids = updated(sums, config.spherical, rng(seed, CENTROIDS, 1 + state.iteration))
-            state = _State(centroids, np.append(state.distances, sums.distance), np.append(state.refilled, empty))
+            random = rng(seed, CENTROIDS, 1 + state.iteration)
+            centroids = updated(sums, config.spherical, random, None if config.refill else state.centroids)
+            filled = empty if config.refill else 0
+            state = _State(centroids, np.append(state.distances, sums.distance), np.append(state.refilled, filled))
             _write(states, state)
         progress.update(config.iterations + 1)
     schema = clusters_schema(state.centroids.shape[1])

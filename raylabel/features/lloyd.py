@@ -89,14 +89,17 @@ class Centroids:
         return at.cpu().numpy(), squared.cpu().numpy()
 
 
-def updated(sums: Sums, spherical: bool, random: np.random.Generator) -> np.ndarray:
+def updated(sums: Sums, spherical: bool, random: np.random.Generator, kept: np.ndarray | None = None) -> np.ndarray:
     """The next centroids, float32 [k, D]: the means of the clusters, of unit length if `spherical`.
 
     A cluster that is empty gets half of another one, as in faiss: that of a donor drawn with a probability
-    proportional to its size less one; both have its centroid, moved apart by `SPLIT`.
+    proportional to its size less one; both have its centroid, moved apart by `SPLIT`. Or else it keeps its own one of
+    `kept`, float32 [k, D].
     """
     found, size = sums.feature / np.maximum(sums.count, 1)[:, None], sums.count.astype(np.float64)
-    for empty in np.flatnonzero(size == 0):
+    if kept is not None:
+        found[size == 0] = kept[size == 0]
+    for empty in np.flatnonzero(size == 0) if kept is None else ():
         share = np.maximum(size - 1, 0)
         donor = random.choice(len(size), p=share / share.sum())
         signs = np.where(np.arange(found.shape[1]) % 2, -SPLIT, SPLIT)

@@ -39,9 +39,9 @@ class _Moments:
     """float64 [D, D]: the sum of their outer products."""
 
 
-def fit_whitening(root: Root, features: Artifact, width: int) -> Artifact:
+def fit_whitening(root: Root, features: Artifact, width: int, scaled: bool = True) -> Artifact:
     """The artifact `whitening`: the mean of what the network computed (`feature` times `norm`), and its first `width`
-    principal components, each divided by its standard deviation. All features are read once.
+    principal components, each divided by its standard deviation if `scaled`. All features are read once.
 
     Components that have no variance are left out. Info: p (d, how many components there are), variances (of each), and
     total (the sum of all variances). InputError if all features are equal.
@@ -53,12 +53,13 @@ def fit_whitening(root: Root, features: Artifact, width: int) -> Artifact:
         if not kept:
             raise InputError(f"all features of {features.uri} are equal: there is nothing to whiten")
         out = io.BytesIO()
-        matrix = vectors[:, :kept] / np.sqrt(variances[:kept])
+        matrix = vectors[:, :kept] / (np.sqrt(variances[:kept]) if scaled else 1)
         np.savez(out, mean=mean.astype(np.float32), matrix=matrix.astype(np.float32))
         info = {"p": kept, "variances": variances[:kept].tolist(), "total": float(variances.sum())}
         return Built([write_bytes(draft.uri, _WHITENING, out.getbuffer())], info)
 
-    return root.make("whitening", {"features": features.digest, "width": width, "version": VERSION}, build)
+    identity = {"features": features.digest, "width": width, "version": VERSION}
+    return root.make("whitening", identity if scaled else identity | {"scaled": False}, build)
 
 
 def whiten(root: Root, features: Artifact, whitening: Artifact) -> Artifact:

@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from raylabel.errors import InputError
+from raylabel.models.alexnet import AlexNetBN, SmallAlexNet
 from raylabel.models.c3d import C3D, SmallC3D
 from raylabel.models.clip_networks import build_clip, is_clip
 from raylabel.models.clip_tower import ClipNetwork
-from raylabel.models.config import RESNEXT101, SMALL, SMALL_C3D, TWO_LAYERS, Model, check
+from raylabel.models.config import ALEXNET, RESNEXT101, SMALL, SMALL_ALEXNET, SMALL_C3D, TWO_LAYERS, Model, check
 from raylabel.models.head import head_of
 from raylabel.models.small import SmallResNet
+from raylabel.models.sobel import use_sobel
 from raylabel.models.timm_networks import build_timm, is_timm
 from raylabel.models.two_layers import TwoConvolutions, TwoLinear
 from raylabel.models.unit import UnitLinear
@@ -67,6 +69,8 @@ def build(model: Model, classes: int) -> nn.Module:
     if classes < 1:
         raise InputError(f"classes is {classes}; give at least 1")
     network = _build(model, classes)
+    if model.input == "sobel":
+        use_sobel(network)
     if model.features == "unit":
         name = head_of(network)
         head = network.get_submodule(name)
@@ -84,6 +88,10 @@ def _build(model: Model, classes: int) -> nn.Module:
         return C3D(classes)
     if narrow := SMALL_C3D.fullmatch(model.arch):
         return SmallC3D(int(narrow[1]), classes)
+    if model.arch == ALEXNET:
+        return AlexNetBN(classes)
+    if narrow := SMALL_ALEXNET.fullmatch(model.arch):
+        return SmallAlexNet(int(narrow[1]), classes)
     if two := TWO_LAYERS.fullmatch(model.arch):
         if two[1] == "linear2":
             return TwoLinear(model.size, classes)

@@ -22,11 +22,17 @@ RESNEXT101 = {f"resnext101_32x{d}d": d for d in (4, 16, 32, 48)}
 
 SMALL = re.compile(r"(resnet|r2plus1d)(\d+)x([1-9]\d*)")
 SMALL_C3D = re.compile(r"c3dx([1-9]\d*)")
+SMALL_ALEXNET = re.compile(r"alexnetx([1-9]\d*)")
 TWO_LAYERS = re.compile(r"(conv2|linear2)(_pool)?(_norm)?")
 """Two convolutions, or none, and two linear layers."""
 
+ALEXNET = "alexnet_bn"
+ALEXNET_SIZES = 223, 254
+"""Pixels of a side, least and most: its first linear layer takes 6 x 6 positions."""
+SMALL_ALEXNET_LEAST = 15
+"""Pixels of a side: its pools leave 3 x 3 positions, of which the last one needs all."""
 VIDEO = ("r2plus1d_18", "r2plus1d_34", "r3d_18", "mc3_18", "c3d")
-_EXAMPLES = ("resnet8x1", "resnet20x1", "resnet56x1", "r2plus1d8x1", "r2plus1d14x1", "c3dx1", "conv2")
+_EXAMPLES = ("resnet8x1", "resnet20x1", "resnet56x1", "r2plus1d8x1", "r2plus1d14x1", "c3dx1", "conv2", "alexnetx1")
 
 C3D_FRAMES = 16
 C3D_SIZE = 112
@@ -36,6 +42,7 @@ SMALL_C3D_LEAST = 8
 
 
 Features = Literal["raw", "unit"]
+Input = Literal["rgb", "sobel"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +60,9 @@ class Model:
     With the extra raylabel[clip] also 'clip/' and any name of open_clip, with the tag of its weights or without
     ('clip/ViT-B-32.laion2b_s34b_b79k'): its image tower and a last layer. With a tag it has the activation that these
     weights need.
+
+    alexnet_bn: AlexNet with BatchNorm, without groups of channels, as DeepCluster trains it, for 224 pixels (its VGG16
+    is torchvision's vgg16_bn); alexnetx{w}: the same with w eighths of its channels, for about 32 pixels ('alexnetx2').
 
     conv2, conv2_norm, conv2_pool and conv2_pool_norm: two convolutions and two linear layers, for pictures of `size`
     pixels, without and with BatchNorm and pools behind the convolutions; linear2: the linear layers alone.
@@ -76,6 +86,11 @@ class Model:
     features: Features = field(default="raw", metadata=ADDED_LATER)
     """What the last layer takes: 'unit': the features scaled to unit length, and rounded to float16 as FEATURES are. It
     is then linear in them (models/unit.py).
+    """
+
+    input: Input = field(default="rgb", metadata=ADDED_LATER)
+    """What the first convolution takes: the colours, or 'sobel': the two gradients of the grey picture (Caron et al.
+    2018 §4), so that no layer sees colours.
     """
 
 
@@ -103,13 +118,20 @@ def check(model: Model, name: str = "model") -> None:
         check_clip(arch, name)
     elif TWO_LAYERS.fullmatch(arch):
         _check_two_layers(model, name)
-    elif not SMALL_C3D.fullmatch(arch) and arch not in _names():
+    elif not SMALL_C3D.fullmatch(arch) and not SMALL_ALEXNET.fullmatch(arch) and arch not in _names():
         close = difflib.get_close_matches(arch.lower(), [*_names(), *_EXAMPLES], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "see torchvision.models.list_models()"
         raise InputError(f"{name}.arch is {arch!r}, which is not a known network: {hint}")
     sized = is_timm(arch) or TWO_LAYERS.fullmatch(arch)
     if type(model.size) is not int or model.size < 0 or (model.size and not sized):
         raise InputError(f"{name}.size is {model.size!r}, which only conv2 and networks of timm have: leave it out")
+    if model.input not in get_args(Input):
+        raise InputError(f"{name}.input is {model.input!r}: give {' or '.join(map(repr, get_args(Input)))}")
+    if model.input == "sobel" and (is_clip(arch) or is_timm(arch) or arch == "linear2"):
+        raise InputError(
+            f"{name}.input is 'sobel', but the first layer of {arch} may be no convolution of colours: give another "
+            "network, or 'rgb'"
+        )
     if model.features not in get_args(Features):
         raise InputError(f"{name}.features is {model.features!r}: give {' or '.join(map(repr, get_args(Features)))}")
     if stem == "small" and (small or not re.match(r"(wide_)?resne(x)?t\d", arch)):
@@ -169,6 +191,17 @@ def check_input(model: Model, frames: int | None, size: int, name: str = "model"
             f"{name}.arch is 'c3d', which takes clips of {C3D_FRAMES} frames of {C3D_SIZE} x {C3D_SIZE} pixels, but "
             f"the view gives {frames} of {size} x {size}: set view.clip.frames and view.size, or use r2plus1d_18"
         )
+    least, most = ALEXNET_SIZES
+    if model.arch == ALEXNET and not least <= size <= most:
+        raise InputError(
+            f"{name}.arch is '{model.arch}', which takes pictures of {least} to {most} pixels, but the view gives "
+            f"{size} x {size}: set view.size, or use alexnetx2"
+        )
+    if SMALL_ALEXNET.fullmatch(model.arch) and size < SMALL_ALEXNET_LEAST:
+        raise InputError(
+            f"{name}.arch is '{model.arch}', which takes pictures of at least {SMALL_ALEXNET_LEAST} pixels, but the "
+            f"view gives {size} x {size}: set view.size"
+        )
     if SMALL_C3D.fullmatch(model.arch) and frames is not None and min(frames, size) < SMALL_C3D_LEAST:
         least = SMALL_C3D_LEAST
         raise InputError(
@@ -181,4 +214,4 @@ def check_input(model: Model, frames: int | None, size: int, name: str = "model"
 def _names() -> frozenset[str]:
     import torchvision
 
-    return frozenset([*torchvision.models.list_models(module=torchvision.models), *RESNEXT101, *VIDEO])
+    return frozenset([*torchvision.models.list_models(module=torchvision.models), *RESNEXT101, *VIDEO, ALEXNET])

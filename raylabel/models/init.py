@@ -20,6 +20,14 @@ PENULTIMATE = "penultimate"
 """As the layer of features: the one before the head. What the head takes is the feature."""
 
 
+def parse_layer(layer: str) -> tuple[str, int]:
+    """(NAME, G) of the layer of features NAME:G; G is 1 if there is none. InputError if it is no whole number."""
+    name, _, side = layer.partition(":")
+    if side and not (side.isdecimal() and int(side) > 0) or not name or layer.endswith(":"):
+        raise InputError(f"the layer '{layer}' of features is not NAME or NAME:G, such as 'layer2:4' for 4 x 4 areas")
+    return name, int(side or 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Init:
     """What a training starts from, and which layers it changes. The defaults are random weights, and all layers."""

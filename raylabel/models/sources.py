@@ -1,12 +1,16 @@
 """Weights that the user names: of torchvision or of the Hugging Face hub, in a folder or in a file."""
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from raylabel.errors import InputError
 from raylabel.media.view import View
+from raylabel.models.build import build
 from raylabel.models.clip_networks import check_clip, clip_view, image_tensors, is_clip
 from raylabel.models.config import Model, is_torchvision_name
 from raylabel.models.head import head_of
@@ -21,6 +25,10 @@ from raylabel.models.weights import (
     torchvision_view,
     torchvision_weights,
 )
+from raylabel.store.artifact import identity_of
+
+RANDOM = "random"
+"""random:SEED is a source of random weights, with which networks are compared."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,9 @@ def find_source(source: str, model: Model) -> Source:
     """The weights for `model` that `source` names. InputError if there are none, or if they cannot be had."""
     if is_torchvision_name(source):
         return Source(source, source, lambda: _of_torchvision(source, model))
+    if seed := re.fullmatch(rf"{RANDOM}:(\d+)", source):
+        identity = json.dumps({"random": int(seed[1])} | identity_of(model))
+        return Source(source, identity, lambda: _random(int(seed[1]), model))
     if is_published(source, model.arch):
         found = published(source, model.arch)
         licence = found.config.get("license") or ""
@@ -101,6 +112,12 @@ def load_source(module: nn.Module, source: Source, model: Model, classes: int) -
         )
     # A plain dict has no version, so batch norms saved before torch 0.4.1 may lack num_batches_tracked.
     module.load_state_dict(state)
+
+
+def _random(seed: int, model: Model) -> dict[str, Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(model, 2).state_dict()
 
 
 def _of_torchvision(name: str, model: Model) -> dict[str, Tensor]:

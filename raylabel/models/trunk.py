@@ -1,57 +1,71 @@
 """A network up to a layer, which gives the features of its input.
 
-Letters: B batch, D numbers of a feature, H W pixels.
+Letters: B batch, D numbers of a feature, G areas in a row, K channels of a layer, N tokens.
 """
 
 import difflib
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from raylabel.errors import InputError
 from raylabel.models.build import build
 from raylabel.models.config import Model
 from raylabel.models.head import head_of
-from raylabel.models.init import PENULTIMATE
+from raylabel.models.init import PENULTIMATE, parse_layer
 
 
 def trunk(network: nn.Module, layer: str = PENULTIMATE) -> nn.Module:
-    """The network as a module that gives features [B, D] in place of logits. `layer`: what the head takes, or the
-    output of the layer with this name; an output of more dimensions is averaged over all positions.
+    """The network as a module that gives features [B, D] in place of logits. `layer`: what the head takes; or NAME, the
+    output of the layer with this name, averaged over all positions; or NAME:G, averaged in each of G x G areas, which
+    gives G^2 numbers for each channel.
 
-    It changes `network`. InputError if it has no such layer.
+    Layers behind it are not computed. It changes `network`. InputError if it has no such layer.
     """
     if layer == PENULTIMATE:
         network.set_submodule(head_of(network), nn.Identity())
         return Trunk(network)
+    layer, side = parse_layer(layer)
     names = [name for name, _ in network.named_modules() if name]
     if layer not in names:
         close = difflib.get_close_matches(layer, names, n=3, cutoff=0.5) or [n for n, _ in network.named_children()]
         raise InputError(
             f"the network has no layer '{layer}': give '{PENULTIMATE}' or, for example, {', '.join(close)}"
         )
-    return Trunk(network, layer)
+    return Trunk(network, layer, side)
 
 
 class Trunk(nn.Module):
-    """A network whose output, or that of one of its layers, is averaged over positions."""
+    """A network whose output, or that of one of its layers the first time it runs, is averaged over positions."""
 
-    def __init__(self, network: nn.Module, layer: str = ""):
+    def __init__(self, network: nn.Module, layer: str = "", side: int = 1):
         super().__init__()
         self.network = network
-        self._seen: Any = None
+        self._layer, self._side = layer, side
+        self._seen: Tensor | None = None
         if layer:
             network.get_submodule(layer).register_forward_hook(self._keep)
 
     def _keep(self, _: nn.Module, __: Any, output: Any) -> None:
-        self._seen = output
+        self._seen = _averaged(output, self._side)
+        raise _Reached
 
     def forward(self, x: Tensor) -> Tensor:
-        found = self.network(x)
-        if self._seen is not None:
-            found, self._seen = self._seen, None
-        return _averaged(found)
+        if not self._layer:
+            return _averaged(self.network(x), 1)
+        with suppress(_Reached):
+            self.network(x)
+        found, self._seen = self._seen, None
+        if found is None:
+            raise InputError(f"the network has a layer '{self._layer}', but does not run it: give another layer")
+        return found
+
+
+class _Reached(Exception):
+    """The layer of the features was computed. Nothing behind it is needed; it might also change its output in place."""
 
 
 class Headed(nn.Module):
@@ -67,12 +81,19 @@ class Headed(nn.Module):
         return self.head(self.trunk(x))
 
 
-def _averaged(x: Any) -> Tensor:
-    """[B, D] of [B, D], of [B, D, ...] with positions in the last dimensions, or of tokens [B, N, D]."""
+def _averaged(x: Any, side: int) -> Tensor:
+    """[B, D] of [B, D], of [B, K, ...] with positions in the last dimensions, or of tokens [B, N, K]: of `side` x
+    `side` areas of the last two dimensions, D = K side^2."""
     if not isinstance(x, Tensor) or x.ndim < 2:
         raise InputError("the output of this layer is not a tensor of features: give another layer")
+    if side > 1 and (x.ndim < 4 or min(x.shape[-2:]) < side):
+        raise InputError(f"the output of this layer has not {side} x {side} positions: give fewer, or none")
     if x.ndim == 3:
         return x.mean(1)
+    if x.ndim > 4 and side > 1:
+        x = x.flatten(2, -3).mean(2)
+    if side > 1:
+        return functional.adaptive_avg_pool2d(x, side).flatten(1)
     return x.flatten(2).mean(2) if x.ndim > 3 else x
 
 

@@ -87,13 +87,7 @@ class DeepClusterRun(ExperimentSteps[DeepCluster]):
         """EXAMPLES of the true labels, if the samples have some: the clusters are compared with them."""
         if not self.recipe.labeled:
             return None
-        found = self._examples("labeled", "corpus", self._labels("corpus", GivenLabels()), self.recipe.reject_limit)
-        if found.info["items"] != found.info["samples"]:
-            raise InputError(
-                f"labeled is given, but {found.info['samples']:,} samples have {found.info['items']:,} labels: give a "
-                "corpus in which each has one"
-            )
-        return found
+        return self._examples("labeled", "corpus", self._labels("corpus", GivenLabels()), self.recipe.reject_limit)
 
     @cached_property
     def media(self) -> Artifact:
@@ -126,7 +120,7 @@ class DeepClusterRun(ExperimentSteps[DeepCluster]):
             if recipe.clusters_in(number):
                 clusters = self._use(self._cluster(network, seed, group))
             assert clusters is not None
-            examples = self._use(make_uniform(self.root, "clusters", media, clusters, seed))
+            examples = self._use(make_uniform(self.root, "clusters", media, clusters, seed, recipe.uniform))
             network = self._use(self._train(number, network, examples, seed, group))
             anew = earlier is not None and clusters != earlier
             yield Round(
@@ -156,16 +150,17 @@ class DeepClusterRun(ExperimentSteps[DeepCluster]):
         def build(draft: Draft) -> Built:
             inner = Root(draft.scratch("features"))
             features = media_features(inner, task, recipe.resources, recipe.train.batch, group)
-            whitened = whiten(inner, features, fit_whitening(inner, features, recipe.components))
+            whitened = whiten(inner, features, fit_whitening(inner, features, recipe.components, recipe.whitened))
             return build_clusters(draft, whitened, recipe.kmeans, seed, gpus=False)  # the group has them
 
         identity = {"features": task.identity, "components": recipe.components}
+        identity |= {} if recipe.whitened else {"whitened": False}
         identity |= {"kmeans": identity_of(recipe.kmeans), "seed": seed, "version": VERSION}
         return self.root.make("clusters", identity, build)
 
     def _train(self, number: int, before: Artifact | None, examples: Artifact, seed: int, group: HeldGroup) -> Artifact:
         recipe = self.recipe
-        anew = recipe.clusters_in(number)
+        anew = recipe.clusters_in(number) and recipe.new_head
         task = TrainingTask(
             model=recipe.model,
             classes=recipe.kmeans.k,

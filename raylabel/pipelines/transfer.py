@@ -21,7 +21,7 @@ from raylabel.evaluate.results import Metric, Subject
 from raylabel.labels.features import Frozen, feature_width
 from raylabel.labels.holdout import hold_out
 from raylabel.labels.teacher import TrainedNetwork
-from raylabel.models.init import TRUNK, Init
+from raylabel.models.init import PENULTIMATE, TRUNK, Init
 from raylabel.models.start import check_trunk, import_weights
 from raylabel.pipelines.steps import Used
 from raylabel.pipelines.transfer_inputs import Candidate, Prepared, prepare
@@ -46,6 +46,8 @@ class Outcome:
     protocol: Protocol
     share: float | None
     """Share of the labels that `few` uses."""
+    layer: str
+    """The layer of its features; empty if it trains."""
     samples: int
     """Labeled samples that it is fitted to."""
     classified: Artifact
@@ -70,16 +72,17 @@ class TransferRun(Used):
         """The result of each protocol with each network, in the order in which `Protocol` lists them."""
         for candidate in self.candidates:
             check_trunk(self.weights(candidate), candidate.model, candidate.weights)
-            feature_width(candidate.model, candidate.view, self.recipe.layer)
+            for layer in self.recipe.layers:
+                feature_width(candidate.model, candidate.view, layer)
         found, right = list[Outcome](), dict[str, np.ndarray]()
         protocols = sorted(self.recipe.protocols, key=get_args(Protocol).index)
         for outcome in (one for protocol in protocols for one in self._of_protocol(protocol)):
             hits = right_of(outcome.classified)
-            key = f"{outcome.protocol} {outcome.share}"
+            key = f"{outcome.protocol} {outcome.share} {outcome.layer}"
             if outcome.candidate is self.candidates[0]:
                 right[key] = hits
             # Random weights are compared with fine-tuned ones, whose training is the same.
-            first = right.get("finetune None" if outcome.protocol == "scratch" else key)
+            first = right.get("finetune None " if outcome.protocol == "scratch" else key)
             gain = None if first is None or first is hits else paired_gain(self._subject(outcome), first, hits)
             found.append(replace(outcome, gain=gain))
         return tuple(found)
@@ -110,7 +113,7 @@ class TransferRun(Used):
         """The network itself if it was trained here, or else a copy of its weights."""
         return self._use(import_weights(self.root, candidate.weights, candidate.model))
 
-    def features(self, candidate: Candidate, corpus: str) -> Artifact:
+    def features(self, candidate: Candidate, corpus: str, layer: str) -> Artifact:
         """FEATURES of a corpus of the transfer."""
         frozen = Frozen(
             model=candidate.model,
@@ -118,7 +121,7 @@ class TransferRun(Used):
             view=candidate.view,
             config=self.recipe.label,
             resources=self.recipe.resources,
-            layer=self.recipe.layer,
+            layer=layer,
             retry_rejects=self.recipe.retry_rejects,
         )
         return self._use(frozen.features(self.root, self.start.corpora[corpus], self.start.shards[corpus]))
@@ -131,24 +134,22 @@ class TransferRun(Used):
                 fresh = replace(one, name=f"{SCRATCH} ({one.model.arch}, {one.view.size} px)", weights="")
                 yield self._trained(fresh, protocol, recipe.scratch or recipe.finetune)
             return
-        if protocol == "few":
-            for share in recipe.shares:
-                for candidate in self.candidates:
-                    yield self._on_features(candidate, protocol, recipe.few_head, share)
+        if protocol in ("few", "knn", "logistic", "logistic_raw"):
+            method = {"few": recipe.few_head, "knn": recipe.knn}.get(protocol, recipe.head)
+            for share in recipe.shares if protocol == "few" else (None,):
+                for layer in recipe.layers:
+                    for candidate in self.candidates:
+                        yield self._on_features(candidate, protocol, method, layer, share)
             return
         for candidate in self.candidates:
             if protocol == "finetune":
                 yield self._trained(candidate, protocol, recipe.finetune)
-            elif protocol == "probe":
+            else:
                 frozen = replace(recipe.probe.init, frozen=(TRUNK,), frozen_until=1.0)
                 yield self._trained(candidate, protocol, replace(recipe.probe, init=frozen))
-            elif protocol == "knn":
-                yield self._on_features(candidate, protocol, recipe.knn)
-            else:
-                yield self._on_features(candidate, protocol, recipe.head)
 
     def _on_features(
-        self, candidate: Candidate, protocol: Protocol, method: Head | Knn, share: float | None = None
+        self, candidate: Candidate, protocol: Protocol, method: Head | Knn, layer: str, share: float | None
     ) -> Outcome:
         labels, held = self.split
         if share:
@@ -156,14 +157,14 @@ class TransferRun(Used):
         task = OnFeatures(
             method=method,
             raw=protocol == "logistic_raw",
-            features=self.features(candidate, "labeled"),
+            features=self.features(candidate, "labeled", layer),
             labels=labels,
-            held=(self.features(candidate, held[0]), held[1]) if held else None,
-            tested=(self.features(candidate, "test"), self.start.test_labels),
+            held=(self.features(candidate, held[0], layer), held[1]) if held else None,
+            tested=(self.features(candidate, "test", layer), self.start.test_labels),
             seed=self.recipe.seed,
         )
         made = classify_features(self.root, task)
-        return self._outcome(candidate, protocol, made, made.info["samples"], share)
+        return self._outcome(candidate, protocol, made, made.info["samples"], share, layer)
 
     def _trained(self, candidate: Candidate, protocol: Protocol, config: Train) -> Outcome:
         labels, held = self.split
@@ -202,11 +203,22 @@ class TransferRun(Used):
         return self._use(rest), self._use(drawn)
 
     def _outcome(
-        self, candidate: Candidate, protocol: Protocol, made: Artifact, samples: int, share: float | None = None
+        self,
+        candidate: Candidate,
+        protocol: Protocol,
+        made: Artifact,
+        samples: int,
+        share: float | None = None,
+        layer: str = "",
     ) -> Outcome:
-        self._use(made)
         found = Outcome(
-            candidate=candidate, protocol=protocol, share=share, samples=samples, classified=made, metrics=()
+            candidate=candidate,
+            protocol=protocol,
+            share=share,
+            layer=layer,
+            samples=samples,
+            classified=self._use(made),
+            metrics=(),
         )
         start, subject = self.start, self._subject(found)
         rows = classified_metrics(subject, made, len(start.classes))
@@ -216,6 +228,7 @@ class TransferRun(Used):
 
     def _subject(self, outcome: Outcome) -> Subject:
         share = f" {outcome.share:g}" if outcome.share else ""
+        share += f" {outcome.layer}" if outcome.layer not in ("", PENULTIMATE) else ""
         return Subject(
             model=f"{outcome.protocol}{share} of {outcome.candidate.name}",
             seed=self.recipe.seed,

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.features.kmeans import KMeans
-from raylabel.models.init import PENULTIMATE, Init
+from raylabel.models.init import PENULTIMATE, Init, parse_layer
 from raylabel.recipes.experiment import Experiment
-from raylabel.store.artifact import NOT_IDENTITY
+from raylabel.store.artifact import ADDED_LATER, NOT_IDENTITY
 from raylabel.training.config import Train
 
 
@@ -33,8 +33,16 @@ class DeepCluster(Experiment):
     """How features are clustered. k: the paper has 10 times the number of classes."""
     components: int = 256
     """Principal components of the features that are whitened and clustered."""
+    whitened: bool = field(default=True, metadata=ADDED_LATER)
+    """Whether each of these components is divided by its standard deviation. Without it, and without `uniform`,
+    `new_head` or `kmeans.refill`, a run shows what this guard against trivial clusters is worth (§3.3)."""
+    uniform: bool = field(default=True, metadata=ADDED_LATER)
+    """Whether all clusters are trained on equally often, not all samples."""
+    new_head: bool = field(default=True, metadata=ADDED_LATER)
+    """Whether the head begins anew when samples are clustered anew."""
     layer: str = PENULTIMATE
-    """The layer of the features: 'penultimate', or the name of a layer, whose output is averaged over positions."""
+    """The layer of the features: 'penultimate'; the name of a layer, whose output is averaged over positions; or
+    'NAME:G', averaged in each of G x G areas."""
     train: Train
     """How the network is trained in a round; `images` are those of one round. The momentum of SGD goes on from round to
     round; that of the head begins anew."""
@@ -50,6 +58,7 @@ class DeepCluster(Experiment):
             raise InputError(f"rounds is {self.rounds}: give one or more")
         if not 0 <= self.clustered <= self.rounds:
             raise InputError(f"clustered is {self.clustered}: give up to {self.rounds}, the rounds, or 0 for all")
+        parse_layer(self.layer)
         if self.components < 1:
             raise InputError(f"components is {self.components}: give one or more")
         if self.train.optimizer != "sgd":

@@ -9,7 +9,7 @@ from raylabel.errors import InputError
 from raylabel.evaluate.knn import Knn
 from raylabel.labels.teacher import Label
 from raylabel.media.view import View
-from raylabel.models.init import PENULTIMATE
+from raylabel.models.init import PENULTIMATE, parse_layer
 from raylabel.store.artifact import NOT_IDENTITY
 from raylabel.training.config import Train
 from raylabel.training.head import Head
@@ -40,7 +40,7 @@ class Transfer:
     """The networks to compare: folders of trained networks ('runs/student-0a1b2c3d4e5f'), names of weights with their
     tag ('timm/resnet50.a1_in1k', 'ResNet50_Weights.IMAGENET1K_V2'), or ARCH=WEIGHTS, where the weights are a file, a
     folder or a repository of the hub ('resnet50=weights.safetensors'). The first one is compared with each of the
-    others."""
+    others. random=NETWORK, or random=ARCH: random weights of the same architecture, in the same view."""
     view: View
     """How a sample becomes a network's input. Size, resizing, mean and standard deviation are those of each network,
     if they are known."""
@@ -49,9 +49,10 @@ class Transfer:
     logistic_raw and logistic: a logistic regression on stored features, as the network computes them and scaled to
     unit length. few: a logistic regression on few of the labels. knn: the nearest neighbours. scratch: each
     architecture, trained from random weights."""
-    layer: str = PENULTIMATE
-    """What is stored as features: 'penultimate', what the head takes; or the output of the layer with this name, such
-    as 'layer3', averaged over all positions. All networks must have it."""
+    layers: tuple[str, ...] = (PENULTIMATE,)
+    """What is stored as features; each of these is compared. 'penultimate': what the head takes. 'layer3': the output
+    of the layer with this name, averaged over all positions. 'layer3:4': averaged in each of 4 x 4 areas. All networks
+    must have them."""
     finetune: Train
     """How all layers are trained."""
     probe: Train
@@ -88,6 +89,12 @@ class Transfer:
             raise InputError(f"holdout is {self.holdout}: give a share of the labeled set from 0 to 1, 1 excluded")
         if bad := [one for one in self.protocols if one not in get_args(Protocol)]:
             raise InputError(f"protocols has {bad[0]!r}: give some of {', '.join(get_args(Protocol))}")
+        if not self.layers:
+            raise InputError(f"layers is empty: give at least one, for example '{PENULTIMATE}'")
+        if twice := [one for number, one in enumerate(self.layers) if one in self.layers[:number]]:
+            raise InputError(f"layers has '{twice[0]}' twice: name it once")
+        for layer in self.layers:
+            parse_layer(layer)
         if not self.protocols:
             raise InputError("protocols is empty: give at least one")
         if bad := [share for share in self.shares if not 0 < share < 1]:

@@ -71,6 +71,7 @@ def _front_matter(shipped: Shipped, model: Model) -> str:
 def _summary(shipped: Shipped, model: Model) -> str:
     classes, what = shipped.classes, "videos" if takes_clips(model) else "images"
     stem = "" if model.stem == "imagenet" else ", with a 3x3 stem without max-pool"
+    stem += "" if model.input == "rgb" else ", on the gradients of the grey picture"
     kind = "the soup of a sweep (a mean of weights)" if shipped.sweep else MODELS.get(shipped.network.name, "network")
     return (
         f"A classifier of {what}: {code(model.arch)}{stem}, {len(classes):,} classes ({codes(classes)}). It is the "

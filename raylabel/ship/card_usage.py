@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from raylabel.models import Model
 from raylabel.ship.markdown import code, table
-from raylabel.ship.other_programs import SOURCE, UNIT_SOURCE, timm_network, torch_code
+from raylabel.ship.other_programs import SOURCES, timm_network, torch_code
 from raylabel.ship.shipped import Shipped
 from raylabel.text import size
 
@@ -87,7 +87,7 @@ def _python(text: str) -> str:
 def files_section(files: list[Written], parity: Parity) -> str:
     rows = [[code(file.name), size(file.bytes), code(file.sha256)] for file in files]
     same = [[name, f"{value:.2g}"] for name, value in parity.differences.items()]
-    copied = [file.name for file in files if file.name in (SOURCE, UNIT_SOURCE)]
+    copied = [file.name for file in files if file.name in SOURCES]
     own = f"\n\n{' and '.join(map(code, copied))}: parts of raylabel, under its licence (Apache-2.0)."
     return (
         table(["file", "size", "sha256"], rows)

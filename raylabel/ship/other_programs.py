@@ -15,12 +15,13 @@ from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.models.build import EXTRA, build
 from raylabel.models.clip_networks import clip_name, is_clip, model_config
-from raylabel.models.config import RESNEXT101, SMALL, SMALL_C3D
+from raylabel.models.config import ALEXNET, RESNEXT101, SMALL, SMALL_ALEXNET, SMALL_C3D
 from raylabel.models.head import head_of
 from raylabel.models.timm_networks import TIMM, fixed_size, is_timm
 from raylabel.models.trained import WEIGHTS
 
-SOURCE, UNIT_SOURCE = "model.py", "unit.py"
+SOURCE, UNIT_SOURCE, SOBEL_SOURCE = "model.py", "unit.py", "sobel.py"
+SOURCES = SOURCE, UNIT_SOURCE, SOBEL_SOURCE
 TIMM_CONFIG = "config.json"
 
 # Networks whose weights have the same names in timm, and which give the same logits there, bit for bit.
@@ -38,7 +39,7 @@ def timm_network(model: Model) -> tuple[str, dict[str, Any]] | None:
     Other architectures of torchvision do not exist in timm, have other names of weights there, or other arithmetic
     (VGG).
     """
-    if model.features != "raw":
+    if model.features != "raw" or model.input != "rgb":
         return None
     if is_timm(model.arch):
         return _of_timm(model)
@@ -97,6 +98,7 @@ def source_texts(model: Model) -> dict[str, str]:
     """Python files that the code needs → their content: modules of raylabel that import only PyTorch, torchvision and
     open_clip."""
     modules = {SOURCE: _own(model)[0], UNIT_SOURCE: "unit" if model.features == "unit" else ""}
+    modules |= {SOBEL_SOURCE: "sobel"} if model.input == "sobel" else {}
     return {
         file: inspect.getsource(importlib.import_module(f"raylabel.models.{name}"))
         for file, name in modules.items()
@@ -131,6 +133,9 @@ def torch_code(model: Model, classes: int) -> str:
             "network.conv1 = torch.nn.Conv2d(3, channels, kernel_size=3, stride=1, padding=1, bias=False)",
             "network.maxpool = torch.nn.Identity()",
         ]
+    if model.input == "sobel":
+        imports.append("from sobel import use_sobel")
+        lines.append("use_sobel(network)")
     if model.features == "unit":
         imports.append("from unit import UnitLinear")
         with torch.device("meta"):  # shapes only, no memory
@@ -153,4 +158,8 @@ def _own(model: Model) -> tuple[str, str]:
         return module, f"{name}({small[2]}, {small[3]}, "
     if narrow := SMALL_C3D.fullmatch(model.arch):
         return "c3d", f"SmallC3D({narrow[1]}, "
+    if narrow := SMALL_ALEXNET.fullmatch(model.arch):
+        return "alexnet", f"SmallAlexNet({narrow[1]}, "
+    if model.arch == ALEXNET:
+        return "alexnet", "AlexNetBN("
     return {"r2plus1d_34": ("video", "r2plus1d_34("), "c3d": ("c3d", "C3D(")}.get(model.arch, ("", ""))

@@ -10,6 +10,9 @@ from raylabel.store.artifact import ADDED_LATER, NOT_IDENTITY
 from raylabel.training.schedule import Schedule
 
 Set = Literal["none", "validation", "labeled"]
+Pretext = Literal["none", "rotation", "jigsaw", "position"]
+PRETEXTS: dict[Pretext, int] = {"rotation": 4, "jigsaw": 24, "position": 8}
+"""Pretext → its number of classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,9 @@ class Train:
     temperature: float = field(default=1.0, metadata=ADDED_LATER)
     """T of these probabilities: at 1 they are the teacher's own; above 1 they are flatter, below 1 sharper, and those
     of the `label.p` classes that are stored alone."""
+    pretext: Pretext = field(default="none", metadata=ADDED_LATER)
+    """Labels that a picture makes itself, in place of those of the samples: training/pretexts.py. The number of classes
+    is then that of the pretext."""
     mixup: float = field(default=0.0, metadata=ADDED_LATER)
     """Alpha of mixup, the convex combination of two images and of their labels; 0: none. See training/mixing.py."""
     cutmix: float = field(default=0.0, metadata=ADDED_LATER)
@@ -138,6 +144,13 @@ class Train:
         if self.temperature != 1 and not self.soft:
             raise InputError(
                 f"{name}.temperature is {self.temperature}, but {name}.soft is 0: give a share, or unset it"
+            )
+        if self.pretext not in get_args(Pretext):
+            raise InputError(f"{name}.pretext is {self.pretext!r}: give {' or '.join(map(repr, get_args(Pretext)))}")
+        if self.pretext != "none" and (self.soft or self.validate.given):
+            raise InputError(
+                f"{name}.pretext is '{self.pretext}', which has no soft targets and no validation: unset {name}.soft "
+                f"and {name}.validate"
             )
         for key in ("accumulate", "steps_per_gradient"):
             if (value := getattr(self, key)) < 1:

@@ -26,6 +26,7 @@ from raylabel.training.checkpoint import STATE, Checkpoints, Files, Writer
 from raylabel.training.learner import Learner
 from raylabel.training.mixing import make_mix
 from raylabel.training.preemption import Agreement, handle_sigterm
+from raylabel.training.pretexts import make_pretext
 from raylabel.training.schedule import lr_at
 from raylabel.training.soft import make_targets
 from raylabel.training.task import TrainingTask
@@ -93,7 +94,8 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
         DistributedDataParallel, device_ids=[device] if on_gpu else None, find_unused_parameters=fixed
     )
     parallel = wrap(module)
-    every, mix, targets = max(1, last // POINTS), make_mix(config, task.classes), make_targets(config, task.classes)
+    every, pretext = max(1, last // POINTS), make_pretext(config.pretext)
+    mix, targets = make_mix(config, task.classes), make_targets(config, task.classes)
     batches = task.stream.batches(
         task.view, config.batch, step * config.batch, total, rank, world, _loaders(), _memory(device)
     )
@@ -116,6 +118,7 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
             # No copy waits for the device. PyTorch does not reuse pinned memory, also of an array, before it is copied.
             images = normalise(torch.from_numpy(pixels).to(device, non_blocking=True), task.view, dtype)
             label = torch.from_numpy(labels).to(device, non_blocking=True)
+            images, label = pretext(images, label)
             images, target = mix(images, targets(label, soft))
             sums += _add_gradients(parallel, (images, target, label), task, world)
             learner.step(lr, hash((task.seed, step)))

@@ -28,9 +28,12 @@ RUN = 256
 """Files of ASSIGNED that a task reads, and the row groups of the file that it writes."""
 
 
-def make_uniform(root: Root, name: str, media: Artifact, clusters: Artifact, seed: int) -> Artifact:
+def make_uniform(
+    root: Root, name: str, media: Artifact, clusters: Artifact, seed: int, uniform: bool = True
+) -> Artifact:
     """EXAMPLES of all samples of MEDIA, the artifact `examples-<name>`; those that have no item in this epoch have no
-    labels. `clusters`: of the features of the same media, in the order of the samples there. Info: as of `materialize`.
+    labels. `clusters`: of the features of the same media, in the order of the samples there. Not `uniform`: each sample
+    has one item. Info: as of `materialize`.
     """
 
     def build(draft: Draft) -> Built:
@@ -38,7 +41,7 @@ def make_uniform(root: Root, name: str, media: Artifact, clusters: Artifact, see
         runs = [files[first : first + RUN] for first in range(0, len(files), RUN)]
         counts = np.stack(run_tasks(_count, [(clusters, run, clusters.info["k"]) for run in runs]))  # [runs, k]
         sizes, before = counts.sum(0), np.cumsum(counts, 0) - counts
-        quotas = quotas_of(sizes, seed)
+        quotas = quotas_of(sizes, seed) if uniform else sizes
         tasks = [(draft.uri, n, media, clusters, run, before[n], sizes, quotas, seed) for n, run in enumerate(runs)]
         written = run_tasks(_write, tasks)
         lane = media.table("row_groups", ROW_GROUPS, ["lane"]).column("lane").to_numpy()
@@ -47,7 +50,7 @@ def make_uniform(root: Root, name: str, media: Artifact, clusters: Artifact, see
         return write_labels(draft, media, [file for file, _ in written], int(quotas.sum()), empty=empty)
 
     identity = {"media": media.digest, "clusters": clusters.digest, "seed": seed, "version": VERSION}
-    return root.make(f"examples-{name}", identity, build)
+    return root.make(f"examples-{name}", identity if uniform else identity | {"uniform": False}, build)
 
 
 def quotas_of(sizes: np.ndarray, seed: int) -> np.ndarray:

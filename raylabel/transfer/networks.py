@@ -8,7 +8,7 @@ from raylabel.media.view import View
 from raylabel.models import Model, check
 from raylabel.models.clip_networks import CLIP
 from raylabel.models.hub import hub_config, is_hub_folder, is_hub_name
-from raylabel.models.sources import is_name, view_for
+from raylabel.models.sources import RANDOM, is_name, view_for
 from raylabel.models.timm_networks import TIMM
 from raylabel.models.trained import open_network
 from raylabel.models.weights import torchvision_arch
@@ -19,10 +19,10 @@ EVALUATED = ("size", "eval_size", "resize", "interpolation", "squash", "dct_scal
 """The fields of a View that a trained network determines; the others are the augmentation of trainings."""
 
 
-def candidates_of(networks: Sequence[str], view: View) -> tuple[Candidate, ...]:
-    """The networks that `Transfer.networks` name, in this order. `view`: that of the transfer. InputError if one is no
-    network, or what its use needs is not known."""
-    found = [_candidate(given, view) for given in networks]
+def candidates_of(networks: Sequence[str], view: View, seed: int = 0) -> tuple[Candidate, ...]:
+    """The networks that `Transfer.networks` name, in this order. `view`: that of the transfer; `seed`: of random
+    weights. InputError if one is no network, or what its use needs is not known."""
+    found = [_candidate(given, view, seed) for given in networks]
     names = [one.name for one in found]
     return tuple(
         replace(one, name=given) if names.count(one.name) > 1 else one
@@ -35,7 +35,16 @@ def evaluated_as(own: View, view: View) -> View:
     return replace(view, **{name: getattr(own, name) for name in EVALUATED})
 
 
-def _candidate(given: str, view: View) -> Candidate:
+def _candidate(given: str, view: View, seed: int) -> Candidate:
+    if given.startswith(f"{RANDOM}="):
+        like = given.partition("=")[2]
+        if network := open_network(like):
+            model = replace(Model(**network.info["model"]), features="raw")
+            own = evaluated_as(find_network(like).view, view)
+        else:
+            model, own = Model(arch=like), view
+            check(model, f"networks '{given}'")
+        return Candidate(name=f"random {model.arch}", model=model, weights=f"{RANDOM}:{seed}", view=own)
     if network := open_network(given):
         model = replace(Model(**network.info["model"]), features="raw")
         own = evaluated_as(find_network(given).view, view)

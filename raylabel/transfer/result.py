@@ -22,6 +22,7 @@ from raylabel.evaluate.results import (
     metrics,
     require,
 )
+from raylabel.models.init import PENULTIMATE
 from raylabel.pipelines.transfer import Outcome, TransferRun
 from raylabel.recipes.transfer import Transfer
 from raylabel.report.summary import interval
@@ -66,6 +67,8 @@ class Row:
     arch: str
     protocol: str
     """In words."""
+    layer: str
+    """The layer of its features; empty if it trains."""
     samples: int
     """Labeled samples that it is fitted to."""
     read: int
@@ -97,6 +100,7 @@ class Row:
             network=outcome.candidate.name,
             arch=outcome.candidate.model.arch,
             protocol=protocol_name(outcome, recipe),
+            layer=outcome.layer,
             samples=outcome.samples,
             read=ece.n,
             top1=Share.of(require(rows, metric=TOP1)),
@@ -137,11 +141,12 @@ class Summary:
 
 def protocol_name(outcome: Outcome, recipe: Transfer) -> str:
     """The protocol in words."""
+    name = PROTOCOLS.get(outcome.protocol, "")
     if outcome.protocol == "few":
-        return f"logistic regression, {100 * (outcome.share or 0):g}% of labels"
-    if outcome.protocol == "knn":
-        return f"{min(recipe.knn.k, outcome.samples)} nearest neighbours"
-    return PROTOCOLS[outcome.protocol]
+        name = f"logistic regression, {100 * (outcome.share or 0):g}% of labels"
+    elif outcome.protocol == "knn":
+        name = f"{min(recipe.knn.k, outcome.samples)} nearest neighbours"
+    return name if recipe.layers == (PENULTIMATE,) or not outcome.layer else f"{name}, {outcome.layer}"
 
 
 def write_transfer(run: TransferRun) -> tuple[Artifact, Summary]:

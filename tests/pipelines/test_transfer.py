@@ -218,7 +218,7 @@ def test_fine_tuning_starts_from_the_network_with_a_new_head(run: TransferRun, c
 
 @pytest.mark.slow
 def test_features_may_be_those_of_another_layer(run: TransferRun, candidates: tuple[Candidate, ...]):
-    found = TransferRun(run.root, recipe(layer="layer2", protocols=("knn",)), candidates[:1])
+    found = TransferRun(run.root, recipe(layers=("layer2",), protocols=("knn",)), candidates[:1])
     (one,) = found.outcomes
     features = found.features(candidates[0], "test")
     assert features.identity["source"]["layer"] == "layer2"
@@ -267,7 +267,7 @@ def test_inputs_that_do_not_fit_are_errors_before_any_work(ray_local: None, tmp_
     with pytest.raises(InputError, match="do not fit resnet8x4"):
         assert TransferRun(root, recipe(), (wide,)).outcomes
     with pytest.raises(InputError, match="no layer 'stage9'"):
-        assert TransferRun(root, recipe(layer="stage9"), candidates[:1]).outcomes
+        assert TransferRun(root, recipe(layers=("stage9",)), candidates[:1]).outcomes
     with pytest.raises(InputError, match="r3d_18"):
         TransferRun(root, recipe(), (replace(candidates[0], model=Model(arch="r3d_18")),))
     assert View().size == 224
