@@ -24,6 +24,7 @@ from raylabel.recipes import Recipe
 from raylabel.recipes import registry as recipes
 from raylabel.recipes.arbitrary_labels import ArbitraryLabels
 from raylabel.recipes.deep_cluster import DeepCluster
+from raylabel.recipes.pretexts import Pretexts
 from raylabel.recipes.random_labels import RandomPretraining
 from raylabel.recipes.redrawing import Redrawing
 from raylabel.recipes.transfer import Transfer
@@ -39,6 +40,7 @@ RUN_BY: dict[type, str] = {
     Redrawing: "redrawn-labels",
     ArbitraryLabels: "arbitrary-labels",
     DeepCluster: "deep-cluster",
+    Pretexts: "pretexts",
 }
 """The command that runs the recipes of a type."""
 

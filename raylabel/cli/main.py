@@ -12,7 +12,7 @@ from raylabel.cli.output import guard_output
 
 COMMANDS = (
     *("semi-supervised", "sweep", "transfer"),
-    *("random-labels", "redrawn-labels", "arbitrary-labels", "deep-cluster"),
+    *("random-labels", "redrawn-labels", "arbitrary-labels", "deep-cluster", "pretexts"),
     *("plan", "predict", "deduplicate", "export", "list", "clean"),
 )
 """Each is a module of this package with a `main()`; its docstring is the help text."""

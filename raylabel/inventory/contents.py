@@ -30,7 +30,10 @@ PILOT, PROBE = re.compile(rf"pilot-{UUID}|\.workers-{UUID}"), re.compile(rf"\.pr
 TEMPORARY = re.compile(rf".+\.{UUID}\.tmp")
 OWN = {"drivers", FOLDER, TRACKING}
 """Folders of raylabel that are no results."""
-RESULTS = ("run-", "transfer-", "random-labels-", "redrawn-labels-", "arbitrary-labels-", "deep-cluster-")
+RESULTS = (
+    *("run-", "transfer-"),
+    *("random-labels-", "redrawn-labels-", "arbitrary-labels-", "deep-cluster-", "pretexts-"),
+)
 """The beginnings of the names of artifacts that are the results of a command."""
 OLD = 3600  # seconds after which a probe is one of a killed process: a run writes one before it has the root lock
 

@@ -27,6 +27,8 @@ VERSION = 1  # of the numbers
 ROWS = 1 << 24  # picks of one task, about; of more samples of one class a task has all
 BLOCK = 1 << 20  # keys that are drawn together
 ROW_GROUP = 1 << 20
+MOST = 1 << 20
+"""Samples that may be classes of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,33 @@ class ShuffledLabels:
             return key[order], label.astype(np.int64), tuple(truth.info["classes"])
 
         return make_picks(root, self, shards, read, round)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnLabels:
+    """Each sample is a class of its own, as the surrogate classes of Dosovitskiy et al. 2014 (arXiv 1406.6909)."""
+
+    @property
+    def name(self) -> str:
+        return "own"
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {"own": True, "version": VERSION}
+
+    def label(self, root: Root, corpus: Corpus, shards: Artifact, round: int = 0) -> Artifact:
+        """PICKS of every sample of the corpus, the same in every round. InputError with fewer than two samples, or more
+        than `MOST`, for which no head is large enough."""
+        of = Shards(shards)
+        if not 2 <= of.samples <= MOST:
+            raise InputError(f"{of.samples:,} samples as classes of their own: give 2 to {MOST:,}, by a share")
+
+        def read() -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+            keys = [make_key(number, 0) + np.arange(rows) for number, rows in enumerate(of.rows.tolist())]
+            label = np.arange(of.samples)
+            return np.concatenate(keys).astype(np.int64), label, tuple(f"sample {number}" for number in label)
+
+        return make_picks(root, self, shards, read)
 
 
 @dataclass(frozen=True)

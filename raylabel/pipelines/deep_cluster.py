@@ -75,11 +75,11 @@ class DeepClusterRun(ExperimentSteps[DeepCluster]):
     """The artifacts of a recipe. Reading a property returns an artifact if the root has it, or else builds it.
     InputError if the user has to fix an input."""
 
-    def __init__(self, root: Root, recipe: DeepCluster):
-        """Checks the recipe, and indexes its corpus."""
+    def __init__(self, root: Root, recipe: DeepCluster, group: HeldGroup | None = None):
+        """Checks the recipe, and indexes its corpus. `group`: workers that stay after the last round."""
         _check(recipe)
         super().__init__()
-        self.root, self.recipe = root, recipe
+        self.root, self.recipe, self._group = root, recipe, group
         self.corpora, self.shards = index_corpora(root, {"corpus": recipe.corpus})
 
     @cached_property
@@ -108,6 +108,8 @@ class DeepClusterRun(ExperimentSteps[DeepCluster]):
     @cached_property
     def rounds(self) -> tuple[Round, ...]:
         """All rounds, in order."""
+        if self._group:
+            return tuple(self._rounds(self._group))
         with HeldGroup(self.root.workers_folder()) as group:
             return tuple(self._rounds(group))
 

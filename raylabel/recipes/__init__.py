@@ -13,7 +13,13 @@ from raylabel.models import Model
 from raylabel.models.init import Init
 from raylabel.recipes.arbitrary import arbitrary_cifar10, arbitrary_digits, statefarm, statefarm_by_driver
 from raylabel.recipes.arbitrary_labels import ArbitraryLabels
-from raylabel.recipes.clustered import cluster_digits, cluster_moving_digits
+from raylabel.recipes.clustered import (
+    cluster_cifar10,
+    cluster_digits,
+    cluster_moving_digits,
+    pretexts_cifar10,
+    pretexts_digits,
+)
 from raylabel.recipes.control import Control
 from raylabel.recipes.deep_cluster import DeepCluster
 from raylabel.recipes.images import (
@@ -36,6 +42,7 @@ from raylabel.recipes.memorized import (
     redrawn_moving_digits,
 )
 from raylabel.recipes.modern import modern
+from raylabel.recipes.pretexts import Pretexts
 from raylabel.recipes.random_labels import LabeledSet, RandomPretraining
 from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.recipes.redrawing import Redrawing
@@ -69,6 +76,7 @@ __all__ = [
     "LabeledSet",
     "Materialize",
     "Model",
+    "Pretexts",
     "RandomLabels",
     "RandomPretraining",
     "Recipe",
@@ -89,6 +97,7 @@ __all__ = [
     "arbitrary_cifar10",
     "arbitrary_digits",
     "cifar10",
+    "cluster_cifar10",
     "cluster_digits",
     "cluster_moving_digits",
     "cub200_resnet50",
@@ -102,6 +111,8 @@ __all__ = [
     "kinetics_r2plus1d34",
     "modern",
     "moving_digits",
+    "pretexts_cifar10",
+    "pretexts_digits",
     "random_actions",
     "random_cifar10",
     "random_digits",

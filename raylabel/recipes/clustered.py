@@ -1,4 +1,4 @@
-"""Named recipes of DeepCluster."""
+"""Named recipes of DeepCluster and of its comparisons with other pretexts."""
 
 from dataclasses import replace
 
@@ -7,7 +7,8 @@ from raylabel.corpus import Corpus
 from raylabel.features.kmeans import KMeans
 from raylabel.models import Model
 from raylabel.recipes.deep_cluster import DeepCluster
-from raylabel.recipes.memorized import DIGITS, MOVING_DIGITS
+from raylabel.recipes.memorized import CIFAR10, DIGITS, MOVING_DIGITS
+from raylabel.recipes.pretexts import Pretexts
 from raylabel.training.config import Train
 from raylabel.training.media import Materialize
 from raylabel.training.schedule import Schedule
@@ -51,4 +52,60 @@ def cluster_moving_digits() -> DeepCluster:
         model=Model(arch="r2plus1d8x1"),
         view=replace(MOVING_DIGITS, crop="random_resized"),
         train=replace(recipe.train, images=2_000),
+    )
+
+
+def cluster_cifar10(data: str) -> DeepCluster:
+    """CIFAR-10 without labels: a narrow AlexNet on gradients learns the clusters of its own features.
+
+    `raylabel deep-cluster cluster-cifar10 --data DIR`; `data` contains unlabeled-[0-9]*.parquet. k is 10 times the
+    number of classes, and the features are those of fc7 before its ReLU, as in the paper: not yet run.
+    """
+    return DeepCluster(
+        name="cluster-cifar10",
+        corpus=Corpus(uri=(f"{data}/unlabeled-[0-9]*.parquet",)),
+        rounds=6,
+        kmeans=KMeans(k=100),
+        components=256,
+        layer="fc7",
+        model=Model(arch="alexnetx2", input="sobel"),
+        view=replace(CIFAR10, crop="random_resized", min_scale=0.3, flip=True),
+        train=Train(
+            images=50_000,
+            batch=128,
+            schedule=Schedule(lr=0.05, warmup=0.0, drops=0),
+            weight_decay=1e-5,
+            head_momentum=0.0,
+        ),
+    )
+
+
+def pretexts_digits() -> Pretexts:
+    """The unlabeled part of scikit-learn's digits: clusters and other pretexts, judged with 50 labels.
+
+    `raylabel pretexts`, on 2 CPU cores: not yet run.
+    """
+    return Pretexts(
+        name="pretexts-digits",
+        clusters=cluster_digits(),
+        labeled=Corpus(uri=("embedded://digits/labeled",)),
+        test=Corpus(uri=("embedded://digits/test",)),
+        layers=("conv1:4", "layer1:4", "layer2:4", "layer3:2"),
+        resources=Resources(workers=1),
+    )
+
+
+def pretexts_cifar10(data: str) -> Pretexts:
+    """CIFAR-10 without labels: clusters and other pretexts for a narrow AlexNet, judged with 4,000 labels.
+
+    `raylabel pretexts pretexts-cifar10 --data DIR`; `data` contains unlabeled-[0-9]*.parquet, labeled-4k.parquet,
+    test.parquet and classes.txt. Features of all layers have about as many numbers, as in the paper: not yet run.
+    """
+    classes = f"{data}/classes.txt"
+    return Pretexts(
+        name="pretexts-cifar10",
+        clusters=cluster_cifar10(data),
+        labeled=Corpus(uri=(f"{data}/labeled-4k.parquet",), classes=classes),
+        test=Corpus(uri=(f"{data}/test.parquet",), classes=classes),
+        layers=("conv1:8", "conv2:5", "conv3:4", "conv4:4", "conv5:5"),
     )

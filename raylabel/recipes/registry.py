@@ -14,7 +14,13 @@ from ray import cloudpickle
 
 from raylabel.errors import InputError
 from raylabel.recipes.arbitrary import arbitrary_cifar10, arbitrary_digits, statefarm, statefarm_by_driver
-from raylabel.recipes.clustered import cluster_digits, cluster_moving_digits
+from raylabel.recipes.clustered import (
+    cluster_cifar10,
+    cluster_digits,
+    cluster_moving_digits,
+    pretexts_cifar10,
+    pretexts_digits,
+)
 from raylabel.recipes.images import (
     cifar10,
     digits,
@@ -71,6 +77,9 @@ NAMED: dict[str, Callable[..., Any]] = {
     "arbitrary-cifar10": arbitrary_cifar10,
     "cluster-digits": cluster_digits,
     "cluster-moving-digits": cluster_moving_digits,
+    "cluster-cifar10": cluster_cifar10,
+    "pretexts-digits": pretexts_digits,
+    "pretexts-cifar10": pretexts_cifar10,
     "statefarm": statefarm,
     "statefarm-by-driver": statefarm_by_driver,
 }

@@ -42,7 +42,9 @@ VERSION = 1
 ROWS = 5_120
 """Samples that are committed together, at most up to a group more: a file of 20 MB if D is 2,048."""
 PARTS = 32
-"""Parts of a small set, at least, so that all workers have some."""
+"""Parts of a small set, at least, so that all workers have some,"""
+LEAST = 256
+"""unless they would have fewer samples than this: to commit a part takes a tenth of a second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ def media_features(
 
 def parts_of(rows: np.ndarray) -> list[np.ndarray]:
     """The groups of each part, for the numbers of samples of all groups."""
-    size = max(1, min(ROWS, int(rows.sum()) // PARTS))
+    size = max(LEAST, min(ROWS, int(rows.sum()) // PARTS))
     number = (np.cumsum(rows) - rows) // size  # that of the part in which its first sample is
     return np.split(np.arange(len(rows)), np.flatnonzero(np.diff(number)) + 1)
 

@@ -35,6 +35,11 @@ from raylabel.training.uniform import make_uniform
 BATCH, ALONE = CONFIG.batch, Resources(workers=1)
 
 
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "LEAST", 1)
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Root:
     return Root.open(str(tmp_path_factory.mktemp("features")))
