@@ -3,8 +3,9 @@
 Letters: N samples, B samples of a block, D numbers of a feature, C classes.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,12 +71,22 @@ class OnFeatures:
 def classify_features(root: Root, task: OnFeatures) -> Artifact:
     """CLASSIFIED of the test set, the artifact `classified`. Info: samples (labeled ones that it is fitted to), without
     (those that could not be read), temperature (None if there is none), strength (of logistic regression)."""
+    return classify_each(root, [task])[0]
 
-    def build(draft: Draft) -> Built:
-        table, info = fetch(_classify.options(**_needs(task)).remote(task))
+
+def classify_each(root: Root, tasks: Sequence[OnFeatures]) -> list[Artifact]:
+    """`classify_features` of each, at the same time."""
+    running = {
+        number: _classify.options(**_needs(task)).remote(task)
+        for number, task in enumerate(tasks)
+        if root.find("classified", task.identity) is None
+    }
+
+    def build(draft: Draft, number: int) -> Built:
+        table, info = fetch(running[number])
         return Built([write_table(draft.uri, FILE, table)], info)
 
-    return root.make("classified", task.identity, build)
+    return [root.make("classified", task.identity, partial(build, number=number)) for number, task in enumerate(tasks)]
 
 
 def _needs(task: OnFeatures) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from raylabel.compute.progress import say
 from raylabel.corpus.label_rule import name_warnings
 from raylabel.evaluate.classified import classified_metrics, right_of
 from raylabel.evaluate.classify import paired_gain
-from raylabel.evaluate.on_features import OnFeatures, classify_features
+from raylabel.evaluate.on_features import OnFeatures, classify_each
 from raylabel.evaluate.results import TOP1, Metric, Subject, require
 from raylabel.labels.drawn import OwnLabels, RandomLabels
 from raylabel.labels.features import feature_width
@@ -85,9 +85,9 @@ class PretextsRun(ExperimentSteps[DeepCluster]):
         for start in sorted(self.pretexts.starts, key=STARTS.index):
             say(f"start: {start}")
             network = None if start == "none" else self._network(start)
-            for layer in self.pretexts.layers:
-                made = self._classified(network, layer)
-                hits = right_of(made)
+            found = classify_each(self.root, [self._on_layer(network, layer) for layer in self.pretexts.layers])
+            for layer, made in zip(self.pretexts.layers, found, strict=True):
+                hits = right_of(self._use(made))
                 uris = ", ".join(self.pretexts.test.uri)
                 subject = Subject(model=f"{start} {layer}", seed=self.recipe.seed, dataset=uris, split="test")
                 if start == "none":
@@ -132,9 +132,9 @@ class PretextsRun(ExperimentSteps[DeepCluster]):
         )
         return self._use(train(self.root, start, task, recipe.resources, group=self._group))
 
-    def _classified(self, network: Artifact | None, layer: str) -> Artifact:
-        """CLASSIFIED of the test set by a logistic regression on a layer."""
-        task = OnFeatures(
+    def _on_layer(self, network: Artifact | None, layer: str) -> OnFeatures:
+        """The logistic regression on a layer, and its test."""
+        return OnFeatures(
             method=self.pretexts.head,
             features=self._features("labels", network, layer),
             labels=self.labels,
@@ -142,7 +142,6 @@ class PretextsRun(ExperimentSteps[DeepCluster]):
             tested=(self._features("test", network, layer), self.test_labels),
             seed=self.recipe.seed,
         )
-        return self._use(classify_features(self.root, task))
 
     @cached_property
     def _media(self) -> dict[str, Artifact]:

