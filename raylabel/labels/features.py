@@ -145,7 +145,8 @@ def read_labeled(features: Artifact, labels: Artifact) -> LabeledFeatures:
     table = features.table("features-", features_schema(features.info["p"]), ["key", "feature", "norm"])
     picks = labels.table("picks-", PICKS, ["key", "label"]).sort_by("key")
     key, picked = table.column("key").to_numpy(), picks.column("key").to_numpy()
-    found, of_labels = np.isin(key, picked), np.isin(picked, key)
+    found, of_labels = np.flatnonzero(np.isin(key, picked)), np.isin(picked, key)
+    found = found[np.argsort(key[found])]  # features of stored samples are in the order in which these are stored
     column = table.column("feature").combine_chunks()
     return LabeledFeatures(
         key=key[found],
