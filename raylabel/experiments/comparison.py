@@ -64,12 +64,12 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Accuracies while networks are trained, or other shares."""
+    """Accuracies while networks are trained or from layer to layer, or other shares."""
 
     title: str
     curves: Mapping[str, Sequence[tuple[float, float]]]
     """Name → (epochs, accuracy) of its points."""
-    axis: Literal["epochs", "rounds"] = "epochs"
+    axis: Literal["epochs", "rounds", "layers"] = "epochs"
     """What is counted on the first axis."""
 
 

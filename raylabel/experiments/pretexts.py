@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from raylabel.experiments.comparison import Column, Comparison, Finding, Row, Table, Value, write_comparison
+from raylabel.experiments.comparison import Column, Comparison, Curves, Finding, Row, Table, Value, write_comparison
 from raylabel.pipelines.pretexts import Judged, PretextsRun
 from raylabel.recipes.pretexts import STARTS, Start
 from raylabel.store.artifact import Artifact, identity_of
@@ -56,7 +56,16 @@ def write_pretexts(run: PretextsRun) -> tuple[Artifact, Comparison]:
                 note="The same layer, the same test samples.",
             ),
         ],
-        curves=[],
+        curves=[
+            Curves(
+                title="Top-1 of a logistic regression on each layer, from the first to the last",
+                curves={
+                    NAMES[start]: [(1.0 + at, of[start, layer].top1.value) for at, layer in enumerate(recipe.layers)]
+                    for start in starts
+                },
+                axis="layers",
+            )
+        ],
         warnings=run.warnings,
         settings=identity_of(recipe),
     )

@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 
 from raylabel.store.artifact import MANIFEST, RECIPE, digest
 from raylabel.store.files import filesystem, is_local, read_file, reading, unreadable
-from raylabel.store.names import LEDGER, SUMMARY, SWEEP_SUMMARY, TRACKING
+from raylabel.store.names import LEDGER, RESULTS, SUMMARY, SWEEP_SUMMARY, TRACKING
 from raylabel.store.uses import FOLDER, Record, read_records
 from raylabel.text import points
 
@@ -30,11 +30,6 @@ PILOT, PROBE = re.compile(rf"pilot-{UUID}|\.workers-{UUID}"), re.compile(rf"\.pr
 TEMPORARY = re.compile(rf".+\.{UUID}\.tmp")
 OWN = {"drivers", FOLDER, TRACKING}
 """Folders of raylabel that are no results."""
-RESULTS = (
-    *("run-", "transfer-"),
-    *("random-labels-", "redrawn-labels-", "arbitrary-labels-", "deep-cluster-", "pretexts-"),
-)
-"""The beginnings of the names of artifacts that are the results of a command."""
 OLD = 3600  # seconds after which a probe is one of a killed process: a run writes one before it has the root lock
 
 

@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from raylabel.inventory.contents import RESULTS, Contents, Folder, refers_to
-from raylabel.store.names import DEDUPLICATION, PREDICTION
+from raylabel.inventory.contents import Contents, Folder, refers_to
+from raylabel.store.names import DEDUPLICATION, PREDICTION, RESULTS
 
 # Artifacts to which nothing refers, and which a run finds again by those to which they refer. The record of a run lists
 # them; the results of a run of an earlier version do not.

@@ -20,7 +20,7 @@ from raylabel.media.view import Clip, View
 from raylabel.models.trained import WEIGHTS, open_network
 from raylabel.store.artifact import MANIFEST, Artifact, Root
 from raylabel.store.files import filesystem, read_file, reading
-from raylabel.store.names import SUMMARY, SWEEP_SUMMARY
+from raylabel.store.names import EXPERIMENTS, SUMMARY, SWEEP_SUMMARY
 from raylabel.text import listed
 
 THREADS = 32
@@ -75,6 +75,22 @@ def find_network(uri: str, run: str = "") -> Shipped:
     return first
 
 
+def find_view(uri: str) -> View:
+    """The view at evaluation of the network in this folder, as the finished runs and experiments of its root use it.
+    InputError as of `find_network`."""
+    network = _open(uri)
+    root = Root(network.uri.rpartition("/")[0])
+    found = dict[str, View]()
+    for one in (one for kind in EXPERIMENTS for one in summaries(root, kind).values()):
+        if _uses(one, network):
+            settings = one["settings"]
+            own = view_of(settings["clusters"]["view"] if "clusters" in settings else settings["view"])
+            found[str(own.evaluation_identity)] = own
+    if len(found) > 1:
+        raise InputError(f"experiments in '{root.uri}' use {network.uri} with different views: give another network")
+    return next(iter(found.values())) if found else find_network(uri).view
+
+
 def corpus_of(settings: Mapping[str, Any]) -> Corpus:
     """The corpus whose `identity_of` is `settings`."""
     return Corpus(**_fields(settings))
@@ -102,14 +118,14 @@ def _open(uri: str) -> Artifact:
     )
 
 
-def summaries(root: Root) -> dict[str, dict[str, Any]]:
-    """Folder → summary.json of each finished run in the root."""
+def summaries(root: Root, kind: str = "run-") -> dict[str, dict[str, Any]]:
+    """Folder → summary.json of each finished run in the root, or of another result whose name begins so."""
 
     def read(name: str) -> dict[str, Any] | None:
         run = Artifact(f"{root.uri}/{name}", *name.rsplit("-", 1))
         return json.loads(run.read(SUMMARY)) if run.manifest else None
 
-    return _read_all(root, "run-", read)
+    return _read_all(root, kind, read)
 
 
 def _sweeps(root: Root, network: Artifact) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,11 @@
 """Names of files and folders in a root that several rooms use. What they contain is described where it is written."""
 
 SUMMARY, PAGE = "summary.json", "report.html"
-"""Of a finished run."""
+"""Of a finished run, or of another result of a command."""
+EXPERIMENTS = ("random-labels-", "redrawn-labels-", "arbitrary-labels-", "deep-cluster-", "pretexts-")
+"""The beginnings of the names of artifacts that are the results of an experiment,"""
+RESULTS = ("run-", "transfer-", *EXPERIMENTS)
+"""or of any command."""
 SWEEP_SUMMARY, SWEEP_PAGE = "sweep.json", "sweep.html"
 """Of a finished sweep."""
 LEDGER = "ledger.json"

@@ -13,7 +13,7 @@ from raylabel.models.timm_networks import TIMM
 from raylabel.models.trained import open_network
 from raylabel.models.weights import torchvision_arch
 from raylabel.pipelines.transfer_inputs import Candidate
-from raylabel.ship.shipped import find_network
+from raylabel.ship.shipped import find_view
 
 EVALUATED = ("size", "eval_size", "resize", "interpolation", "squash", "dct_scale", "mean", "std", "clip")
 """The fields of a View that a trained network determines; the others are the augmentation of trainings."""
@@ -40,14 +40,14 @@ def _candidate(given: str, view: View, seed: int) -> Candidate:
         like = given.partition("=")[2]
         if network := open_network(like):
             model = replace(Model(**network.info["model"]), features="raw")
-            own = evaluated_as(find_network(like).view, view)
+            own = evaluated_as(find_view(like), view)
         else:
             model, own = Model(arch=like), view
             check(model, f"networks '{given}'")
         return Candidate(name=f"random {model.arch}", model=model, weights=f"{RANDOM}:{seed}", view=own)
     if network := open_network(given):
         model = replace(Model(**network.info["model"]), features="raw")
-        own = evaluated_as(find_network(given).view, view)
+        own = evaluated_as(find_view(given), view)
         return Candidate(name=f"{network.name}-{network.digest}", model=model, weights=given, view=own)
     arch, equals, weights = given.partition("=")
     if not equals:

@@ -24,7 +24,11 @@ def stored(root: Root, feature: np.ndarray, norm: np.ndarray | None = None, file
 
     def build(draft: Draft) -> Built:
         schema, made = features_schema(feature.shape[1]), []
-        cuts = [0, *sorted(np.random.default_rng(0).integers(0, len(feature), files - 2).tolist()), len(feature)]
+        cuts = [
+            0,
+            *sorted(np.random.default_rng(0).integers(0, max(1, len(feature)), files - 2).tolist()),
+            len(feature),
+        ]
         for shard, (low, high) in enumerate(zip([*cuts, cuts[-1]], [*cuts[1:], cuts[-1]], strict=False)):
             some, n = feature[low:high], high - low
             columns = [
