@@ -13,7 +13,7 @@ from raylabel.cli.output import guard_output
 COMMANDS = (
     *("semi-supervised", "sweep", "transfer"),
     *("random-labels", "redrawn-labels", "arbitrary-labels", "deep-cluster", "pretexts"),
-    *("plan", "predict", "deduplicate", "export", "list", "clean"),
+    *("plan", "predict", "filters", "deduplicate", "export", "list", "clean"),
 )
 """Each is a module of this package with a `main()`; its docstring is the help text."""
 

@@ -24,27 +24,37 @@ PICTURES = 10
 BYTES = 2_000  # of memory for a value of a pixel, about: outputs of all layers, and their gradients
 COLOUR = np.array([235, 60, 20], np.float32)
 """Of what a network looks at."""
+GRAD_CAM = (
+    "Grad-CAM (Selvaraju et al. 2017) of the class below each picture, which that network has learned for it: red is "
+    "what speaks for the class. Each map is scaled to its own maximum."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """One picture, as PNG."""
+    """One column: a picture, as PNG or JPEG, and those below it."""
 
     picture: bytes
     maps: Sequence[bytes]
-    """The picture under the map of each network."""
+    """The picture under the map of each network, or other pictures."""
     labels: Sequence[str]
-    """The class of each map, which the network has learned for the picture."""
+    """The class of each map, which the network has learned for the picture, or another text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Looks:
+    """A table of pictures."""
+
     title: str
     networks: Sequence[str]
-    """What each network has learned."""
+    """What each network has learned, or what else the rows below the first one are."""
     looks: Sequence[Look]
     side: int
     """Pixels of a picture's side."""
+    first: str = "picture"
+    """What the first row is."""
+    note: str = GRAD_CAM
+    """What is shown."""
 
 
 def look(
@@ -90,8 +100,8 @@ def _look(corpus: Corpus, shards: Artifact, networks: Sequence[tuple[Artifact, A
         texts.append([picks.info["classes"][of[key]] for key in names])
     return [
         Look(
-            picture=_png(pixels[i]),
-            maps=[_png(_under(pixels[i], one[i])) for one in maps],
+            picture=png(pixels[i]),
+            maps=[png(_under(pixels[i], one[i])) for one in maps],
             labels=[text[i] for text in texts],
         )
         for i in range(len(names))
@@ -127,7 +137,8 @@ def _under(pixels: np.ndarray, found: np.ndarray) -> np.ndarray:
     return np.round(grey * (1 - share) + COLOUR * share).astype(np.uint8)
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def png(pixels: np.ndarray) -> bytes:
+    """A picture uint8 [H, W, 3] as PNG."""
     from PIL import Image
 
     out = io.BytesIO()

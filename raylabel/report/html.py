@@ -25,12 +25,18 @@ def render(template: str, data: Any, **more: Any) -> str:
         finalize=lambda x: printable(x) if type(x) is str else x,  # Markup is our own, and already escaped
     )
     given = {"data": data, "show": Shown(data), "json": json.dumps, "data_uri": data_uri}
+    given |= {"picture_uri": picture_uri}
     return environment.get_template(template).render(given, **more)
 
 
 def data_uri(kind: str, data: bytes) -> str:
     """A picture or a clip of this media type, inside the page."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def picture_uri(data: bytes) -> str:
+    """A PNG or JPEG, inside the page."""
+    return data_uri("image/jpeg" if data.startswith(b"\xff\xd8") else "image/png", data)
 
 
 def leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:

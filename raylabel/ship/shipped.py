@@ -51,7 +51,7 @@ def find_network(uri: str, run: str = "") -> Shipped:
 
     InputError if the folder is no trained network, or if no finished run uses it.
     """
-    network = _open(uri)
+    network = open_shipped(uri)
     root = Root(network.uri.rpartition("/")[0])
     sweeps = _sweeps(root, network)
     found = {name: one for name, one in summaries(root).items() if name in sweeps or _uses(one, network)}
@@ -78,7 +78,7 @@ def find_network(uri: str, run: str = "") -> Shipped:
 def find_view(uri: str) -> View:
     """The view at evaluation of the network in this folder, as the finished runs and experiments of its root use it.
     InputError as of `find_network`."""
-    network = _open(uri)
+    network = open_shipped(uri)
     root = Root(network.uri.rpartition("/")[0])
     found = dict[str, View]()
     for one in (one for kind in EXPERIMENTS for one in summaries(root, kind).values()):
@@ -109,7 +109,8 @@ def _fields(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
-def _open(uri: str) -> Artifact:
+def open_shipped(uri: str) -> Artifact:
+    """The trained network in this folder. InputError if it is none."""
     if found := open_network(uri):
         return found
     raise InputError(
