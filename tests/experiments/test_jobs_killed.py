@@ -1,4 +1,5 @@
-"""The jobs without a teacher: killed within a training, the same command ends as without a kill; 1 and 3 workers."""
+"""The jobs without a teacher: killed within a training or a clustering, the same command ends as without a kill; 1 and
+3 workers."""
 
 import json
 import signal
@@ -33,6 +34,7 @@ JOBS_KILLED = {
         *("--redraws", "1", "--controls", "norms", "--train.images", "3000", "--train.checkpoint-minutes", "0.001"),
     ),
     "arbitrary_labels": ("--arms", "arbitrary", "calibrated", "--train.checkpoint-minutes", "0.001"),
+    "deep_cluster": ("--rounds", "3", "--train.images", "3000", "--train.checkpoint-minutes", "0.001"),
 }
 
 
@@ -49,20 +51,34 @@ def training(root: Path) -> bool:
     return bool(trained) and any(not (one.parent / "manifest.json").exists() for one in begun)
 
 
+def clustering(root: Path) -> bool:
+    """Whether a later round than the first has ended an iteration of k-means, and is not complete."""
+    begun = [one for one in root.glob("clusters-*/scratch/iterations/*") if one.name >= "000003"]
+    complete = len(list(root.glob("clusters-*/manifest.json")))
+    return bool(complete) and any(not (one.parents[2] / "manifest.json").exists() for one in begun)
+
+
+STATES = [*((job, training) for job in JOBS_KILLED), ("deep_cluster", clustering)]
+
+
 def made(root: Path) -> dict[str, object]:
-    """Folder of each artifact → its results, or the bytes of a network."""
+    """Folder of each artifact → its results, or the bytes of a network or of the clusters of samples."""
     found: dict[str, object] = {path.parent.name: None for path in root.glob("*/manifest.json")}
     for path in root.glob("*/model.safetensors"):
         found[path.parent.name] = path.read_bytes()
-    for path in root.glob("*-labels-*/summary.json"):
+    for folder in {path.parent for path in root.glob("clusters-*/assigned-*")}:
+        found[folder.name] = b"".join(path.read_bytes() for path in sorted(folder.glob("assigned-*")))
+    for path in root.glob("*/summary.json"):
         found[path.parent.name] = json.loads(path.read_text())
     return found
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("job", JOBS_KILLED)
-def test_a_job_that_is_killed_ends_as_without_a_kill(ray_folder, tmp_path: Path, job: str):
+@pytest.mark.parametrize("job, state", STATES)
+def test_a_job_that_is_killed_ends_as_without_a_kill(
+    ray_folder, tmp_path: Path, job: str, state: Callable[[Path], bool]
+):
     root = tmp_path / "root"
     first = start(job, ray_folder, root)
     out, _ = first.communicate(timeout=1200)
@@ -73,8 +89,8 @@ def test_a_job_that_is_killed_ends_as_without_a_kill(ray_folder, tmp_path: Path,
     assert f"{name}/report.html" in out
     root.rename(tmp_path / "whole")  # digests have the paths of embedded data, which is in the root
     second, deadline = start(job, ray_folder, root), time.monotonic() + 900
-    while not training(root):
-        assert second.poll() is None and time.monotonic() < deadline, "no training was found to kill"
+    while not state(root):
+        assert second.poll() is None and time.monotonic() < deadline, f"no {state.__name__} was found to kill"
         time.sleep(0.02)
     second.send_signal(signal.SIGKILL)
     second.communicate(timeout=60)
