@@ -16,6 +16,8 @@ from raylabel.recipes.arbitrary_labels import ArbitraryLabels
 from raylabel.recipes.clustered import (
     cluster_cifar10,
     cluster_digits,
+    cluster_imagenet_alexnet,
+    cluster_imagenet_vgg16,
     cluster_moving_digits,
     pretexts_cifar10,
     pretexts_digits,
@@ -99,6 +101,8 @@ __all__ = [
     "cifar10",
     "cluster_cifar10",
     "cluster_digits",
+    "cluster_imagenet_alexnet",
+    "cluster_imagenet_vgg16",
     "cluster_moving_digits",
     "cub200_resnet50",
     "digits",

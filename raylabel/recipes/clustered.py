@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 
+from raylabel import datasets
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
 from raylabel.features.kmeans import KMeans
+from raylabel.media.view import View
 from raylabel.models import Model
 from raylabel.recipes.deep_cluster import DeepCluster
+from raylabel.recipes.images import IMAGENET
 from raylabel.recipes.memorized import CIFAR10, DIGITS, MOVING_DIGITS
 from raylabel.recipes.pretexts import Pretexts
 from raylabel.training.config import Train
@@ -78,6 +81,38 @@ def cluster_cifar10(data: str) -> DeepCluster:
             head_momentum=0.0,
         ),
     )
+
+
+def cluster_imagenet_alexnet(data: str) -> DeepCluster:
+    """DeepCluster's AlexNet on ImageNet without labels (Caron et al. 2018: 72.0 mAP on VOC07): not yet run.
+
+    `raylabel deep-cluster cluster-imagenet-alexnet --data DIR`, on GPUs; `data` is the folder of ImageNet. 500 rounds
+    of one epoch, k of 10,000, and a constant learning rate, as in the paper and its official code.
+    """
+    return DeepCluster(
+        name="cluster-imagenet-alexnet",
+        corpus=datasets.imagenet(data, "train"),
+        labeled=True,
+        rounds=500,
+        kmeans=KMeans(k=10_000),
+        layer="fc7",
+        model=Model(arch="alexnet_bn", input="sobel"),
+        view=View(),
+        train=Train(
+            images=IMAGENET,
+            batch=256,
+            schedule=Schedule(lr=0.05, warmup=0.0, drops=0),
+            weight_decay=1e-5,
+            head_momentum=0.0,
+        ),
+    )
+
+
+def cluster_imagenet_vgg16(data: str) -> DeepCluster:
+    """The same with VGG16, whose features before the ReLU of its second linear layer are clustered: not yet run."""
+    recipe = cluster_imagenet_alexnet(data)
+    model = Model(arch="vgg16_bn", input="sobel")
+    return replace(recipe, name="cluster-imagenet-vgg16", model=model, layer="classifier.3")
 
 
 def pretexts_digits() -> Pretexts:

@@ -17,6 +17,8 @@ from raylabel.recipes.arbitrary import arbitrary_cifar10, arbitrary_digits, stat
 from raylabel.recipes.clustered import (
     cluster_cifar10,
     cluster_digits,
+    cluster_imagenet_alexnet,
+    cluster_imagenet_vgg16,
     cluster_moving_digits,
     pretexts_cifar10,
     pretexts_digits,
@@ -78,6 +80,8 @@ NAMED: dict[str, Callable[..., Any]] = {
     "cluster-digits": cluster_digits,
     "cluster-moving-digits": cluster_moving_digits,
     "cluster-cifar10": cluster_cifar10,
+    "cluster-imagenet-alexnet": cluster_imagenet_alexnet,
+    "cluster-imagenet-vgg16": cluster_imagenet_vgg16,
     "pretexts-digits": pretexts_digits,
     "pretexts-cifar10": pretexts_cifar10,
     "statefarm": statefarm,
