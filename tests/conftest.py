@@ -28,8 +28,14 @@ _TESTS = Path(__file__).parent
 _FOLDERS = [_TESTS / "support", *sorted({path.parent for path in _TESTS.rglob("test_*.py")})]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*map(str, _FOLDERS), os.environ.get("PYTHONPATH")]))
 
+from hypothesis import settings  # noqa: E402
+
 from raylabel.corpus import Corpus, Shards, index_corpus  # noqa: E402
 from raylabel.store.artifact import Root  # noqa: E402  (Ray and torch read the variables above on import)
+
+# No limit on the time of an example: on a busy machine the first one may take a second.
+settings.register_profile("raylabel", deadline=None)
+settings.load_profile("raylabel")
 
 # Minutes long. They begin first, so that two processes end at about the same time.
 _LONG = ("test_semi_supervised.py", "test_teacher.py", "test_train.py", "test_plan.py")

@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from raylabel.rng import permuted
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=8), st.integers(0, 2**63))
 def test_it_permutes_each_range(sizes: list[int], seed: int):
     position = np.concatenate([np.arange(size) for size in sizes])

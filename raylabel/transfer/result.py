@@ -67,8 +67,6 @@ class Row:
     arch: str
     protocol: str
     """In words."""
-    layer: str
-    """The layer of its features; empty if it trains."""
     samples: int
     """Labeled samples that it is fitted to."""
     read: int
@@ -100,7 +98,6 @@ class Row:
             network=outcome.candidate.name,
             arch=outcome.candidate.model.arch,
             protocol=protocol_name(outcome, recipe),
-            layer=outcome.layer,
             samples=outcome.samples,
             read=ece.n,
             top1=Share.of(require(rows, metric=TOP1)),

@@ -82,7 +82,7 @@ entries = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(entries, min_size=1, max_size=12), st.sampled_from(["gnu", "pax"]), st.binary(max_size=2000))
 def test_the_members_are_those_that_tarfile_reads(made: list, form: str, comment: bytes):
     out, headers = io.BytesIO(), {"comment": comment.hex()} if form == "pax" else {}
@@ -124,7 +124,7 @@ GOOD = b"".join(
 )
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=6), st.booleans())
 def test_a_damaged_tar_gives_samples_or_an_input_error(changes: list[tuple[int, int]], fix_checksum: bool):
     data = bytearray(GOOD)

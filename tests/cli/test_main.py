@@ -44,8 +44,8 @@ def test_help_lists_the_commands_without_importing_ray(tmp_path: Path) -> None:
 def test_an_unknown_command_is_one_line_and_status_2(tmp_path: Path, name: str, shown: str) -> None:
     done = run(sys.executable, "-c", SCRIPT, name, folder=tmp_path)
     names = (
-        "semi-supervised, sweep, transfer, random-labels, redrawn-labels, arbitrary-labels, deep-cluster, "
-        "plan, predict, deduplicate, export, list, clean"
+        "semi-supervised, sweep, transfer, random-labels, redrawn-labels, arbitrary-labels, deep-cluster, pretexts, "
+        "plan, predict, filters, deduplicate, export, list, clean"
     )
     known = f"the commands are {names}; see raylabel --help"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: no command '{shown}': {known}\n")

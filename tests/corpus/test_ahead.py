@@ -193,7 +193,7 @@ def test_a_broken_page_in_a_store_rejects_its_row_group(tmp_path: Path, indexed:
     fetcher.close()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 30)), max_size=12), st.integers(1, 40), st.integers(0, 12))
 def test_blocks_cover_the_ranges_and_count_their_needed_bytes(spans: Any, block: int, gap: int) -> None:
     at, found = 0, []

@@ -23,7 +23,7 @@ from corpora import (
     write_parquet,
     write_tar,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raylabel.corpus import (
@@ -157,7 +157,6 @@ def test_the_fingerprint_covers_both_ends_of_a_large_file(tmp_path: Path, indexe
     verify(shards)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 5000), max_size=8), st.integers(1, 3000))
 def test_units_cover_every_row_once_in_key_order(rows: list[int], size: int) -> None:
     expected = [Unit(i, first, min(size, n - first)) for i, n in enumerate(rows) for first in range(0, n, size)]

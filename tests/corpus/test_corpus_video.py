@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from corpora import Indexed, add, read_all, tar_bytes, values
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raylabel.corpus import Corpus, index_corpus, loose, read, read_groups, read_keys, read_labels, read_rows
@@ -135,7 +135,6 @@ def written(header: list[str], rows: list[list[str]], end: str = "\r\n") -> byte
     return out.getvalue().encode()
 
 
-@settings(deadline=None)
 @given(st.lists(rows, max_size=8), st.permutations(range(6)), st.sampled_from(["\n", "\r\n"]), st.booleans())
 @example([("a", "", "2", "1", "", "")], list(range(6)), "\n", False)
 def test_csv_lists_are_read_like_pythons_dictreader(table: list[tuple], order: list[int], end: str, mark: bool) -> None:

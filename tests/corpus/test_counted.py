@@ -61,7 +61,7 @@ folders = st.sampled_from(["", "d/", "d/_SUCCESS/", ".git/", "d/.cache/x/", "_te
 trees = st.lists(st.builds("".join, st.tuples(folders, names)), max_size=20, unique_by=str.lower)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(trees, st.sampled_from([(), ("ppm",), ("", "PPM")]))
 def test_every_file_of_a_folder_is_a_sample_or_passed_over(tree: list[str], more: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +105,7 @@ def is_read(name: str, more: tuple[str, ...]) -> bool:
 listed = st.lists(st.text("aZ.é猫-_", min_size=1, max_size=4).filter(lambda name: name.strip(".")), min_size=1)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(listed, st.data(), st.sampled_from(["txt", "csv"]))
 def test_every_line_of_a_list_is_a_sample_or_a_reject(paths: list[str], data: st.DataObject, form: str) -> None:
     some = data.draw(st.lists(st.sampled_from(paths), max_size=2 * len(paths)))  # with repeats
@@ -127,7 +127,7 @@ def test_every_line_of_a_list_is_a_sample_or_a_reject(paths: list[str], data: st
         ]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.sampled_from([b"a", b"b", b"", None]), min_size=1, max_size=12), st.integers(1, 5), trees)
 def test_every_row_of_parquet_is_a_sample_or_a_reject(rows: list[Any], group: int, tree: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:

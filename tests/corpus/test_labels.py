@@ -119,7 +119,7 @@ def expressible(label: str) -> bool:
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(names.filter(expressible), min_size=1, max_size=6))
 @example(["a", "A", "7", "7.0"])
 @example(["e\u0301", "\u00e9 ", " \u00e9"])

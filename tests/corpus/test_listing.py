@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raylabel.corpus import Corpus, listing
@@ -47,7 +47,6 @@ def sorted_after_the_walk(folder: str) -> list[tuple[str, int, int]]:
     return sorted(found)
 
 
-@settings(deadline=None)
 @given(st.lists(paths, max_size=25), st.integers(1, 4), st.integers(0, 4))
 @example(["a/b.jpg", "a-b.jpg", "a.jpg/x.jpg", "a0.jpg", "a/b/c.jpg", "a/b-c.jpg"], 1, 0)
 def test_a_walk_is_in_the_order_of_whole_paths(tree: list[str], ahead: int, held: int) -> None:
@@ -126,7 +125,6 @@ def test_a_folder_that_cannot_be_listed_is_an_error_that_names_it(
             assert isinstance(found, Loose) and list(found.files)
 
 
-@settings(deadline=None)
 @given(st.text("ab \r\n\t\u2028\x0cé", max_size=30), st.booleans())
 def test_read_lines_gives_the_lines_of_the_whole_text(text: str, mark: bool) -> None:
     with tempfile.NamedTemporaryFile(suffix=".txt") as file:
@@ -144,7 +142,6 @@ def numbers_and_text(uri: str) -> tuple[list[int | str], str]:
     return split, uri
 
 
-@settings(deadline=None)
 @given(st.lists(st.text("a/.-0129²\x01é", max_size=8)))
 @example(["p10", "p9", "p09", "p", "p9a", "p9-10", "p9-9", "p00", "p0", "a" + "9" * 400, "a" + "1" + "0" * 400])
 def test_natural_order_compares_numbers_and_text(uris: list[str]) -> None:

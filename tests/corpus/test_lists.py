@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from forms import outcome, write_files
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raylabel.corpus import Corpus
@@ -144,7 +144,6 @@ words = st.text("a ,;\\01\"'", min_size=1, max_size=4)
 paths = st.builds(lambda name, end: name + end, words, st.sampled_from(["", ".jpg", ".png 0", ".jpg,1", ".PNG"]))
 
 
-@settings(deadline=None)
 @given(st.lists(paths, min_size=1, max_size=5), st.booleans())
 def test_lists_of_existing_files_are_read_as_they_are(names: list[str], labeled: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -158,7 +157,6 @@ def test_lists_of_existing_files_are_read_as_they_are(names: list[str], labeled:
             assert list(list_lines(Corpus(uri=(path,)), f"{folder}/{path}")) == expected
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.text("ab, ;0", min_size=1, max_size=5).map(lambda name: f"d/{name.strip() or 'x'}.jpg"), min_size=1),
     st.sampled_from([" ", ",", ";", "; "]),

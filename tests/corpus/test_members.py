@@ -71,7 +71,7 @@ written = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(written, st.integers(1, 3))
 def test_every_picture_is_a_sample_with_its_own_label(made: list, size: int) -> None:
     names, expected, others = [], [], 0
@@ -110,7 +110,7 @@ anything = st.lists(
 ORDERS = [[("a", "jpg"), ("b", "jpg"), ("a", "cls")], [("a", "cls"), ("b", "jpg"), ("a", "jpg")]]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(anything, st.sampled_from([None, "jpg", "seg.png", "JPG"]))
 @example(ORDERS[0], None)
 @example(ORDERS[1], "jpg")
@@ -152,7 +152,7 @@ def without_extension(name: str, media: str | None) -> str:
     return name[: -len(media) - 1] if media else name.rpartition(".")[0]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.sampled_from("abcdefgh"), st.permutations(["jpg", "cls", "json", "seg.png"])), max_size=8,
              unique_by=lambda one: one[0]),

@@ -50,7 +50,7 @@ def test_earlier_versions_kept_one_run_of_ten() -> None:
     assert kept(paths, [f"00001500-new{i}.jpg" for i in range(10)], by_number=True) == (10, 1)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 30_000), st.integers(1, 300), st.integers(0, 2**32), st.booleans())
 def test_runs_contain_all_files_in_order_and_end_at_names(count: int, change: int, seed: int, add: bool) -> None:
     rng = random.Random(seed)

@@ -9,7 +9,7 @@ import pytest
 from corpora import FORMS, read_all, rows_of
 from helpers import digit_images
 from helpers import write_parquet as write_images
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scoring import score
 
@@ -34,7 +34,6 @@ def test_the_same_rows_belong_to_a_share_for_ever():
     assert np.flatnonzero(of_files(0.1, "d/", names)).tolist() == [8, 12, 16, 27, 30, 40, 41, 59, 60]
 
 
-@settings(deadline=None)
 @given(st.floats(0.001, 1), st.floats(0.001, 1), st.text(max_size=8), st.integers(0, 3000))
 def test_a_smaller_share_is_part_of_a_larger_one(one, other, fingerprint, count):
     small, large = (of_packed(share, fingerprint, count) for share in sorted((one, other)))

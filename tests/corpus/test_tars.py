@@ -85,7 +85,7 @@ def in_units(corpus: Corpus, shard: dict[str, Any], size: int) -> list[Sample]:
     return found
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_window_reads_each_byte_at_most_once(data: st.DataObject) -> None:
     draw = data.draw
@@ -420,7 +420,7 @@ def test_an_index_file_that_does_not_fit_is_not_used(
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.data())
 def test_a_damaged_index_file_gives_no_other_rows(data: st.DataObject) -> None:
     """Whatever it contains, units begin where the tar says, or the headers are read."""

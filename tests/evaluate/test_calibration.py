@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV, calibration_curve
@@ -29,7 +29,6 @@ def of_sklearn(confidence: np.ndarray, right: np.ndarray) -> float:
     return float((np.abs(share - mean) * counts[counts > 0]).sum() / len(right))
 
 
-@settings(deadline=None)  # the first call imports
 @given(st.integers(0, 1000), st.sampled_from([0.5, 1.0, 3.0]))
 def test_the_error_is_that_of_scikit_learns_bins(seed, scale):
     log_p, label = sample(200, 4, scale, seed)

@@ -89,7 +89,7 @@ def test_a_teacher_that_guesses_or_cannot_read_anything_is_stopped(classes, n):
     assert measure(true, true, classes) == Check(n=n, right=n, reordered=n, classes=classes, pairs=())
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.integers(2, 8), st.integers(1, 60), st.integers(0, 10**6))
 def test_the_greedy_order_is_one_to_one_and_at_least_half_as_good_as_the_best(classes, n, seed):
     rng = np.random.default_rng(seed)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import normalized_mutual_info_score
 
@@ -12,7 +12,6 @@ from raylabel.features.agreement import Agreement
 LABELS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 4)), min_size=1, max_size=80)
 
 
-@settings(deadline=None)
 @given(LABELS, st.integers(1, 7))
 def test_it_is_that_of_scikit_learn_however_the_samples_are_cut(pairs: list[tuple[int, int]], size: int):
     first, second = np.array(pairs, np.int32).T

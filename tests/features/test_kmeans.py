@@ -7,7 +7,7 @@ import faiss
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stored_features import digits, stored, unit
 
@@ -144,7 +144,6 @@ def test_kmeans_plus_plus_starts_far_apart(ray_local, tmp_path: Path):
     assert made.info["distances"][0] == pytest.approx(distance(kmeans._far_apart(drawn, k, 0)), rel=1e-5)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 6))
 def test_sums_do_not_depend_on_their_order_nor_parts(seed: int, parts: int):
     random = np.random.default_rng(seed)

@@ -34,7 +34,7 @@ def brute_force(mine: np.ndarray, theirs: np.ndarray, threshold: float) -> list[
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     rows=st.integers(1, 40),

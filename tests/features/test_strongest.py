@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stored_features import stored, unit
 
@@ -20,7 +20,6 @@ def by_sorting(value: np.ndarray, key: np.ndarray, count: int) -> list[list[tupl
     return [sorted((-v, k) for v, k in zip(*row, strict=True))[:count] for row in rows]
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 400), st.integers(1, 4), st.integers(1, 9), st.integers(1, 6), st.integers(2, 60), st.integers(0, 99)
 )

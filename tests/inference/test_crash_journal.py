@@ -60,7 +60,7 @@ def run_actor(
     return rejected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_exactly_the_samples_that_crash_are_rejected(path, data):
     rows = data.draw(st.lists(st.integers(1, 256), min_size=1, max_size=4))

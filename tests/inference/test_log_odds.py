@@ -34,7 +34,7 @@ def float32(value: Decimal) -> np.float32:
 logit = st.floats(-80, 80, width=32) | st.sampled_from([-80.0, -1.0, -0.0, 0.0, 1.0, 80.0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 12).flatmap(lambda c: st.lists(st.lists(logit, min_size=c, max_size=c), min_size=1, max_size=4)))
 def test_equals_the_exact_value_rounded_once(rows):
     found = log_odds(torch.tensor(rows)).numpy()
@@ -87,7 +87,7 @@ def test_classes_that_tie_have_the_same_bits():
     assert torch.equal(odds.gather(1, classes.long()), values)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 9).flatmap(lambda c: st.tuples(st.lists(logit, min_size=c, max_size=c), st.integers(1, c))))
 def test_top_classes_are_in_the_total_order(case):
     row, p = case
@@ -129,7 +129,7 @@ def clips_of(elements: st.SearchStrategy[float]) -> st.SearchStrategy[list[list[
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(clips_of(logit))
 def test_the_mean_over_clips_equals_the_exact_value_rounded_once(clips):
     found = mean_log_odds(torch.tensor([clips])).numpy()
@@ -146,7 +146,7 @@ def test_the_mean_keeps_its_resolution_where_all_clips_agree(other):
     assert mean_log_odds(torch.tensor([[clips[1]] * 3]))[0, 0] > 150
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 12).flatmap(lambda c: st.lists(st.lists(logit, min_size=c, max_size=c), min_size=1, max_size=4)))
 def test_one_clip_gives_the_same_bits_as_an_image(rows):
     x = torch.tensor(rows)
@@ -168,7 +168,7 @@ def test_one_clip_gives_the_same_bits_as_an_image_in_wide_rows_with_ties():
             assert mine.numpy().tobytes() == wanted.numpy().tobytes()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(clips_of(st.sampled_from([-1.0, -0.0, 0.0, 1.0, 2.0]) | logit), st.data())
 def test_top_classes_of_clips_are_in_the_total_order(clips, data):
     p = data.draw(st.integers(1, len(clips[0])))

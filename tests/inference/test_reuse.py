@@ -102,7 +102,7 @@ def make_scores(root: Root, shards: Shards, names: Sequence[str], unit: int, bes
     return root.make("scores", {"shards": shards.artifact.info["content"]}, build)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     rows=st.lists(st.integers(1, 25), min_size=1, max_size=8),
     old=st.sets(st.integers(0, 7), min_size=1),

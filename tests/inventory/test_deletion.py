@@ -19,7 +19,7 @@ from raylabel.inventory.needs import Needs
 from raylabel.store import files
 from raylabel.store.artifact import digest
 
-MANY = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @st.composite

@@ -49,7 +49,7 @@ def digests_of(key: np.ndarray, numbers: list[int]) -> pa.Table:
     return pa.Table.from_pylist([{"key": k, "digest": digest} for k, digest in rows], DIGESTS)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     counts=st.lists(st.integers(1, 40), min_size=2, max_size=6),
     share=st.sampled_from([0.05, 0.2, 0.5, 0.9]),

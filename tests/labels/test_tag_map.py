@@ -103,7 +103,7 @@ def test_the_digest_is_that_of_names_and_tags(tmp_path: Path) -> None:
     assert len({one, *others}) == 5
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from("abcdef")), min_size=1), st.lists(st.sampled_from("abgh")))
 def test_the_classes_of_tags_are_those_of_a_dictionary(pairs: list[tuple[int, str]], tags: list[str]) -> None:
     names = ("k", "l", "m", "n")

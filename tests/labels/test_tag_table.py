@@ -157,7 +157,7 @@ def test_every_form_gives_the_tags_of_a_loop_in_python(
 batches = st.lists(st.tuples(st.booleans(), st.lists(st.lists(st.sampled_from("abcdx#")), max_size=5)), max_size=4)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from("abcd")), min_size=1), batches)
 def test_the_classes_of_samples_are_those_of_a_loop_in_python(
     pairs: list[tuple[int, str]], found: list[tuple[bool, list[list[str]]]]
@@ -187,7 +187,7 @@ def test_the_classes_of_samples_are_those_of_a_loop_in_python(
     assert (record.get("with_tags", 0), record.get("other", 0)) == (tagged, tagged - len(oracle))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=6), min_size=1, max_size=8), st.booleans(), st.data())
 def test_parts_and_tasks_have_every_shard_once(sizes: list[list[int]], listed: bool, data: st.DataObject) -> None:
     """Shards of lists: each task reads whole lists, and only large lists are in several parts."""

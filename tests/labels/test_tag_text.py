@@ -30,7 +30,7 @@ def single(text: str) -> list[str]:
     return [tag] if (tag := "".join(lower(text).split()).lstrip("#")) else []
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @example(SPACES, 1, False)
 @example([f"#a{space}#b" for space in SPACES], 0, True)
 @given(texts, st.integers(0, 2), st.booleans())

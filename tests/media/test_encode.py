@@ -64,7 +64,7 @@ def test_every_frame_is_read_back_once_and_in_order(read: Callable[[bytes], np.n
     assert np.abs(again.astype(int) - frames).mean() < 6
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     count=st.integers(1, 60),
     size=st.tuples(st.integers(1, 130), st.integers(1, 130)),

@@ -276,7 +276,7 @@ def fast(monkeypatch) -> list[bytes]:
     return decoded
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.integers(1, 70),
     st.integers(1, 70),
@@ -580,7 +580,7 @@ SEEDS = [
 ]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.data())
 def test_a_mutated_file_is_decoded_or_rejected_in_the_same_way_each_time(data):
     mutant = bytearray(data.draw(st.sampled_from(SEEDS)))
@@ -593,7 +593,7 @@ def test_a_mutated_file_is_decoded_or_rejected_in_the_same_way_each_time(data):
     assert type(first) is type(second) and np.array_equal(first, second)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from([seed[:16] for seed in SEEDS] + [b""]), st.binary(max_size=200))
 def test_any_bytes_are_decoded_or_rejected(magic, rest):
     both(magic + rest)

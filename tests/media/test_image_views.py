@@ -90,7 +90,7 @@ def test_eval_pixels_equal_torchvision(width, height):
     assert abs(found.astype(int) - of_image).max() <= 1 and (found != of_image).mean() < 0.05
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.integers(1, 150),
     st.integers(1, 150),
@@ -180,7 +180,7 @@ def test_dct_scale_changes_little_and_only_pictures_of_twice_the_size(width, hei
     assert abs(scaled - whole).mean() < 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(128, 600), st.integers(128, 600), st.integers(30, 64), st.integers(0, 9))
 def test_dct_scale_equals_a_resized_draft_of_pillow(width, height, size, margin):
     data, view = encode(smooth(width, height), "JPEG"), View(size=size, resize=size + margin, dct_scale=True)
@@ -218,7 +218,7 @@ def test_dct_scale_does_not_change_other_formats_or_training():
 # Training -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from(CROPS), st.integers(0, 2**32))
 def test_train_pixels_are_a_pure_function_with_a_fixed_number_of_draws(width, height, crop, seed):
     view = View(size=16, resize=16, crop=crop)
@@ -320,7 +320,7 @@ def padded_reference(image: Image.Image, view: View, x: int, y: int) -> np.ndarr
     return whole[y : y + view.size, x : x + view.size]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(8, 60), st.integers(8, 60), st.integers(0, 9), st.integers(1, 32), st.booleans(), st.data())
 def test_padded_crop_is_a_slice_of_the_padded_picture(width, height, padding, size, flip, data):
     view = View(size=size, resize=size, crop="padded", padding=min(padding, size - 1))
@@ -377,7 +377,7 @@ def test_normalise_equals_torchvision():
     assert normalise(pixels[:0], IMAGENET).shape == (0, 3, 9, 7)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(1, 70), st.integers(1, 300)),
     clips=st.booleans(),

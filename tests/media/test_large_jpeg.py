@@ -59,7 +59,7 @@ def by_pillow(data: bytes, scale: int) -> Image.Image:
     return image.convert("RGB")
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.integers(16, 220),
     st.integers(16, 220),

@@ -120,7 +120,7 @@ def decoded(kinds: dict[str, bytes]) -> dict[str, tuple[Video, np.ndarray]]:
     return {name: (Video(data), videos.in_order(data)) for name, data in kinds.items()}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(data=st.data())
 def test_any_frames_equal_decoding_in_order(decoded: dict[str, tuple[Video, np.ndarray]], data: st.DataObject):
     video, expected = decoded[data.draw(st.sampled_from(sorted(decoded)))]
@@ -189,7 +189,7 @@ def test_resized_frames_are_close_to_those_of_torch(size: tuple[int, int]):
     assert abs(video.read(range(6), size) - other.numpy()).mean() < 3
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_segment_contains_the_frames_shown_in_it(decoded: dict[str, tuple[Video, np.ndarray]], data: st.DataObject):
     name = data.draw(st.sampled_from(["mp4", "mp4, uneven steps", "avi", "mkv", "mp4, one frame"]))

@@ -26,7 +26,7 @@ def kinds() -> dict[str, bytes]:
     return videos.kinds()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(frames=st.integers(1, 400), T=st.integers(1, 40), stride=st.integers(1, 9), count=st.integers(1, 12))
 def test_clips_are_evenly_spaced_from_the_first_frame_to_the_last(frames: int, T: int, stride: int, count: int):
     found = eval_indices(frames, Clip(frames=T, stride=stride, count=count))
@@ -83,7 +83,7 @@ def test_all_frames_of_a_training_clip_have_the_same_crop():
     assert len(crops) > 35 and len({scale for _, scale, _ in crops}) > 4 and len({flip for flip, *_ in crops}) == 2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**40), flip=st.booleans(), largest=st.sampled_from([0, 24, 40]))
 def test_a_training_clip_is_determined_by_the_generator(kinds: dict[str, bytes], seed: int, flip: bool, largest: int):
     view = View(size=20, resize=24, flip=flip, clip=Clip(frames=5, stride=3, max_resize=largest))

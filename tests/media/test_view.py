@@ -94,7 +94,7 @@ def of_evaluation(view: View) -> bytes:
 
 @pytest.mark.long
 @pytest.mark.parametrize("draw", [draw_view, draw_clips])
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_views_with_the_same_identity_give_the_same_pixels(draw: Callable[..., View], data: st.DataObject):
     one = draw(data)

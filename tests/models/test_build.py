@@ -200,7 +200,7 @@ def small_parameters(n: int, w: int, classes: int) -> int:
 
 
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(1, 200))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_small_networks_have_the_parameters_of_the_formula(n: int, w: int, classes: int):
     network = on_meta(Model(arch=f"resnet{6 * n + 2}x{w}"), classes)
     assert parameters(network) == small_parameters(n, w, classes)

@@ -160,7 +160,7 @@ def test_small_networks_equal_a_reference_implementation(n: int, w: int, shape: 
 
 @pytest.mark.slow
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 200), st.integers(1, 40), st.integers(1, 40))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_small_networks_take_clips_of_any_size(n: int, w: int, classes: int, frames: int, size: int):
     network, seen = on_meta(Model(arch=f"r2plus1d{6 * n + 2}x{w}"), classes).eval(), []
     network.get_submodule("layer3").register_forward_hook(lambda _, inputs, output: seen.append(output.shape))

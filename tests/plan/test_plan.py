@@ -99,7 +99,7 @@ def scores_of(
     return pa.Table.from_arrays([pa.array(columns[f.name], f.type) for f in SCORES], schema=SCORES)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.integers(0, 10**6),
     st.integers(1, 60),

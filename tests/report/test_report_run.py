@@ -49,7 +49,7 @@ def test_videos_become_films_of_their_segments(indexed: Index, tmp_path: Path) -
     assert [round(shown.seconds, 3) for _, shown in previews.values() if shown] == [4.0, 2.0, 3.5, 1.0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     per_class=st.lists(st.integers(0, 30), min_size=1, max_size=12),
     shown=st.sets(st.integers(0, 11), min_size=1),

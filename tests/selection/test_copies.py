@@ -26,7 +26,7 @@ from raylabel.selection.samples import take
 from raylabel.store.artifact import Artifact, Built, Root, write_table
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 12), st.data())
 def test_a_picture_is_removed_if_one_of_its_originals_is_kept(count, data):
     rank = np.array(data.draw(st.permutations(range(count))))  # any order, as of scores

@@ -22,7 +22,7 @@ def made(root: Root, name: str, files: list[pa.Table]) -> Artifact:
     return root.make(name, {}, build)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 4), st.data())
 def test_groups_are_those_of_brute_force(count: int, shown: int, members: int, data: st.DataObject) -> None:
     """Keys 0, 3, 6, ... Each is a byte copy of one before it, or, if it is the first with its bytes, a near-duplicate

@@ -52,7 +52,7 @@ def digests_of(rows: list[tuple[int, bytes]]) -> pa.Table:
 name = st.sampled_from([None, "a", "b", "c", "v_g01"])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(name, max_size=12), st.lists(name, min_size=1, max_size=12))
 def test_the_labeled_set_is_compared_by_name(labeled, test):
     leaks = find_leaks("report", groups_of(labeled), groups_of(test)).leaks

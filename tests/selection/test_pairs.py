@@ -29,7 +29,7 @@ def find_pairs(root: Root, corpus: Artifact, sets: dict[str, Artifact], *thresho
     return pairs.find_pairs(root, corpus, {name: Reference(one) for name, one in sets.items()}, *threshold)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_equal_bytes_and_videos_are_those_of_brute_force(data):
     mine = data.draw(st.lists(st.tuples(small, st.integers(0, 3)), max_size=20))
@@ -256,7 +256,7 @@ def test_a_part_of_a_set_is_compared_alone(ray_local, tmp_path, parts, sets):
     assert 0 < len(rows(found)) < len(rows(every)) and found.info["new"] == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_pairs_with_parts_of_sets_are_merged_to_those_with_the_whole(data):
     mine = data.draw(st.lists(st.tuples(small, st.integers(0, 3)), max_size=12))

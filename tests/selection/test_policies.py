@@ -43,7 +43,7 @@ def brute_force(rows, config: Select, lengths: list[int]) -> list[tuple[int, int
     return picks
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_lists_are_those_of_brute_force(data):
     classes, k = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 5))
@@ -77,7 +77,7 @@ def test_lists_are_those_of_brute_force(data):
     assert [tuple(row.values()) for row in table.to_pylist()] == brute_force(rows, config, lengths.tolist())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.integers(0, 50) | st.floats(0, 1e9), min_size=1, max_size=30), st.integers(0, 500))
 def test_shares_are_in_proportion_and_sum_to_the_total(weights, more):
     if not any(weights):

@@ -49,7 +49,7 @@ def as_rows(result):
 tied_score = st.sampled_from([-np.inf, -1.5, -0.0, 0.0, 2.0**-149, 1.0, 3.0, np.inf]) | st.floats(-2, 2, width=32)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_topk_equals_brute_force(data):
     classes, k = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 8))
@@ -70,7 +70,7 @@ def test_topk_equals_brute_force(data):
     assert not np.signbit(result[2][result[2] == 0]).any()  # no -0.0, whichever zero was added
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_topk_keeps_the_best_of_each_group_however_rows_are_split(data):
     classes, k = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 6))
@@ -91,7 +91,7 @@ def test_topk_keeps_the_best_of_each_group_however_rows_are_split(data):
     assert as_rows(whole.result()) == best(rows, k)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_rows_that_were_taken_and_those_that_are_left_hold_the_best(data):
     """A task with little memory takes what it has and continues. Rows below the thresholds of then are dropped."""
@@ -134,7 +134,7 @@ def test_topk_drops_rows_below_the_threshold_before_staging():
     assert top.result()[3].tolist() == [59, 58, 57, 56, 55, 54, 53, 52, 51, 7]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(*[st.integers(0, 3)] * 3)))
 def test_sort_order_is_lexsort(rows):
     a, b, c = np.array(rows, np.int64).reshape(-1, 3).T
@@ -143,7 +143,7 @@ def test_sort_order_is_lexsort(rows):
     assert [rows[i] for i in order] == sorted(rows)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 100)), st.integers(0, 8))
 def test_groups_are_runs_of_about_equal_rows(sizes, count):
     files = [File(f"{i:05d}", rows, 0, "") for i, rows in enumerate(sizes)]
@@ -343,7 +343,7 @@ def test_groups_are_read_only_if_there_are_any(tmp_path):
         assert len(found) == columns and len(found[0]) == (3 if grouped else 27)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_tasks_with_little_memory_write_the_same_picks(data):
     """Map tasks write candidates whenever they hold KEPT of them, and keys are counted in several tasks."""

@@ -16,7 +16,7 @@ def held(label: list[int], classes: np.ndarray, odds: np.ndarray) -> pa.Table:
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, HELD, strict=True)], schema=HELD)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 12), st.integers(0, 10_000))
 def test_suspects_are_those_of_the_definition(n: int, seed: int):
     rng = np.random.default_rng(seed)

@@ -34,7 +34,7 @@ def _number(key: int, label: int, seed: int) -> float:
 rows_of_tags = st.lists(st.lists(st.integers(0, 4), min_size=1, unique=True).map(sorted), min_size=1, max_size=30)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows_of_tags, st.integers(0, 3), st.sets(st.integers(0, 30)))
 def test_each_tag_of_a_class_is_a_candidate(tmp_path_factory, classes, seed, dropped):
     rows = [(key, some) for key, some in enumerate(classes)]

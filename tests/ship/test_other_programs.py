@@ -36,6 +36,9 @@ SOME = {
     Model(arch="clip/RN50.openai"): (224, 224),
     Model(arch="r2plus1d8x2"): (4, 8, 8),
     Model(arch="c3dx1"): (8, 8, 8),
+    Model(arch="alexnetx1", input="sobel"): (32, 32),
+    Model(arch="resnet18", input="sobel"): (32, 32),
+    Model(arch="resnet8x1", input="sobel", features="unit"): (8, 8),
     Model(arch="r3d_18"): (2, 16, 16),
 }
 LARGE = {

@@ -15,7 +15,7 @@ from raylabel.store.parts import commit_part, committed_parts
 from raylabel.store.reject_limit import RejectTally
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     batches=st.lists(st.integers(0, 20).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))), min_size=1),
     limit=st.sampled_from([0.0, 0.05, 0.5, 1.0]),

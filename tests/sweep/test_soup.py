@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import as_artifact, random_model
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sweeps import no_placement_group_is_left, short
 from torch.optim.swa_utils import AveragedModel
@@ -88,7 +88,6 @@ def test_mean_of_equal_networks_is_bitwise_equal_to_them(tmp_path):
     assert torch.equal(logits(mean), logits(model))
 
 
-@settings(deadline=None)
 @given(count=st.integers(1, 6), data=st.data())
 def test_greedy_rule_is_that_of_the_paper(count, data):
     # Every set has an arbitrary accuracy; few distinct values, so that ties are frequent.

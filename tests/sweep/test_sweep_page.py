@@ -203,7 +203,7 @@ def test_random_rates_are_not_joined_and_words_have_no_plot() -> None:
     assert "Accuracy by field" not in html(KINDS["words"])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @example([1e-06, 1.0000000000000002e-06], "select.k", False)
 @given(
     st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=30, unique=True)
@@ -330,7 +330,7 @@ def _elements(page: str) -> dict:
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.text(st.sampled_from("<>\"'&/=;-!]{}%\\ \n\x00a\u202e\u2028\udc80") | st.characters(), min_size=1))
 def test_any_text_adds_no_element_and_no_attribute(text: str) -> None:
     assert _elements(hostile(text)) == PLAIN

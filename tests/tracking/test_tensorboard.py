@@ -35,7 +35,7 @@ def expected(of: Points) -> dict[str, list[tuple[float, Any]]]:
     return {name: some for name, some in named.items() if some}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     steps=st.lists(
         st.tuples(st.integers(0, 12), st.booleans(), st.sampled_from([0, 0, 0, 1, 30])), min_size=1, max_size=6

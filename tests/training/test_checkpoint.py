@@ -51,7 +51,7 @@ def test_a_damaged_checkpoint_is_replaced_and_the_intact_one_is_kept_until_then(
     assert {name.partition("/")[0] for name in list_files(f"{bucket}/x")} == {f"{step:010d}" for step in (15, 20)}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(data=st.data())
 def test_damaged_checkpoints_are_never_used(data, tmp_path):
     folder = tmp_path / "checkpoints"

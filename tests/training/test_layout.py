@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from raylabel.training.layout import BANDS, FILE_GROUPS, UNIT, Layout, deal, mix, units
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 30_000), st.integers(1, 130), st.integers(1, 640), st.data())
 def test_every_sample_is_in_one_part_and_every_group_in_one_lane(samples, lanes, row_group_samples, data):
     layout = Layout(samples=samples, lanes=min(lanes, samples), row_group_samples=row_group_samples)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 from helpers import DIGITS_VIEW, contents
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trainings import CONFIG, MODEL, digits_examples, fit, in_this_process
 
@@ -136,7 +136,6 @@ def test_a_stopped_run_keeps_its_parts(root, task, tmp_path: Path, monkeypatch: 
     assert written == sorted(set(written)) and len(written) == len(whole.files("features-")) > 5
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=300))
 def test_parts_are_consecutive_groups_of_limited_size(rows: list[int]):
     found = parts_of(np.array(rows))

@@ -30,7 +30,7 @@ def examples(root: Root, first: int, samples: int, lanes: int, broken: int | Non
 
 
 @pytest.mark.long
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.data())
 def test_a_batch_has_the_items_of_both_streams_in_their_order(tmp_path_factory, data):
     root, draw = Root.open(str(tmp_path_factory.mktemp("root"))), data.draw

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raylabel.training.config import Train
@@ -31,7 +31,6 @@ def test_nothing_is_mixed_by_default():
 
 
 @given(st.integers(1, 9), st.integers(0, 10_000), st.floats(0.1, 4))
-@settings(deadline=None)
 def test_mixup_mixes_neighbors_and_their_labels_by_one_proportion(size: int, seed: int, alpha: float):
     pixels, labels = batch(size, seed)
     mix = make_mix(replace(CONFIG, mixup=alpha), CLASSES)
@@ -50,7 +49,6 @@ def test_mixup_mixes_neighbors_and_their_labels_by_one_proportion(size: int, see
 
 
 @given(st.integers(2, 9), st.integers(0, 10_000), st.floats(0.1, 4))
-@settings(deadline=None)
 def test_the_targets_of_cutmix_are_the_areas(size: int, seed: int, alpha: float):
     pixels, labels = batch(size, seed)
     mix = make_mix(replace(CONFIG, cutmix=alpha), CLASSES)

@@ -54,7 +54,7 @@ def made(root: Root, pairs: list[tuple[int, int]], files: int, picked: int, cell
         return make_samples(root, "test", picks_of(root, pairs, files), shards_of(root, [10] * 4))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs_of_few, st.integers(1, 3), st.integers(1, 40), st.integers(1, 20), st.integers(1, 5), st.data())
 def test_samples_are_the_picks_sorted_by_key(tmp_path_factory, pairs, files, picked, cell, rows, data):
     root = Root.open(str(tmp_path_factory.mktemp("root")))
@@ -75,7 +75,7 @@ def test_samples_are_the_picks_sorted_by_key(tmp_path_factory, pairs, files, pic
     assert not (Path(found.uri) / "scratch").exists()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(pairs_of_few, pairs_of_few)
 def test_the_digest_of_the_set_depends_on_the_samples_alone(tmp_path_factory, one, two):
     root = Root.open(str(tmp_path_factory.mktemp("root")))

@@ -26,7 +26,7 @@ def by_definition(share: Share, order: list[int]) -> list[int]:
     return sorted(found)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(1, 20), st.integers(1, 60), st.integers(1, 30), st.integers(1, 200), st.data())
 def test_shares_are_a_partition_of_each_batch_into_equal_parts(lanes, batch, world, stop, data):
     every = shares(lanes, batch, stop, world)

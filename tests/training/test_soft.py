@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 from helpers import DIGITS_VIEW, digit_images, write_parquet
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raylabel.corpus import Corpus, Shards, index_corpus
@@ -45,7 +45,6 @@ def batches(draw) -> tuple[int, np.ndarray, Soft]:
     return classes, rng.integers(0, classes, size), Soft(order.astype(np.int32), log_odds)
 
 
-@settings(deadline=None)
 @given(batches(), st.floats(0.01, 1), st.sampled_from([1.0, 0.5, 4.0]))
 def test_targets_and_gradients_are_those_of_the_formula(batch, soft, temperature):
     classes, labels, given_soft = batch

@@ -61,7 +61,7 @@ def order(stream: Stream, start: int, stop: int, rank: int = 0, world: int = 1) 
     return [(g, key, label) for g, key, _, label, _ in stream.items(start, stop, rank, world)]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(lanes_of_files, st.integers(0, 3), st.data())
 def test_order_does_not_depend_on_workers_or_restarts(tmp_path_factory, counts, seed, data):
     examples = fake_examples(Root.open(str(tmp_path_factory.mktemp("root"))), counts)
@@ -84,7 +84,7 @@ def test_examples_of_earlier_versions_have_the_sequence_that_they_had(tmp_path):
     assert hashlib.sha256(repr(found).encode()).hexdigest()[:16] == "45d4094bca3dc497"  # by the version before
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.data())
 def test_stored_examples_are_the_samples_whatever_the_workers_batches_and_restarts(tmp_path_factory, data):
     samples, seed = data.draw(st.integers(1, 150)), data.draw(st.integers(0, 3))

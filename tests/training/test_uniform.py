@@ -1,13 +1,12 @@
 """Samples of clusters, repeated so that all clusters have equally many items."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raylabel.training.uniform import places, quotas_of, repeats
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(any), st.integers(0, 1_000))
 def test_clusters_have_equally_many_items_and_so_have_the_samples_of_each(sizes: list[int], seed: int):
     found = np.array(sizes)

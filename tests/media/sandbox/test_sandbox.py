@@ -44,7 +44,7 @@ def texts(results: list[bytes | Reject]) -> list[str]:
     return [one.decode() if isinstance(one, bytes) else f"{one.reason}: {one.detail}" for one in results]
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(media=st.lists(st.binary(max_size=300).filter(lambda data: not data.startswith(b"!")), max_size=200))
 def test_results_equal_those_of_the_parser(words: Sandbox, media: list[bytes]):
     assert words.convert(media) == [data.upper() for data in media]
