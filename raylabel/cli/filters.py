@@ -8,7 +8,7 @@ gradient ascent and the nine samples with the largest mean output. The same comm
 """
 
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -66,11 +66,12 @@ def main() -> None:
         from raylabel.ship.shipped import find_view, open_shipped
 
         network, view = open_shipped(options.network), find_view(options.network)
-        given = {one.name: getattr(options.corpus, one.name) for one in fields(Corpus)}
+        given: dict[str, Any] = {one.name: getattr(options.corpus, one.name) for one in fields(Corpus)}
+        given["kind"] = "video" if view.clip else "image"
         wanted = Wanted(
             network=network,
             view=view,
-            corpus=Corpus(**given | {"kind": "video" if view.clip else "image"}),
+            corpus=Corpus(**given),
             layers=options.layers,
             filters=options.filters,
             steps=options.steps,

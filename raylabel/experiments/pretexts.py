@@ -23,10 +23,21 @@ def write_pretexts(run: PretextsRun) -> tuple[Artifact, Comparison]:
     """(the artifact of the experiment, its results). Builds what is missing first."""
     recipe, judged = run.pretexts, run.judged
     own = recipe.clusters
-    of = {(one.start, one.layer): one for one in judged}
-    starts = [one for one in STARTS if one in recipe.starts]
+    of: dict[tuple[Start, str], Judged] = {(one.start, one.layer): one for one in judged}
+    starts: list[Start] = [one for one in STARTS if one in recipe.starts]
     best = max((one for one in judged if one.start != "true"), key=lambda one: one.top1.value)
     n = judged[0].top1.n
+    rows = {start: [of[start, layer].gain for layer in recipe.layers] for start in starts}
+    gains = Table(
+        title="Top-1 minus that of random weights",
+        columns=[Column(title=layer, form="points", plotted=True) for layer in recipe.layers],
+        rows=[
+            Row(name=NAMES[start], cells=[Value.of(gain) if gain else None for gain in row])
+            for start, row in rows.items()
+            if any(row)
+        ],
+        note="The same layer, the same test samples.",
+    )
     comparison = Comparison(
         experiment=EXPERIMENT,
         name=recipe.name,
@@ -45,16 +56,7 @@ def write_pretexts(run: PretextsRun) -> tuple[Artifact, Comparison]:
                 ],
                 note="All layers are frozen. Intervals: of the test samples, for one seed.",
             ),
-            Table(
-                title="Top-1 minus that of random weights",
-                columns=[Column(title=layer, form="points", plotted=True) for layer in recipe.layers],
-                rows=[
-                    Row(name=NAMES[start], cells=[Value.of(gain) if (gain := one.gain) else None for one in row])
-                    for start, row in ((start, [of[start, layer] for layer in recipe.layers]) for start in starts)
-                    if any(one.gain for one in row)
-                ],
-                note="The same layer, the same test samples.",
-            ),
+            *([gains] if gains.rows else []),
         ],
         curves=[
             Curves(
@@ -69,8 +71,6 @@ def write_pretexts(run: PretextsRun) -> tuple[Artifact, Comparison]:
         warnings=run.warnings,
         settings=identity_of(recipe),
     )
-    if not comparison.tables[1].rows:
-        comparison = Comparison(**{**vars(comparison), "tables": comparison.tables[:1]})
     return write_comparison(run.root, comparison, [*run.shards.values(), *run.artifacts])
 
 

@@ -54,6 +54,11 @@ class Pretexts:
     def __post_init__(self) -> None:
         for name in ("labeled", "test", "head"):
             getattr(self, name).check(name)
+        for name in ("labeled", "test"):
+            if (kind := getattr(self, name).kind) != self.clusters.corpus.kind:
+                raise InputError(
+                    f"{name}.kind is '{kind}', but clusters.corpus.kind is '{self.clusters.corpus.kind}': change one"
+                )
         if self.schedule:
             self.schedule.check("schedule")
         if not self.starts:

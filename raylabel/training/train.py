@@ -15,9 +15,11 @@ import ray.train.torch
 from raylabel.compute.autoscaler import ready
 from raylabel.compute.progress import Progress, make_board, shown
 from raylabel.compute.resources import Resources
+from raylabel.errors import InputError
 from raylabel.models.trained import CURVE, WEIGHTS, describe
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
 from raylabel.training.checkpoint import STATE, Checkpoints
+from raylabel.training.config import PRETEXTS
 from raylabel.training.held_group import HeldGroup
 from raylabel.training.learner import MOMENTUM, result_file
 from raylabel.training.loop import describe_step, run_worker
@@ -43,6 +45,11 @@ def train(
     any).
     """
     cluster, config, view = ready(resources), task.config, task.view
+    if task.classes != (wanted := PRETEXTS.get(config.pretext, task.classes)):
+        raise InputError(
+            f"{name}: pretext is '{config.pretext}', which has {wanted} classes, but the labels have {task.classes:,}: "
+            "unset it; raylabel pretexts trains on it"
+        )
     precision = cluster.precision(config.precision, view.clip is not None)
     identity: dict[str, Any] = {
         "model": identity_of(task.model),

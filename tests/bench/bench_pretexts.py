@@ -113,7 +113,7 @@ def few(root: Root, recipe: Pretexts, data: str, seeds: tuple[int, ...]) -> None
     found: dict[tuple[str, str], list[float]] = {}
     for seed in seeds:
         own = replace(recipe, clusters=replace(recipe.clusters, seed=seed))
-        networks = {one.start: one.network for one in PretextsRun(root, own).judged}
+        networks: dict[Start, Artifact | None] = {one.start: one.network for one in PretextsRun(root, own).judged}
         for name, (labeled, test) in sets.items():
             for start, value in fine_tuned(root, own, networks, labeled, test).items():
                 found.setdefault((name, start), []).append(value)

@@ -1,5 +1,7 @@
 """AlexNet of DeepCluster, its narrow form, and the Sobel input."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -87,7 +89,7 @@ def test_the_first_convolution_sees_gradients_of_the_grey_picture(arch: str, fir
 def test_clips_have_gradients_of_each_frame():
     torch.manual_seed(0)
     network = build(Model(arch="r2plus1d8x1", input="sobel"), 3)
-    (layer,) = [one for one in network.modules() if isinstance(one, SobelConv3d)]
+    layer: Any = next(one for one in network.modules() if isinstance(one, SobelConv3d))
     x = torch.randn(1, 3, 4, 8, 8)
     frames = SobelConv2d(2, layer.out_channels, layer.kernel_size[1:], layer.stride[1:], layer.padding[1:], bias=False)
     frames.weight = nn.Parameter(layer.weight[:, :, 0])

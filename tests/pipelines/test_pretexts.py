@@ -27,6 +27,8 @@ from raylabel.training.config import PRETEXTS, Train
 from raylabel.training.head import Head
 from raylabel.training.media import Materialize
 from raylabel.training.schedule import Schedule
+from raylabel.training.task import TrainingTask
+from raylabel.training.train import train
 
 LAYERS = "conv1:2", "layer3"
 CLASSES = {"rotation": 4, "jigsaw": 24, "position": 8, "clusters": 12, "surrogate": 60, "true": 10}
@@ -139,6 +141,7 @@ def test_the_page_has_a_row_for_each_start(run: PretextsRun):
         ({"starts": ("none", "none")}, "names one twice"),
         ({"surrogates": 0.0}, "surrogates is 0"),
         ({"layers": ()}, "layers is empty"),
+        ({"test": Corpus(uri=("x",), kind="video")}, "test.kind is 'video', but clusters.corpus.kind is 'image'"),
         ({"layers": ("conv1:",)}, "'conv1:'"),
         ({"head": Head(kind="zero-shot")}, "head.kind is 'zero-shot'"),
     ],
@@ -148,6 +151,16 @@ def test_bad_fields_are_named(recipe: Pretexts, change: dict, message: str):
         replace(recipe, **change)
     with pytest.raises(InputError, match="clusters.labeled is not given"):
         replace(recipe, clusters=replace(recipe.clusters, labeled=False))
+
+
+def test_a_pretext_for_other_labels_is_an_error(run: PretextsRun):
+    config = replace(run.pretexts.train, pretext="rotation")
+    (examples,) = [a for a in run.artifacts if a.name == "examples-surrogate"]
+    task = TrainingTask(
+        model=run.recipe.model, classes=60, examples=examples, config=config, view=run.recipe.view, seed=0
+    )
+    with pytest.raises(InputError, match="pretrain: pretext is 'rotation', which has 4 classes, but the labels"):
+        train(run.root, "pretrain", task, Resources(workers=1))
 
 
 def test_layers_that_the_network_lacks_are_an_error_before_any_work(run: PretextsRun, tmp_path: Path):

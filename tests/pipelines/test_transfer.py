@@ -100,7 +100,7 @@ def outcome(run: TransferRun, protocol: str, network: str = "first"):
 
 def matrix(run: TransferRun, corpus: str) -> tuple[np.ndarray, np.ndarray]:
     """(keys, raw features float64 [N, D]) of a corpus by the first network."""
-    features = run.features(run.candidates[0], corpus)
+    features = run.features(run.candidates[0], corpus, "penultimate")
     table = features.table("features-", features_schema(features.info["p"]))
     rows = table.column("feature").combine_chunks().flatten().to_numpy().reshape(len(table), -1).astype(np.float64)
     return table.column("key").to_numpy(), rows * table.column("norm").to_numpy()[:, None]
@@ -220,7 +220,7 @@ def test_fine_tuning_starts_from_the_network_with_a_new_head(run: TransferRun, c
 def test_features_may_be_those_of_another_layer(run: TransferRun, candidates: tuple[Candidate, ...]):
     found = TransferRun(run.root, recipe(layers=("layer2",), protocols=("knn",)), candidates[:1])
     (one,) = found.outcomes
-    features = found.features(candidates[0], "test")
+    features = found.features(candidates[0], "test", "layer2")
     assert features.identity["source"]["layer"] == "layer2"
     assert features.info["p"] == 32 and one.classified.digest != outcome(run, "knn").classified.digest
 

@@ -17,7 +17,7 @@ SIDE = 24
 def pictures(count: int, clips: bool = False) -> Tensor:
     """Each pixel has a number of its own."""
     shape = (count, 3, 2, SIDE, SIDE) if clips else (count, 3, SIDE, SIDE)
-    return torch.arange(np.prod(shape), dtype=torch.float32).reshape(shape)
+    return torch.arange(int(np.prod(shape)), dtype=torch.float32).reshape(shape)
 
 
 def applied(pretext: Pretext, pixels: Tensor, seed: int = 0) -> tuple[Tensor, list[int]]:
