@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from raylabel.evaluate.results import Metric
 from raylabel.experiments.comparison import Column, Comparison, Curves, Finding, Row, Table, Value, write_comparison
 from raylabel.pipelines.pretexts import Judged, PretextsRun
 from raylabel.recipes.pretexts import STARTS, Start
@@ -27,7 +28,9 @@ def write_pretexts(run: PretextsRun) -> tuple[Artifact, Comparison]:
     starts: list[Start] = [one for one in STARTS if one in recipe.starts]
     best = max((one for one in judged if one.start != "true"), key=lambda one: one.top1.value)
     n = judged[0].top1.n
-    rows = {start: [of[start, layer].gain for layer in recipe.layers] for start in starts}
+    rows: dict[Start, list[Metric | None]] = {
+        start: [of[start, layer].gain for layer in recipe.layers] for start in starts
+    }
     gains = Table(
         title="Top-1 minus that of random weights",
         columns=[Column(title=layer, form="points", plotted=True) for layer in recipe.layers],
