@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from cloud import Cloud
@@ -27,8 +28,6 @@ os.environ["RAY_idle_worker_killing_time_threshold_ms"] = "60000"
 _TESTS = Path(__file__).parent
 _FOLDERS = [_TESTS / "support", *sorted({path.parent for path in _TESTS.rglob("test_*.py")})]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*map(str, _FOLDERS), os.environ.get("PYTHONPATH")]))
-
-from hypothesis import settings  # noqa: E402
 
 from raylabel.corpus import Corpus, Shards, index_corpus  # noqa: E402
 from raylabel.store.artifact import Root  # noqa: E402  (Ray and torch read the variables above on import)

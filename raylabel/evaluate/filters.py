@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from raylabel.models.sobel import SobelConv2d, SobelConv3d
+from raylabel.models.sobel import SIDE, SobelConv2d, SobelConv3d
 
 BLUR, BLURRED = 0.3, 5
 """Standard deviation in pixels of the blur of a picture, and in how many steps it is blurred once."""
 DECAY = 1e-5
 """Of the squared norm of the input, as in the official code."""
 STEP = 0.5 / 255
-"""Root mean square of the change of a pixel in a step. The official code's steps are smaller, and ten times as many."""
+"""Root mean square of the change of a pixel in a step. The official code's steps are smaller, and more."""
 NOISE = 20 / 255
 
 
@@ -28,7 +28,7 @@ def first_filters(network: nn.Module) -> np.ndarray:
     weight = layer.weight.detach().float()
     weight = weight[:, :, weight.shape[2] // 2] if weight.ndim == 5 else weight
     if isinstance(layer, SobelConv2d | SobelConv3d):
-        across = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])
+        across = torch.tensor(SIDE)
         both = torch.stack([across, across.T]).unsqueeze(1)  # [2, 1, 3, 3]
         # A convolution of a convolution: pixel x meets both filters at all distances that sum to its own.
         grey = functional.conv_transpose2d(weight, both)

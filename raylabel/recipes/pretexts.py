@@ -6,7 +6,6 @@ from typing import Literal, get_args
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
-from raylabel.labels.teacher import Label
 from raylabel.models.init import PENULTIMATE, parse_layer
 from raylabel.recipes.deep_cluster import DeepCluster
 from raylabel.store.artifact import NOT_IDENTITY
@@ -44,8 +43,6 @@ class Pretexts:
     """The layers whose features are judged, as of a transfer: 'penultimate', 'layer1', or 'layer1:4' of 4 x 4 areas."""
     head: Head = Head(kind="logistic")
     """The logistic regression."""
-    label: Label = Label()
-    """How the features of the labeled set and the test set are computed."""
     retry_rejects: bool = field(default=False, metadata=NOT_IDENTITY)
     """Read the samples again that an earlier run rejected."""
     resources: Resources = field(default=Resources(), metadata=NOT_IDENTITY)
