@@ -137,6 +137,7 @@ def teacher(made: tuple[Set, Artifact]) -> Artifact:
     return made[1]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_the_bytes_are_those_of_the_whole_network_and_nothing_is_read(digits, teacher, tmp_path, monkeypatch):
     plain = digits.to(tmp_path / "plain").scores(teacher, None)

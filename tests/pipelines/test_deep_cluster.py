@@ -137,7 +137,7 @@ def test_clusters_are_compared_with_those_before_and_with_true_labels(run: DeepC
         before = own
 
 
-@pytest.mark.parametrize("iteration", [2, 4])
+@pytest.mark.parametrize("iteration", [pytest.param(2, marks=pytest.mark.long), 4])
 def test_a_run_that_stops_within_a_round_ends_with_the_same_bytes(
     run: DeepClusterRun, recipe: DeepCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iteration: int
 ):
@@ -161,6 +161,7 @@ def test_a_run_that_stops_within_a_round_ends_with_the_same_bytes(
         assert contents(one.network) == contents(whole.network)
 
 
+@pytest.mark.long
 def test_without_labels_the_networks_are_the_same_and_late_rounds_may_keep_the_clusters(
     run: DeepClusterRun, recipe: DeepCluster, tmp_path: Path
 ):
@@ -201,6 +202,7 @@ def test_samples_that_cannot_be_read_are_left_out(here, recipe: DeepCluster, tmp
     assert one.truth and 0 < one.truth.nmi < 1
 
 
+@pytest.mark.long
 def test_each_guard_can_be_taken_out(run: DeepClusterRun, recipe: DeepCluster, tmp_path: Path):
     """Without it the run differs in this alone."""
     root = Root.open(str(tmp_path))

@@ -219,6 +219,7 @@ def test_copies_in_a_folder_are_those_of_brute_force(
     assert only.near is None and len(list((case.folder / "runs").glob("pictures-*"))) == 1
 
 
+@pytest.mark.long
 def test_an_edited_file_of_the_same_size_is_noticed(case: Case, media: list[bytes]) -> None:
     photos = case.folder / "photos"
     first = next(iter(write_files(photos, media[:10])))
