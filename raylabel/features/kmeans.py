@@ -3,12 +3,12 @@
 Each iteration sends the centroids to readers, which assign their features to the nearest ones and return sums. The sums
 are exact, so that the centroids do not depend on how many readers there are.
 
-Letters: D numbers of a feature, k clusters.
+Letters: b branches, D numbers of a feature, k clusters.
 """
 
 import io
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,10 +19,11 @@ from raylabel.compute.progress import PatientProgress
 from raylabel.compute.tasks import PROCESS_BYTES, fetch
 from raylabel.errors import InputError
 from raylabel.features.clusters import clusters_schema
-from raylabel.features.lloyd import updated
+from raylabel.features.hierarchy import Branches, read_branches
+from raylabel.features.lloyd import Sums, updated
 from raylabel.features.readers import Readers
 from raylabel.rng import CENTROIDS, rng
-from raylabel.store.artifact import ADDED_LATER, Artifact, Built, Draft, Root, identity_of, write_table
+from raylabel.store.artifact import ADDED_LATER, Artifact, Built, Draft, File, Root, identity_of, write_table
 from raylabel.store.files import list_files, read_file, write_file
 
 VERSION = 1
@@ -44,9 +45,13 @@ class KMeans:
     """Caron et al. 2018 have 20."""
     start: Start = "sample"
     """The first centroids. sample: k features drawn at random, as in faiss. k-means++: chosen so that they are far
-    apart (Arthur and Vassilvitskii 2007), among 16 k features drawn at random."""
+    apart (Arthur and Vassilvitskii 2007), among 16 k features drawn at random; with branches, those of the branches."""
     spherical: bool = False
     """Whether centroids have unit length, as features have; then the nearest one has the largest cosine."""
+    branches: int = field(default=0, metadata=ADDED_LATER)
+    """b, for two levels: first so many clusters are found, and then within each of them its share of the k clusters. An
+    iteration takes b + k / b comparisons for each feature instead of k; so b is best near the root of k. 0: one level,
+    as in the paper."""
     refill: bool = field(default=True, metadata=ADDED_LATER)
     """Whether empty clusters take half of another one. Without it they may stay empty: a control."""
 
@@ -57,11 +62,13 @@ class KMeans:
                 raise InputError(f"{name}.{key} is {value!r}: give a whole number of at least {least}")
         if self.start not in get_args(Start):
             raise InputError(f"{name}.start is {self.start!r}: give {' or '.join(get_args(Start))}")
+        if type(b := self.branches) is not int or b and not 2 <= b <= self.k // 2:
+            raise InputError(f"{name}.branches is {b!r}: give 0, or a whole number from 2 to half of k, {self.k // 2}")
 
 
 @dataclass(frozen=True)
 class _State:
-    """What an iteration begins with."""
+    """What an iteration begins with; after the last one, the result."""
 
     centroids: np.ndarray
     """float32 [k, D]"""
@@ -104,25 +111,10 @@ def build_clusters(
 
 def _build(draft: Draft, readers: Readers, config: KMeans, seed: int) -> Built:
     states = draft.scratch("iterations")
-    state = _latest(states) or _State(_start(readers, config, seed), np.empty(0), np.empty(0, np.int64))
-    with PatientProgress("cluster", config.iterations + 1, "iterations") as progress:
-        while True:
-            progress.update(min(state.iteration, config.iterations))
-            last = state.iteration >= config.iterations
-            sums, files = readers.assign(state.centroids, draft.uri if last else None)
-            empty = int((sums.count == 0).sum())
-            if last and not (empty and config.refill):
-                break
-            if state.iteration >= config.iterations + REPAIRS:
-                raise InputError(
-                    f"{empty:,} of {config.k:,} clusters stay empty: there are too few different features, lower k"
-                )
-            random = rng(seed, CENTROIDS, 1 + state.iteration)
-            centroids = updated(sums, config.spherical, random, None if config.refill else state.centroids)
-            filled = empty if config.refill else 0
-            state = _State(centroids, np.append(state.distances, sums.distance), np.append(state.refilled, filled))
-            _write(states, state)
-        progress.update(config.iterations + 1)
+    branches, start = _branches(draft, readers, config, seed) if config.branches else (None, None)
+    state = _latest(states) or _first(_start(readers, config, seed) if start is None else start)
+    level = _Level("cluster", states, config, seed, branches)
+    state, sums, files = _iterate(readers, level, state, draft.uri)
     schema = clusters_schema(state.centroids.shape[1])
     centroids = pa.FixedSizeListArray.from_arrays(state.centroids.ravel(), type=schema.field("centroid").type)
     info = {
@@ -133,6 +125,65 @@ def _build(draft: Draft, readers: Readers, config: KMeans, seed: int) -> Built:
     }
     table = pa.Table.from_arrays([pa.array(sums.count), centroids], schema=schema)
     return Built([write_table(draft.uri, "clusters.parquet", table), *files], info)
+
+
+def _branches(draft: Draft, readers: Readers, config: KMeans, seed: int) -> tuple[Branches, np.ndarray]:
+    """The upper level, and the first centroids of the lower one, float32 [k, D]."""
+    folder = draft.scratch("branches")
+    if found := read_branches(folder):
+        return found
+    upper = replace(config, k=config.branches)
+    state = _latest(folder) or _first(_start(readers, upper, seed))
+    state, sums, _ = _iterate(readers, _Level("find branches", folder, upper, seed), state, None)
+    branches = Branches.of(state.centroids, sums.count, config.k)
+    start = branches.start(readers.drawn(min(SAMPLED * config.k, readers.samples), seed))
+    branches.write(folder, start)
+    return branches, start
+
+
+@dataclass(frozen=True)
+class _Level:
+    """What is iterated."""
+
+    name: str
+    """In the lines of progress."""
+    states: str
+    """The folder of the states."""
+    config: KMeans
+    seed: int
+    branches: Branches | None = None
+    """Of clusters within branches."""
+
+
+def _iterate(readers: Readers, level: _Level, state: _State, folder: str | None) -> tuple[_State, Sums, list[File]]:
+    """All iterations from a state on: the last state, its sums, and the files of ASSIGNED that are written to the
+    folder."""
+    config, branches = level.config, level.branches
+    of_cluster = branches.of_cluster if branches else None
+    stream = config.iterations + REPAIRS if branches else 0  # of other random numbers than those of the level above
+    with PatientProgress(level.name, config.iterations + 1, "iterations") as progress:
+        while True:
+            progress.update(min(state.iteration, config.iterations))
+            last = state.iteration >= config.iterations
+            sums, files = readers.assign(state.centroids, folder if last else None, branches)
+            empty = int((sums.count == 0).sum())
+            if last and not (empty and config.refill):
+                progress.update(config.iterations + 1)
+                return state, sums, files
+            if state.iteration >= config.iterations + REPAIRS:
+                raise InputError(
+                    f"{empty:,} of {config.k:,} clusters stay empty: there are too few different features, lower k"
+                )
+            random = rng(level.seed, CENTROIDS, 1 + stream + state.iteration)
+            kept = None if config.refill else state.centroids
+            centroids = updated(sums, config.spherical, random, kept, of_cluster)
+            filled = empty if config.refill else 0
+            state = _State(centroids, np.append(state.distances, sums.distance), np.append(state.refilled, filled))
+            _write(level.states, state)
+
+
+def _first(centroids: np.ndarray) -> _State:
+    return _State(centroids, np.empty(0), np.empty(0, np.int64))
 
 
 def _start(readers: Readers, config: KMeans, seed: int) -> np.ndarray:

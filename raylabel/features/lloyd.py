@@ -7,9 +7,12 @@ Letters: B features of a batch, D numbers of a feature, k clusters, N samples.
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from raylabel.features.hierarchy import Branches
 
 SPLIT = 1 / 1024
 """By which the halves of a cluster are moved apart, relative to each number of its centroid (faiss 1.15,
@@ -54,10 +57,17 @@ class Sums:
 
 
 class Centroids:
-    """The centroids of an iteration on the device that assigns features to them."""
+    """The centroids of an iteration on the device that assigns features to them: to the nearest one; or, with branches
+    (hierarchy.py), to the nearest one of the nearest branch."""
 
-    def __init__(self, centroids: np.ndarray, device: str) -> None:
+    def __init__(self, centroids: np.ndarray, device: str, branches: "Branches | None" = None) -> None:
         """`centroids`: float32 [k, D]. `device`: 'cpu' or 'cuda'."""
+        self._above, self._below = None, list[Centroids]()
+        if branches:
+            self._above, self._first = Centroids(branches.centroids, device), branches.first
+            cuts = np.split(centroids, branches.first[1:-1])
+            self._below = [Centroids(own, device) for own in cuts]
+            return
         self._centroids, self._device = centroids, device
         if device == "cuda":
             import torch
@@ -68,9 +78,21 @@ class Centroids:
     def nearest(self, feature: np.ndarray, sums: Sums) -> tuple[np.ndarray, np.ndarray]:
         """(cluster int32 [B], squared distance float32 [B]) of features float16 [B, D], which are added to `sums`."""
         single = feature.astype(np.float32)
-        at, squared = self._on_gpu(single) if self._device == "cuda" else self._on_cpu(single)
+        at, squared = self.assigned(single)
         sums.add(single, at, squared)
         return at.astype(np.int32), squared
+
+    def assigned(self, feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(cluster int64 [B], squared distance float32 [B]) of features float32 [B, D]."""
+        if self._above is None:
+            return self._on_gpu(feature) if self._device == "cuda" else self._on_cpu(feature)
+        branch, squared = self._above.assigned(feature)
+        at = np.empty_like(branch)
+        for one in np.unique(branch):
+            own = branch == one
+            found, squared[own] = self._below[one].assigned(feature[own])
+            at[own] = self._first[one] + found
+        return at, squared
 
     def _on_cpu(self, feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         import faiss
@@ -89,18 +111,27 @@ class Centroids:
         return at.cpu().numpy(), squared.cpu().numpy()
 
 
-def updated(sums: Sums, spherical: bool, random: np.random.Generator, kept: np.ndarray | None = None) -> np.ndarray:
+def updated(
+    sums: Sums,
+    spherical: bool,
+    random: np.random.Generator,
+    kept: np.ndarray | None = None,
+    branch: np.ndarray | None = None,
+) -> np.ndarray:
     """The next centroids, float32 [k, D]: the means of the clusters, of unit length if `spherical`.
 
     A cluster that is empty gets half of another one, as in faiss: that of a donor drawn with a probability
-    proportional to its size less one; both have its centroid, moved apart by `SPLIT`. Or else it keeps its own one of
-    `kept`, float32 [k, D].
+    proportional to its size less one; both have its centroid, moved apart by `SPLIT`. With the branch of each cluster,
+    int [k], the donor is one of the same branch, and there may be none. Or else it keeps its own one of `kept`, float32
+    [k, D].
     """
     found, size = sums.feature / np.maximum(sums.count, 1)[:, None], sums.count.astype(np.float64)
     if kept is not None:
         found[size == 0] = kept[size == 0]
     for empty in np.flatnonzero(size == 0) if kept is None else ():
-        share = np.maximum(size - 1, 0)
+        share = np.maximum(size - 1, 0) * (1 if branch is None else branch == branch[empty])
+        if not share.any():
+            continue
         donor = random.choice(len(size), p=share / share.sum())
         signs = np.where(np.arange(found.shape[1]) % 2, -SPLIT, SPLIT)
         found[empty], found[donor] = found[donor] * (1 + signs), found[donor] * (1 - signs)

@@ -16,6 +16,7 @@ from raylabel.compute.resources import Cluster
 from raylabel.compute.tasks import PROCESS_BYTES, fetch
 from raylabel.compute.watchdog import heartbeat
 from raylabel.features.clusters import ASSIGNED
+from raylabel.features.hierarchy import Branches
 from raylabel.features.lloyd import Centroids, Sums
 from raylabel.prefetch import ahead
 from raylabel.rng import mixed
@@ -72,10 +73,12 @@ class Readers:
         order = np.argsort(np.concatenate([hashed for hashed, _ in found]), kind="stable")[:count]
         return np.concatenate([feature for _, feature in found])[order]
 
-    def assign(self, centroids: np.ndarray, folder: str | None = None) -> tuple[Sums, list[File]]:
-        """The sums over all features by their nearest centroid, of float32 [k, D]. With a folder, ASSIGNED is written
-        to it, one file for each of FEATURES."""
-        sent = ray.put(centroids)
+    def assign(
+        self, centroids: np.ndarray, folder: str | None = None, branches: Branches | None = None
+    ) -> tuple[Sums, list[File]]:
+        """The sums over all features by their nearest centroid, of float32 [k, D]; or by the nearest one of their
+        branch. With a folder, ASSIGNED is written to it, one file for each of FEATURES."""
+        sent = ray.put((centroids, branches))
         found = [actor.assign.options(num_returns=2).remote(sent, folder) for actor in self._actors]
         files = [file for _, some in found for file in fetch(some)]
         sums = [one for one, _ in found]
@@ -116,9 +119,11 @@ class _Reader:
                 found.append(feature[hashed <= limit])
         return np.concatenate(hashes), np.concatenate(found)
 
-    def assign(self, centroids: np.ndarray, folder: str | None) -> tuple[Sums, list[File]]:
+    def assign(self, given: tuple[np.ndarray, Branches | None], folder: str | None) -> tuple[Sums, list[File]]:
         """See `Readers.assign`."""
-        there, sums, files = Centroids(centroids, self._device), Sums.zero(*centroids.shape), list[File]()
+        centroids, branches = given
+        there = Centroids(centroids, self._device, branches)
+        sums, files = Sums.zero(*centroids.shape), list[File]()
         for name, blocks in self._read():
             columns: list[tuple[np.ndarray, ...]] = []
             for key, feature in blocks:

@@ -153,6 +153,7 @@ class DeepClusterRun(ExperimentSteps[DeepCluster]):
             inner = Root(draft.scratch("features"))
             features = media_features(inner, task, recipe.resources, recipe.train.batch, group)
             whitened = whiten(inner, features, fit_whitening(inner, features, recipe.components, recipe.whitened))
+            ready(recipe.resources)  # its CPU machines may have been shut down while GPUs computed features
             return build_clusters(draft, whitened, recipe.kmeans, seed, gpus=False)  # the group has them
 
         identity = {"features": task.identity, "components": recipe.components}

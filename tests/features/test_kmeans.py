@@ -14,6 +14,7 @@ from stored_features import digits, stored, unit
 from raylabel.errors import InputError
 from raylabel.features import kmeans, readers
 from raylabel.features.clusters import ASSIGNED, clusters_schema
+from raylabel.features.hierarchy import Branches
 from raylabel.features.kmeans import KMeans, cluster
 from raylabel.features.lloyd import FIXED, Centroids, Sums, updated
 from raylabel.rng import mixed
@@ -46,8 +47,11 @@ def brute(feature: np.ndarray, centroids: np.ndarray, iterations: int, spherical
 
 def start_of(feature: np.ndarray, features: Artifact, k: int, seed: int) -> np.ndarray:
     """The features with the lowest hashes of their keys."""
-    key = features.table("features-", features_schema(feature.shape[1]), ["key"])["key"].to_numpy()
-    return feature[np.argsort(mixed(key, seed))[:k]]
+    return feature[np.argsort(mixed(keys_of(features, feature.shape[1]), seed))[:k]]
+
+
+def keys_of(features: Artifact, width: int) -> np.ndarray:
+    return features.table("features-", features_schema(width), ["key"])["key"].to_numpy()
 
 
 @pytest.mark.parametrize("spherical", [False, True])
@@ -80,20 +84,69 @@ def test_the_distance_is_that_of_faiss_from_the_same_start(ray_local, tmp_path: 
     assert found(made)[1].min() > 0
 
 
+@pytest.mark.parametrize("spherical", [False, True])
+def test_with_branches_it_is_lloyds_algorithm_within_each(ray_local, tmp_path: Path, spherical: bool):
+    root, feature, k, b = Root.open(str(tmp_path)), digits(), 24, 4
+    features, upper = stored(root, feature), KMeans(k=b, iterations=5, spherical=spherical)
+    made = cluster(root, features, replace(upper, k=k, branches=b), seed=2, readers=1)
+    centroids, sizes, labels = found(made)
+    # The upper level alone has the same numbers.
+    above, above_sizes, branch = found(cluster(root, features, upper, seed=2, readers=1))
+    first = Branches.of(above, above_sizes, k).first
+    drawn = np.argsort(mixed(keys_of(features, 64), 2))[: kmeans.SAMPLED * k]
+    for one in range(b):
+        mine, begin, end = branch == one, first[one], first[one + 1]
+        start = feature[[at for at in drawn if branch[at] == one][: end - begin]]
+        expected, own, _ = brute(feature[mine], start, 5, spherical)
+        assert (labels[mine] == begin + own).all() and (sizes[begin:end] == np.bincount(own)).all()
+        np.testing.assert_allclose(centroids[begin:end], expected, atol=1e-6)
+    squared = ((feature.astype(np.float64) - centroids[labels]) ** 2).sum(1)
+    assert made.info["distances"][-1] == pytest.approx(squared.mean(), rel=1e-5)
+
+
+@given(st.lists(st.integers(1, 1_000), min_size=2, max_size=9), st.integers(0, 500))
+def test_branches_have_clusters_in_proportion_to_their_sizes(sizes: list[int], more: int):
+    k, counts = len(sizes) + more, np.array(sizes)
+    found = Branches.of(np.zeros((len(sizes), 2), np.float32), counts, k)
+    each = np.diff(found.first)
+    assert found.first[0] == 0 and found.first[-1] == k and each.min() >= 1
+    assert np.abs(each - (1 + more * counts / counts.sum())).max() <= 1
+    assert np.array_equal(found.of_cluster, np.repeat(np.arange(len(sizes)), each))
+
+
+def test_a_branch_with_too_few_features_drawn_begins_with_its_own_centroid():
+    above = np.array([[1, 0], [0, 1]], np.float32)
+    found = Branches.of(above, np.array([50, 50]), 4).start(np.array([[1, 0.1], [0.9, 0], [0.8, 0.1]], np.float16))
+    np.testing.assert_allclose(found, [[1, 0.1], [0.9, 0], [0, 1], [0, 1]], atol=1e-3)
+
+
+def test_an_empty_cluster_is_filled_from_its_own_branch():
+    sums = Sums(np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 900.0], [0.0, 0.0]]), np.array([1, 0, 900, 0]), 0)
+    centroids = updated(sums, False, np.random.default_rng(0), branch=np.array([0, 0, 1, 1]))
+    np.testing.assert_allclose(centroids[[2, 3]].mean(0), [0, 1])
+    assert centroids[:2].tolist() == [[1, 0], [0, 0]]  # one sample is not divided
+
+
 @pytest.mark.long
-def test_the_bytes_do_not_depend_on_readers_nor_memory(ray_local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    feature, made = digits(), []
+@pytest.mark.parametrize("branches", [0, 12])
+def test_the_bytes_do_not_depend_on_readers_nor_memory(
+    ray_local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, branches: int
+):
+    feature, made, config = digits(), [], KMeans(k=150, iterations=4, branches=branches)
     for number, (count, share) in enumerate(((1, 0.4), (3, 0.0), (7, 0.4))):
         monkeypatch.setattr(readers, "SHARE", share)
         root = Root.open(str(tmp_path / str(number)))
-        one = cluster(root, stored(root, feature), KMeans(k=150, iterations=4), seed=1, readers=count)
+        one = cluster(root, stored(root, feature), config, seed=1, readers=count)
         made.append({key: value for key, value in one.manifest.items() if key != "info"} | {"d": one.info["distances"]})
     assert made[1:] == made[:1] * 2
 
 
 @pytest.mark.long
-def test_a_stopped_run_continues_with_the_next_iteration(ray_local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    feature, config = digits(), KMeans(k=30, iterations=5)
+@pytest.mark.parametrize("branches, stops", [(0, (1, 3)), (5, (2, 5, 8))])
+def test_a_stopped_run_continues_with_the_next_iteration(
+    ray_local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, branches: int, stops: tuple[int, ...]
+):
+    feature, config = digits(), KMeans(k=30, iterations=5, branches=branches)
     whole = Root.open(str(tmp_path / "whole"))
     expected = cluster(whole, stored(whole, feature), config, seed=1, readers=1).manifest["files"]
     root, write, written = Root.open(str(tmp_path / "stopped")), kmeans._write, list[int]()
@@ -102,15 +155,15 @@ def test_a_stopped_run_continues_with_the_next_iteration(ray_local, tmp_path: Pa
     def stop(folder: str, state: kmeans._State) -> None:
         write(folder, state)
         written.append(state.iteration)
-        if len(written) in (1, 3):
+        if len(written) in stops:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(kmeans, "_write", stop)
-    for _ in range(2):
+    for _ in stops:
         with pytest.raises(KeyboardInterrupt):
             cluster(root, features, config, seed=1, readers=1)
     assert cluster(root, features, config, seed=1, readers=1).manifest["files"] == expected
-    assert written == [1, 2, 3, 4, 5]
+    assert written == [1, 2, 3, 4, 5] * (2 if branches else 1)
 
 
 def test_no_cluster_is_empty_where_features_are_equal(ray_local, tmp_path: Path):
@@ -176,6 +229,7 @@ def test_an_empty_cluster_gets_half_of_another():
     [
         ({"k": 1}, "clusters.k is 1: give a whole number of at least 2"),
         ({"iterations": 0}, "clusters.iterations is 0: give a whole number of at least 1"),
+        ({"k": 10, "branches": 6}, "clusters.branches is 6: give 0, or a whole number from 2 to half of k, 5"),
         ({"start": "x"}, "clusters.start is 'x': give sample or k-means"),
     ],
 )
