@@ -1,6 +1,6 @@
 """Tasks on the cluster: how many there are for some shards, and their results."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any, TypeVar
@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayTaskError
 
+from raylabel.compute.progress import PatientProgress
 from raylabel.compute.resources import Cluster
 from raylabel.compute.watchdog import progressed
 from raylabel.errors import find_input_error
@@ -39,6 +40,15 @@ def fetch(reference: Any, *others: Any) -> Any:
         raise
     progressed()
     return found
+
+
+def wait_for(stage: str, references: Sequence[Any], unit: str, total: int = 0) -> None:
+    """Waits until these tasks have ended, well or not, and shows how many have; or that share of `total` units."""
+    waiting, total = list(references), total or len(references)
+    with PatientProgress(stage, total, unit) as progress:
+        while waiting:
+            _, waiting = ray.wait(waiting)
+            progress.update(total * (len(references) - len(waiting)) // len(references))
 
 
 def run_tasks(

@@ -13,7 +13,7 @@ import pyarrow as pa
 import ray
 
 from raylabel.compute.resources import Cluster
-from raylabel.compute.tasks import fetch
+from raylabel.compute.tasks import fetch, wait_for
 from raylabel.compute.watchdog import heartbeat
 from raylabel.evaluate.calibration import fit_temperature
 from raylabel.evaluate.classified import FILE, classified, unread
@@ -81,6 +81,8 @@ def classify_each(root: Root, tasks: Sequence[OnFeatures]) -> list[Artifact]:
         for number, task in enumerate(tasks)
         if root.find("classified", task.identity) is None
     }
+
+    wait_for("fit to features", list(running.values()), "classifiers")
 
     def build(draft: Draft, number: int) -> Built:
         table, info = fetch(running[number])

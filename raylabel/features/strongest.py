@@ -13,8 +13,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from raylabel.compute.progress import PatientProgress
-from raylabel.compute.tasks import PROCESS_BYTES, fetch
+from raylabel.compute.tasks import PROCESS_BYTES, fetch, wait_for
 from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
 from raylabel.features.whitening import computed
@@ -50,14 +49,10 @@ def strongest(root: Root, features: Artifact, count: int = 9) -> Artifact:
         read = ray.remote(num_cpus=1, max_retries=3, memory=int(memory))(_of_files)
         merge = ray.remote(num_cpus=1, max_retries=3, memory=int(memory))(_merged)
         found: list[Any] = [read.remote(features, files[i : i + FILES], count) for i in range(0, len(files), FILES)]
-        with PatientProgress("rank by each number", len(found), "tasks") as progress:
-            waiting = list(found)
-            while waiting:
-                _, waiting = ray.wait(waiting)
-                progress.update(len(found) - len(waiting))
-            while len(found) > 1:
-                found = [merge.remote(count, *found[i : i + FILES]) for i in range(0, len(found), FILES)]
-            value, key = fetch(found[0])
+        wait_for("rank by each number", found, "tasks")
+        while len(found) > 1:
+            found = [merge.remote(count, *found[i : i + FILES]) for i in range(0, len(found), FILES)]
+        value, key = fetch(found[0])
         columns = [
             np.repeat(np.arange(width, dtype=np.int32), value.shape[1]),
             np.tile(np.arange(value.shape[1], dtype=np.int32), width),

@@ -13,7 +13,7 @@ import pyarrow as pa
 import ray
 
 from raylabel.compute.progress import PatientProgress
-from raylabel.compute.tasks import PROCESS_BYTES, fetch, run_tasks
+from raylabel.compute.tasks import PROCESS_BYTES, fetch, run_tasks, wait_for
 from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
 from raylabel.schema import features_schema
@@ -88,14 +88,10 @@ def _components(features: Artifact) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     rows = max((file.rows for file in files), default=0)
     memory = PROCESS_BYTES + 8 * ((RUN + 3) * width + 2 * BLOCK) * width + 4 * rows * width
     sums = [_sum.options(memory=memory).remote(features, files[i : i + RUN]) for i in range(0, len(files), RUN)]
-    with PatientProgress("sum features", len(sums), "tasks") as progress:
-        waiting = list(sums)
-        while waiting:
-            _, waiting = ray.wait(waiting)
-            progress.update(len(sums) - len(waiting))
-        while len(sums) > 1:
-            sums = [_add.options(memory=memory).remote(*sums[i : i + RUN]) for i in range(0, len(sums), RUN)]
-        return fetch(_decompose.options(memory=memory).remote(sums[0]))
+    wait_for("sum features", sums, "tasks")
+    while len(sums) > 1:
+        sums = [_add.options(memory=memory).remote(*sums[i : i + RUN]) for i in range(0, len(sums), RUN)]
+    return fetch(_decompose.options(memory=memory).remote(sums[0]))
 
 
 @ray.remote(num_cpus=1, max_retries=3)

@@ -10,7 +10,7 @@ import numpy as np
 import ray
 
 from raylabel.compute.resources import Resources
-from raylabel.compute.tasks import PROCESS_BYTES, fetch
+from raylabel.compute.tasks import PROCESS_BYTES, fetch, wait_for
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.features.strongest import STRONGEST, strongest
@@ -128,6 +128,7 @@ class FiltersRun(Used):
         network, view, steps = self.wanted.network, self.wanted.view, self.wanted.steps
         task = _exciting.options(memory=self._memory)
         running = [task.remote(network, layer.name, channel, view, steps) for channel in layer.shown]
+        wait_for(f"gradient ascent for {layer.name}", running, "pictures")
         return [fetch(one) for one in running]
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from raylabel.compute.progress import PatientProgress
+from raylabel.compute.tasks import wait_for
 from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
 from raylabel.media.rejects import Reject
@@ -103,11 +103,7 @@ def _build(draft: Draft, samples: Artifact, media: Artifact, columns: list[str])
     layout = Layout(**media.info["layout"])
     blocks = range(-(-layout.parts // BLOCK))
     running = [_write_block.remote(draft.uri, samples, media, layout, block, columns) for block in blocks]
-    waiting = running
-    with PatientProgress("label the examples", layout.samples, "samples") as progress:
-        while waiting:
-            _, waiting = ray.wait(waiting)
-            progress.update(layout.samples * (len(running) - len(waiting)) // len(running))
+    wait_for("label the examples", running, "samples", layout.samples)
     written = [one for one in ray.get(running) if one]
     files, items = [file for file, _ in written], sum(items for _, items in written)
     return write_labels(draft, media, files, items, columns != SAMPLES.names)
