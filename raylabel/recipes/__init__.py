@@ -19,6 +19,7 @@ from raylabel.recipes.clustered import (
     cluster_imagenet_alexnet,
     cluster_imagenet_vgg16,
     cluster_moving_digits,
+    cluster_yfcc_alexnet,
     pretexts_cifar10,
     pretexts_digits,
 )
@@ -103,6 +104,7 @@ __all__ = [
     "cluster_digits",
     "cluster_imagenet_alexnet",
     "cluster_imagenet_vgg16",
+    "cluster_yfcc_alexnet",
     "cluster_moving_digits",
     "cub200_resnet50",
     "digits",

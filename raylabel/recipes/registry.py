@@ -20,6 +20,7 @@ from raylabel.recipes.clustered import (
     cluster_imagenet_alexnet,
     cluster_imagenet_vgg16,
     cluster_moving_digits,
+    cluster_yfcc_alexnet,
     pretexts_cifar10,
     pretexts_digits,
 )
@@ -82,6 +83,7 @@ NAMED: dict[str, Callable[..., Any]] = {
     "cluster-cifar10": cluster_cifar10,
     "cluster-imagenet-alexnet": cluster_imagenet_alexnet,
     "cluster-imagenet-vgg16": cluster_imagenet_vgg16,
+    "cluster-yfcc-alexnet": cluster_yfcc_alexnet,
     "pretexts-digits": pretexts_digits,
     "pretexts-cifar10": pretexts_cifar10,
     "statefarm": statefarm,
