@@ -1,13 +1,15 @@
 """K-means on Ray against faiss on the same cores: speed, the distance that is reached, and memory.
 
     python tests/bench/bench_kmeans.py                       # 1 million features of 256 numbers, k = 2,000
-    python tests/bench/bench_kmeans.py --samples 10000000 --clusters 10000 --iterations 1 --rounds 1
+    python tests/bench/bench_kmeans.py --branches 45        # the same in two levels
+    python tests/bench/bench_kmeans.py --samples 10000000 --clusters 10000 --iterations 1 --rounds 1 --arms streamed
+    python tests/bench/bench_kmeans.py --samples 1000000 --clusters 10000 --iterations 1 --rounds 1 --arms streamed
     python tests/bench/bench_kmeans.py --quick
 
 Features of unit length around k centres, in files of 65,536. faiss.Kmeans gets them as one float32 matrix in memory and
-takes no sub-sample; both begin with the same features, and the arms are interleaved. A second figure has readers that
-keep nothing in memory, and read all features from the page cache in each iteration. The memory is that of the largest
-reader at its end.
+takes no sub-sample; both begin with the same features, and the arms are interleaved. The arm `streamed` has readers
+that keep nothing in memory, and read all features from the page cache in each iteration. The memory is that of the
+largest reader at its end.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from raylabel.schema import features_schema, make_key
 from raylabel.store.artifact import Artifact, Built, Draft, Root, write_table
 
 WIDTH, ROWS, SEED = 256, 65_536, 0
+ARMS = ("faiss", "raylabel", "streamed")
 
 
 def main() -> None:
@@ -37,33 +40,36 @@ def main() -> None:
     parser.add_argument("--clusters", type=int, default=2_000)
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--branches", type=int, default=0, help="of the arms of raylabel")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--quick", action="store_true", help="a tenth of the features, 200 clusters, one round")
     given = parser.parse_args()
     samples, k, rounds = given.samples, given.clusters, given.rounds
     if given.quick:
         samples, k, rounds = samples // 10, 200, 1
+    iterations, branches, arms = given.iterations, given.branches, given.arms
     with tempfile.TemporaryDirectory(prefix="bench-kmeans-") as folder:
         uri = in_fresh_process(make, folder, samples, k).uri
         found: dict[str, dict[str, Any]] = {}
 
         def arm(name: str, function: Any, *more: Any) -> float:
-            found[name] = in_fresh_process(function, folder, uri, k, given.iterations, *more)
-            return samples * given.iterations / found[name]["seconds"]
+            found[name] = in_fresh_process(function, folder, uri, k, iterations, *more)
+            return samples * iterations / found[name]["seconds"]
 
-        rates = interleave(
-            {
-                "faiss": lambda: arm("faiss", by_faiss),
-                "raylabel": lambda: arm("raylabel", by_raylabel, True),
-                "raylabel without memory": lambda: arm("raylabel without memory", by_raylabel, False),
-            },
-            rounds,
-        )
-    of = f"{samples:,} x {WIDTH}, k = {k:,}, {given.iterations} iterations"
-    for name in ("raylabel", "raylabel without memory"):
-        print_ratio("kmeans", f"{name}, {of}: features/s", "faiss.Kmeans", rates[name], rates["faiss"])
-        print_value("kmeans", f"{name}: memory of the largest reader", [found[name]["memory"] / 1e6], "MB")
-    ratio = found["raylabel"]["distance"] / found["faiss"]["distance"]
-    print_value("kmeans", f"raylabel, {of}: mean squared distance / that of faiss", [ratio], "x", "faiss.Kmeans")
+        every = {
+            "faiss": lambda: arm("faiss", by_faiss),
+            "raylabel": lambda: arm("raylabel", by_raylabel, branches, True),
+            "streamed": lambda: arm("streamed", by_raylabel, branches, False),
+        }
+        rates = interleave({name: every[name] for name in arms}, rounds)
+    of = f"{samples:,} x {WIDTH}, k = {k:,}, {iterations} iterations" + (f", {branches} branches" if branches else "")
+    for name in [name for name in arms if name != "faiss"]:
+        print_value("kmeans", f"{name}, {of}: memory of the largest reader", [found[name]["memory"] / 1e6], "MB")
+        print_value("kmeans", f"{name}, {of}: duration", [samples * iterations / rate for rate in rates[name]], "s")
+        if "faiss" in arms:
+            print_ratio("kmeans", f"{name}, {of}: features/s", "faiss.Kmeans", rates[name], rates["faiss"])
+            ratio = found[name]["distance"] / found["faiss"]["distance"]
+            print_value("kmeans", f"{name}, {of}: mean squared distance / that of faiss", [ratio], "x", "faiss.Kmeans")
 
 
 def make(folder: str, samples: int, k: int) -> Artifact:
@@ -114,7 +120,7 @@ def by_faiss(folder: str, uri: str, k: int, iterations: int) -> dict[str, Any]:
     return {"seconds": seconds, "distance": float(means.index.search(matrix, 1)[0].mean())}
 
 
-def by_raylabel(folder: str, uri: str, k: int, iterations: int, keep: bool) -> dict[str, Any]:
+def by_raylabel(folder: str, uri: str, k: int, iterations: int, branches: int, keep: bool) -> dict[str, Any]:
     connect()
     features, _ = stored(uri)
     readers.SHARE = readers.SHARE if keep else 0.0
@@ -127,7 +133,7 @@ def by_raylabel(folder: str, uri: str, k: int, iterations: int, keep: bool) -> d
     setattr(readers.Readers, "__exit__", measured)  # noqa: B010  (a type checker refuses the assignment)
     with tempfile.TemporaryDirectory(dir=folder) as root:
         start = time.monotonic()
-        made = cluster(Root.open(root), features, KMeans(k=k, iterations=iterations), SEED)
+        made = cluster(Root.open(root), features, KMeans(k=k, iterations=iterations, branches=branches), SEED)
         seconds = time.monotonic() - start
     return {"seconds": seconds, "distance": made.info["distances"][-1], "memory": memory[0]}
 
