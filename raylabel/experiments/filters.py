@@ -42,7 +42,7 @@ def write_filters(run: FiltersRun) -> tuple[Artifact, Comparison]:
                     Row(
                         name=layer.name,
                         cells=[
-                            Value(value=layer.ranked.info["numbers"]),
+                            Value(value=layer.channels),
                             Value(value=len(layer.shown)),
                             Value(value=dead[layer.name]),
                         ],

@@ -20,12 +20,18 @@ PENULTIMATE = "penultimate"
 """As the layer of features: the one before the head. What the head takes is the feature."""
 
 
-def parse_layer(layer: str) -> tuple[str, int]:
-    """(NAME, G) of the layer of features NAME:G; G is 1 if there is none. InputError if it is no whole number."""
-    name, _, side = layer.partition(":")
-    if side and not (side.isdecimal() and int(side) > 0) or not name or layer.endswith(":"):
-        raise InputError(f"the layer '{layer}' of features is not NAME or NAME:G, such as 'layer2:4' for 4 x 4 areas")
-    return name, int(side or 1)
+def parse_layers(layers: str) -> list[tuple[str, int]]:
+    """(NAME, G) of each layer of features in NAME:G+NAME:G+...; G is 1 if there is none. InputError if it is no whole
+    number."""
+    found = list[tuple[str, int]]()
+    for layer in layers.split("+"):
+        name, _, side = layer.partition(":")
+        if side and not (side.isdecimal() and int(side) > 0) or not name or layer.endswith(":"):
+            raise InputError(
+                f"the layer '{layer}' of features is not NAME or NAME:G, such as 'layer2:4' for 4 x 4 areas"
+            )
+        found.append((name, int(side or 1)))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,9 @@ Letters: B batch, D numbers of a feature, G areas in a row, K channels of a laye
 """
 
 import difflib
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,57 +17,59 @@ from raylabel.errors import InputError
 from raylabel.models.build import build
 from raylabel.models.config import Model
 from raylabel.models.head import head_of
-from raylabel.models.init import PENULTIMATE, parse_layer
+from raylabel.models.init import PENULTIMATE, parse_layers
 
 
 def trunk(network: nn.Module, layer: str = PENULTIMATE) -> nn.Module:
     """The network as a module that gives features [B, D] in place of logits. `layer`: what the head takes; or NAME, the
     output of the layer with this name, averaged over all positions; or NAME:G, averaged in each of G x G areas, which
-    gives G^2 numbers for each channel.
+    gives G^2 numbers for each channel; or several of these joined by '+', whose numbers follow each other.
 
-    Layers behind it are not computed. It changes `network`. InputError if it has no such layer.
+    Layers behind the last of them are not computed. It changes `network`. InputError if it has no such layer.
     """
     if layer == PENULTIMATE:
         network.set_submodule(head_of(network), nn.Identity())
         return Trunk(network)
-    layer, side = parse_layer(layer)
-    names = [name for name, _ in network.named_modules() if name]
-    if layer not in names:
-        close = difflib.get_close_matches(layer, names, n=3, cutoff=0.5) or [n for n, _ in network.named_children()]
-        raise InputError(
-            f"the network has no layer '{layer}': give '{PENULTIMATE}' or, for example, {', '.join(close)}"
-        )
-    return Trunk(network, layer, side)
+    layers, names = parse_layers(layer), [name for name, _ in network.named_modules() if name]
+    for name, _ in layers:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or [n for n, _ in network.named_children()]
+            raise InputError(
+                f"the network has no layer '{name}': give '{PENULTIMATE}' or, for example, {', '.join(close)}"
+            )
+    return Trunk(network, layers)
 
 
 class Trunk(nn.Module):
-    """A network whose output, or that of one of its layers the first time it runs, is averaged over positions."""
+    """A network whose output, or that of some of its layers the first time each runs, is averaged over positions."""
 
-    def __init__(self, network: nn.Module, layer: str = "", side: int = 1):
+    def __init__(self, network: nn.Module, layers: Sequence[tuple[str, int]] = ()):
+        """`layers`: each with its number of areas in a row."""
         super().__init__()
-        self.network = network
-        self._layer, self._side = layer, side
-        self._seen: Tensor | None = None
-        if layer:
-            network.get_submodule(layer).register_forward_hook(self._keep)
+        self.network, self._layers = network, tuple(layers)
+        self._seen: dict[tuple[str, int], Tensor] = {}
+        for layer in self._layers:
+            network.get_submodule(layer[0]).register_forward_hook(partial(self._keep, layer))
 
-    def _keep(self, _: nn.Module, __: Any, output: Any) -> None:
-        self._seen = _averaged(output, self._side)
-        raise _Reached
+    def _keep(self, layer: tuple[str, int], _: nn.Module, __: Any, output: Any) -> None:
+        if layer not in self._seen:
+            self._seen[layer] = _averaged(output, layer[1])
+        if len(self._seen) == len(set(self._layers)):
+            raise _Reached
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self._layer:
+        if not self._layers:
             return _averaged(self.network(x), 1)
         with suppress(_Reached):
             self.network(x)
-        found, self._seen = self._seen, None
-        if found is None:
-            raise InputError(f"the network has a layer '{self._layer}', but does not run it: give another layer")
-        return found
+        seen, self._seen = self._seen, {}
+        if missing := [name for name, side in self._layers if (name, side) not in seen]:
+            raise InputError(f"the network has a layer '{missing[0]}', but does not run it: give another layer")
+        return torch.cat([seen[layer] for layer in self._layers], 1)
 
 
 class _Reached(Exception):
-    """The layer of the features was computed. Nothing behind it is needed; it might also change its output in place."""
+    """All layers were computed. Nothing behind the last one is needed; it might also change its output in place."""
 
 
 class Headed(nn.Module):

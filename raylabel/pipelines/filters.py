@@ -18,7 +18,7 @@ from raylabel.labels.features import Frozen, feature_width
 from raylabel.labels.teacher import Label
 from raylabel.media.view import View
 from raylabel.models import Model
-from raylabel.models.init import PENULTIMATE, parse_layer
+from raylabel.models.init import PENULTIMATE, parse_layers
 from raylabel.pipelines.inputs import index_corpora
 from raylabel.pipelines.steps import Used
 from raylabel.store.artifact import Artifact, Root
@@ -49,9 +49,11 @@ class Wanted:
         if not self.layers:
             raise InputError("layers is empty: name one or more, for example layer3")
         for layer in self.layers:
-            if layer == PENULTIMATE or parse_layer(layer)[1] > 1:
+            if layer == PENULTIMATE or parse_layers(layer) != [(layer, 1)]:
                 raise InputError(f"layers has '{layer}', but filters are those of a layer, as NAME: give layer3")
-            feature_width(self.model, self.view, layer)
+        if twice := [one for number, one in enumerate(self.layers) if one in self.layers[:number]]:
+            raise InputError(f"layers has '{twice[0]}' twice: name it once")
+        _ = self.channels
         for name, least in (("filters", 1), ("steps", 0)):
             if (value := getattr(self, name)) < least:
                 raise InputError(f"{name} is {value}: give at least {least}")
@@ -62,6 +64,11 @@ class Wanted:
     def model(self) -> Model:
         return Model(**self.network.info["model"])
 
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each layer."""
+        return tuple(feature_width(self.model, self.view, layer) for layer in self.layers)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
@@ -69,7 +76,10 @@ class Layer:
 
     name: str
     ranked: Artifact
-    """STRONGEST of all its channels."""
+    """STRONGEST of the channels of all layers."""
+    first: int
+    """The number of its first channel there."""
+    channels: int
     shown: tuple[int, ...]
     """The channels that are shown."""
 
@@ -77,12 +87,13 @@ class Layer:
     def largest(self) -> np.ndarray:
         """The largest value of each channel, float32 [K]."""
         table = self.ranked.table("strongest", STRONGEST, ["rank", "value"])
-        return table.column("value").to_numpy()[table.column("rank").to_numpy() == 0]
+        best = table.column("value").to_numpy()[table.column("rank").to_numpy() == 0]
+        return best[self.first : self.first + self.channels]
 
     def best(self, channel: int) -> list[tuple[int, float]]:
         """(key, value) of the samples that excite a channel most."""
         table = self.ranked.table("strongest", STRONGEST, ["number", "key", "value"])
-        own = table.column("number").to_numpy() == channel
+        own = table.column("number").to_numpy() == self.first + channel
         return list(zip(*(table.column(name).to_numpy()[own].tolist() for name in ("key", "value")), strict=True))
 
 
@@ -98,23 +109,24 @@ class FiltersRun(Used):
         self.corpus, self.shards = corpora[CORPUS], shards[CORPUS]
 
     def layers(self) -> list[Layer]:
-        """Each layer in turn; the corpus is read once for each."""
-        wanted, found = self.wanted, list[Layer]()
-        for name in wanted.layers:
-            frozen = Frozen(
-                model=wanted.model,
-                weights=wanted.network,
-                view=wanted.view,
-                config=wanted.label,
-                resources=self._resources,
-                layer=name,
-                retry_rejects=self._retry,
-            )
-            features = self._use(frozen.features(self.root, self.corpus, self.shards))
-            ranked = self._use(strongest(self.root, features, NINE))
-            channels = ranked.info["numbers"]
-            shown = np.linspace(0, channels - 1, min(wanted.filters, channels)).round().astype(int)
-            found.append(Layer(name=name, ranked=ranked, shown=tuple(shown.tolist())))
+        """All layers, for which the corpus is read once. A feature has the channels of all, in float16 and of unit
+        length: a value below a millionth of its norm is rounded to a few digits."""
+        wanted, found, first = self.wanted, list[Layer](), 0
+        frozen = Frozen(
+            model=wanted.model,
+            weights=wanted.network,
+            view=wanted.view,
+            config=wanted.label,
+            resources=self._resources,
+            layer="+".join(wanted.layers),
+            retry_rejects=self._retry,
+        )
+        features = self._use(frozen.features(self.root, self.corpus, self.shards))
+        ranked = self._use(strongest(self.root, features, NINE))
+        for name, channels in zip(wanted.layers, wanted.channels, strict=True):
+            shown = tuple(np.linspace(0, channels - 1, min(wanted.filters, channels)).round().astype(int).tolist())
+            found.append(Layer(name=name, ranked=ranked, first=first, channels=channels, shown=shown))
+            first += channels
         return found
 
     def first_filters(self) -> np.ndarray:

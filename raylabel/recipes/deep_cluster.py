@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.features.kmeans import KMeans
-from raylabel.models.init import PENULTIMATE, Init, parse_layer
+from raylabel.models.init import PENULTIMATE, Init, parse_layers
 from raylabel.recipes.experiment import Experiment
 from raylabel.store.artifact import ADDED_LATER, NOT_IDENTITY
 from raylabel.training.config import Train
@@ -58,7 +58,7 @@ class DeepCluster(Experiment):
             raise InputError(f"rounds is {self.rounds}: give one or more")
         if not 0 <= self.clustered <= self.rounds:
             raise InputError(f"clustered is {self.clustered}: give up to {self.rounds}, the rounds, or 0 for all")
-        parse_layer(self.layer)
+        parse_layers(self.layer)
         if self.components < 1:
             raise InputError(f"components is {self.components}: give one or more")
         if self.train.optimizer != "sgd":

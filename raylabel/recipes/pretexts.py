@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from raylabel.compute.resources import Resources
 from raylabel.corpus import Corpus
 from raylabel.errors import InputError
-from raylabel.models.init import PENULTIMATE, parse_layer
+from raylabel.models.init import PENULTIMATE, parse_layers
 from raylabel.recipes.deep_cluster import DeepCluster
 from raylabel.store.artifact import NOT_IDENTITY
 from raylabel.training.config import Train
@@ -71,7 +71,7 @@ class Pretexts:
         if not self.layers:
             raise InputError("layers is empty: give at least one")
         for layer in self.layers:
-            parse_layer(layer)
+            parse_layers(layer)
         if self.head.kind != "logistic":
             raise InputError(f"head.kind is '{self.head.kind}': give 'logistic'")
 

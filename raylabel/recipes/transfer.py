@@ -9,7 +9,7 @@ from raylabel.errors import InputError
 from raylabel.evaluate.knn import Knn
 from raylabel.labels.teacher import Label
 from raylabel.media.view import View
-from raylabel.models.init import PENULTIMATE, parse_layer
+from raylabel.models.init import PENULTIMATE, parse_layers
 from raylabel.store.artifact import NOT_IDENTITY
 from raylabel.training.config import Train
 from raylabel.training.head import Head
@@ -51,8 +51,8 @@ class Transfer:
     architecture, trained from random weights."""
     layers: tuple[str, ...] = (PENULTIMATE,)
     """What is stored as features; each of these is compared. 'penultimate': what the head takes. 'layer3': the output
-    of the layer with this name, averaged over all positions. 'layer3:4': averaged in each of 4 x 4 areas. All networks
-    must have them."""
+    of the layer with this name, averaged over all positions. 'layer3:4': averaged in each of 4 x 4 areas.
+    'layer2+layer3': the numbers of both, one after the other. All networks must have them."""
     finetune: Train
     """How all layers are trained."""
     probe: Train
@@ -94,7 +94,7 @@ class Transfer:
         if twice := [one for number, one in enumerate(self.layers) if one in self.layers[:number]]:
             raise InputError(f"layers has '{twice[0]}' twice: name it once")
         for layer in self.layers:
-            parse_layer(layer)
+            parse_layers(layer)
         if not self.protocols:
             raise InputError("protocols is empty: give at least one")
         if bad := [share for share in self.shares if not 0 < share < 1]:

@@ -41,6 +41,25 @@ def test_areas_are_averaged_apart():
     assert width_of(Model(arch="resnet8x1"), "layer2:4", (3, 32, 32)) == found.shape[1] == 32 * 16
 
 
+def test_several_layers_in_any_order_follow_each_other_in_one_pass():
+    model, x = Model(arch="resnet8x1"), torch.randn(3, 3, 32, 32)
+    network, runs = build(model, 5).eval(), list[str]()
+    network.get_submodule("conv1").register_forward_hook(lambda *_: runs.append("conv1"))
+    wanted = [outputs(network, name, x) for name in ("layer2", "conv1")]
+    runs.clear()
+    network.get_submodule("layer3").register_forward_hook(lambda *_: pytest.fail("layer3 was computed"))
+    module = trunk(network, "layer2:2+conv1+layer2")
+    with torch.no_grad():
+        for _ in range(2):
+            found = module(x)
+    areas = functional.adaptive_avg_pool2d(wanted[0], 2).flatten(1)
+    torch.testing.assert_close(found, torch.cat([areas, *(one.mean((2, 3)) for one in reversed(wanted))], 1))
+    assert runs == ["conv1"] * 2
+    assert width_of(model, "layer2:2+conv1+layer2", (3, 32, 32)) == found.shape[1]
+    with pytest.raises(InputError, match="no layer 'conv7'"):
+        trunk(network, "conv1+conv7")
+
+
 def test_areas_that_do_not_divide_a_layer_overlap_as_in_the_protocol():
     """The paper's pool behind conv1 of AlexNet has 6 x 6 positions, stride 6 and a border of 3: 9,600 numbers."""
     assert width_of(Model(arch="alexnet_bn"), "conv1:10", (3, 224, 224)) == 9_600
@@ -68,7 +87,7 @@ def test_a_head_is_taken_off_and_bad_layers_are_named():
     network = build(Model(arch="resnet8x1"), 5)
     with pytest.raises(InputError, match="no layer 'layer4'.*layer"):
         trunk(network, "layer4")
-    for bad in ("layer2:0", "layer2:x", ":2", "layer2:"):
+    for bad in ("layer2:0", "layer2:x", ":2", "layer2:", "layer2+", "+layer2", "layer2:2+x:"):
         with pytest.raises(InputError, match="NAME:G"):
             trunk(network, bad)
     with pytest.raises(InputError, match="not 99 x 99 positions"):

@@ -91,6 +91,18 @@ def test_a_filter_of_a_colour_finds_that_colour(wanted: Wanted, colours: np.ndar
     assert agree > 8.9
 
 
+def test_all_layers_are_ranked_in_one_pass(wanted: Wanted, tmp_path: Path):
+    root = Root.open(str(tmp_path / "root"))
+    layers = FiltersRun(root, replace(wanted, layers=("layer1", "conv1")), Resources()).layers()
+    assert len(list(Path(root.uri).glob("features-*"))) == 1
+    assert [(one.name, one.first, one.channels) for one in layers] == [("layer1", 0, 16), ("conv1", 16, 16)]
+    for one, name in zip(layers, ("layer1", "conv1"), strict=True):
+        (alone,) = FiltersRun(root, replace(wanted, layers=(name,)), Resources()).layers()
+        np.testing.assert_allclose(one.largest, alone.largest, rtol=2e-3)
+        same = [len({key for key, _ in one.best(c)} & {key for key, _ in alone.best(c)}) for c in range(16)]
+        assert np.mean(same) > 8.5  # but where rounding to float16 changes the order
+
+
 def test_a_run_that_stops_before_the_ranking_ends_with_the_same(
     wanted: Wanted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -125,6 +137,8 @@ def test_the_page_shows_filters_pictures_and_samples(wanted: Wanted, tmp_path: P
         ({"layers": ("penultimate",)}, "layers has 'penultimate'"),
         ({"layers": ("conv1:2",)}, "layers has 'conv1:2'"),
         ({"layers": ("conv9",)}, "no layer 'conv9'"),
+        ({"layers": ("conv1+layer1",)}, "layers has 'conv1.layer1'"),
+        ({"layers": ("conv1", "conv1")}, "layers has 'conv1' twice"),
         ({"filters": 0}, "filters is 0"),
         ({"steps": -1}, "steps is -1"),
     ],
