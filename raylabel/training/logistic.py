@@ -43,17 +43,32 @@ def fit_logistic(
         )
     strengths, accuracies = sorted(set(config.strengths)), dict[float, float]()
     if len(strengths) > 1:
-        fold = folds_of(labels, min(config.folds, least), seed)
-        for strength in strengths:
-            right = 0
-            for number in range(fold.max() + 1):
-                held = fold == number
-                weight, bias = _fit(features[~held], labels[~held], classes, strength, device)
-                logits = features[held].astype(np.float32) @ weight.T + bias
-                right += int((logits.argmax(1) == labels[held]).sum())
-            accuracies[strength] = right / len(labels)
+        accuracies = cross_validated(features, labels, classes, config, seed, device)
     best = max(strengths, key=lambda one: (accuracies.get(one, 0), -one))
     return Fitted(*_fit(features, labels, classes, best, device), best, accuracies)
+
+
+def cross_validated(
+    features: np.ndarray, labels: np.ndarray, classes: int, config: Head, seed: int, device: str = "cpu"
+) -> dict[float, float]:
+    """Strength → accuracy of heads on the samples of a fold that were fitted to those of the others. The arguments are
+    those of `fit_logistic`. InputError if a class has less than two samples."""
+    counts, accuracies = np.bincount(labels, minlength=classes), dict[float, float]()
+    if (least := int(counts.min())) < 2:
+        raise InputError(
+            f"class {counts.argmin()} (counted from 0) has {least} labeled samples, but cross-validation needs at "
+            "least 2: give more labels"
+        )
+    fold = folds_of(labels, min(config.folds, least), seed)
+    for strength in sorted(set(config.strengths)):
+        right = 0
+        for number in range(fold.max() + 1):
+            held = fold == number
+            weight, bias = _fit(features[~held], labels[~held], classes, strength, device)
+            logits = features[held].astype(np.float32) @ weight.T + bias
+            right += int((logits.argmax(1) == labels[held]).sum())
+        accuracies[strength] = right / len(labels)
+    return accuracies
 
 
 def folds_of(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:

@@ -8,10 +8,12 @@ import pyarrow as pa
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import PredefinedSplit, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from raylabel.evaluate import on_features
 from raylabel.evaluate.calibration import fit_temperature, scaled_confidence
+from raylabel.evaluate.cross_validated import CrossValidation, cross_validate_each
 from raylabel.evaluate.knn import Knn
 from raylabel.evaluate.on_features import OnFeatures, classify_features, log_softmax
 from raylabel.evaluate.on_scores import classify_scores
@@ -21,6 +23,7 @@ from raylabel.models.unit import unit_features
 from raylabel.schema import CLASSIFIED, SCORES, features_schema
 from raylabel.store.artifact import Artifact, Built, Root, write_table
 from raylabel.training.head import Head
+from raylabel.training.logistic import folds_of
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 C, D = 4, 12
@@ -93,6 +96,20 @@ def test_logistic_regression_is_that_of_scikit_learn(root: Root, raw: bool):
     assert len(table) == 61 and table.column("best").to_pylist().count(-1) == 3
     assert table.column("calibrated").null_count == 3
     assert table.column("label").to_pylist() == test.label[np.argsort(test.key)].tolist()
+
+
+def test_cross_validation_is_that_of_scikit_learn(root: Root):
+    data, strengths = Data(root, "a", 120, 0, unread=5), (0.01, 3.0)
+    head = Head(kind="logistic", strengths=strengths, folds=4)
+    tasks = [CrossValidation(head=head, features=data.features, labels=data.picks, seed=seed) for seed in (0, 7)]
+    x, label = data.unit[data.read].astype(np.float64), data.label[data.read]
+    for found, seed in zip(cross_validate_each(root, tasks), (0, 7), strict=True):
+        split, means = PredefinedSplit(folds_of(label, 4, seed)), {}
+        for strength in strengths:
+            score = cross_val_score(LogisticRegression(C=strength, tol=1e-6, max_iter=5_000), x, label, cv=split)
+            means[strength] = float(np.average(score, weights=np.bincount(folds_of(label, 4, seed))))
+        assert found.info["samples"] == 115 and found.info["strength"] == max(means, key=lambda one: means[one])
+        assert found.info["accuracy"] == pytest.approx(max(means.values()))
 
 
 def test_blocks_of_samples_are_classified_as_all_together(root: Root, monkeypatch: pytest.MonkeyPatch):
