@@ -51,12 +51,12 @@ class Trunk(nn.Module):
 
     def _keep(self, _: nn.Module, __: Any, output: Any) -> None:
         self._seen = _averaged(output, self._side)
-        raise _Reached
+        raise Reached
 
     def forward(self, x: Tensor) -> Tensor:
         if not self._layer:
             return _averaged(self.network(x), 1)
-        with suppress(_Reached):
+        with suppress(Reached):
             self.network(x)
         found, self._seen = self._seen, None
         if found is None:
@@ -64,7 +64,7 @@ class Trunk(nn.Module):
         return found
 
 
-class _Reached(Exception):
+class Reached(Exception):
     """The layer of the features was computed. Nothing behind it is needed; it might also change its output in place."""
 
 
