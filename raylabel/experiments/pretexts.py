@@ -16,6 +16,10 @@ NAMES: dict[Start, str] = {
     "jigsaw": "jigsaw",
     "position": "relative position",
     "surrogate": "surrogate classes",
+    "layer_kmeans": "k-means, layer by layer",
+    "layer_pca": "components, layer by layer",
+    "layer_rbm": "Boltzmann machines, layer by layer",
+    "layer_autoencoder": "autoencoders, layer by layer",
     "true": "true labels",
 }
 

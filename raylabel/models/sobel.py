@@ -41,14 +41,21 @@ class SobelConv2d(nn.Conv2d):
     """A convolution of the gradients of pictures [B, 3, H, W]."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(functional.conv2d(input, _filters(input), padding=1))
+        return super().forward(gradients(input))
 
 
 class SobelConv3d(nn.Conv3d):
     """A convolution of the gradients of the frames of clips [B, 3, T, H, W]."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(functional.conv3d(input, _filters(input).unsqueeze(2), padding=(0, 1, 1)))
+        return super().forward(gradients(input))
+
+
+def gradients(input: Tensor) -> Tensor:
+    """[B, 2, H, W] of pictures [B, 3, H, W], or [B, 2, T, H, W] of the frames of clips [B, 3, T, H, W]."""
+    if input.ndim == 4:
+        return functional.conv2d(input, _filters(input), padding=1)
+    return functional.conv3d(input, _filters(input).unsqueeze(2), padding=(0, 1, 1))
 
 
 def _filters(like: Tensor) -> Tensor:

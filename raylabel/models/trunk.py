@@ -55,12 +55,12 @@ class Trunk(nn.Module):
         if layer not in self._seen:
             self._seen[layer] = _averaged(output, layer[1])
         if len(self._seen) == len(set(self._layers)):
-            raise _Reached
+            raise Reached
 
     def forward(self, x: Tensor) -> Tensor:
         if not self._layers:
             return _averaged(self.network(x), 1)
-        with suppress(_Reached):
+        with suppress(Reached):
             self.network(x)
         seen, self._seen = self._seen, {}
         if missing := [name for name, side in self._layers if (name, side) not in seen]:
@@ -68,7 +68,7 @@ class Trunk(nn.Module):
         return torch.cat([seen[layer] for layer in self._layers], 1)
 
 
-class _Reached(Exception):
+class Reached(Exception):
     """All layers were computed. Nothing behind the last one is needed; it might also change its output in place."""
 
 

@@ -24,12 +24,13 @@ from raylabel.pipelines.deep_cluster import DeepClusterRun
 from raylabel.pipelines.inputs import index_corpora, lacking_classes
 from raylabel.pipelines.steps import ExperimentSteps
 from raylabel.recipes.deep_cluster import DeepCluster
-from raylabel.recipes.pretexts import STARTS, Pretexts, Start
+from raylabel.recipes.pretexts import LAYERWISE, STARTS, Pretexts, Start
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training.config import PRETEXTS
 from raylabel.training.examples import media_of
 from raylabel.training.features import FeatureTask, media_features
 from raylabel.training.held_group import HeldGroup
+from raylabel.training.layerwise import LayerwiseTask, train_layerwise
 from raylabel.training.task import TrainingTask
 from raylabel.training.train import train
 
@@ -109,6 +110,8 @@ class PretextsRun(ExperimentSteps[DeepCluster]):
             for artifact in self.clusters.artifacts:
                 self._use(artifact)
             return network
+        if start in LAYERWISE:
+            return self._use(self._layerwise(start))
         recipe, config = self.recipe, self.pretexts.train
         # Of all samples, so that the media of the clusters are used.
         name, corpus = "labeled" if recipe.labeled else "corpus", "corpus"
@@ -131,6 +134,20 @@ class PretextsRun(ExperimentSteps[DeepCluster]):
             seed=recipe.seed,
         )
         return self._use(train(self.root, start, task, recipe.resources, group=self._group))
+
+    def _layerwise(self, start: Start) -> Artifact:
+        """The network whose layers are learned one after another, from the random weights of the clusters."""
+        recipe = self.recipe
+        task = LayerwiseTask(
+            media=self.clusters.media,
+            model=recipe.model,
+            classes=recipe.kmeans.k,
+            view=recipe.view,
+            seed=recipe.seed,
+            method=LAYERWISE[start],
+        )
+        name = start.replace("_", "-")
+        return train_layerwise(self.root, name, task, recipe.resources, recipe.train.batch, self._group)
 
     def _on_layer(self, network: Artifact | None, layer: str) -> OnFeatures:
         """The logistic regression on a layer, and its test."""

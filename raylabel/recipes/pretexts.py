@@ -10,11 +10,31 @@ from raylabel.models.init import PENULTIMATE, parse_layers
 from raylabel.recipes.deep_cluster import DeepCluster
 from raylabel.store.artifact import NOT_IDENTITY
 from raylabel.training.config import Train
+from raylabel.training.filters_from_patches import Method
 from raylabel.training.head import Head
 from raylabel.training.schedule import Schedule
 
-Start = Literal["none", "clusters", "rotation", "jigsaw", "position", "surrogate", "true"]
+Start = Literal[
+    "none",
+    "clusters",
+    "rotation",
+    "jigsaw",
+    "position",
+    "surrogate",
+    "layer_kmeans",
+    "layer_pca",
+    "layer_rbm",
+    "layer_autoencoder",
+    "true",
+]
 STARTS: tuple[Start, ...] = get_args(Start)
+LAYERWISE: dict[Start, Method] = {
+    "layer_kmeans": "kmeans",
+    "layer_pca": "pca",
+    "layer_rbm": "rbm",
+    "layer_autoencoder": "autoencoder",
+}
+"""The starts that are learned layer by layer, and how."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +45,14 @@ class Pretexts:
     name: str
     """Name of the experiment in the report."""
     clusters: DeepCluster
-    """The pre-training on clusters. All others have its corpus, network, view and seed, and its optimizer, and process
-    as many images as all its rounds together."""
-    starts: tuple[Start, ...] = STARTS[:-1]
+    """The pre-training on clusters. All others have its corpus, network, view and seed; and its optimizer, and process
+    as many images as all its rounds together, but for those that are learned layer by layer."""
+    starts: tuple[Start, ...] = ("none", "clusters", "rotation", "jigsaw", "position", "surrogate")
     """none: random weights. clusters: DeepCluster. rotation, jigsaw, position: the network says how the picture was
     changed (training/pretexts.py). surrogate: each of `surrogates` samples is a class of its own (Dosovitskiy et al.
-    2014, arXiv 1406.6909). true: the true labels of the corpus, an upper bound; needs `clusters.labeled`."""
+    2014, arXiv 1406.6909). layer_...: convolutions learn their filters one after another from patches of some samples,
+    by k-means, principal components, a restricted Boltzmann machine or a denoising autoencoder
+    (training/layerwise.py). true: the true labels of the corpus, an upper bound; needs `clusters.labeled`."""
     surrogates: float = 0.1
     """Share of the corpus whose samples are classes of their own; the others are not trained on."""
     schedule: Schedule | None = None

@@ -11,7 +11,7 @@ from raylabel.training.schedule import Schedule
 
 Set = Literal["none", "validation", "labeled"]
 Pretext = Literal["none", "rotation", "jigsaw", "position"]
-PRETEXTS: dict[Pretext, int] = {"rotation": 4, "jigsaw": 24, "position": 8}
+PRETEXTS: dict[str, int] = {"rotation": 4, "jigsaw": 24, "position": 8}
 """Pretext → its number of classes."""
 
 

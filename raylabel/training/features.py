@@ -160,7 +160,7 @@ def _run_worker(settings: dict[str, Any]) -> None:
     try:
         for number in mine:
             key, feature, norm = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
-            for group, items, pixels in decoder.chunks(_groups(task.media, of, parts[number])):
+            for group, items, pixels in decoder.chunks(stored_groups(task.media, of, parts[number])):
                 found = features_of(module, torch.from_numpy(pixels).to(device), task.view, task.precision)
                 for column, values in zip((feature, norm), found, strict=True):
                     column.append(values.cpu().numpy())
@@ -176,8 +176,9 @@ def _run_worker(settings: dict[str, Any]) -> None:
         decoder.close()
 
 
-def _groups(media: Artifact, of: dict[str, np.ndarray], numbers: np.ndarray) -> Iterator[RowGroup]:
-    """These groups, each sample as an item, read one after another."""
+def stored_groups(media: Artifact, of: dict[str, np.ndarray], numbers: np.ndarray) -> Iterator[RowGroup]:
+    """The groups of MEDIA with these numbers, each sample as an item, read one after another. `of`: the columns of
+    ROW_GROUPS."""
     names, opened, last = [file.name for file in media.files("media-")], None, -1
     for number in numbers.tolist():
         file = int(of["file"][number])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import DIGITS_VIEW, digit_images, write_parquet
 from sklearn.linear_model import LogisticRegression
 from trainings import in_this_process
@@ -17,12 +18,14 @@ from raylabel.experiments.pretexts import write_pretexts
 from raylabel.features.kmeans import KMeans
 from raylabel.labels.features import read_labeled
 from raylabel.models import Model
-from raylabel.models.trained import load_model
+from raylabel.models.build import build
+from raylabel.models.trained import load_model, open_network
 from raylabel.pipelines.pretexts import PretextsRun
 from raylabel.recipes.deep_cluster import DeepCluster
-from raylabel.recipes.pretexts import STARTS, Pretexts
+from raylabel.recipes.pretexts import Pretexts, Start
 from raylabel.schema import SAMPLES
 from raylabel.store.artifact import Artifact, Root
+from raylabel.training import filters_from_patches
 from raylabel.training.config import PRETEXTS, Train
 from raylabel.training.head import Head
 from raylabel.training.media import Materialize
@@ -32,6 +35,7 @@ from raylabel.training.train import train
 
 LAYERS = "conv1:2", "layer3"
 CLASSES = {"rotation": 4, "jigsaw": 24, "position": 8, "clusters": 12, "surrogate": 60, "true": 10}
+LABELED: tuple[Start, ...] = ("none", "clusters", "rotation", "jigsaw", "position", "surrogate", "true")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Pretexts:
     return Pretexts(
         name="digits",
         clusters=clusters,
-        starts=STARTS,
+        starts=LABELED,
         surrogates=0.2,
         labeled=corpora["labeled"],
         test=corpora["test"],
@@ -78,7 +82,7 @@ def run(ray_local: None, recipe: Pretexts, tmp_path_factory: pytest.TempPathFact
 
 def test_each_network_learned_its_pretext_on_as_many_images(run: PretextsRun):
     networks = {one.start: one.network for one in run.judged}
-    assert list(networks) == list(STARTS) and networks["none"] is None
+    assert list(networks) == list(LABELED) and networks["none"] is None
     for start, network in networks.items():
         if network is None:
             continue
@@ -168,3 +172,24 @@ def test_layers_that_the_network_lacks_are_an_error_before_any_work(run: Pretext
     with pytest.raises(InputError, match="no layer 'conv9'"):
         PretextsRun(root, replace(run.pretexts, layers=("conv9",)))
     assert np.all([path.name.startswith(".") or "shards" in path.name for path in tmp_path.iterdir()])
+
+
+@pytest.mark.long
+def test_starts_without_labels_of_a_class(run: PretextsRun, monkeypatch: pytest.MonkeyPatch):
+    """Beside the same random weights; the network is an artifact like those of trainings."""
+    monkeypatch.setattr(filters_from_patches, "PASSES", 1)
+    starts: tuple[Start, ...] = ("none", "layer_kmeans", "layer_rbm")
+    other = PretextsRun(run.root, replace(run.pretexts, starts=starts))
+    top1 = {(one.start, one.layer): one.top1.value for one in other.judged}
+    assert [top1["none", layer] for layer in LAYERS] == [one.top1.value for one in run.judged if one.start == "none"]
+    torch.manual_seed(other.recipe.seed)
+    drawn = build(Model(arch="resnet8x1"), 12)
+    for start in starts[1:]:
+        network = next(one.network for one in other.judged if one.start == start)
+        assert network and open_network(network.uri) == network
+        found = load_model(network)
+        assert torch.equal(found.get_parameter("fc.weight"), drawn.get_parameter("fc.weight"))
+        assert not torch.equal(found.get_parameter("conv1.weight"), drawn.get_parameter("conv1.weight"))
+        assert top1[start, "layer3"] > 0.3
+    page, _ = write_pretexts(other)
+    assert b"k-means, layer by layer" in page.read("report.html")
