@@ -64,6 +64,7 @@ def write_pretexts(run: PretextsRun) -> tuple[Artifact, Comparison]:
                 note="All layers are frozen. Intervals: of the test samples, for one seed.",
             ),
             *([gains] if gains.rows else []),
+            *([_numbers(run)] if recipe.ks else []),
         ],
         curves=[
             Curves(
@@ -79,6 +80,22 @@ def write_pretexts(run: PretextsRun) -> tuple[Artifact, Comparison]:
         settings=identity_of(recipe),
     )
     return write_comparison(run.root, comparison, [*run.shards.values(), *run.artifacts])
+
+
+def _numbers(run: PretextsRun) -> Table:
+    rows = [
+        Row(
+            name=f"k = {one.k:,}",
+            cells=[Value(value=value) for value in (*one.accuracies, sum(one.accuracies) / len(one.accuracies))],
+        )
+        for one in run.tried
+    ]
+    return Table(
+        title="Numbers of clusters: accuracy in cross-validation on the labeled set",
+        columns=[Column(title=title, form="percent") for title in (*run.pretexts.layers, "mean")],
+        rows=rows,
+        note=f"k = {run.chosen.recipe.kmeans.k:,} has the highest mean, and is the one that is tested.",
+    )
 
 
 def _findings(of: dict[tuple[Start, str], Judged], layers: tuple[str, ...]) -> Iterator[Finding]:

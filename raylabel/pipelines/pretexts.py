@@ -15,6 +15,7 @@ from raylabel.compute.progress import say
 from raylabel.corpus.label_rule import name_warnings
 from raylabel.evaluate.classified import classified_metrics, right_of
 from raylabel.evaluate.classify import paired_gain
+from raylabel.evaluate.cross_validated import CrossValidation, cross_validate_each
 from raylabel.evaluate.on_features import OnFeatures, classify_each
 from raylabel.evaluate.results import TOP1, Metric, Subject, require
 from raylabel.labels.drawn import OwnLabels, RandomLabels
@@ -48,6 +49,16 @@ class Judged:
     top1: Metric
     gain: Metric | None
     """Its top-1 minus that of random weights; None of these, or if they are not asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """One number of clusters."""
+
+    k: int
+    run: DeepClusterRun
+    accuracies: tuple[float, ...]
+    """Of each layer, in cross-validation on the labeled set."""
 
 
 class PretextsRun(ExperimentSteps[DeepCluster]):
@@ -106,10 +117,7 @@ class PretextsRun(ExperimentSteps[DeepCluster]):
     def _network(self, start: Start) -> Artifact:
         """The pre-trained network of a start."""
         if start == "clusters":
-            network = self.clusters.rounds[-1].network
-            for artifact in self.clusters.artifacts:
-                self._use(artifact)
-            return network
+            return self._clustered(self.chosen)
         if start in LAYERWISE:
             return self._use(self._layerwise(start))
         recipe, config = self.recipe, self.pretexts.train
@@ -134,6 +142,38 @@ class PretextsRun(ExperimentSteps[DeepCluster]):
             seed=recipe.seed,
         )
         return self._use(train(self.root, start, task, recipe.resources, group=self._group))
+
+    @property
+    def chosen(self) -> DeepClusterRun:
+        """The clusters that are judged."""
+        return max(self.tried, key=lambda one: sum(one.accuracies)).run if self.pretexts.ks else self.clusters
+
+    @cached_property
+    def tried(self) -> tuple[Tried, ...]:
+        """Each number of clusters that is tried, in ascending order."""
+        found, recipe = list[Tried](), self.recipe
+        for k in sorted(self.pretexts.ks):
+            say(f"k = {k:,}")
+            run = DeepClusterRun(self.root, replace(recipe, kmeans=replace(recipe.kmeans, k=k)), self._group)
+            network = self._clustered(run)
+            tasks = [
+                CrossValidation(
+                    head=self.pretexts.head,
+                    features=self._features("labels", network, layer),
+                    labels=self.labels,
+                    seed=recipe.seed,
+                )
+                for layer in self.pretexts.layers
+            ]
+            validated = [self._use(one) for one in cross_validate_each(self.root, tasks)]
+            found.append(Tried(k=k, run=run, accuracies=tuple(one.info["accuracy"] for one in validated)))
+        return tuple(found)
+
+    def _clustered(self, run: DeepClusterRun) -> Artifact:
+        network = run.rounds[-1].network
+        for artifact in run.artifacts:
+            self._use(artifact)
+        return network
 
     def _layerwise(self, start: Start) -> Artifact:
         """The network whose layers are learned one after another, from the random weights of the clusters."""

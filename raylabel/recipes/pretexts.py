@@ -8,7 +8,7 @@ from raylabel.corpus import Corpus
 from raylabel.errors import InputError
 from raylabel.models.init import PENULTIMATE, parse_layers
 from raylabel.recipes.deep_cluster import DeepCluster
-from raylabel.store.artifact import NOT_IDENTITY
+from raylabel.store.artifact import ADDED_LATER, NOT_IDENTITY
 from raylabel.training.config import Train
 from raylabel.training.filters_from_patches import Method
 from raylabel.training.head import Head
@@ -53,6 +53,10 @@ class Pretexts:
     2014, arXiv 1406.6909). layer_...: convolutions learn their filters one after another from patches of some samples,
     by k-means, principal components, a restricted Boltzmann machine or a denoising autoencoder
     (training/layerwise.py). true: the true labels of the corpus, an upper bound; needs `clusters.labeled`."""
+    ks: tuple[int, ...] = field(default=(), metadata=ADDED_LATER)
+    """Numbers of clusters, of which one is used: that whose features a logistic regression classifies best in
+    cross-validation on the labeled set, in the mean of the layers. The test set has no say. Empty: that of
+    `clusters`."""
     surrogates: float = 0.1
     """Share of the corpus whose samples are classes of their own; the others are not trained on."""
     schedule: Schedule | None = None
@@ -88,6 +92,12 @@ class Pretexts:
             raise InputError("starts names one twice: name each once")
         if "true" in self.starts and not self.clusters.labeled:
             raise InputError("starts has 'true', but clusters.labeled is not given: the corpus needs labels")
+        for k in self.ks:
+            replace(self.clusters.kmeans, k=k).check("ks")
+        if len(set(self.ks)) < len(self.ks):
+            raise InputError("ks has a number twice: give each once")
+        if self.ks and "clusters" not in self.starts:
+            raise InputError("ks is given, but starts has no 'clusters': add it, or leave ks out")
         if not 0 < self.surrogates <= 1:
             raise InputError(f"surrogates is {self.surrogates}: give a share over 0 and at most 1")
         if not self.layers:

@@ -174,7 +174,7 @@ def measure(root: Root, name: str, recipe: Pretexts) -> None:
 
 
 def show_rounds(name: str, run: PretextsRun) -> None:
-    rounds = run.clusters.rounds
+    rounds = run.chosen.rounds
     before = [one.before.nmi for one in rounds if one.before]
     truth = [one.truth.nmi for one in rounds if one.truth]
     for what, values in (("with the round before", before), ("with true labels", truth)):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import DIGITS_VIEW, digit_images, write_parquet
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from trainings import in_this_process
 
 from raylabel.compute.resources import Resources
@@ -28,6 +29,7 @@ from raylabel.store.artifact import Artifact, Root
 from raylabel.training import filters_from_patches
 from raylabel.training.config import PRETEXTS, Train
 from raylabel.training.head import Head
+from raylabel.training.logistic import folds_of
 from raylabel.training.media import Materialize
 from raylabel.training.schedule import Schedule
 from raylabel.training.task import TrainingTask
@@ -147,6 +149,9 @@ def test_the_page_has_a_row_for_each_start(run: PretextsRun):
         ({"layers": ()}, "layers is empty"),
         ({"test": Corpus(uri=("x",), kind="video")}, "test.kind is 'video', but clusters.corpus.kind is 'image'"),
         ({"layers": ("conv1:",)}, "'conv1:'"),
+        ({"ks": (5, 1)}, "ks.k is 1: give a whole number of at least 2"),
+        ({"ks": (5, 5)}, "ks has a number twice"),
+        ({"ks": (5,), "starts": ("none",)}, "ks is given, but starts has no 'clusters'"),
         ({"head": Head(kind="zero-shot")}, "head.kind is 'zero-shot'"),
     ],
 )
@@ -172,6 +177,34 @@ def test_layers_that_the_network_lacks_are_an_error_before_any_work(run: Pretext
     with pytest.raises(InputError, match="no layer 'conv9'"):
         PretextsRun(root, replace(run.pretexts, layers=("conv9",)))
     assert np.all([path.name.startswith(".") or "shards" in path.name for path in tmp_path.iterdir()])
+
+
+@pytest.mark.long
+def test_the_number_of_clusters_is_chosen_without_the_test_set(run: PretextsRun):
+    recipe = replace(run.pretexts, starts=("clusters",), ks=(12, 5))
+    other = PretextsRun(run.root, recipe)
+    assert [one.k for one in other.tried] == [5, 12]
+    sets, means = {a.digest: a for a in other.artifacts}, []
+    for one in other.tried:
+        network, known = one.run.rounds[-1].network, list[float]()
+        for layer in LAYERS:
+            (features,) = (
+                a
+                for a in sets.values()
+                if a.name == "media-features" and (a.identity["layer"], a.identity["init"]) == (layer, network.digest)
+            )
+            train = read_labeled(features, other.labels)
+            split = PredefinedSplit(folds_of(train.label, 5, 0))
+            found = cross_val_predict(LogisticRegression(C=10.0, max_iter=5_000), train.feature, train.label, cv=split)
+            known.append(float(np.equal(found, train.label).mean()))
+        assert one.accuracies == pytest.approx(known, abs=0.011)
+        means.append(sum(one.accuracies))
+    best = other.tried[int(np.argmax(means))]
+    assert other.chosen is best.run
+    assert {one.network for one in other.judged} == {best.run.rounds[-1].network}
+    page, comparison = write_pretexts(other)
+    assert f"k = {best.k} has the highest mean" in page.read("report.html").decode()
+    assert [row.name for row in comparison.tables[-1].rows] == ["k = 5", "k = 12"]
 
 
 @pytest.mark.long
