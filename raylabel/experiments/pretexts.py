@@ -20,6 +20,8 @@ NAMES: dict[Start, str] = {
     "layer_pca": "components, layer by layer",
     "layer_rbm": "Boltzmann machines, layer by layer",
     "layer_autoencoder": "autoencoders, layer by layer",
+    "completion": "completion",
+    "denoising": "denoising",
     "true": "true labels",
 }
 

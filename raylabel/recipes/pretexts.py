@@ -25,6 +25,8 @@ Start = Literal[
     "layer_pca",
     "layer_rbm",
     "layer_autoencoder",
+    "completion",
+    "denoising",
     "true",
 ]
 STARTS: tuple[Start, ...] = get_args(Start)
@@ -52,7 +54,8 @@ class Pretexts:
     changed (training/pretexts.py). surrogate: each of `surrogates` samples is a class of its own (Dosovitskiy et al.
     2014, arXiv 1406.6909). layer_...: convolutions learn their filters one after another from patches of some samples,
     by k-means, principal components, a restricted Boltzmann machine or a denoising autoencoder
-    (training/layerwise.py). true: the true labels of the corpus, an upper bound; needs `clusters.labeled`."""
+    (training/layerwise.py). completion, denoising: the network restores blanked cells of the picture, or a picture with
+    noise (training/restoration.py). true: the true labels of the corpus, an upper bound; needs `clusters.labeled`."""
     ks: tuple[int, ...] = field(default=(), metadata=ADDED_LATER)
     """Numbers of clusters, of which one is used: that whose features a logistic regression classifies best in
     cross-validation on the labeled set, in the mean of the layers. The test set has no say. Empty: that of

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import inf
+from operator import attrgetter
 from typing import Literal, get_args
 
 from raylabel.errors import InputError
@@ -10,9 +11,11 @@ from raylabel.store.artifact import ADDED_LATER, NOT_IDENTITY
 from raylabel.training.schedule import Schedule
 
 Set = Literal["none", "validation", "labeled"]
-Pretext = Literal["none", "rotation", "jigsaw", "position"]
-PRETEXTS: dict[str, int] = {"rotation": 4, "jigsaw": 24, "position": 8}
-"""Pretext → its number of classes."""
+Pretext = Literal["none", "rotation", "jigsaw", "position", "completion", "denoising"]
+PRETEXTS: dict[str, int] = {"rotation": 4, "jigsaw": 24, "position": 8, "completion": 2, "denoising": 2}
+"""Pretext → its number of classes. Those that restore the picture have none; the head, which stays random, has two."""
+RESTORING: tuple[Pretext, ...] = ("completion", "denoising")
+"""The pretexts that restore the picture, by a decoder in place of the head: models/restoring.py."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +98,8 @@ class Train:
     of the `label.p` classes that are stored alone."""
     pretext: Pretext = field(default="none", metadata=ADDED_LATER)
     """Labels that a picture makes itself, in place of those of the samples: training/pretexts.py. The number of classes
-    is then that of the pretext."""
+    is then that of the pretext. Or the picture itself as the target: the accuracy of the training curve is then the
+    share of restored numbers with a small error (training/restoration.py)."""
     mixup: float = field(default=0.0, metadata=ADDED_LATER)
     """Alpha of mixup, the convex combination of two images and of their labels; 0: none. See training/mixing.py."""
     cutmix: float = field(default=0.0, metadata=ADDED_LATER)
@@ -152,6 +156,11 @@ class Train:
                 f"{name}.pretext is '{self.pretext}', which has no soft targets and no validation: unset {name}.soft "
                 f"and {name}.validate"
             )
+        for key in ("label_smoothing", "label_noise", "dropout", "mixup", "cutmix", "init.frozen"):
+            if self.pretext in RESTORING and attrgetter(key)(self):
+                raise InputError(
+                    f"{name}.pretext is '{self.pretext}', which has no labels and no head: unset {name}.{key}"
+                )
         for key in ("accumulate", "steps_per_gradient"):
             if (value := getattr(self, key)) < 1:
                 raise InputError(f"{name}.{key} is {value}: give at least 1")

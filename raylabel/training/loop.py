@@ -18,15 +18,18 @@ from raylabel.compute.resources import node_cpus
 from raylabel.errors import DivergedError, InputError
 from raylabel.media.image_views import normalise
 from raylabel.models.build import input_dtype, memory_format
+from raylabel.models.restoring import Restoring
 from raylabel.models.start import freeze, start_network
 from raylabel.models.trained import CURVE
 from raylabel.models.weights import save_tensors
 from raylabel.text import one_line
 from raylabel.training.checkpoint import STATE, Checkpoints, Files, Writer
+from raylabel.training.config import RESTORING
 from raylabel.training.learner import Learner
 from raylabel.training.mixing import make_mix
 from raylabel.training.preemption import Agreement, handle_sigterm
 from raylabel.training.pretexts import make_pretext
+from raylabel.training.restoration import measure_restored
 from raylabel.training.schedule import lr_at
 from raylabel.training.soft import make_targets
 from raylabel.training.task import TrainingTask
@@ -73,7 +76,10 @@ def steps(task: TrainingTask, checkpoints: Checkpoints) -> Generator[int, None, 
     if task.precision == "fp32":
         use_full_float32()
     torch.manual_seed(task.seed)
-    module = start_network(task.model, task.classes, config.init, task.init)
+    module: Any = start_network(task.model, task.classes, config.init, task.init)
+    if config.pretext in RESTORING:
+        *frames, height, width, _ = task.view.train_shape
+        module = Restoring(module, (3, *frames, height, width))
     module = module.to(device, memory_format=memory_format(module)).train()  # pyright: ignore[reportCallIssue]
     if config.sync_batchnorm:
         module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
@@ -178,13 +184,17 @@ def _add_gradients(parallel: Any, batch: tuple[Any, Any, Any], task: TrainingTas
         with nullcontext() if number == len(parts) else parallel.no_sync():
             with torch.autocast(images.device.type, torch.bfloat16, enabled=task.precision == "bf16"):
                 logits = parallel(images)
-                losses = functional.cross_entropy(
-                    logits, target, reduction="sum", label_smoothing=config.label_smoothing
-                )
+                if config.pretext in RESTORING:
+                    losses, right = measure_restored(logits, target)
+                else:
+                    losses = functional.cross_entropy(
+                        logits, target, reduction="sum", label_smoothing=config.label_smoothing
+                    )
+                    right = (logits.argmax(1) == label).sum()
             # DDP averages over workers, whose shares of the batch may differ by an image: weight by images instead.
             (losses * (world / config.batch)).backward()
         with torch.no_grad():
-            sums += torch.stack([losses.detach(), (logits.argmax(1) == label).sum()])
+            sums += torch.stack([losses.detach(), right])
     return sums
 
 

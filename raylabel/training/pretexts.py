@@ -9,7 +9,8 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from raylabel.training.config import PRETEXTS, Pretext
+from raylabel.training.config import PRETEXTS, RESTORING, Pretext
+from raylabel.training.restoration import add_noise, blank_cells
 
 TILES = 2
 """Tiles in a row of a puzzle: of 2 x 2 tiles all 24 orders are classes."""
@@ -25,10 +26,14 @@ def make_pretext(pretext: Pretext) -> Callable[[Any, Any], tuple[Any, Any]]:
     one batch). jigsaw: the tiles of the picture in another order, each with a border of zeros, so that edges do not
     tell it (Noroozi & Favaro 2016, arXiv 1603.09246; they have 3 x 3 tiles, and a network for each). position: of the
     cells of a grid of 3 x 3, the middle one in the left half of the picture, and one of its neighbours in the right
-    half (Doersch et al. 2015, arXiv 1505.05192; they have a network for each).
+    half (Doersch et al. 2015, arXiv 1505.05192; they have a network for each). completion, denoising: in place of the
+    labels the target float32 of the shape of the pixels (restoration.py).
     """
     if pretext == "none":
         return lambda pixels, labels: (pixels, labels)
+    if pretext in RESTORING:
+        spoil = blank_cells if pretext == "completion" else add_noise
+        return lambda pixels, _: spoil(pixels)
     change, classes = {"rotation": _rotated, "jigsaw": _reordered, "position": _beside}[pretext], PRETEXTS[pretext]
 
     def apply(pixels: Any, labels: Any) -> tuple[Any, Any]:

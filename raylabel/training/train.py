@@ -16,10 +16,11 @@ from raylabel.compute.autoscaler import ready
 from raylabel.compute.progress import Progress, make_board, shown
 from raylabel.compute.resources import Resources
 from raylabel.errors import InputError
+from raylabel.models.restoring import without_decoder
 from raylabel.models.trained import CURVE, WEIGHTS, describe
 from raylabel.store.artifact import Artifact, Built, Draft, Root, identity_of, write_bytes
 from raylabel.training.checkpoint import STATE, Checkpoints
-from raylabel.training.config import PRETEXTS
+from raylabel.training.config import PRETEXTS, RESTORING
 from raylabel.training.held_group import HeldGroup
 from raylabel.training.learner import MOMENTUM, result_file
 from raylabel.training.loop import describe_step, run_worker
@@ -86,6 +87,8 @@ def train(
             board.set.remote(config.processed, describe_step(last["loss"], last["accuracy"]))
         ray.kill(board)
         made = {WEIGHTS: final.files[result_file(config)], CURVE: final.files[CURVE]}
+        if config.pretext in RESTORING:
+            made[WEIGHTS] = without_decoder(made[WEIGHTS])
         if config.validate.given:
             made[VALIDATION] = final.files[VALIDATION]
         if task.continued:

@@ -26,7 +26,7 @@ from raylabel.training.schedule import Schedule
 from raylabel.training.task import TrainingTask
 from raylabel.training.train import train
 
-MODEL = Model(arch="resnet8x1")
+MODEL, CLASSES = Model(arch="resnet8x1"), 10
 CONFIG = Train(images=3_200, batch=64, schedule=Schedule(lr=0.05), precision="fp32", checkpoint_minutes=0.001)
 
 
@@ -55,7 +55,7 @@ def fit(
 ) -> Artifact:
     task = TrainingTask(
         model=MODEL,
-        classes=10,
+        classes=CLASSES,
         examples=examples,
         config=config,
         view=DIGITS_VIEW,

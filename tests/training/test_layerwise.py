@@ -98,7 +98,10 @@ def test_the_head_and_the_scale_of_batchnorm_are_those_of_random_weights(root: R
         assert torch.equal(one, network.get_parameter(name)) == (one.ndim < 4), name
 
 
-@pytest.mark.parametrize("method", ["kmeans", "pca", "rbm", "autoencoder"])
+LONG = [pytest.param(method, marks=pytest.mark.long) for method in ("pca", "rbm", "autoencoder")]
+
+
+@pytest.mark.parametrize("method", ["kmeans", *LONG])
 def test_the_seed_decides_all_weights(root: Root, task: LayerwiseTask, tmp_path: Path, method: Method):
     task = replace(task, method=method)
     again = learned(Root.open(str(tmp_path / "again")), task)
