@@ -167,7 +167,8 @@ SUSPECTS = pa.schema(
     + [pa.field("best", pa.int32(), nullable=False), pa.field("log_odds", pa.float32(), nullable=False)]
 )
 
-# The selected multiset, ordered by (label, rank); ranks start at 1. A sample may have several labels.
+# The selected multiset, ordered by (label, rank); ranks start at 1. A sample may have several labels. A label of -1 - c
+# says that class c is neither present nor absent; only sets with several labels per sample have them.
 PICKS = pa.schema(
     [
         pa.field("label", pa.int32(), nullable=False),

@@ -6,6 +6,8 @@
 - raylabel transfer sign-digits --data DIR --networks NETWORK random=NETWORK --layers layer1:4 layer2:4
 - raylabel transfer sign-digits --help                                            what each field means
 
+- raylabel transfer voc07-alexnet --data DIR --networks NETWORK                   several labels in one picture
+
 The first network is compared with each of the others, on the same test samples.
 """
 
@@ -16,13 +18,19 @@ from raylabel.recipes.transfer import Transfer
 def main() -> None:
     with launched(__doc__ or "", Options[Transfer]) as (root, options):
         # Imported now, because PyTorch takes seconds: --help and a wrong field need not wait for it.
+        from raylabel.experiments.multi_label import write_multi_label
+        from raylabel.experiments.terminal import print_comparison
         from raylabel.pipelines.transfer import TransferRun
         from raylabel.transfer.networks import candidates_of
         from raylabel.transfer.result import print_transfer, write_transfer
 
         recipe = options.recipe
-        page, summary = write_transfer(
-            TransferRun(root, recipe, candidates_of(recipe.networks, recipe.view, recipe.seed))
-        )
+        run = TransferRun(root, recipe, candidates_of(recipe.networks, recipe.view, recipe.seed))
+        if recipe.several:
+            page, comparison = write_multi_label(run)
+            root.uses.finish(f"{page.name}-{page.digest}")
+            print_comparison(comparison, page.uri)
+            return
+        page, summary = write_transfer(run)
         root.uses.finish(f"{page.name}-{page.digest}")
         print_transfer(summary, page.uri)

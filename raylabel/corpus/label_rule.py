@@ -17,6 +17,8 @@ _SIGNED = re.compile(r"[+\-−]\d+")
 # As programs write them; `nan` is a missing value. Not 12e4, which may be a name.
 _FLOAT = re.compile(r"[+\-−]?(?:(?:\d+\.\d*|\.\d+)(?:e[+-]?\d+)?|\d+e[+-]\d+|nan)", re.IGNORECASE)
 _DIGITS = 4000  # Python converts no longer text to an integer
+BETWEEN, UNSURE = "|", "?"
+"""In a label of several classes (labels/several.py): between them; before one that is neither present nor absent."""
 EXPECTED = "names, or integers of 0 or more"
 
 

@@ -14,6 +14,7 @@ from raylabel.datasets.listed import SCHEME
 from raylabel.datasets.moving_digits import half_of_moving_digits, moving_digits
 from raylabel.datasets.standard import list_set
 from raylabel.datasets.statefarm import statefarm
+from raylabel.datasets.voc import voc2007
 from raylabel.errors import InputError
 from raylabel.store.artifact import Artifact, Root
 
@@ -33,6 +34,7 @@ __all__ = [
     "resolve",
     "statefarm",
     "ucf101",
+    "voc2007",
 ]
 
 EMBEDDED = "embedded://"

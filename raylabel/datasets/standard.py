@@ -16,6 +16,7 @@ from raylabel.datasets.imagenet_subsets import (
 )
 from raylabel.datasets.listed import CLASSES, LIST, SCHEME, Listed, make_list
 from raylabel.datasets.statefarm import read_statefarm
+from raylabel.datasets.voc import read_voc2007
 from raylabel.errors import InputError
 from raylabel.store.artifact import Root
 
@@ -28,6 +29,7 @@ READERS: dict[str, tuple[int, Callable[..., Listed]]] = {
     "kinetics": (1, read_kinetics),
     "statefarm": (2, read_statefarm),
     "ucf101": (2, read_ucf101),
+    "voc2007": (1, read_voc2007),
 }
 # Each takes the folder of the set and the names in `Corpus.classes`.
 SUBSETS: dict[str, Callable[[str, tuple[str, ...]], Listed]] = {

@@ -4,11 +4,10 @@ Letters: N samples, C classes.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 
 from raylabel.compute.tasks import fetch
@@ -60,23 +59,29 @@ def _labeled(scores: Artifact, labels: Artifact, classes: int) -> Iterator[tuple
     """(key int64 [n], label int64 [n], log probabilities float32 [n, C]) of some of the samples at a time."""
     picks = labels.table("picks-", PICKS, ["key", "label"]).sort_by("key")
     wanted, label = picks.column("key").to_numpy(), picks.column("label").to_numpy().astype(np.int64)
+    for key, odds in labeled_batches(scores, wanted, classes, "log_odds"):
+        # log p = -log(1 + 1 / odds): of a video, p is the mean over its clips, which no logits give.
+        log_p = -np.logaddexp(0, -odds.astype(np.float64)).astype(np.float32)
+        yield key, label[np.searchsorted(wanted, key)], log_p
+
+
+def labeled_batches(
+    scores: Artifact, wanted: np.ndarray, classes: int, column: Literal["log_odds", "logits"]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(key int64 [n], column of SCORES float32 [n, C]) of some at a time of the samples whose keys are in `wanted`. The
+    SCORES have all C classes."""
     for file in scores.files("scores-"):
         with scores.opened(file) as opened:
-            for batch in _batches(opened):
+            for batch in opened.iter_batches(ROWS, columns=["key", "classes", column], use_threads=False):
                 heartbeat()
                 some = batch.filter(pa.array(np.isin(batch.column("key").to_numpy(), wanted)))
                 if not len(some):
                     continue
                 key = some.column("key").to_numpy()
-                at, odds = (_lists(some, name, classes) for name in ("classes", "log_odds"))
-                log_p = np.empty((len(key), classes), np.float32)
-                # log p = -log(1 + 1 / odds): of a video, p is the mean over its clips, which no logits give.
-                np.put_along_axis(log_p, at, -np.logaddexp(0, -odds.astype(np.float64)).astype(np.float32), 1)
-                yield key, label[np.searchsorted(wanted, key)], log_p
-
-
-def _batches(opened: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
-    yield from opened.iter_batches(ROWS, columns=["key", "classes", "log_odds"], use_threads=False)
+                at, listed = (_lists(some, name, classes) for name in ("classes", column))
+                values = np.empty((len(key), classes), np.float32)
+                np.put_along_axis(values, at, listed, 1)
+                yield key, values
 
 
 def _lists(batch: pa.RecordBatch, name: str, classes: int) -> np.ndarray:

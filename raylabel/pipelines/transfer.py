@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import get_args
 
-import numpy as np
-
 from raylabel.corpus import Shards
 from raylabel.evaluate.classified import best_of, classified_metrics, right_of
 from raylabel.evaluate.classify import paired_gain
 from raylabel.evaluate.knn import Knn
+from raylabel.evaluate.multi_label import mean_difference, mean_metrics, mean_precisions
 from raylabel.evaluate.on_features import OnFeatures, classify_features
 from raylabel.evaluate.on_scores import classify_scores
 from raylabel.evaluate.real_labels import real_top1
@@ -51,10 +50,11 @@ class Outcome:
     samples: int
     """Labeled samples that it is fitted to."""
     classified: Artifact
-    """CLASSIFIED of the test set."""
+    """CLASSIFIED of the test set; or its mean average precision, if samples have several labels."""
     metrics: tuple[Metric, ...]
     gain: Metric | None = None
-    """Top-1 of the first network by the same protocol minus this one; None of the first one itself."""
+    """Top-1, or the mean average precision, of the first network by the same protocol minus this one; None of the first
+    one itself."""
 
 
 class TransferRun(Used):
@@ -74,17 +74,17 @@ class TransferRun(Used):
             check_trunk(self.weights(candidate), candidate.model, candidate.weights)
             for layer in self.recipe.layers:
                 feature_width(candidate.model, candidate.view, layer)
-        found, right = list[Outcome](), dict[str, np.ndarray]()
+        found, firsts = list[Outcome](), dict[str, Artifact]()
         protocols = sorted(self.recipe.protocols, key=get_args(Protocol).index)
         for outcome in (one for protocol in protocols for one in self._of_protocol(protocol)):
-            hits = right_of(outcome.classified)
             key = f"{outcome.protocol} {outcome.share} {outcome.layer}"
             if outcome.candidate is self.candidates[0]:
-                right[key] = hits
+                firsts[key] = outcome.classified
             # Random weights are compared with fine-tuned ones, whose training is the same.
-            first = right.get("finetune None " if outcome.protocol == "scratch" else key)
-            gain = None if first is None or first is hits else paired_gain(self._subject(outcome), first, hits)
-            found.append(replace(outcome, gain=gain))
+            first = firsts.get("finetune None " if outcome.protocol == "scratch" else key)
+            if first and first is not outcome.classified:
+                outcome = replace(outcome, gain=self._gain(outcome, first))
+            found.append(outcome)
         return tuple(found)
 
     @cached_property
@@ -145,8 +145,9 @@ class TransferRun(Used):
             if protocol == "finetune":
                 yield self._trained(candidate, protocol, recipe.finetune)
             else:
-                frozen = replace(recipe.probe.init, frozen=(TRUNK,), frozen_until=1.0)
-                yield self._trained(candidate, protocol, replace(recipe.probe, init=frozen))
+                init = recipe.probe.init
+                init = replace(init, frozen=init.frozen or (TRUNK,), frozen_until=1.0)
+                yield self._trained(candidate, protocol, replace(recipe.probe, init=init))
 
     def _on_features(
         self, candidate: Candidate, protocol: Protocol, method: Head | Knn, layer: str, share: float | None
@@ -181,7 +182,10 @@ class TransferRun(Used):
         network = self._use(train(self.root, protocol, task, self.recipe.resources))
         known = (self._scores(network, candidate, held[0]), held[1]) if held else None
         tested = self._scores(network, candidate, "test")
-        made = classify_scores(self.root, tested, self.start.test_labels, known)
+        if self.recipe.several:
+            made = mean_precisions(self.root, tested, self.start.test_labels)
+        else:
+            made = classify_scores(self.root, tested, self.start.test_labels, known)
         return self._outcome(candidate, protocol, made, self.examples.info["samples"] - self.examples.info["rejected"])
 
     def _scores(self, network: Artifact, candidate: Candidate, corpus: str) -> Artifact:
@@ -221,10 +225,18 @@ class TransferRun(Used):
             metrics=(),
         )
         start, subject = self.start, self._subject(found)
+        if self.recipe.several:
+            return replace(found, metrics=tuple(mean_metrics(subject, made)))
         rows = classified_metrics(subject, made, len(start.classes))
         if start.real:
             rows.append(real_top1(subject, best_of(made), start.corpora["test"], start.shards["test"], start.real))
         return replace(found, metrics=tuple(rows))
+
+    def _gain(self, outcome: Outcome, first: Artifact) -> Metric:
+        """That of the first network, `first`, over this one."""
+        if self.recipe.several:
+            return mean_difference(self._subject(outcome), first, outcome.classified)
+        return paired_gain(self._subject(outcome), right_of(first), right_of(outcome.classified))
 
     def _subject(self, outcome: Outcome) -> Subject:
         share = f" {outcome.share:g}" if outcome.share else ""

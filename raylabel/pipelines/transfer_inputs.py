@@ -13,6 +13,7 @@ from raylabel.corpus.label_rule import name_warnings
 from raylabel.datasets import real_labels
 from raylabel.datasets.imagenet import WNID
 from raylabel.errors import InputError
+from raylabel.labels.several import SeveralLabels
 from raylabel.labels.truth import GivenLabels
 from raylabel.media.view import View
 from raylabel.models import Model, check, check_input
@@ -72,9 +73,10 @@ def prepare(root: Root, recipe: Transfer, candidates: Sequence[Candidate]) -> Pr
     fix one of them."""
     check_transfer(recipe, candidates)
     corpora, shards = index_corpora(root, {name: getattr(recipe, name) for name in recipe.corpora})
-    labels = GivenLabels().label(root, corpora["labeled"], shards["labeled"])
+    source = SeveralLabels if recipe.several else GivenLabels
+    labels = source().label(root, corpora["labeled"], shards["labeled"])
     classes = tuple(labels.info["classes"])
-    given = GivenLabels(classes=classes)
+    given = source(classes=classes)
     tested = given.label(root, corpora["test"], shards["test"])
     warnings = [*name_warnings(classes), *lacking_classes(classes, tested)]
     for text in warnings:

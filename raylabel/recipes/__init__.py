@@ -51,7 +51,7 @@ from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.recipes.redrawing import Redrawing
 from raylabel.recipes.space import Search
 from raylabel.recipes.transfer import Transfer
-from raylabel.recipes.transfers import cub200_resnet50, sign_digits
+from raylabel.recipes.transfers import cub200_resnet50, sign_digits, voc07_alexnet
 from raylabel.recipes.videos import (
     actions,
     kinetics_ig_weak_r2plus1d18,
@@ -132,4 +132,5 @@ __all__ = [
     "sign_digits",
     "statefarm",
     "statefarm_by_driver",
+    "voc07_alexnet",
 ]

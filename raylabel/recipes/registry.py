@@ -43,7 +43,7 @@ from raylabel.recipes.memorized import (
     redrawn_digits,
     redrawn_moving_digits,
 )
-from raylabel.recipes.transfers import cub200_resnet50, sign_digits
+from raylabel.recipes.transfers import cub200_resnet50, sign_digits, voc07_alexnet
 from raylabel.recipes.videos import (
     actions,
     kinetics_ig_weak_r2plus1d18,
@@ -66,6 +66,7 @@ NAMED: dict[str, Callable[..., Any]] = {
     "kinetics-r2plus1d34": kinetics_r2plus1d34,
     "kinetics-ig-weak-r2plus1d18": kinetics_ig_weak_r2plus1d18,
     "sign-digits": sign_digits,
+    "voc07-alexnet": voc07_alexnet,
     "cub200-resnet50": cub200_resnet50,
     "random-digits": random_digits,
     "random-moving-digits": random_moving_digits,

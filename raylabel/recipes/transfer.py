@@ -10,7 +10,7 @@ from raylabel.evaluate.knn import Knn
 from raylabel.labels.teacher import Label
 from raylabel.media.view import View
 from raylabel.models.init import PENULTIMATE, parse_layers
-from raylabel.store.artifact import NOT_IDENTITY
+from raylabel.store.artifact import ADDED_LATER, NOT_IDENTITY
 from raylabel.training.config import Train
 from raylabel.training.head import Head
 from raylabel.training.media import Materialize
@@ -41,11 +41,16 @@ class Transfer:
     tag ('timm/resnet50.a1_in1k', 'ResNet50_Weights.IMAGENET1K_V2'), or ARCH=WEIGHTS, where the weights are a file, a
     folder or a repository of the hub ('resnet50=weights.safetensors'). The first one is compared with each of the
     others. random=NETWORK, or random=ARCH: random weights of the same architecture, in the same view."""
+    several: bool = field(default=False, metadata=ADDED_LATER)
+    """Whether a sample may have several labels: 'dog|person' shows both, and with '?chair' nothing is said about chairs
+    (labels/several.py). `labeled.classes` and `test.classes` have the names. The trainings need the loss 'bce', and the
+    result is the mean average precision."""
     view: View
     """How a sample becomes a network's input. Size, resizing, mean and standard deviation are those of each network,
     if they are known."""
     protocols: tuple[Protocol, ...] = get_args(Protocol)
-    """finetune: all layers are trained, from the network's weights and a new head. probe: only a new head is trained.
+    """finetune: all layers are trained, from the network's weights and a new head. probe: only a new head is trained;
+    or, if `probe.init.frozen` names the layers that are frozen, the others too.
     logistic_raw and logistic: a logistic regression on stored features, as the network computes them and scaled to
     unit length. few: a logistic regression on few of the labels. knn: the nearest neighbours. scratch: each
     architecture, trained from random weights."""
@@ -107,6 +112,18 @@ class Transfer:
                 raise InputError(f"{name}.init.weights is given, but the weights are those of networks: leave it out")
             if config and config.validate.given:
                 raise InputError(f"{name}.validate is given, but a transfer validates no training: leave it out")
+        trained = {"finetune": self.finetune, "probe": self.probe, "scratch": self.scratch or self.finetune}
+        for name in [name for name in trained if name in self.protocols]:
+            if (loss := trained[name].loss) != (wanted := "bce" if self.several else "softmax"):
+                raise InputError(f"{name}.loss is '{loss}', but several is {self.several}: give '{wanted}'")
+        if self.several:
+            if others := [one for one in self.protocols if one not in trained]:
+                raise InputError(f"protocols has '{others[0]}', but several is True: give some of {', '.join(trained)}")
+            if self.holdout or self.validation or self.real:
+                raise InputError(
+                    "several is True, with which there are no temperatures: set holdout to 0, and give "
+                    "neither validation nor real"
+                )
         if twice := [one for number, one in enumerate(self.networks) if one in self.networks[:number]]:
             raise InputError(f"networks has '{twice[0]}' twice: name it once")
 

@@ -68,6 +68,10 @@ class Train:
     optimizer: Literal["sgd", "adam", "adamw", "lamb"] = field(default="sgd", metadata=ADDED_LATER)
     """torch.optim's SGD with momentum, as in the paper, Adam or AdamW; or timm's LAMB (You et al. 2019, arXiv
     1904.00962) with its clipping of the gradient, which needs the extra raylabel[timm]."""
+    loss: Literal["softmax", "bce"] = field(default="softmax", metadata=ADDED_LATER)
+    """softmax: cross-entropy; a sample with several labels is trained on once for each of them, as in the paper. bce:
+    the binary cross-entropy of each class, summed; a sample is trained on once, with all its labels. For sets in which
+    a sample shows things of several classes."""
     momentum: float = 0.9
     """Momentum of SGD; the decay of the first moment (beta 1) of the others."""
     beta2: float = field(default=0.999, metadata=ADDED_LATER)
@@ -161,6 +165,13 @@ class Train:
                 raise InputError(
                     f"{name}.pretext is '{self.pretext}', which has no labels and no head: unset {name}.{key}"
                 )
+        if self.loss not in ("softmax", "bce"):
+            raise InputError(f"{name}.loss is {self.loss!r}: give 'softmax' or 'bce'")
+        for key in ("label_smoothing", "label_noise", "soft", "mixup", "cutmix", "validate.given"):
+            if self.loss == "bce" and attrgetter(key)(self):
+                raise InputError(f"{name}.loss is 'bce', with which {name}.{key.removesuffix('.given')} cannot be used")
+        if self.loss == "bce" and self.pretext != "none":
+            raise InputError(f"{name}.loss is 'bce', but {name}.pretext is '{self.pretext}': unset one")
         for key in ("accumulate", "steps_per_gradient"):
             if (value := getattr(self, key)) < 1:
                 raise InputError(f"{name}.{key} is {value}: give at least 1")

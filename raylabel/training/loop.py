@@ -26,10 +26,10 @@ from raylabel.text import one_line
 from raylabel.training.checkpoint import STATE, Checkpoints, Files, Writer
 from raylabel.training.config import RESTORING
 from raylabel.training.learner import Learner
+from raylabel.training.losses import make_loss
 from raylabel.training.mixing import make_mix
 from raylabel.training.preemption import Agreement, handle_sigterm
 from raylabel.training.pretexts import make_pretext
-from raylabel.training.restoration import measure_restored
 from raylabel.training.schedule import lr_at
 from raylabel.training.soft import make_targets
 from raylabel.training.task import TrainingTask
@@ -175,22 +175,19 @@ def _add_gradients(parallel: Any, batch: tuple[Any, Any, Any], task: TrainingTas
     """Adds the gradients of this worker's share of a batch: (images, targets, labels). Returns its summed loss and its
     number of correct images, [2]."""
     import torch
-    from torch.nn import functional
 
-    config, sums = task.config, torch.zeros(2, dtype=torch.float64, device=batch[0].device)
+    config, measure, sums = (
+        task.config,
+        make_loss(task.config),
+        torch.zeros(2, dtype=torch.float64, device=batch[0].device),
+    )
     parts = list(zip(*(x.chunk(config.accumulate) for x in batch), strict=True))
     for number, (images, target, label) in enumerate(parts, 1):
         # The workers sum their gradients once, after the last part.
         with nullcontext() if number == len(parts) else parallel.no_sync():
             with torch.autocast(images.device.type, torch.bfloat16, enabled=task.precision == "bf16"):
                 logits = parallel(images)
-                if config.pretext in RESTORING:
-                    losses, right = measure_restored(logits, target)
-                else:
-                    losses = functional.cross_entropy(
-                        logits, target, reduction="sum", label_smoothing=config.label_smoothing
-                    )
-                    right = (logits.argmax(1) == label).sum()
+                losses, right = measure(logits, target, label)
             # DDP averages over workers, whose shares of the batch may differ by an image: weight by images instead.
             (losses * (world / config.batch)).backward()
         with torch.no_grad():

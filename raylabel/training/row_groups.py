@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
+from raylabel.errors import InputError
 from raylabel.schema import MEDIA, ROW_GROUPS, SOFT
 from raylabel.store.artifact import Artifact
 from raylabel.store.files import Ranges, filesystem, open_ranges, reading
@@ -25,7 +26,8 @@ THREADS = 16  # that read labels; they mostly wait
 
 
 class RowGroup(NamedTuple):
-    """Samples of a lane that are stored together. Item i is sample `sample[i]` with the label `label[i]`."""
+    """Samples of a lane that are stored together. Item i is sample `sample[i]` with the label `label[i]`, or with the
+    labels `labels[i]`, if these are given."""
 
     key: Sequence[int]
     media: Sequence[bytes] | pa.LargeBinaryArray
@@ -33,6 +35,8 @@ class RowGroup(NamedTuple):
     label: np.ndarray
     soft: Soft | None = None
     """Of each sample, if the EXAMPLES have it."""
+    labels: Sequence[np.ndarray] | None = None
+    """All labels of each item's sample."""
 
 
 class _Labels(NamedTuple):
@@ -73,14 +77,20 @@ class RowGroups(Protocol):
         ...
 
 
-def row_groups_of(examples: Artifact) -> RowGroups:
-    return _Earlier(examples) if "lane_items" in examples.info else _Stored(examples)
+def row_groups_of(examples: Artifact, several: bool = False) -> RowGroups:
+    """`several`: items are samples that have labels, with all of them, and not pairs of a sample and a label."""
+    if "lane_items" not in examples.info:
+        return _Stored(examples, several)
+    if several:
+        raise InputError(f"{examples.uri} is of an earlier version: give another root for loss 'bce'")
+    return _Earlier(examples)
 
 
 class _Stored:
     """MEDIA and a table of labels. RowGroups that follow each other in a file are read with one request."""
 
-    def __init__(self, examples: Artifact):
+    def __init__(self, examples: Artifact, several: bool):
+        self._several = several
         self.lanes: int = examples.info["lanes"]
         self._examples, self._media = examples, media_of(examples)
         self._columns = ["labels", *(SOFT.names if examples.info.get("soft") else ())]
@@ -106,7 +116,8 @@ class _Stored:
             rows = np.append(0, np.cumsum(self._of["rows"][own]))
             starts = np.append(0, np.cumsum(labels.counts, dtype=np.int64))
             self._labels[lane] = starts, labels
-            items = np.diff(starts[rows]).tolist()
+            ends = np.append(0, np.cumsum(labels.counts > 0)) if self._several else starts
+            items = np.diff(ends[rows]).tolist()
             found[lane] = Lane(lane, items, seed, units(self._of["file"][own].tolist()))
         return found
 
@@ -160,7 +171,12 @@ class _Stored:
             sample = np.repeat(np.arange(len(batch)), np.diff(of))
             soft = labels.soft and Soft(*(column[rows] for column in labels.soft))
             label = labels.label[of[0] : of[-1]]
-            found.append(RowGroup(batch.column(0).to_numpy(), batch.column(1), sample, label, soft))
+            every = None
+            if self._several:
+                sample = np.flatnonzero(np.diff(of))
+                every = [labels.label[of[one] : of[one + 1]] for one in sample]
+                label = labels.label[of[sample]]
+            found.append(RowGroup(batch.column(0).to_numpy(), batch.column(1), sample, label, soft, every))
         return found
 
     def _open(self, file: int) -> Ranges:

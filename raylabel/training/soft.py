@@ -16,6 +16,7 @@ from raylabel.schema import SOFT
 from raylabel.store.artifact import Artifact
 from raylabel.store.files import read_file, reading
 from raylabel.training.config import Train
+from raylabel.training.losses import several_targets
 from raylabel.training.noise import replace_labels
 
 THREADS = 8  # that read files of SCORES; they mostly wait
@@ -73,9 +74,11 @@ def make_targets(config: Train, classes: int) -> Callable[[Any, Soft | None], An
     is spread equally over the other C - P classes; if there are none, q is divided by its sum. At other temperatures q
     is proportional to p_c^(1/T) for the P classes and 0 for others (Hinton et al. 2015, arXiv 1503.02531 §2, without
     the temperature of the student). The target of a sample without log-odds is onehot(y). Before that,
-    `config.label_noise` replaces labels.
+    `config.label_noise` replaces labels. With `config.loss` 'bce', labels int64 [B, L] become those of losses.py.
     """
     noise = config.label_noise
+    if config.loss == "bce":
+        return lambda labels, _: several_targets(labels, classes)
     if not config.soft:
         return lambda labels, soft: replace_labels(labels, noise, classes)
     import torch

@@ -1,9 +1,10 @@
 """EXAMPLES → batches: the order of training data is a pure function of (seed, epoch, position).
 
 It does not depend on the number of workers or on restarts. An item is a (sample, label) pair: a sample with three
-labels is three items. Each lane repeats its items epoch after epoch, in a new permutation each time (lanes.py). With L
-lanes, item g of the stream is item g // L of lane g % L. Each worker knows its share of any batch without
-communication (shares.py). Elastic determinism is an idea of MosaicML's streaming library, which does not use lanes.
+labels is three items; or, for the binary cross-entropy of all classes, one. Each lane repeats its items epoch after
+epoch, in a new permutation each time (lanes.py). With L lanes, item g of the stream is item g // L of lane g % L. Each
+worker knows its share of any batch without communication (shares.py). Elastic determinism is an idea of MosaicML's
+streaming library, which does not use lanes.
 
 Reading and decoding run ahead of training, in threads of the worker: groups of samples are read before they are needed,
 evenly over time, and images are decoded some batches ahead. With 64 lanes and W workers:
@@ -40,6 +41,7 @@ from raylabel.rng import AUGMENT, WINDOW_ORDER, rng
 from raylabel.store.artifact import Artifact
 from raylabel.training.examples import undecodable
 from raylabel.training.lanes import Lane, Read
+from raylabel.training.losses import stack_labels
 from raylabel.training.row_groups import RowGroup, row_groups_of
 from raylabel.training.shares import Share
 from raylabel.training.soft import Soft, stack
@@ -50,20 +52,23 @@ AHEAD = 4  # batches that are prepared before the device needs them
 RUN = 8  # least number of images that one call of a thread decodes
 CHUNK = 4096  # positions of the stream that are looked at together
 
-Item = tuple[int, int, bytes, int, Soft | None]  # global position, key, encoded bytes, label, Soft [P] of the sample
+Label = int | np.ndarray
+"""Of an item; or all labels of the sample."""
+Item = tuple[int, int, bytes, Label, Soft | None]  # global position, key, encoded bytes, Label, Soft [P] of the sample
 
 
 class Stream:
     """The items of EXAMPLES, in order, for one worker."""
 
-    def __init__(self, examples: Artifact, seed: int):
-        self.examples, self.seed = examples, seed
+    def __init__(self, examples: Artifact, seed: int, several: bool = False):
+        """`several`: an item is a sample with all its labels."""
+        self.examples, self.seed, self._several = examples, seed, several
         self._kept: dict[int, list[RowGroup]] = {}
         self._locks: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 
     @cached_property
     def _groups(self):
-        return row_groups_of(self.examples)
+        return row_groups_of(self.examples, self._several)
 
     @cached_property
     def lanes(self) -> list[Lane]:
@@ -154,7 +159,8 @@ class Stream:
                     media[where] = value if isinstance(value, bytes) else value.as_py()
                 place = int(read.positions[at + index])
                 soft = group.soft and Soft(*(column[sample] for column in group.soft))
-                found.append((place, int(group.key[sample]), media[where], int(group.label[item]), soft))
+                label = group.labels[item] if group.labels else int(group.label[item])
+                found.append((place, int(group.key[sample]), media[where], label, soft))
             at += window.size
         return found[::-1]
 
@@ -178,8 +184,8 @@ class Stream:
         threads: int = 1,
         empty: Callable[[tuple[int, ...]], np.ndarray] = lambda shape: np.empty(shape, np.uint8),
     ) -> Generator[tuple[np.ndarray, np.ndarray, Soft | None], None, None]:
-        """(pixels uint8 [b, H, W, 3], or [b, T, H, W, 3] for clips; labels int64 [b]; Soft [b, P] if the EXAMPLES have
-        it) of this worker, batch after batch, prepared ahead of use.
+        """(pixels uint8 [b, H, W, 3], or [b, T, H, W, 3] for clips; labels int64 [b], or [b, L] if items have several;
+        Soft [b, P] if the EXAMPLES have it) of this worker, batch after batch, prepared ahead of use.
 
         The stream starts at global item `first` (a multiple of `batch`) and ends before item `images`; b is this
         worker's share of the global batch. Decoding and augmentation run in `threads` threads, into memory that `empty`
@@ -208,7 +214,7 @@ class Stream:
                     run = max(RUN, -(-len(some) // (4 * threads)))  # work for all threads, but not too many calls
                     runs = range(0, len(some), run)
                     filling = [pool.submit(fill, pixels[i : i + run], some[i : i + run]) for i in runs]
-                    labels = np.array([item[3] for item in some], np.int64)
+                    labels = stack_labels([item[3] for item in some])
                     yield filling, pixels, labels, stack([item[4] for item in some])
             except GeneratorExit:
                 pool.shutdown(cancel_futures=True)  # their results are no longer needed

@@ -40,4 +40,4 @@ class TrainingTask:
         """The items that it trains on."""
         if self.mixture:
             return MixedStream(self.examples, self.mixture, self.seed)
-        return Stream(self.examples, self.seed)
+        return Stream(self.examples, self.seed, several=self.config.loss == "bce")

@@ -51,6 +51,8 @@ def train(
             f"{name}: pretext is '{config.pretext}', which has {wanted} classes, but the labels have {task.classes:,}: "
             "unset it; raylabel pretexts trains on it"
         )
+    if task.mixture and config.loss == "bce":
+        raise InputError(f"{name}: loss is 'bce', which has no picks mixed into a labeled set: give 'softmax'")
     precision = cluster.precision(config.precision, view.clip is not None)
     identity: dict[str, Any] = {
         "model": identity_of(task.model),
