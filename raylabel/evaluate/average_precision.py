@@ -70,6 +70,10 @@ def _curve(score: np.ndarray, positive: np.ndarray, ignored: np.ndarray | None) 
     if not total:
         return np.empty(0), np.empty(0)
     order = np.argsort(-score, kind="stable")
-    ranked, hits = score[order], np.cumsum(positive[order])
-    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    hits, last = np.cumsum(positive[order]), ends_of_equal(score[order])
     return hits[last] / total, hits[last] / (last + 1)
+
+
+def ends_of_equal(ranked: np.ndarray) -> np.ndarray:
+    """The last place of each different score, of scores in descending order; -inf equals itself."""
+    return np.flatnonzero(np.append(ranked[1:] != ranked[:-1], np.ones(min(1, len(ranked)), bool)))

@@ -12,7 +12,7 @@ import ray
 from raylabel.compute.tasks import PROCESS_BYTES, fetch
 from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
-from raylabel.evaluate.average_precision import Rule, mean_average_precision
+from raylabel.evaluate.average_precision import Rule, ends_of_equal, mean_average_precision
 from raylabel.evaluate.on_scores import labeled_batches
 from raylabel.evaluate.results import Metric, Subject
 from raylabel.schema import PICKS
@@ -137,7 +137,7 @@ def _weighted(
     """Rule → average precision [r] of samples that occur weight [r, N] times; NaN without a positive one."""
     order = np.argsort(-score, kind="stable")
     order = order[~ignored[order]]
-    last = np.append(np.flatnonzero(np.diff(score[order]) != 0), len(order) - 1) if len(order) else np.empty(0, int)
+    last = ends_of_equal(score[order])
     drawn = weight[:, order]
     seen, hits = (np.cumsum(one, axis=1)[:, last] for one in (drawn, drawn * positive[order]))  # [r, S]
     total = hits[:, -1:] if len(last) else np.zeros((len(weight), 1), int)

@@ -43,6 +43,12 @@ def test_equal_scores_have_equal_ranks():
         assert average_precision(np.zeros(4), positive[order], "area") == 0.5
 
 
+def test_samples_without_a_score_share_the_last_rank():
+    score, positive = np.array([1.0, -np.inf, -np.inf, -np.inf]), np.array([False, True, False, False])
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        assert average_precision(score[order], positive[order], "area") == 0.25
+
+
 cases = st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.3, 0.7, 0.9]), st.booleans(), st.booleans()), min_size=1)
 
 

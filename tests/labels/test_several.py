@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import digit_images
+from image_sets import voc_devkit
 
 from raylabel import datasets
 from raylabel.corpus import Corpus, index_corpus
@@ -24,28 +25,8 @@ def test_labels_are_classes_and_those_of_which_nothing_is_said():
         parse_labels(np.array([3]), ["dog|?dog"], ("cat", "dog"))
 
 
-def devkit(folder: Path, pictures: int = 30) -> dict[str, dict[str, int]]:
-    """A made-up VOC2007: picture → class → 1 or 0 of those that it has; the even ones are trainval, the others test."""
-    random, media = np.random.default_rng(0), digit_images()[0]
-    main, images = folder / "VOCdevkit/VOC2007/ImageSets/Main", folder / "VOCdevkit/VOC2007/JPEGImages"
-    main.mkdir(parents=True)
-    images.mkdir()
-    states = {f"{number:06d}": dict[str, int]() for number in range(pictures)}
-    for number, (name, own) in enumerate(states.items()):
-        (images / f"{name}.jpg").write_bytes(media[number])  # its first bytes say what it is
-        own[CLASSES[number % 4]] = 1
-        for other in random.permutation(20)[:2].tolist():
-            own.setdefault(CLASSES[other], int(random.integers(2)))
-    for part, rest in (("trainval", 0), ("test", 1)):
-        for name in CLASSES:
-            mine = [one for number, one in enumerate(states) if number % 2 == rest]
-            lines = [f"{one} {states[one].get(name, -1):2d}\n" for one in mine]
-            (main / f"{name}_{part}.txt").write_text("".join(lines))
-    return states
-
-
 def test_the_lists_of_voc_become_labels(ray_local, tmp_path: Path):
-    states, root = devkit(tmp_path / "data"), Root.open(str(tmp_path / "root"))
+    states, root = voc_devkit(tmp_path / "data"), Root.open(str(tmp_path / "root"))
     for part, rest in (("trainval", 0), ("test", 1)):
         corpus = datasets.resolve(root, datasets.voc2007(str(tmp_path / "data"), part))
         shards = index_corpus(root, part, corpus)
@@ -69,7 +50,7 @@ def test_the_lists_of_voc_become_labels(ray_local, tmp_path: Path):
     ],
 )
 def test_damaged_lists_are_named(tmp_path: Path, change: tuple[str, str], message: str):
-    devkit(tmp_path / "data")
+    voc_devkit(tmp_path / "data")
     (tmp_path / "data/VOCdevkit/VOC2007/ImageSets/Main" / change[0]).write_text(change[1])
     with pytest.raises(InputError, match=message):
         datasets.resolve(Root.open(str(tmp_path / "root")), datasets.voc2007(str(tmp_path / "data"), "test"))

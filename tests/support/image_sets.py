@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from corpora import read_all
+from helpers import digit_images
 from PIL import Image
 
 from raylabel.corpus import Corpus, Shards, class_names, encode_labels, read_labels
 from raylabel.datasets import resolve
+from raylabel.datasets.voc import CLASSES
 from raylabel.store.artifact import Root
 
 Labels = dict[str, tuple[str, int]]
@@ -48,3 +50,23 @@ def read_set(root: Root, corpus: Corpus, indexed: Callable[[Corpus], Shards]) ->
         assert sample.uri not in found and sample.label == by_key[sample.key][0]
         found[sample.uri] = by_key[sample.key]
     return found, names
+
+
+def voc_devkit(folder: Path, pictures: int = 30) -> dict[str, dict[str, int]]:
+    """A made-up VOC2007: picture → class → 1 or 0 of those that it has; the even ones are trainval, the others test."""
+    random, media = np.random.default_rng(0), digit_images()[0]
+    main, images = folder / "VOCdevkit/VOC2007/ImageSets/Main", folder / "VOCdevkit/VOC2007/JPEGImages"
+    main.mkdir(parents=True)
+    images.mkdir()
+    states = {f"{number:06d}": dict[str, int]() for number in range(pictures)}
+    for number, (name, own) in enumerate(states.items()):
+        (images / f"{name}.jpg").write_bytes(media[number])  # its first bytes say what it is
+        own[CLASSES[number % 4]] = 1
+        for other in random.permutation(20)[:2].tolist():
+            own.setdefault(CLASSES[other], int(random.integers(2)))
+    for part, rest in (("trainval", 0), ("test", 1)):
+        for name in CLASSES:
+            mine = [one for number, one in enumerate(states) if number % 2 == rest]
+            lines = [f"{one} {states[one].get(name, -1):2d}\n" for one in mine]
+            (main / f"{name}_{part}.txt").write_text("".join(lines))
+    return states
