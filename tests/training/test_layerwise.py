@@ -121,7 +121,7 @@ def test_the_seed_decides_all_weights(root: Root, task: LayerwiseTask, tmp_path:
 def test_a_run_that_was_stopped_goes_on_behind_its_last_layer(
     root: Root, task: LayerwiseTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    done, learn = [], learn_layer
+    whole, done, learn = learned(root, task), [], learn_layer
 
     def break_off(network, layer, *rest):
         if len(done) == 7:
@@ -138,7 +138,7 @@ def test_a_run_that_was_stopped_goes_on_behind_its_last_layer(
     monkeypatch.setattr(
         layerwise, "learn_layer", lambda n, layer, *rest: (resumed.append(layer), learn(n, layer, *rest))
     )
-    assert learned(other, task).read(WEIGHTS) == learned(root, task).read(WEIGHTS)
+    assert learned(other, task).read(WEIGHTS) == whole.read(WEIGHTS)
     assert 0 < 18 - len(resumed) <= 7 and resumed[-1] == "layer3.0.bn2"
 
 
