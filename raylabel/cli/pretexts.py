@@ -2,7 +2,7 @@
 
 - raylabel pretexts                                             embedded digits, on a laptop
 - raylabel pretexts pretexts-cifar10 --data DIR                 CIFAR-10
-- raylabel pretexts pretexts-digits --starts none rotation      some of them
+- raylabel pretexts pretexts-digits --starts none layer_kmeans  some of them, or others
 - raylabel pretexts pretexts-digits --help                      what each field means
 
 A logistic regression on the frozen features of each layer says what they are worth.

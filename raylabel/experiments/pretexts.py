@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from raylabel.evaluate.results import Metric
 from raylabel.experiments.comparison import Column, Comparison, Curves, Finding, Row, Table, Value, write_comparison
 from raylabel.pipelines.pretexts import Judged, PretextsRun
-from raylabel.recipes.pretexts import STARTS, Start
+from raylabel.recipes.pretexts import LAYERWISE, STARTS, Start
 from raylabel.store.artifact import Artifact, identity_of
 
 EXPERIMENT = "pretexts"
@@ -37,6 +37,7 @@ def write_pretexts(run: PretextsRun) -> tuple[Artifact, Comparison]:
     rows: dict[Start, list[Metric | None]] = {
         start: [of[start, layer].gain for layer in recipe.layers] for start in starts
     }
+    by_layer = " but layer by layer" if any(start in LAYERWISE for start in starts) else ""
     gains = Table(
         title="Top-1 minus that of random weights",
         columns=[Column(title=layer, form="points", plotted=True) for layer in recipe.layers],
@@ -52,7 +53,7 @@ def write_pretexts(run: PretextsRun) -> tuple[Artifact, Comparison]:
         name=recipe.name,
         headline=f"the best features without labels are those of {best.layer} after {NAMES[best.start]}: "
         f"{best.top1.value:.1%}",
-        detail=f"{own.model.arch}, {recipe.train.processed:,} {own.view.inputs} in each pre-training, "
+        detail=f"{own.model.arch}, {recipe.train.processed:,} {own.view.inputs} in each pre-training{by_layer}, "
         f"n = {n:,}, seed {own.seed}",
         findings=list(_findings(of, recipe.layers)),
         tables=[

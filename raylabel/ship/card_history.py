@@ -14,7 +14,7 @@ from raylabel.store.artifact import Artifact
 
 def training_section(steps: list[Step]) -> str:
     """How each network of the lineage was trained."""
-    told = {"train": training, "head": _fitting, "zero-shot": _naming}
+    told = {"train": training, "head": _fitting, "zero-shot": _naming, "layerwise": _learning}
     found = [
         f"- {code(one.folder)}: {tell(one.artifact)}"
         for one in steps
@@ -57,6 +57,16 @@ def _naming(network: Artifact) -> str:
         f"the last layer of {code(identity['model']['arch'])}, zero-shot: from the embeddings of the names "
         f"{codes(info['names'])} in {templates} by the text tower of these weights, without labels. The other layers "
         "are as given."
+    )
+
+
+def _learning(network: Artifact) -> str:
+    """How a network was learned layer by layer."""
+    identity = network.identity["layerwise"]
+    return (
+        f"the convolutions of {code(identity['model']['arch'])}, one after another, without labels, by "
+        f"{code(identity['method'])} from patches of samples of {code(identity['media'])}; seed {identity['seed']}. "
+        "The linear layers are random."
     )
 
 

@@ -57,16 +57,23 @@ def learn_filters(method: Method, patches: Any, drawn: Any, seed: int) -> Any:
 
 def _whitened(patches: Any) -> tuple[Any, Any]:
     """(patches of equal contrast, whitened; the whitening [D, D], which is symmetric)"""
-    import torch
 
     centered = patches - patches.mean(1, keepdim=True)
     variance = centered.var(1, correction=0, keepdim=True)
     equal = centered / (variance + CONTRAST * variance.mean()).clamp(min=1e-12).sqrt()
     equal = equal - equal.mean(0)
-    values, vectors = torch.linalg.eigh(equal.T @ equal / len(equal))
-    values = values.clamp(min=0)
+    values, vectors = _directions(equal)
     whitening = vectors * (values + FLAT * values.mean()).clamp(min=1e-12).rsqrt() @ vectors.T
     return equal @ whitening, whitening
+
+
+def _directions(centered: Any) -> tuple[Any, Any]:
+    """(variances [D], ascending; directions [D, D], a column for each) of patches with mean 0. Many of the variances
+    may be 0 or equal, with which the search for them does not always end in float32."""
+    import torch
+
+    values, vectors = torch.linalg.eigh((centered.T @ centered / len(centered)).double())
+    return values.clamp(min=0).to(centered.dtype), vectors.to(centered.dtype)
 
 
 def _of_patches(filters: Any, whitening: Any) -> Any:
@@ -100,7 +107,7 @@ def _pca(patches: Any, count: int, _: int) -> Any:
     import torch
 
     centered = patches - patches.mean(0)
-    values, vectors = torch.linalg.eigh(centered.T @ centered / len(centered))
+    values, vectors = _directions(centered)
     components = vectors.T.flip(0)[: int((values > RANK * values.max()).sum())]
     # The sign is arbitrary: the largest number of a component is positive.
     largest = components.gather(1, components.abs().argmax(1, keepdim=True))

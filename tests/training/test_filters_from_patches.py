@@ -63,6 +63,16 @@ def test_kmeans_finds_the_directions_of_the_patches():
     torch.testing.assert_close(found.sum(1), torch.zeros(18), atol=1e-4, rtol=0)
 
 
+def test_filters_of_kmeans_whiten_their_input():
+    """A centroid of white patches is as long in one direction as in another: its filter is longer where they vary
+    less."""
+    patches = correlated(4_000, 18)
+    found = learn_filters("kmeans", patches, random(60, 18), 0)
+    _, vectors = torch.linalg.eigh((patches - patches.mean(1, keepdim=True)).T.cov())
+    energy = (found @ vectors).square().mean(0)  # from the least variance, that of the mean, to the most
+    assert energy[1:6].mean() > 1.3 * energy[-5:].mean()
+
+
 def test_components_are_those_of_scikit_learn_then_their_negatives_then_random_filters():
     patches, drawn = correlated(3_000, 12), random(30, 12)
     found = learn_filters("pca", patches, drawn, 0)
@@ -125,7 +135,5 @@ def test_the_autoencoder_restores_what_is_masked():
     kept = torch.rand(clean.shape, generator=torch.Generator().manual_seed(7)) >= MASKED
     found = restored(clean * kept, *parameters)
     masked = (found - clean)[~kept].square().mean()
-    assert masked < 0.5  # that of leaving them at 0 is 1
-    assert (restored(clean, *parameters) - clean).square().mean() < 0.2
-    random_ones = random(16, 12) / 4, torch.zeros(12), torch.zeros(16)
-    assert masked < 0.7 * (restored(clean * kept, *random_ones) - clean)[~kept].square().mean()
+    assert masked < 0.2  # that of leaving them at 0 is 1; 0.3 without masks, and 0.4 if they are in the target too
+    assert (restored(clean, *parameters) - clean).square().mean() < 0.1

@@ -24,6 +24,8 @@ from raylabel.models.layers import input_of, layer_order
 from raylabel.models.start import start_network
 from raylabel.models.trained import WEIGHTS, load_model
 from raylabel.schema import ROW_GROUPS
+from raylabel.ship.card_history import training_section
+from raylabel.ship.lineage import Step
 from raylabel.store.artifact import Artifact, Root
 from raylabel.training import filters_from_patches, layerwise
 from raylabel.training.examples import media_of
@@ -98,6 +100,12 @@ def test_the_head_and_the_scale_of_batchnorm_are_those_of_random_weights(root: R
         assert torch.equal(one, network.get_parameter(name)) == (one.ndim < 4), name
 
 
+def test_a_model_card_says_how_it_was_learned(root: Root, task: LayerwiseTask):
+    network = learned(root, task)
+    told = training_section([Step(artifact=network, inputs=())])
+    assert "`resnet8x1`, one after another, without labels, by `kmeans`" in told and task.media.digest in told
+
+
 LONG = [pytest.param(method, marks=pytest.mark.long) for method in ("pca", "rbm", "autoencoder")]
 
 
@@ -113,7 +121,7 @@ def test_the_seed_decides_all_weights(root: Root, task: LayerwiseTask, tmp_path:
 def test_a_run_that_was_stopped_goes_on_behind_its_last_layer(
     root: Root, task: LayerwiseTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    done, learn = [], learn_layer
+    whole, done, learn = learned(root, task), [], learn_layer
 
     def break_off(network, layer, *rest):
         if len(done) == 7:
@@ -130,8 +138,8 @@ def test_a_run_that_was_stopped_goes_on_behind_its_last_layer(
     monkeypatch.setattr(
         layerwise, "learn_layer", lambda n, layer, *rest: (resumed.append(layer), learn(n, layer, *rest))
     )
-    assert learned(other, task).read(WEIGHTS) == learned(root, task).read(WEIGHTS)
-    assert 0 < len(done) - (18 - len(resumed)) <= 7 and resumed[-1] == "layer3.0.bn2"
+    assert learned(other, task).read(WEIGHTS) == whole.read(WEIGHTS)
+    assert 0 < 18 - len(resumed) <= 7 and resumed[-1] == "layer3.0.bn2"
 
 
 def test_samples_are_drawn_uniformly_from_the_groups(media: Artifact, monkeypatch: pytest.MonkeyPatch):
