@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from raylabel.errors import InputError
 from raylabel.models.build import build
 from raylabel.models.config import Model
 from raylabel.models.head import head_of
 from raylabel.models.init import PENULTIMATE, parse_layer
+from raylabel.models.to_layer import averaged
 
 
 def trunk(network: nn.Module, layer: str = PENULTIMATE) -> nn.Module:
@@ -50,12 +50,12 @@ class Trunk(nn.Module):
             network.get_submodule(layer).register_forward_hook(self._keep)
 
     def _keep(self, _: nn.Module, __: Any, output: Any) -> None:
-        self._seen = _averaged(output, self._side)
+        self._seen = averaged(output, self._side)
         raise _Reached
 
     def forward(self, x: Tensor) -> Tensor:
         if not self._layer:
-            return _averaged(self.network(x), 1)
+            return averaged(self.network(x), 1)
         with suppress(_Reached):
             self.network(x)
         found, self._seen = self._seen, None
@@ -79,22 +79,6 @@ class Headed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.trunk(x))
-
-
-def _averaged(x: Any, side: int) -> Tensor:
-    """[B, D] of [B, D], of [B, K, ...] with positions in the last dimensions, or of tokens [B, N, K]: of `side` x
-    `side` areas of the last two dimensions, D = K side^2."""
-    if not isinstance(x, Tensor) or x.ndim < 2:
-        raise InputError("the output of this layer is not a tensor of features: give another layer")
-    if side > 1 and (x.ndim < 4 or min(x.shape[-2:]) < side):
-        raise InputError(f"the output of this layer has not {side} x {side} positions: give fewer, or none")
-    if x.ndim == 3:
-        return x.mean(1)
-    if x.ndim > 4 and side > 1:
-        x = x.flatten(2, -3).mean(2)
-    if side > 1:
-        return functional.adaptive_avg_pool2d(x, side).flatten(1)
-    return x.flatten(2).mean(2) if x.ndim > 3 else x
 
 
 def width_of(model: Model, layer: str, shape: tuple[int, ...]) -> int:

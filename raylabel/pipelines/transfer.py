@@ -47,7 +47,7 @@ class Outcome:
     share: float | None
     """Share of the labels that `few` uses."""
     layer: str
-    """The layer of its features; empty if it trains."""
+    """The layer of its features; empty if all layers are trained."""
     samples: int
     """Labeled samples that it is fitted to."""
     classified: Artifact
@@ -141,12 +141,14 @@ class TransferRun(Used):
                     for candidate in self.candidates:
                         yield self._on_features(candidate, protocol, method, layer, share)
             return
-        for candidate in self.candidates:
-            if protocol == "finetune":
+        if protocol == "finetune":
+            for candidate in self.candidates:
                 yield self._trained(candidate, protocol, recipe.finetune)
-            else:
-                frozen = replace(recipe.probe.init, frozen=(TRUNK,), frozen_until=1.0)
-                yield self._trained(candidate, protocol, replace(recipe.probe, init=frozen))
+            return
+        frozen = replace(recipe.probe.init, frozen=(TRUNK,), frozen_until=1.0)
+        for layer in recipe.layers:
+            for candidate in self.candidates:
+                yield self._trained(candidate, protocol, replace(recipe.probe, init=frozen), layer)
 
     def _on_features(
         self, candidate: Candidate, protocol: Protocol, method: Head | Knn, layer: str, share: float | None
@@ -166,11 +168,11 @@ class TransferRun(Used):
         made = classify_features(self.root, task)
         return self._outcome(candidate, protocol, made, made.info["samples"], share, layer)
 
-    def _trained(self, candidate: Candidate, protocol: Protocol, config: Train) -> Outcome:
+    def _trained(self, candidate: Candidate, protocol: Protocol, config: Train, layer: str = "") -> Outcome:
         labels, held = self.split
         init = replace(config.init, head="new") if candidate.weights else Init(frozen=config.init.frozen)
         task = TrainingTask(
-            model=candidate.model,
+            model=candidate.model if layer in ("", PENULTIMATE) else replace(candidate.model, layer=layer),
             classes=len(self.start.classes),
             examples=self.examples,
             config=replace(config, init=init),
@@ -182,7 +184,8 @@ class TransferRun(Used):
         known = (self._scores(network, candidate, held[0]), held[1]) if held else None
         tested = self._scores(network, candidate, "test")
         made = classify_scores(self.root, tested, self.start.test_labels, known)
-        return self._outcome(candidate, protocol, made, self.examples.info["samples"] - self.examples.info["rejected"])
+        samples = self.examples.info["samples"] - self.examples.info["rejected"]
+        return self._outcome(candidate, protocol, made, samples, layer=layer)
 
     def _scores(self, network: Artifact, candidate: Candidate, corpus: str) -> Artifact:
         """SCORES of a corpus by a network, with all classes of each sample."""
