@@ -50,9 +50,9 @@ class Transfer:
     unit length. few: a logistic regression on few of the labels. knn: the nearest neighbours. scratch: each
     architecture, trained from random weights."""
     layers: tuple[str, ...] = (PENULTIMATE,)
-    """The features of probes, and those that are stored; each is compared. 'penultimate': what the head takes. 'layer3':
-    the output of the layer with this name, averaged over all positions. 'layer3:4': averaged in each of 4 x 4 areas. All networks
-    must have them."""
+    """The features of probes, and those that are stored; each is compared. 'penultimate': what the head takes.
+    'layer3': the output of the layer with this name, averaged over all positions. 'layer3:4': averaged in each of 4 x 4
+    areas. All networks must have them."""
     finetune: Train
     """How all layers are trained."""
     probe: Train
