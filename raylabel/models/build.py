@@ -4,6 +4,7 @@ ResNeXt-101 32xCd family, R(2+1)D and C3D for clips of video, and small residual
 Letters: B batch, C classes, T frames, H W pixels.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,11 +15,22 @@ from raylabel.models.alexnet import AlexNetBN, SmallAlexNet
 from raylabel.models.c3d import C3D, SmallC3D
 from raylabel.models.clip_networks import build_clip, is_clip
 from raylabel.models.clip_tower import ClipNetwork
-from raylabel.models.config import ALEXNET, RESNEXT101, SMALL, SMALL_ALEXNET, SMALL_C3D, TWO_LAYERS, Model, check
+from raylabel.models.config import (
+    ALEXNET,
+    RESNEXT101,
+    SMALL,
+    SMALL_ALEXNET,
+    SMALL_C3D,
+    TWO_LAYERS,
+    Model,
+    check,
+    some_shape,
+)
 from raylabel.models.head import head_of
 from raylabel.models.small import SmallResNet
 from raylabel.models.sobel import use_sobel
 from raylabel.models.timm_networks import build_timm, is_timm
+from raylabel.models.to_layer import end_at
 from raylabel.models.two_layers import TwoConvolutions, TwoLinear
 from raylabel.models.unit import UnitLinear
 
@@ -71,6 +83,10 @@ def build(model: Model, classes: int) -> nn.Module:
     network = _build(model, classes)
     if model.input == "sobel":
         use_sobel(network)
+    if model.layer:
+        with torch.device("meta"):  # shapes only; it draws no random numbers
+            shadow = build(replace(model, layer="", features="raw"), classes)
+        end_at(network, model.layer, classes, shadow, some_shape(model))
     if model.features == "unit":
         name = head_of(network)
         head = network.get_submodule(name)

@@ -11,7 +11,8 @@ from typing import Literal, get_args
 
 from raylabel.errors import InputError
 from raylabel.models.clip_networks import check_clip, clip_side, is_clip
-from raylabel.models.timm_networks import check_timm, fixed_size, is_timm
+from raylabel.models.init import parse_layers
+from raylabel.models.timm_networks import check_timm, fixed_size, is_timm, pretrained_config
 from raylabel.store.artifact import ADDED_LATER
 
 Stem = Literal["imagenet", "small"]
@@ -93,6 +94,11 @@ class Model:
     2018 §4), so that no layer sees colours.
     """
 
+    layer: str = field(default="", metadata=ADDED_LATER)
+    """Where the network ends: NAME of a layer, whose output is averaged over all positions, or NAME:G, averaged in each
+    of G x G areas; a linear head follows. It has no layers behind it. Empty: the whole network.
+    """
+
 
 def check(model: Model, name: str = "model") -> None:
     """InputError if there is no such network. It builds nothing, so it takes little time.
@@ -134,6 +140,8 @@ def check(model: Model, name: str = "model") -> None:
         )
     if model.features not in get_args(Features):
         raise InputError(f"{name}.features is {model.features!r}: give {' or '.join(map(repr, get_args(Features)))}")
+    if model.layer:
+        parse_layers(model.layer)
     if stem == "small" and (small or not re.match(r"(wide_)?resne(x)?t\d", arch)):
         raise InputError(
             f"{name}.stem is 'small', which only ResNet and ResNeXt can have, not '{arch}': give 'imagenet'"
@@ -208,6 +216,17 @@ def check_input(model: Model, frames: int | None, size: int, name: str = "model"
             f"{name}.arch is '{model.arch}', which takes clips of at least {least} frames of {least} x {least} pixels, "
             f"but the view gives {frames} of {size} x {size}: set view.clip.frames and view.size"
         )
+
+
+def some_shape(model: Model) -> tuple[int, ...]:
+    """The shape of an input, without the batch, that the network takes; it may take others."""
+    if takes_clips(model):
+        return 3, C3D_FRAMES, C3D_SIZE, C3D_SIZE
+    if is_timm(model.arch):
+        side = fixed_size(model.arch, model.size) or pretrained_config(model.arch)["input_size"][-1]
+    else:
+        side = clip_side(model.arch) if is_clip(model.arch) else model.size or 224
+    return 3, side, side
 
 
 @cache

@@ -7,6 +7,9 @@ of ties says nothing about the samples. The last layer is where most of this is 
 import torch
 from torch import Tensor, nn
 
+TO_LAYER = "probe"
+"""The name of the head of a network that ends at a layer (models/to_layer.py)."""
+
 
 def head_of(network: nn.Module) -> str:
     """The name of the last layer, whose outputs are the logits.
@@ -14,6 +17,8 @@ def head_of(network: nn.Module) -> str:
     It is linear in all networks that `build` makes, except in SqueezeNet and some of timm, where it is a convolution.
     timm tells its name; in the others it is the last layer that is registered.
     """
+    if TO_LAYER in dict(network.named_children()):
+        return TO_LAYER
     if config := getattr(network, "pretrained_cfg", None):
         return config["classifier"]
     return [name for name, layer in network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))][-1]

@@ -12,6 +12,7 @@ from raylabel.models.config import Model
 from raylabel.models.head import head_of
 from raylabel.models.init import CONVOLUTIONS, TRUNK, Init
 from raylabel.models.sources import find_source, is_name
+from raylabel.models.to_layer import without_left_out
 from raylabel.models.trained import WEIGHTS as FILE
 from raylabel.models.trained import open_network
 from raylabel.models.weights import describe_misfits, misfits_of, save_tensors
@@ -64,7 +65,7 @@ def read_weights(weights: Artifact) -> dict[str, Tensor]:
 def taken(network: nn.Module, state: Mapping[str, Tensor], init: Init, where: str) -> dict[str, Tensor]:
     """The tensors of `state` that the network takes. Without the head if it is to be new, or if `init` does not name
     its layers and the head has another number of classes. InputError, which names `where`, if a layer does not fit."""
-    wanted, head = network.state_dict(), head_of(network)
+    wanted, head, state = network.state_dict(), head_of(network), without_left_out(network, state)
     if init.take:
         names = set(covered(network, init.take, wanted))
         state = {name: tensor for name, tensor in state.items() if name in names}

@@ -16,7 +16,9 @@ CURVE = "curve.json"  # only if the network was trained here: [{images, loss, ac
 def describe(model: Model, classes: int) -> dict:
     """The description of a network in the info of its artifact."""
     later = {
-        name: value for name in ("size", "features", "input") if (value := getattr(model, name)) != getattr(Model, name)
+        name: value
+        for name in ("size", "features", "input", "layer")
+        if (value := getattr(model, name)) != getattr(Model, name)
     }
     return {"model": {"arch": model.arch, "stem": model.stem, **later}, "classes": classes}
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from raylabel.errors import InputError
 from raylabel.models.build import build
 from raylabel.models.config import Model
 from raylabel.models.head import head_of
 from raylabel.models.init import PENULTIMATE, parse_layers
+from raylabel.models.to_layer import averaged
 
 
 def trunk(network: nn.Module, layer: str = PENULTIMATE) -> nn.Module:
@@ -53,13 +53,13 @@ class Trunk(nn.Module):
 
     def _keep(self, layer: tuple[str, int], _: nn.Module, __: Any, output: Any) -> None:
         if layer not in self._seen:
-            self._seen[layer] = _averaged(output, layer[1])
+            self._seen[layer] = averaged(output, layer[1])
         if len(self._seen) == len(set(self._layers)):
             raise Reached
 
     def forward(self, x: Tensor) -> Tensor:
         if not self._layers:
-            return _averaged(self.network(x), 1)
+            return averaged(self.network(x), 1)
         with suppress(Reached):
             self.network(x)
         seen, self._seen = self._seen, {}
@@ -83,22 +83,6 @@ class Headed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.trunk(x))
-
-
-def _averaged(x: Any, side: int) -> Tensor:
-    """[B, D] of [B, D], of [B, K, ...] with positions in the last dimensions, or of tokens [B, N, K]: of `side` x
-    `side` areas of the last two dimensions, D = K side^2."""
-    if not isinstance(x, Tensor) or x.ndim < 2:
-        raise InputError("the output of this layer is not a tensor of features: give another layer")
-    if side > 1 and (x.ndim < 4 or min(x.shape[-2:]) < side):
-        raise InputError(f"the output of this layer has not {side} x {side} positions: give fewer, or none")
-    if x.ndim == 3:
-        return x.mean(1)
-    if x.ndim > 4 and side > 1:
-        x = x.flatten(2, -3).mean(2)
-    if side > 1:
-        return functional.adaptive_avg_pool2d(x, side).flatten(1)
-    return x.flatten(2).mean(2) if x.ndim > 3 else x
 
 
 def width_of(model: Model, layer: str, shape: tuple[int, ...]) -> int:

@@ -46,7 +46,7 @@ class Outcome:
     share: float | None
     """Share of the labels that `few` uses."""
     layer: str
-    """The layer of its features; empty if it trains."""
+    """The layer of its features; empty if all layers are trained."""
     samples: int
     """Labeled samples that it is fitted to."""
     classified: Artifact
@@ -141,13 +141,15 @@ class TransferRun(Used):
                     for candidate in self.candidates:
                         yield self._on_features(candidate, protocol, method, layer, share)
             return
-        for candidate in self.candidates:
-            if protocol == "finetune":
+        if protocol == "finetune":
+            for candidate in self.candidates:
                 yield self._trained(candidate, protocol, recipe.finetune)
-            else:
-                init = recipe.probe.init
-                init = replace(init, frozen=init.frozen or (TRUNK,), frozen_until=1.0)
-                yield self._trained(candidate, protocol, replace(recipe.probe, init=init))
+            return
+        init = recipe.probe.init
+        init = replace(init, frozen=init.frozen or (TRUNK,), frozen_until=1.0)
+        for layer in recipe.layers:
+            for candidate in self.candidates:
+                yield self._trained(candidate, protocol, replace(recipe.probe, init=init), layer)
 
     def _on_features(
         self, candidate: Candidate, protocol: Protocol, method: Head | Knn, layer: str, share: float | None
@@ -167,11 +169,11 @@ class TransferRun(Used):
         made = classify_features(self.root, task)
         return self._outcome(candidate, protocol, made, made.info["samples"], share, layer)
 
-    def _trained(self, candidate: Candidate, protocol: Protocol, config: Train) -> Outcome:
+    def _trained(self, candidate: Candidate, protocol: Protocol, config: Train, layer: str = "") -> Outcome:
         labels, held = self.split
         init = replace(config.init, head="new") if candidate.weights else Init(frozen=config.init.frozen)
         task = TrainingTask(
-            model=candidate.model,
+            model=candidate.model if layer in ("", PENULTIMATE) else replace(candidate.model, layer=layer),
             classes=len(self.start.classes),
             examples=self.examples,
             config=replace(config, init=init),
@@ -186,7 +188,8 @@ class TransferRun(Used):
             made = mean_precisions(self.root, tested, self.start.test_labels)
         else:
             made = classify_scores(self.root, tested, self.start.test_labels, known)
-        return self._outcome(candidate, protocol, made, self.examples.info["samples"] - self.examples.info["rejected"])
+        samples = self.examples.info["samples"] - self.examples.info["rejected"]
+        return self._outcome(candidate, protocol, made, samples, layer=layer)
 
     def _scores(self, network: Artifact, candidate: Candidate, corpus: str) -> Artifact:
         """SCORES of a corpus by a network, with all classes of each sample."""

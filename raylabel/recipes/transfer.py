@@ -55,13 +55,14 @@ class Transfer:
     unit length. few: a logistic regression on few of the labels. knn: the nearest neighbours. scratch: each
     architecture, trained from random weights."""
     layers: tuple[str, ...] = (PENULTIMATE,)
-    """What is stored as features; each of these is compared. 'penultimate': what the head takes. 'layer3': the output
-    of the layer with this name, averaged over all positions. 'layer3:4': averaged in each of 4 x 4 areas.
-    'layer2+layer3': the numbers of both, one after the other. All networks must have them."""
+    """The features of probes, and those that are stored; each is compared. 'penultimate': what the head takes.
+    'layer3': the output of the layer with this name, averaged over all positions. 'layer3:4': averaged in each of 4 x 4
+    areas. 'layer2+layer3': the numbers of both, one after the other, which a probe cannot have. All networks must have
+    them."""
     finetune: Train
     """How all layers are trained."""
     probe: Train
-    """How a new head is trained on the frozen network."""
+    """How a new head is trained on the frozen network, for each of `layers`."""
     scratch: Train | None = None
     """How an architecture is trained from random weights. None: as in `finetune`."""
     head: Head = Head(kind="logistic")
@@ -99,7 +100,8 @@ class Transfer:
         if twice := [one for number, one in enumerate(self.layers) if one in self.layers[:number]]:
             raise InputError(f"layers has '{twice[0]}' twice: name it once")
         for layer in self.layers:
-            parse_layers(layer)
+            if len(parse_layers(layer)) > 1 and "probe" in self.protocols:
+                raise InputError(f"layers has '{layer}', but a probe is of one layer: leave probe out of protocols")
         if not self.protocols:
             raise InputError("protocols is empty: give at least one")
         if bad := [share for share in self.shares if not 0 < share < 1]:

@@ -56,6 +56,8 @@ def export_model(shipped: Shipped, to: str) -> Exported:
     """Writes the folder `to`. InputError if it exists, if the packages of the extra are missing, or if a format gives
     other logits than the network."""
     _check(to)
+    if layer := shipped.network.info["model"].get("layer"):
+        raise InputError(f"the network ends at its layer '{layer}', which cannot be exported: give a whole network")
     inputs, module = real_samples(shipped), load_model(shipped.network).eval()
     with _new_folder(to) as folder:
         parity = _write_formats(folder, shipped, module, inputs)

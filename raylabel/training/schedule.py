@@ -8,7 +8,7 @@ fine-tuning.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import cos, inf, pi
+from math import cos, inf, pi, sqrt
 from typing import Literal
 
 from raylabel.errors import InputError
@@ -36,13 +36,15 @@ class Schedule:
     warmup_lr: float | None = None
     """Learning rate of the first step of the warm-up; a tenth of `lr` if not given."""
 
-    decay: Literal["steps", "cosine", "plateau"] = field(default="steps", metadata=ADDED_LATER)
+    decay: Literal["steps", "cosine", "inverse_sqrt", "plateau"] = field(default="steps", metadata=ADDED_LATER)
     """steps: `drops` of the rate, as in the paper. cosine: half a cosine from `lr` after the warm-up to `final_lr` at
-    the end of the run (Loshchilov & Hutter 2016, arXiv 1608.03983, equation 5, without restarts). plateau: a drop when
+    the end of the run (Loshchilov & Hutter 2016, arXiv 1608.03983, equation 5, without restarts). inverse_sqrt:
+    lr / sqrt(1 + c t) after t images, with c so that it ends at `final_lr` (the linear probes of DeepCluster's official
+    code, Caron et al. 2018: lr / sqrt(1 + lr wd t) after t steps). plateau: a drop when
     the accuracy of `Train.validate` has not risen for more than `patience` points."""
 
     final_lr: float = field(default=0.0, metadata=ADDED_LATER)
-    """Learning rate at which a cosine ends, and below which no plateau takes it."""
+    """Learning rate at which a cosine or inverse_sqrt ends, and below which no plateau takes it."""
 
     patience: int = field(default=10, metadata=ADDED_LATER)
     """Of a plateau: points of `Train.validate` without a higher accuracy before the one that drops the rate, as in
@@ -66,11 +68,13 @@ class Schedule:
             )
         if self.patience < 0:
             raise InputError(f"{name}.patience is {self.patience}: give 0 or a positive number of points")
-        if self.decay in ("cosine", "plateau"):
+        if self.decay in ("cosine", "inverse_sqrt", "plateau"):
             if not 0 <= self.warmup < 1:
                 raise InputError(f"{name}.warmup is {self.warmup}: give a number from 0 to 1, 1 excluded")
             if not 0 <= self.final_lr <= self.lr:
                 raise InputError(f"{name}.final_lr is {self.final_lr}: give 0 to lr, which is {self.lr}")
+            if self.decay == "inverse_sqrt" and not self.final_lr:
+                raise InputError(f"{name}.final_lr is 0, which inverse_sqrt never reaches: give a rate above 0")
         elif not 0 <= self.warmup <= 1 / (self.drops + 1):
             raise InputError(
                 f"{name}.warmup is {self.warmup}: give 0 to {1 / (self.drops + 1):.4g}, so that it ends before the "
@@ -92,6 +96,9 @@ def lr_at(schedule: Schedule, image: int, images: int, accuracies: Sequence[floa
     if schedule.decay == "cosine":
         done = (image - warmup) / (images - warmup)
         return schedule.final_lr + (schedule.lr - schedule.final_lr) * (1 + cos(pi * done)) / 2
+    if schedule.decay == "inverse_sqrt":
+        done = (image - warmup) / (images - warmup)
+        return schedule.lr / sqrt(1 + ((schedule.lr / schedule.final_lr) ** 2 - 1) * done)
     if schedule.decay == "plateau":
         return max(schedule.final_lr, schedule.lr * schedule.factor ** _drops(accuracies, schedule.patience))
     span = image * (schedule.drops + 1) // images  # integers, so that rounding moves no drop by a step

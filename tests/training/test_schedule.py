@@ -179,3 +179,15 @@ def test_a_plateau_is_that_of_torch(levels: list[int], patience: int, factor: fl
         accuracies.append(level / 5)
         torchs.step(level / 5)
         assert lr_at(schedule, 500, 1000, accuracies) == pytest.approx(optimizer.param_groups[0]["lr"])
+
+
+def test_inverse_sqrt_is_that_of_deep_clusters_probes():
+    lr, decay, batch, steps = 0.01, 1e-4, 256, 450_000
+    final = lr / math.sqrt(1 + lr * decay * steps)
+    schedule = Schedule(lr=lr, warmup=0.0, decay="inverse_sqrt", final_lr=final)
+    schedule.check("schedule")
+    for step in (0, 1, 1_000, 225_000, steps - 1):
+        wanted = lr / math.sqrt(1 + lr * decay * step)
+        assert lr_at(schedule, step * batch, steps * batch) == pytest.approx(wanted, rel=1e-12)
+    with pytest.raises(InputError, match="final_lr is 0"):
+        Schedule(lr=lr, warmup=0.0, decay="inverse_sqrt").check("schedule")
