@@ -12,6 +12,7 @@ from raylabel.datasets.imagenet import imagenet, real_labels
 from raylabel.datasets.imagenet_subsets import imagenet_a, imagenet_r, imagenet_sketch, imagenet_v2
 from raylabel.datasets.listed import SCHEME
 from raylabel.datasets.moving_digits import half_of_moving_digits, moving_digits
+from raylabel.datasets.places import places365
 from raylabel.datasets.standard import list_set
 from raylabel.datasets.statefarm import statefarm
 from raylabel.datasets.voc import voc2007
@@ -30,6 +31,7 @@ __all__ = [
     "imagenet_v2",
     "kinetics",
     "moving_digits",
+    "places365",
     "real_labels",
     "resolve",
     "statefarm",

@@ -15,6 +15,7 @@ from raylabel.datasets.imagenet_subsets import (
     read_imagenet_v2,
 )
 from raylabel.datasets.listed import CLASSES, LIST, SCHEME, Listed, make_list
+from raylabel.datasets.places import read_places365
 from raylabel.datasets.statefarm import read_statefarm
 from raylabel.datasets.voc import read_voc2007
 from raylabel.errors import InputError
@@ -27,6 +28,7 @@ READERS: dict[str, tuple[int, Callable[..., Listed]]] = {
     "hmdb51": (2, read_hmdb51),
     "imagenet": (1, read_imagenet),
     "kinetics": (1, read_kinetics),
+    "places365": (1, read_places365),
     "statefarm": (2, read_statefarm),
     "ucf101": (2, read_ucf101),
     "voc2007": (1, read_voc2007),

@@ -51,7 +51,13 @@ from raylabel.recipes.recipe import Recipe, Teacher
 from raylabel.recipes.redrawing import Redrawing
 from raylabel.recipes.space import Search
 from raylabel.recipes.transfer import Transfer
-from raylabel.recipes.transfers import cub200_resnet50, sign_digits, voc07_alexnet
+from raylabel.recipes.transfers import (
+    cub200_resnet50,
+    probe_imagenet_alexnet,
+    probe_places_alexnet,
+    sign_digits,
+    voc07_alexnet,
+)
 from raylabel.recipes.videos import (
     actions,
     kinetics_ig_weak_r2plus1d18,
@@ -119,6 +125,8 @@ __all__ = [
     "moving_digits",
     "pretexts_cifar10",
     "pretexts_digits",
+    "probe_imagenet_alexnet",
+    "probe_places_alexnet",
     "random_actions",
     "random_cifar10",
     "random_digits",

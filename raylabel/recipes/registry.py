@@ -43,7 +43,13 @@ from raylabel.recipes.memorized import (
     redrawn_digits,
     redrawn_moving_digits,
 )
-from raylabel.recipes.transfers import cub200_resnet50, sign_digits, voc07_alexnet
+from raylabel.recipes.transfers import (
+    cub200_resnet50,
+    probe_imagenet_alexnet,
+    probe_places_alexnet,
+    sign_digits,
+    voc07_alexnet,
+)
 from raylabel.recipes.videos import (
     actions,
     kinetics_ig_weak_r2plus1d18,
@@ -67,6 +73,8 @@ NAMED: dict[str, Callable[..., Any]] = {
     "kinetics-ig-weak-r2plus1d18": kinetics_ig_weak_r2plus1d18,
     "sign-digits": sign_digits,
     "voc07-alexnet": voc07_alexnet,
+    "probe-imagenet-alexnet": probe_imagenet_alexnet,
+    "probe-places-alexnet": probe_places_alexnet,
     "cub200-resnet50": cub200_resnet50,
     "random-digits": random_digits,
     "random-moving-digits": random_moving_digits,

@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 from raylabel.corpus import Corpus
-from raylabel.datasets import cub200, voc2007
+from raylabel.datasets import cub200, imagenet, places365, voc2007
 from raylabel.media.view import View
 from raylabel.models.init import Init
+from raylabel.recipes.images import IMAGENET
 from raylabel.recipes.transfer import Transfer
 from raylabel.training.config import Train
 from raylabel.training.schedule import Schedule, scaled_lr
@@ -39,6 +40,42 @@ def cub200_resnet50(data: str) -> Transfer:
         probe=replace(train, images=100 * CUB, weight_decay=0.0),
         scratch=replace(train, schedule=replace(train.schedule, lr=scaled_lr(batch), warmup=0.02)),
     )
+
+
+def probe_imagenet_alexnet(data: str) -> Transfer:
+    """Linear probes behind each convolution of an AlexNet (Caron et al. 2018, Table 1: 12.9, 29.2, 38.2, 39.8 and 36.1
+    by clusters; 11.6, 17.1, 16.9, 16.3 and 14.1 by random weights): not yet run.
+
+    `raylabel transfer probe-imagenet-alexnet --data DIR --networks NETWORK random=NETWORK`, on GPUs; `data` is the
+    folder of ImageNet. 90 epochs, with the learning rate of the official code; the areas give as many numbers as its
+    pooling.
+    """
+    images, batch, lr, decay = 90 * IMAGENET, 256, 0.01, 1e-4
+    steps = images / batch
+    schedule = Schedule(lr=lr, warmup=0.0, decay="inverse_sqrt", final_lr=lr / (1 + lr * decay * steps) ** 0.5)
+    train = Train(images=images, batch=batch, schedule=schedule, weight_decay=decay)
+    return Transfer(
+        name="probe-imagenet-alexnet",
+        labeled=imagenet(data, "train"),
+        test=imagenet(data, "val"),
+        holdout=0.0,
+        view=View(),
+        protocols=("probe",),
+        layers=("conv1:10", "conv2:6", "conv3:5", "conv4:5", "conv5:6"),
+        finetune=train,
+        probe=train,
+    )
+
+
+def probe_places_alexnet(data: str) -> Transfer:
+    """The same on Places365: not yet run. The paper has Places205, whose accuracies are others (Table 1: 18.6, 30.8,
+    37.0, 37.5 and 33.1 by clusters).
+
+    `raylabel transfer probe-places-alexnet --data DIR --networks NETWORK random=NETWORK`; `data` is the folder of
+    Places365.
+    """
+    recipe = probe_imagenet_alexnet(data)
+    return replace(recipe, name="probe-places-alexnet", labeled=places365(data, "train"), test=places365(data, "val"))
 
 
 def voc07_alexnet(data: str) -> Transfer:

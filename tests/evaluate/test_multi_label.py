@@ -100,7 +100,7 @@ def test_a_transfer_to_voc_is_measured_by_its_own_rules(ray_local, tmp_path: Pat
         score = np.full((15, 20), -np.inf)
         for row, name in enumerate(names):
             if name != "000003":
-                pixels = torch.from_numpy(eval_pixels((media / f"{name}.jpg").read_bytes(), DIGITS_VIEW)[None])
+                pixels = torch.from_numpy(eval_pixels((media / f"{name}.jpg").read_bytes(), DIGITS_VIEW)[None].copy())
                 with torch.no_grad():
                     logits = load_model(trained).eval()(normalise(pixels, DIGITS_VIEW, torch.float32))
                 score[row] = logits.numpy()[0]
