@@ -105,7 +105,7 @@ def test_a_command_offers_the_named_recipes_of_its_type(monkeypatch: pytest.Monk
 
     monkeypatch.setitem(registry.NAMED, "mine", mine)
     assert list(registry.returning(Clusters)) == ["mine"]
-    others = ["sign-digits", "cub200-resnet50"]
+    others = ["sign-digits", "cub200-resnet50", "voc07-alexnet", "probe-imagenet-alexnet", "probe-places-alexnet"]
     assert list(registry.returning(Transfer)) == others
     assert list(registry.returning(Redrawing)) == ["redrawn-digits", "redrawn-moving-digits", "redrawn-cifar10"]
     assert [name for name in registry.returning(Recipe) if name in ("mine", "random-digits", *others)] == []

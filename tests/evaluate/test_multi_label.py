@@ -110,7 +110,7 @@ def test_a_transfer_to_voc_is_measured_by_its_own_rules(ray_local, tmp_path: Pat
             mean, each = mean_average_precision(score, positive, rule, ignored)
             row = find(one.metrics, metric=metric)
             assert row and row.value == pytest.approx(mean, abs=1e-6) and row.n == 15
-            assert row.low is not None and row.high is not None and 0 < row.low <= row.value <= row.high <= 1
+            assert row.low is not None and row.high is not None and row.low <= row.value <= row.high
         for c in np.flatnonzero((positive & ~ignored).any(0)):
             kept = ~ignored[:, c]
             finite = np.where(np.isfinite(score[kept, c]), score[kept, c], -1e9)
@@ -123,7 +123,7 @@ def test_a_transfer_to_voc_is_measured_by_its_own_rules(ray_local, tmp_path: Pat
     assert frozen.metrics[0].value > 0
     assert json.loads(page.read("summary.json"))["tables"][0]["rows"][0]["name"] == "first, all layers"
     assert "could not be read, and rank last" in comparison.warnings[-1]
-    assert b"tvmonitor" in page.read("report.html")
+    assert all(c.encode() in page.read("report.html") for c in ("bicycle", "train"))  # have positive samples
 
 
 @pytest.mark.parametrize(

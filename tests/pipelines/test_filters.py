@@ -103,6 +103,7 @@ def test_all_layers_are_ranked_in_one_pass(wanted: Wanted, tmp_path: Path):
         assert np.mean(same) > 8.5  # but where rounding to float16 changes the order
 
 
+@pytest.mark.long
 def test_a_run_that_stops_before_the_ranking_ends_with_the_same(
     wanted: Wanted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -117,6 +118,7 @@ def test_a_run_that_stops_before_the_ranking_ends_with_the_same(
     assert again.table("strongest", STRONGEST).equals(whole.table("strongest", STRONGEST))
 
 
+@pytest.mark.long
 def test_the_page_shows_filters_pictures_and_samples(wanted: Wanted, tmp_path: Path):
     root = Root.open(str(tmp_path / "root"))
     page, comparison = write_filters(FiltersRun(root, wanted, Resources()))
