@@ -76,7 +76,7 @@ def mean_difference(of: Subject, first: Artifact, other: Artifact, rule: Rule = 
 
 
 def _metric(of: Subject, name: str, value: float, resampled: np.ndarray, n: int) -> Metric:
-    # Resamples are higher than the set itself: a positive sample that is drawn twice has one rank with two positives. So
+    # Resamples are higher than the set itself: a positive sample that is drawn twice has two positives at one rank. So
     # only their spread is used, around the value.
     low, high = (value + np.quantile(resampled - resampled.mean(), [0.025, 0.975])).tolist()
     return Metric(**vars(of), metric=name, value=value, low=low, high=high, n=n)

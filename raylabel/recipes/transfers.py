@@ -84,8 +84,8 @@ def voc07_alexnet(data: str) -> Transfer:
 
     `raylabel transfer voc07-alexnet --data DIR --networks NETWORK`, on a GPU; `data` contains VOCdevkit. 150,000
     batches of 16, as in the paper. Trained on the fully connected layers alone (`probe`), these begin anew. The paper
-    averages ten crops of a test picture; this takes the centre. Crops in training cover 0.1 to 1 of a picture, where the
-    authors' PyTorch code has 0.1 to 0.5, and gradients are not clipped.
+    averages ten crops of a test picture; this takes the centre. Crops in training cover 0.1 to 1 of a picture, where
+    the authors' PyTorch code has 0.1 to 0.5, and gradients are not clipped.
     """
     convolutions = tuple(f"conv{number}" for number in range(1, 6))
     train = Train(

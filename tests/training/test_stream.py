@@ -57,7 +57,7 @@ lanes_of_files = st.integers(1, 5).flatmap(
 )
 
 
-def order(stream: Stream, start: int, stop: int, rank: int = 0, world: int = 1) -> list[tuple[int, int, int]]:
+def order(stream: Stream, start: int, stop: int, rank: int = 0, world: int = 1) -> list[tuple[int, int, Label]]:
     return [(g, key, label) for g, key, _, label, _ in stream.items(start, stop, rank, world)]
 
 
