@@ -18,7 +18,7 @@ from raylabel.media.sandbox.sandbox import Sandbox
 from raylabel.schema import EXAMPLES
 from raylabel.store.artifact import Artifact, Built, Root, write_table
 from raylabel.training.layout import Layout
-from raylabel.training.stream import AHEAD, SPARE, Stream
+from raylabel.training.stream import AHEAD, SPARE, Label, Stream
 
 
 def write_examples(root: Root, rows: list[list[list[Row]]]) -> Artifact:
