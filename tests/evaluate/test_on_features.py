@@ -98,6 +98,7 @@ def test_logistic_regression_is_that_of_scikit_learn(root: Root, raw: bool):
     assert table.column("label").to_pylist() == test.label[np.argsort(test.key)].tolist()
 
 
+@pytest.mark.long
 def test_cross_validation_is_that_of_scikit_learn(root: Root):
     data, strengths = Data(root, "a", 120, 0, unread=5), (0.01, 3.0)
     head = Head(kind="logistic", strengths=strengths, folds=4)

@@ -84,7 +84,7 @@ def test_the_distance_is_that_of_faiss_from_the_same_start(ray_local, tmp_path: 
     assert found(made)[1].min() > 0
 
 
-@pytest.mark.parametrize("spherical", [False, True])
+@pytest.mark.parametrize("spherical", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_with_branches_it_is_lloyds_algorithm_within_each(ray_local, tmp_path: Path, spherical: bool):
     root, feature, k, b = Root.open(str(tmp_path)), digits(), 24, 4
     features, upper = stored(root, feature), KMeans(k=b, iterations=5, spherical=spherical)

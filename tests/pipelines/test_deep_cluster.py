@@ -137,7 +137,8 @@ def test_clusters_are_compared_with_those_before_and_with_true_labels(run: DeepC
         before = own
 
 
-@pytest.mark.parametrize("iteration", [pytest.param(2, marks=pytest.mark.long), 4])
+@pytest.mark.long
+@pytest.mark.parametrize("iteration", [2, 4])
 def test_a_run_that_stops_within_a_round_ends_with_the_same_bytes(
     run: DeepClusterRun, recipe: DeepCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iteration: int
 ):
@@ -193,6 +194,7 @@ def test_bad_fields_are_named(recipe: DeepCluster, change: dict, message: str):
         replace(recipe, **change)
 
 
+@pytest.mark.long
 def test_samples_that_cannot_be_read_are_left_out(here, recipe: DeepCluster, tmp_path: Path):
     media, labels = digit_images()
     path = write_parquet(tmp_path / "bad.parquet", [b"no picture", *media[:99]], labels[:100])

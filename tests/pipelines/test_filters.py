@@ -91,6 +91,7 @@ def test_a_filter_of_a_colour_finds_that_colour(wanted: Wanted, colours: np.ndar
     assert agree > 8.9
 
 
+@pytest.mark.long
 def test_all_layers_are_ranked_in_one_pass(wanted: Wanted, tmp_path: Path):
     root = Root.open(str(tmp_path / "root"))
     layers = FiltersRun(root, replace(wanted, layers=("layer1", "conv1")), Resources()).layers()

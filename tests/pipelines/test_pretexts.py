@@ -83,7 +83,8 @@ def run(ray_local: None, recipe: Pretexts, tmp_path_factory: pytest.TempPathFact
         yield found
 
 
-@pytest.mark.parametrize("starts", [LABELED, pytest.param(("jigsaw", "position"), marks=pytest.mark.long)])
+@pytest.mark.parametrize("starts", [LABELED, ("jigsaw", "position")])
+@pytest.mark.long
 def test_each_network_learned_its_pretext_on_as_many_images(run: PretextsRun, starts: tuple[Start, ...]):
     judged = run.judged if starts == LABELED else PretextsRun(run.root, replace(run.pretexts, starts=starts)).judged
     networks = {one.start: one.network for one in judged}
@@ -97,6 +98,7 @@ def test_each_network_learned_its_pretext_on_as_many_images(run: PretextsRun, st
         load_model(network)
 
 
+@pytest.mark.long
 def test_samples_are_stored_once_but_for_the_share_of_surrogate_classes(run: PretextsRun):
     folders = sorted(path.name.rpartition("-")[0] for path in Path(run.root.uri).iterdir())
     assert [one for one in folders if one.startswith("media-") and one != "media-features"] == [
@@ -107,6 +109,7 @@ def test_samples_are_stored_once_but_for_the_share_of_surrogate_classes(run: Pre
     assert sorted(labels) == [[number] for number in range(len(labels))]
 
 
+@pytest.mark.long
 def test_accuracies_are_those_of_scikit_learn_on_the_same_features(run: PretextsRun):
     of = {a.digest: a for a in run.artifacts}
     for one in run.judged:
@@ -121,6 +124,7 @@ def test_accuracies_are_those_of_scikit_learn_on_the_same_features(run: Pretexts
         assert one.top1.value == pytest.approx(oracle.score(tested.feature, tested.label), abs=0.011)
 
 
+@pytest.mark.long
 def test_gains_are_over_random_weights(run: PretextsRun):
     top1 = {(one.start, one.layer): one.top1.value for one in run.judged}
     for one in run.judged:
@@ -132,6 +136,7 @@ def test_gains_are_over_random_weights(run: PretextsRun):
     assert top1["true", "layer3"] > top1["none", "layer3"]
 
 
+@pytest.mark.long
 def test_the_page_has_a_row_for_each_start(run: PretextsRun):
     page, comparison = write_pretexts(run)
     accuracies, gains = comparison.tables
@@ -165,6 +170,7 @@ def test_bad_fields_are_named(recipe: Pretexts, change: dict, message: str):
         replace(recipe, clusters=replace(recipe.clusters, labeled=False))
 
 
+@pytest.mark.long
 def test_a_pretext_for_other_labels_is_an_error(run: PretextsRun):
     config = replace(run.pretexts.train, pretext="rotation")
     (examples,) = [a for a in run.artifacts if a.name == "examples-surrogate"]
@@ -175,6 +181,7 @@ def test_a_pretext_for_other_labels_is_an_error(run: PretextsRun):
         train(run.root, "pretrain", task, Resources(workers=1))
 
 
+@pytest.mark.long
 def test_layers_that_the_network_lacks_are_an_error_before_any_work(run: PretextsRun, tmp_path: Path):
     root = Root.open(str(tmp_path))
     with pytest.raises(InputError, match="no layer 'conv9'"):
