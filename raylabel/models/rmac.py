@@ -20,13 +20,13 @@ def regions(height: int, width: int, levels: int = LEVELS) -> list[tuple[int, in
 
     A region of level l has a side of 2 min(H, W) / (l + 1), rounded down. Along the shorter side there are l of them,
     along the longer one l + m - 1, evenly from one end to the other. m is 1 for a square map, or else the number from 2
-    to MOST that gives an overlap nearest to OVERLAP in the first level; of two equally near ones the smaller.
+    to MOST that gives an overlap nearest to OVERLAP in the first level; of two equally near ones the larger.
     """
     short, long = sorted((height, width))
     more = 0
     if long > short:
         overlaps = [1 - (long - short) / (count - 1) / short for count in range(2, MOST + 1)]
-        more = 1 + min(range(len(overlaps)), key=lambda at: abs(overlaps[at] - OVERLAP))
+        more = 1 + min(range(len(overlaps)), key=lambda at: (round(abs(overlaps[at] - OVERLAP), 9), -at))
     found = list[tuple[int, int, int]]()
     for level in range(1, levels + 1):
         side = max(1, 2 * short // (level + 1))

@@ -23,6 +23,8 @@ def test_the_regions_of_a_map_that_is_longer():
     assert [side for _, _, side in wide] == 2 * [12] + 2 * 3 * [8] + 3 * 4 * [6]
     assert wide[2:5] == [(0, 0, 8), (0, 6, 8), (0, 12, 8)]
     assert sorted((left, top, side) for top, left, side in wide) == sorted(regions(20, 12))
+    # Of 5 x 9: two overlap by 0.2, three by 0.6, which are equally near.
+    assert regions(5, 9, 1) == [(0, 0, 5), (0, 2, 5), (0, 4, 5)]
     # Of 10 x 20: three squares of 10 overlap by half, two not at all.
     assert regions(10, 20, 1) == [(0, 0, 10), (0, 5, 10), (0, 10, 10)]
 
