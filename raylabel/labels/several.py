@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from raylabel.corpus import Corpus, Shards, read_labels
 from raylabel.corpus.label_rule import BETWEEN, UNSURE
@@ -49,7 +50,7 @@ class SeveralLabels:
                     "text file with one class name per line"
                 )
             table = read_labels(corpus, Shards(shards))
-            key, label = parse_labels(table["key"].to_numpy(), table["label"].to_pylist(), names)
+            key, label = encode_several(table, names)
             counts = np.bincount(label[label >= 0], minlength=len(names)).tolist()
             info = {"picks": len(label), "samples": len(table), "per_class": counts, "classes": list(names)}
             return Built([write_table(draft.uri, "picks-00000.parquet", sorted_picks(key, label))], info)
@@ -57,20 +58,28 @@ class SeveralLabels:
         return root.make(self.name, {"shards": shards.info["content"], **self.identity}, build)
 
 
-def parse_labels(key: np.ndarray, texts: list[str], names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """(key int64, label int64) of each class of each sample. `key`: int64 [N]. `texts`: its N labels."""
-    number, keys, labels = {name: c for c, name in enumerate(names)}, list[int](), list[int]()
-    for one, text in zip(key.tolist(), texts, strict=True):
-        found = set[int]()
-        for part in text.split(BETWEEN):
-            name = part.removeprefix(UNSURE).strip()
-            shard, row = split_key(one)
-            where = f"the label '{text}' (shard {shard}, row {row}) has"
-            if name not in number:
-                raise InputError(f"{where} '{name}', which is no class: give some of {listed(names, 10)}")
-            if number[name] in found:
-                raise InputError(f"{where} '{name}' twice: give each class once")
-            found.add(number[name])
-            keys.append(one)
-            labels.append(-1 - number[name] if part.startswith(UNSURE) else number[name])
-    return np.array(keys, np.int64), np.array(labels, np.int64)
+def encode_several(labels: pa.Table, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(key int64, label int64) of each class of each sample, of labels with the columns key and label."""
+    encoded = labels["label"].combine_chunks().dictionary_encode()
+    code, parsed = encoded.indices.to_numpy(), list[np.ndarray]()
+    first = np.unique(code, return_index=True)[1]  # the row at which each text is first found
+    for text, at in zip(encoded.dictionary.to_pylist(), first.tolist(), strict=True):
+        shard, row = split_key(labels["key"][at].as_py())
+        parsed.append(np.array(_parse(text, names, f"the label '{text}' (shard {shard}, row {row})"), np.int64))
+    each = np.array([len(one) for one in parsed], np.int64)[code]
+    label = np.concatenate([np.empty(0, np.int64), *(parsed[one] for one in code)])
+    return np.repeat(labels["key"].to_numpy(), each), label
+
+
+def _parse(text: str, names: tuple[str, ...], what: str) -> list[int]:
+    """The labels in a text."""
+    found = dict[int, int]()  # class → label
+    for part in map(str.strip, text.split(BETWEEN)):
+        name = part.removeprefix(UNSURE).strip()
+        if name not in names:
+            raise InputError(f"{what} has '{name}', which is no class: give some of {listed(names, 10)}")
+        number = names.index(name)
+        if number in found:
+            raise InputError(f"{what} has '{name}' twice: give each class once")
+        found[number] = -1 - number if part.startswith(UNSURE) else number
+    return list(found.values())

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import numpy as np
+import pyarrow as pa
 import pytest
 from helpers import digit_images
 from image_sets import voc_devkit
@@ -11,18 +11,20 @@ from raylabel import datasets
 from raylabel.corpus import Corpus, index_corpus
 from raylabel.datasets.voc import CLASSES
 from raylabel.errors import InputError
-from raylabel.labels.several import SeveralLabels, parse_labels
+from raylabel.labels.several import SeveralLabels, encode_several
 from raylabel.schema import PICKS
 from raylabel.store.artifact import Root
 
 
 def test_labels_are_classes_and_those_of_which_nothing_is_said():
-    key, label = parse_labels(np.array([5, 9]), ["dog|?cat", "cat | dog"], ("cat", "dog"))
-    assert list(zip(key.tolist(), label.tolist(), strict=True)) == [(5, 1), (5, -1), (9, 0), (9, 1)]
+    table = pa.table({"key": [5, 7, 9], "label": ["dog|?cat", "dog | ?cat", "cat | dog"]})
+    key, label = encode_several(table, ("cat", "dog"))
+    pairs = [(5, 1), (5, -1), (7, 1), (7, -1), (9, 0), (9, 1)]
+    assert list(zip(key.tolist(), label.tolist(), strict=True)) == pairs
     with pytest.raises(InputError, match=r"the label 'dog\|cow' \(shard 0, row 3\) has 'cow', which is no class"):
-        parse_labels(np.array([3]), ["dog|cow"], ("cat", "dog"))
+        encode_several(pa.table({"key": [3], "label": ["dog|cow"]}), ("cat", "dog"))
     with pytest.raises(InputError, match="has 'dog' twice"):
-        parse_labels(np.array([3]), ["dog|?dog"], ("cat", "dog"))
+        encode_several(pa.table({"key": [3], "label": ["dog|?dog"]}), ("cat", "dog"))
 
 
 def test_the_lists_of_voc_become_labels(ray_local, tmp_path: Path):
