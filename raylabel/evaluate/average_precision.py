@@ -1,9 +1,9 @@
 """Average precision of rankings, by the rules of Pascal VOC and of the Oxford and Paris sets of landmarks.
 
-Letters: N samples, C classes, Q queries.
+Letters: N samples, C classes, R resamples, S different scores.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -11,6 +11,7 @@ Rule = Literal["area", "eleven"]
 """area: the area under the precision as a function of recall, where the precision at a recall is the highest one at
 this or a higher recall (VOC 2010 and later). eleven: the mean of that precision at recalls 0, 0.1, ..., 1 (VOC2007:
 Everingham et al. 2010, §4.2)."""
+RULES: tuple[Rule, ...] = get_args(Rule)
 
 
 def average_precision(score: np.ndarray, positive: np.ndarray, rule: Rule, ignored: np.ndarray | None = None) -> float:
@@ -20,16 +21,29 @@ def average_precision(score: np.ndarray, positive: np.ndarray, rule: Rule, ignor
     negative, such as pictures in which VOC has only difficult objects of the class. Samples of equal score have equal
     rank: recall and precision are those behind the last of them, so that no order is invented.
     """
-    recall, precision = _curve(score, positive, ignored)
-    if not len(recall):
-        return float("nan")
-    highest = np.maximum.accumulate(precision[::-1])[::-1]
-    if rule == "area":
-        return float(np.sum(np.diff(recall, prepend=0) * highest))
-    # As fractions of whole numbers: 3 / 10 of 10 positive samples is 0.3, and floating point must not miss it.
-    total = int(positive[~ignored].sum() if ignored is not None else positive.sum())
-    at = np.searchsorted(np.rint(recall * total) * 10, np.arange(11) * total)
-    return float(np.append(highest, 0.0)[at].mean())
+    once, none = np.ones((1, len(score)), np.int64), np.zeros(len(score), bool)
+    return float(weighted_precisions(once, score, positive, none if ignored is None else ignored)[rule][0])
+
+
+def weighted_precisions(
+    weight: np.ndarray, score: np.ndarray, positive: np.ndarray, ignored: np.ndarray
+) -> dict[Rule, np.ndarray]:
+    """Rule → `average_precision` float64 [R] of sets in which the samples occur weight [R, N] times; NaN without a
+    positive one."""
+    order = np.argsort(-score, kind="stable")
+    order = order[~ignored[order]]
+    last = _ends_of_equal(score[order])
+    drawn = weight[:, order]
+    seen, hits = (np.cumsum(one, axis=1)[:, last] for one in (drawn, drawn * positive[order]))  # [R, S]
+    total = hits[:, -1:] if len(last) else np.zeros((len(weight), 1), np.int64)
+    precision = hits / np.maximum(seen, 1)
+    highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    rises = np.diff(hits, prepend=0, axis=1) / np.maximum(total, 1)
+    area = (rises * highest).sum(1)
+    # In whole numbers: 3 of 10 positive samples are a recall of 0.3, and floating point must not miss it.
+    tenths = [np.where(10 * hits >= tenth * total, precision, 0).max(1, initial=0) for tenth in range(11)]
+    none = total[:, 0] == 0
+    return {"area": np.where(none, np.nan, area), "eleven": np.where(none, np.nan, np.mean(tenths, axis=0))}
 
 
 def mean_average_precision(
@@ -62,18 +76,6 @@ def landmark_precision(positive: np.ndarray, junk: np.ndarray) -> float:
     return float(((before + precision)[kept] / 2).sum() / hits[-1])
 
 
-def _curve(score: np.ndarray, positive: np.ndarray, ignored: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """(recall, precision) behind each different score, from the highest on; empty without a positive sample."""
-    if ignored is not None:
-        score, positive = score[~ignored], positive[~ignored]
-    total = int(positive.sum())
-    if not total:
-        return np.empty(0), np.empty(0)
-    order = np.argsort(-score, kind="stable")
-    hits, last = np.cumsum(positive[order]), ends_of_equal(score[order])
-    return hits[last] / total, hits[last] / (last + 1)
-
-
-def ends_of_equal(ranked: np.ndarray) -> np.ndarray:
+def _ends_of_equal(ranked: np.ndarray) -> np.ndarray:
     """The last place of each different score, of scores in descending order; -inf equals itself."""
     return np.flatnonzero(np.append(ranked[1:] != ranked[:-1], np.ones(min(1, len(ranked)), bool)))

@@ -1,10 +1,10 @@
 """SCORES of a set in which samples have several labels → mean average precision, with intervals.
 
-Letters: N samples, C classes, R resamples, S different scores.
+Letters: N samples, C classes, R resamples.
 """
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import ray
@@ -12,17 +12,16 @@ import ray
 from raylabel.compute.tasks import PROCESS_BYTES, fetch
 from raylabel.compute.watchdog import heartbeat
 from raylabel.errors import InputError
-from raylabel.evaluate.average_precision import Rule, ends_of_equal, mean_average_precision
+from raylabel.evaluate.average_precision import RULES, Rule, mean_average_precision, weighted_precisions
 from raylabel.evaluate.on_scores import labeled_batches
 from raylabel.evaluate.results import Metric, Subject
 from raylabel.schema import PICKS
 from raylabel.store.artifact import Artifact, Built, Draft, Root
 
-RULES: tuple[Rule, ...] = get_args(Rule)
 RESAMPLES = 1_000
 """Of the samples, with replacement, from which intervals are found (the bootstrap, Efron 1979)."""
-AT_ONCE = 1 << 24
-"""Numbers of a class's resamples in memory."""
+AT_ONCE = 1 << 22
+"""Weights of resamples in memory: [R, N]. Beside them some ten arrays of that size are computed."""
 SEED = 0
 VERSION = 1
 """Of the numbers."""
@@ -52,7 +51,7 @@ def mean_precisions(root: Root, scores: Artifact, labels: Artifact) -> Artifact:
     """
 
     def build(_: Draft) -> Built:
-        size = labels.info["samples"] * (9 * len(labels.info["classes"]) + 32) + 24 * AT_ONCE
+        size = labels.info["samples"] * (9 * len(labels.info["classes"]) + 32) + 100 * AT_ONCE
         return Built([], fetch(_measure.options(memory=int(PROCESS_BYTES + size)).remote(scores, labels)))
 
     identity = {"scores": scores.digest, "labels": labels.digest, "version": VERSION}
@@ -125,28 +124,9 @@ def bootstrap(several: Several, count: int, seed: int) -> dict[Rule, np.ndarray]
         for c in range(several.score.shape[1]):
             heartbeat()
             columns = several.score[:, c], several.positive[:, c], several.ignored[:, c]
-            each.append(_weighted(weight, *columns))
+            each.append(weighted_precisions(weight, *columns))
         for rule in RULES:
             table = np.stack([one[rule] for one in each])  # [C, r]
             known = ~np.isnan(table)
             found[rule].append(np.where(known, table, 0).sum(0) / np.maximum(known.sum(0), 1))
     return {rule: np.concatenate(some) for rule, some in found.items()}
-
-
-def _weighted(
-    weight: np.ndarray, score: np.ndarray, positive: np.ndarray, ignored: np.ndarray
-) -> dict[Rule, np.ndarray]:
-    """Rule → average precision [r] of samples that occur weight [r, N] times; NaN without a positive one."""
-    order = np.argsort(-score, kind="stable")
-    order = order[~ignored[order]]
-    last = ends_of_equal(score[order])
-    drawn = weight[:, order]
-    seen, hits = (np.cumsum(one, axis=1)[:, last] for one in (drawn, drawn * positive[order]))  # [r, S]
-    total = hits[:, -1:] if len(last) else np.zeros((len(weight), 1), int)
-    precision = hits / np.maximum(seen, 1)
-    highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    rises = np.diff(hits, prepend=0, axis=1) / np.maximum(total, 1)
-    area = (rises * highest).sum(1)
-    tenths = [np.where(10 * hits >= tenth * total, precision, 0).max(1, initial=0) for tenth in range(11)]
-    none = total[:, 0] == 0
-    return {"area": np.where(none, np.nan, area), "eleven": np.where(none, np.nan, np.mean(tenths, axis=0))}

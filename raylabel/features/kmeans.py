@@ -8,7 +8,9 @@ Letters: b branches, D numbers of a feature, k clusters.
 
 import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -136,7 +138,7 @@ def _branches(draft: Draft, readers: Readers, config: KMeans, seed: int) -> tupl
     state = _latest(folder) or _first(_start(readers, upper, seed))
     state, sums, _ = _iterate(readers, _Level("find branches", folder, upper, seed), state, None)
     branches = Branches.of(state.centroids, sums.count, config.k)
-    start = branches.start(readers.drawn(min(SAMPLED * config.k, readers.samples), seed))
+    start = _of_drawn(readers, config.k, seed, branches.start)
     branches.write(folder, start)
     return branches, start
 
@@ -189,10 +191,20 @@ def _first(centroids: np.ndarray) -> _State:
 def _start(readers: Readers, config: KMeans, seed: int) -> np.ndarray:
     """The first centroids, float32 [k, D]."""
     if config.start == "sample":
-        return readers.drawn(config.k, seed).astype(np.float32)
-    drawn = readers.drawn(min(SAMPLED * config.k, readers.samples), seed)
-    chosen: Any = ray.remote(num_cpus=0, max_retries=3, memory=int(PROCESS_BYTES + 8 * drawn.nbytes))(_far_apart)
-    return fetch(chosen.remote(drawn, config.k, seed))
+        return fetch(readers.drawn(config.k, seed)).astype(np.float32)
+    return _of_drawn(readers, config.k, seed, partial(_far_apart, k=config.k, seed=seed))
+
+
+def _of_drawn(readers: Readers, k: int, seed: int, choose: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """What a function makes of `SAMPLED` k features drawn at random, in a task: the driver holds its result alone."""
+    count = min(SAMPLED * k, readers.samples)
+    memory = int(PROCESS_BYTES + 16 * count * readers.width)
+    task: Any = ray.remote(num_cpus=0, max_retries=3, memory=memory)(_chosen)
+    return fetch(task.remote(choose, readers.drawn(count, seed)))
+
+
+def _chosen(choose: Callable[[np.ndarray], np.ndarray], drawn: np.ndarray) -> np.ndarray:
+    return choose(drawn)
 
 
 def _far_apart(feature: np.ndarray, k: int, seed: int) -> np.ndarray:

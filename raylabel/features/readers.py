@@ -41,6 +41,7 @@ class Readers:
         cluster, if it has some."""
         cluster, files, width = Cluster.now(), features.files("features-"), features.info["p"]
         self.samples: int = features.info["scored"]
+        self.width: int = width
         gpus = cluster.gpus if on_gpus else 0
         count = max(1, min(count or gpus or cluster.cpus, len(files)))
         shares = [files[number::count] for number in range(count)]
@@ -65,13 +66,14 @@ class Readers:
         for actor in self._actors:
             ray.kill(actor)
 
-    def drawn(self, count: int, seed: int) -> np.ndarray:
-        """float16 [count, D]: features drawn at random, those whose keys have the lowest hashes, in that order."""
-        hashes = np.concatenate([fetch(one) for one in [a.hashes.remote(count, seed) for a in self._actors]])
-        limit = np.partition(hashes, count - 1)[count - 1]
-        found = [fetch(one) for one in [a.drawn.remote(limit, seed) for a in self._actors]]
-        order = np.argsort(np.concatenate([hashed for hashed, _ in found]), kind="stable")[:count]
-        return np.concatenate([feature for _, feature in found])[order]
+    def drawn(self, count: int, seed: int) -> Any:
+        """A reference to float16 [count, D]: features drawn at random, those whose keys have the lowest hashes, in that
+        order. The driver does not hold them."""
+        hashes = self._reduced([a.hashes.remote(count, seed) for a in self._actors], "lowest", count)
+        limit = fetch(self._actors[0].largest.remote(hashes))
+        found = [a.drawn.remote(limit, seed) for a in self._actors]
+        memory = int(PROCESS_BYTES + 3 * count * (8 + 2 * self.width))
+        return _in_order.options(memory=memory).remote(count, *found)
 
     def assign(
         self, centroids: np.ndarray, folder: str | None = None, branches: Branches | None = None
@@ -82,10 +84,22 @@ class Readers:
         found = [actor.assign.options(num_returns=2).remote(sent, folder) for actor in self._actors]
         files = [file for _, some in found for file in fetch(some)]
         sums = [one for one, _ in found]
-        while len(sums) > 1:  # by pairs: the driver receives one of them
-            pairs = zip(self._actors, sums[::2], sums[1::2], strict=False)
-            sums = [actor.added.remote(*pair) for actor, *pair in pairs] + sums[len(sums) // 2 * 2 :]
-        return fetch(sums[0]), files
+        return fetch(self._reduced(sums, "added")), files
+
+    def _reduced(self, found: list[Any], method: str, *more: Any) -> Any:
+        """A reference to what a method of the actors makes of all `found`, two at a time."""
+        while len(found) > 1:
+            pairs = zip(self._actors, found[::2], found[1::2], strict=False)
+            made = [getattr(actor, method).remote(*pair, *more) for actor, *pair in pairs]
+            found = made + found[len(found) // 2 * 2 :]
+        return found[0]
+
+
+@ray.remote(num_cpus=0, max_retries=3)  # the actors have all CPUs, and wait
+def _in_order(count: int, *found: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """The features with the `count` lowest hashes, of (hashes uint64 [n], features float16 [n, D])."""
+    order = np.argsort(np.concatenate([hashed for hashed, _ in found]), kind="stable")[:count]
+    return np.concatenate([feature for _, feature in found])[order]
 
 
 class _Reader:
@@ -105,9 +119,16 @@ class _Reader:
             heartbeat()
             with self._features.opened(file) as opened:
                 key = opened.read(["key"]).column("key").to_numpy()
-            found = np.concatenate([found, mixed(key, seed)])
-            found = np.partition(found, count - 1)[:count] if len(found) > count else found
+            found = self.lowest(found, mixed(key, seed), count)
         return found
+
+    def lowest(self, one: np.ndarray, other: np.ndarray, count: int) -> np.ndarray:
+        """The `count` lowest of both, or all if there are fewer, in any order."""
+        both = np.concatenate([one, other])
+        return np.partition(both, count - 1)[:count] if len(both) > count else both
+
+    def largest(self, hashes: np.ndarray) -> np.uint64:
+        return hashes.max()
 
     def drawn(self, limit: np.uint64, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """(hashes uint64 [n], features float16 [n, D]) up to this hash."""

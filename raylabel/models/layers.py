@@ -17,7 +17,7 @@ from raylabel.errors import InputError
 from raylabel.models.head import head_of
 from raylabel.models.sobel import SobelConv2d, SobelConv3d, gradients
 from raylabel.models.start import CONVOLUTION
-from raylabel.models.trunk import Reached
+from raylabel.models.to_layer import Reached
 
 KNOWN = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward, SobelConv2d.forward, SobelConv3d.forward)
 """What a convolution computes. Some of timm standardise their weights, or pad in other ways."""

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from raylabel.models.layers import check_convolutional
 from raylabel.models.start import CONVOLUTION
-from raylabel.models.trunk import Reached
+from raylabel.models.to_layer import Reached
 from raylabel.models.weights import save_tensors
 
 NETWORK = "network."

@@ -26,10 +26,7 @@ def end_at(network: nn.Module, layer: str, classes: int, shadow: nn.Module, shap
     (name, side), *more = parse_layers(layer)
     if more:
         raise InputError(f"the network cannot end at several layers, '{layer}': name one")
-    names = [one for one, _ in network.named_modules() if one]
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or [one for one, _ in network.named_children()]
-        raise InputError(f"the network has no layer '{name}': give, for example, {', '.join(close)}")
+    check_layer(network, name)
     before = set(network.state_dict())
     width = _take_away(network, name, shadow, shape) * side * side
     network.get_submodule(name).register_forward_hook(_Stop(side))
@@ -37,6 +34,15 @@ def end_at(network: nn.Module, layer: str, classes: int, shadow: nn.Module, shap
     network.__class__ = type(f"{cls.__name__}ToLayer", (_ToLayer, cls), {})
     setattr(network, LEFT_OUT, frozenset(before - set(network.state_dict())))
     network.add_module(TO_LAYER, nn.Linear(width, classes))
+
+
+def check_layer(network: nn.Module, name: str, other: str = "") -> None:
+    """InputError if the network has no such layer. `other`: what else the user may give."""
+    names = [one for one, _ in network.named_modules() if one]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or [one for one, _ in network.named_children()]
+        also = f"'{other}' or, " if other else ""
+        raise InputError(f"the network has no layer '{name}': give {also}for example {', '.join(close)}")
 
 
 LEFT_OUT = "_left_out"
@@ -49,8 +55,9 @@ def without_left_out(network: nn.Module, state: Mapping[str, Tensor]) -> dict[st
     return {name: tensor for name, tensor in state.items() if name not in left_out}
 
 
-class _Reached(Exception):
-    """The layer was computed; its features are the argument."""
+class Reached(Exception):
+    """A hook raises it when the last layer that is needed was computed: those behind it are not run, and might change
+    its output in place. Its argument, if it has one, is what was asked for."""
 
 
 class _Stop:
@@ -60,7 +67,7 @@ class _Stop:
         self.side = side
 
     def __call__(self, _: nn.Module, __: Any, output: Any) -> None:
-        raise _Reached(averaged(output, self.side))
+        raise Reached(averaged(output, self.side))
 
 
 class _ToLayer(nn.Module):
@@ -69,7 +76,7 @@ class _ToLayer(nn.Module):
         features = None
         try:
             super().forward(x)
-        except _Reached as reached:
+        except Reached as reached:
             features = reached.args[0]
         if features is None:
             raise InputError("the network did not run its last layer: give another layer")
@@ -86,7 +93,7 @@ def _take_away(network: nn.Module, name: str, shadow: nn.Module, shape: tuple[in
     with torch.enable_grad():
         try:
             shadow(torch.empty(2, *shape, device="meta"))
-        except _Reached as reached:
+        except Reached as reached:
             features = reached.args[0]
         else:
             raise InputError(f"the network has a layer '{name}', but does not run it: give another layer")

@@ -3,7 +3,6 @@
 Letters: B batch, D numbers of a feature, G areas in a row, K channels of a layer, N tokens.
 """
 
-import difflib
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -17,7 +16,7 @@ from raylabel.models.build import build
 from raylabel.models.config import Model
 from raylabel.models.head import head_of
 from raylabel.models.init import PENULTIMATE, parse_layers
-from raylabel.models.to_layer import averaged
+from raylabel.models.to_layer import Reached, averaged, check_layer
 
 
 def trunk(network: nn.Module, layer: str = PENULTIMATE) -> nn.Module:
@@ -30,13 +29,9 @@ def trunk(network: nn.Module, layer: str = PENULTIMATE) -> nn.Module:
     if layer == PENULTIMATE:
         network.set_submodule(head_of(network), nn.Identity())
         return Trunk(network)
-    layers, names = parse_layers(layer), [name for name, _ in network.named_modules() if name]
+    layers = parse_layers(layer)
     for name, _ in layers:
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or [n for n, _ in network.named_children()]
-            raise InputError(
-                f"the network has no layer '{name}': give '{PENULTIMATE}' or, for example, {', '.join(close)}"
-            )
+        check_layer(network, name, PENULTIMATE)
     return Trunk(network, layers)
 
 
@@ -66,10 +61,6 @@ class Trunk(nn.Module):
         if missing := [name for name, side in self._layers if (name, side) not in seen]:
             raise InputError(f"the network has a layer '{missing[0]}', but does not run it: give another layer")
         return torch.cat([seen[layer] for layer in self._layers], 1)
-
-
-class Reached(Exception):
-    """All layers were computed. Nothing behind the last one is needed; it might also change its output in place."""
 
 
 class Headed(nn.Module):

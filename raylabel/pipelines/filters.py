@@ -51,9 +51,9 @@ class Wanted:
         for layer in self.layers:
             if layer == PENULTIMATE or parse_layers(layer) != [(layer, 1)]:
                 raise InputError(f"layers has '{layer}', but filters are those of a layer, as NAME: give layer3")
+            feature_width(self.model, self.view, layer)
         if twice := [one for number, one in enumerate(self.layers) if one in self.layers[:number]]:
             raise InputError(f"layers has '{twice[0]}' twice: name it once")
-        _ = self.channels
         for name, least in (("filters", 1), ("steps", 0)):
             if (value := getattr(self, name)) < least:
                 raise InputError(f"{name} is {value}: give at least {least}")

@@ -165,6 +165,8 @@ class Train:
                 raise InputError(
                     f"{name}.pretext is '{self.pretext}', which has no labels and no head: unset {name}.{key}"
                 )
+        if self.pretext in RESTORING and self.head_momentum is not None:
+            raise InputError(f"{name}.pretext is '{self.pretext}', which has no head: unset {name}.head_momentum")
         if self.loss not in ("softmax", "bce"):
             raise InputError(f"{name}.loss is {self.loss!r}: give 'softmax' or 'bce'")
         for key in ("label_smoothing", "label_noise", "soft", "mixup", "cutmix", "validate.given"):

@@ -57,7 +57,6 @@ def learn_filters(method: Method, patches: Any, drawn: Any, seed: int) -> Any:
 
 def _whitened(patches: Any) -> tuple[Any, Any]:
     """(patches of equal contrast, whitened; the whitening [D, D], which is symmetric)"""
-
     centered = patches - patches.mean(1, keepdim=True)
     variance = centered.var(1, correction=0, keepdim=True)
     equal = centered / (variance + CONTRAST * variance.mean()).clamp(min=1e-12).sqrt()
@@ -121,9 +120,7 @@ def _rbm(patches: Any, count: int, seed: int) -> Any:
     return _of_patches(weights.T, whitening)
 
 
-def train_rbm(
-    visible: Any, count: int, seed: int, passes: int = PASSES, rate: float = RBM_RATE
-) -> tuple[Any, Any, Any]:
+def train_rbm(visible: Any, count: int, seed: int, passes: int) -> tuple[Any, Any, Any]:
     """(weights [D, M], biases of the hidden units [M], of the visible ones [D]) of a restricted Boltzmann machine with
     Gaussian visible units of variance 1 and binary hidden ones, by contrastive divergence with one step (Hinton 2002;
     "A Practical Guide to Training Restricted Boltzmann Machines", 2010, §3, §9 and §13.2). `visible`: [P, D]."""

@@ -176,11 +176,8 @@ def _add_gradients(parallel: Any, batch: tuple[Any, Any, Any], task: TrainingTas
     number of correct images, [2]."""
     import torch
 
-    config, measure, sums = (
-        task.config,
-        make_loss(task.config),
-        torch.zeros(2, dtype=torch.float64, device=batch[0].device),
-    )
+    config, measure = task.config, make_loss(task.config)
+    sums = torch.zeros(2, dtype=torch.float64, device=batch[0].device)
     parts = list(zip(*(x.chunk(config.accumulate) for x in batch), strict=True))
     for number, (images, target, label) in enumerate(parts, 1):
         # The workers sum their gradients once, after the last part.

@@ -15,8 +15,8 @@ from trainings import in_this_process
 from raylabel import datasets
 from raylabel.datasets.voc import CLASSES
 from raylabel.errors import InputError
-from raylabel.evaluate.average_precision import average_precision, mean_average_precision
-from raylabel.evaluate.multi_label import IDS, RULES, Several, bootstrap
+from raylabel.evaluate.average_precision import RULES, average_precision, mean_average_precision
+from raylabel.evaluate.multi_label import IDS, Several, bootstrap
 from raylabel.evaluate.results import find
 from raylabel.experiments.multi_label import write_multi_label
 from raylabel.labels.teacher import Label
