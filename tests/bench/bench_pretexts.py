@@ -15,7 +15,7 @@ fixed before any result was seen.
 
 `others` and `digits`: filters that are learned layer by layer, completion and denoising, beside random weights and
 clusters. `digits` is the recipe `pretexts-digits`. What these starts have as constants was fixed without labels, by
-errors of reconstruction on CIFAR-10.
+errors of reconstruction on CIFAR-10, the factor of the loss of completion and denoising on all digits too.
 
 `few`: all layers are fine-tuned for 40,000 images on 400 labels of CIFAR-10, or on the 100 of flowers at 32 x 32
 pixels, from clusters, rotation and random weights.
